@@ -1,0 +1,42 @@
+"""Where records come from and how they become batches."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class DatasetOptions:
+    """One named set of conversation records (an entry of `data.sets`)."""
+
+    source: Literal["list_programs", "gsm8k", "records", "alpaca", "sharegpt", "prompt_answer"] = "records"
+    path: str | None = None  # the file; not used by list_programs
+    thinking: Literal["reasoning", "fast"] = "fast"  # how an assistant turn is rendered
+    split: Literal["train", "validation", "test"] = "train"  # list_programs: disjoint by construction
+    first: int = 0  # skip this many records
+    count: int | None = None  # then take this many; null: all
+    noise: float = 0.0  # list_programs: share of labels with one wrong swap that propagates
+    operations: int = 3  # list_programs: at most this many operations
+    length: int = 5  # list_programs: at most this many letters in the list
+
+
+@dataclass
+class DataOptions:
+    """Files named on the command line, and the sets made of them."""
+
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    sets: dict[str, DatasetOptions] = field(default_factory=dict)
+
+
+@dataclass
+class BatchOptions:
+    """How one stage draws, packs and batches its samples."""
+
+    mixture: dict[str, float] = field(default_factory=dict)  # set name: weight, e.g. {reasoning: 3, fast: 1}
+    validation: list[str] = field(default_factory=list)  # sets whose loss is measured while training
+    sequence_length: int = 128  # tokens in a packed row
+    rows: int = 16  # packed rows in the global batch (all ranks, all accumulation steps)
+    accumulation: int = 1  # micro-batches a step on each rank
+    overlong: Literal["error", "drop", "split"] = "error"  # a sample longer than sequence_length
+    prefetch: int = 4  # steps prepared ahead of the training loop

@@ -1,0 +1,8 @@
+"""The one exception type whose text is meant for the person at the keyboard."""
+
+
+class UserError(Exception):
+    """A fault in the input (config, data, checkpoint, disk) that the user can mend.
+
+    The text names the file, key or record and says what to do. `cli.main` prints it without a traceback and exits 2.
+    """

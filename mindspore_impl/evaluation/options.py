@@ -1,0 +1,17 @@
+"""What is measured after a stage."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class EvaluationOptions:
+    """Sets of `data.sets`: `accuracy` by greedy generation in each set's own thinking mode, `perplexity` teacher-forced."""
+
+    accuracy: list[str] = field(default_factory=list)
+    perplexity: list[str] = field(default_factory=list)
+    limit: int | None = None  # records of each set; null: all
+    samples_in_report: int = 8
+    max_new_tokens: int = 96
+    batch_size: int = 100
+    sequence_length: int = 128  # of the packed rows for perplexity
+    rows: int = 16

@@ -1,0 +1,148 @@
+"""Durable files: atomic writes, SHA-256, JSON and JSON lines, and paths that cannot leave their folder."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mindspore_impl.errors import UserError
+
+
+def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it over `path`.
+
+    A reader sees the old content or the new one, never half of it; an error leaves the old file untouched.
+    Raises UserError when the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder or free some room") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); the previous content is kept") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def fsync_folder(folder: str | Path) -> None:
+    """Make renames and new names inside `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically. NaN and infinity are refused (they are not JSON)."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read one JSON file. Raises UserError that names the file when it is missing or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
+    """Yield (line number from 1, object) for each non-blank line.
+
+    Raises UserError that names file and line when a line is not one JSON object, or the file holds none.
+    """
+    path = Path(path)
+    seen = False
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    value = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise UserError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno})") from error
+                if not isinstance(value, dict):
+                    raise UserError(f"{path}:{number}: expected one JSON object a line, found {type(value).__name__}")
+                seen = True
+                yield number, value
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error})") from error
+    if not seen:
+        raise UserError(f"{path}: the file holds no record")
+
+
+def write_jsonl(path: str | Path, values) -> int:
+    """Write an iterable of objects as JSON lines, atomically; return how many were written."""
+    count = 0
+
+    def write(temporary: Path) -> None:
+        nonlocal count
+        with open(temporary, "w", encoding="utf-8") as file:
+            for value in values:
+                file.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+                count += 1
+
+    atomic_write(path, write)
+    return count
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hexadecimal SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's content, read in blocks. Raises UserError when it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """SHA-256 of the canonical JSON form of `value` (sorted keys, no spaces): the same for equal values."""
+    return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def inside(folder: str | Path, name: str) -> Path:
+    """Return `folder/name`, refusing a name that is absolute, climbs out with '..' or follows a link outside.
+
+    For every path that was read from a manifest or an archive. Raises UserError.
+    """
+    folder = Path(folder)
+    path = folder / name
+    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{folder}: the entry {name!r} points outside this folder; the file is damaged or hostile")
+    return path

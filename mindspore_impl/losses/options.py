@@ -1,0 +1,15 @@
+"""The training objective."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class ObjectiveOptions:
+    """`L = sum_t w_t * [ce_weight * CE(t) + kd_weight * T^2 * D(teacher_t, student_t)]`."""
+
+    kd_weight: float = 0.0  # lambda; 0 in a pure SFT stage
+    ce_weight: float | None = None  # null: 1 - kd_weight
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    support: Literal["tail_bucket", "renormalised", "truncated", "sampled"] = "tail_bucket"
+    temperature: float = 1.0  # must equal the temperature of the store

@@ -1,0 +1,24 @@
+"""The shape of a dense openPangu (Llama-like) model."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class ModelOptions:
+    """Sizes and flags of one model. The published 1B and 7B are conf/model/pangu_1b.yaml and pangu_7b.yaml."""
+
+    vocab_size: int = 0  # 0: the tokenizer's size
+    hidden_size: int = 96
+    intermediate_size: int = 256
+    num_layers: int = 2
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int | None = None  # null: hidden_size / num_heads
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-5
+    max_position_embeddings: int = 4096
+    qkv_bias: bool = True  # bias on the q, k and v projections
+    o_bias: bool = True  # bias on the o projection
+    tie_embeddings: bool = True  # lm_head shares the embedding matrix
+    initializer_range: float = 0.02
+    recompute: bool = False  # recompute each layer's activations in the backward pass

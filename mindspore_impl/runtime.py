@@ -1,0 +1,130 @@
+"""The machine under the program: device, precision, threads, seeds, rank. Nothing else asks which device it is on,
+except `ops/`, which asks here."""
+
+import os
+import platform
+import random
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mindspore_impl.errors import UserError
+
+
+@dataclass
+class RuntimeOptions:
+    """Where and how a run executes. Never part of a stage's fingerprint."""
+
+    device: Literal["auto", "CPU", "Ascend"] = "auto"  # auto: Ascend when an NPU answers, else CPU
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: fp32 on CPU, bf16 on Ascend
+    threads: int = 0  # operator threads on the CPU; 0: all cores
+    workers: int = 1  # processes, one a device
+    profile_steps: int = 0  # profile this many training steps of each stage into <stage>/profile; 0: off
+
+
+_state = {"device": "CPU", "precision": "fp32"}
+
+
+def setup(options: RuntimeOptions, seed: int = 0) -> None:
+    """Choose device and precision, set graph mode, threads and every seed. Call once, before any Cell is built.
+
+    Raises UserError when the device that was asked for does not exist here.
+    """
+    os.environ.setdefault("GLOG_v", "3")
+    import mindspore as ms
+
+    available = _ascend_available()
+    if options.device == "Ascend" and not available:
+        raise UserError("runtime.device=Ascend: no Ascend device answers; run tools/doctor.py, or set runtime.device=CPU")
+    _state["device"] = "Ascend" if options.device == "Ascend" or (options.device == "auto" and available) else "CPU"
+    precision = options.precision
+    if precision == "auto":
+        precision = "bf16" if _state["device"] == "Ascend" else "fp32"
+    if precision == "bf16" and _state["device"] == "CPU":
+        raise UserError("runtime.precision=bf16: MindSpore has no bf16 kernels on the CPU; use fp32 (or auto)")
+    _state["precision"] = precision
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_device(_state["device"])
+    if _state["device"] == "CPU":
+        ms.runtime.set_cpu_affinity(False)
+        threads = options.threads or os.cpu_count() or 1
+        ms.device_context.cpu.op_tuning.threads_num(threads)
+    set_seed(seed)
+
+
+def set_seed(seed: int) -> None:
+    """Seed Python, NumPy and MindSpore."""
+    import mindspore as ms
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    ms.set_seed(seed)
+
+
+def _ascend_available() -> bool:
+    import mindspore as ms
+
+    try:
+        return ms.hal.is_available("Ascend") and ms.hal.device_count("Ascend") > 0
+    except (RuntimeError, ValueError):
+        return False
+
+
+def device() -> str:
+    """The device chosen by `setup`: "CPU" or "Ascend"."""
+    return _state["device"]
+
+
+def compute_dtype():
+    """The MindSpore dtype of activations: float32 on the CPU, bfloat16 on Ascend. Reductions stay in float32."""
+    import mindspore as ms
+
+    return ms.bfloat16 if _state["precision"] == "bf16" else ms.float32
+
+
+def rank() -> int:
+    """This process's number among `world_size()`, as msrun set it."""
+    return int(os.environ.get("RANK_ID", "0"))
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("RANK_SIZE", os.environ.get("MS_WORKER_NUM", "1")))
+
+
+def versions() -> dict[str, str]:
+    """Versions that belong beside every measured number."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in ("mindspore", "mindformers", "numpy", "sentencepiece", "hydra-core"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def device_description() -> str:
+    """The device in words, for reports: processor or NPU name, and how many cores are used."""
+    if device() == "Ascend":
+        import mindspore as ms
+
+        return ms.hal.get_device_name()
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident size this process has had so far."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
