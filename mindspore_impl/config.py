@@ -167,7 +167,7 @@ def _readable(text: str) -> str:
     lines = [line for line in lines if not line.startswith(noise)]
     if len(lines) > 2 and lines[1].startswith("Available options in"):
         choices = [line for line in lines[2:] if not line.startswith("_")]
-        lines = [lines[0] + nearest(lines[0].split("'")[1].split("/")[-1], choices)]
+        lines = [lines[0] + nearest(lines[0].split("'")[-2].split("/")[-1], choices)]
     return "\n  ".join(lines)
 
 

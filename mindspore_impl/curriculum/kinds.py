@@ -1,0 +1,216 @@
+"""What each stage kind does: fetch its inputs, call the room that does the work, return metrics.
+
+Heavy imports stay inside the functions, so that planning and --help stay quick.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mindspore_impl import files, runtime
+from mindspore_impl.config import CaptureStage, Config, DistillStage, to_plain
+from mindspore_impl.curriculum.plan import ROLLOUTS, PlannedStage, is_path
+from mindspore_impl.data.options import BatchOptions
+from mindspore_impl.errors import UserError
+
+
+@dataclass
+class Context:
+    """What the stages of one run share. Records and samples are loaded once."""
+
+    config: Config
+    run_dir: Path
+    plan: dict[str, PlannedStage]
+    tokenizer: object = None
+    _records: dict = field(default_factory=dict)
+    _samples: dict = field(default_factory=dict)
+
+    def folder(self, name: str) -> Path:
+        """The folder of the stage called `name`."""
+        return self.run_dir / "stages" / self.plan[name].folder_name
+
+    def records(self, name: str) -> list:
+        """The records of a data set."""
+        from mindspore_impl.data.sources import load_set
+
+        if name not in self._records:
+            self._records[name] = load_set(name, self.config.data.sets[name], self.config.seed)
+        return self._records[name]
+
+    def samples(self, name: str) -> list:
+        """The rendered samples of a data set."""
+        from mindspore_impl.text.chat import render
+
+        if name not in self._samples:
+            self._samples[name] = [render(record, self.tokenizer) for record in self.records(name)]
+        return self._samples[name]
+
+    def rollout_samples(self, name: str) -> list:
+        """The rendered samples of a finished rollout stage."""
+        from mindspore_impl.data.rollouts import read_rollouts, to_sample
+
+        key = f"rollouts of {name}"
+        if key not in self._samples:
+            keep = self.plan[name].stage.rollout.keep_truncated
+            found = read_rollouts(self.folder(name) / "rollouts.jsonl", self.tokenizer, keep)
+            self._samples[key] = [to_sample(rollout, self.tokenizer) for rollout in found]
+        return self._samples[key]
+
+    def build_model(self, name: str):
+        """A freshly initialised model of the entry `name`."""
+        from mindspore_impl.model.pangu import PanguForCausalLM
+
+        return PanguForCausalLM(self.model_options(name))
+
+    def model_options(self, name: str):
+        """The options of model `name`, its vocabulary filled in from the tokenizer where it is 0."""
+        import dataclasses
+
+        options, size = self.config.models[name], self.tokenizer.vocab_size
+        if options.vocab_size == 0:
+            return dataclasses.replace(options, vocab_size=size)
+        if options.vocab_size < size:
+            raise UserError(
+                f"models.{name}.vocab_size: {options.vocab_size} is smaller than the tokenizer's {size}; "
+                f"set it to {size}, or to 0 to follow the tokenizer"
+            )
+        return options
+
+    def load_weights(self, model, reference: str) -> str:
+        """Load the weights of a stage or a path into `model`; return their SHA-256."""
+        from mindspore_impl import checkpoint
+
+        path = Path(reference) if is_path(reference) else self.folder(reference) / "checkpoints"
+        if path.is_dir() and (path / "checkpoints").is_dir():
+            path = path / "checkpoints"
+        if path.is_dir() and not (path / "weights.safetensors").is_file():
+            select = "last" if is_path(reference) else self.plan[reference].stage.train.select
+            path = checkpoint.selected(path, select).weights_path
+        elif path.is_dir():
+            path = path / "weights.safetensors"
+        checkpoint.load_into(model, checkpoint.read_weights(path), str(path))
+        return files.sha256_file(path)
+
+
+def run_training(context: Context, planned: PlannedStage, folder: Path) -> dict:
+    """An sft or distill stage."""
+    from mindspore_impl.data.batches import BatchStream, one_pass
+    from mindspore_impl.losses.options import ObjectiveOptions
+    from mindspore_impl.training.trainer import train
+
+    stage, data = planned.stage, planned.stage.data
+    distills = isinstance(stage, DistillStage)
+    model = context.build_model(planned.model)
+    if stage.init:
+        context.load_weights(model, stage.init)
+    samples = {}
+    for name in (name for name, weight in data.mixture.items() if weight):
+        samples[name] = context.rollout_samples(stage.rollouts) if name == ROLLOUTS else context.samples(name)
+    reader = _open_store(context, stage.store) if distills else None
+    stream = BatchStream(samples, data, planned.seed, runtime.rank(), runtime.world_size(), teacher=reader)
+    validation = {
+        name: [batch for batch, _ in one_pass(_fitting(context.samples(name), data), data.sequence_length, _rows(data))]
+        for name in data.validation
+    }
+    summary = stream.summary()
+    steps = stage.train.steps or stream.steps_for_epochs(stage.train.epochs)
+    _print_training(context, planned, steps, summary)
+    metrics = train(
+        model,
+        stream,
+        validation,
+        stage.objective if distills else ObjectiveOptions(),
+        stage.optimizer,
+        stage.train,
+        folder,
+        steps=steps,
+        with_teacher=distills,
+        title=planned.name,
+        profile_steps=context.config.runtime.profile_steps,
+    )
+    return metrics | {"data": summary}
+
+
+def _rows(data: BatchOptions) -> int:
+    """Rows of one micro-batch on one device, so that validation compiles to the same shape as training."""
+    return data.rows // (data.accumulation * runtime.world_size())
+
+
+def _fitting(samples: list, data: BatchOptions) -> list:
+    """Validation cannot split or fail on an over-long sample: it leaves it out, and says so."""
+    kept = [sample for sample in samples if len(sample.ids) <= data.sequence_length]
+    if len(kept) < len(samples):
+        print(f"  validation: {len(samples) - len(kept)} samples longer than {data.sequence_length} are left out")
+    return kept
+
+
+def _open_store(context: Context, name: str):
+    from mindspore_impl.data.teacher_store import StoreReader
+
+    return StoreReader(context.folder(name) / "store", tokenizer_sha256=context.tokenizer.sha256)
+
+
+def _print_training(context: Context, planned: PlannedStage, steps: int, summary: dict) -> None:
+    from mindspore_impl.curriculum.estimate import training_estimate
+
+    estimate = training_estimate(context.model_options(planned.model), planned.stage)
+    data = planned.stage.data
+    print(
+        f"  {estimate['parameters']:,} parameters, about {estimate['bytes'] / 2**30:.2f} GiB; {steps:,} steps x "
+        f"{data.rows} rows x {data.sequence_length} tokens ({data.accumulation} micro-batches); "
+        f"{summary['samples']:,} samples, packing efficiency {summary['efficiency']:.1%}, dropped {summary['dropped']}"
+    )
+
+
+def run_rollout(context: Context, planned: PlannedStage, folder: Path) -> dict:
+    """A rollout stage."""
+    from mindspore_impl.distill.rollout import run_rollout as generate
+
+    stage = planned.stage
+    model = context.build_model(planned.model)
+    weights = context.load_weights(model, stage.init)
+    records = [record for name in stage.prompts for record in context.records(name)]
+    return generate(model, context.tokenizer, records, stage.rollout, stage.sampling, weights, folder, planned.seed)
+
+
+def run_capture(context: Context, planned: PlannedStage, folder: Path) -> dict:
+    """A capture stage."""
+    from mindspore_impl.data.teacher_store import StoreHeader
+    from mindspore_impl.distill.capture import run_capture as capture
+
+    stage: CaptureStage = planned.stage
+    model = context.build_model(planned.model)
+    weights = context.load_weights(model, stage.teacher)
+    samples = context.rollout_samples(stage.rollouts) if stage.rollouts else []
+    samples = samples + [sample for name in stage.sets for sample in context.samples(name)]
+    vocab_size = context.model_options(planned.model).vocab_size
+    options = stage.capture
+    header = StoreHeader(
+        weights, context.tokenizer.sha256, vocab_size, options.top_k, options.temperature, options.mode
+    )
+    return capture(model, header, samples, options, stage.sequence_length, folder, planned.seed)
+
+
+def run_evaluate(context: Context, planned: PlannedStage, folder: Path) -> dict:
+    """An evaluate stage."""
+    from mindspore_impl.evaluation.harness import evaluate
+
+    options = planned.stage.options or context.config.evaluation
+    model = context.build_model(planned.model)
+    context.load_weights(model, planned.stage.init)
+    sets = {name: context.records(name) for name in dict.fromkeys(options.accuracy + options.perplexity)}
+    return evaluate(model, context.tokenizer, sets, options, folder, planned.seed)
+
+
+RUNNERS: dict[str, Callable[[Context, PlannedStage, Path], dict]] = {
+    "sft": run_training,
+    "distill": run_training,
+    "rollout": run_rollout,
+    "capture": run_capture,
+    "evaluate": run_evaluate,
+}
+
+
+def describe(planned: PlannedStage) -> dict:
+    """What a stage is, for stage.json: its options and named inputs."""
+    return {"inputs": planned.inputs, "model": planned.model, "seed": planned.seed, "options": to_plain(planned.stage)}

@@ -1,0 +1,226 @@
+"""Runs a plan inside a run directory: skips what is finished, resumes what was interrupted, reruns what changed."""
+
+import dataclasses
+import fcntl
+import os
+import shutil
+import time
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+from mindspore_impl import files, runtime
+from mindspore_impl.config import Config, to_plain
+from mindspore_impl.curriculum import estimate
+from mindspore_impl.curriculum.kinds import RUNNERS, Context, describe
+from mindspore_impl.curriculum.plan import PlannedStage, make_plan, tokenizer_fingerprint
+from mindspore_impl.errors import UserError
+
+FINISHED, RUNNING = "finished", "running"
+
+
+def run(config: Config) -> Path:
+    """Run every stage that needs it, then write the report; return the run directory.
+
+    With `config.seeds` the whole run is repeated once a seed, in folders of its own, and compared.
+    """
+    if config.runtime.workers > 1:
+        raise UserError(f"runtime.workers: {config.runtime.workers} processes cannot be launched yet; set it to 1")
+    if config.seeds:
+        return _run_seeds(config)
+    plan = make_plan(config)
+    run_dir = Path(config.run_dir)
+    with _opened(config, run_dir):
+        runtime.setup(config.runtime, config.seed)
+        _write_environment(run_dir)
+        context = Context(config, run_dir, {planned.name: planned for planned in plan})
+        context.tokenizer = prepare_tokenizer(context)
+        try:
+            for planned in plan:
+                _run_stage(context, planned, len(plan))
+        finally:
+            _write_report(run_dir)
+    print(f"report: {run_dir / 'report.html'}")
+    return run_dir
+
+
+def _run_seeds(config: Config) -> Path:
+    from mindspore_impl.report.seeds_report import write_seeds_report
+
+    run_dir = Path(config.run_dir)
+    make_plan(config)
+    folders = {}
+    with _opened(config, run_dir):
+        for number, seed in enumerate(config.seeds, start=1):
+            print(f"== seed {seed} ({number} of {len(config.seeds)})", flush=True)
+            single = dataclasses.replace(config, seed=seed, seeds=[], run_dir=str(run_dir / f"seed_{seed}"))
+            folders[seed] = run(single)
+        write_seeds_report(folders, run_dir, compare=tuple(config.compare) or None)
+    print(f"comparison: {run_dir / 'summary.md'}")
+    return run_dir
+
+
+def print_plan(config: Config) -> None:
+    """Say what a run would do, with sizes and modelled memory, without doing anything."""
+    from mindspore_impl.model.pangu import parameter_count
+
+    plan, run_dir = make_plan(config), Path(config.run_dir)
+    print(f"{config.name}: {len(plan)} stages in {run_dir}" + (f", once for each seed of {config.seeds}" if config.seeds else ""))
+    for name in dict.fromkeys(planned.model for planned in plan):
+        options = _sized(config, name)
+        print(f"  model {name}: {parameter_count(options):,} parameters, vocabulary {options.vocab_size:,}")
+    width = max(len(planned.folder_name) for planned in plan)
+    for planned in plan:
+        line = f"  {planned.folder_name:<{width}}  {status(run_dir, planned):<8} {planned.kind:<8} "
+        line += estimate.describe_work(planned.stage)
+        if planned.inputs:
+            line += "  <- " + ", ".join(f"{role} {value}" for role, value in planned.inputs.items())
+        if hasattr(planned.stage, "train"):
+            size = estimate.training_estimate(_sized(config, planned.model), planned.stage)["bytes"]
+            line += f"  (about {size / 2**30:.2f} GiB a device, modelled)"
+        print(line)
+
+
+def _sized(config: Config, name: str):
+    options = config.models[name]
+    return dataclasses.replace(options, vocab_size=options.vocab_size or config.tokenizer.vocab_size)
+
+
+def status(run_dir: Path, planned: PlannedStage) -> str:
+    """skip (finished with this fingerprint), resume (interrupted with it), rerun (something changed) or run."""
+    found = _find_folder(run_dir, planned.name)
+    if found is None or not (found / "stage.json").is_file():
+        return "run"
+    stage = files.read_json(found / "stage.json")
+    if stage.get("fingerprint") != planned.fingerprint:
+        return "rerun"
+    return "skip" if stage.get("status") == FINISHED else "resume"
+
+
+def _find_folder(run_dir: Path, name: str) -> Path | None:
+    """The stage's folder, whatever number it carries (an edited `order` renumbers)."""
+    candidates = (run_dir / "stages").glob(f"[0-9]*_{name}")
+    return next((path for path in sorted(candidates) if path.name.split("_", 1)[1] == name), None)
+
+
+def _run_stage(context: Context, planned: PlannedStage, total: int) -> None:
+    label = f"[{planned.index}/{total}] {planned.name} ({planned.kind})"
+    state = status(context.run_dir, planned)
+    folder = _place_folder(context, planned, state)
+    if state == "skip":
+        print(f"{label}: finished before, skipped", flush=True)
+        return
+    print(f"{label}: {'resumes' if state == 'resume' else 'starts'}", flush=True)
+    record = {"name": planned.name, "kind": planned.kind, "fingerprint": planned.fingerprint, **describe(planned)}
+    record["started"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    earlier = files.read_json(folder / "stage.json").get("seconds", 0.0) if state == "resume" else 0.0
+    files.write_json(folder / "stage.json", record | {"status": RUNNING, "seconds": earlier})
+    runtime.set_seed(planned.seed)
+    start = time.perf_counter()
+    metrics = RUNNERS[planned.kind](context, planned, folder)
+    seconds = time.perf_counter() - start
+    done = {"status": FINISHED, "seconds": round(seconds, 3), "tokens": int(metrics.get("tokens", 0)), "metrics": metrics}
+    files.write_json(folder / "stage.json", record | done)
+    print(f"{label}: done in {seconds:.1f} s {summarise(metrics)}", flush=True)
+
+
+def summarise(metrics: dict) -> str:
+    """The numbers of a stage worth a line on the terminal."""
+    parts = [f"{name} {value['accuracy']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+             for name, value in metrics.get("accuracy", {}).items()]  # fmt: skip
+    parts += [f"{name} perplexity {value['perplexity']:.3f}" for name, value in metrics.get("perplexity", {}).items()]
+    if "tokens_per_second" in metrics:
+        parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")
+    return "; ".join(parts)
+
+
+def _place_folder(context: Context, planned: PlannedStage, state: str) -> Path:
+    """The stage's folder under its present number; an outdated one is moved to <run>/replaced/, never deleted."""
+    folder, found = context.folder(planned.name), _find_folder(context.run_dir, planned.name)
+    if state == "rerun":
+        old = files.read_json(found / "stage.json").get("fingerprint", "unknown")[:8]
+        target = context.run_dir / "replaced" / f"{planned.name}-{old}-{int(time.time())}"
+        target.parent.mkdir(exist_ok=True)
+        shutil.move(found, target)
+        print(f"  {planned.name} changed: the earlier result is in {target}")
+    elif found is not None and found != folder:
+        os.rename(found, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _opened(config: Config, run_dir: Path):
+    """Claim the run directory: refuse one of another experiment or of a living process, then write config.yaml."""
+    from omegaconf import OmegaConf
+
+    known = run_dir / "config.yaml"
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"run_dir: {run_dir} is not a folder")
+    if known.is_file():
+        earlier = OmegaConf.load(known).get("name")
+        if earlier != config.name:
+            raise UserError(
+                f"run_dir: {run_dir} holds experiment {earlier!r}, not {config.name!r}; choose another run_dir"
+            )
+    elif run_dir.is_dir() and any(entry.name != ".lock" for entry in run_dir.iterdir()):
+        raise UserError(f"run_dir: {run_dir} is not empty and holds no config.yaml; choose a new or empty folder")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = open(run_dir / ".lock", "w")  # noqa: SIM115 (held until the run ends)
+    except OSError as error:
+        raise UserError(f"run_dir: {run_dir} cannot be written ({error.strerror})") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise UserError(f"run_dir: another process is running in {run_dir}") from error
+    try:
+        files.write_text(known, OmegaConf.to_yaml(OmegaConf.create(to_plain(config))))
+        yield
+    finally:
+        lock.close()
+
+
+def prepare_tokenizer(context: Context):
+    """Load the configured tokenizer, or train the run's own once and keep it in <run>/tokenizer/."""
+    from mindspore_impl.text.tokenizer import Tokenizer, train_tokenizer
+
+    options, folder = context.config.tokenizer, context.run_dir / "tokenizer"
+    if options.path is not None:
+        return Tokenizer.load(options.path)
+    fingerprint, note = tokenizer_fingerprint(context.config), folder / "fingerprint.json"
+    if note.is_file() and files.read_json(note)["fingerprint"] == fingerprint:
+        return Tokenizer.load(folder / "tokenizer.model")
+    texts = (
+        text
+        for name in options.train_on
+        for record in context.records(name)
+        for message in record.messages
+        for text in (message.content, message.reasoning)
+        if text
+    )
+    tokenizer = train_tokenizer(texts, folder / "tokenizer.model", options.vocab_size, options.character_coverage)
+    files.write_json(note, {"fingerprint": fingerprint, "sha256": tokenizer.sha256})
+    print(f"tokenizer: {tokenizer.vocab_size} pieces trained on {', '.join(options.train_on)}")
+    return tokenizer
+
+
+def _write_environment(run_dir: Path) -> None:
+    from mindspore_impl.report.run_report import current_commit
+
+    files.write_json(
+        run_dir / "environment.json",
+        {
+            "commit": current_commit(),
+            "device": runtime.device_description(),
+            "versions": runtime.versions(),
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def _write_report(run_dir: Path) -> None:
+    from mindspore_impl.report.run_report import write_report
+
+    write_report(run_dir)
