@@ -1,0 +1,339 @@
+"""Samples into batches: what an epoch draws, in which order, packed, sharded over ranks and prefetched.
+
+Everything is a pure function of (samples, options, seed, step): a run that resumes at step s sees what an uninterrupted
+one would, and the global order of rows does not depend on how many ranks share it. Legend: B rows of a micro-batch, R rows
+of one rank's step, L positions, K teacher ids, S supervised targets of a sample.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mindspore_impl.data.options import BatchOptions
+from mindspore_impl.data.packing import FilledRows, Pieces, cut, efficiency, fill, pack_lengths
+from mindspore_impl.data.teacher_store import LOG_FLOOR, StoreReader
+from mindspore_impl.errors import UserError
+
+if TYPE_CHECKING:
+    from mindspore_impl.text.chat import Sample
+
+
+@dataclass
+class PackedBatch:
+    """One micro-batch. Position t predicts `target_ids[t]`; where nothing is supervised, target and weight are 0.
+
+    Padding has segment 0; positions restart in every segment. The teacher's arrays hold, at each supervised position,
+    its distribution for that target; elsewhere the ids are -1 and the tail has all the mass. Everything is finite.
+    """
+
+    input_ids_BL: np.ndarray  # int32
+    target_ids_BL: np.ndarray  # int32, shifted already
+    segment_ids_BL: np.ndarray  # int32
+    position_ids_BL: np.ndarray  # int32
+    loss_weight_BL: np.ndarray  # float32; 1 / supervised tokens of the whole global batch, so that a loss is a sum
+    teacher_ids_BLK: np.ndarray | None = None  # int32; -1 is padding
+    teacher_logp_BLK: np.ndarray | None = None  # float32
+    teacher_tail_logp_BL: np.ndarray | None = None  # float32
+    tokens: int = -1  # positions that are not padding; counted here when not given
+    supervised: int = -1  # positions whose target has weight; likewise
+
+    def __post_init__(self) -> None:
+        if self.tokens < 0:
+            self.tokens = int(np.count_nonzero(self.segment_ids_BL))
+        if self.supervised < 0:
+            self.supervised = int(np.count_nonzero(self.loss_weight_BL))
+
+
+class BatchStream:
+    """An endless stream of training steps over several sets of samples.
+
+    `options.mixture` gives the share of samples drawn from each set (empty: each set by its size). An epoch draws as
+    many samples as these sets hold together; a set is read in shuffled passes without replacement that go on from epoch
+    to epoch, so a single set is passed once an epoch. Rows of successive epochs are concatenated: a step may hold the
+    end of one and the beginning of the next, and no sample is lost. `teacher` is an open store that holds every sample.
+    Raises UserError that names the key or record.
+    """
+
+    def __init__(
+        self,
+        sets: "dict[str, list[Sample]]",
+        options: BatchOptions,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        teacher: StoreReader | None = None,
+    ):
+        self.options, self.seed, self.rank, self.teacher = options, seed, rank, teacher
+        parts = world_size * options.accumulation
+        if options.accumulation < 1 or options.rows < 1 or options.rows % parts:
+            raise UserError(
+                f"data.rows={options.rows} cannot be shared by {world_size} ranks x data.accumulation="
+                f"{options.accumulation}: choose a multiple of {max(parts, 1)}"
+            )
+        if options.sequence_length < 2 or options.prefetch < 0:
+            raise UserError("data.sequence_length must be at least 2 and data.prefetch at least 0")
+        self._micro_rows = options.rows // parts
+        self._sizes, self._quotas = _quotas(sets, options.mixture)
+        self._samples = [sample for name in self._sizes for sample in sets[name]]
+        self._pieces = cut(self._samples, options.sequence_length, options.overlong)
+        bounds = np.searchsorted(self._pieces.sample_P, np.arange(len(self._samples) + 1))
+        self._pieces_of = [np.arange(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        last = 0
+        for name, size in self._sizes.items():
+            first, last = last, last + size
+            if bounds[first] == bounds[last]:
+                raise UserError(
+                    f"data.sets.{name}: data.overlong={options.overlong} leaves nothing of this set at "
+                    f"data.sequence_length={options.sequence_length}; raise it"
+                )
+        for sample in self._samples if teacher is not None else ():
+            with _naming(sample):
+                teacher.check(sample.ids, sample.supervised)
+        self._lock = threading.RLock()  # over the two caches below: the prefetching thread fills them too
+        self._epochs: dict[int, list[list[int]]] = {}  # rows of the first epoch and of those around the last asked for
+        self._first_row = [0]  # of each epoch, as far as counted
+
+    def steps(self, start: int, stop: int) -> Iterator[list[PackedBatch]]:
+        """Steps start..stop: this rank's `accumulation` micro-batches each, prepared `options.prefetch` steps ahead."""
+        if self.options.prefetch == 0:
+            yield from map(self.step, range(start, stop))
+        elif start < stop:
+            yield from _prefetched(self, start, stop)
+
+    def step(self, step: int) -> list[PackedBatch]:
+        """The micro-batches of one step, made on the spot."""
+        return self._split(self.rank_arrays(step))
+
+    def steps_for_epochs(self, epochs: float) -> int:
+        """Steps until the last row of `epochs` epochs has been seen (the last step is filled up from the next epoch)."""
+        whole = int(epochs)
+        rows = self._epoch_start(whole)
+        if epochs > whole:
+            rows += (epochs - whole) * (self._epoch_start(whole + 1) - rows)
+        return int(np.ceil(rows / self.options.rows))
+
+    def summary(self) -> dict[str, Any]:
+        """Numbers of the first epoch: samples drawn (also by set), tokens, supervised targets, efficiency, rows.
+
+        `dropped` counts samples (overlong=drop) or pieces without a target (overlong=split) of all sets.
+        """
+        rows, length_P = self._rows(0), self._pieces.length_P
+        placed = [piece for row in rows for piece in row]
+        return {
+            "samples": sum(self._quotas.values()),
+            "sets": dict(self._quotas),
+            "tokens": int(length_P[placed].sum()),
+            "supervised": sum(self._targets(piece) for piece in placed),
+            "dropped": self._pieces.dropped_samples + self._pieces.dropped_pieces,
+            "efficiency": efficiency(rows, length_P, self.options.sequence_length),
+            "rows_per_epoch": len(rows),
+        }
+
+    def rank_arrays(self, step: int) -> list[np.ndarray]:
+        """The arrays of one step in the order of PackedBatch's fields, all of this rank's micro-batches in axis 0."""
+        rows = self._global_rows(step * self.options.rows, (step + 1) * self.options.rows)
+        supervised = sum(self._targets(piece) for row in rows for piece in row)  # of all ranks and micro-batches
+        share = self._micro_rows * self.options.accumulation
+        mine = rows[self.rank * share : (self.rank + 1) * share]
+        filled = fill(mine, self._pieces, self._samples, self.options.sequence_length)
+        weight = 1.0 / supervised if supervised else 0.0
+        return _arrays(filled, self._pieces, self._samples, weight, self.teacher)
+
+    def _split(self, arrays: Sequence[np.ndarray]) -> list[PackedBatch]:
+        size = self._micro_rows
+        return [PackedBatch(*(a[m * size : (m + 1) * size] for a in arrays)) for m in range(self.options.accumulation)]
+
+    def _targets(self, piece: int) -> int:
+        sample = self._samples[self._pieces.sample_P[piece]]
+        return int(np.count_nonzero(sample.supervised[self._pieces.start_P[piece] + 1 : self._pieces.stop_P[piece]]))
+
+    def _global_rows(self, first: int, last: int) -> list[list[int]]:
+        rows: list[list[int]] = []
+        epoch = 0
+        while self._epoch_start(epoch + 1) <= first:
+            epoch += 1
+        while first < last:
+            start = self._epoch_start(epoch)
+            found = self._rows(epoch)[first - start : last - start]
+            rows += found
+            first += len(found)
+            epoch += 1
+        return rows
+
+    def _epoch_start(self, epoch: int) -> int:
+        """Number of the first row of an epoch. When every quota is whole passes, all epochs have equally many rows."""
+        if all(quota % self._sizes[name] == 0 for name, quota in self._quotas.items()):
+            return epoch * len(self._rows(0)) if epoch else 0
+        with self._lock:
+            while len(self._first_row) <= epoch:
+                self._first_row.append(self._first_row[-1] + len(self._rows(len(self._first_row) - 1)))
+            return self._first_row[epoch]
+
+    def _rows(self, epoch: int) -> list[list[int]]:
+        """Rows of one epoch as lists of pieces: drawn, packed first-fit-decreasing, then shuffled."""
+        with self._lock:
+            if epoch not in self._epochs:
+                self._epochs = {key: rows for key, rows in self._epochs.items() if not key or abs(key - epoch) <= 1}
+                self._epochs[epoch] = self._make_rows(epoch)
+            return self._epochs[epoch]
+
+    def _make_rows(self, epoch: int) -> list[list[int]]:
+        drawn: list[np.ndarray] = []
+        first = 0
+        for name, size in self._sizes.items():
+            drawn += [self._pieces_of[first + i] for i in self._draw(name, size, epoch)]
+            first += size
+        pieces = np.concatenate(drawn)
+        rows = pack_lengths(self._pieces.length_P[pieces], self.options.sequence_length)
+        order = _generator(self.seed, "rows", epoch).permutation(len(rows))
+        return [pieces[rows[r]].tolist() for r in order]
+
+    def _draw(self, name: str, size: int, epoch: int) -> np.ndarray:
+        """Indices drawn from one set in one epoch: a window of the endless sequence of its shuffled passes."""
+        quota = self._quotas[name]
+        first, last = epoch * quota, (epoch + 1) * quota
+        passes = [
+            _generator(self.seed, "set " + name, number).permutation(size)
+            for number in range(first // size, -(-last // size))
+        ]
+        start = first // size * size
+        return np.concatenate([*passes, np.zeros(0, np.int64)]).astype(np.int64)[first - start : last - start]
+
+
+def one_pass(
+    samples: "Sequence[Sample]",
+    sequence_length: int,
+    rows: int,
+    teacher: StoreReader | None = None,
+    loss_weight: float = 1.0,
+    overlong: str = "error",
+) -> Iterator[tuple[PackedBatch, list[list[tuple[int, int]]]]]:
+    """Every sample once, packed and unshuffled, `rows` rows a batch; the last batch is filled up with empty rows.
+
+    Yields (batch, placements): for each row its (index of the sample, first column). `loss_weight` stands at every
+    supervised position. `overlong` is BatchOptions.overlong. Raises UserError as BatchStream does.
+    """
+    pieces = cut(samples, sequence_length, overlong)
+    packed = pack_lengths(pieces.length_P, sequence_length)
+    for first in range(0, len(packed), rows):
+        chosen = packed[first : first + rows]
+        filled = fill(chosen + [[]] * (rows - len(chosen)), pieces, samples, sequence_length)
+        placements = [[(int(pieces.sample_P[p]), column) for p, column in row] for row in filled.placements]
+        yield PackedBatch(*_arrays(filled, pieces, samples, loss_weight, teacher)), placements
+
+
+def _quotas(sets: "dict[str, list[Sample]]", mixture: dict[str, float]) -> tuple[dict[str, int], dict[str, int]]:
+    """(size, samples drawn an epoch) of each set with a weight, in order of names; the draws add up to the sizes."""
+    weights = dict(mixture) or {name: float(len(samples)) for name, samples in sets.items()}
+    for name, weight in weights.items():
+        if name not in sets:
+            known = ", ".join(sorted(sets)) or "none"
+            raise UserError(f"data.mixture.{name}: there is no such set; the sets are {known}")
+        if not 0 <= weight < float("inf"):
+            raise UserError(f"data.mixture.{name}={weight}: a weight is a number from 0 up")
+        if weight and not sets[name]:
+            raise UserError(f"data.sets.{name}: the set is empty, nothing can be drawn from it")
+    names = sorted(name for name, weight in weights.items() if weight)
+    if not names:
+        raise UserError("data.mixture: no set has a weight above 0, there is nothing to train on")
+    sizes = {name: len(sets[name]) for name in names}
+    total, weight_sum = sum(sizes.values()), sum(weights[name] for name in names)
+    exact = {name: total * weights[name] / weight_sum for name in names}
+    quotas = {name: int(exact[name]) for name in names}
+    by_remainder = sorted(names, key=lambda name: (quotas[name] - exact[name], name))
+    for name in by_remainder[: total - sum(quotas.values())]:
+        quotas[name] += 1
+    return sizes, quotas
+
+
+def _generator(seed: int, purpose: str, number: int) -> np.random.Generator:
+    tag = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, tag, number])))
+
+
+@contextmanager
+def _naming(sample: "Sample") -> Iterator[None]:
+    """Put the record's name before a UserError that knows only its tokens."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"record {sample.record_id!r}: {error}") from error
+
+
+def _arrays(
+    filled: FilledRows, pieces: Pieces, samples: "Sequence[Sample]", weight: float, teacher: StoreReader | None
+) -> list[np.ndarray]:
+    """The arrays of PackedBatch, in its order."""
+    arrays = [filled.input_ids_RL, filled.target_ids_RL, filled.segment_ids_RL, filled.position_ids_RL]
+    arrays.append(np.where(filled.target_supervised_RL, weight, 0.0).astype(np.float32))
+    return arrays if teacher is None else arrays + _teacher_arrays(filled, pieces, samples, teacher)
+
+
+def _teacher_arrays(
+    filled: FilledRows, pieces: Pieces, samples: "Sequence[Sample]", teacher: StoreReader
+) -> list[np.ndarray]:
+    """Teacher ids, log-probabilities and tail at the position that predicts each supervised target."""
+    shape = filled.input_ids_RL.shape
+    ids_RLK = np.full((*shape, teacher.top_k), -1, np.int32)
+    logp_RLK = np.full((*shape, teacher.top_k), LOG_FLOOR, np.float32)
+    tail_logp_RL = np.zeros(shape, np.float32)
+    for r, placed in enumerate(filled.placements):
+        for piece, column in placed:
+            sample, start, stop = samples[pieces.sample_P[piece]], pieces.start_P[piece], pieces.stop_P[piece]
+            with _naming(sample):
+                ids_SK, logp_SK, tail_logp_S = teacher.lookup(sample.ids, sample.supervised)
+            where = column + np.flatnonzero(filled.target_supervised_RL[r, column : column + stop - start])
+            skip = np.count_nonzero(sample.supervised[1 : start + 1])  # targets of the pieces before this one
+            part = slice(skip, skip + len(where))
+            ids_RLK[r, where], logp_RLK[r, where] = ids_SK[part], logp_SK[part]
+            tail_logp_RL[r, where] = tail_logp_S[part]
+    return [ids_RLK, logp_RLK, tail_logp_RL]
+
+
+class _StepSource:
+    """Random access to the arrays of each step, for GeneratorDataset.
+
+    MindSpore would bury an exception in text of its own, so it is kept here and a row of nothing is handed on instead.
+    """
+
+    def __init__(self, stream: BatchStream, start: int, stop: int):
+        self.stream, self.start, self.stop = stream, start, stop
+        self.error: BaseException | None = None
+        self.columns = ["good", *(f"array{i}" for i in range(5 if stream.teacher is None else 8))]
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+        try:
+            return np.array(1, np.int32), *self.stream.rank_arrays(self.start + int(index))
+        except BaseException as error:
+            self.error = self.error or error
+            return np.array(0, np.int32), *(np.zeros(1, np.float32) for _ in self.columns[1:])
+
+
+def _prefetched(stream: BatchStream, start: int, stop: int) -> Iterator[list[PackedBatch]]:
+    import mindspore.dataset as ds
+
+    source = _StepSource(stream, start, stop)
+    previous = ds.config.get_prefetch_size()
+    ds.config.set_prefetch_size(stream.options.prefetch)
+    try:
+        dataset = ds.GeneratorDataset(
+            source, source.columns, shuffle=False, num_parallel_workers=1, python_multiprocessing=False
+        )
+        rows = dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
+    finally:
+        ds.config.set_prefetch_size(previous)
+    try:
+        for good, *arrays in rows:
+            if not good:
+                raise source.error
+            yield stream._split(arrays)
+    finally:
+        rows.stop()  # ends the thread when the consumer leaves early

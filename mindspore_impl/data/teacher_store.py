@@ -1,0 +1,423 @@
+"""The teacher store: what a teacher said at every supervised position, on disk.
+
+A store is a folder: `manifest.json` and safetensors shards. One entry is one whole token sequence, keyed by the
+SHA-256 of its ids; equal sequences are stored once. Row r of an entry predicts its r-th supervised token: it was read
+at the position before that token, and holds K ids of 18 bits, K float16 log-probabilities and a float16 tail log-mass.
+Legend: S supervised targets of a sequence, P positions and Q sequences of a shard, K teacher ids, M runs.
+
+Tensors of a shard: `ids_low` uint16 [P, K] and `ids_high` uint8 (four two-bit values to a byte, over P*K in order),
+`logp` float16 [P, K], `tail_logp` float16 [P], `keys` uint8 [Q, 32], `run_counts` uint32 [Q] and `runs` uint32 [M, 2],
+the (first, length) of each run of supervised targets.
+"""
+
+import re
+import sys
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.files import atomic_write, inside, read_json, sha256_bytes, sha256_file, write_json
+
+SCHEMA = 1
+PAD_ON_DISK = 2**18 - 1  # -1 in memory
+LOG_FLOOR = -1e4  # the log of no mass: finite, exact in float16, and exp() of it is 0
+SUM_TOLERANCE = 1e-2  # of the K+1 masses; float16 alone costs up to 4e-3
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class StoreHeader:
+    """What every row of a store has in common."""
+
+    teacher_sha256: str
+    tokenizer_sha256: str
+    vocab_size: int
+    top_k: int  # ids a position; with mode "sampled" the number of draws
+    temperature: float  # the logits were divided by it before the softmax
+    mode: str  # "top_k": the K most probable; "sampled": drawn with replacement, log-probability log(count / K)
+
+
+def sample_key(ids: np.ndarray) -> str:
+    """Hexadecimal SHA-256 of the token ids as little-endian int32, before any packing or splitting."""
+    return sha256_bytes(np.asarray(ids).astype("<i4").tobytes())
+
+
+def target_runs(supervised: np.ndarray) -> np.ndarray:
+    """Runs of supervised targets, uint32 [M, 2] of (first, length). Token 0 is never a target: nothing precedes it."""
+    mask_L2 = np.zeros(len(supervised) + 2, np.int8)
+    mask_L2[2:-1] = supervised[1:]
+    edges = np.flatnonzero(np.diff(mask_L2))
+    return np.stack([edges[::2], edges[1::2] - edges[::2]], axis=1).astype(np.uint32)
+
+
+def check_header(header: StoreHeader, where: str) -> None:
+    """Raise UserError when a value of `header` cannot be stored."""
+    if header.mode not in ("top_k", "sampled"):
+        raise UserError(f"{where}: mode is {header.mode!r}; it must be top_k or sampled")
+    if not 0 < header.vocab_size < PAD_ON_DISK:
+        raise UserError(f"{where}: vocab_size is {header.vocab_size}; ids of 18 bits hold 1..{PAD_ON_DISK - 1}")
+    if header.top_k < 1 or not 0 < header.temperature < float("inf"):
+        raise UserError(f"{where}: top_k is {header.top_k} and temperature {header.temperature}; both must be positive")
+
+
+def check_rows(
+    header: StoreHeader, teacher_ids_SK: np.ndarray, teacher_logp_SK: np.ndarray, tail_logp_S: np.ndarray, where: str
+) -> None:
+    """Raise UserError, naming `where`, unless each row is a distribution over distinct ids and a tail.
+
+    Padding is -1 and comes last. With mode top_k the ids are in order of falling probability. All masses sum to 1.
+    """
+
+    def refuse(bad_S: np.ndarray, fault: str) -> None:
+        if bad_S.any():
+            raise UserError(f"{where}: teacher row {int(np.argmax(bad_S))}: {fault}; capture it again")
+
+    shape = (len(tail_logp_S), header.top_k)
+    if teacher_ids_SK.shape != shape or teacher_logp_SK.shape != shape or tail_logp_S.ndim != 1:
+        raise UserError(
+            f"{where}: teacher ids {teacher_ids_SK.shape}, log-probabilities {teacher_logp_SK.shape} and tail "
+            f"{tail_logp_S.shape} do not fit together with top_k={header.top_k}"
+        )
+    real_SK = teacher_ids_SK >= 0
+    outside_SK = (teacher_ids_SK < -1) | (teacher_ids_SK >= header.vocab_size)
+    refuse(outside_SK.any(1), f"an id is outside the vocabulary of {header.vocab_size}")
+    refuse((real_SK[:, 1:] & ~real_SK[:, :-1]).any(1), "an id follows padding")
+    sorted_SK = np.sort(teacher_ids_SK, axis=1)
+    refuse(((np.diff(sorted_SK, axis=1) == 0) & (sorted_SK[:, 1:] >= 0)).any(1), "an id occurs twice")
+    logp_SK = np.where(real_SK, teacher_logp_SK, LOG_FLOOR).astype(np.float64)
+    refuse(~np.isfinite(logp_SK).all(1) | ~np.isfinite(tail_logp_S), "a log-probability is not finite")
+    refuse((logp_SK > 1e-4).any(1) | (tail_logp_S > 1e-4), "a log-probability is above 0")
+    if header.mode == "top_k":
+        refuse((np.diff(logp_SK, axis=1) > 0).any(1), "the ids are not in order of falling probability")
+    total_S = np.exp(logp_SK).sum(1) + np.exp(tail_logp_S.astype(np.float64))
+    refuse(np.abs(total_S - 1) > SUM_TOLERANCE, "its masses, the tail included, do not sum to 1")
+
+
+def pack_ids(teacher_ids_PK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of at most 18 bits (-1 is padding) as (low uint16 [P, K], high uint8 [ceil(P*K / 4)])."""
+    disk_PK = np.where(teacher_ids_PK < 0, PAD_ON_DISK, teacher_ids_PK).astype(np.uint32)
+    high = (disk_PK >> 16).astype(np.uint8).ravel()
+    quads = np.pad(high, (0, -len(high) % 4)).reshape(-1, 4)
+    return (disk_PK & 0xFFFF).astype(np.uint16), np.bitwise_or.reduce(quads << np.array([0, 2, 4, 6], np.uint8), axis=1)
+
+
+def unpack_ids(low_PK: np.ndarray, high: np.ndarray, skip: int) -> np.ndarray:
+    """Inverse of `pack_ids`, int32 [P, K]; the first `skip` two-bit values of `high` belong to earlier positions."""
+    values = (high[:, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3
+    high_PK = values.ravel()[skip : skip + low_PK.size].reshape(low_PK.shape)
+    ids_PK = low_PK.astype(np.int32) | high_PK.astype(np.int32) << 16
+    ids_PK[ids_PK == PAD_ON_DISK] = -1
+    return ids_PK
+
+
+def renormalise(logp_SK: np.ndarray, tail_logp_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale the K+1 masses of each row to sum 1, in float32: 16-bit rounding alone could make a divergence negative."""
+    total_S = np.log(np.exp(logp_SK).sum(1) + np.exp(tail_logp_S))
+    logp_SK = np.where(logp_SK <= LOG_FLOOR, np.float32(LOG_FLOOR), logp_SK - total_S[:, None])
+    tail_logp_S = np.where(tail_logp_S <= LOG_FLOOR, np.float32(LOG_FLOOR), tail_logp_S - total_S)
+    return np.minimum(logp_SK, 0), np.minimum(tail_logp_S, 0)
+
+
+def _to_half(logp: np.ndarray) -> np.ndarray:
+    return np.clip(logp, LOG_FLOOR, 0).astype(np.float16)
+
+
+def _read_listing(path: Path) -> tuple[StoreHeader, list[dict], dict]:
+    """Header, shard entries and the whole of a manifest or a part's journal. Raises UserError when it is malformed."""
+    content = read_json(path)
+    try:
+        schema, values, shards = content["schema"], content["header"], content["shards"]
+        if schema != SCHEMA:
+            raise UserError(f"{path}: schema {schema!r} is not {SCHEMA}, the one this version reads; capture again")
+        if set(values) != {field.name for field in fields(StoreHeader)}:
+            raise UserError(f"{path}: the header has the fields {sorted(values)}; the file is damaged, capture again")
+        header = StoreHeader(**{field.name: field.type(values[field.name]) for field in fields(StoreHeader)})
+        for entry in shards:
+            inside(path.parent, entry["file"])
+            if not (isinstance(entry["sha256"], str) and entry["sequences"] > 0 and entry["positions"] > 0):
+                raise ValueError("bad shard entry")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a teacher store's listing ({error!r}); it is damaged, capture again") from error
+    check_header(header, str(path))
+    return header, shards, content
+
+
+def _same_header(found: StoreHeader, header: StoreHeader, path: Path) -> None:
+    for field in fields(StoreHeader):
+        old, new = getattr(found, field.name), getattr(header, field.name)
+        if old != new:
+            raise UserError(
+                f"{path}: the store was begun with {field.name}={old} and now it is {new}; "
+                f"choose another folder, or delete this one to capture anew"
+            )
+
+
+def _check_shard(folder: Path, entry: dict) -> Path:
+    path = inside(folder, entry["file"])
+    if sha256_file(path) != entry["sha256"]:
+        raise UserError(
+            f"{path}: its SHA-256 is not the one the manifest lists, so the shard is damaged; delete this file and run "
+            f"the capture stage again (only its sequences are captured anew)"
+        )
+    return path
+
+
+class StoreWriter:
+    """Writes one part of a store; each rank writes its own. Reopening a folder continues after the last full shard.
+
+    `part` is this rank's number. With `parts` = 1 `close` publishes the manifest; with more, rank 0 calls `publish`
+    once every rank has closed. Raises UserError when the folder holds a store with another header, or a damaged shard.
+    """
+
+    def __init__(
+        self, folder: str | Path, header: StoreHeader, positions_per_shard: int = 65536, part: int = 0, parts: int = 1
+    ):
+        self.folder, self.header, self.part, self.parts = Path(folder), header, part, parts
+        self.positions_per_shard = positions_per_shard
+        check_header(header, f"teacher store {folder}")
+        self._known: dict[str, bytes] = {}  # key: its runs, to refuse the same ids under another mask
+        self._buffer: list[tuple[bytes, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+        self._buffered = 0
+        listings = [(path, *_read_listing(path)) for path in _listing_paths(self.folder)]
+        for path, found, _, _ in listings:
+            _same_header(found, header, path)
+        entries = _present(self.folder, [shard for _, _, shards, _ in listings for shard in shards])
+        for entry in entries:
+            runs_of = _read_index(_check_shard(self.folder, entry), entry)
+            self._known |= {key.hex(): runs.tobytes() for key, runs in runs_of.items()}
+        prefix = f"shard-{part:03d}-"
+        self._shards = [entry for entry in entries if entry["file"].startswith(prefix)]
+        self._next = 1 + max((int(entry["file"][len(prefix) :].split(".")[0]) for entry in self._shards), default=-1)
+        self._write_journal(complete=False)
+
+    def has(self, key: str) -> bool:
+        """Whether the sequence with this `sample_key` is stored, or waits to be written with the next shard."""
+        return key in self._known
+
+    def add(
+        self,
+        ids: np.ndarray,
+        supervised: np.ndarray,
+        teacher_ids_SK: np.ndarray,
+        teacher_logp_SK: np.ndarray,
+        tail_logp_S: np.ndarray,
+    ) -> bool:
+        """Store what the teacher said about one sequence; False when the sequence is there already.
+
+        ids int[L], supervised bool[L]; row r of the teacher arrays predicts the r-th supervised token; -1 pads K.
+        Raises UserError when a row is no distribution, their number is wrong, or the ids are known under another mask.
+        """
+        key, runs = sample_key(ids), target_runs(supervised)
+        where = f"sequence {key[:16]} of {len(ids)} tokens"
+        if key in self._known:
+            if self._known[key] != runs.tobytes():
+                raise UserError(f"{where}: already stored with another supervised mask; remove one of the two records")
+            return False
+        targets = int(runs[:, 1].sum())
+        if not targets or targets != len(tail_logp_S) or len(ids) != len(supervised):
+            raise UserError(
+                f"{where}: {len(tail_logp_S)} teacher rows for {targets} targets in a mask of {len(supervised)}"
+            )
+        check_rows(self.header, teacher_ids_SK, teacher_logp_SK, tail_logp_S, where)
+        logp_SK = np.where(teacher_ids_SK < 0, LOG_FLOOR, teacher_logp_SK)
+        self._known[key] = runs.tobytes()
+        row = (bytes.fromhex(key), runs, teacher_ids_SK.astype(np.int32), _to_half(logp_SK), _to_half(tail_logp_S))
+        self._buffer.append(row)
+        self._buffered += targets
+        if self._buffered >= self.positions_per_shard:
+            self._flush()
+        return True
+
+    def close(self) -> None:
+        """Write what is buffered and mark this part complete; with a single part, publish the manifest."""
+        self._flush()
+        self._write_journal(complete=True)
+        if self.parts == 1:
+            publish(self.folder)
+
+    def _flush(self) -> None:
+        if not self._buffer:
+            return
+        from safetensors.numpy import save_file
+
+        keys, runs, ids, logp, tail = zip(*self._buffer, strict=True)
+        low_PK, high = pack_ids(np.concatenate(ids))
+        tensors = {
+            "ids_low": low_PK,
+            "ids_high": high,
+            "logp": np.concatenate(logp),
+            "tail_logp": np.concatenate(tail),
+            "keys": np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32),
+            "run_counts": np.array([len(part) for part in runs], np.uint32),
+            "runs": np.concatenate(runs),
+        }
+        name = f"shard-{self.part:03d}-{self._next:05d}.safetensors"
+        atomic_write(self.folder / name, lambda temporary: save_file(tensors, str(temporary)))
+        digest = sha256_file(self.folder / name)
+        self._shards.append({"file": name, "sha256": digest, "sequences": len(keys), "positions": self._buffered})
+        self._next += 1
+        self._buffer, self._buffered = [], 0
+        self._write_journal(complete=False)
+
+    def _write_journal(self, complete: bool) -> None:
+        journal = {"schema": SCHEMA, "header": asdict(self.header), "complete": complete, "shards": self._shards}
+        write_json(self.folder / f"part-{self.part:03d}.json", journal)
+
+
+def publish(folder: str | Path, parts: int = 1) -> None:
+    """Merge the journals of all parts into `manifest.json`, written last. Called by rank 0 once all parts are closed.
+
+    Raises UserError when one of `parts` is missing or unfinished, or their headers differ.
+    """
+    folder = Path(folder)
+    for part in range(parts):
+        path = folder / f"part-{part:03d}.json"
+        if not path.exists() or not _read_listing(path)[2].get("complete"):
+            raise UserError(f"{path}: this part is not finished; run the capture stage again, and it continues")
+    listings = [(path, *_read_listing(path)) for path in _listing_paths(folder)]
+    header = listings[0][1]
+    for path, found, _, _ in listings:
+        _same_header(found, header, path)
+    shards = _present(folder, [shard for _, _, shards, _ in listings for shard in shards])
+    counts = {name: sum(entry[name] for entry in shards) for name in ("sequences", "positions")}
+    write_json(folder / MANIFEST, {"schema": SCHEMA, "header": asdict(header), "counts": counts, "shards": shards})
+    listed = {entry["file"] for entry in shards}
+    for path in folder.iterdir():  # journals, what a kill left behind, and shards no listing knows
+        stray = path.name.startswith("shard-") and path.name not in listed
+        if stray or re.fullmatch(r"part-\d+\.json|\.(shard|part)-.*\.tmp", path.name):
+            path.unlink()
+
+
+def _listing_paths(folder: Path) -> list[Path]:
+    manifest = folder / MANIFEST
+    return ([manifest] if manifest.exists() else []) + sorted(folder.glob("part-*.json"))
+
+
+def _present(folder: Path, shards: list[dict]) -> list[dict]:
+    """Each listed shard once, by name. One whose file is gone is forgotten, so that it is captured again."""
+    kept = {}
+    for entry in shards:
+        if inside(folder, entry["file"]).exists():
+            kept[entry["file"]] = entry
+        else:
+            print(f"{folder / entry['file']}: gone; its sequences will be captured again", file=sys.stderr)
+    return [kept[name] for name in sorted(kept)]
+
+
+def _read_index(path: Path, entry: dict) -> dict[bytes, np.ndarray]:
+    """The sequences of a shard in order, as key: runs [M, 2]. Raises UserError when they do not fit the manifest."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "np") as shard:
+            keys, counts, runs = (shard.get_tensor(name) for name in ("keys", "run_counts", "runs"))
+            positions = shard.get_slice("tail_logp").get_shape()[0]
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a shard of a teacher store ({error}); capture again") from error
+    blob = keys.tobytes()
+    parts = np.split(runs, np.cumsum(counts)[:-1])
+    found = {blob[32 * q : 32 * q + 32]: part for q, part in enumerate(parts)}
+    if not len(found) == len(keys) == entry["sequences"] or not positions == entry["positions"] == runs[:, 1].sum():
+        raise UserError(f"{path}: holds other counts than the manifest lists; capture again")
+    return found
+
+
+class StoreReader:
+    """A published store. Every shard's SHA-256 is checked at opening; teacher rows are mapped when first asked for.
+
+    Attributes: header, top_k, sequences, positions, bytes (everything in the folder). Raises UserError when the
+    manifest is missing or damaged, a shard was changed, or `tokenizer_sha256` is not that of the store.
+    """
+
+    def __init__(self, folder: str | Path, tokenizer_sha256: str | None = None):
+        self.folder = Path(folder)
+        path = self.folder / MANIFEST
+        if not path.exists():
+            raise UserError(f"{path}: no such file, so there is no finished teacher store; run its capture stage first")
+        self.header, self.shards, manifest = _read_listing(path)
+        self.top_k = self.header.top_k
+        if tokenizer_sha256 is not None and tokenizer_sha256 != self.header.tokenizer_sha256:
+            raise UserError(
+                f"{path}: the store was made with another tokenizer (SHA-256 {self.header.tokenizer_sha256[:16]}, not "
+                f"{tokenizer_sha256[:16]}); capture with the tokenizer that is used now"
+            )
+        self._entries: dict[bytes, tuple[int, int, np.ndarray]] = {}  # key: shard, first position there, runs
+        for number, entry in enumerate(self.shards):
+            first = 0
+            for key, runs in _read_index(_check_shard(self.folder, entry), entry).items():
+                self._entries.setdefault(key, (number, first, runs))  # two ranks may have met the same sequence
+                first += int(runs[:, 1].sum())
+        self.sequences = len(self._entries)
+        self.positions = sum(entry["positions"] for entry in self.shards)
+        if manifest.get("counts", {}).get("positions") != self.positions:
+            raise UserError(f"{path}: its counts do not agree with its shards; it is damaged, capture again")
+        self.bytes = sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
+        self._open: dict[int, object] = {}
+
+    def check(self, ids: np.ndarray, supervised: np.ndarray) -> None:
+        """Raise UserError unless this very sequence was captured with this very mask."""
+        self._find(ids, supervised)
+
+    def lookup(self, ids: np.ndarray, supervised: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the teacher said about a whole sequence: ids int[L] and supervised bool[L] before packing or splitting.
+
+        Returns (teacher_ids_SK int32, -1 is padding; teacher_logp_SK float32; tail_logp_S float32), row r for the r-th
+        supervised token, K+1 masses of sum 1, all finite. Raises UserError when the sequence or its mask is not stored.
+        """
+        number, first, runs = self._find(ids, supervised)
+        ids_SK, logp_SK, tail_logp_S = self._decode(number, first, int(runs[:, 1].sum()))
+        return ids_SK, *renormalise(logp_SK, tail_logp_S)
+
+    def _find(self, ids: np.ndarray, supervised: np.ndarray) -> tuple[int, int, np.ndarray]:
+        key = sample_key(ids)
+        found = self._entries.get(bytes.fromhex(key))
+        if found is None:
+            raise UserError(
+                f"sequence {key[:16]} of {len(ids)} tokens is not in the teacher store {self.folder}: the samples are "
+                f"not those that were captured; run the capture stage on them"
+            )
+        if not np.array_equal(found[2], target_runs(supervised)):
+            raise UserError(
+                f"sequence {key[:16]} of {len(ids)} tokens is in the teacher store {self.folder} with other supervised "
+                f"positions; run the capture stage again"
+            )
+        return found
+
+    def _decode(self, number: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions first..first+count of a shard as stored: ids int32, log-probabilities and tail float32."""
+        shard = self._open.get(number)
+        if shard is None:
+            from safetensors import safe_open
+
+            shard = self._open[number] = safe_open(str(self.folder / self.shards[number]["file"]), "np")
+        K, last = self.top_k, first + count
+        high = shard.get_slice("ids_high")[first * K // 4 : -(-last * K // 4)]
+        ids_PK = unpack_ids(shard.get_slice("ids_low")[first:last], high, first * K % 4)
+        logp_PK = shard.get_slice("logp")[first:last].astype(np.float32)
+        return ids_PK, logp_PK, shard.get_slice("tail_logp")[first:last].astype(np.float32)
+
+
+def verify_store(folder: str | Path) -> dict:
+    """Check a store without its teacher: hashes, counts, and that every row is a distribution over known ids.
+
+    Returns counts, sizes (bytes a position with everything in the folder) and the mean mass on the K ids. Raises
+    UserError at the first fault. Re-scoring with the teacher is the caller's, by `StoreReader.lookup`.
+    """
+    reader = StoreReader(folder)
+    mass = 0.0
+    for number, entry in enumerate(reader.shards):
+        ids_PK, logp_PK, tail_logp_P = reader._decode(number, 0, entry["positions"])
+        check_rows(reader.header, ids_PK, logp_PK, tail_logp_P, str(reader.folder / entry["file"]))
+        mass += float(np.exp(logp_PK.astype(np.float64)).sum())
+    return {
+        **asdict(reader.header),
+        "shards": len(reader.shards),
+        "sequences": reader.sequences,
+        "positions": reader.positions,
+        "duplicates": sum(entry["sequences"] for entry in reader.shards) - reader.sequences,
+        "bytes": reader.bytes,
+        "bytes_per_position": reader.bytes / max(reader.positions, 1),
+        "teacher_mass": mass / max(reader.positions, 1),
+    }
