@@ -1,0 +1,176 @@
+"""The rollout file: one generated answer a line, written by our engine or by another. This module owns its form.
+
+An answer that hit the token limit (`finish: length`) has no [unused10], and its sample does not learn to stop there.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from mindspore_impl import files
+from mindspore_impl.errors import UserError
+from mindspore_impl.text import chat
+from mindspore_impl.text.chat import Sample
+from mindspore_impl.text.records import (
+    THINKING,
+    Message,
+    check_keys,
+    choice_field,
+    json_type,
+    messages_to_json,
+    parse_messages,
+    refuse,
+    text_field,
+)
+from mindspore_impl.text.tokenizer import Tokenizer
+
+FINISHES = ("stop", "length")
+REQUIRED = ("id", "messages", "thinking", "text", "finish")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One answer to one prompt.
+
+    messages: the prompt's turns. prompt_ids, completion_ids: what the model saw and wrote ([unused10] included when
+    finish is "stop"); None when an outside engine gave text only. text: the answer as text. sampling: the decoding
+    settings. meta: the record's, for scoring.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    thinking: Literal["reasoning", "fast"]
+    prompt_ids: list[int] | None
+    completion_ids: list[int] | None
+    text: str
+    finish: Literal["stop", "length"]
+    weights_sha256: str | None = None
+    tokenizer_sha256: str | None = None
+    sampling: dict = field(default_factory=dict)
+    meta: dict = field(default_factory=dict)
+
+
+KEYS = tuple(item.name for item in fields(Rollout))
+
+
+def write_rollouts(path: str | Path, items: Iterable[Rollout]) -> int:
+    """Write rollouts as JSON lines, atomically; return how many."""
+    return files.write_jsonl(path, map(rollout_to_json, items))
+
+
+def rollout_to_json(rollout: Rollout) -> dict:
+    """The JSON object of `rollout`; absent ids and hashes are left out."""
+    value = {key: getattr(rollout, key) for key in KEYS if getattr(rollout, key) is not None}
+    for key in ("prompt_ids", "completion_ids"):
+        if key in value:
+            value[key] = [int(token_id) for token_id in value[key]]  # NumPy integers are not JSON
+    return value | {"messages": messages_to_json(rollout.messages)}
+
+
+def read_rollouts(path: str | Path, tokenizer: Tokenizer, keep_truncated: bool) -> list[Rollout]:
+    """Read and check a rollout file; absent ids are made from the messages and the text.
+
+    keep_truncated: keep answers whose finish is "length". Raises UserError naming file:line and the record: a malformed
+    field, an id outside the vocabulary, another tokenizer's hash, a finish that its ids contradict, a repeated id, or
+    no rollout left.
+    """
+    rollouts, lines = [], {}
+    for number, value in files.read_jsonl(path):
+        rollout = _parse(value, f"{path}:{number}", tokenizer)
+        if rollout.id in lines:
+            refuse(f"{path}:{number}", f"rollout {rollout.id!r} is on line {lines[rollout.id]} already")
+        lines[rollout.id] = number
+        if keep_truncated or rollout.finish == "stop":
+            rollouts.append(rollout)
+    if not rollouts:
+        raise UserError(f"{path}: each of the {len(lines)} rollouts was cut by the token limit; raise max_new_tokens, "
+                        "or set keep_truncated: true")
+    return rollouts
+
+
+def to_sample(rollout: Rollout, tokenizer: Tokenizer) -> Sample:
+    """The rollout as a training sample that supervises its completion, and no end that was not generated."""
+    completed = _with_ids(rollout, tokenizer, f"rollout {rollout.id!r}")
+    _check_finish(completed, tokenizer, f"rollout {rollout.id!r}")
+    return chat.sample_from_completion(
+        completed.prompt_ids, completed.completion_ids, completed.id, completed.thinking, tokenizer
+    )
+
+
+def _parse(value: Any, where: str, tokenizer: Tokenizer) -> Rollout:
+    check_keys(value, KEYS, REQUIRED, where)
+    identity = text_field(value, "id", where)
+    where = f"{where}: rollout {identity!r}"
+    messages = parse_messages(value["messages"], where)
+    if messages[-1].role == "assistant":
+        refuse(where, "messages must hold the prompt only, but the last message is an assistant's")
+    rollout = Rollout(
+        identity,
+        messages,
+        choice_field(value, "thinking", THINKING, where),
+        _ids(value, "prompt_ids", where, tokenizer),
+        _ids(value, "completion_ids", where, tokenizer),
+        text_field(value, "text", where),
+        choice_field(value, "finish", FINISHES, where),
+        _hash(value, "weights_sha256", where),
+        _hash(value, "tokenizer_sha256", where),
+        _object(value, "sampling", where),
+        _object(value, "meta", where),
+    )
+    _check_tokenizer(rollout, tokenizer, where)
+    rollout = _with_ids(rollout, tokenizer, where)
+    _check_finish(rollout, tokenizer, where)
+    return rollout
+
+
+def _ids(value: dict, key: str, where: str, tokenizer: Tokenizer) -> list[int] | None:
+    ids = value.get(key)
+    if ids is None:
+        return None
+    if not isinstance(ids, list) or not ids or any(type(token_id) is not int for token_id in ids):
+        refuse(where, f"{key} must be a non-empty array of integers, or be left out")
+    if min(ids) < 0 or max(ids) >= tokenizer.vocab_size:
+        worst = min(ids) if min(ids) < 0 else max(ids)
+        refuse(where, f"{key} holds the id {worst}, outside the vocabulary of {tokenizer.vocab_size}; the file was "
+                      "written with another tokenizer or a padded vocabulary")
+    return ids
+
+
+def _hash(value: dict, key: str, where: str) -> str | None:
+    return None if value.get(key) is None else text_field(value, key, where)
+
+
+def _object(value: dict, key: str, where: str) -> dict:
+    found = value.get(key, {})
+    if not isinstance(found, dict):
+        refuse(where, f"{key} must be an object, found {json_type(found)}")
+    return found
+
+
+def _check_tokenizer(rollout: Rollout, tokenizer: Tokenizer, where: str) -> None:
+    has_ids = rollout.prompt_ids is not None or rollout.completion_ids is not None
+    if has_ids and rollout.tokenizer_sha256 is None:
+        refuse(where, "ids are given without tokenizer_sha256; add the sha256 of the tokenizer.model that made them")
+    if rollout.tokenizer_sha256 not in (None, tokenizer.sha256) and has_ids:
+        refuse(where, f"its ids were made with the tokenizer {rollout.tokenizer_sha256[:12]}, but this run uses "
+                      f"{tokenizer.sha256[:12]} ({tokenizer.path}); set tokenizer.path, or leave the ids out")
+
+
+def _with_ids(rollout: Rollout, tokenizer: Tokenizer, where: str) -> Rollout:
+    """The same rollout with both id lists, rendered where they are absent."""
+    values = {key: getattr(rollout, key) for key in KEYS}
+    if rollout.prompt_ids is None:
+        values["prompt_ids"] = chat.render_prompt(rollout.messages, tokenizer, rollout.thinking)
+    if rollout.completion_ids is None:
+        values["completion_ids"] = chat.encode_completion(
+            rollout.text, rollout.finish == "stop", rollout.thinking, tokenizer, where
+        )
+    return Rollout(**values | {"tokenizer_sha256": tokenizer.sha256})
+
+
+def _check_finish(rollout: Rollout, tokenizer: Tokenizer, where: str) -> None:
+    ended = bool(rollout.completion_ids) and rollout.completion_ids[-1] == tokenizer.eos_id
+    if ended != (rollout.finish == "stop"):
+        refuse(where, f"finish is {rollout.finish!r}, but completion_ids {'end' if ended else 'do not end'} with "
+                      "[unused10]; they must end with it exactly when finish is 'stop'")

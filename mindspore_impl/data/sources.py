@@ -1,0 +1,182 @@
+"""Adapters: a published file (or the bundled generator) becomes conversation records. Nothing later knows which."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from mindspore_impl import files
+from mindspore_impl.data import list_programs
+from mindspore_impl.data.options import DatasetOptions
+from mindspore_impl.errors import UserError
+from mindspore_impl.text.records import Message, Record, parse_messages, parse_record, refuse, require_keys, text_field
+
+CALCULATOR = re.compile(r"<<[^<>]*>>")  # gsm8k's marks: 48/2 = <<48/2=24>>24
+SHAREGPT_ROLES = {
+    "system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool",
+}  # fmt: skip
+
+
+def load_set(name: str, options: DatasetOptions, seed: int) -> list[Record]:
+    """The records of the set `name`: `options.first` are skipped, then `options.count` taken.
+
+    A file may be JSON lines or one JSON array, whatever the source. `options.thinking` says how assistant turns are
+    made; `records` files say it themselves, line by line, and the option only fills in where a line does not.
+
+    Raises UserError naming data.sets.<name>.<key> for a setting, or file:line and the field for malformed data. Lines
+    outside first .. first + count are not looked at.
+    """
+    key = f"data.sets.{name}"
+    if options.first < 0 or (options.count is not None and options.count < 1):
+        raise UserError(f"{key}: first={options.first} must be 0 or more, count={options.count} 1 or more, or null")
+    if options.source == "list_programs":
+        if options.count is None:
+            raise UserError(f"{key}.count: list_programs has no natural end; say how many records to make")
+        try:
+            return list(list_programs.generate(options.split, options.first, options.count, options.thinking,
+                                               options.noise, options.operations, options.length, seed))
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from error
+    if not options.path:
+        raise UserError(f"{key}.path is null; give the file to read for source {options.source}")
+    if options.source not in ADAPTERS:
+        raise UserError(f"{key}.source: unknown source {options.source!r}; use list_programs, {', '.join(ADAPTERS)}")
+    return _load_file(key, options)
+
+
+def _load_file(key: str, options: DatasetOptions) -> list[Record]:
+    adapter, path = ADAPTERS[options.source], Path(options.path)
+    stop = None if options.count is None else options.first + options.count
+    records, places, total = [], {}, 0
+    for total, (place, value) in enumerate(islice(_rows(path), stop), start=1):
+        if total <= options.first:
+            continue
+        record = adapter(value, f"{path}:{place}", f"{path.name}:{place}", options.thinking)
+        if record.id in places:
+            refuse(f"{path}:{place}", f"the id {record.id!r} was already used at {places[record.id]}; ids must differ")
+        places[record.id] = f"{path}:{place}"
+        records.append(record)
+    if total < (stop or options.first + 1):
+        raise UserError(f"{key}: first={options.first} and count={options.count} ask for more than {path} has: it "
+                        f"holds {total} records")
+    return records
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict]]:
+    """(place, object) of JSON lines (place: the line) or of a JSON array (place: its index, as [3])."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            opening = next((line.lstrip()[0] for line in file if line.strip()), "")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error})") from error
+    if opening != "[":
+        yield from ((str(number), value) for number, value in files.read_jsonl(path))
+        return
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from error
+    if not values:
+        raise UserError(f"{path}: the file holds no record")
+    for index, value in enumerate(values):
+        if not isinstance(value, dict):
+            raise UserError(f"{path}:[{index}]: expected an object")
+        yield f"[{index}]", value
+
+
+def _gsm8k(value: dict, where: str, identity: str, thinking: str) -> Record:
+    """question, answer: the worked solution, a line "#### ", the number."""
+    require_keys(value, ("question", "answer"), where)
+    question, text = text_field(value, "question", where), text_field(value, "answer", where)
+    solution, mark, answer = text.rpartition("####")
+    answer = answer.strip()
+    if not mark or not answer:
+        refuse(where, "the field 'answer' has no '#### <result>' at its end")
+    reasoning = CALCULATOR.sub("", solution).strip()
+    number = answer.replace(",", "")
+    return _question(identity, where, thinking, question, answer, reasoning, task="gsm8k", exact=number)
+
+
+def _alpaca(value: dict, where: str, identity: str, thinking: str) -> Record:
+    """instruction, input (may be empty or absent), output; `reasoning` and `system` when the file has them."""
+    require_keys(value, ("instruction", "output"), where)
+    question, extra = text_field(value, "instruction", where), _optional(value, "input", where)
+    question = f"{question}\n\n{extra}" if extra else question
+    answer = text_field(value, "output", where)
+    return _question(identity, where, thinking, question, answer, _optional(value, "reasoning", where),
+                     _optional(value, "system", where))
+
+
+def _prompt_answer(value: dict, where: str, identity: str, thinking: str) -> Record:
+    """prompt, answer; `reasoning` and `system` when the file has them."""
+    require_keys(value, ("prompt", "answer"), where)
+    return _question(identity, where, thinking, text_field(value, "prompt", where), text_field(value, "answer", where),
+                     _optional(value, "reasoning", where), _optional(value, "system", where))
+
+
+def _sharegpt(value: dict, where: str, identity: str, thinking: str) -> Record:
+    """conversations: [{from, value}]. An assistant value may open with <think>reasoning</think>."""
+    require_keys(value, ("conversations",), where)
+    turns = value["conversations"]
+    if not isinstance(turns, list) or not turns:
+        refuse(where, "the field 'conversations' must be an array with at least one turn")
+    messages = []
+    if system := _optional(value, "system", where):
+        messages.append({"role": "system", "content": system})
+    for index, turn in enumerate(turns):
+        place = f"{where}: conversations[{index}]"
+        if not isinstance(turn, dict):
+            refuse(place, "expected an object with 'from' and 'value'")
+        require_keys(turn, ("from", "value"), place)
+        role = SHAREGPT_ROLES.get(text_field(turn, "from", place))
+        if role is None:
+            refuse(place, f"unknown 'from' {turn['from']!r}; known: {', '.join(SHAREGPT_ROLES)}")
+        messages.append(_sharegpt_message(role, text_field(turn, "value", place), place, thinking))
+    if messages[-1]["role"] != "assistant":
+        refuse(where, "the last turn of 'conversations' must be the assistant's (from: gpt); remove the turns after it")
+    parsed = parse_messages(messages, where)
+    return Record(identity, parsed, thinking, {"task": "exact", "answer": parsed[-1].content})
+
+
+def _sharegpt_message(role: str, text: str, where: str, thinking: str) -> dict:
+    if role != "assistant" or not text.lstrip().startswith("<think>"):
+        if role == "assistant" and thinking == "reasoning":
+            refuse(where, "no <think>...</think> before it, which thinking: reasoning needs; or use thinking: fast")
+        return {"role": role, "content": text}
+    reasoning, mark, answer = text.lstrip().removeprefix("<think>").partition("</think>")
+    if not mark:
+        refuse(where, "the field 'value' opens <think> and never closes it")
+    message = {"role": role, "content": answer.strip()}
+    return message | ({"reasoning": reasoning.strip()} if thinking == "reasoning" else {})
+
+
+def _record(value: dict, where: str, identity: str, thinking: str) -> Record:
+    """The record form itself; a missing id is the place, a missing thinking the set's."""
+    return parse_record({"id": identity, "thinking": thinking} | value, where)
+
+
+ADAPTERS: dict[str, Callable[[dict, str, str, str], Record]] = {
+    "gsm8k": _gsm8k, "records": _record, "alpaca": _alpaca, "sharegpt": _sharegpt, "prompt_answer": _prompt_answer,
+}  # fmt: skip
+
+
+def _optional(value: dict, key: str, where: str) -> str:
+    return "" if value.get(key) is None else text_field(value, key, where)
+
+
+def _question(identity: str, where: str, thinking: str, question: str, answer: str, reasoning: str, system: str = "",
+              task: str = "exact", exact: str | None = None) -> Record:
+    """One question and its answer as a record; the reasoning is kept in reasoning mode and demanded there."""
+    for text, what in ((question, "question"), (answer, "answer")):
+        if not text.strip():
+            refuse(where, f"the {what} is empty; fill it or remove the record")
+    if thinking == "reasoning" and not reasoning.strip():
+        refuse(where, "there is no reasoning beside the answer, which thinking: reasoning needs; use thinking: fast")
+    messages = [Message("system", system)] if system else []
+    kept = reasoning if thinking == "reasoning" else None
+    messages += [Message("user", question), Message("assistant", answer, kept)]
+    return Record(identity, tuple(messages), thinking, {"task": task, "answer": answer if exact is None else exact})

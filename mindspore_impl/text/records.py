@@ -1,0 +1,150 @@
+"""Conversation records: the one form that every data source is turned into, and the only thing later rooms know."""
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn
+
+from mindspore_impl.errors import UserError
+
+ROLES = ("system", "user", "assistant", "tool")
+THINKING = ("reasoning", "fast")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `reasoning` is the text inside the thinking span of an assistant turn."""
+
+    role: str
+    content: str
+    reasoning: str | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One conversation. A prompt ends with a user or tool turn, a training record with an assistant turn."""
+
+    id: str
+    messages: tuple[Message, ...]
+    thinking: Literal["reasoning", "fast"]
+    meta: dict = field(default_factory=dict)
+
+
+def parse_record(obj: Any, where: str) -> Record:
+    """Check one JSON object of the record form and return it as a Record.
+
+    `where` names the place it came from (file:line). Raises UserError that names the place, the field and the fix.
+    The last turn may be of any role; `chat.render` demands an assistant's.
+    """
+    check_keys(obj, ("id", "messages", "thinking", "meta"), ("id", "messages", "thinking"), where)
+    identity = text_field(obj, "id", where)
+    if not identity:
+        refuse(where, "id is empty; give each record a name of its own")
+    choice_field(obj, "thinking", THINKING, where)
+    meta = obj.get("meta", {})
+    if not isinstance(meta, dict):
+        refuse(where, f"meta must be an object, found {json_type(meta)}")
+    return Record(identity, parse_messages(obj["messages"], f"{where}: record {identity!r}"), obj["thinking"], meta)
+
+
+def parse_messages(value: Any, where: str) -> tuple[Message, ...]:
+    """Check the `messages` array of a record. Raises UserError naming `where`, the index and the field."""
+    if not isinstance(value, list):
+        refuse(where, f"messages must be an array, found {json_type(value)}")
+    if not value:
+        refuse(where, "messages is empty; a record needs at least one user message")
+    messages = tuple(_parse_message(item, f"{where}: messages[{index}]") for index, item in enumerate(value))
+    for index, message in enumerate(messages[1:], start=1):
+        if message.role == "system":
+            refuse(where, f"messages[{index}] is a system message; only the first message may be one")
+    if all(message.role == "system" for message in messages):
+        refuse(where, "messages holds a system message only; add a user message")
+    return messages
+
+
+def _parse_message(obj: Any, where: str) -> Message:
+    check_keys(obj, ("role", "content", "reasoning"), ("role", "content"), where)
+    role = choice_field(obj, "role", ROLES, where)
+    content = text_field(obj, "content", where)
+    reasoning = None if obj.get("reasoning") is None else text_field(obj, "reasoning", where)
+    if reasoning is not None and role != "assistant":
+        refuse(where, f"a {role} message has 'reasoning'; only an assistant message may")
+    if not content and role in ("user", "assistant"):
+        refuse(where, f"the content of this {role} message is empty; fill it or remove the record")
+    return Message(role, content, reasoning)
+
+
+def record_to_json(record: Record) -> dict:
+    """The JSON object of `record`; `parse_record` gives an equal record back."""
+    messages = messages_to_json(record.messages)
+    return {"id": record.id, "messages": messages, "thinking": record.thinking, "meta": record.meta}
+
+
+def messages_to_json(messages: tuple[Message, ...]) -> list[dict]:
+    """The JSON array of `messages`; a missing reasoning is left out."""
+    return [
+        {"role": message.role, "content": message.content}
+        | ({} if message.reasoning is None else {"reasoning": message.reasoning})
+        for message in messages
+    ]
+
+
+def prompt_messages(record: Record) -> tuple[Message, ...]:
+    """The turns a model is shown when it has to answer `record`: all of them, without a closing assistant turn."""
+    return record.messages[:-1] if record.messages[-1].role == "assistant" else record.messages
+
+
+def refuse(where: str, text: str) -> NoReturn:
+    """Raise the UserError of this place."""
+    raise UserError(f"{where}: {text}")
+
+
+def json_type(value: Any) -> str:
+    """What JSON calls the type of `value`."""
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def check_keys(obj: Any, known: tuple[str, ...], required: tuple[str, ...], where: str) -> None:
+    """Refuse anything but an object that has every required key and no unknown one (the nearest name is offered)."""
+    if not isinstance(obj, dict):
+        refuse(where, f"expected an object, found {json_type(obj)}")
+    for key in obj:
+        if key not in known:
+            refuse(where, f"unknown field {key!r}{nearest(key, known)}")
+    require_keys(obj, required, where)
+
+
+def require_keys(obj: dict, required: tuple[str, ...], where: str) -> None:
+    """Refuse an object that lacks one of the required keys; a near miss among its keys is offered."""
+    for key in required:
+        if key not in obj:
+            close = difflib.get_close_matches(key, [str(name) for name in obj], n=1)
+            hint = f" (is {close[0]!r} a typo of it?)" if close else f"; it has {', '.join(sorted(obj)) or 'no field'}"
+            refuse(where, f"the field {key!r} is missing{hint}")
+
+
+def text_field(obj: dict, key: str, where: str) -> str:
+    """The string at `key`. Refuses another type, and text that is not valid Unicode (half of a surrogate pair)."""
+    value = obj[key]
+    if not isinstance(value, str):
+        refuse(where, f"{key} must be a string, found {json_type(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        refuse(where, f"{key} is not valid Unicode (a lone surrogate at character {error.start}); mend the source file")
+    return value
+
+
+def choice_field(obj: dict, key: str, choices: tuple[str, ...], where: str) -> str:
+    """The string at `key`, one of `choices`; otherwise the nearest valid one is offered."""
+    value = text_field(obj, key, where)
+    if value not in choices:
+        refuse(where, f"unknown {key} {value!r}{nearest(value, choices)}")
+    return value
+
+
+def nearest(name: str, known) -> str:
+    """A hint for a message about an unknown name: the closest known one, then all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return (f"; did you mean {close[0]!r}?" if close else "") + f" Known: {', '.join(known)}"

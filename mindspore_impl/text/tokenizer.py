@@ -1,0 +1,209 @@
+"""SentencePiece with the Pangu rules.
+
+A special piece is inserted by its id and never parsed out of text: whoever writes "[unused10]" in a message gets the
+ten characters. Each text between two special pieces is encoded on its own, with the file's own rules (dummy prefix,
+normalisation), so a text gets the same ids wherever it stands, in training and in generation alike.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from mindspore_impl import files
+from mindspore_impl.errors import UserError
+from mindspore_impl.text.template import SPECIAL_PIECES, TEMPLATE_TEXTS, TURN_END
+
+BYTE_FALLBACK_FROM = 512  # a smaller trained vocabulary has no room for the 256 byte pieces
+WORST_SENTENCE = 1 << 28  # bytes; SentencePiece silently skips a longer text
+
+
+class Backend(Protocol):
+    """What Tokenizer needs of an engine. `encode` may match special pieces inside text; Tokenizer undoes that."""
+
+    vocab_size: int
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: list[int]) -> str: ...
+
+    def piece(self, token_id: int) -> str: ...
+
+    def find(self, piece: str) -> int | None: ...
+
+
+class SentencePieceBackend:
+    """One loaded `tokenizer.model`."""
+
+    def __init__(self, content: bytes):
+        import sentencepiece
+
+        self.processor = sentencepiece.SentencePieceProcessor()
+        self.processor.load_from_serialized_proto(content)
+        self.vocab_size = self.processor.vocab_size()
+        self.encode = self.processor.encode
+        self.decode = self.processor.decode
+        self.piece = self.processor.id_to_piece
+
+    def find(self, piece: str) -> int | None:
+        token_id = self.processor.piece_to_id(piece)  # an unknown piece gives the id of <unk>
+        return token_id if self.processor.id_to_piece(token_id) == piece else None
+
+
+class Tokenizer:
+    """Text to ids and back.
+
+    Attributes: vocab_size; bos_id; eos_id (the id of [unused10]); pad_id (0, also the unknown id); special (piece name
+    to id, the four pieces of the template); sha256 of the file; path.
+    """
+
+    def __init__(self, backend: Backend, sha256: str, path: Path):
+        self.backend, self.sha256, self.path = backend, sha256, path
+        self.vocab_size = backend.vocab_size
+        self.special = {piece: _required(backend, piece, path) for piece in SPECIAL_PIECES}
+        self.bos_id = _required(backend, "<s>", path)
+        self.eos_id = self.special[TURN_END]
+        self.pad_id = _required(backend, "<unk>", path)
+        if self.pad_id != 0:
+            raise UserError(f"{path}: <unk> has id {self.pad_id}, but padding needs 0; use a Pangu tokenizer.model")
+        self._special_ids = frozenset((*self.special.values(), self.bos_id))
+        self._spelled = {token_id: self._spell(backend.piece(token_id)) for token_id in self._special_ids}
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Read a SentencePiece `tokenizer.model`. Raises UserError when it is absent, damaged or lacks a piece."""
+        path = Path(path)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: the tokenizer cannot be read ({error.strerror}); set tokenizer.path") from error
+        try:
+            backend = SentencePieceBackend(content)
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"{path}: not a SentencePiece model; tokenizer.path must name a tokenizer.model") from error
+        return cls(backend, files.sha256_bytes(content), path)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text: no BOS, and never the id of a special piece, even where the text spells one."""
+        ids = self.backend.encode(text)
+        if self._special_ids.isdisjoint(ids):
+            return ids
+        return [part for token_id in ids for part in self._spelled.get(token_id, (token_id,))]
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of `ids`. Special pieces are left out, or written by name; an id outside the vocabulary becomes U+FFFD.
+
+        decode(encode(x)) == x when the file does not normalise and can spell x (see `train_tokenizer`); U+2581 is
+        SentencePiece's own space mark and comes back as a space.
+        """
+        texts, run = [], []
+        for token_id in map(int, ids):
+            if token_id not in self._special_ids and 0 <= token_id < self.vocab_size:
+                run.append(token_id)
+                continue
+            if run:
+                texts.append(self.backend.decode(run))
+                run = []
+            if token_id not in self._special_ids:
+                texts.append("\ufffd")
+            elif not skip_special:
+                texts.append(self.backend.piece(token_id))
+        if run:
+            texts.append(self.backend.decode(run))
+        return "".join(texts)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The names of `ids`, for messages and tests."""
+        return [self.backend.piece(int(token_id)) for token_id in ids]
+
+    def _spell(self, piece: str) -> tuple[int, ...]:
+        """A special piece's name, letter by letter, so that no match can form it."""
+        ids = []
+        for character in piece:
+            found = self.backend.find(character)
+            if found is None:
+                found_bytes = [self.backend.find(f"<0x{byte:02X}>") for byte in character.encode()]
+                ids += [self.pad_id if byte is None else byte for byte in found_bytes]
+            else:
+                ids.append(found)
+        return tuple(ids)
+
+
+def _required(backend: Backend, piece: str, path: Path) -> int:
+    found = backend.find(piece)
+    if found is None:
+        raise UserError(f"{path}: the vocabulary has no piece {piece}; use openPangu's tokenizer.model, or one made by "
+                        "tools/train_tokenizer.py")
+    return found
+
+
+def train_tokenizer(
+    texts: Iterable[str], path: str | Path, vocab_size: int, character_coverage: float = 1.0
+) -> Tokenizer:
+    """Train a small BPE vocabulary on `texts`, write it to `path`, and return it. The same texts give the same file.
+
+    It has the layout of the real one in small: <unk> 0 (also padding), <s> 1, the four special pieces, a dummy prefix
+    before each text, no normalisation. Characters of the chat template are always covered. From vocab_size 512 on,
+    byte fallback spells whatever the corpus lacks; below, a character that is not in the corpus becomes <unk>.
+
+    `chat.segments` gives the texts of a record just as they will be encoded. Raises UserError, naming
+    tokenizer.vocab_size and the nearest size that works, or tokenizer.character_coverage.
+    """
+    if not 0.9 <= character_coverage <= 1.0:
+        raise UserError(f"tokenizer.character_coverage={character_coverage}: must be from 0.9 to 1.0")
+    corpus = [text for text in texts if text.strip()]
+    if not corpus:
+        raise UserError("tokenizer.train_on: the named data sets hold no text to train a tokenizer on")
+    # A record shows each header about once; here it makes sure that a header is few pieces, whatever the caller passed.
+    corpus += list(TEMPLATE_TEXTS) * (1 + len(corpus) // 16)
+    content = _train(corpus, vocab_size, character_coverage)
+    files.atomic_write(path, lambda temporary: temporary.write_bytes(content) and None)
+    return Tokenizer.load(path)
+
+
+def _train(corpus: list[str], vocab_size: int, character_coverage: float) -> bytes:
+    import io
+
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(corpus),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            character_coverage=character_coverage,
+            required_chars="".join(sorted(set("".join(TEMPLATE_TEXTS)) - {" "})),
+            unk_id=0,
+            bos_id=1,
+            eos_id=-1,
+            pad_id=-1,
+            control_symbols=list(SPECIAL_PIECES),
+            byte_fallback=vocab_size >= BYTE_FALLBACK_FROM,
+            split_digits=True,
+            split_by_unicode_script=False,  # so that 用户： can be one piece
+            add_dummy_prefix=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            max_sentence_length=WORST_SENTENCE,
+            num_threads=1,  # the order of merges must not depend on the machine
+            minloglevel=3,
+        )
+    except (RuntimeError, OSError) as error:
+        raise _explain(str(error), vocab_size) from error
+    return model.getvalue()
+
+
+def _explain(message: str, vocab_size: int) -> UserError:
+    """SentencePiece's words turned into the key and the nearest size that works."""
+    if small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return UserError(f"tokenizer.vocab_size={vocab_size}: too small for this corpus; the smallest that works is "
+                         f"{small[1]} (or lower tokenizer.character_coverage)")
+    if large := re.search(r"value <= (\d+)", message):
+        largest = int(large[1])
+        if vocab_size >= BYTE_FALLBACK_FROM > largest:
+            largest = min(BYTE_FALLBACK_FROM - 1, largest - 256)  # at that size the byte pieces are left out
+        return UserError(f"tokenizer.vocab_size={vocab_size}: too large for this corpus; the largest that works is "
+                         f"{largest} (or train on more text: tokenizer.train_on)")
+    return UserError(f"tokenizer.vocab_size={vocab_size}: the tokenizer cannot be trained ({message})")
