@@ -156,7 +156,7 @@ def compose_plain(overrides: list[str]) -> dict:
     except MissingMandatoryValue as error:
         key = getattr(error, "full_key", None) or "a value"
         raise UserError(f"{key}: no value given; add {key}=VALUE to the command line") from error
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise UserError(f"configuration: {_readable(str(error))}") from error
 
 
@@ -176,7 +176,7 @@ def _force(overrides: list[str], folder: Path) -> list[str]:
     forced = []
     for text in overrides:
         key = text.split("=", 1)[0]
-        if "=" not in text:
+        if "=" not in text and not text.startswith("~"):
             raise UserError(f"{text!r}: expected key=value (see --help)")
         bare = key.lstrip("+~").split("@")[0]
         is_group = "@" in key or (folder / bare).is_dir()

@@ -23,6 +23,7 @@ from mindspore_impl.config import (
 )
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.errors import UserError
+from mindspore_impl.model.options import ModelOptions
 
 CODE_FORMAT = 1  # raise it when a change of code changes the results of equal options
 ROLLOUTS = "rollouts"  # the mixture name that stands for a distill stage's rollout input
@@ -117,7 +118,9 @@ def _check_order(config: Config) -> list[str]:
         for name in config.order
         if name not in config.stages
     ]
-    problems += [f"order: {n!r} is listed twice" for n in sorted({n for n in config.order if config.order.count(n) > 1})]
+    problems += [
+        f"order: {n!r} is listed twice" for n in sorted({n for n in config.order if config.order.count(n) > 1})
+    ]
     return problems
 
 
@@ -136,11 +139,15 @@ def _check_inputs(config: Config) -> list[str]:
             problems += _check_input(config, seen, f"stages.{name}.{role}", role, value, name)
         for set_name in sets_of(stage, config):
             if set_name not in config.data.sets:
-                problems.append(f"stages.{name}: no data set is named {set_name!r}{nearest(set_name, config.data.sets)}")
+                problems.append(
+                    f"stages.{name}: no data set is named {set_name!r}{nearest(set_name, config.data.sets)}"
+                )
         seen.add(name)
     for set_name in config.tokenizer.train_on:
         if set_name not in config.data.sets:
-            problems.append(f"tokenizer.train_on: no data set is named {set_name!r}{nearest(set_name, config.data.sets)}")
+            problems.append(
+                f"tokenizer.train_on: no data set is named {set_name!r}{nearest(set_name, config.data.sets)}"
+            )
     return problems
 
 
@@ -153,7 +160,8 @@ def _check_input(config: Config, seen: set[str], key: str, role: str, value: str
         return [f"{key}: no stage is named {value!r}{nearest(value, fitting)}"]
     if not isinstance(config.stages[value], expected):
         kinds = " or ".join(sorted(k.__name__.removesuffix("Stage").lower() for k in expected))
-        return [f"{key}: {value!r} is a {config.stages[value].kind} stage, a {kinds} stage is needed{nearest(value, fitting)}"]
+        found = f"{value!r} is a {config.stages[value].kind} stage"
+        return [f"{key}: {found}, a {kinds} stage is needed{nearest(value, fitting)}"]
     if value not in config.order:
         return [f"{key}: {value!r} is defined but not listed in order; add it before {name!r}"]
     if cycle := _cycle(config, name):
@@ -196,6 +204,7 @@ def _check_numbers(config: Config) -> list[str]:
     for name, dataset in config.data.sets.items():
         if dataset.source != "list_programs" and dataset.path and not Path(dataset.path).is_file():
             problems.append(f"data.sets.{name}.path: {dataset.path}: no such file")
+    models: dict[str, str] = {}
     for name in config.order:
         stage = config.stages[name]
         try:
@@ -203,7 +212,7 @@ def _check_numbers(config: Config) -> list[str]:
         except UserError as error:
             problems.append(f"stages.{name}.{error}")
             continue
-        attempt(check_options, config.models[model], f"models.{model}")
+        models[model] = f"models.{model}"
         if isinstance(stage, _TRAINED):
             problems += _check_training(config, name, stage, model)
         if isinstance(stage, DistillStage):
@@ -213,7 +222,22 @@ def _check_numbers(config: Config) -> list[str]:
             problems += _check_capture(config, name, stage, model)
         if isinstance(stage, RolloutStage) and not stage.prompts:
             problems.append(f"stages.{name}.prompts: no data set is named")
+    if not problems:  # sizes are only meaningful once the tokenizer is known to be there
+        for model, key in models.items():
+            attempt(check_options, sized_model(config, model), key)
     return problems
+
+
+def sized_model(config: Config, name: str) -> ModelOptions:
+    """The options of model `name`; a vocabulary of 0 is replaced by the tokenizer's size, as far as it is known."""
+    options = config.models[name]
+    if options.vocab_size:
+        return options
+    if config.tokenizer.path is None:
+        return dataclasses.replace(options, vocab_size=config.tokenizer.vocab_size)
+    from mindspore_impl.text.tokenizer import Tokenizer
+
+    return dataclasses.replace(options, vocab_size=Tokenizer.load(config.tokenizer.path).vocab_size)
 
 
 def _check_training(config: Config, name: str, stage, model: str) -> list[str]:
@@ -243,10 +267,8 @@ def _check_training(config: Config, name: str, stage, model: str) -> list[str]:
     if uses_rollouts and not getattr(stage, "rollouts", None):
         problems.append(f"stages.{name}.rollouts: the mixture uses rollouts, but no rollout stage is named")
     start = stage.init
-    if start in config.stages and model_of(config, config.stages[start]) != model:
-        problems.append(
-            f"stages.{name}.init: {start!r} trains model {model_of(config, config.stages[start])!r}, this stage {model!r}"
-        )
+    if start in config.stages and (other := model_of(config, config.stages[start])) != model:
+        problems.append(f"stages.{name}.init: {start!r} trains model {other!r}, this stage {model!r}")
     return problems
 
 
@@ -260,15 +282,17 @@ def _check_distillation(config: Config, name: str, stage: DistillStage) -> list[
         )
     if capture.capture.temperature != stage.objective.temperature:
         problems.append(
-            f"stages.{name}.objective.temperature: {stage.objective.temperature} differs from "
-            f"stages.{stage.store}.capture.temperature {capture.capture.temperature}; a top-k store cannot be re-tempered"
+            f"stages.{name}.objective.temperature: {stage.objective.temperature} differs from stages.{stage.store}."
+            f"capture.temperature {capture.capture.temperature}; a top-k store cannot be re-tempered"
         )
     return problems
 
 
 def _check_capture(config: Config, name: str, stage: CaptureStage, model: str) -> list[str]:
     problems = []
-    vocabulary = config.models[model].vocab_size or (config.tokenizer.vocab_size if config.tokenizer.path is None else 0)
+    vocabulary = config.models[model].vocab_size or (
+        config.tokenizer.vocab_size if config.tokenizer.path is None else 0
+    )
     if stage.capture.top_k < 1 or (vocabulary and stage.capture.top_k > vocabulary):
         problems.append(
             f"stages.{name}.capture.top_k: {stage.capture.top_k} is not between 1 and the vocabulary of {vocabulary}"

@@ -13,7 +13,7 @@ from mindspore_impl import files, runtime
 from mindspore_impl.config import Config, to_plain
 from mindspore_impl.curriculum import estimate
 from mindspore_impl.curriculum.kinds import RUNNERS, Context, describe
-from mindspore_impl.curriculum.plan import PlannedStage, make_plan, tokenizer_fingerprint
+from mindspore_impl.curriculum.plan import PlannedStage, make_plan, sized_model, tokenizer_fingerprint
 from mindspore_impl.errors import UserError
 
 FINISHED, RUNNING = "finished", "running"
@@ -65,9 +65,12 @@ def print_plan(config: Config) -> None:
     from mindspore_impl.model.pangu import parameter_count
 
     plan, run_dir = make_plan(config), Path(config.run_dir)
-    print(f"{config.name}: {len(plan)} stages in {run_dir}" + (f", once for each seed of {config.seeds}" if config.seeds else ""))
+    print(
+        f"{config.name}: {len(plan)} stages in {run_dir}"
+        + (f", once for each seed of {config.seeds}" if config.seeds else "")
+    )
     for name in dict.fromkeys(planned.model for planned in plan):
-        options = _sized(config, name)
+        options = sized_model(config, name)
         print(f"  model {name}: {parameter_count(options):,} parameters, vocabulary {options.vocab_size:,}")
     width = max(len(planned.folder_name) for planned in plan)
     for planned in plan:
@@ -76,14 +79,9 @@ def print_plan(config: Config) -> None:
         if planned.inputs:
             line += "  <- " + ", ".join(f"{role} {value}" for role, value in planned.inputs.items())
         if hasattr(planned.stage, "train"):
-            size = estimate.training_estimate(_sized(config, planned.model), planned.stage)["bytes"]
+            size = estimate.training_estimate(sized_model(config, planned.model), planned.stage)["bytes"]
             line += f"  (about {size / 2**30:.2f} GiB a device, modelled)"
         print(line)
-
-
-def _sized(config: Config, name: str):
-    options = config.models[name]
-    return dataclasses.replace(options, vocab_size=options.vocab_size or config.tokenizer.vocab_size)
 
 
 def status(run_dir: Path, planned: PlannedStage) -> str:
@@ -119,7 +117,12 @@ def _run_stage(context: Context, planned: PlannedStage, total: int) -> None:
     start = time.perf_counter()
     metrics = RUNNERS[planned.kind](context, planned, folder)
     seconds = time.perf_counter() - start
-    done = {"status": FINISHED, "seconds": round(seconds, 3), "tokens": int(metrics.get("tokens", 0)), "metrics": metrics}
+    done = {
+        "status": FINISHED,
+        "seconds": round(seconds, 3),
+        "tokens": int(metrics.get("tokens", 0)),
+        "metrics": metrics,
+    }
     files.write_json(folder / "stage.json", record | done)
     print(f"{label}: done in {seconds:.1f} s {summarise(metrics)}", flush=True)
 

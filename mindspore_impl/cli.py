@@ -1,0 +1,193 @@
+"""One function a command; tools/*.py and the console scripts only call them.
+
+Every command exits 0 on success, 2 on a fault of the user's (one message on stderr, no traceback unless
+PANGU_DEBUG=1), 130 on Ctrl-C.
+"""
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mindspore_impl.errors import UserError
+
+
+def command(function: Callable[[list[str]], None]) -> Callable[[list[str] | None], int]:
+    """Turn `function(arguments)` into an entry point that maps errors to messages and exit codes."""
+
+    @functools.wraps(function)
+    def entry(arguments: list[str] | None = None) -> int:
+        os.environ.setdefault("GLOG_v", "3")  # MindSpore's own log: errors only
+        try:
+            function(sys.argv[1:] if arguments is None else arguments)
+        except UserError as error:
+            if os.environ.get("PANGU_DEBUG") == "1":
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted; the same command continues where it stopped", file=sys.stderr)
+            return 130
+        return 0
+
+    return entry
+
+
+def _parser(description: str, example: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        description=description, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+@command
+def train(arguments: list[str]) -> None:
+    """Run a curriculum."""
+    parser = _parser(
+        "Run a curriculum: every stage that is not finished, then the report. Settings are Hydra overrides of conf/.",
+        "python tools/train.py experiment=quickstart seed=2 run_dir=outputs/mine stages.teacher.train.steps=200",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="e.g. experiment=gsm8k data.train=train.jsonl"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, sizes and memory estimates, then stop")
+    parser.add_argument("--show-config", action="store_true", help="print the resolved configuration, then stop")
+    options = parser.parse_intermixed_args(arguments)
+    from mindspore_impl.config import compose, to_plain
+
+    config = compose(options.overrides)
+    if options.show_config:
+        from omegaconf import OmegaConf
+
+        print(OmegaConf.to_yaml(OmegaConf.create(to_plain(config))), end="")
+        return
+    from mindspore_impl.curriculum import runner
+
+    runner.print_plan(config)
+    if not options.dry_run:
+        runner.run(config)
+
+
+@command
+def report(arguments: list[str]) -> None:
+    """Write report.html and metrics.json of a run again."""
+    parser = _parser(
+        "Write report.html and metrics.json of a run directory again, or the comparison of a run over seeds.",
+        "python tools/report.py outputs/quickstart",
+    )
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--compare", nargs=2, metavar="STAGE", help="over seeds: the two stages to compare")
+    run_dir = parser.parse_args(arguments)
+    compare, run_dir = run_dir.compare, run_dir.run_dir
+    if not (run_dir / "config.yaml").is_file():
+        raise UserError(f"{run_dir}: not a run directory (it holds no config.yaml)")
+    seeds = {int(path.name.removeprefix("seed_")): path for path in sorted(run_dir.glob("seed_*")) if path.is_dir()}
+    from mindspore_impl.report.run_report import write_report
+
+    for folder in seeds.values() or [run_dir]:
+        write_report(folder)
+    if seeds:
+        from omegaconf import OmegaConf
+
+        from mindspore_impl.report.seeds_report import write_seeds_report
+
+        compare = compare or OmegaConf.load(run_dir / "config.yaml").get("compare")
+        write_seeds_report(seeds, run_dir, compare=tuple(compare) if compare else None)
+    print(run_dir / "report.html")
+
+
+@command
+def train_tokenizer(arguments: list[str]) -> None:
+    """Train a small SentencePiece tokenizer."""
+    parser = _parser(
+        "Train a small SentencePiece model with the Pangu special pieces on text or JSONL record files.",
+        "python tools/train_tokenizer.py --vocab-size 2048 --output tokenizer.model records.jsonl notes.txt",
+    )
+    parser.add_argument("inputs", nargs="+", type=Path, help=".jsonl files (every text field is used) or plain text")
+    parser.add_argument("--output", type=Path, default=Path("tokenizer.model"))
+    parser.add_argument("--vocab-size", type=int, default=2048)
+    parser.add_argument("--character-coverage", type=float, default=1.0)
+    options = parser.parse_args(arguments)
+    from mindspore_impl.text.tokenizer import train_tokenizer as fit
+
+    texts = (text for path in options.inputs for text in _texts_of(path))
+    tokenizer = fit(texts, options.output, options.vocab_size, options.character_coverage)
+    print(f"{options.output}: {tokenizer.vocab_size} pieces, sha256 {tokenizer.sha256}")
+
+
+def _texts_of(path: Path):
+    """Every piece of text in a JSONL file, or the lines of a text file."""
+    from mindspore_impl import files
+
+    def walk(value):
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict | list):
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from walk(item)
+
+    if path.suffix == ".jsonl":
+        for _, record in files.read_jsonl(path):
+            yield from walk(record)
+        return
+    try:
+        with open(path, encoding="utf-8") as file:
+            yield from file
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+
+
+@command
+def verify_store(arguments: list[str]) -> None:
+    """Check a teacher store."""
+    parser = _parser(
+        "Check a teacher store: shard hashes, counts, ranges; with --run also score a sample with the teacher again.",
+        "python tools/verify_store.py outputs/quickstart/stages/10_capture_fast/store --run outputs/quickstart",
+    )
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--run", type=Path, help="the run directory that captured it, for re-scoring")
+    parser.add_argument("--samples", type=int, default=64, help="sequences scored again (default 64)")
+    parser.add_argument("--tolerance", type=float, default=2e-2, help="largest log-probability difference allowed")
+    options = parser.parse_args(arguments)
+    from mindspore_impl.curriculum.verify import verify
+
+    verify(options.store, options.run, options.samples, options.tolerance)
+
+
+@command
+def benchmark(arguments: list[str]) -> None:
+    """Run a benchmark by name."""
+    from mindspore_impl.benchmarks import BENCHMARKS
+
+    parser = _parser(
+        "Compare us with a named peer in the same run: a table here, rows in outputs/benchmarks.csv, JSON on request.",
+        "python tools/benchmark.py train_step --json outputs/train_step.json",
+    )
+    parser.add_argument("name", choices=sorted(BENCHMARKS))
+    parser.add_argument("--json", type=Path, help="write the rows there too")
+    options = parser.parse_args(arguments)
+    BENCHMARKS[options.name](options.json)
+
+
+@command
+def doctor(arguments: list[str]) -> None:
+    """Say what this machine has and lacks."""
+    parser = _parser("Say what this machine has and what is missing for what.", "python tools/doctor.py")
+    parser.parse_args(arguments)
+    from mindspore_impl.doctor import examine
+
+    for line in examine():
+        print(line)
+
+
+def _entry(function: Callable[[], int]) -> Callable[[], None]:
+    return lambda: sys.exit(function())
+
+
+train_main = _entry(train)
+report_main = _entry(report)
+train_tokenizer_main = _entry(train_tokenizer)
+verify_store_main = _entry(verify_store)
+benchmark_main = _entry(benchmark)
+doctor_main = _entry(doctor)

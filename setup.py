@@ -1,0 +1,53 @@
+"""Packaging. conf/ lies beside the package in a clone and travels inside it in a wheel."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (HERE / "mindspore_impl/__init__.py").read_text().splitlines()
+    if "__version__" in line
+)
+CONF_FOLDERS = [
+    "mindspore_impl.conf",
+    *(f"mindspore_impl.conf.{p.name}" for p in sorted((HERE / "conf").iterdir()) if p.is_dir()),
+]
+TEST = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.9,<1"]
+BENCH = ["torch==2.13.0", "transformers==4.57.1"]
+
+setup(
+    name="openpangu-posttrain",
+    version=VERSION,
+    description="MindSpore-native curriculum SFT and top-k distillation for openPangu-Embedded",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.12",
+    packages=find_packages(include=["mindspore_impl", "mindspore_impl.*"]) + CONF_FOLDERS,
+    package_dir={"mindspore_impl.conf": "conf"},
+    package_data={name: ["*.yaml"] for name in CONF_FOLDERS},
+    install_requires=[
+        "mindspore==2.9.0",
+        "mindformers==1.9.0",
+        "numpy==1.26.4",
+        "sentencepiece==0.2.3",
+        "hydra-core==1.3.8",
+        "safetensors>=0.4.3,<1",
+        "tqdm>=4.66,<5",
+        "tensorboardX>=2.6,<3",
+        "matplotlib>=3.8,<4",
+    ],
+    extras_require={"test": TEST, "dev": TEST + BENCH, "bench": BENCH},
+    entry_points={
+        "console_scripts": [
+            "pangu-train = mindspore_impl.cli:train_main",
+            "pangu-report = mindspore_impl.cli:report_main",
+            "pangu-train-tokenizer = mindspore_impl.cli:train_tokenizer_main",
+            "pangu-verify-store = mindspore_impl.cli:verify_store_main",
+            "pangu-benchmark = mindspore_impl.cli:benchmark_main",
+            "pangu-doctor = mindspore_impl.cli:doctor_main",
+        ]
+    },
+)

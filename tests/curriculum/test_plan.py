@@ -1,0 +1,137 @@
+"""Impossible curricula fail before anything heavy starts; fingerprints change with what matters and only with that."""
+
+import pytest
+
+from mindspore_impl import config
+from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.errors import UserError
+
+
+def plan(*overrides: str):
+    return make_plan(config.compose(list(overrides)))
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        plan(*overrides)
+    return str(caught.value)
+
+
+def fingerprints(*overrides: str) -> dict[str, str]:
+    return {planned.name: planned.fingerprint for planned in plan(*overrides)}
+
+
+def changed(*overrides: str) -> set[str]:
+    before, after = fingerprints(), fingerprints(*overrides)
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_evaluations_follow_training_stages():
+    names = [planned.name for planned in plan()]
+    assert names[:4] == ["teacher", "eval_teacher", "sft_reasoning", "eval_sft_reasoning"]
+    assert names[-1] == "eval_distill_fast"
+    assert "eval_sft_fast" not in [planned.name for planned in plan("stages.sft_fast.evaluate=false")]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "messages"),
+    [
+        (["stages.sft_fast.init=sft_reasonin"], ["stages.sft_fast.init", "did you mean 'sft_reasoning'?"]),
+        (["order=[sft_fast]"], ["stages.sft_fast.init: 'sft_reasoning' is defined but not listed in order"]),
+        (["order=[sft_fast,sft_reasoning]"], ["'sft_reasoning' runs after 'sft_fast'", "move it forward"]),
+        (["order=[techer]"], ["no stage is named 'techer'", "did you mean 'teacher'?"]),
+        (["order=[teacher,teacher]"], ["'teacher' is listed twice"]),
+        (["order=[]"], ["no stage is listed"]),
+        (["stages.sft_reasoning.init=sft_fast"], ["cycle", "sft_reasoning -> sft_fast -> sft_reasoning"]),
+        (["stages.sft_reasoning.init=control"], ["cycle"]),
+        (["stages.distill_fast.store=rollout_fast"], ["'rollout_fast' is a rollout stage, a capture stage is needed"]),
+        (["stages.distill_fast.store="], ["stages.distill_fast.store"]),
+        (["stages.sft_reasoning.init=weights/none.safetensors"], ["weights/none.safetensors", "no such file"]),
+        (["stages.sft_fast.data.mixture={fats:1}"], ["no data set is named 'fats'", "did you mean 'fast'?"]),
+        (["stages.sft_fast.data.mixture={rollouts:1}"], ["no rollout stage is named"]),
+        (["stages.sft_fast.data.mixture={fast:0,reasoning:0}"], ["no data set has a weight above 0"]),
+        (["models.student.num_kv_heads=3"], ["models.student.num_kv_heads"]),
+        (["models.student.hidden_size=97"], ["models.student"]),
+        (["stages.capture_fast.capture.top_k=161"], ["stages.capture_fast.capture.top_k: 161", "160"]),
+        (["stages.capture_fast.capture.temperature=2"], ["cannot be re-tempered"]),
+        (["stages.capture_fast.capture.mode=sampled"], ["sampled goes with sampled only"]),
+        (["stages.distill_fast.objective.support=truncated", "stages.distill_fast.objective.divergence=jsd"], ["jsd"]),
+        (["stages.teacher.train.epochs=1"], ["exactly one of steps and epochs"]),
+        (["stages.teacher.train.steps=null"], ["exactly one of steps and epochs"]),
+        (["stages.teacher.train.steps=-5"], ["is not above 0"]),
+        (["stages.teacher.data.accumulation=5"], ["stages.teacher.data.rows: 12 rows do not divide", "nearest: 10"]),
+        (["stages.teacher.data.sequence_length=8192"], ["exceeds", "max_position_embeddings"]),
+        (["stages.distill_fast.model=teacher"], ["trains model 'student'"]),
+        (["stages.teacher.model=techer"], ["no model is named 'techer'", "did you mean 'teacher'?"]),
+        (["tokenizer.path=nothing.model"], ["tokenizer.path: nothing.model: no such file"]),
+        (["tokenizer.train_on=[]"], ["tokenizer.path: give a SentencePiece model"]),
+        (["tokenizer.train_on=[fasst]"], ["tokenizer.train_on: no data set is named 'fasst'"]),
+    ],
+)
+def test_impossible_curriculum(overrides, messages):
+    text = refusal(*overrides)
+    for message in messages:
+        assert message in text
+
+
+def test_several_problems_come_together():
+    text = refusal("stages.teacher.train.steps=null", "stages.sft_fast.data.rows=-1")
+    assert "exactly one of" in text and "stages.sft_fast.data.rows" in text
+
+
+def test_missing_data_file(tmp_path):
+    text = refusal("experiment=gsm8k", f"data.train={tmp_path}/none.jsonl", f"data.test={tmp_path}/none.jsonl")
+    assert "data.sets.reasoning.path" in text and "none.jsonl: no such file" in text
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "runtime.threads=1",
+        "stages.teacher.train.log_interval=1",
+        "stages.teacher.train.checkpoint_interval=7",
+        "run_dir=elsewhere",
+        "evaluation.samples_in_report=1",
+    ],
+)
+def test_logging_and_runtime_leave_fingerprints(override):
+    assert changed(override) == set()
+
+
+def test_a_change_reaches_what_depends_on_it():
+    assert changed("stages.sft_fast.train.steps=3") == {
+        "sft_fast", "eval_sft_fast", "control", "eval_control", "rollout_fast", "capture_fast", "distill_fast",
+        "eval_distill_fast",
+    }  # fmt: skip
+    assert changed("stages.capture_fast.capture.top_k=3") == {"capture_fast", "distill_fast", "eval_distill_fast"}
+    assert changed("evaluation.limit=7") == {name for name in fingerprints() if name.startswith("eval_")}
+
+
+@pytest.mark.parametrize("override", ["seed=9", "tokenizer.vocab_size=170", "data.sets.reasoning.noise=0.1"])
+def test_seed_tokenizer_and_data_change_everything(override):
+    assert "distill_fast" in changed(override)
+
+
+def test_data_file_content_counts(tmp_path):
+    path = tmp_path / "gsm8k.jsonl"
+    given = ["experiment=gsm8k", f"data.train={path}", f"data.test={path}"]
+    path.write_text('{"question": "1+1?", "answer": "1+1=2\\n#### 2"}\n')
+    before = fingerprints(*given)
+    path.write_text('{"question": "1+2?", "answer": "1+2=3\\n#### 3"}\n')
+    assert before["teacher"] != fingerprints(*given)["teacher"]
+
+
+def test_published_orders(tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"x")
+    (tmp_path / "tokenizer.model").write_bytes(b"x")
+    for part in ("train", "test"):
+        for thinking in ("reasoning", "fast"):
+            (tmp_path / f"{part}_{thinking}.jsonl").write_text("{}\n")
+    given = [f"data.train={tmp_path}/train", f"data.test={tmp_path}/test", f"tokenizer.path={tmp_path}/tokenizer.model"]
+    given += [f"stages.sft_reasoning.init={weights}", f"stages.capture_fast.teacher={weights}"]
+    kinds = [p.kind for p in plan("experiment=paper_1b", *given) if p.kind != "evaluate"]
+    assert kinds == ["sft", "sft", "rollout", "capture", "distill"]
+    given += [f"stages.capture_reasoning.teacher={weights}"]
+    balanced = [p.kind for p in plan("experiment=paper_1b_balanced", *given) if p.kind != "evaluate"]
+    assert balanced == ["sft", "rollout", "capture", "distill"] * 2

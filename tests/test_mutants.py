@@ -1,0 +1,66 @@
+"""Each check is proven by a wrong program that it catches: tests/mutants/*.json lists them, one edit and one test each."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MUTANTS = [
+    pytest.param(mutant, id=f"{path.stem}: {mutant['name']}")
+    for path in sorted((ROOT / "tests" / "mutants").glob("*.json"))
+    for mutant in json.loads(path.read_text(encoding="utf-8"))
+]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """A copy of the project to be spoiled, so that the real one never is."""
+    target = tmp_path_factory.mktemp("tree")
+    for name in ("mindspore_impl", "conf", "tests", "tools"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", target)
+    return target
+
+
+def run_test(tree: Path, test: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "HYPOTHESIS_PROFILE": "default"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test]
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_mutant_is_caught(tree, mutant):
+    path = tree / mutant["file"]
+    source = path.read_text(encoding="utf-8")
+    assert source.count(mutant["find"]) == 1, f"{mutant['file']}: the text to replace is not there exactly once"
+    path.write_text(source.replace(mutant["find"], mutant["replace"]), encoding="utf-8")
+    try:
+        result = run_test(tree, mutant["test"])
+    finally:
+        path.write_text(source, encoding="utf-8")
+    # 1 = tests ran and failed; anything else (5: not collected, 4: no such test) proves nothing.
+    assert result.returncode == 1, f"survived or did not run ({result.returncode}):\n{result.stdout[-2000:]}"
+    assert "SyntaxError" not in result.stdout, "the mutant is not a program"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("test", sorted({parameter.values[0]["test"] for parameter in MUTANTS}))
+def test_passes_without_mutation(tree, test):
+    result = run_test(tree, test)
+    assert result.returncode == 0, result.stdout[-2000:]
+
+
+def test_every_mutant_is_well_formed():
+    assert MUTANTS
+    for parameter in MUTANTS:
+        mutant = parameter.values[0]
+        assert set(mutant) == {"trap", "name", "file", "find", "replace", "test"}
+        assert (ROOT / mutant["file"]).read_text(encoding="utf-8").count(mutant["find"]) == 1, mutant["name"]
+        file, _, name = mutant["test"].partition("::")
+        assert f"def {name.split('::')[-1].split('[')[0]}(" in (ROOT / file).read_text(encoding="utf-8"), mutant["test"]

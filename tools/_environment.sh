@@ -1,0 +1,24 @@
+# Sourced by quickstart.sh and test.sh: makes .venv and installs what is missing. Sets PYTHON.
+# usage: prepare_environment EXTRA     (EXTRA: "" for the core, or an extra of setup.py)
+prepare_environment() {
+  local extra="$1" stamp wanted base
+  base="$(command -v python3.11 || command -v python3.10 || command -v python3 || true)"
+  if [ ! -x .venv/bin/python ]; then
+    if [ -z "$base" ] || ! "$base" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 12))'; then
+      echo "error: Python 3.10 or 3.11 is needed; install python3.11 and run this again" >&2
+      return 2
+    fi
+    "$base" -m venv .venv || { echo "error: python3 -m venv failed; install the venv module" >&2; return 2; }
+  fi
+  PYTHON="$PWD/.venv/bin/python"
+  stamp=".venv/.installed-${extra:-core}"
+  wanted="$(sha256sum setup.py | cut -d' ' -f1)"
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing into .venv (about 3.5 GB, one to three minutes) ..."
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -e ".${extra:+[$extra]}" || {
+      echo "error: pip could not install the packages of setup.py; is a PyPI mirror configured?" >&2
+      return 2
+    }
+    echo "$wanted" > "$stamp"
+  fi
+}

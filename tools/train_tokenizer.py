@@ -1,0 +1,11 @@
+"""Train a small SentencePiece tokenizer; see --help."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mindspore_impl.cli import train_tokenizer  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(train_tokenizer())
