@@ -1,0 +1,149 @@
+"""What a set of weights can do: accuracy by greedy generation, perplexity along the labels."""
+
+import math
+import sys
+import time
+from pathlib import Path
+
+from mindspore_impl import files, runtime
+from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation import tasks
+from mindspore_impl.evaluation.options import EvaluationOptions
+from mindspore_impl.evaluation.scoring import wilson_interval
+from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.text.chat import Sample, parse_completion, render, render_prompt
+from mindspore_impl.text.records import Record, prompt_messages
+
+
+def evaluate(model, tokenizer, sets: dict[str, list[Record]], options: EvaluationOptions, folder: Path, seed: int) -> dict:
+    """Measure `model` on the sets that `options` names; write every generation to `folder`/samples.jsonl.
+
+    Returns {"accuracy": {set: {"correct", "total", "accuracy", "low", "high", "truncated", "seconds"}}, "perplexity":
+    {set: {"loss", "perplexity", "tokens"}}, "tokens"}: shares in [0, 1] with their 95 % Wilson interval, loss in nats a
+    token, tokens generated and scored together.
+    Raises UserError that names set and record when a record cannot be rendered or has no known right answer.
+    """
+    chosen = {name: _chosen(sets, name, options) for name in dict.fromkeys([*options.accuracy, *options.perplexity])}
+    # Rendered first: a bad record is reported before minutes of generation, not after.
+    prompts = {name: _prompts(name, chosen[name], tokenizer) for name in options.accuracy}
+    samples = {name: _samples(name, chosen[name], tokenizer) for name in options.perplexity}
+    accuracy, lines, tokens = {}, [], 0
+    if prompts:
+        from mindspore_impl.generation.engine import Engine  # imports mindspore
+
+        engine = Engine(model, tokenizer)
+        for name in prompts:
+            accuracy[name], found = measure_accuracy(engine, tokenizer, name, chosen[name], prompts[name], options, seed)
+            tokens += sum(line["tokens"] for line in found)
+            lines += found
+        if runtime.rank() == 0:
+            files.write_jsonl(Path(folder) / "samples.jsonl", lines)
+    perplexity = measure_perplexity(model, samples, options) if samples else {}
+    tokens += sum(value["tokens"] for value in perplexity.values())
+    return {"accuracy": accuracy, "perplexity": perplexity, "tokens": tokens}
+
+
+def measure_accuracy(
+    engine, tokenizer, name: str, records: list[Record], prompts: list[list[int]], options: EvaluationOptions, seed: int
+) -> tuple[dict, list[dict]]:
+    """Accuracy of one set by greedy generation, and one object a record for samples.jsonl.
+
+    `shown` marks the first `samples_in_report` records of the set: the report shows these, right or wrong.
+    """
+    started = time.perf_counter()
+    sampling = SamplingOptions(temperature=0.0, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
+    generations = engine.generate(prompts, sampling, [seed] * len(prompts), progress=f"accuracy {name}")
+    lines, truncated = [], 0
+    for number, (record, generation) in enumerate(zip(records, generations, strict=True)):
+        completion = parse_completion([int(i) for i in generation.ids], tokenizer)
+        truncated += not generation.finished
+        lines.append(
+            {
+                "id": record.id,
+                "set": name,
+                "thinking": record.thinking,
+                "prompt": prompt_text(record),
+                "reasoning": completion.reasoning,
+                "answer": completion.answer,
+                "expected": tasks.expected(record),
+                "correct": generation.finished and tasks.correct(record, completion),
+                "finished": bool(generation.finished),
+                "shown": number < options.samples_in_report,
+                "tokens": len(generation.ids),
+            }
+        )
+    right, total = sum(line["correct"] for line in lines), len(lines)
+    low, high = wilson_interval(right, total)
+    seconds = time.perf_counter() - started
+    result = {"correct": right, "total": total, "accuracy": right / total, "low": low, "high": high}
+    return {**result, "truncated": truncated, "seconds": seconds}, lines
+
+
+def measure_perplexity(model, samples: dict[str, list[Sample]], options: EvaluationOptions) -> dict:
+    """Mean cross-entropy (nats) over the supervised tokens of each set, and its exponential."""
+    from mindspore import Tensor
+    from tqdm import tqdm
+
+    from mindspore_impl.data.batches import one_pass
+    from mindspore_impl.losses.objective import METRICS, LossNetwork
+    from mindspore_impl.losses.options import ObjectiveOptions
+
+    network = LossNetwork(model, ObjectiveOptions(), with_teacher=False)
+    network.set_train(False)
+    results = {}
+    for name, items in samples.items():
+        loss, tokens = 0.0, 0.0
+        batches = one_pass(items, options.sequence_length, options.rows)
+        for batch, _ in tqdm(batches, desc=f"perplexity {name}", unit="batch", file=sys.stderr, disable=None, leave=False):
+            value, metrics_M = network(
+                Tensor(batch.input_ids_BL),
+                Tensor(batch.target_ids_BL),
+                Tensor(batch.loss_weight_BL),
+                Tensor(batch.segment_ids_BL),
+                Tensor(batch.position_ids_BL),
+            )
+            loss += float(value.asnumpy())
+            tokens += float(metrics_M.asnumpy()[METRICS.index("tokens")])
+        mean = loss / tokens
+        # JSON knows no infinity; exp(700) is already beyond any model's worth.
+        results[name] = {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "tokens": int(tokens)}
+    return results
+
+
+def prompt_text(record: Record) -> str:
+    """The prompt as a person reads it: the text of the user, with the roles named when there are several messages."""
+    messages = prompt_messages(record)
+    if len(messages) == 1:
+        return messages[0].content
+    return "\n".join(f"{message.role}: {message.content}" for message in messages)
+
+
+def _chosen(sets: dict[str, list[Record]], name: str, options: EvaluationOptions) -> list[Record]:
+    if name not in sets:
+        raise UserError(f"evaluation: no set is named {name!r}; the sets are: {', '.join(sorted(sets)) or 'none'}")
+    records = sets[name][: options.limit]
+    if not records:
+        raise UserError(f"evaluation: the set {name!r} has no record; check its file, `first`, `count` and evaluation.limit")
+    return records
+
+
+def _prompts(name: str, records: list[Record], tokenizer) -> list[list[int]]:
+    """Prompt ids of each record; every record must also have a known right answer."""
+    prompts = []
+    for record in records:
+        try:
+            tasks.expected(record)
+            prompts.append(render_prompt(prompt_messages(record), tokenizer, record.thinking))
+        except UserError as error:
+            raise UserError(f"evaluation set {name!r}, record {record.id!r}: {error}") from error
+    return prompts
+
+
+def _samples(name: str, records: list[Record], tokenizer) -> list[Sample]:
+    samples = []
+    for record in records:
+        try:
+            samples.append(render(record, tokenizer))
+        except UserError as error:
+            raise UserError(f"evaluation set {name!r}, record {record.id!r}: {error}") from error
+    return samples

@@ -1,0 +1,344 @@
+"""The plots of a report as SVG text that follows the page's light or dark colours.
+
+Text and axes are drawn in `currentColor`, data in the page's colour variables (see PALETTE), so one drawing is
+legible on both backgrounds. Each colour goes with its own marker or dash: colour is never the only difference.
+"""
+
+import io
+import math
+import re
+from collections.abc import Callable
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from mindspore_impl.report.run_files import TRAINING_KINDS, StageView
+
+# Name: (on light, on dark). After Okabe and Ito, darkened or lightened until each has contrast 3:1 on its background.
+PALETTE = {
+    "blue": ("#0072b2", "#56b4e9"),
+    "vermillion": ("#d55e00", "#ff8a4c"),
+    "green": ("#00855f", "#2fc89a"),
+    "purple": ("#a9518b", "#e79ac6"),
+    "orange": ("#a86e00", "#f0b429"),
+    "wine": ("#882255", "#f2708f"),
+    "grey": ("#5c6670", "#b4bfca"),
+}
+METRIC_COLOURS = {
+    "loss": "blue",
+    "ce": "vermillion",
+    "kd": "purple",
+    "teacher_entropy": "orange",
+    "teacher_mass": "green",
+    "student_mass": "wine",
+    "agreement": "grey",
+    "seconds": "blue",
+    "tokens": "green",
+}
+_MARKERS = "osD^vPX"
+_INK, _RULE = "#010203", "#040506"  # replaced by currentColor and the page's rule colour
+_MAX_POINTS = 500  # of one line; more are averaged in bins
+
+
+def set_style(name: str, names: list[str]) -> tuple[str, str]:
+    """(colour name, marker) of a data set, equal in every plot of a report over the same `names`."""
+    position = sorted(names).index(name)
+    others = ["vermillion", "blue", "orange", "wine", "grey"]
+    colour = "purple" if "reasoning" in name else "green" if "fast" in name else others[position % len(others)]
+    return colour, _MARKERS[position % len(_MARKERS)]
+
+
+def loss_figure(stages: list[StageView]) -> str | None:
+    """Training loss of every stage on one axis of steps, stage borders, and validation points. None without data."""
+    spans = _spans([s for s in stages if s.kind in TRAINING_KINDS and (s.log or s.validations)])
+    if not spans:
+        return None
+    validated = sorted({name for stage, _, _ in spans for _, sets in stage.validations for name in sets})
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        seen: set[str] = set()
+        for stage, first, _ in spans:
+            _line(axes, stage, first, "loss", "training loss", seen)
+            if any("kd" in line for line in stage.log):
+                _line(axes, stage, first, "ce", "cross-entropy part of it", seen, dashes=(4, 2), width=1.1)
+            for name in validated:
+                points = [(first + step, sets[name].get("loss")) for step, sets in stage.validations if name in sets]
+                points = [(x, y) for x, y in points if _finite(y)]
+                if points:
+                    colour, marker = set_style(name, validated)
+                    style = {"color": PALETTE[colour][0], "marker": marker, "linestyle": (0, (1, 2)), "markersize": 5.5}
+                    axes.plot(*zip(*points, strict=True), lw=1, zorder=3, **style, **_once(f"validation {name}", seen))
+        _log_if_wide(axes)
+        _borders(axes, spans)
+        axes.set_xlabel("training step, counted over all stages")
+        axes.set_ylabel("loss (nats a token)")
+        _legend(axes)
+
+    return _svg("loss", draw, 9.0, 4.0)
+
+
+def accuracy_figure(stages: list[StageView]) -> str | None:
+    """Accuracy of each set after each evaluated stage, with 95 % intervals. None without data."""
+    stages = [stage for stage in stages if stage.accuracy]
+    names = sorted({name for stage in stages for name in stage.accuracy})
+    if not names:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        step = min(0.16, 0.5 / len(names))
+        for number, name in enumerate(names):
+            colour, marker = set_style(name, names)
+            offset = (number - (len(names) - 1) / 2) * step
+            found = [(x, stage.accuracy[name]) for x, stage in enumerate(stages) if name in stage.accuracy]
+            xs = [x + offset for x, _ in found]
+            ys = [100 * value["accuracy"] for _, value in found]
+            below = [max(0.0, y - 100 * value["low"]) for y, (_, value) in zip(ys, found, strict=True)]
+            above = [max(0.0, 100 * value["high"] - y) for y, (_, value) in zip(ys, found, strict=True)]
+            style = {"color": PALETTE[colour][0], "marker": marker, "markersize": 7, "capsize": 4, "elinewidth": 1.6}
+            axes.errorbar(xs, ys, yerr=[below, above], linestyle="none", label=name, **style)
+            side = -1 if number < len(names) / 2 else 1
+            for x, y in zip(xs, ys, strict=True):
+                place = {"ha": "right" if side < 0 else "left", "va": "center", "textcoords": "offset points"}
+                axes.annotate(f"{y:.0f}", (x, y), (7 * side, 0), fontsize=9, **place)
+        _stage_axis(axes, [stage.measured for stage in stages])
+        axes.set_ylim(-4, 104)
+        axes.set_ylabel("accuracy (%)")
+        _legend(axes)
+
+    return _svg("accuracy", draw, 9.0, 3.8)
+
+
+def distill_figure(stages: list[StageView], supports: list[str]) -> str | None:
+    """CE and KD, mass on the support, teacher entropy and top-1 agreement of the distill stages. None without data."""
+    spans = _spans([s for s in stages if s.kind == "distill" and any("kd" in line for line in s.log)])
+    if not spans:
+        return None
+    panels = [
+        ("cross-entropy and divergence (nats)", {"ce": "CE, labels", "kd": "KD, teacher"}),
+        (f"mass on the support: {'; '.join(supports)}", {"teacher_mass": "teacher", "student_mass": "student"}),
+        ("teacher entropy (nats)", {"teacher_entropy": "teacher entropy"}),
+        ("top-1 agreement of student and teacher", {"agreement": "agreement"}),
+    ]
+
+    def draw(figure: Figure) -> None:
+        for number, (title, metrics) in enumerate(panels, start=1):
+            axes = figure.add_subplot(2, 2, number)
+            seen: set[str] = set()
+            for stage, first, _ in spans:
+                for place, (metric, label) in enumerate(metrics.items()):
+                    _line(axes, stage, first, metric, label, seen, dashes=(4, 2) if place else None)
+            _borders(axes, spans, labels=len(spans) > 1)
+            axes.set_title(title, fontsize=10, loc="left", pad=20 if len(spans) > 1 else 8)
+            if number > 2:
+                axes.set_xlabel("distillation step")
+            if len(metrics) > 1:
+                _legend(axes, inside=True)
+
+    return _svg("distill", draw, 9.0, 5.6)
+
+
+def cost_figure(stages: list[StageView]) -> str | None:
+    """Wall-clock time and tokens of each stage, as horizontal bars. None without data."""
+    stages = [stage for stage in stages if stage.seconds is not None]
+    if not stages:
+        return None
+
+    def draw(figure: Figure) -> None:
+        left = figure.add_subplot(1, 2, 1)
+        right = figure.add_subplot(1, 2, 2, sharey=left)
+        rows = range(len(stages))
+        for axes, metric, title, say in ((left, "seconds", "time", duration), (right, "tokens", "tokens", count)):
+            values = [getattr(stage, metric) or 0 for stage in stages]
+            axes.barh(rows, values, height=0.62, color=PALETTE[METRIC_COLOURS[metric]][0])
+            for row, value in zip(rows, values, strict=True):
+                text = say(value) if value else "none"
+                axes.annotate(text, (value, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
+            axes.set_xlim(0, 1.28 * max(values, default=1) or 1)
+            axes.set_title(title, fontsize=10, loc="left")
+            axes.xaxis.set_visible(False)
+            axes.grid(False)
+            axes.spines["bottom"].set_visible(False)
+        left.set_yticks(rows, [_short(f"{stage.number} {stage.name}", 28) for stage in stages])
+        left.invert_yaxis()
+        right.tick_params(labelleft=False)
+
+    return _svg("cost", draw, 9.0, 0.9 + 0.34 * len(stages))
+
+
+def seeds_figure(stages: list[str], sets: list[str], values: dict[tuple[str, str], list[float]]) -> str | None:
+    """Accuracy by stage: a small point a seed, a bar for the mean. `values` by (stage, set), shares in [0, 1]."""
+    if not values:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        step = min(0.22, 0.6 / len(sets))
+        for number, name in enumerate(sets):
+            colour, marker = set_style(name, sets)
+            offset = (number - (len(sets) - 1) / 2) * step
+            seen: set[str] = set()
+            for x, stage in enumerate(stages):
+                points = [100 * value for value in values.get((stage, name), [])]
+                if not points:
+                    continue
+                # Seeds stand side by side, so that equal values stay visible.
+                xs = [x + offset + 0.03 * (i - (len(points) - 1) / 2) for i in range(len(points))]
+                style = {"color": PALETTE[colour][0], "marker": marker, "linestyle": "none", "markersize": 5}
+                axes.plot(xs, points, **style, **_once(name, seen))
+                mean = sum(points) / len(points)
+                axes.hlines(mean, x + offset - step / 2.4, x + offset + step / 2.4, color=PALETTE[colour][0], lw=2.2)
+        _stage_axis(axes, stages)
+        axes.set_ylim(-4, 104)
+        axes.set_ylabel("accuracy (%)")
+        _legend(axes)
+
+    return _svg("seeds", draw, 9.0, 3.8)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 0.4 s, 12 s, 3 min 05 s, 2 h 07 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+    return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60:02d} min"
+
+
+def count(value: float) -> str:
+    """A count in few digits: 950, 12.3k, 4.5M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def _spans(stages: list[StageView]) -> list[tuple[StageView, int, int]]:
+    """(stage, first step, last step) of stages laid end to end."""
+    spans, first = [], 0
+    for stage in stages:
+        steps = [line["step"] for line in stage.log] + [step for step, _ in stage.validations]
+        spans.append((stage, first, first + max(steps)))
+        first += max(steps)
+    return spans
+
+
+def _line(axes, stage, first, metric, label, seen, dashes=None, width=1.7) -> None:
+    points = [(first + line["step"], line[metric]) for line in stage.log if _finite(line.get(metric))]
+    if not points:
+        return
+    size = math.ceil(len(points) / _MAX_POINTS)
+    bins = [points[i : i + size] for i in range(0, len(points), size)]
+    xs = [sum(x for x, _ in part) / len(part) for part in bins]
+    ys = [sum(y for _, y in part) / len(part) for part in bins]
+    style = {"color": PALETTE[METRIC_COLOURS[metric]][0], "lw": width, **({"dashes": dashes} if dashes else {})}
+    if len(xs) == 1:
+        style["marker"] = "."
+    axes.plot(xs, ys, **style, **_once(label, seen))
+
+
+def _once(label: str, seen: set[str]) -> dict:
+    """A legend label at its first use only."""
+    if label in seen:
+        return {}
+    seen.add(label)
+    return {"label": label}
+
+
+def _finite(value) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _borders(axes, spans, labels: bool = True) -> None:
+    """Lines between stages, and each stage's name above its part (its number alone where that is too narrow)."""
+    total = max(spans[-1][2], 1)
+    axes.set_xlim(-0.01 * total, 1.01 * total)
+    room = axes.get_position().width * axes.figure.get_figwidth() * 13  # characters of font size 9 across the axes
+    for stage, first, last in spans:
+        if first:
+            axes.axvline(first, color=_INK, lw=0.8, alpha=0.55, dashes=(3, 3))
+        if labels:
+            name = f"{stage.number} {stage.name}"
+            fits = len(name) < room * (last - first) / total
+            text = name if fits else str(stage.number)
+            place = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom", "fontsize": 9}
+            axes.text((first + last) / 2, 1.015, text, **place)
+
+
+def _log_if_wide(axes) -> None:
+    """A logarithmic scale where the lines drawn so far span more than a factor of 20."""
+    values = [float(y) for line in axes.get_lines() for y in line.get_ydata()]
+    if values and min(values) > 0 and max(values) / min(values) > 20:
+        axes.set_yscale("log")
+
+
+def _stage_axis(axes, names: list[str]) -> None:
+    crowded = sum(len(name) for name in names) > 75
+    rotation = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    axes.set_xticks(range(len(names)), [_short(name, 24) for name in names], **rotation)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.grid(False, axis="x")
+
+
+def _short(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _legend(axes, inside: bool = False) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if not handles:
+        return
+    if inside:
+        axes.legend(handles, labels, frameon=False, fontsize=9)
+    else:
+        place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.07), "ncols": min(len(labels), 4), "borderaxespad": 0}
+        axes.legend(handles, labels, frameon=False, fontsize=9, **place)
+
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _RULE,
+    "grid.linewidth": 0.7,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.labelcolor": _INK,
+}
+
+
+def _svg(name: str, draw: Callable[[Figure], None], width: float, height: float) -> str:
+    """Draw into a transparent figure of `width` x `height` inches; ids are made unique by `name`, dates left out."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure)
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href=", "href=")
+    text = re.sub(r'(<[^<>]*\s)id="', rf'\1id="{name}-', text)
+    text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    # Size comes from the page; the font too.
+    text = re.sub(r'(<svg [^>]*?)width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg [^>]*?)height="[^"]*"', r"\1", text, count=1)
+    text = text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
+    text = re.sub(r"(font(?:-family)?: [^;\"]*?)'?DejaVu Sans'?[^;\"]*", r"\1system-ui, sans-serif", text)
+    for colour, (light, _) in PALETTE.items():
+        text = text.replace(light, f"var(--{colour})")
+    return text.replace(_INK, "currentColor").replace(_RULE, "var(--rule)")

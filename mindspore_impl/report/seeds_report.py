@@ -1,0 +1,154 @@
+"""One curriculum under several seeds: summary.json, summary.md and report.html, from the runs' own files."""
+
+from pathlib import Path
+
+from mindspore_impl import files
+from mindspore_impl.errors import UserError
+from mindspore_impl.report import figures
+from mindspore_impl.report.page import figure, page, table, tiles
+from mindspore_impl.report.run_files import RunView, read_run
+from mindspore_impl.report.statistics import deviation, mean, paired_difference
+
+SCHEMA = 1
+Values = dict[tuple[str, str], dict[str, float]]  # (stage, set): {seed: accuracy}
+
+
+def write_seeds_report(run_dirs: dict, folder: str | Path, compare: tuple[str, str] | None = None) -> dict:
+    """Summarise the runs of `run_dirs` (seed: run directory) in `folder`; return the content of summary.json.
+
+    `compare` names two stages (one, reference): the difference one - reference is tested pair by pair over the seeds;
+    without it the last evaluated stage is held against each earlier one. Accuracies are shares in [0, 1]. Seeds that did not reach a
+    stage are left out of it, and n says how many count. Raises UserError when there is no run, or no such stage.
+    """
+    if not run_dirs:
+        raise UserError(f"{folder}: no run to summarise; give at least one seed")
+    runs = {str(seed): read_run(path) for seed, path in run_dirs.items()}
+    stages, sets, values = _collect(runs)
+    pairs = [_resolve(runs, stages, compare)] if compare else [(stages[-1], stage) for stage in stages[:-1]]
+    summary = {
+        "schema": SCHEMA,
+        "seeds": list(runs),
+        "stages": [_row(stage, name, values[stage, name]) for stage in stages for name in sets if (stage, name) in values],
+        "differences": [row for pair in pairs for name in sets if (row := _difference(*pair, name, values))],
+    }
+    folder = Path(folder)
+    name = next(iter(runs.values())).name
+    files.write_json(folder / "summary.json", summary)
+    files.write_text(folder / "summary.md", _markdown(name, summary))
+    files.write_text(folder / "report.html", _page(name, summary, stages, sets, values))
+    return summary
+
+
+def _collect(runs: dict[str, RunView]) -> tuple[list[str], list[str], Values]:
+    """Stages in order, sets by name, and the accuracy of each under each seed."""
+    stages: list[str] = []
+    values: Values = {}
+    for seed, run in runs.items():
+        for stage in run.stages:
+            if stage.status != "finished" or not stage.accuracy:
+                continue
+            if stage.measured not in stages:
+                stages.append(stage.measured)
+            for name, result in stage.accuracy.items():
+                values.setdefault((stage.measured, name), {})[seed] = result["accuracy"]
+    return stages, sorted({name for _, name in values}), values
+
+
+def _resolve(runs: dict[str, RunView], stages: list[str], compare: tuple[str, str]) -> tuple[str, str]:
+    """The two stages to compare, each named by itself or by the evaluation behind it."""
+    measured = {stage.name: stage.measured for run in runs.values() for stage in run.stages}
+    found = [measured.get(name, name) for name in compare]
+    for name, stage in zip(compare, found, strict=True):
+        if stage not in stages:
+            raise UserError(f"compare: no accuracy was measured for stage {name!r}; measured: {', '.join(stages) or 'none'}")
+    return found[0], found[1]
+
+
+def _row(stage: str, name: str, by_seed: dict[str, float]) -> dict:
+    found = list(by_seed.values())
+    spread = {"mean": mean(found), "deviation": deviation(found), "n": len(found)}
+    return {"stage": stage, "set": name, **spread, "values": by_seed}
+
+
+def _difference(one: str, reference: str, name: str, values: Values) -> dict | None:
+    """one - reference over the seeds that have both; None when none has."""
+    first, second = values.get((one, name), {}), values.get((reference, name), {})
+    shared = [seed for seed in first if seed in second]
+    if not shared:
+        return None
+    result = paired_difference([first[seed] for seed in shared], [second[seed] for seed in shared])
+    return {"set": name, "stage": one, "reference": reference, **result}
+
+
+_STAGE_HEAD = ["stage", "set", "mean", "standard deviation", "n"]
+_DIFFERENCE_HEAD = ["difference", "set", "mean", "95 % interval", "n"]
+
+
+def _stage_rows(summary: dict) -> list[list[str]]:
+    return [
+        [row["stage"], row["set"], _percent(row["mean"]), _percent(row["deviation"]), str(row["n"])]
+        + [_percent(row["values"].get(seed)) for seed in summary["seeds"]]
+        for row in summary["stages"]
+    ]
+
+
+def _difference_rows(summary: dict) -> list[list[str]]:
+    rows = []
+    for row in summary["differences"]:
+        interval = "–" if row["low"] is None else f"{_points(row['low'])} to {_points(row['high'])}"
+        rows.append([f"{row['stage']} − {row['reference']}", row["set"], _points(row["mean"]), interval, str(row["n"])])
+    return rows
+
+
+def _markdown(name: str, summary: dict) -> str:
+    head = _STAGE_HEAD + [f"seed {seed}" for seed in summary["seeds"]]
+    parts = [f"# {name}: {len(summary['seeds'])} seeds\n", "Accuracy in percent.\n", _markdown_table(head, _stage_rows(summary))]
+    if summary["differences"]:
+        parts += ["\nDifferences in percentage points, paired over the seeds, with 95 % t intervals.\n"]
+        parts += [_markdown_table(_DIFFERENCE_HEAD, _difference_rows(summary))]
+    return "\n".join(parts)
+
+
+def _markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---", "---"] + ["---:"] * (len(head) - 2), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _page(name: str, summary: dict, stages: list[str], sets: list[str], values: Values) -> str:
+    lists = {key: list(by_seed.values()) for key, by_seed in values.items()}
+    last = [row for row in summary["stages"] if stages and row["stage"] == stages[-1]]
+    told = "; ".join(f"{row['stage']} {row['set']} mean {_percent(row['mean'])}" for row in summary["stages"])
+    plot = figure(
+        figures.seeds_figure(stages, sets, lists),
+        f"Accuracy by stage over {len(summary['seeds'])} seeds: {told}",
+        "One point a seed, a bar at the mean.",
+    )
+    head = _STAGE_HEAD + [f"seed {seed}" for seed in summary["seeds"]]
+    result = tiles(
+        [
+            (f"{row['set']}, after {row['stage']}", _percent(row["mean"]), f"± {_percent(row['deviation'])} over {row['n']} seeds")
+            for row in last
+        ]
+    )
+    differences = ""
+    if summary["differences"]:
+        caption = "In percentage points, paired over the seeds; an interval that excludes 0 is a difference at the 5 % level."
+        differences = table(_DIFFERENCE_HEAD, _difference_rows(summary), caption, text_columns=2)
+    return page(
+        f"{name}: {len(summary['seeds'])} seeds",
+        f"<p>{len(stages)} evaluated stages; each seed's own report is in its folder.</p>",
+        [
+            ("summary", "Result", result if last else ""),
+            ("accuracy", "Accuracy by stage", plot),
+            ("differences", "Differences between stages", differences),
+            ("values", "Every value", table(head, _stage_rows(summary), "Accuracy in percent.", 2) if stages else ""),
+        ],
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}"

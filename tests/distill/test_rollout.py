@@ -1,0 +1,227 @@
+"""Rollouts over a fake engine: what is recorded, resuming after a kill, seeds, trap 18."""
+
+import hashlib
+import json
+import random
+from types import SimpleNamespace
+
+import pytest
+
+from mindspore_impl.data.rollouts import read_rollouts, to_sample
+from mindspore_impl.distill.options import RolloutOptions
+from mindspore_impl.distill.rollout import roll_out, sample_seed
+from mindspore_impl.errors import UserError
+from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.text.records import Message, Record
+from mindspore_impl.text.tokenizer import train_tokenizer
+
+WEIGHTS = "ab" * 32
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    texts = [f"list {a} {b} apply sort reverse answer {a}" for a in "abcdef" for b in "abcdef"]
+    return train_tokenizer(texts, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 96, 1.0)
+
+
+class FakeEngine:
+    """Answers with letters drawn from the prompt's own seed; cuts an answer whose draw says so. Can be killed."""
+
+    def __init__(self, tokenizer, cut=0.3, dies_at=None):
+        self.tokenizer, self.cut, self.dies_at, self.prompts = tokenizer, cut, dies_at, 0
+
+    def generate(self, prompts, sampling, seeds, progress=None):
+        generations = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            if self.prompts == self.dies_at:
+                raise KeyboardInterrupt
+            self.prompts += 1
+            draw = random.Random(f"{list(prompt)} {seed}")
+            text = " ".join(draw.choice("abcdef") for _ in range(draw.randrange(1, 5)))
+            special = self.tokenizer.special
+            ids = [special["[unused16]"], special["[unused17]"], *self.tokenizer.encode(text)]
+            finished = draw.random() >= self.cut
+            generations.append(SimpleNamespace(ids=ids + [special["[unused10]"]] * finished, finished=finished))
+        return generations
+
+
+def make_records(count, thinking="fast"):
+    return [
+        Record(f"r{i}", (Message("user", f"list a b apply sort {i}"), Message("assistant", "a b", "sort a b")), thinking, {"n": i})
+        for i in range(count)
+    ]
+
+
+def run(tokenizer, folder, records, engine=None, sampling=None, seed=5, check=None, **options):
+    engine = engine or FakeEngine(tokenizer)
+    options = RolloutOptions(**{"prompts_per_part": 4, "samples_per_prompt": 2, **options})
+    return roll_out(
+        lambda: engine, tokenizer, records, options, sampling or SamplingOptions(), WEIGHTS, folder, seed, check
+    )
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_each_record_holds_what_made_it(tokenizer, tmp_path):
+    sampling = SamplingOptions(temperature=0.7, top_p=0.9, max_new_tokens=11)
+    metrics = run(tokenizer, tmp_path, make_records(5), sampling=sampling)
+    lines = lines_of(tmp_path)
+    assert [line["id"] for line in lines] == [f"r{i}/fast#{j}" for i in range(5) for j in range(2)]
+    first = lines[0]
+    assert first["weights_sha256"] == WEIGHTS and first["tokenizer_sha256"] == tokenizer.sha256
+    assert first["sampling"] == {
+        "temperature": 0.7, "top_p": 0.9, "top_k": 0, "max_new_tokens": 11, "seed": sample_seed(5, "r0", 0),
+    }  # fmt: skip
+    assert [message["role"] for message in first["messages"]] == ["user"]
+    assert first["meta"] == {"n": 0, "prompt_id": "r0", "sample": 0}
+    assert metrics["prompts"] == 5 and metrics["generations"] == metrics["kept"] == 10
+    assert metrics["tokens"] == sum(len(line["completion_ids"]) for line in lines)
+    assert metrics["finished_share"] == sum(line["finish"] == "stop" for line in lines) / 10
+    assert metrics["tokens_per_second"] == pytest.approx(metrics["tokens"] / metrics["seconds"])
+    assert "correct_share" not in metrics
+
+
+def test_prompts_are_rendered_in_each_records_own_mode(tokenizer, tmp_path):
+    run(tokenizer, tmp_path, make_records(1, "fast") + make_records(1, "reasoning"), samples_per_prompt=1)
+    fast, reasoning = lines_of(tmp_path)
+    assert "/no_think" in tokenizer.decode(fast["prompt_ids"])
+    assert "/no_think" not in tokenizer.decode(reasoning["prompt_ids"])
+    assert fast["id"] != reasoning["id"]
+
+
+def test_trap_18_a_cut_generation_is_not_recorded_as_ended(tokenizer, tmp_path):
+    run(tokenizer, tmp_path, make_records(12), engine=FakeEngine(tokenizer, cut=0.5))
+    finishes = {"stop": 0, "length": 0}
+    for rollout in read_rollouts(tmp_path / "rollouts.jsonl", tokenizer, keep_truncated=True):
+        finishes[rollout.finish] += 1
+        sample = to_sample(rollout, tokenizer)
+        learned = sample.ids[sample.supervised]
+        assert (learned[-1] == tokenizer.eos_id) == (rollout.finish == "stop")
+        assert (learned == tokenizer.eos_id).sum() == (rollout.finish == "stop")
+    assert finishes["stop"] > 3 and finishes["length"] > 3
+
+
+def test_truncated_answers_can_be_left_out(tokenizer, tmp_path):
+    metrics = run(tokenizer, tmp_path, make_records(12), engine=FakeEngine(tokenizer, cut=0.5), keep_truncated=False)
+    lines = lines_of(tmp_path)
+    assert {line["finish"] for line in lines} == {"stop"}
+    assert metrics["kept"] == len(lines) < metrics["generations"] == 24
+    assert metrics["finished_share"] == len(lines) / 24
+
+
+def test_nothing_left_to_keep_is_told(tokenizer, tmp_path):
+    with pytest.raises(UserError, match="max_new_tokens"):
+        run(tokenizer, tmp_path, make_records(3), engine=FakeEngine(tokenizer, cut=1.1), keep_truncated=False)
+    assert not (tmp_path / "rollout.json").exists()
+
+
+@pytest.mark.parametrize("dies_at", [0, 3, 8, 9, 23, 25])
+def test_a_killed_run_goes_on_and_doubles_or_loses_nothing(tokenizer, tmp_path, dies_at):
+    records = make_records(13)
+    run(tokenizer, tmp_path / "whole", records)
+    with pytest.raises(KeyboardInterrupt):
+        run(tokenizer, tmp_path / "killed", records, engine=FakeEngine(tokenizer, dies_at=dies_at))
+    assert not (tmp_path / "killed" / "rollouts.jsonl").exists()
+    engine = FakeEngine(tokenizer)
+    metrics = run(tokenizer, tmp_path / "killed", records, engine=engine)
+    assert lines_of(tmp_path / "killed") == lines_of(tmp_path / "whole")
+    assert engine.prompts == 26 - dies_at // 8 * 8, "finished parts of 4 prompts x 2 samples are generated once"
+    assert metrics["generations"] == 26 and not (tmp_path / "killed" / "parts").exists()
+
+
+def test_a_damaged_part_is_made_again(tokenizer, tmp_path):
+    records = make_records(8)
+    run(tokenizer, tmp_path / "whole", records)
+    with pytest.raises(KeyboardInterrupt):
+        run(tokenizer, tmp_path / "killed", records, engine=FakeEngine(tokenizer, dies_at=9))
+    (part,) = (tmp_path / "killed" / "parts").rglob("part_00000.jsonl")
+    part.write_text("".join(part.read_text(encoding="utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8")
+    run(tokenizer, tmp_path / "killed", records)
+    assert lines_of(tmp_path / "killed") == lines_of(tmp_path / "whole")
+
+
+def test_parts_of_other_settings_are_not_taken_over(tokenizer, tmp_path):
+    records = make_records(8)
+    with pytest.raises(KeyboardInterrupt):
+        run(tokenizer, tmp_path, records, engine=FakeEngine(tokenizer, dies_at=9), seed=5)
+    engine = FakeEngine(tokenizer)
+    run(tokenizer, tmp_path, records, engine=engine, seed=6)
+    assert engine.prompts == 16
+    assert lines_of(tmp_path)[0]["sampling"]["seed"] == sample_seed(6, "r0", 0)
+
+
+def test_a_finished_stage_is_not_generated_again_unless_its_file_changed(tokenizer, tmp_path):
+    records = make_records(5)
+    metrics = run(tokenizer, tmp_path, records)
+    idle = FakeEngine(tokenizer)
+    assert run(tokenizer, tmp_path, records, engine=idle) == metrics and idle.prompts == 0
+    with open(tmp_path / "rollouts.jsonl", "a", encoding="utf-8") as file:
+        file.write("{}\n")
+    run(tokenizer, tmp_path, records, engine=idle)
+    assert idle.prompts == 10 and len(lines_of(tmp_path)) == 10
+
+
+def test_results_do_not_depend_on_order_batch_or_part(tokenizer, tmp_path):
+    records = make_records(9)
+    run(tokenizer, tmp_path / "a", records, sampling=SamplingOptions(batch_size=2))
+    run(tokenizer, tmp_path / "b", records[::-1], sampling=SamplingOptions(batch_size=64), prompts_per_part=7)
+    by_id = [{line["id"]: line for line in lines_of(tmp_path / name)} for name in "ab"]
+    assert by_id[0] == by_id[1]
+
+
+def test_seeds_differ_by_run_record_and_sample():
+    seeds = {sample_seed(s, r, i) for s in (0, 1) for r in ("r1", "r11", "1") for i in (0, 1, 11)}
+    assert len(seeds) == 18
+    expected = hashlib.sha256(b'[3,"gsm8k/7",2]').hexdigest()[:15]
+    assert sample_seed(3, "gsm8k/7", 2) == int(expected, 16) == 141509195467041111, "equal in every process and release"
+
+
+def test_correct_share_is_taken_over_what_can_be_checked(tokenizer, tmp_path):
+    asked = []
+
+    def check(record, completion):
+        asked.append((record.id, completion.finished))
+        return None if record.meta["n"] == 0 else record.meta["n"] % 2 == 1 and completion.finished
+
+    metrics = run(tokenizer, tmp_path, make_records(5), engine=FakeEngine(tokenizer, cut=0.0), check=check)
+    assert metrics["correct_share"] == 4 / 8 and len(asked) == 10 and all(finished for _, finished in asked)
+    assert [line["meta"].get("correct") for line in lines_of(tmp_path)][::2] == [None, True, False, True, False]
+
+
+def test_ranks_share_the_parts_and_rank_0_merges(tokenizer, tmp_path, monkeypatch):
+    from mindspore_impl.distill import rollout
+
+    records = make_records(13)
+    run(tokenizer, tmp_path / "one", records)
+    monkeypatch.setattr(rollout.runtime, "world_size", lambda: 2)
+    monkeypatch.setattr(rollout.runtime, "rank", lambda: 1)
+    waits = []
+
+    def other_rank_works(_seconds):
+        """Rank 1 waits for the merge: meanwhile rank 0 does its parts, then merges."""
+        waits.append(1)
+        monkeypatch.setattr(rollout.runtime, "rank", lambda: 0)
+        engines.append(FakeEngine(tokenizer))
+        run(tokenizer, tmp_path / "two", records, engine=engines[1])
+
+    monkeypatch.setattr(rollout.time, "sleep", other_rank_works)
+    engines = [FakeEngine(tokenizer)]
+    metrics = run(tokenizer, tmp_path / "two", records, engine=engines[0])
+    assert waits == [1] and [engine.prompts for engine in engines] == [10, 16]
+    assert lines_of(tmp_path / "two") == lines_of(tmp_path / "one") and metrics["generations"] == 26
+
+
+@pytest.mark.parametrize(
+    ("records", "options", "words"),
+    [
+        (make_records(2) + make_records(1), {}, "r0"),
+        ([], {}, "prompts"),
+        (make_records(2), {"limit": 0}, "rollout.limit"),
+        (make_records(2), {"samples_per_prompt": 0}, "samples_per_prompt"),
+    ],
+)
+def test_what_the_user_can_get_wrong(tokenizer, tmp_path, records, options, words):
+    with pytest.raises(UserError, match=words):
+        run(tokenizer, tmp_path, records, **options)

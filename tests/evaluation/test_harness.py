@@ -1,0 +1,135 @@
+"""The harness over a fake engine and, for perplexity, a tiny model."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation.harness import evaluate, measure_accuracy, prompt_text
+from mindspore_impl.evaluation.options import EvaluationOptions
+from mindspore_impl.text.chat import render, render_prompt
+from mindspore_impl.text.records import Message, Record, prompt_messages
+from mindspore_impl.text.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    texts = [f"list {a} {b} apply sort reverse answer {a}" for a in "abcdef" for b in "abcdef"]
+    return train_tokenizer(texts, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 96, 1.0)
+
+
+def make_record(number, thinking="fast", answer="a b"):
+    messages = (Message("user", f"list {answer} apply sort"), Message("assistant", answer, "sort a b"))
+    return Record(f"r{number}", messages, thinking, {"task": "exact", "answer": answer})
+
+
+class ScriptedEngine:
+    """Gives the scripted completions one after the other."""
+
+    def __init__(self, tokenizer, script):
+        self.tokenizer, self.script, self.calls = tokenizer, iter(script), []
+
+    def generate(self, prompts, sampling, seeds, progress=None):
+        self.calls.append((list(prompts), sampling, list(seeds)))
+        return [self._completion(*next(self.script)) for _ in prompts]
+
+    def _completion(self, reasoning, answer, finished):
+        special, encode = self.tokenizer.special, self.tokenizer.encode
+        ids = [special["[unused16]"], *encode(reasoning), special["[unused17]"], *encode(answer)]
+        return SimpleNamespace(ids=ids + [special["[unused10]"]] * finished, finished=finished)
+
+
+def test_accuracy_counts_and_samples(tokenizer, tmp_path, monkeypatch):
+    pytest.importorskip("mindspore")
+    from mindspore_impl.generation import engine
+
+    script = [("", "a b", True), ("", "b a", True), ("sort", "a b", True), ("", "a b", False),
+              ("sort a b", "a b", True)]  # fmt: skip
+    scripted = ScriptedEngine(tokenizer, script)
+    monkeypatch.setattr(engine, "Engine", lambda model, tokenizer: scripted)
+    sets = {"fast": [make_record(i) for i in range(9)], "slow": [make_record(9, "reasoning")], "unused": []}
+    options = EvaluationOptions(accuracy=["fast", "slow"], limit=4, samples_in_report=2, max_new_tokens=7, batch_size=3)
+    result = evaluate(None, tokenizer, sets, options, tmp_path, seed=1)
+    fast = result["accuracy"]["fast"]
+    assert (fast["correct"], fast["total"], fast["accuracy"], fast["truncated"]) == (1, 4, 0.25, 1)
+    assert (fast["low"], fast["high"]) == pytest.approx((0.0456, 0.6994), abs=1e-4)
+    assert result["accuracy"]["slow"]["correct"] == 1 and result["perplexity"] == {}
+    lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["correct"] for line in lines] == [True, False, False, False, True]
+    assert [line["finished"] for line in lines] == [True, True, True, False, True]
+    assert [line["shown"] for line in lines] == [True, True, False, False, True]
+    assert result["tokens"] == sum(line["tokens"] for line in lines) > 20
+    last = {key: lines[-1][key] for key in ("id", "set", "thinking", "prompt", "reasoning", "answer", "expected")}
+    assert last == {
+        "id": "r9", "set": "slow", "thinking": "reasoning", "prompt": "list a b apply sort", "reasoning": "sort a b",
+        "answer": "a b", "expected": "a b",
+    }  # fmt: skip
+    prompts, sampling, _ = scripted.calls[0]
+    assert (sampling.temperature, sampling.max_new_tokens, sampling.batch_size) == (0.0, 7, 3)
+    assert prompts[0] == render_prompt(prompt_messages(sets["fast"][0]), tokenizer, "fast")
+
+
+def test_an_engine_that_says_cut_is_believed(tokenizer):
+    """Even when the ids happen to end with the closing piece."""
+    engine = ScriptedEngine(tokenizer, [("", "a b", True)])
+    cut = engine.generate([[1]], None, [0])[0]
+    cut.finished = False
+    engine.generate = lambda *_, **__: [cut]
+    result, lines = measure_accuracy(engine, tokenizer, "s", [make_record(0)], [[1]], EvaluationOptions(), 0)
+    assert result["correct"] == 0 and result["truncated"] == 1 and lines[0]["correct"] is False
+
+
+def test_prompt_text_names_roles_only_where_there_are_several():
+    assert prompt_text(make_record(0)) == "list a b apply sort"
+    messages = (Message("system", "be short"), Message("user", "hi"))
+    assert prompt_text(Record("x", messages, "fast", {})) == "system: be short\nuser: hi"
+
+
+@pytest.mark.parametrize(
+    ("sets", "options", "words"),
+    [
+        ({"test": []}, {"accuracy": ["tset"]}, "'tset'.*test"),
+        ({"test": []}, {"accuracy": ["test"]}, "'test' has no record"),
+        ({"test": [Record("q3", (Message("user", "x"),), "fast", {})]}, {"accuracy": ["test"]}, "'test'.*'q3'"),
+        ({"test": [Record("q3", (Message("user", "x"),), "fast", {})]}, {"perplexity": ["test"]}, "'test'.*'q3'"),
+        ({"test": [Record("q3", (Message("system", "x"),), "fast", {"task": "exact", "answer": "y"})]},
+         {"accuracy": ["test"]}, "'test'.*'q3'"),
+    ],
+)  # fmt: skip
+def test_a_faulty_set_is_named_before_anything_is_generated(tokenizer, tmp_path, sets, options, words):
+    with pytest.raises(UserError, match=words):
+        evaluate(None, tokenizer, sets, EvaluationOptions(**options), tmp_path, 0)
+
+
+def test_perplexity_equals_a_plain_sum_over_single_samples(ms_runtime, tokenizer, tmp_path):
+    """Packed and padded batches give what unpacked sequences give in float64."""
+    import mindspore as ms
+
+    from mindspore_impl.model.options import ModelOptions
+    from mindspore_impl.model.pangu import PanguForCausalLM
+
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
+    model = PanguForCausalLM(ModelOptions(vocab_size=tokenizer.vocab_size, **shape))
+    sets = {"held": [make_record(i, answer=" ".join("abcdef"[: 1 + i % 3])) for i in range(5)]}
+    options = EvaluationOptions(perplexity=["held"], sequence_length=64, rows=2)
+    result = evaluate(model, tokenizer, sets, options, tmp_path, 0)
+    total, tokens = 0.0, 0
+    for record in sets["held"]:
+        sample = render(record, tokenizer)
+        ids_BL = np.zeros((1, 64), np.int32)
+        ids_BL[0, : len(sample.ids)] = sample.ids
+        positions_BL = np.arange(64, dtype=np.int32)[None]
+        segments_BL = (positions_BL < len(sample.ids)).astype(np.int32)
+        logits_LV = model(ms.Tensor(ids_BL), ms.Tensor(positions_BL), ms.Tensor(segments_BL)).asnumpy()[0].astype(np.float64)
+        for position in np.flatnonzero(sample.supervised):
+            row_V = logits_LV[position - 1]
+            total += np.log(np.exp(row_V - row_V.max()).sum()) + row_V.max() - row_V[sample.ids[position]]
+            tokens += 1
+    held = result["perplexity"]["held"]
+    assert held["tokens"] == tokens == result["tokens"]
+    assert held["loss"] == pytest.approx(total / tokens, rel=1e-5)
+    assert held["perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-5)
+    assert not (tmp_path / "samples.jsonl").exists()
