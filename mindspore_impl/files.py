@@ -22,7 +22,9 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder or free some room") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); choose another folder or free some room"
+        ) from error
     os.close(handle)
     temporary = Path(name)
     try:

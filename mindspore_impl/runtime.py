@@ -37,7 +37,9 @@ def setup(options: RuntimeOptions, seed: int = 0) -> None:
 
     available = _ascend_available()
     if options.device == "Ascend" and not available:
-        raise UserError("runtime.device=Ascend: no Ascend device answers; run tools/doctor.py, or set runtime.device=CPU")
+        raise UserError(
+            "runtime.device=Ascend: no Ascend device answers; run tools/doctor.py, or set runtime.device=CPU"
+        )
     _state["device"] = "Ascend" if options.device == "Ascend" or (options.device == "auto" and available) else "CPU"
     precision = options.precision
     if precision == "auto":
