@@ -1,8 +1,8 @@
 """Samples into batches: what an epoch draws, in which order, packed, sharded over ranks and prefetched.
 
 Everything is a pure function of (samples, options, seed, step): a run that resumes at step s sees what an uninterrupted
-one would, and the global order of rows does not depend on how many ranks share it. Legend: B rows of a micro-batch, R rows
-of one rank's step, L positions, K teacher ids, S supervised targets of a sample.
+one would, and the global order of rows does not depend on how many ranks share it. Legend: B rows of a micro-batch, R
+rows of one step on one rank, L positions, K teacher ids, S supervised targets of a sample.
 """
 
 import hashlib
@@ -110,7 +110,7 @@ class BatchStream:
         return self._split(self.rank_arrays(step))
 
     def steps_for_epochs(self, epochs: float) -> int:
-        """Steps until the last row of `epochs` epochs has been seen (the last step is filled up from the next epoch)."""
+        """Steps until the last row of `epochs` epochs has been seen (the last step is filled from the next one)."""
         whole = int(epochs)
         rows = self._epoch_start(whole)
         if epochs > whole:

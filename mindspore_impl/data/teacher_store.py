@@ -389,9 +389,13 @@ class StoreReader:
         """Positions first..first+count of a shard as stored: ids int32, log-probabilities and tail float32."""
         shard = self._open.get(number)
         if shard is None:
-            from safetensors import safe_open
+            from safetensors import SafetensorError, safe_open
 
-            shard = self._open[number] = safe_open(str(self.folder / self.shards[number]["file"]), "np")
+            path = self.folder / self.shards[number]["file"]
+            try:
+                shard = self._open[number] = safe_open(str(path), "np")
+            except (SafetensorError, OSError) as error:
+                raise UserError(f"{path}: changed or gone since the store was opened; run the capture again") from error
         K, last = self.top_k, first + count
         high = shard.get_slice("ids_high")[first * K // 4 : -(-last * K // 4)]
         ids_PK = unpack_ids(shard.get_slice("ids_low")[first:last], high, first * K % 4)

@@ -1,0 +1,415 @@
+"""The teacher store: what is written comes back, and whatever does not belong is refused by name."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mindspore_impl.data import teacher_store
+from mindspore_impl.data.teacher_store import (
+    LOG_FLOOR,
+    StoreHeader,
+    StoreReader,
+    StoreWriter,
+    pack_ids,
+    publish,
+    sample_key,
+    target_runs,
+    unpack_ids,
+    verify_store,
+)
+from mindspore_impl.errors import UserError
+from mindspore_impl.files import sha256_file
+
+VOCABULARY = 153376
+
+
+def header(top_k=10, mode="top_k", **changes):
+    values = {"teacher_sha256": "a" * 64, "tokenizer_sha256": "b" * 64, "vocab_size": VOCABULARY, "temperature": 1.0}
+    return StoreHeader(**(values | {"top_k": top_k, "mode": mode} | changes))
+
+
+def sequence(rng, prompt=20, answer=10):
+    supervised = np.zeros(prompt + answer, bool)
+    supervised[prompt:] = True
+    return rng.integers(0, VOCABULARY, prompt + answer).astype(np.int32), supervised
+
+
+def teacher_rows(rng, targets, top_k):
+    """Ids, log-probabilities in falling order and tail log-mass; the K+1 masses sum to 1."""
+    ids_SK = rng.integers(0, VOCABULARY // top_k, (targets, top_k)) + np.arange(top_k) * (VOCABULARY // top_k)
+    logits_SK = -np.sort(-3 * rng.normal(size=(targets, top_k)), axis=1)
+    tail_S = rng.normal(size=targets)
+    total_S = np.log(np.exp(logits_SK).sum(1) + np.exp(tail_S))
+    return ids_SK, (logits_SK - total_S[:, None]).astype(np.float32), (tail_S - total_S).astype(np.float32)
+
+
+def write(folder, count=8, top_k=10, positions_per_shard=30, seed=0, answer=10, writer=None):
+    rng = np.random.default_rng(seed)
+    writer = writer or StoreWriter(folder, header(top_k), positions_per_shard)
+    stored = []
+    for _ in range(count):
+        ids, supervised = sequence(rng, answer=answer)
+        stored.append((ids, supervised, *teacher_rows(rng, answer, top_k)))
+        writer.add(*stored[-1])
+    return writer, stored
+
+
+def assert_holds(reader, stored):
+    for ids, supervised, ids_SK, logp_SK, tail_S in stored:
+        found_ids, found_logp, found_tail = reader.lookup(ids, supervised)
+        assert found_ids.dtype == np.int32 and found_logp.dtype == found_tail.dtype == np.float32
+        np.testing.assert_array_equal(found_ids, ids_SK)
+        np.testing.assert_allclose(found_logp, logp_SK, rtol=1e-3, atol=2e-3)
+        np.testing.assert_allclose(found_tail, tail_S, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 10, 64, 128])
+def test_round_trip(tmp_path, top_k):
+    writer, stored = write(tmp_path, top_k=top_k, answer=7)
+    writer.close()
+    reader = StoreReader(tmp_path, tokenizer_sha256="b" * 64)
+    assert (reader.sequences, reader.positions, len(reader.shards)) == (8, 56, 2)
+    assert reader.header == header(top_k) and reader.top_k == top_k
+    assert_holds(reader, stored)
+    assert_holds(reader, stored[::-1])
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 7), st.integers(1, 9), st.data())
+def test_ids_of_eighteen_bits_round_trip(positions, top_k, data):
+    values = data.draw(st.lists(st.integers(-1, 2**18 - 2), min_size=positions * top_k, max_size=positions * top_k))
+    ids_PK = np.array(values).reshape(positions, top_k)
+    low_PK, high = pack_ids(ids_PK)
+    assert len(high) == -(-positions * top_k // 4)
+    np.testing.assert_array_equal(unpack_ids(low_PK, high, 0), ids_PK)
+    first = data.draw(st.integers(0, positions - 1))  # a lookup starts anywhere
+    part = unpack_ids(low_PK[first:], high[first * top_k // 4 :], first * top_k % 4)
+    np.testing.assert_array_equal(part, ids_PK[first:])
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_runs_describe_exactly_the_targets(mask):
+    found = [first + i for first, length in target_runs(np.array(mask)).tolist() for i in range(length)]
+    assert found == [i for i, bit in enumerate(mask) if bit and i > 0]
+
+
+@pytest.mark.parametrize("top_k, limit", [(10, 46), (64, 276)])
+@pytest.mark.parametrize("answers", [(100,), (6, 130)])
+def test_bytes_per_position(tmp_path, top_k, limit, answers):
+    rng = np.random.default_rng(0)
+    writer = StoreWriter(tmp_path, header(top_k), 65536)
+    for number in range(200):
+        answer = answers[number % len(answers)]
+        writer.add(*sequence(rng, answer=answer), *teacher_rows(rng, answer, top_k))
+    writer.close()
+    reader = StoreReader(tmp_path)
+    assert reader.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert reader.bytes / reader.positions <= limit
+
+
+def test_looks_up_two_thousand_sequences_a_second(tmp_path):
+    writer, stored = write(tmp_path, count=100, top_k=64, answer=100, positions_per_shard=4000)
+    writer.close()
+    reader = StoreReader(tmp_path)
+    best = float("inf")
+    for _ in range(5):  # other work on the machine may slow some of them
+        started = time.perf_counter()
+        for ids, supervised, *_ in stored:
+            reader.lookup(ids, supervised)
+        best = min(best, time.perf_counter() - started)
+    assert len(stored) / best > 2000
+
+
+def test_trap_01_rows_come_back_in_order_of_the_targets(tmp_path):
+    """Several runs of supervised tokens; row r carries the id of the r-th supervised token."""
+    ids = np.arange(100, 112, dtype=np.int32)
+    supervised = np.array([0, 0, 1, 1, 0, 0, 1, 0, 1, 1, 1, 0], bool)
+    writer = StoreWriter(tmp_path, header(1))
+    half_S = np.full(6, np.log(0.5), np.float32)
+    writer.add(ids, supervised, ids[supervised][:, None], half_S[:, None], half_S)
+    writer.close()
+    assert StoreReader(tmp_path).lookup(ids, supervised)[0].ravel().tolist() == [102, 103, 106, 108, 109, 110]
+
+
+def test_trap_05_padding_is_finite(tmp_path):
+    ids, supervised = sequence(np.random.default_rng(0), answer=1)
+    writer = StoreWriter(tmp_path, header(4, mode="sampled"))
+    counts = np.array([[np.log(0.75), np.log(0.25), -np.inf, -np.inf]])
+    writer.add(ids, supervised, np.array([[9, 7, -1, -1]]), counts, np.array([LOG_FLOOR]))
+    writer.close()
+    found_ids, found_logp, found_tail = StoreReader(tmp_path).lookup(ids, supervised)
+    assert found_ids.tolist() == [[9, 7, -1, -1]]
+    np.testing.assert_allclose(found_logp[0, :2], np.log([0.75, 0.25]), atol=1e-3)
+    assert found_logp[0, 2:].tolist() == [LOG_FLOOR] * 2 and found_tail.tolist() == [LOG_FLOOR]
+    assert np.exp(found_logp[0, 2:]).sum() == 0 and np.isfinite(found_logp).all()
+
+
+def test_trap_07_a_sequence_of_the_same_length_is_refused(tmp_path):
+    writer, stored = write(tmp_path)
+    writer.close()
+    ids, supervised = stored[3][0].copy(), stored[3][1]
+    ids[5] += 1
+    with pytest.raises(UserError, match="is not in the teacher store"):
+        StoreReader(tmp_path).lookup(ids, supervised)
+
+
+def test_trap_07_a_mask_with_the_same_count_is_refused(tmp_path):
+    writer, stored = write(tmp_path)
+    writer.close()
+    ids, supervised = stored[3][:2]
+    with pytest.raises(UserError, match="other supervised positions"):
+        StoreReader(tmp_path).check(ids, np.roll(supervised, -1))
+
+
+def test_trap_07_the_writer_refuses_known_ids_under_another_mask(tmp_path):
+    writer, stored = write(tmp_path)
+    ids, supervised, *rows = stored[0]
+    with pytest.raises(UserError, match="another supervised mask"):
+        writer.add(ids, np.roll(supervised, -1), *rows)
+
+
+def test_trap_11_an_id_outside_the_vocabulary_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    ids, supervised = sequence(rng)
+    ids_SK, logp_SK, tail_S = teacher_rows(rng, 10, 10)
+    ids_SK[4, 9] = VOCABULARY
+    with pytest.raises(UserError, match="teacher row 4: an id is outside the vocabulary of 153376"):
+        StoreWriter(tmp_path, header()).add(ids, supervised, ids_SK, logp_SK, tail_S)
+
+
+def test_trap_15_a_tail_too_small_for_subtraction_survives(tmp_path):
+    ids, supervised = sequence(np.random.default_rng(0), answer=1)
+    writer = StoreWriter(tmp_path, header(1))
+    writer.add(ids, supervised, np.array([[3]]), np.array([[0.0]], np.float32), np.array([-30.5], np.float32))
+    writer.close()
+    _, found_logp, found_tail = StoreReader(tmp_path).lookup(ids, supervised)
+    assert found_tail.tolist() == [-30.5] and found_logp.tolist() == [[0.0]]
+
+
+def test_trap_16_a_key_is_the_same_in_every_process():
+    code = "from mindspore_impl.data.teacher_store import sample_key; print(sample_key(range(5)))"
+    keys = {sample_key(np.arange(5, dtype=np.int64)), sample_key(np.arange(5, dtype=">i4"))}
+    for salt in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": salt, "PYTHONPATH": os.pathsep.join(sys.path)}
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        keys.add(run.stdout.strip())
+    # sha256 of 00000000 01000000 02000000 03000000 04000000
+    assert keys == {"e528f4309e1413e6bc35aea5d8db8519384d2fcc33f9dd5d1126d73f104cf92a"}
+
+
+def test_masses_are_renormalised_in_float32(tmp_path):
+    writer, stored = write(tmp_path, top_k=64, answer=50, count=20)
+    writer.close()
+    reader = StoreReader(tmp_path)
+    totals = []
+    for ids, supervised, *_ in stored:
+        _, logp_SK, tail_S = reader.lookup(ids, supervised)
+        totals.append(np.exp(logp_SK.astype(np.float64)).sum(1) + np.exp(tail_S.astype(np.float64)))
+    assert np.abs(np.concatenate(totals) - 1).max() < 1e-6
+    raw = reader._decode(0, 0, 50)
+    assert np.abs(np.exp(raw[1]).sum(1) + np.exp(raw[2]) - 1).max() > 1e-5  # so there was something to do
+
+
+def test_equal_sequences_are_stored_once(tmp_path):
+    writer, stored = write(tmp_path, count=3)
+    assert writer.has(sample_key(stored[0][0])) and not writer.has("0" * 64)
+    assert writer.add(*stored[0]) is False
+    writer.close()
+    assert StoreReader(tmp_path).positions == 30
+
+
+def bad_rows(change):
+    ids_SK, logp_SK, tail_S = teacher_rows(np.random.default_rng(1), 10, 10)
+    return change(ids_SK, logp_SK, tail_S) or (ids_SK, logp_SK, tail_S)
+
+
+def assign(array, where, value):
+    array[where] = value
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda i, p, t: assign(i, (2, 3), i[2, 4]), "row 2: an id occurs twice"),
+        (lambda i, p, t: assign(i, (2, 3), -1), "row 2: an id follows padding"),
+        (lambda i, p, t: assign(i, (2, 3), -2), "row 2: an id is outside"),
+        (lambda i, p, t: (i[:, ::-1], p[:, ::-1], t), "row 0: the ids are not in order"),
+        (lambda i, p, t: assign(p, (3, 9), -np.inf), "row 3: a log-probability is not finite"),
+        (lambda i, p, t: assign(t, 3, np.nan), "row 3: a log-probability is not finite"),
+        (lambda i, p, t: assign(p, (3, 0), 0.1), "row 3: a log-probability is above 0"),
+        (lambda i, p, t: assign(t, 5, -0.01), "row 5: its masses, the tail included, do not sum to 1"),
+        (lambda i, p, t: (i, p - 1, t), "do not sum to 1"),
+        (lambda i, p, t: (i[:9], p[:9], t[:9]), "9 teacher rows for 10 targets"),
+        (lambda i, p, t: (i[:, :9], p[:, :9], t), "do not fit together"),
+    ],
+)
+def test_the_writer_refuses_rows_that_are_no_distribution(tmp_path, change, message):
+    writer = StoreWriter(tmp_path, header())
+    ids, supervised = sequence(np.random.default_rng(0))
+    with pytest.raises(UserError, match=message):
+        writer.add(ids, supervised, *bad_rows(change))
+    assert not writer.has(sample_key(ids))
+
+
+def test_the_writer_refuses_a_sequence_without_target(tmp_path):
+    ids_SK, logp_SK, tail_S = teacher_rows(np.random.default_rng(1), 0, 10)
+    with pytest.raises(UserError, match="0 targets"):
+        StoreWriter(tmp_path, header()).add(np.arange(4), np.array([1, 0, 0, 0], bool), ids_SK, logp_SK, tail_S)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"mode": "best"}, {"vocab_size": 2**18 - 1}, {"top_k": 0}, {"temperature": 0.0}, {"vocab_size": 0}]
+)
+def test_a_header_that_cannot_be_stored_is_refused(tmp_path, changes):
+    with pytest.raises(UserError, match=str(next(iter(changes.values())))):
+        StoreWriter(tmp_path, header(**changes))
+
+
+def test_a_tampered_shard_is_named(tmp_path):
+    write(tmp_path)[0].close()
+    path = tmp_path / "shard-000-00001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    for open_it in (StoreReader, verify_store, lambda folder: StoreWriter(folder, header())):
+        with pytest.raises(UserError, match="shard-000-00001.safetensors: its SHA-256"):
+            open_it(tmp_path)
+
+
+def test_another_tokenizer_is_refused(tmp_path):
+    write(tmp_path)[0].close()
+    with pytest.raises(UserError, match="made with another tokenizer"):
+        StoreReader(tmp_path, tokenizer_sha256="c" * 64)
+
+
+@pytest.mark.parametrize("field, value", [("top_k", 64), ("temperature", 2.0), ("teacher_sha256", "d" * 64)])
+def test_another_header_is_refused_by_the_field_that_differs(tmp_path, field, value):
+    write(tmp_path)  # not closed: the journal alone must tell
+    with pytest.raises(UserError, match=f"begun with {field}="):
+        StoreWriter(tmp_path, header(**{field: value}))
+
+
+def test_an_unfinished_store_cannot_be_read(tmp_path):
+    write(tmp_path)
+    with pytest.raises(UserError, match=r"manifest\.json: no such file"):
+        StoreReader(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.pop("shards"),
+        lambda m: m["header"].pop("mode"),
+        lambda m: m["header"].update(top_k="many"),
+        lambda m: m["shards"][0].pop("sha256"),
+        lambda m: m["shards"][0].update(file="../elsewhere.safetensors"),
+        lambda m: m["shards"][0].update(positions=7),
+        lambda m: m["counts"].update(positions=7),
+        lambda m: m.update(schema=99),
+    ],
+)
+def test_a_damaged_manifest_is_a_user_error(tmp_path, change):
+    write(tmp_path)[0].close()
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError):
+        StoreReader(tmp_path)
+
+
+def test_a_killed_writer_continues_after_its_last_full_shard(tmp_path):
+    _, stored = write(tmp_path / "killed", count=7)  # 2 shards of 3 sequences; the seventh was only in memory
+    (tmp_path / "killed" / ".shard-000-00002.safetensors.x.tmp").write_bytes(b"half")
+    writer = StoreWriter(tmp_path / "killed", header(), 30)
+    assert [writer.has(sample_key(item[0])) for item in stored] == [True] * 6 + [False]
+    assert [writer.add(*item) for item in stored] == [False] * 6 + [True]
+    writer.close()
+    whole, _ = write(tmp_path / "whole", count=7)
+    whole.close()
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == names
+    assert all(sha256_file(tmp_path / "killed" / name) == sha256_file(tmp_path / "whole" / name) for name in names)
+
+
+def test_a_writer_killed_before_its_journal_writes_the_shard_again(tmp_path, monkeypatch):
+    writer, stored = write(tmp_path, count=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher_store, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            writer.close()
+    writer = StoreWriter(tmp_path, header(), 30)
+    assert not writer.has(sample_key(stored[4][0]))
+    for item in stored:
+        writer.add(*item)
+    writer.close()
+    assert verify_store(tmp_path)["sequences"] == 5
+    assert_holds(StoreReader(tmp_path), stored)
+
+
+def test_a_finished_store_can_grow(tmp_path):
+    writer, stored = write(tmp_path, count=4)
+    writer.close()
+    writer, more = write(tmp_path, count=4, seed=1)
+    writer.close()
+    assert_holds(StoreReader(tmp_path), stored + more)
+
+
+def test_the_sequences_of_a_deleted_shard_are_captured_again(tmp_path, capsys):
+    writer, stored = write(tmp_path, count=6)
+    writer.close()
+    (tmp_path / "shard-000-00000.safetensors").unlink()
+    with pytest.raises(UserError, match="shard-000-00000"):
+        StoreReader(tmp_path)
+    writer = StoreWriter(tmp_path, header(), 30)
+    assert "shard-000-00000.safetensors: gone" in capsys.readouterr().err
+    assert [writer.add(*item) for item in stored] == [True] * 3 + [False] * 3
+    writer.close()
+    assert_holds(StoreReader(tmp_path), stored)
+
+
+def test_ranks_write_parts_and_one_publishes(tmp_path):
+    first, second = (StoreWriter(tmp_path, header(), 30, part, parts=2) for part in (0, 1))
+    _, stored = write(tmp_path, writer=first)
+    _, more = write(tmp_path, seed=1, writer=second)
+    first.close()
+    with pytest.raises(UserError, match="part-001.json: this part is not finished"):
+        publish(tmp_path, parts=2)
+    second.add(*stored[0])  # both ranks met this one
+    second.close()
+    assert not (tmp_path / "manifest.json").exists()
+    publish(tmp_path, parts=2)
+    assert not list(tmp_path.glob("part-*"))
+    assert_holds(StoreReader(tmp_path), stored + more)
+    summary = verify_store(tmp_path)
+    assert (summary["sequences"], summary["duplicates"], summary["positions"]) == (16, 1, 170)
+
+
+def test_verify_counts_and_measures(tmp_path):
+    writer, stored = write(tmp_path)
+    writer.close()
+    summary = verify_store(tmp_path)
+    assert (summary["shards"], summary["sequences"], summary["positions"], summary["top_k"]) == (3, 8, 80, 10)
+    assert summary["bytes_per_position"] == summary["bytes"] / 80
+    mass = np.mean([np.exp(item[3]).sum(1) for item in stored])
+    assert summary["teacher_mass"] == pytest.approx(mass, abs=1e-3)
+
+
+def test_verify_finds_a_bad_value_behind_a_good_hash(tmp_path, monkeypatch):
+    writer, stored = write(tmp_path, count=0)
+    monkeypatch.setattr(teacher_store, "check_rows", lambda *_: None)
+    ids, supervised = sequence(np.random.default_rng(0))
+    ids_SK, logp_SK, tail_S = teacher_rows(np.random.default_rng(0), 10, 10)
+    ids_SK[6, 0] = VOCABULARY + 1
+    writer.add(ids, supervised, ids_SK, logp_SK, tail_S)
+    writer.close()
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"shard-000-00000\.safetensors: teacher row 6: an id is outside"):
+        verify_store(tmp_path)
