@@ -1,6 +1,6 @@
 """Batches: what is drawn, in which order, how it is weighted, and that the teacher's rows land where they belong."""
 
-import threading
+import os
 from collections import Counter
 
 import numpy as np
@@ -225,6 +225,15 @@ def test_every_epoch_passes_a_single_set_once_and_loses_nothing():
     assert sorted(orders[0]) != orders[0]
 
 
+def test_rows_do_not_stay_in_the_order_of_packing():
+    """One document a row: packed longest first, which training must not see."""
+    stream = stream_of(make_samples(16, shortest=18, longest=32), rows=16)
+    (batch,) = stream.step(0)
+    lengths = np.count_nonzero(batch.segment_ids_BL, axis=1).tolist()
+    assert len(lengths) == 16 and lengths != sorted(lengths, reverse=True)
+    assert sorted(lengths) == sorted(np.count_nonzero(stream.step(1)[0].segment_ids_BL, axis=1).tolist())
+
+
 def test_steps_for_epochs_covers_the_last_row():
     stream = stream_of(make_samples(25), rows=2)
     rows = stream.summary()["rows_per_epoch"]
@@ -326,11 +335,20 @@ def test_a_fault_while_prefetching_reaches_the_caller_as_it_is(tmp_path):
 
 def test_a_consumer_may_leave_early():
     stream = stream_of(make_samples(12), prefetch=2)
-    threads = threading.active_count()
+
+    def threads():
+        return len(os.listdir("/proc/self/task"))
+
     steps = stream.steps(0, 10_000)
     next(steps)
     steps.close()
-    assert threading.active_count() == threads
+    idle = threads()
+    steps = stream.steps(0, 10_000)
+    next(steps)
+    assert threads() > idle
+    with pytest.raises(KeyError) as held:  # its traceback keeps everything inside the stream alive
+        steps.throw(KeyError("in the training loop"))
+    assert held and threads() == idle
     assert_equal(next(stream.steps(1, 3))[0], stream.step(1)[0])
 
 
