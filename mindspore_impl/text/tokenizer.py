@@ -149,8 +149,8 @@ def train_tokenizer(
     `chat.segments` gives the texts of a record just as they will be encoded. Raises UserError, naming
     tokenizer.vocab_size and the nearest size that works, or tokenizer.character_coverage.
     """
-    if not 0.9 <= character_coverage <= 1.0:
-        raise UserError(f"tokenizer.character_coverage={character_coverage}: must be from 0.9 to 1.0")
+    if not 0.98 <= character_coverage <= 1.0:
+        raise UserError(f"tokenizer.character_coverage={character_coverage}: must be from 0.98 to 1.0")
     corpus = [text for text in texts if text.strip()]
     if not corpus:
         raise UserError("tokenizer.train_on: the named data sets hold no text to train a tokenizer on")

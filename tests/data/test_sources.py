@@ -1,0 +1,147 @@
+"""Adapters: each published form becomes the record, and each malformed line is named."""
+
+import json
+
+import pytest
+
+from mindspore_impl.data.options import DatasetOptions
+from mindspore_impl.data.sources import load_set
+from mindspore_impl.errors import UserError
+from mindspore_impl.text.records import Message
+
+GSM8K = {"question": "How many?", "answer": "She sold 48/2 = <<48/2=24>>24.\nIn all <<48+24=1072>>1,072.\n#### 1,072"}
+ALPACA = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
+SHAREGPT = {"conversations": [{"from": "system", "value": "Be kind."}, {"from": "human", "value": "Hi"},
+                              {"from": "gpt", "value": "<think>\nA greeting.\n</think>\n\nHello"}]}  # fmt: skip
+PROMPT_ANSWER = {"prompt": "1+1?", "answer": "2", "reasoning": "count", "system": "Be brief."}
+RECORD = {"id": "x", "messages": [{"role": "user", "content": "hi"}], "thinking": "reasoning", "meta": {"k": 1}}
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(source, rows, array=False, **options):
+        path = tmp_path / "set.json"
+        text = json.dumps(rows) if array else "".join(json.dumps(row) + "\n" for row in rows)
+        path.write_text(text, encoding="utf-8")
+        return load_set("toy", DatasetOptions(source=source, path=str(path), **options), seed=0)
+
+    return load
+
+
+def test_gsm8k(load):
+    fast, slow = load("gsm8k", [GSM8K])[0], load("gsm8k", [GSM8K], thinking="reasoning")[0]
+    assert fast.messages == (Message("user", "How many?"), Message("assistant", "1,072"))
+    assert slow.messages[1] == Message("assistant", "1,072", "She sold 48/2 = 24.\nIn all 1,072.")
+    assert fast.meta == slow.meta == {"task": "gsm8k", "answer": "1072"}
+    assert (fast.thinking, slow.thinking, fast.id) == ("fast", "reasoning", "set.json:1")
+
+
+def test_alpaca(load):
+    with_input, without = load("alpaca", [ALPACA, {"instruction": "Speak.", "input": "", "output": "Hm"}], array=True)
+    assert with_input.messages == (Message("user", "Add.\n\n1 and 2"), Message("assistant", "3"))
+    assert without.messages[0].content == "Speak."
+    assert with_input.meta == {"task": "exact", "answer": "3"} and with_input.id == "set.json:[0]"
+
+
+def test_sharegpt(load):
+    fast, slow = load("sharegpt", [SHAREGPT])[0], load("sharegpt", [SHAREGPT], thinking="reasoning")[0]
+    assert fast.messages == (Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Hello"))
+    assert slow.messages[2] == Message("assistant", "Hello", "A greeting.")
+    assert slow.meta == {"task": "exact", "answer": "Hello"}
+
+
+def test_prompt_answer(load):
+    system, user, assistant = load("prompt_answer", [PROMPT_ANSWER], thinking="reasoning")[0].messages
+    assert (system, user) == (Message("system", "Be brief."), Message("user", "1+1?"))
+    assert assistant == Message("assistant", "2", "count")
+    assert load("prompt_answer", [PROMPT_ANSWER])[0].messages[2].reasoning is None
+
+
+def test_records_speak_for_themselves_and_the_set_fills_in(load):
+    bare = {"messages": RECORD["messages"]}
+    first, second = load("records", [RECORD, bare])
+    assert (first.id, first.thinking, first.meta) == ("x", "reasoning", {"k": 1})
+    assert (second.id, second.thinking, second.meta) == ("set.json:2", "fast", {})
+
+
+def test_list_programs_come_from_the_generator():
+    options = DatasetOptions(source="list_programs", split="test", first=5, count=3, thinking="reasoning")
+    expected = [f"list_programs/test/4/{index}" for index in (5, 6, 7)]
+    assert [record.id for record in load_set("toy", options, seed=4)] == expected
+    with pytest.raises(UserError, match="data.sets.toy.count"):
+        load_set("toy", DatasetOptions(source="list_programs"), seed=0)
+    with pytest.raises(UserError, match="data.sets.toy.*noise=3"):
+        load_set("toy", DatasetOptions(source="list_programs", count=1, noise=3), seed=0)
+
+
+def test_first_and_count_choose_lines_and_malformed_ones_outside_do_not_matter(load):
+    rows = [{"bad": 1}, *({"prompt": f"q{index}", "answer": "a"} for index in range(4)), {"bad": 1}]
+    taken = load("prompt_answer", rows, first=1, count=4)
+    assert [record.messages[0].content for record in taken] == ["q0", "q1", "q2", "q3"]
+    assert taken[0].id == "set.json:2"
+    with pytest.raises(UserError, match="toy.*holds 6 records"):
+        load("prompt_answer", [rows[1]] * 6, first=3, count=4)
+    with pytest.raises(UserError, match="toy.*holds 2 records"):
+        load("prompt_answer", [rows[1]] * 2, first=2)
+
+
+@pytest.mark.parametrize("source, row, needles", [
+    ("gsm8k", {"question": "q"}, ["'answer' is missing"]),
+    ("gsm8k", {"question": "q", "answer": "no mark"}, ["'answer'", "####"]),
+    ("gsm8k", {"question": "q", "answer": "x #### "}, ["'answer'", "####"]),
+    ("gsm8k", {"question": 3, "answer": "x #### 1"}, ["question must be a string", "a number"]),
+    ("alpaca", {"instruction": "i", "ouput": "o"}, ["'output' is missing", "'ouput' a typo"]),
+    ("alpaca", {"instruction": "i", "input": 4, "output": "o"}, ["input must be a string"]),
+    ("alpaca", {"instruction": "i", "output": " "}, ["the answer is empty"]),
+    ("prompt_answer", {"prompt": " ", "answer": "o"}, ["the question is empty"]),
+    ("sharegpt", {"conversations": []}, ["'conversations' must be an array"]),
+    ("sharegpt", {"conversations": ["x"]}, ["conversations[0]", "expected an object"]),
+    ("sharegpt", {"conversations": [{"from": "human"}]}, ["conversations[0]", "'value' is missing"]),
+    ("sharegpt", {"conversations": [{"from": "bing", "value": "x"}]}, ["conversations[0]", "unknown 'from' 'bing'"]),
+    ("sharegpt", {"conversations": [{"from": "human", "value": "x"}]}, ["the last turn", "from: gpt"]),
+    ("sharegpt", {"conversations": [{"from": "gpt", "value": "<think>x"}]}, ["conversations[0]", "never closes"]),
+    ("records", {"messages": [{"role": "bot", "content": "x"}]}, ["messages[0]", "unknown role 'bot'"]),
+    ("records", {"messages": RECORD["messages"], "thinkin": "fast"}, ["unknown field 'thinkin'", "'thinking'"]),
+])  # fmt: skip
+def test_a_malformed_line_is_named_with_its_field(load, source, row, needles):
+    good = {"gsm8k": GSM8K, "alpaca": ALPACA, "sharegpt": SHAREGPT, "prompt_answer": PROMPT_ANSWER, "records": RECORD}
+    for array, place in ((False, "set.json:2"), (True, "set.json:[1]")):
+        with pytest.raises(UserError) as caught:
+            load(source, [good[source], row], array=array)
+        for needle in [place, *needles]:
+            assert needle in str(caught.value)
+
+
+@pytest.mark.parametrize("source, row", [
+    ("alpaca", ALPACA),
+    ("prompt_answer", {"prompt": "q", "answer": "a"}),
+    ("gsm8k", {"question": "q", "answer": "#### 4"}),
+    ("sharegpt", {"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]}),
+])  # fmt: skip
+def test_reasoning_that_is_not_there_is_an_error(load, source, row):
+    with pytest.raises(UserError, match="set.json:1.*thinking: reasoning needs.*thinking: fast"):
+        load(source, [row], thinking="reasoning")
+
+
+def test_a_repeated_id_names_both_lines(load):
+    with pytest.raises(UserError, match=r"set.json:2: the id 'x' was already used at .*set.json:1"):
+        load("records", [RECORD, RECORD])
+
+
+def test_files_that_cannot_be_used(load, tmp_path):
+    def fails(needle, content=None, path=tmp_path / "f.json", **options):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(UserError, match=needle):
+            load_set("toy", DatasetOptions(**{"source": "alpaca", "path": path and str(path)} | options), seed=0)
+
+    fails("data.sets.toy.path is null", path=None)
+    fails("absent.json: cannot be read", path=tmp_path / "absent.json")
+    fails("f.json: the file holds no record", b"")
+    fails("f.json: the file holds no record", b" [] ")
+    fails(r"f.json:2: not valid JSON", b'[\n{"a": }]')
+    fails(r"f.json:\[0\]: expected an object", b"[1]")
+    fails(r"f.json:1: not valid JSON", b'{"a": \n')
+    fails("f.json: not UTF-8", b"\xff\xfe\x00")
+    fails("data.sets.toy: first=-1", b"{}", first=-1)
+    fails("data.sets.toy.source", b"{}", source="parquet")

@@ -1,0 +1,75 @@
+"""The record form: what is accepted, and what a refusal says."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.text.records import Message, Record, parse_record, prompt_messages, record_to_json
+
+
+def good(**changes) -> dict:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes", "reasoning": "why"}]
+    return {"id": "r1", "messages": messages, "thinking": "reasoning", "meta": {"task": "exact"}} | changes
+
+
+def test_a_record_is_read():
+    expected = Record("r1", (Message("user", "hi"), Message("assistant", "yes", "why")), "reasoning", {"task": "exact"})
+    assert parse_record(good(), "a.jsonl:1") == expected
+
+
+@pytest.mark.parametrize("changes, needles", [
+    ({"mesages": 1}, ["unknown field 'mesages'", "did you mean 'messages'"]),
+    ({"id": 7}, ["id must be a string", "a number"]),
+    ({"id": ""}, ["id is empty"]),
+    ({"thinking": "slow"}, ["unknown thinking 'slow'", "reasoning, fast"]),
+    ({"meta": [1]}, ["meta must be an object", "an array"]),
+    ({"messages": {}}, ["messages must be an array"]),
+    ({"messages": []}, ["'r1'", "messages is empty"]),
+    ({"messages": ["x"]}, ["messages[0]", "expected an object"]),
+    ({"messages": [{"role": "asistant", "content": "x"}]}, ["messages[0]", "'asistant'", "did you mean 'assistant'"]),
+    ({"messages": [{"role": "user"}]}, ["messages[0]", "'content' is missing"]),
+    ({"messages": [{"role": "user", "contents": "x"}]}, ["messages[0]", "did you mean 'content'"]),
+    ({"messages": [{"role": "user", "content": None}]}, ["content must be a string", "null"]),
+    ({"messages": [{"role": "user", "content": "\ud83d"}]}, ["messages[0]", "lone surrogate"]),
+    ({"messages": [{"role": "user", "content": ""}]}, ["messages[0]", "is empty"]),
+    ({"messages": [{"role": "user", "content": "x", "reasoning": "y"}]}, ["messages[0]", "has 'reasoning'"]),
+    ({"messages": [{"role": "tool", "content": "x"}, {"role": "system", "content": "y"}]}, ["messages[1]", "only the"]),
+    ({"messages": [{"role": "system", "content": "y"}]}, ["add a user message"]),
+])  # fmt: skip
+def test_a_malformed_record_is_refused_with_its_place(changes, needles):
+    with pytest.raises(UserError) as caught:
+        parse_record(good(**changes), "a.jsonl:12")
+    for needle in ["a.jsonl:12", *needles]:
+        assert needle in str(caught.value)
+
+
+def test_a_missing_field_is_named():
+    value = good()
+    del value["thinking"]
+    with pytest.raises(UserError, match="the field 'thinking' is missing"):
+        parse_record(value, "a.jsonl:3")
+    with pytest.raises(UserError, match="expected an object, found a string"):
+        parse_record("text", "a.jsonl:3")
+
+
+def test_a_prompt_record_may_end_with_the_user():
+    record = parse_record(good(messages=[{"role": "user", "content": "hi"}]), "a.jsonl:1")
+    assert prompt_messages(record) == record.messages
+    assert prompt_messages(parse_record(good(), "a.jsonl:1")) == (Message("user", "hi"),)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+
+
+TURNS = st.lists(st.tuples(TEXT, TEXT, st.none() | TEXT), min_size=1, max_size=3)
+
+
+@given(TEXT, TURNS, st.sampled_from(["reasoning", "fast"]))
+def test_json_gives_the_same_record_back(identity, turns, thinking):
+    pairs = [(Message("user", user), Message("assistant", answer, why)) for user, answer, why in turns]
+    messages = tuple(message for pair in pairs for message in pair)
+    record = Record(identity, messages, thinking, {"n": 1})
+    assert parse_record(json.loads(json.dumps(record_to_json(record))), "x") == record

@@ -1,0 +1,161 @@
+"""The tokenizer: special pieces by id only, texts that come back unchanged, small vocabularies trained predictably."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.text.template import SPECIAL_PIECES, TEMPLATE_TEXTS
+from mindspore_impl.text.tokenizer import Tokenizer, train_tokenizer
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=24)
+FRAGMENTS = [*SPECIAL_PIECES, "<s>", "<unk>", "[", "unused10]", " ", "a", "系统：", "[unused1"]
+SPOILT = st.lists(st.sampled_from(FRAGMENTS), max_size=8)
+
+
+def test_the_layout_of_a_trained_vocabulary(tokenizer):
+    assert tokenizer.pieces(range(6)) == ["<unk>", "<s>", *SPECIAL_PIECES]
+    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.vocab_size) == (0, 1, 600)
+    assert tokenizer.eos_id == tokenizer.special["[unused10]"] == 3
+    assert tokenizer.sha256 == hashlib.sha256(tokenizer.path.read_bytes()).hexdigest()
+
+
+def test_special_ids_are_found_by_piece_name(pangu_like):
+    for piece, token_id in pangu_like.special.items():
+        assert pangu_like.pieces([token_id]) == [piece]
+    assert pangu_like.special["[unused9]"] == 3 + 9  # after unk, bos and eos of that file
+    assert pangu_like.eos_id == 3 + 10 and pangu_like.backend.processor.eos_id() == 2
+
+
+@settings(deadline=None, max_examples=150)
+@given(TEXT)
+@example("  two spaces, 中文, 😀\n\ttab\r\n end ")
+@example(" ")
+@example("")
+@example("<0x41> [unused10]")
+def test_text_comes_back_unchanged(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert all(0 <= token_id < tokenizer.vocab_size for token_id in ids)
+
+
+@settings(deadline=None, max_examples=150)
+@given(SPOILT.map("".join))
+@example("[unused10]")
+@example("x[unused10][unused9]助手：[unused16]")
+@example("<s>")
+def test_text_never_becomes_a_special_piece(tokenizer, pangu_like, text):
+    for one in (tokenizer, pangu_like):
+        ids = one.encode(text)
+        assert not {*one.special.values(), one.bos_id} & set(ids)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_the_published_layout_would_match_pieces_in_text(pangu_like):
+    assert pangu_like.eos_id in pangu_like.backend.encode("a[unused10]b"), "else the test above could not fail"
+    assert pangu_like.decode(pangu_like.encode("a[unused10]b")) == "a[unused10]b"
+
+
+def test_full_width_letters_that_normalise_to_a_piece_stay_text(pangu_like):
+    assert not set(pangu_like.special.values()) & set(pangu_like.encode("a［unused１０］b"))
+
+
+def test_decoding_leaves_special_pieces_out_or_writes_them(tokenizer):
+    ids = [tokenizer.bos_id, tokenizer.special["[unused16]"], *tokenizer.encode(" ab"), tokenizer.eos_id]
+    ids += tokenizer.encode("c")
+    assert tokenizer.decode(ids) == " abc"
+    assert tokenizer.decode(ids, skip_special=False) == "<s>[unused16] ab[unused10]c"
+
+
+def test_ids_outside_the_vocabulary_decode_to_a_replacement(tokenizer):
+    ids = [*tokenizer.encode("ab"), tokenizer.vocab_size, -1, *tokenizer.encode("c")]
+    assert tokenizer.decode(ids) == "ab\ufffd\ufffdc"
+
+
+def test_template_texts_are_covered_even_at_low_coverage(tmp_path, tiny):
+    assert all(0 not in tiny.encode(text) for text in TEMPLATE_TEXTS)
+    sparse = train_tokenizer(["a b c " * 50] * 40, tmp_path / "t.model", 46, character_coverage=0.98)
+    assert all(0 not in sparse.encode(text) for text in TEMPLATE_TEXTS)
+
+
+def test_letters_and_operations_are_single_tokens(tiny):
+    text = "list d b a c apply reverse rotate_left rotate_right swap_ends swap_first swap_last sort"
+    assert len(tiny.encode(text)) <= len(text.split()) + 3
+    assert tiny.pieces(tiny.encode("d b a c")) == ["▁d", "▁b", "▁a", "▁c"]
+
+
+def test_training_is_deterministic_and_silent(corpus, tmp_path, tiny, capfd):
+    again = train_tokenizer(corpus, tmp_path / "again.model", 144)
+    assert again.sha256 == tiny.sha256
+    captured = capfd.readouterr()
+    assert captured.out == "" and captured.err == ""
+
+
+def test_another_process_trains_the_same_file(corpus, tmp_path, tiny):
+    script = (
+        "import json, sys\n"
+        "from mindspore_impl.text import tokenizer\n"
+        "print(tokenizer.train_tokenizer(json.load(sys.stdin), sys.argv[1], 144).sha256)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "t.model")], input=json.dumps(corpus), text=True,
+        capture_output=True, check=True, env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "7"},
+    )  # fmt: skip
+    assert run.stdout.strip() == tiny.sha256 and run.stderr == ""
+
+
+def _named_size(caught) -> int:
+    assert "tokenizer.vocab_size=" in str(caught.value)
+    return int(re.search(r"that works is (\d+)", str(caught.value))[1])
+
+
+@pytest.mark.parametrize("wrong, step", [(20, -1), (5000, 1), (400, 1)])
+def test_a_wrong_size_names_the_nearest_that_works(corpus, tmp_path, wrong, step):
+    path = tmp_path / "t.model"
+    with pytest.raises(UserError) as caught:
+        train_tokenizer(corpus, path, wrong)
+    assert not path.exists()
+    works = _named_size(caught)
+    assert train_tokenizer(corpus, path, works).vocab_size == works
+    with pytest.raises(UserError):
+        train_tokenizer(corpus, path, works + step)
+
+
+def test_training_on_nothing_or_with_a_wild_coverage_is_refused(tmp_path):
+    with pytest.raises(UserError, match="tokenizer.train_on"):
+        train_tokenizer([" ", ""], tmp_path / "t.model", 100)
+    with pytest.raises(UserError, match="tokenizer.character_coverage"):
+        train_tokenizer(["abc"], tmp_path / "t.model", 100, character_coverage=1.5)
+
+
+def test_long_texts_are_not_skipped(tmp_path):
+    long = " ".join(["zebra"] * 20000)
+    trained = train_tokenizer([long, "\ttab and \x00 too"], tmp_path / "t.model", 64)
+    assert trained.pieces(trained.encode("zebra")) == ["▁zebra"]
+
+
+def test_a_missing_damaged_or_foreign_file_is_refused(tmp_path, capfd):
+    with pytest.raises(UserError, match="tokenizer.path"):
+        Tokenizer.load(tmp_path / "absent.model")
+    for content in (b"", b"junk", b"\x00" * 64):
+        (tmp_path / "bad.model").write_bytes(content)
+        with pytest.raises(UserError, match="bad.model"):
+            Tokenizer.load(tmp_path / "bad.model")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_file_without_the_pieces_is_refused(tmp_path):
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b c"] * 9), model_prefix=str(tmp_path / "plain"), vocab_size=8, minloglevel=3,
+        model_type="bpe",
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"plain.model: the vocabulary has no piece \[unused9\]"):
+        Tokenizer.load(tmp_path / "plain.model")
