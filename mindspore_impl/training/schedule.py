@@ -1,0 +1,90 @@
+"""Learning-rate schedules: mindformers' own, held at the last step, and the same formula in plain Python for logs.
+
+Step numbers count applied updates from 1: update `t` of `steps` uses schedule value `t`, so that the first update has a
+rate above 0 and the last one exactly `min_lr_ratio * learning_rate`. Beyond the last step mindformers' cosine rises
+again and its warm-up/stable/decay turns negative; here the step is clamped instead.
+"""
+
+import math
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.training.options import OptimizerOptions
+
+
+def warmup_steps(options: OptimizerOptions, steps: int) -> int:
+    """How many updates warm up: `warmup_steps`, or `warmup_ratio` of all of them; always fewer than `steps`."""
+    wanted = options.warmup_steps if options.warmup_steps is not None else int(steps * options.warmup_ratio)
+    if wanted < 0 or not 0 <= options.warmup_ratio <= 1:
+        raise UserError("optimizer.warmup_steps must be 0 or more, and optimizer.warmup_ratio between 0 and 1")
+    return min(wanted, steps - 1)
+
+
+def decay_start(options: OptimizerOptions, steps: int) -> int:
+    """warmup_stable_decay: the last update at the full rate."""
+    return max(warmup_steps(options, steps), steps - max(1, int(steps * options.decay_ratio)))
+
+
+def learning_rate(options: OptimizerOptions, steps: int, update: int) -> float:
+    """The rate of update number `update` (from 1) of `steps`: what `make_schedule` computes in the graph."""
+    peak, low = options.learning_rate, options.learning_rate * options.min_lr_ratio
+    t, warm = min(update, steps), warmup_steps(options, steps)
+    if t < warm:
+        return peak * t / warm
+    if options.schedule == "constant":
+        return peak
+    if options.schedule == "warmup_stable_decay":
+        start = decay_start(options, steps)
+        return peak if t < start else peak - (peak - low) * (t - start) / (steps - start)
+    progress = (t - warm) / (steps - warm)
+    if options.schedule == "linear":
+        return low + (peak - low) * (1 - progress)
+    return low + (peak - low) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def make_schedule(options: OptimizerOptions, steps: int):
+    """A LearningRateSchedule Cell over mindformers': optimizer step (int32 [1], from 0) -> float32 rate.
+
+    Raises UserError for values no schedule accepts.
+    """
+    from mindspore import Tensor, ops
+    from mindspore import dtype as mstype
+    from mindspore.nn.learning_rate_schedule import LearningRateSchedule
+
+    inner = _mindformers_schedule(options, steps)
+
+    class ClampedSchedule(LearningRateSchedule):
+        """`inner`, asked for update number step + 1 and never for one beyond the last."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner = inner
+            self.last = Tensor(float(steps), mstype.float32)
+
+        def construct(self, global_step):
+            update = ops.minimum(ops.cast(global_step, mstype.float32) + 1.0, self.last)
+            return self.inner(update)
+
+    return ClampedSchedule()
+
+
+def _mindformers_schedule(options: OptimizerOptions, steps: int):
+    from mindspore_impl.training.optimizer import import_mindformers
+
+    import_mindformers()
+    from mindformers.core import lr
+
+    peak, low = float(options.learning_rate), float(options.learning_rate * options.min_lr_ratio)
+    if not peak > 0 or not 0 <= options.min_lr_ratio <= 1 or steps < 1:
+        raise UserError(
+            f"optimizer.learning_rate={options.learning_rate}, optimizer.min_lr_ratio={options.min_lr_ratio}: the rate "
+            "must be above 0 and the ratio between 0 and 1"
+        )
+    warm = warmup_steps(options, steps)
+    if options.schedule == "constant" or low == peak:  # the decaying ones refuse an end that is not lower
+        return lr.ConstantWarmUpLR(peak, warmup_steps=warm)
+    if options.schedule == "linear":
+        return lr.PolynomialWithWarmUpLR(peak, total_steps=steps, warmup_steps=warm, lr_end=low, power=1.0)
+    if options.schedule == "warmup_stable_decay":
+        start = decay_start(options, steps)
+        return lr.WarmUpStableDecayLR(peak, lr_end=low, warmup_steps=warm, total_steps=steps, decay_start_steps=start)
+    return lr.CosineWithWarmUpLR(peak, warmup_steps=warm, total_steps=steps, lr_end=low)

@@ -1,0 +1,189 @@
+"""One training step in graph mode: gradients, reduction over ranks, clipping, update; non-finite steps change nothing.
+
+The loss is a SUM with the global denominator already inside its weights, so micro-batches and ranks are added up and
+nothing is ever divided again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+FIELDS = ("input_ids_BL", "target_ids_BL", "loss_weight_BL", "segment_ids_BL", "position_ids_BL")
+TEACHER_FIELDS = ("teacher_ids_BLK", "teacher_logp_BLK", "teacher_tail_logp_BL")
+_half_square_sum = ops.MultitypeFuncGraph("half_square_sum")
+_scaled = ops.MultitypeFuncGraph("scaled")
+_add_into = ops.MultitypeFuncGraph("add_into")
+_clear = ops.MultitypeFuncGraph("clear")
+_all_sum = ops.MultitypeFuncGraph("all_sum")
+_l2_loss = ops.L2Loss()  # sum(x * x) / 2 in one operator: four times faster here than square and sum
+
+
+@_half_square_sum.register("Tensor")
+def _half_square_sum_tensor(gradient):
+    return _l2_loss(ops.cast(gradient, ms.float32))
+
+
+@_scaled.register("Tensor", "Tensor")
+def _scaled_tensor(scale, gradient):
+    return ops.cast(gradient, ms.float32) * scale
+
+
+@_add_into.register("Tensor", "Tensor")
+def _add_into_tensor(total, gradient):
+    return ops.assign_add(total, ops.cast(gradient, ms.float32))
+
+
+@_clear.register("Tensor")
+def _clear_tensor(total):
+    return ops.assign(total, ops.zeros_like(total))
+
+
+@_all_sum.register("Function", "Tensor")
+def _all_sum_tensor(all_reduce, gradient):
+    return all_reduce(ops.cast(gradient, ms.float32))
+
+
+class ScalarLoss(nn.Cell):
+    """A LossNetwork whose metrics carry no gradient, so that only the loss is differentiated."""
+
+    def __init__(self, network: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, *inputs):
+        loss, metrics_M = self.network(*inputs)
+        return loss, ops.stop_gradient(metrics_M)
+
+
+class TrainStep(nn.TrainOneStepCell):
+    """construct(*micro-batch) -> report float32 [3 + M]: loss, gradient norm, 1 if finite, then the metric sums.
+
+    network: LossNetwork (loss = weighted sum, metrics_M = sums); optimizer: from make_optimizer; clip_norm: global
+    norm, 0 for none; world_size: ranks whose gradients and sums are added. A non-finite loss or norm applies nothing:
+    weights, moments and the count of updates stay.
+    """
+
+    def __init__(self, network: nn.Cell, optimizer: nn.Optimizer, clip_norm: float, world_size: int = 1):
+        super().__init__(ScalarLoss(network), optimizer)
+        self.clips = clip_norm > 0
+        self.clip_norm = Tensor(max(clip_norm, 1e-30), ms.float32)
+        self.one, self.two, self.tiny = (Tensor(value, ms.float32) for value in (1.0, 2.0, 1e-30))
+        self.distributed = world_size > 1
+        self.map = ops.HyperMap()
+        if self.distributed:
+            self.all_reduce = ops.AllReduce()  # adds up
+
+    def differentiate(self, inputs):
+        """-> loss, metrics_M and the gradients of one micro-batch."""
+        loss, metrics_M = self.network(*inputs)
+        gradients = self.grad_no_sens(self.network, self.weights)(*inputs)
+        return loss, metrics_M, gradients
+
+    def reduce(self, loss, metrics_M, gradients):
+        """The one place where ranks meet: everything is a sum."""
+        if self.distributed:
+            gradients = self.map(ops.partial(_all_sum, self.all_reduce), gradients)
+            sums = self.all_reduce(ops.concat((loss.reshape((1,)), metrics_M)))
+            loss, metrics_M = sums[0], sums[1:]
+        return loss, metrics_M, gradients
+
+    def update(self, loss, metrics_M, gradients):
+        """Clip and apply; -> report."""
+        loss, metrics_M, gradients = self.reduce(loss, metrics_M, gradients)
+        norm = ops.sqrt(ops.addn(self.map(_half_square_sum, gradients)) * self.two)
+        finite = ops.isfinite(norm + loss)
+        report = ops.concat((ops.stack((loss, norm, ops.cast(finite, ms.float32))), metrics_M))
+        if finite:  # in the graph: 0.3 ms; blanking gradients and betas instead cost 2 ms
+            if self.clips:
+                scale = ops.minimum(self.one, self.clip_norm / ops.maximum(norm, self.tiny))
+                gradients = self.map(ops.partial(_scaled, scale), gradients)
+            report = ops.depend(report, self.optimizer(gradients))
+        return report
+
+    def construct(self, *inputs):
+        loss, metrics_M, gradients = self.differentiate(inputs)
+        return self.update(loss, metrics_M, gradients)
+
+
+class Accumulate(nn.Cell):
+    """construct(*micro-batch) -> sums: add loss, metric sums and gradients of one micro-batch to float32 totals."""
+
+    def __init__(self, step: TrainStep, metric_count: int):
+        super().__init__(auto_prefix=False)
+        self.step = step
+        self.totals = ParameterTuple(
+            Parameter(Tensor(np.zeros(weight.shape, np.float32)), name=f"accumulated.{weight.name}")
+            for weight in step.weights
+        )
+        self.sums = Parameter(Tensor(np.zeros(1 + metric_count, np.float32)), name="accumulated_sums")
+        self.map = ops.HyperMap()
+
+    def construct(self, *inputs):
+        loss, metrics_M, gradients = self.step.differentiate(inputs)
+        done = self.map(_add_into, self.totals, gradients)
+        return ops.depend(ops.assign_add(self.sums, ops.concat((loss.reshape((1,)), metrics_M))), done)
+
+
+class ApplyTotals(nn.Cell):
+    """construct() -> report: one update from the totals, which start again from zero."""
+
+    def __init__(self, step: TrainStep, accumulate: Accumulate):
+        super().__init__(auto_prefix=False)
+        self.step, self.totals, self.sums = step, accumulate.totals, accumulate.sums
+        self.map = ops.HyperMap()
+
+    def construct(self):
+        report = self.step.update(self.sums[0], self.sums[1:], self.totals)
+        zeros = ops.depend(ops.zeros_like(self.sums), report)
+        return ops.depend(report, (ops.assign(self.sums, zeros), self.map(_clear, self.totals)))
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step of the whole global batch did. `metrics` are float64 sums over supervised positions."""
+
+    loss: float
+    gradient_norm: float
+    finite: bool
+    metrics: np.ndarray
+
+
+def tensors_of(batch, with_teacher: bool) -> tuple[Tensor, ...]:
+    """The arrays of a PackedBatch in the order in which LossNetwork takes them."""
+    names = FIELDS + TEACHER_FIELDS if with_teacher else FIELDS
+    return tuple(Tensor(getattr(batch, name)) for name in names)
+
+
+def make_step(
+    network: nn.Cell,
+    optimizer: nn.Optimizer,
+    clip_norm: float,
+    accumulation: int,
+    metric_count: int,
+    world_size: int = 1,
+) -> Callable[[list[tuple[Tensor, ...]]], StepReport]:
+    """A function from the micro-batches of one step (always `accumulation` of them) to its report.
+
+    network: LossNetwork with `metric_count` metrics. The first call compiles.
+    """
+    step = TrainStep(network, optimizer, clip_norm, world_size)
+    step.set_train()
+    if accumulation == 1:
+        return lambda micro_batches: _report(step(*micro_batches[0]))
+    accumulate = Accumulate(step, metric_count)
+    apply = ApplyTotals(step, accumulate)
+
+    def run(micro_batches: list[tuple[Tensor, ...]]) -> StepReport:
+        for tensors in micro_batches:
+            accumulate(*tensors)
+        return _report(apply())
+
+    return run
+
+
+def _report(report: Tensor) -> StepReport:
+    values = report.asnumpy().astype(np.float64)
+    return StepReport(float(values[0]), float(values[1]), bool(values[2] == 1), values[3:])
