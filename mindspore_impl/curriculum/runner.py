@@ -187,6 +187,7 @@ def _opened(config: Config, run_dir: Path):
 
 def prepare_tokenizer(context: Context):
     """Load the configured tokenizer, or train the run's own once and keep it in <run>/tokenizer/."""
+    from mindspore_impl.text.chat import segments
     from mindspore_impl.text.tokenizer import Tokenizer, train_tokenizer
 
     options, folder = context.config.tokenizer, context.run_dir / "tokenizer"
@@ -195,14 +196,7 @@ def prepare_tokenizer(context: Context):
     fingerprint, note = tokenizer_fingerprint(context.config), folder / "fingerprint.json"
     if note.is_file() and files.read_json(note)["fingerprint"] == fingerprint:
         return Tokenizer.load(folder / "tokenizer.model")
-    texts = (
-        text
-        for name in options.train_on
-        for record in context.records(name)
-        for message in record.messages
-        for text in (message.content, message.reasoning)
-        if text
-    )
+    texts = (text for name in options.train_on for record in context.records(name) for text in segments(record))
     tokenizer = train_tokenizer(texts, folder / "tokenizer.model", options.vocab_size, options.character_coverage)
     files.write_json(note, {"fingerprint": fingerprint, "sha256": tokenizer.sha256})
     print(f"tokenizer: {tokenizer.vocab_size} pieces trained on {', '.join(options.train_on)}")

@@ -1,0 +1,1 @@
+"""Tasks, scoring and the evaluation harness."""

@@ -1,0 +1,1 @@
+"""The openPangu causal language model and its decoding with a static KV cache."""

@@ -1,0 +1,1 @@
+"""Text to ids: the tokenizer, conversation records, and the chat template with its supervised mask."""

@@ -1,0 +1,1 @@
+"""Optimizer, schedule, the graph-mode step and the training loop."""
