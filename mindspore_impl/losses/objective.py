@@ -1,0 +1,91 @@
+"""The training objective as a network: model, output projection, losses and the sums that are logged.
+
+    loss = sum_t w_t * [ce_weight * CE(t) + kd_weight * KD(t)],   KD = T^2 * D   (see `losses/oracle.py`)
+
+The loss is a weighted SUM: w_t is 1 / (supervised tokens of the whole global batch), so that the sum over micro-batches and
+ranks is the mean over tokens, however the batch was split. Legend: B rows, L positions, N = B*L, K teacher ids, M metrics.
+"""
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.losses.fused_linear import FusedLinearCrossEntropy, FusedLinearDistill
+from mindspore_impl.losses.options import ObjectiveOptions
+from mindspore_impl.losses.oracle import ce_weight, check_objective
+
+METRICS = ("ce", "kd", "teacher_entropy", "teacher_mass", "student_mass", "agreement", "tokens")
+
+
+def check_store(options: ObjectiveOptions, temperature: float, mode: str, vocab_size: int, model_vocab_size: int, where: str):
+    """Refuse a teacher store that does not fit the objective or the student. Raises UserError that names the key.
+
+    A capture at one temperature cannot be turned into one at another; zero-padded logits of a wider vocabulary would take
+    real mass; drawn ids carry counts, not masses.
+    """
+    if temperature != options.temperature:
+        raise UserError(
+            f"{where}: objective.temperature={options.temperature} but the teacher store was captured at {temperature}; "
+            f"set objective.temperature={temperature}, or capture again"
+        )
+    if (mode == "sampled") != (options.support == "sampled"):
+        advice = "sampled" if mode == "sampled" else "tail_bucket"
+        raise UserError(
+            f"{where}: objective.support={options.support} does not fit a teacher store of mode {mode}; "
+            f"set objective.support={advice}, or capture again"
+        )
+    if vocab_size != model_vocab_size:
+        raise UserError(
+            f"{where}: the teacher store has a vocabulary of {vocab_size} and the student one of {model_vocab_size}; "
+            f"both must use the same tokenizer and vocab_size"
+        )
+
+
+class LossNetwork(nn.Cell):
+    """The model with its objective.
+
+    construct(input_ids_BL, target_ids_BL i32, loss_weight_BL f32, segment_ids_BL, position_ids_BL i32[, teacher_ids_BLK
+    i32, teacher_logp_BLK, teacher_tail_logp_BL f32]) -> (loss f32 scalar, metrics_M f32). Metrics are SUMS over the positions
+    whose weight is not 0, in the order of METRICS ("kd" carries T^2 and no weight; "tokens" is their number); they carry no
+    gradient. A position of weight 0 adds exactly 0 to all of them and to every gradient.
+    Raises UserError when the options have no meaning, or ask for distillation without a teacher.
+    """
+
+    def __init__(self, model: nn.Cell, options: ObjectiveOptions, with_teacher: bool):
+        super().__init__(auto_prefix=False)  # the parameters keep the model's names
+        check_objective(options, "objective")
+        if options.kd_weight > 0 and not with_teacher:
+            raise UserError(
+                f"objective.kd_weight={options.kd_weight} needs a teacher store; name one, or set objective.kd_weight=0"
+            )
+        self.model = model
+        self.with_teacher = with_teacher
+        self.ce_weight, self.kd_weight = float(ce_weight(options)), float(options.kd_weight)
+        self.rows = FusedLinearDistill(options) if with_teacher else FusedLinearCrossEntropy()
+        self.no_teacher_5 = ms.Tensor([0.0] * (len(METRICS) - 2), ms.float32)
+
+    def construct(self, input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL,
+                  teacher_ids_BLK=None, teacher_logp_BLK=None, teacher_tail_logp_BL=None):  # fmt: skip
+        hidden_BLD = self.model.hidden(input_ids_BL, position_ids_BL, segment_ids_BL)
+        hidden_ND = hidden_BLD.reshape((-1, hidden_BLD.shape[-1]))
+        target_ids_N, weight_N = target_ids_BL.reshape((-1,)), loss_weight_BL.reshape((-1,))
+        counted_N = weight_N != 0
+        zero_N = ops.zeros_like(weight_N)
+        if self.with_teacher:
+            top_k = teacher_ids_BLK.shape[-1]
+            ce_N, kd_N, diagnostics_4N = self.rows(
+                hidden_ND, self.model.lm_head_weight, target_ids_N, teacher_ids_BLK.reshape((-1, top_k)),
+                teacher_logp_BLK.reshape((-1, top_k)), teacher_tail_logp_BL.reshape((-1,)))  # fmt: skip
+            loss_N = self.ce_weight * ce_N + self.kd_weight * kd_N
+            values_6N = ops.concat((ops.stack((ce_N, kd_N)), diagnostics_4N))
+            values_6N = ops.select(counted_N.expand_as(values_6N), values_6N, ops.zeros_like(values_6N))
+            sums_6, tokens_1 = values_6N.sum(axis=1), counted_N.astype(ms.float32).sum(keepdims=True)
+            metrics_M = ops.concat((sums_6, tokens_1))
+        else:
+            ce_N = self.rows(hidden_ND, self.model.lm_head_weight, target_ids_N)
+            loss_N = self.ce_weight * ce_N
+            ce_1 = ops.select(counted_N, ce_N, zero_N).sum(keepdims=True)
+            metrics_M = ops.concat((ce_1, self.no_teacher_5, counted_N.astype(ms.float32).sum(keepdims=True)))
+        # Select before the product: 0 * inf would be NaN.
+        loss = (ops.select(counted_N, loss_N, zero_N) * weight_N).sum()
+        return loss, ops.stop_gradient(metrics_M)

@@ -1,0 +1,84 @@
+"""What a capture keeps of a teacher's distribution: its K most probable ids with the mass of the rest, or K drawn ids.
+
+Legend: N tokens, V vocabulary, K ids a token; W ids in a block of the vocabulary, A blocks.
+"""
+
+import math
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from mindspore_impl.ops.topk_distill import FAR, RowLogSumExp, wide_dtype
+
+LOG_FLOOR = -1e4  # the log of no mass: finite in float16 too, and exp() of it is 0
+
+
+class TopkLogprobs(nn.Cell):
+    """construct(logits_NV f32) -> (ids_NK i32, logp_NK f32, tail_logp_N f32), at `temperature`, ids by falling probability.
+
+    The tail's mass is summed directly over the other ids; it is LOG_FLOOR when K = V.
+    """
+
+    def __init__(self, top_k: int, temperature: float):
+        super().__init__()
+        self.top_k, self.temperature = top_k, float(temperature)
+        self.wide = wide_dtype()
+        self.log_sum = RowLogSumExp()
+        self.scatter = ops.TensorScatterElements(axis=1)
+
+    def construct(self, logits_NV):
+        top_NK, ids_NK = ops.topk(logits_NV, self.top_k, -1)
+        ids_NK = ids_NK.astype(ms.int32)
+        row_max_N1 = top_NK[:, :1].astype(self.wide)
+        z_NK = (top_NK.astype(self.wide) - row_max_N1) / self.temperature
+        outside_NV = self.scatter(logits_NV, ids_NK, ops.full_like(top_NK, FAR))
+        if self.temperature != 1.0:
+            outside_NV = outside_NV / self.temperature
+        log_tail_N1, tail_max_N1, _ = self.log_sum(outside_NV)
+        log_tail_N1 = log_tail_N1 + (tail_max_N1 - row_max_N1 / self.temperature)
+        log_norm_N1 = ops.log(ops.exp(log_tail_N1) + ops.exp(z_NK).sum(axis=1, keepdims=True))
+        tail_N = ops.maximum(log_tail_N1 - log_norm_N1, LOG_FLOOR).reshape((-1,))
+        return ids_NK, ops.maximum(z_NK - log_norm_N1, LOG_FLOOR).astype(ms.float32), tail_N.astype(ms.float32)
+
+
+class SampledIds(nn.Cell):
+    """construct(logits_NV f32, uniform_NK f32 in [0, 1)) -> (ids_NK i32, logp_NK f32): ids drawn with replacement.
+
+    The draw inverts the cumulative distribution at `temperature`, so it depends on the numbers passed in alone. It goes in
+    two levels, blocks of about sqrt(V) ids and then ids: one running float32 sum over the vocabulary would lose every id
+    whose probability is below 6e-8. An id of probability 0 is never drawn.
+    """
+
+    def __init__(self, vocab_size: int, temperature: float):
+        super().__init__()
+        self.temperature = float(temperature)
+        self.width = math.isqrt(vocab_size - 1) + 1
+        self.blocks = -(-vocab_size // self.width)
+        self.padding = self.blocks * self.width - vocab_size
+
+    def construct(self, logits_NV, uniform_NK):
+        count, draws = uniform_NK.shape
+        probability_NV = ops.softmax(logits_NV / self.temperature, -1)
+        if self.padding:
+            probability_NV = ops.concat((probability_NV, ops.zeros((count, self.padding), ms.float32)), 1)
+        blocks_NAW = probability_NV.reshape((count, self.blocks, self.width))
+        running_NA = blocks_NAW.sum(axis=2).astype(wide_dtype()).cumsum(1)
+        block_NK, inside_NK = self._invert(running_NA.expand_dims(1), uniform_NK)
+        row_N1 = ops.arange(0, count).astype(ms.int32).reshape((-1, 1))
+        block_T = (row_N1 * self.blocks + block_NK).reshape((-1,))
+        chosen_NKW = blocks_NAW.reshape((-1, self.width)).gather(block_T, 0).reshape((count, draws, self.width))
+        within_NK, _ = self._invert(chosen_NKW.astype(wide_dtype()).cumsum(2), inside_NK)
+        ids_NK = block_NK * self.width + within_NK
+        drawn_NK = ops.gather_elements(probability_NV, 1, ids_NK)
+        return ids_NK, ops.log(drawn_NK)
+
+    def _invert(self, running_NKX, fraction_NK):
+        """The first entry whose running sum exceeds fraction * total, and how far into that entry the point lies."""
+        total_NK1 = running_NKX[:, :, -1:]
+        point_NK1 = ops.minimum(fraction_NK.expand_dims(2).astype(running_NKX.dtype), 1 - 1e-7) * total_NK1
+        passed_NKX = running_NKX <= point_NK1
+        passed_as_number_NKX = passed_NKX.astype(running_NKX.dtype)
+        below_NK = (running_NKX * passed_as_number_NKX).max(axis=2)
+        above_NK = (running_NKX + 2 * total_NK1 * passed_as_number_NKX).min(axis=2)
+        inside_NK = (point_NK1.squeeze(2) - below_NK) / (above_NK - below_NK)
+        return passed_NKX.astype(ms.int32).sum(axis=2), inside_NK

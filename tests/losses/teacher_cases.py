@@ -1,0 +1,102 @@
+"""Random logits and teacher rows for the tests of the objective. Legend: N tokens, V vocabulary, K teacher ids."""
+
+from typing import NamedTuple
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindspore_impl.losses.oracle import PERMITTED
+from mindspore_impl.ops.topk_distill import topk_distill
+
+PAIRS = [(divergence, support) for support, divergences in PERMITTED.items() for divergence in divergences]
+MASKS = ("none", "all", "first", "last", "some")  # which rows are left out of the loss
+SUPPORTS = ("student", "teacher", "random")  # where the K ids lie: the student's top, the teacher's top, anywhere
+
+
+class Case(NamedTuple):
+    logits_NV: np.ndarray
+    target_ids_N: np.ndarray
+    loss_weight_N: np.ndarray
+    teacher_ids_NK: np.ndarray
+    teacher_logp_NK: np.ndarray
+    teacher_tail_logp_N: np.ndarray
+
+
+def log_softmax(x_NV: np.ndarray) -> np.ndarray:
+    x_NV = np.asarray(x_NV, np.float64)
+    x_NV = x_NV - x_NV.max(-1, keepdims=True)
+    return x_NV - np.log(np.exp(x_NV).sum(-1, keepdims=True))
+
+
+def rows_on(ids_NK: np.ndarray, log_p_NV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log-masses of the ids, and that of the rest summed directly."""
+    outside_NV = np.ones(log_p_NV.shape, bool)
+    np.put_along_axis(outside_NV, ids_NK, False, 1)
+    with np.errstate(divide="ignore"):
+        tail_N = np.log(np.where(outside_NV, np.exp(log_p_NV), 0).sum(1))
+    return np.take_along_axis(log_p_NV, ids_NK, 1), np.maximum(tail_N, -1e4)
+
+
+def make_case(
+    seed: int, count: int, vocab: int, top_k: int, scale: float, temperature: float = 1.0, support: str = "teacher",
+    mask: str = "some", mode: str = "top_k", pad: int = 0,
+) -> Case:
+    """float32 inputs of an independent teacher of the same scale; `pad` of the K ids become -1 in every other row."""
+    rng = np.random.default_rng(seed)
+    logits_NV = (rng.standard_normal((count, vocab)) * scale).astype(np.float32)
+    log_p_NV = log_softmax(rng.standard_normal((count, vocab)) * scale / temperature)
+    order_NV = {"student": -logits_NV, "teacher": -log_p_NV, "random": rng.random((count, vocab))}[support]
+    ids_NK = rng.permuted(np.argsort(order_NV, axis=1)[:, :top_k], axis=1).astype(np.int32)  # unsorted
+    if mode == "sampled":
+        counts_NK = rng.integers(1, 6, (count, top_k))
+        logp_NK, tail_N = np.log(counts_NK / counts_NK.sum(1, keepdims=True)), np.full(count, -1e4)
+    else:
+        logp_NK, tail_N = rows_on(ids_NK, log_p_NV)
+    target_ids_N = rng.integers(0, vocab, count)
+    target_ids_N[::2] = ids_NK[::2, 0]  # half of the labels lie in the support
+    if pad:
+        ids_NK[::2, top_k - pad :], logp_NK[::2, top_k - pad :] = -1, -1e4
+        if mode == "top_k":
+            for row in range(0, count, 2):
+                tail_N[row] = rows_on(ids_NK[row : row + 1, : top_k - pad], log_p_NV[row : row + 1])[1][0]
+    weight_N = rng.uniform(0.5, 1.5, count)
+    left_out = {"none": [], "all": slice(None), "first": [0], "last": [-1], "some": slice(1, None, 3)}[mask]
+    weight_N[left_out] = 0
+    return Case(
+        logits_NV, target_ids_N.astype(np.int32), weight_N.astype(np.float32), ids_NK,
+        logp_NK.astype(np.float32), tail_N.astype(np.float32),
+    )  # fmt: skip
+
+
+class _Weighted(nn.Cell):
+    """(loss, ce_N, kd_N, diagnostics_4N) with the two weights as inputs, so that one graph serves every weighting."""
+
+    def __init__(self, divergence: str, support: str, temperature: float):
+        super().__init__()
+        self.operator = topk_distill(divergence, support, temperature)
+
+    def construct(self, logits_NV, targets_N, weight_N, ids_NK, logp_NK, tail_N, ce_weight, kd_weight):
+        ce_N, kd_N, diagnostics_4N = self.operator(logits_NV, targets_N, ids_NK, logp_NK, tail_N)
+        row_N = ops.select(weight_N != 0, ce_weight * ce_N + kd_weight * kd_N, ops.zeros_like(weight_N))
+        return (row_N * weight_N).sum(), ce_N, kd_N, diagnostics_4N
+
+
+_graphs: dict = {}
+
+
+def run_operator(case: Case, divergence: str, support: str, temperature: float, ce_weight: float, kd_weight: float):
+    """Graph mode: (loss, ce_N, kd_N, diagnostics_4N, grad_NV) as NumPy arrays. Graphs are kept by shape."""
+    key = (divergence, support, temperature)
+    if key not in _graphs:
+        _graphs[key] = ms.value_and_grad(_Weighted(*key), 0, has_aux=True)
+    inputs = [Tensor(array) for array in case] + [Tensor(ce_weight, ms.float32), Tensor(kd_weight, ms.float32)]
+    (loss, ce_N, kd_N, diagnostics_4N), grad_NV = _graphs[key](*inputs)
+    return tuple(x.asnumpy() for x in (loss, ce_N, kd_N, diagnostics_4N, grad_NV))
+
+
+def row_error(got: np.ndarray, reference: np.ndarray, floor: np.ndarray | float) -> float:
+    """The largest over rows of max|difference| / max|reference|, the latter not below `floor`."""
+    got, reference = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (got, reference))
+    scale_N = np.maximum(np.abs(reference).max(1), np.maximum(floor, 1e-30))
+    return float((np.abs(got - reference).max(1) / scale_N).max())

@@ -1,0 +1,150 @@
+"""The operator in graph mode against the float64 oracle: values, gradients and diagnostics."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from mindspore_impl.losses.options import ObjectiveOptions
+from mindspore_impl.losses.oracle import objective
+from mindspore_impl.ops.topk_distill import CrossEntropyRows, topk_distill
+from tests.losses.teacher_cases import MASKS, PAIRS, SUPPORTS, log_softmax, make_case, row_error, rows_on, run_operator
+
+pytestmark = pytest.mark.usefixtures("ms_runtime")
+TOLERANCE = 1e-5
+
+
+def compare(case, divergence, support, temperature, where):
+    """Every term's value and every term's gradient alone, and the weighted sum.
+
+    A row's reference is not taken below a hundredth of its weight (gradients) or 0.1 (values): one float32 rounding of a
+    probability near 1 is 6e-8 however small the term itself has become.
+    """
+    weight_N = case.loss_weight_N
+    for ce, kd in ((1.0, 0.0), (0.0, 1.0), (0.3, 0.7)):
+        reference = objective(*case, ObjectiveOptions(kd, ce, divergence, support, temperature))
+        loss, ce_N, kd_N, diagnostics_4N, grad_NV = run_operator(case, divergence, support, temperature, ce, kd)
+        assert np.isfinite(grad_NV).all() and np.isfinite(loss), where
+        assert not grad_NV[weight_N == 0].any(), where
+        floor_N = temperature**2 * 0.02 * np.maximum(weight_N, 1e-3)
+        errors = {
+            "gradient": row_error(grad_NV, reference.grad_NV, floor_N),
+            "loss": abs(loss - reference.loss) / max(abs(reference.loss), 1.0),
+            "ce": row_error(ce_N, reference.ce_N, 0.2),
+            "kd": row_error(kd_N, reference.kd_N, 0.2 * temperature**2),
+            "diagnostics": row_error(diagnostics_4N.T, np.stack(list(reference.diagnostics.values())).T, 0.1),
+        }
+        assert max(errors.values()) <= TOLERANCE, (where, ce, kd, errors)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize(("divergence", "support"), PAIRS)
+def test_trap_08_operator_equals_oracle(divergence, support, temperature):
+    """One graph for each pair and temperature; scales, masks and supports vary inside it."""
+    mode = "sampled" if support == "sampled" else "top_k"
+    for number, scale in enumerate((1.0, 8.0, 30.0)):
+        for support_at in SUPPORTS:
+            for pad in (0, 3):
+                mask = MASKS[(number + pad) % 5]
+                case = make_case(10 * number + pad, 7, 423, 10, scale, temperature, support_at, mask, mode, pad)
+                compare(case, divergence, support, temperature, (divergence, support, temperature, scale, support_at, mask, pad))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize(("divergence", "support"), PAIRS)
+def test_trap_08_operator_equals_oracle_on_the_grid(divergence, support, temperature):
+    mode = "sampled" if support == "sampled" else "top_k"
+    grid = [(n, v, k) for n in (1, 3, 50) for v in (11, 423, 1423) for k in (1, 2, 10, 64) if k <= v]
+    for seed, (count, vocab, top_k) in enumerate([*grid, (3, 11, 11), (3, 8192, 64)]):
+        for number, scale in enumerate((1.0, 8.0, 30.0)):
+            for support_at in SUPPORTS:
+                mask = MASKS[(seed + number) % 5]
+                case = make_case(seed, count, vocab, top_k, scale, temperature, support_at, mask, mode)
+                compare(case, divergence, support, temperature, (count, vocab, top_k, scale, support_at, mask))
+
+
+@pytest.mark.parametrize("mode", ["top_k", "sampled"])
+def test_rows_without_any_teacher_id(mode):
+    """A batch position that is not supervised: all ids -1, the tail has all the mass. Finite, and 0 where it must be."""
+    case = make_case(0, 7, 423, 10, 8.0, mask="none")
+    case.teacher_ids_NK[:], case.teacher_logp_NK[:], case.teacher_tail_logp_N[:] = -1, -1e4, 0
+    for support in ("sampled",) if mode == "sampled" else ("tail_bucket", "renormalised", "truncated"):
+        _, _, kd_N, diagnostics_4N, grad_NV = run_operator(case, "forward_kl", support, 1.0, 0.0, 1.0)
+        assert not grad_NV.any() and np.abs(kd_N).max() < 1e-6 and np.isfinite(diagnostics_4N).all()
+
+
+@pytest.mark.parametrize(("divergence", "support"), PAIRS)
+def test_trap_05_extreme_rows_of_weight_zero_stay_out(divergence, support):
+    """Logits near the float32 limit and -1 teacher rows, masked: exactly 0 gradient, the same loss, nothing NaN."""
+    case = make_case(1, 7, 423, 10, 8.0, mask="some")
+    _, _, _, _, before_NV = run_operator(case, divergence, support, 1.0, 0.5, 0.5)
+    off = case.loss_weight_N == 0
+    case.logits_NV[off] = np.random.default_rng(0).choice([-3e38, 3e38, 0], case.logits_NV[off].shape).astype(np.float32)
+    case.teacher_ids_NK[off], case.teacher_logp_NK[off] = -1, -1e4
+    loss, _, _, _, grad_NV = run_operator(case, divergence, support, 1.0, 0.5, 0.5)
+    assert np.isfinite(loss) and not grad_NV[off].any()
+    np.testing.assert_array_equal(grad_NV[~off], before_NV[~off])
+
+
+def test_trap_15_tail_mass_keeps_its_digits():
+    """Student tails of 1e-4 down to 1e-30, where 1 - sum has no correct digit in float32."""
+    rng = np.random.default_rng(0)
+    logits_NV = rng.standard_normal((7, 423)).astype(np.float32)
+    log_p_NV = log_softmax(rng.standard_normal((7, 423)))
+    ids_NK = np.argsort(-log_p_NV, axis=1)[:, :10].astype(np.int32)
+    np.put_along_axis(logits_NV, ids_NK, np.take_along_axis(logits_NV, ids_NK, 1) + np.linspace(10, 70, 7)[:, None], 1)
+    logp_NK, tail_N = rows_on(ids_NK, log_p_NV)
+    case = make_case(0, 7, 423, 10, 1.0, mask="none")._replace(
+        logits_NV=logits_NV, teacher_ids_NK=ids_NK, teacher_logp_NK=logp_NK.astype(np.float32), teacher_tail_logp_N=tail_N.astype(np.float32)
+    )  # fmt: skip
+    reference = objective(*case, ObjectiveOptions(1.0))
+    _, _, kd_N, _, _ = run_operator(case, "forward_kl", "tail_bucket", 1.0, 0.0, 1.0)
+    assert reference.kd_N[-1] > 20  # the tail decides
+    np.testing.assert_allclose(kd_N, reference.kd_N, rtol=1e-6)
+
+
+def test_whole_vocabulary_as_support():
+    """K = V leaves no tail: the divergence is the full one, and a stored tail mass of float16's floor does no harm."""
+    for divergence in ("forward_kl", "reverse_kl", "jsd"):
+        case = make_case(2, 3, 11, 11, 1.0, mask="none")
+        case.teacher_tail_logp_N[:] = [-1e4, -16.0, -1e4]
+        reference = objective(*case, ObjectiveOptions(1.0, divergence=divergence))
+        _, _, kd_N, _, grad_NV = run_operator(case, divergence, "tail_bucket", 1.0, 0.0, 1.0)
+        np.testing.assert_allclose(kd_N, reference.kd_N, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(grad_NV, reference.grad_NV, atol=1e-6)
+
+
+def test_truncated_is_not_clamped():
+    case = make_case(3, 7, 423, 10, 8.0, support="student", mask="none")
+    case.teacher_logp_NK[:] = np.log(0.01)
+    _, _, kd_N, _, grad_NV = run_operator(case, "forward_kl", "truncated", 1.0, 0.0, 1.0)
+    assert kd_N.min() < -0.05
+    assert np.abs(grad_NV).max(1).min() > 1e-3  # a clamp at 0 would give 0
+
+
+def test_renormalised_is_zero_at_one_id():
+    case = make_case(4, 7, 423, 1, 8.0, mask="none")
+    _, _, kd_N, _, grad_NV = run_operator(case, "forward_kl", "renormalised", 1.0, 0.0, 1.0)
+    assert not kd_N.any() and np.abs(grad_NV).max() < 1e-7
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0, 30.0])
+def test_cross_entropy_rows(scale):
+    case = make_case(5, 7, 423, 1, scale, mask="none")
+    network = CrossEntropyRows()
+
+    def total(logits_NV, targets_N, weight_N):
+        return (network(logits_NV, targets_N) * weight_N).sum()
+
+    grad_NV = ms.grad(total)(*(Tensor(array) for array in case[:3])).asnumpy()
+    reference = objective(*case[:3], None, None, None, ObjectiveOptions())
+    assert row_error(grad_NV, reference.grad_NV, 0.01) <= TOLERANCE
+    assert row_error(network(*(Tensor(array) for array in case[:2])).asnumpy(), reference.ce_N, 0.2) <= TOLERANCE
+
+
+def test_unknown_backends_and_pairs_are_refused():
+    with pytest.raises(ValueError, match="no backend 'fused'"):
+        topk_distill("forward_kl", "tail_bucket", 1.0, backend="fused")
+    with pytest.raises(ValueError, match="jsd is not defined on truncated"):
+        topk_distill("jsd", "truncated", 1.0)
