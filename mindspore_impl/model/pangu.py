@@ -78,8 +78,8 @@ def check_options(options: ModelOptions, where: str) -> None:
     if options.head_dim is None and hidden % heads:
         lower = max(hidden // heads, 1) * heads
         raise UserError(
-            f"{where}.hidden_size: {hidden} is not a multiple of num_heads {heads}; nearest: {lower} or {lower + heads}, "
-            f"or give head_dim"
+            f"{where}.hidden_size: {hidden} is not a multiple of num_heads {heads}; nearest: {lower} or "
+            f"{lower + heads}, or give head_dim"
         )
     if options.head_dim is not None and options.head_dim <= 0:
         raise UserError(f"{where}.head_dim: must be positive (or null), found {options.head_dim}")
@@ -147,7 +147,7 @@ class RMSNorm(nn.Cell):
 
 
 class Attention(nn.Cell):
-    """Projections, rotation and mixing. `project` and `o_proj` are what the decoder needs apart."""
+    """Projections, rotation and mixing."""
 
     def __init__(self, options: ModelOptions):
         super().__init__()
@@ -169,10 +169,6 @@ class Attention(nn.Cell):
         query_NHC, key_NGC = self.rotate(query_NHC, key_NGC, tables)
         return query_NHC, key_NGC, value_NGC
 
-    def construct(self, x_ND, tables, plan):
-        query_NHC, key_NGC, value_NGC = self.project(x_ND, tables)
-        return self.o_proj(self.attend(query_NHC, key_NGC, value_NGC, plan))
-
 
 class FeedForward(nn.Cell):
     """x_ND -> down(silu(gate(x)) * up(x))."""
@@ -189,7 +185,7 @@ class FeedForward(nn.Cell):
 
 
 class Layer(nn.Cell):
-    """One pre-norm transformer block."""
+    """One pre-norm transformer block, in two halves around the mixing, which decoding does in its own way."""
 
     def __init__(self, options: ModelOptions):
         super().__init__()
@@ -198,9 +194,18 @@ class Layer(nn.Cell):
         self.post_attention_layernorm = RMSNorm(options.hidden_size, options.rms_norm_eps)
         self.mlp = FeedForward(options)
 
-    def construct(self, x_ND, tables, plan):
-        x_ND = x_ND + self.self_attn(self.input_layernorm(x_ND), tables, plan)
+    def project(self, x_ND, tables):
+        """x_ND -> rotated query_NHC and key_NGC, and value_NGC."""
+        return self.self_attn.project(self.input_layernorm(x_ND), tables)
+
+    def finish(self, x_ND, mixed_NI):
+        """The residual stream after attention and feed-forward, from what attention mixed."""
+        x_ND = x_ND + self.self_attn.o_proj(mixed_NI)
         return x_ND + self.mlp(self.post_attention_layernorm(x_ND))
+
+    def construct(self, x_ND, tables, plan):
+        query_NHC, key_NGC, value_NGC = self.project(x_ND, tables)
+        return self.finish(x_ND, self.self_attn.attend(query_NHC, key_NGC, value_NGC, plan))
 
 
 class PanguModel(nn.Cell):

@@ -51,7 +51,7 @@ class _AscendMask(nn.Cell):
 
 
 class _AscendAttention(nn.Cell):
-    """`ops.flash_attention_score`, layout TND, sparse mode 3 with the compressed 2048 x 2048 mask it demands (1 hides)."""
+    """`ops.flash_attention_score`, layout TND, sparse mode 3, with the 2048 x 2048 mask it demands (1 hides)."""
 
     def __init__(self, num_heads: int, head_dim: int):
         super().__init__()
@@ -78,7 +78,7 @@ class _AscendAttention(nn.Cell):
 
 
 class _ComposedMask(nn.Cell):
-    """The additive mask, repeated over the heads once: a broadcast addition in every layer costs three times a plain one."""
+    """The additive mask, repeated over the heads once: a broadcast addition in every layer costs three plain ones."""
 
     def __init__(self, num_heads: int, num_kv_heads: int):
         super().__init__()
@@ -123,7 +123,7 @@ class _SoftmaxAttention(nn.Cell):
     """softmax(q k^T / sqrt(C) + bias) v, returned with its probabilities, and with its own backward pass.
 
     The row sums that the gradient of a softmax needs are rowsum(mixed * dmixed), C wide instead of L wide, and enter
-    as one more column of the product with v^T. Only two element-wise passes over [S, L] are left, one in each direction.
+    as one more column of the product with v^T. One element-wise pass over [S, L] is left in each direction.
     """
 
     def __init__(self, head_dim: int):
@@ -155,3 +155,33 @@ class _SoftmaxAttention(nn.Cell):
         dkey_BGLC = self.product_left(dscores_BGSL, query_BGSC) * self.scale
         dvalue_BGLC = self.product_left(weights_BGSL, dmixed_BGSC)
         return dquery_BGSC, dkey_BGLC, dvalue_BGLC, dscores_BGSL
+
+
+class CachedAttention(nn.Cell):
+    """One new query a sequence against a static key/value cache; composed on every device.
+
+    (query_BHC, key_cache_BGTC, value_cache_BGTC, bias_BGRT float32) -> mixed_BD with D = H*C, in query's dtype.
+    """
+
+    def __init__(self, num_heads: int, num_kv_heads: int, head_dim: int):
+        super().__init__()
+        self.shape = (num_kv_heads, num_heads // num_kv_heads, head_dim)
+        self.scale = 1.0 / math.sqrt(head_dim)
+        self.width = num_heads * head_dim
+        self.product = ops.BatchMatMul()
+        self.product_right = ops.BatchMatMul(transpose_b=True)
+        self.softmax = ops.Softmax(-1)
+
+    def construct(self, query_BHC, key_cache_BGTC, value_cache_BGTC, bias_BGRT):
+        query_BGRC = ops.reshape(query_BHC * self.scale, query_BHC.shape[:1] + self.shape)
+        scores_BGRT = ops.cast(self.product_right(query_BGRC, key_cache_BGTC), mstype.float32)
+        weights_BGRT = ops.cast(self.softmax(scores_BGRT + bias_BGRT), query_BHC.dtype)
+        return ops.reshape(self.product(weights_BGRT, value_cache_BGTC), (-1, self.width))
+
+
+def cache_bias(start_B, slot_B, slots: int, num_kv_heads: int, group: int):
+    """bias_BGRT: 0 where start <= cache slot <= slot, MASKED elsewhere, repeated over the heads. Called in a graph."""
+    slot_1T = ops.reshape(ops.arange(slots), (1, slots))
+    seen_BT = ops.logical_and(slot_1T >= ops.reshape(start_B, (-1, 1)), slot_1T <= ops.reshape(slot_B, (-1, 1)))
+    bias_BT = (1.0 - ops.cast(seen_BT, mstype.float32)) * MASKED
+    return ops.tile(ops.reshape(bias_BT, (-1, 1, 1, slots)), (1, num_kv_heads, group, 1))

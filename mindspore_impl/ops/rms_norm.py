@@ -24,7 +24,7 @@ class _AscendRmsNorm(nn.Cell):
 
 
 class _ComposedRmsNorm(nn.Cell):
-    """Matrix products instead of a row mean and two broadcasts, which on the CPU cost half as much with their gradients."""
+    """Matrix products instead of a row mean and two broadcasts: on the CPU half the cost, gradients included."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()

@@ -51,7 +51,7 @@ class _AscendRotary(nn.Cell):
 
 
 class _ComposedSpread(nn.Cell):
-    """Repeat the tables over the heads once, because a broadcast product in every layer costs three times a plain one."""
+    """Repeat the tables over the heads once: a broadcast product in every layer costs three plain ones."""
 
     def __init__(self, num_heads: int, num_kv_heads: int):
         super().__init__()
@@ -67,7 +67,7 @@ class _ComposedSpread(nn.Cell):
 
 
 class _ComposedRotary(nn.Cell):
-    """rotate_half as a product with a constant [C, C] matrix of 0, 1 and -1: exact, and faster than split and concat."""
+    """rotate_half as a product with a constant [C, C] matrix of 0, 1, -1: exact, and faster than split and concat."""
 
     def __init__(self, head_dim: int):
         super().__init__()

@@ -1,0 +1,147 @@
+"""Batched text generation over the static key/value cache.
+
+Graphs have static shapes, so prompts are padded (right) to a few lengths, powers of two, and batches are filled up with
+dummy rows. A sequence never attends to padding or to another row; the shapes it happens to be decoded with can
+change its logits by float32 rounding (about 1e-6 relative), nothing else can.
+
+Legend: B sequences of a batch, L padded prompt length, T cache slots, V vocabulary, S steps.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from mindspore import Tensor
+from tqdm import tqdm
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.generation.sampling import check_sampling, choose, uniforms
+from mindspore_impl.model.decode import Decode, Prefill
+from mindspore_impl.model.pangu import PanguForCausalLM
+
+SHORTEST_BUCKET = 32
+SLOT_MULTIPLE = 32  # cache lengths are rounded up to this, so that close settings share a compiled graph
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One completion. `ids` end with the end-of-turn token when `finished`; otherwise the limit cut them."""
+
+    ids: list[int]
+    finished: bool
+
+
+class Engine:
+    """Generates with `model`'s current parameters, which it shares: train further and the next call uses the new ones.
+
+    `tokenizer` gives `eos_id` and `pad_id`. Compiled graphs are kept, one pair a shape.
+    """
+
+    def __init__(self, model: PanguForCausalLM, tokenizer):
+        self.model = model
+        self.eos_id, self.pad_id = tokenizer.eos_id, tokenizer.pad_id
+        self.vocab_size = model.options.vocab_size
+        self.limit = model.options.max_position_embeddings
+        self._graphs: dict[int, tuple[Prefill, Decode]] = {}
+        if not 0 <= self.eos_id < self.vocab_size:
+            raise UserError(
+                f"the tokenizer's end-of-turn id {self.eos_id} is outside the model's vocabulary of {self.vocab_size}; "
+                f"use the tokenizer that the model was made for"
+            )
+
+    def generate(
+        self, prompts: list[list[int]], sampling: SamplingOptions, seeds: list[int], progress: str | None = None
+    ) -> list[Generation]:
+        """One Generation a prompt, in the order of `prompts`; sequence i draws from `seeds[i]` alone.
+
+        `progress` is the text of a progress bar on stderr (None: no bar). Raises UserError for impossible settings, a
+        prompt that is empty, holds an id outside the vocabulary or leaves no room, and for NaN logits.
+        """
+        check_sampling(sampling, "sampling")
+        if len(seeds) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts need as many seeds, found {len(seeds)}")
+        for index, prompt in enumerate(prompts):
+            self._check_prompt(index, prompt, sampling.max_new_tokens)
+        results: list[Generation | None] = [None] * len(prompts)
+        longest = self.limit - sampling.max_new_tokens
+        plan = plan_batches([len(prompt) for prompt in prompts], sampling.batch_size, longest)
+        with tqdm(total=len(prompts), desc=progress, disable=None if progress else True, unit="seq") as bar:
+            for length, rows, members in plan:
+                batch = [prompts[index] for index in members]
+                finished = self._run(batch, [seeds[index] for index in members], length, rows, sampling, bar)
+                for index, generation in zip(members, finished, strict=True):
+                    results[index] = generation
+        return results
+
+    def _check_prompt(self, index: int, prompt: list[int], new: int) -> None:
+        if not prompt:
+            raise UserError(f"prompt {index} is empty; a prompt needs at least one token")
+        if min(prompt) < 0 or max(prompt) >= self.vocab_size:
+            raise UserError(f"prompt {index} holds an id outside the model's vocabulary of {self.vocab_size}")
+        if len(prompt) + new > self.limit:
+            raise UserError(
+                f"prompt {index}: {len(prompt)} tokens + max_new_tokens {new} exceed the model's "
+                f"max_position_embeddings {self.limit}; shorten the prompt or lower sampling.max_new_tokens"
+            )
+
+    def _run(self, prompts, seeds, length: int, rows: int, sampling: SamplingOptions, bar) -> list[Generation]:
+        """Decode one batch of `rows` rows, of which the first len(prompts) are real."""
+        count, steps = len(prompts), sampling.max_new_tokens
+        slots = min(-(-(length + steps) // SLOT_MULTIPLE) * SLOT_MULTIPLE, self.limit)
+        prefill, decode = self._cells(slots)
+        length_B = np.array([len(prompt) for prompt in prompts] + [1] * (rows - count), np.int32)
+        input_ids_BL = np.full((rows, length), self.pad_id, np.int32)
+        for row, prompt in enumerate(prompts):
+            input_ids_BL[row, : len(prompt)] = prompt
+        position_BL = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
+        inside_BL = position_BL < length_B[:, None]
+        inputs = (input_ids_BL, position_BL * inside_BL, inside_BL.astype(np.int32), length_B - 1)
+        logits, caches = prefill(*[Tensor(array) for array in inputs])
+
+        uniform_BS = uniforms(seeds, steps)
+        token_BS = np.zeros((count, steps), np.int32)
+        stop_B = np.full(count, steps, np.int32)  # how many tokens each sequence has, once it has ended
+        ended_B = np.zeros(count, bool)
+        next_B = np.full(rows, self.pad_id, np.int32)
+        start = Tensor(np.zeros(rows, np.int32))
+        for step in range(steps):
+            token_BS[:, step] = choose(logits.asnumpy()[:count], sampling, uniform_BS[:, step])
+            ends_B = ~ended_B & (token_BS[:, step] == self.eos_id)
+            stop_B[ends_B], ended_B = step + 1, ended_B | ends_B
+            bar.update(int(ends_B.sum()))
+            if step + 1 == steps or ended_B.all():
+                break
+            next_B[:count] = token_BS[:, step]
+            logits, caches = decode(Tensor(next_B), Tensor(length_B + np.int32(step)), start, *caches)
+        bar.update(int((~ended_B).sum()))
+        return [Generation(token_BS[row, : stop_B[row]].tolist(), bool(ended_B[row])) for row in range(count)]
+
+    def _cells(self, slots: int) -> tuple[Prefill, Decode]:
+        if slots not in self._graphs:
+            self._graphs[slots] = (Prefill(self.model, slots), Decode(self.model, slots))
+        return self._graphs[slots]
+
+
+def plan_batches(lengths: list[int], batch_size: int, longest: int) -> list[tuple[int, int, list[int]]]:
+    """(padded length, rows, prompt indices) of each batch, for prompts of these lengths, none above `longest`.
+
+    Prompts go to the next power of two (at least 32, at most `longest`). What does not fill a batch of its bucket moves
+    on to the next longer one, so every compiled shape but the last is used with full batches.
+    """
+    buckets: dict[int, list[int]] = {}
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        bucket = min(max(SHORTEST_BUCKET, _power_of_two(lengths[index])), longest)
+        buckets.setdefault(bucket, []).append(index)
+    plan, left, sizes = [], [], sorted(buckets)
+    rows = min(batch_size, _power_of_two(len(lengths)))
+    for size in sizes:
+        waiting = left + buckets[size]
+        full = len(waiting) if size == sizes[-1] else len(waiting) // rows * rows
+        plan += [(size, rows, waiting[first : first + rows][: full - first]) for first in range(0, full, rows)]
+        left = waiting[full:]
+    return plan
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest power of two that is not below `number`."""
+    return 1 << max(number - 1, 0).bit_length()

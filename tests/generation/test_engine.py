@@ -1,0 +1,182 @@
+"""The engine: what a sequence gets depends on its prompt and its seed, not on its company."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.generation.options import SamplingOptions
+from tests.model.pangu_reference import forward_document
+from tests.model.small_models import build, small_options, weights_of
+
+
+@dataclass
+class Ids:
+    """All that the engine asks of a tokenizer."""
+
+    eos_id: int = 5
+    pad_id: int = 0
+
+
+@pytest.fixture(scope="module")
+def model(ms_runtime):
+    return build(small_options(max_position_embeddings=128))
+
+
+@pytest.fixture(scope="module")
+def engine(model):
+    from mindspore_impl.generation.engine import Engine
+
+    return Engine(model, Ids())
+
+
+def _prompts(count, seed=0, longest=12):
+    generator = np.random.default_rng(seed)
+    return [generator.integers(1, 37, generator.integers(1, longest + 1)).tolist() for _ in range(count)]
+
+
+def _greedy(model, prompt, new, eos):
+    """Greedy decoding by the float64 oracle, from the whole text each time."""
+    ids, found = list(prompt), []
+    for _ in range(new):
+        logits_LV = forward_document(weights_of(model), model.options, np.array(ids), np.arange(len(ids)))
+        found.append(int(logits_LV[-1].argmax()))
+        ids.append(found[-1])
+        if found[-1] == eos:
+            break
+    return found
+
+
+def test_greedy_equals_the_oracle(engine, model):
+    prompts = _prompts(6)
+    results = engine.generate(prompts, SamplingOptions(temperature=0.0, max_new_tokens=8, batch_size=4), list(range(6)))
+    for prompt, result in zip(prompts, results, strict=True):
+        assert result.ids == _greedy(model, prompt, 8, 5)
+        assert result.finished == (result.ids[-1] == 5)
+        assert 5 not in result.ids[:-1]
+    assert len(results) == 6
+
+
+def test_seed_not_batch_decides(engine):
+    """Alone, in another order, and beside other prompts: the same text."""
+    options = SamplingOptions(max_new_tokens=8, batch_size=4)
+    prompts, seeds = _prompts(7), [10, 11, 12, 13, 14, 15, 16]
+    together = engine.generate(prompts, options, seeds)
+    order = [4, 2, 6, 0, 1, 3, 5]
+    shuffled = engine.generate([prompts[i] for i in order], options, [seeds[i] for i in order])
+    assert [together[i] for i in order] == shuffled
+    for i in (0, 5):
+        company = _prompts(3, seed=9)
+        assert engine.generate([*company, prompts[i]], options, [1, 2, 3, seeds[i]])[3] == together[i]
+    other = engine.generate(prompts, options, [seed + 100 for seed in seeds])
+    assert other != together
+
+
+def test_equal_prompts_with_equal_seeds_are_equal(engine):
+    options = SamplingOptions(max_new_tokens=8, batch_size=4)
+    first, second, third, _ = engine.generate([[7, 8, 9]] * 4, options, [3, 3, 4, 5])
+    assert first == second and first != third
+
+
+def test_trap_18_a_cut_answer_is_not_finished(engine):
+    """finished means that the end token was generated; nothing adds one."""
+    results = engine.generate(_prompts(16), SamplingOptions(temperature=2.0, max_new_tokens=8, batch_size=4),
+                              list(range(16)))  # fmt: skip
+    assert {result.finished for result in results} == {True, False}
+    for result in results:
+        assert result.finished == (5 in result.ids)
+        assert len(result.ids) == 8 or result.finished
+
+
+def test_decoding_stops_early(engine, monkeypatch):
+    """When every sequence has ended no further token is computed."""
+    from mindspore_impl.generation import engine as module
+
+    steps = []
+
+    def always_end(logits_BV, options, uniform_B):
+        steps.append(len(logits_BV))
+        return np.full(len(logits_BV), 5, np.int32)
+
+    monkeypatch.setattr(module, "choose", always_end)
+    results = engine.generate(_prompts(3), SamplingOptions(max_new_tokens=8, batch_size=4), [0, 1, 2])
+    assert steps == [3] and all(result.ids == [5] and result.finished for result in results)
+
+
+def test_the_last_position_can_be_reached(ms_runtime):
+    from mindspore_impl.generation.engine import Engine
+
+    model = build(small_options(max_position_embeddings=20))
+    prompt = _prompts(1, longest=12)[0] * 12
+    results = Engine(model, Ids(eos_id=36)).generate([prompt[:12]], SamplingOptions(temperature=0.0, max_new_tokens=8),
+                                                    [0])  # fmt: skip
+    assert results[0].ids == _greedy(model, prompt[:12], 8, 36)
+
+
+def test_no_prompt_no_result(engine):
+    assert engine.generate([], SamplingOptions(), []) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([1] * 121, "prompt 1: 121 tokens [+] max_new_tokens 8 exceed the model's max_position_embeddings 128"),
+        ([], "prompt 1 is empty"),
+        ([1, 37], "prompt 1 holds an id outside the model's vocabulary of 37"),
+        ([-1], "prompt 1 holds an id outside"),
+    ],
+)
+def test_impossible_prompts_are_refused(engine, prompt, message):
+    with pytest.raises(UserError, match=message):
+        engine.generate([[1], prompt], SamplingOptions(max_new_tokens=8), [0, 1])
+
+
+def test_foreign_tokenizer_is_refused(model):
+    from mindspore_impl.generation.engine import Engine
+
+    with pytest.raises(UserError, match="end-of-turn id 45892 is outside the model's vocabulary of 37"):
+        Engine(model, Ids(eos_id=45892))
+
+
+def test_damaged_weights_are_named(ms_runtime):
+    from mindspore import Tensor
+
+    from mindspore_impl.generation.engine import Engine
+
+    model = build(small_options(num_layers=1))
+    model.model.norm.weight.set_data(Tensor(np.full(24, np.nan, np.float32)))
+    with pytest.raises(UserError, match="NaN or infinite logits"):
+        Engine(model, Ids()).generate([[1]], SamplingOptions(max_new_tokens=2), [0])
+
+
+def test_progress_bar_counts_sequences(engine, capsys, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    engine.generate(_prompts(3), SamplingOptions(max_new_tokens=8, batch_size=4), [0, 1, 2], progress="evaluating")
+    assert "evaluating: 100%" in capsys.readouterr().err
+    engine.generate(_prompts(3), SamplingOptions(max_new_tokens=8, batch_size=4), [0, 1, 2])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+@pytest.mark.parametrize("count", [1, 5, 40])
+def test_every_prompt_is_planned_once_and_fits(count, batch_size):
+    from mindspore_impl.generation.engine import plan_batches
+
+    lengths = np.random.default_rng(count).integers(1, 150, count).tolist()
+    plan = plan_batches(lengths, batch_size, longest=160)
+    members = [index for _, _, part in plan for index in part]
+    assert sorted(members) == list(range(count))
+    for length, rows, part in plan:
+        assert 0 < len(part) <= rows <= batch_size and max(lengths[index] for index in part) <= length <= 160
+    assert len([part for _, rows, part in plan if len(part) < rows]) <= 1
+
+
+def test_compiled_shapes_are_few():
+    from mindspore_impl.generation.engine import plan_batches
+
+    lengths = [20] * 130 + [40] * 3 + [100]
+    assert [(length, rows, len(part)) for length, rows, part in plan_batches(lengths, 64, 4000)] == [
+        (32, 64, 64), (32, 64, 64), (128, 64, 6)]  # fmt: skip
