@@ -1,7 +1,7 @@
 """Offline on-policy generations: each prompt answered once (or several times) by one fixed set of weights.
 
-The work is cut into parts of `prompts_per_part` prompts. A part is published atomically, so a killed stage goes on at
-the next part; with several ranks each takes every world_size-th part and rank 0 merges them.
+The work is cut into parts of about `prompts_per_part` prompts. A part is published atomically, so a killed stage goes on
+at the next part; with several ranks each takes every world_size-th part and rank 0 merges them.
 """
 
 import shutil
@@ -67,14 +67,14 @@ def roll_out(
     if not records:
         raise UserError(f"{folder.name}: no prompt to answer; check the stage's `prompts` and `rollout.limit`")
     _check_unique(records, folder.name)
-    plan = files.sha256_json(
-        [[rollout_id(r, 0) for r in records], asdict(options), _settings(sampling), weights_sha256, tokenizer.sha256, seed]
-    )
+    size = _part_size(options, sampling)
+    names = [rollout_id(record, 0) for record in records]
+    hashes = [weights_sha256, tokenizer.sha256]
+    plan = files.sha256_json([names, size, asdict(options), _settings(sampling), hashes, seed])
     if (metrics := _finished(folder, plan)) is not None:
         return metrics
     # Parts of another plan are never read: they live under another name.
     parts = folder / "parts" / plan[:16]
-    size = options.prompts_per_part
     spans = [records[first : first + size] for first in range(0, len(records), size)]
     engine = None
     for number in range(runtime.rank(), len(spans), runtime.world_size()):
@@ -109,10 +109,16 @@ def _check_unique(records: list[Record], stage: str) -> None:
     for record in records:
         if (name := rollout_id(record, 0)) in seen:
             raise UserError(
-                f"{stage}: two {record.thinking} prompts have the id {record.id!r}; give records of all sets in `prompts` "
-                "different ids, or name a set once"
+                f"{stage}: two {record.thinking} prompts have the id {record.id!r}; give the records of all sets in "
+                "`prompts` different ids, or name a set once"
             )
         seen.add(name)
+
+
+def _part_size(options: RolloutOptions, sampling: SamplingOptions) -> int:
+    """Prompts of a part: at least `prompts_per_part`, and whole batches, so that none is decoded half empty."""
+    batches = -(-options.prompts_per_part * options.samples_per_prompt // max(sampling.batch_size, 1))
+    return max(batches * sampling.batch_size // options.samples_per_prompt, options.prompts_per_part)
 
 
 def _settings(sampling: SamplingOptions) -> dict:
@@ -126,7 +132,11 @@ def _generate(engine, tokenizer, records, options, sampling, weights_sha256, see
     rendered = {id(r): render_prompt(prompt_messages(r), tokenizer, r.thinking) for r in records}
     prompts = [rendered[id(record)] for record, _ in tasks]
     seeds = [sample_seed(seed, record.id, index) for record, index in tasks]
-    generations = engine.generate(prompts, sampling, seeds, progress=title)
+    try:
+        generations = engine.generate(prompts, sampling, seeds, progress=title)
+    except UserError as error:
+        first, last = records[0].id, records[-1].id
+        raise UserError(f"{title}, records {first!r} to {last!r}: {error}") from error
     items = []
     for (record, index), prompt, own_seed, generation in zip(tasks, prompts, seeds, generations, strict=True):
         ids = [int(i) for i in generation.ids]
@@ -204,7 +214,8 @@ def _publish(folder, plan, parts, count, prompts, tokenizer, keep_truncated) -> 
     lines = folder / "rollouts.jsonl"
     write_rollouts(lines, merged())
     found = [_part_metrics(parts, number) for number in range(count)]
-    totals = {key: sum(part[key] for part in found) for key in ("generations", "finished", "tokens", "checked", "correct")}
+    keys = ("generations", "finished", "tokens", "checked", "correct")
+    totals = {key: sum(part[key] for part in found) for key in keys}
     if kept == 0:
         raise UserError(
             f"{lines}: all {totals['generations']} generations were cut and rollout.keep_truncated is false; "

@@ -15,7 +15,9 @@ from mindspore_impl.text.chat import Sample, parse_completion, render, render_pr
 from mindspore_impl.text.records import Record, prompt_messages
 
 
-def evaluate(model, tokenizer, sets: dict[str, list[Record]], options: EvaluationOptions, folder: Path, seed: int) -> dict:
+def evaluate(
+    model, tokenizer, sets: dict[str, list[Record]], options: EvaluationOptions, folder: Path, seed: int
+) -> dict:
     """Measure `model` on the sets that `options` names; write every generation to `folder`/samples.jsonl.
 
     Returns {"accuracy": {set: {"correct", "total", "accuracy", "low", "high", "truncated", "seconds"}}, "perplexity":
@@ -33,7 +35,8 @@ def evaluate(model, tokenizer, sets: dict[str, list[Record]], options: Evaluatio
 
         engine = Engine(model, tokenizer)
         for name in prompts:
-            accuracy[name], found = measure_accuracy(engine, tokenizer, name, chosen[name], prompts[name], options, seed)
+            records = chosen[name]
+            accuracy[name], found = measure_accuracy(engine, tokenizer, name, records, prompts[name], options, seed)
             tokens += sum(line["tokens"] for line in found)
             lines += found
         if runtime.rank() == 0:
@@ -52,7 +55,10 @@ def measure_accuracy(
     """
     started = time.perf_counter()
     sampling = SamplingOptions(temperature=0.0, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
-    generations = engine.generate(prompts, sampling, [seed] * len(prompts), progress=f"accuracy {name}")
+    try:
+        generations = engine.generate(prompts, sampling, [seed] * len(prompts), progress=f"accuracy {name}")
+    except UserError as error:
+        raise UserError(f"evaluation set {name!r}: {error}") from error
     lines, truncated = [], 0
     for number, (record, generation) in enumerate(zip(records, generations, strict=True)):
         completion = parse_completion([int(i) for i in generation.ids], tokenizer)
@@ -94,7 +100,8 @@ def measure_perplexity(model, samples: dict[str, list[Sample]], options: Evaluat
     for name, items in samples.items():
         loss, tokens = 0.0, 0.0
         batches = one_pass(items, options.sequence_length, options.rows)
-        for batch, _ in tqdm(batches, desc=f"perplexity {name}", unit="batch", file=sys.stderr, disable=None, leave=False):
+        title = f"perplexity {name}"
+        for batch, _ in tqdm(batches, desc=title, unit="batch", file=sys.stderr, disable=None, leave=False):
             value, metrics_M = network(
                 Tensor(batch.input_ids_BL),
                 Tensor(batch.target_ids_BL),
@@ -123,7 +130,7 @@ def _chosen(sets: dict[str, list[Record]], name: str, options: EvaluationOptions
         raise UserError(f"evaluation: no set is named {name!r}; the sets are: {', '.join(sorted(sets)) or 'none'}")
     records = sets[name][: options.limit]
     if not records:
-        raise UserError(f"evaluation: the set {name!r} has no record; check its file, `first`, `count` and evaluation.limit")
+        raise UserError(f"evaluation: the set {name!r} has no record; check its file, first, count, evaluation.limit")
     return records
 
 

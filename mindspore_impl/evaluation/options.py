@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class EvaluationOptions:
-    """Sets of `data.sets`: `accuracy` by greedy generation in each set's own thinking mode, `perplexity` teacher-forced."""
+    """Sets of `data.sets`: `accuracy` by greedy generation in each set's thinking mode, `perplexity` teacher-forced."""
 
     accuracy: list[str] = field(default_factory=list)
     perplexity: list[str] = field(default_factory=list)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from mindspore_impl.report.run_files import TRAINING_KINDS, StageView
 
@@ -66,10 +68,11 @@ def loss_figure(stages: list[StageView]) -> str | None:
             for name in validated:
                 points = [(first + step, sets[name].get("loss")) for step, sets in stage.validations if name in sets]
                 points = [(x, y) for x, y in points if _finite(y)]
+                label = name if name.startswith("validation") else f"validation, {name}"
                 if points:
                     colour, marker = set_style(name, validated)
                     style = {"color": PALETTE[colour][0], "marker": marker, "linestyle": (0, (1, 2)), "markersize": 5.5}
-                    axes.plot(*zip(*points, strict=True), lw=1, zorder=3, **style, **_once(f"validation {name}", seen))
+                    axes.plot(*zip(*points, strict=True), lw=1, zorder=3, **style, **_once(label, seen))
         _log_if_wide(axes)
         _borders(axes, spans)
         axes.set_xlabel("training step, counted over all stages")
@@ -274,6 +277,9 @@ def _log_if_wide(axes) -> None:
     values = [float(y) for line in axes.get_lines() for y in line.get_ydata()]
     if values and min(values) > 0 and max(values) / min(values) > 20:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _stage_axis(axes, names: list[str]) -> None:
@@ -324,7 +330,8 @@ def _svg(name: str, draw: Callable[[Figure], None], width: float, height: float)
     """Draw into a transparent figure of `width` x `height` inches; ids are made unique by `name`, dates left out."""
     buffer = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        engine = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08)
+        figure = Figure(figsize=(width, height), layout=engine)
         FigureCanvasSVG(figure)
         draw(figure)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

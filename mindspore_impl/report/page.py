@@ -55,17 +55,19 @@ def table(head: list[str], rows: list[list[str]], caption: str, text_columns: in
         return "<tr>" + "".join(out) + "</tr>"
 
     body = "".join(cells(row, "td") for row in rows)
+    kind = ' class="wrap"' if text_columns >= len(head) else ""
+    # The caption stands outside of the scrolling part, so that a phone shows all of it.
     return (
-        f'<div class="scroll" tabindex="0"><table><caption>{esc(caption)}</caption>'
+        f'<p class="caption">{esc(caption)}</p>'
+        f'<div class="scroll" tabindex="0"><table{kind} aria-label="{esc(caption)}">'
         f"<thead>{cells(head, 'th')}</thead><tbody>{body}</tbody></table></div>"
     )
 
 
 def tiles(items: list[tuple[str, str, str]]) -> str:
     """Key figures: (label, value, note)."""
-    cells = "".join(
-        f"<div><dt>{esc(label)}</dt><dd>{esc(value)}<small>{esc(note)}</small></dd></div>" for label, value, note in items
-    )
+    form = "<div><dt>{}</dt><dd>{}<small>{}</small></dd></div>"
+    cells = "".join(form.format(*map(esc, item)) for item in items)
     return f'<dl class="tiles">{cells}</dl>'
 
 
@@ -114,26 +116,29 @@ figure{margin:0}
 figcaption{color:var(--soft);font-size:.88rem;margin-top:.5rem}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
-caption{text-align:left;color:var(--soft);font-size:.88rem;padding-bottom:.4rem}
+.caption{color:var(--soft);font-size:.88rem;margin:0 0 .4rem}
+.wrap td{white-space:normal;overflow-wrap:anywhere}
 th,td{padding:.4rem .7rem;border-bottom:1px solid var(--rule);text-align:left;white-space:nowrap;vertical-align:top}
-thead th{color:var(--soft);font-weight:600}
+thead th{color:var(--soft);font-weight:600;white-space:normal;vertical-align:bottom}
 tbody th{font-weight:600}
 .number{text-align:right}
-.flow{list-style:none;margin:0;padding:0;display:grid;gap:.45rem}
-.flow li{display:grid;grid-template-columns:2rem 1fr auto;gap:0 .6rem;align-items:baseline;border:1px solid var(--rule);
-border-left:4px solid var(--kind,var(--grey));border-radius:.45rem;padding:.4rem .8rem}
+.flow{list-style:none;margin:0;padding:0;display:grid;gap:.4rem}
+.flow li{display:grid;grid-template-columns:1.6rem minmax(12rem,5fr) 8fr 7.4rem;gap:0 .7rem;align-items:baseline;
+border:1px solid var(--rule);border-left:4px solid var(--kind,var(--grey));border-radius:.45rem;padding:.35rem .8rem}
 .flow .step{color:var(--soft);font-variant-numeric:tabular-nums}
 .flow b{overflow-wrap:anywhere}
-.flow .kind{color:var(--soft);font-size:.88rem;margin-left:.4rem}
-.flow .from{grid-column:2/-1;color:var(--soft);font-size:.88rem;overflow-wrap:anywhere}
+.flow .kind{color:var(--soft);font-size:.88rem}
+.flow .badge{justify-self:end}
+.flow .from{color:var(--soft);font-size:.88rem;overflow-wrap:anywhere}
 .sft{--kind:var(--blue)}.distill{--kind:var(--purple)}.rollout{--kind:var(--orange)}.capture{--kind:var(--green)}
-.badge{display:inline-block;border-radius:1rem;padding:.05rem .65rem;font-size:.82rem;font-weight:600;white-space:nowrap}
+.badge{display:inline-block;border-radius:1rem;padding:.05rem .65rem;font-size:.82rem;font-weight:600;
+white-space:nowrap}
 .good{color:var(--good);background:var(--good-back)}
 .bad{color:var(--bad);background:var(--bad-back)}
 .wait{color:var(--wait);background:var(--wait-back)}
 .sample{border-top:1px solid var(--rule);padding:.8rem 0}
 .sample header{display:flex;flex-wrap:wrap;gap:.3rem .8rem;align-items:baseline;padding:0;margin:0;max-width:none}
-.sample dl{display:grid;grid-template-columns:6.5rem 1fr;gap:.25rem .8rem;margin:.5rem 0 0}
+.sample dl{display:grid;grid-template-columns:6.5rem 1fr;gap:.25rem .8rem;margin:.5rem 0 0;align-items:baseline}
 .sample dt{color:var(--soft);font-size:.88rem}
 .sample dd{margin:0;white-space:pre-wrap;overflow-wrap:anywhere}
 .none{color:var(--soft);font-style:italic}
@@ -141,6 +146,7 @@ pre{margin:.6rem 0 0;padding:.8rem;background:var(--paper);border:1px solid var(
 overflow-x:auto;font:.82rem/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 summary{cursor:pointer;font-weight:600}
 details+details{margin-top:.6rem}
+@media (max-width:44rem){.flow li{grid-template-columns:1.6rem 1fr auto}.flow .from{grid-column:2/-1;grid-row:2}}
 @media (max-width:36rem){body{font-size:15px}section{padding:.9rem .8rem}.sample dl{grid-template-columns:1fr;gap:0}
 .sample dd{margin-bottom:.45rem}}
 @media print{section{break-inside:avoid}.plot svg{min-width:0}}

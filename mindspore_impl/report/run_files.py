@@ -10,7 +10,6 @@ from typing import Any
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 
-MEASURES = ("accuracy", "perplexity")
 TRAINING_KINDS = ("sft", "distill")
 
 
@@ -75,12 +74,12 @@ def read_run(folder: str | Path) -> RunView:
     config = _parse_yaml(path, text)
     defined = config.get("stages") or {}
     folders = _stage_folders(folder)
+    measures = any((config.get("evaluation") or {}).get(key) for key in ("accuracy", "perplexity"))
     order = []
     for name in map(str, config.get("order") or []):
         order.append(name)
         # The runner puts an evaluation behind each trained stage that asks for one.
-        wanted = (defined.get(name) or {}).get("evaluate") and any((config.get("evaluation") or {}).get(k) for k in MEASURES)
-        if wanted or f"eval_{name}" in folders:
+        if (measures and (defined.get(name) or {}).get("evaluate")) or f"eval_{name}" in folders:
             order.append(f"eval_{name}")
     order += [name for name in folders if name not in order]
     stages = [_read_stage(i, name, folders.get(name), defined.get(name) or {}) for i, name in enumerate(order, start=1)]

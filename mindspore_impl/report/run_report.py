@@ -10,7 +10,11 @@ from mindspore_impl.report.page import esc, figure, page, table, tiles
 from mindspore_impl.report.run_files import RunView, StageView, evaluation_of, jsonable, read_run
 
 SCHEMA = 1
-_STATUS = {"finished": ("good", "✓ finished"), "unfinished": ("wait", "… unfinished"), "not started": ("wait", "○ not started")}
+_STATUS = {
+    "finished": ("good", "✓ finished"),
+    "unfinished": ("wait", "… unfinished"),
+    "not started": ("wait", "○ not started"),
+}
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -31,7 +35,8 @@ def current_commit() -> str:
     root = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         # An installed package may lie inside somebody else's checkout.
@@ -92,15 +97,23 @@ def render_page(run: RunView) -> str:
 
 def _summary(run: RunView) -> str:
     items = []
-    if last := run.last_evaluated:
-        for name, value in sorted(last.accuracy.items()):
-            note = f"{value['correct']} of {value['total']} right, 95 %: {_percent(value['low'])} to {_percent(value['high'])}"
-            items.append((f"{name}, after {last.measured}", _percent(value["accuracy"]), note))
+    for stage in _headline(run):
+        for name, value in sorted(stage.accuracy.items()):
+            interval = f"95 % interval {_percent(value['low'])} to {_percent(value['high'])}"
+            note = f"{value['correct']} of {value['total']} right; {interval}"
+            items.append((f"{name}, after {stage.measured}", _percent(value["accuracy"]), note))
     seconds = sum(stage.seconds or 0 for stage in run.stages)
     tokens = sum(stage.tokens or 0 for stage in run.stages)
     items.append(("time of all stages", duration(seconds), "finished stages only"))
     items.append(("tokens of all stages", count(tokens), "trained on, generated or scored"))
     return tiles(items)
+
+
+def _headline(run: RunView) -> list[StageView]:
+    """The evaluations whose numbers stand first: the two stages that the config compares, else the last one."""
+    found = {stage.measured: stage for stage in run.stages if stage.accuracy}
+    compared = [found[name] for name in run.config.get("compare") or [] if name in found]
+    return compared or ([run.last_evaluated] if run.last_evaluated else [])
 
 
 def _curriculum(run: RunView) -> str:
@@ -115,15 +128,16 @@ def _curriculum(run: RunView) -> str:
         known = stage.kind if stage.kind in ("sft", "distill", "rollout", "capture", "evaluate") else "other"
         entries.append(
             f'<li class="{known}"><span class="step">{stage.number}</span>'
-            f'<span><b>{esc(stage.name)}</b><span class="kind">{esc(stage.kind)}</span></span>'
-            f'<span class="badge {badge}">{word}</span>'
-            f'<span class="from">{sources or "no input: starts from random weights or data alone"}</span></li>'
+            f'<span><b>{esc(stage.name)}</b> <span class="kind">{esc(stage.kind)}</span></span>'
+            f'<span class="from">{sources or "starts from data alone"}</span>'
+            f'<span class="badge {badge}">{word}</span></li>'
         )
     return f'<ol class="flow">{"".join(entries)}</ol>'
 
 
 def _accuracy(run: RunView) -> str:
-    told = [f"{s.measured} {name} {_percent(v['accuracy'])}" for s in run.stages for name, v in sorted(s.accuracy.items())]
+    found = [(stage.measured, name, value) for stage in run.stages for name, value in sorted(stage.accuracy.items())]
+    told = [f"{stage} {name} {_percent(value['accuracy'])}" for stage, name, value in found]
     return figure(
         figures.accuracy_figure(run.stages),
         "Accuracy after each evaluated stage: " + "; ".join(told),
@@ -139,8 +153,8 @@ def _loss(run: RunView) -> str:
     return figure(
         figures.loss_figure(run.stages),
         f"Training loss by step over all training stages: {told or 'no training line yet'}",
-        "Each stage's own objective, so levels are comparable within a stage; the dashed line is the cross-entropy part of "
-        "a distillation loss. Single points are validation sets; dashed vertical lines are borders between stages.",
+        "Each stage's own objective, so levels compare within a stage; the dashed line is the cross-entropy part of a "
+        "distillation loss. Markers are validation sets, dashed vertical lines the borders between stages.",
     )
 
 
@@ -175,11 +189,12 @@ def _supports(run: RunView, stages: list[StageView]) -> list[str]:
 
 
 def _cost(run: RunView) -> str:
-    told = [f"{s.name} {duration(s.seconds)}, {count(s.tokens or 0)} tokens" for s in run.stages if s.seconds is not None]
+    done = [stage for stage in run.stages if stage.seconds is not None]
+    told = [f"{stage.name} {duration(stage.seconds)}, {count(stage.tokens or 0)} tokens" for stage in done]
     return figure(
         figures.cost_figure(run.stages),
         "Time and tokens by stage: " + "; ".join(told),
-        "Wall-clock time of each finished stage with its evaluation, and the tokens it trained on, generated or scored.",
+        "Wall-clock time of each finished stage, compilation included, and tokens trained on, generated or scored.",
     )
 
 
@@ -240,12 +255,14 @@ def _sample(sample: dict) -> str:
 
 
 def _config(run: RunView) -> str:
-    return f"<details><summary>config.yaml, as resolved for this run</summary><pre>{esc(run.config_text)}</pre></details>"
+    text = esc(run.config_text)
+    return f"<details><summary>config.yaml, as resolved for this run</summary><pre>{text}</pre></details>"
 
 
 def _environment(run: RunView) -> str:
     environment = run.environment
-    rows = [["device", environment["device"]], ["started", environment["started"]], ["commit", environment["commit"] or current_commit()]]
+    rows = [["device", environment["device"]], ["started", environment["started"]]]
+    rows += [["commit", environment["commit"] or current_commit()]]
     rows += [[name, value] for name, value in sorted(environment["versions"].items())]
     return table(["what", "value"], rows, "Where the numbers above were measured.", text_columns=2)
 

@@ -1,5 +1,6 @@
 """One curriculum under several seeds: summary.json, summary.md and report.html, from the runs' own files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mindspore_impl import files
@@ -17,25 +18,27 @@ def write_seeds_report(run_dirs: dict, folder: str | Path, compare: tuple[str, s
     """Summarise the runs of `run_dirs` (seed: run directory) in `folder`; return the content of summary.json.
 
     `compare` names two stages (one, reference): the difference one - reference is tested pair by pair over the seeds;
-    without it the last evaluated stage is held against each earlier one. Accuracies are shares in [0, 1]. Seeds that did not reach a
-    stage are left out of it, and n says how many count. Raises UserError when there is no run, or no such stage.
+    without it the last evaluated stage is held against each earlier one. Accuracies are shares in [0, 1]. A seed that
+    did not reach a stage is left out there, and n says how many count. Raises UserError when there is no run, or no
+    such stage.
     """
     if not run_dirs:
         raise UserError(f"{folder}: no run to summarise; give at least one seed")
     runs = {str(seed): read_run(path) for seed, path in run_dirs.items()}
     stages, sets, values = _collect(runs)
     pairs = [_resolve(runs, stages, compare)] if compare else [(stages[-1], stage) for stage in stages[:-1]]
+    headline = pairs[0] if compare else stages[-1:]
     summary = {
         "schema": SCHEMA,
         "seeds": list(runs),
-        "stages": [_row(stage, name, values[stage, name]) for stage in stages for name in sets if (stage, name) in values],
+        "stages": [_row(*key, values[key]) for stage in stages for name in sets if (key := (stage, name)) in values],
         "differences": [row for pair in pairs for name in sets if (row := _difference(*pair, name, values))],
     }
     folder = Path(folder)
     name = next(iter(runs.values())).name
     files.write_json(folder / "summary.json", summary)
     files.write_text(folder / "summary.md", _markdown(name, summary))
-    files.write_text(folder / "report.html", _page(name, summary, stages, sets, values))
+    files.write_text(folder / "report.html", _page(name, summary, stages, sets, values, headline))
     return summary
 
 
@@ -60,7 +63,8 @@ def _resolve(runs: dict[str, RunView], stages: list[str], compare: tuple[str, st
     found = [measured.get(name, name) for name in compare]
     for name, stage in zip(compare, found, strict=True):
         if stage not in stages:
-            raise UserError(f"compare: no accuracy was measured for stage {name!r}; measured: {', '.join(stages) or 'none'}")
+            known = ", ".join(stages) or "none"
+            raise UserError(f"compare: no accuracy was measured for stage {name!r}; there is one for: {known}")
     return found[0], found[1]
 
 
@@ -102,7 +106,8 @@ def _difference_rows(summary: dict) -> list[list[str]]:
 
 def _markdown(name: str, summary: dict) -> str:
     head = _STAGE_HEAD + [f"seed {seed}" for seed in summary["seeds"]]
-    parts = [f"# {name}: {len(summary['seeds'])} seeds\n", "Accuracy in percent.\n", _markdown_table(head, _stage_rows(summary))]
+    parts = [f"# {name}: {len(summary['seeds'])} seeds\n", "Accuracy in percent.\n"]
+    parts += [_markdown_table(head, _stage_rows(summary))]
     if summary["differences"]:
         parts += ["\nDifferences in percentage points, paired over the seeds, with 95 % t intervals.\n"]
         parts += [_markdown_table(_DIFFERENCE_HEAD, _difference_rows(summary))]
@@ -114,9 +119,9 @@ def _markdown_table(head: list[str], rows: list[list[str]]) -> str:
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
-def _page(name: str, summary: dict, stages: list[str], sets: list[str], values: Values) -> str:
+def _page(name: str, summary: dict, stages: list[str], sets: list[str], values: Values, headline: Sequence[str]) -> str:
     lists = {key: list(by_seed.values()) for key, by_seed in values.items()}
-    last = [row for row in summary["stages"] if stages and row["stage"] == stages[-1]]
+    first = [row for stage in headline for row in summary["stages"] if row["stage"] == stage]
     told = "; ".join(f"{row['stage']} {row['set']} mean {_percent(row['mean'])}" for row in summary["stages"])
     plot = figure(
         figures.seeds_figure(stages, sets, lists),
@@ -125,25 +130,27 @@ def _page(name: str, summary: dict, stages: list[str], sets: list[str], values: 
     )
     head = _STAGE_HEAD + [f"seed {seed}" for seed in summary["seeds"]]
     result = tiles(
-        [
-            (f"{row['set']}, after {row['stage']}", _percent(row["mean"]), f"± {_percent(row['deviation'])} over {row['n']} seeds")
-            for row in last
-        ]
+        [(f"{row['set']}, after {row['stage']}", _percent(row["mean"]) + " %", _spread(row)) for row in first]
     )
     differences = ""
     if summary["differences"]:
-        caption = "In percentage points, paired over the seeds; an interval that excludes 0 is a difference at the 5 % level."
+        caption = "In percentage points, paired over the seeds. An interval without 0 is a difference at the 5 % level."
         differences = table(_DIFFERENCE_HEAD, _difference_rows(summary), caption, text_columns=2)
     return page(
         f"{name}: {len(summary['seeds'])} seeds",
         f"<p>{len(stages)} evaluated stages; each seed's own report is in its folder.</p>",
         [
-            ("summary", "Result", result if last else ""),
+            ("summary", "Result", result if first else ""),
             ("accuracy", "Accuracy by stage", plot),
             ("differences", "Differences between stages", differences),
             ("values", "Every value", table(head, _stage_rows(summary), "Accuracy in percent.", 2) if stages else ""),
         ],
     )
+
+
+def _spread(row: dict) -> str:
+    seeds = "1 seed" if row["n"] == 1 else f"{row['n']} seeds"
+    return f"mean of {seeds}, standard deviation {_percent(row['deviation'])}"
 
 
 def _percent(share: float | None) -> str:

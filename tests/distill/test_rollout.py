@@ -46,17 +46,24 @@ class FakeEngine:
 
 
 def make_records(count, thinking="fast"):
-    return [
-        Record(f"r{i}", (Message("user", f"list a b apply sort {i}"), Message("assistant", "a b", "sort a b")), thinking, {"n": i})
-        for i in range(count)
-    ]
+    answer = Message("assistant", "a b", "sort a b")
+    turns = [(Message("user", f"list a b apply sort {i}"), answer) for i in range(count)]
+    return [Record(f"r{i}", messages, thinking, {"n": i}) for i, messages in enumerate(turns)]
 
 
 def run(tokenizer, folder, records, engine=None, sampling=None, seed=5, check=None, **options):
     engine = engine or FakeEngine(tokenizer)
     options = RolloutOptions(**{"prompts_per_part": 4, "samples_per_prompt": 2, **options})
     return roll_out(
-        lambda: engine, tokenizer, records, options, sampling or SamplingOptions(), WEIGHTS, folder, seed, check
+        lambda: engine,
+        tokenizer,
+        records,
+        options,
+        sampling or SamplingOptions(batch_size=8),
+        WEIGHTS,
+        folder,
+        seed,
+        check,
     )
 
 
@@ -171,6 +178,15 @@ def test_results_do_not_depend_on_order_batch_or_part(tokenizer, tmp_path):
     assert by_id[0] == by_id[1]
 
 
+def test_parts_are_whole_batches(tokenizer, tmp_path):
+    sizes = []
+    engine = FakeEngine(tokenizer)
+    generate = engine.generate
+    engine.generate = lambda prompts, *rest, **names: sizes.append(len(prompts)) or generate(prompts, *rest, **names)
+    run(tokenizer, tmp_path, make_records(13), engine=engine, sampling=SamplingOptions(batch_size=10))
+    assert sizes == [10, 10, 6]
+
+
 def test_seeds_differ_by_run_record_and_sample():
     seeds = {sample_seed(s, r, i) for s in (0, 1) for r in ("r1", "r11", "1") for i in (0, 1, 11)}
     assert len(seeds) == 18
@@ -225,3 +241,23 @@ def test_ranks_share_the_parts_and_rank_0_merges(tokenizer, tmp_path, monkeypatc
 def test_what_the_user_can_get_wrong(tokenizer, tmp_path, records, options, words):
     with pytest.raises(UserError, match=words):
         run(tokenizer, tmp_path, records, **options)
+
+
+def test_the_real_engine_rolls_out_alike_in_any_batch(ms_runtime, tokenizer, tmp_path):
+    from mindspore_impl.distill.rollout import run_rollout
+    from mindspore_impl.model.options import ModelOptions
+    from mindspore_impl.model.pangu import PanguForCausalLM
+
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
+    model = PanguForCausalLM(ModelOptions(vocab_size=tokenizer.vocab_size, **shape))
+    records = make_records(3) + make_records(2, "reasoning")
+    found = []
+    for name, batch_size in (("a", 2), ("b", 4)):
+        sampling = SamplingOptions(temperature=1.0, max_new_tokens=6, batch_size=batch_size)
+        options = RolloutOptions(samples_per_prompt=2, prompts_per_part=2)
+        metrics = run_rollout(model, tokenizer, records, options, sampling, WEIGHTS, tmp_path / name, 3)
+        assert metrics["generations"] == 10 and metrics["tokens"] <= 60
+        rollouts = read_rollouts(tmp_path / name / "rollouts.jsonl", tokenizer, keep_truncated=True)
+        found.append({rollout.id: rollout.completion_ids for rollout in rollouts})
+    assert found[0] == found[1] and len(found[0]) == 10
+    assert len({tuple(ids) for ids in found[0].values()}) > 5, "samples differ"

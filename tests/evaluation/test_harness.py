@@ -123,7 +123,8 @@ def test_perplexity_equals_a_plain_sum_over_single_samples(ms_runtime, tokenizer
         ids_BL[0, : len(sample.ids)] = sample.ids
         positions_BL = np.arange(64, dtype=np.int32)[None]
         segments_BL = (positions_BL < len(sample.ids)).astype(np.int32)
-        logits_LV = model(ms.Tensor(ids_BL), ms.Tensor(positions_BL), ms.Tensor(segments_BL)).asnumpy()[0].astype(np.float64)
+        logits_BLV = model(ms.Tensor(ids_BL), ms.Tensor(positions_BL), ms.Tensor(segments_BL))
+        logits_LV = logits_BLV.asnumpy()[0].astype(np.float64)
         for position in np.flatnonzero(sample.supervised):
             row_V = logits_LV[position - 1]
             total += np.log(np.exp(row_V - row_V.max()).sum()) + row_V.max() - row_V[sample.ids[position]]

@@ -10,7 +10,7 @@ def expected(record: Record) -> str:
     """The text in `meta["answer"]`. Raises UserError that names the record when it is absent."""
     answer = record.meta.get("answer")
     if not isinstance(answer, str) or not answer.strip():
-        raise UserError(f"record {record.id!r}: meta.answer is missing or empty; an accuracy set needs the right answer")
+        raise UserError(f"record {record.id!r}: meta.answer is missing or empty; accuracy needs the right answer")
     return answer
 
 

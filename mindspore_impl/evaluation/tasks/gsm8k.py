@@ -19,7 +19,7 @@ def expected(record: Record) -> str:
     """The number in `meta["answer"]`, as text. Raises UserError that names the record when it holds none."""
     answer = exact.expected(record)
     if final_number(answer) is None:
-        raise UserError(f"record {record.id!r}: meta.answer {answer!r} holds no number; the gsm8k task compares numbers")
+        raise UserError(f"record {record.id!r}: meta.answer {answer!r} holds no number, which gsm8k compares")
     return answer
 
 
@@ -32,11 +32,10 @@ def matches(record: Record, answer: str) -> bool:
 def final_number(text: str) -> Fraction | None:
     """The last number in `text` (after `####` where the text has it), exactly; None when there is none."""
     text = text.rsplit("####", 1)[-1].replace("\N{MINUS SIGN}", "-")
-    last = None
-    for last in _NUMBER.finditer(text):
-        pass
-    if last is None:
+    found = list(_NUMBER.finditer(text))
+    if not found:
         return None
+    last = found[-1]
     value = Fraction(last["digits"].replace(",", ""))
     if last["below"]:
         value /= int(last["below"])
