@@ -138,8 +138,8 @@ class _SoftmaxAttention(nn.Cell):
         self.fill = ops.FillV2()
 
     def construct(self, query_BGSC, key_BGLC, value_BGLC, bias_BGSL):
-        scores_BGSL = self.product_right(query_BGSC, key_BGLC * self.scale)
-        weights_BGSL = self.softmax(scores_BGSL + bias_BGSL)
+        scores_BGSL = ops.cast(self.product_right(query_BGSC, key_BGLC * self.scale), mstype.float32)
+        weights_BGSL = ops.cast(self.softmax(scores_BGSL + bias_BGSL), value_BGLC.dtype)
         return self.product(weights_BGSL, value_BGLC), weights_BGSL
 
     def bprop(self, query_BGSC, key_BGLC, value_BGLC, bias_BGSL, out, dout):

@@ -81,9 +81,9 @@ class _ComposedRotary(nn.Cell):
         self.reshape = ops.Reshape()
 
     def rotate(self, x_NHC, cos, sin):
-        rotated = self.matmul(self.reshape(x_NHC, (-1, self.width)), self.rotation_CC)
+        rotated = self.matmul(self.reshape(x_NHC, (-1, self.width)), ops.cast(self.rotation_CC, x_NHC.dtype))
         y = self.reshape(x_NHC, cos.shape) * cos + self.reshape(rotated, cos.shape) * sin
-        return self.reshape(y, x_NHC.shape)
+        return ops.cast(self.reshape(y, x_NHC.shape), x_NHC.dtype)
 
     def construct(self, query_NHC, key_NGC, tables):
         cos_query, sin_query, cos_key, sin_key = tables

@@ -7,6 +7,7 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
 from tests.model.pangu_reference import forward_document
 from tests.model.small_models import SHAPES, build, pack, run, small_options, weights_of
+from tests.ops.ascend_recorder import ascend  # noqa: F401
 
 GENERATOR = np.random.default_rng(11)
 DOCUMENTS = [
@@ -242,3 +243,27 @@ def test_initial_values_depend_on_seed_and_name_alone(ms_runtime):
     down = first["model.layers.0.mlp.down_proj.weight"]
     assert abs(down.std() - 0.02 / 2) < 0.001  # 2 layers: 1 / sqrt(4)
     assert not any(weights_of(PanguForCausalLM(options, initialise=False))[name].ravel())
+
+
+def test_ascend_operators_in_place_give_the_same_model(tied, ascend):  # noqa: F811
+    """Every fused call, with documented stand-ins, inside the whole network."""
+    inputs = pack(DOCUMENTS, LENGTH)
+    fused = build(small_options())
+    np.testing.assert_allclose(run(fused, *inputs)[inputs[2] > 0], _tied_logits(tied, inputs), rtol=1e-4, atol=1e-4)
+    assert set(ascend) == {"rms_norm", "swiglu", "rotary", "flash"}
+
+
+def _tied_logits(model, inputs):
+    return run(model, *inputs)[inputs[2] > 0]
+
+
+def test_half_precision_computes_with_float32_masters(ms_runtime, monkeypatch):
+    """float16 stands in for Ascend's bfloat16, which has no CPU kernels."""
+    import mindspore as ms
+
+    expected = run(build(small_options()), *pack(DOCUMENTS, LENGTH))
+    monkeypatch.setattr(ms_runtime, "compute_dtype", lambda: ms.float16)
+    model = build(small_options())
+    found = run(model, *pack(DOCUMENTS, LENGTH))
+    assert found.dtype == np.float32 and all(parameter.dtype == ms.float32 for parameter in model.get_parameters())
+    assert 1e-6 < np.abs(found - expected).max() < 0.05
