@@ -107,8 +107,8 @@ def selected(folder: str | Path, which: str) -> Checkpoint:
         pointer = _pointer(folder, "BEST")
         if pointer is None:
             raise UserError(
-                f"{folder}: no best checkpoint is recorded, because no validation was run; set training.select=last "
-                "or name validation sets in the stage's data"
+                f"{folder}: no best checkpoint is recorded (no validation with a finite loss was run); name validation "
+                "sets in the stage's data, or set train.select=last"
             )
         others = [name for name in _names(folder) if name != pointer]
         return _first_intact(folder, [pointer, *others], [])

@@ -30,15 +30,17 @@ def import_mindformers():
     try:
         for name in names:
             os.environ[name] = os.path.join(folder, "log")
+        logging.disable(logging.WARNING)
         import mindformers
         import mindformers.core.lr
         import mindformers.core.optim  # noqa: F401  (all loggers exist now)
     finally:
+        logging.disable(logging.NOTSET)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("mindformers") and isinstance(logger, logging.Logger):
-            logger.setLevel(logging.WARNING)
+            logger.setLevel(logging.ERROR)
     return mindformers
 
 

@@ -1,0 +1,199 @@
+"""What a training loop remembers and writes: its progress, metrics.jsonl and TensorBoard events.
+
+`Progress` is plain JSON, because it is also the position that a checkpoint stores: a resumed run logs the very numbers
+that an uninterrupted one would.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mindspore_impl import files
+from mindspore_impl.training.step import StepReport
+
+
+@dataclass
+class Window:
+    """Sums since the last line of metrics.jsonl; steps that were skipped add only their time."""
+
+    steps: int = 0
+    loss: float = 0.0  # sum over steps of loss x supervised tokens
+    grad_norm: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)  # sums over supervised positions
+    supervised_tokens: int = 0
+    tokens: int = 0
+    timed_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Progress:
+    """Where a run stands after `step` steps. Totals are over all ranks; `seconds` leave out compilation."""
+
+    step: int = 0
+    tokens: int = 0
+    supervised_tokens: int = 0
+    timed_tokens: int = 0  # tokens of the steps that `seconds` covers
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    last_finite_step: int = 0
+    window: Window = field(default_factory=Window)
+    line: dict[str, Any] = field(default_factory=dict)  # the last line of metrics.jsonl
+    validation_before: dict[str, Any] = field(default_factory=dict)
+    validation_last: dict[str, Any] = field(default_factory=dict)
+    validation_best: dict[str, Any] = field(default_factory=dict)
+    last_metric: float | None = None  # loss over the tokens of all validation sets; None when not finite
+    best_step: int | None = None
+    best_metric: float | None = None
+
+    @classmethod
+    def from_position(cls, position: dict) -> "Progress":
+        """The progress that a checkpoint stored."""
+        values = dict(position["progress"])
+        return cls(**values | {"window": Window(**values["window"])})
+
+    def position(self) -> dict:
+        """For `checkpoint.save`."""
+        return {"progress": asdict(self)}
+
+    def add(self, report: StepReport, names: tuple[str, ...], tokens: int, seconds: float, compiled: bool) -> None:
+        """Count one step. names: of `report.metrics`, the last being "tokens"; compiled: its time was compilation."""
+        self.step += 1
+        self.tokens += tokens
+        self.window.tokens += tokens
+        if compiled:
+            self.compile_seconds += seconds
+        else:
+            for totals in (self, self.window):
+                totals.seconds += seconds
+                totals.timed_tokens += tokens
+        if not report.finite:
+            self.skipped_steps += 1
+            self.skipped_in_a_row += 1
+            return
+        self.skipped_in_a_row, self.last_finite_step = 0, self.step
+        sums = dict(zip(names, report.metrics.tolist(), strict=True))
+        supervised = round(sums.pop("tokens"))
+        self.supervised_tokens += supervised
+        self.window.steps += 1
+        self.window.supervised_tokens += supervised
+        self.window.loss += report.loss * supervised
+        self.window.grad_norm += report.gradient_norm
+        for name, value in sums.items():
+            self.window.metrics[name] = self.window.metrics.get(name, 0.0) + value
+
+    def take_line(self, names: Iterable[str], learning_rate: float, epoch: float | None) -> dict[str, Any]:
+        """Close the window: one line of metrics.jsonl with means over supervised tokens, for the metrics `names`."""
+        window, self.window = self.window, Window()
+        line: dict[str, Any] = {"step": self.step}
+        if epoch is not None:
+            line["epoch"] = round(epoch, 4)
+        if window.steps:
+            count = max(window.supervised_tokens, 1)
+            line["loss"] = window.loss / count
+            line |= {name: window.metrics[name] / count for name in names}
+            line["grad_norm"] = window.grad_norm / window.steps
+        line |= {
+            "supervised_tokens": window.supervised_tokens,
+            "tokens": window.tokens,
+            "learning_rate": learning_rate,
+            "tokens_per_second": window.timed_tokens / window.seconds if window.seconds else None,
+            "skipped": self.skipped_steps,
+        }
+        self.line = jsonable(line)
+        return self.line
+
+    def note_validation(self, measured: dict[str, dict]) -> None:
+        """Remember {set: {loss, perplexity, tokens}} of this step, also as the best one if it is."""
+        self.validation_last, self.last_metric = measured, None
+        if all(entry["loss"] is not None for entry in measured.values()):
+            tokens = sum(entry["tokens"] for entry in measured.values())
+            self.last_metric = sum(entry["loss"] * entry["tokens"] for entry in measured.values()) / max(tokens, 1)
+            if self.best_metric is None or self.last_metric < self.best_metric:
+                self.best_metric, self.best_step, self.validation_best = self.last_metric, self.step, measured
+
+
+def jsonable(value: Any) -> Any:
+    """`value` with NumPy numbers made plain and non-finite ones None, since JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite where a float cannot hold it."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+class MetricsLog:
+    """metrics.jsonl and, if asked for, TensorBoard events below `folder`, both cut back to `step` steps at the start.
+
+    With `active=False` (every rank but the first) nothing is touched.
+    """
+
+    def __init__(self, folder: Path, step: int, tensorboard: bool, active: bool):
+        self.file = self.events = None
+        if not active:
+            return
+        path = folder / "metrics.jsonl"
+        kept = [line for line in _lines(path) if step > 0 and line["step"] <= step]
+        files.write_text(path, "".join(_encoded(line) for line in kept))
+        self.file = open(path, "a", encoding="utf-8")
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else 0)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line; numbers also go to TensorBoard under train/ and validation/<set>/."""
+        if self.file is None:
+            return
+        self.file.write(_encoded(line))
+        self.file.flush()
+        if self.events is not None:
+            groups = {f"validation/{name}": values for name, values in line.get("validation", {}).items()}
+            for group, values in (groups or {"train": line}).items():
+                for name, value in values.items():
+                    if name != "step" and value is not None:
+                        self.events.add_scalar(f"{group}/{name}", value, line["step"])
+
+    def sync(self) -> None:
+        """Make what was written durable; before each checkpoint, so that no line older than it can be lost."""
+        if self.file is not None:
+            os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        """Close both."""
+        if self.file is not None:
+            self.file.close()
+        if self.events is not None:
+            self.events.close()
+
+
+def _encoded(line: dict[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _lines(path: Path) -> list[dict]:
+    """The whole lines of an earlier run; one that a kill cut in half ends the list."""
+    found: list[dict] = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                value = json.loads(text)
+            except json.JSONDecodeError:
+                break
+            if not isinstance(value, dict) or "step" not in value:
+                break
+            found.append(value)
+    return found

@@ -1,0 +1,225 @@
+"""The training loop of one stage: step, log, validate, checkpoint; and how it resumes."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mindspore_impl import checkpoint, runtime
+from mindspore_impl.errors import UserError
+from mindspore_impl.losses.objective import METRICS, LossNetwork
+from mindspore_impl.losses.options import ObjectiveOptions
+from mindspore_impl.training import optimizer as optimizers
+from mindspore_impl.training.metrics import MetricsLog, Progress, jsonable, perplexity
+from mindspore_impl.training.options import OptimizerOptions, TrainOptions
+from mindspore_impl.training.profiling import StepProfiler
+from mindspore_impl.training.schedule import learning_rate
+from mindspore_impl.training.step import StepReport, make_step, tensors_of
+
+
+def train(
+    model,
+    stream,
+    validation: dict[str, list],
+    objective: ObjectiveOptions,
+    optimizer: OptimizerOptions,
+    options: TrainOptions,
+    folder: Path,
+    *,
+    steps: int,
+    with_teacher: bool,
+    title: str,
+    profile_steps: int = 0,
+) -> dict[str, Any]:
+    """Train `model` in place for `steps` steps, or for what is left of them, and leave the selected weights in it.
+
+    stream: BatchStream; validation: PackedBatches by set, weight 1 on supervised positions. Writes below `folder`:
+    checkpoints/, metrics.jsonl, tensorboard/, profile/. Returns steps, seconds (without compilation), tokens,
+    supervised_tokens, tokens_per_second, compile_seconds, skipped_steps, selected_step, validation_before and
+    validation_after ({set: {loss, perplexity, tokens}}, after: of the selected weights) and the last logged means.
+    Raises UserError when too many steps in a row are not finite, or a checkpoint does not fit.
+    """
+    folder = Path(folder)
+    if options.select == "best" and not validation:
+        raise UserError("train.select=best needs a validation set: name one in data.validation, or use select=last")
+    progress, found = _resume(model, folder, steps)
+    if progress.step < steps:
+        with _open(model, validation, objective, optimizer, options, folder, steps, with_teacher, progress) as session:
+            if found is not None:
+                arrays = checkpoint.read_arrays(found.optimizer_path)
+                optimizers.load_state(session.updates, arrays, str(found.optimizer_path))
+            _loop(session, stream, title, StepProfiler(folder / "profile", profile_steps))
+    return _finish(model, folder, options, progress)
+
+
+def _loop(session: "_Session", stream, title: str, profiler: StepProfiler) -> None:
+    """Every step from where `session.progress` stands to the last one."""
+    progress, options, steps = session.progress, session.options, session.steps
+    epoch_steps = stream.steps_for_epochs(1)
+    bar = tqdm(total=steps, initial=progress.step, desc=title, unit="step", disable=runtime.rank() != 0,
+               mininterval=0.5 if sys.stderr.isatty() else 30.0)  # fmt: skip
+    try:
+        if session.validation and not progress.validation_before:
+            progress.validation_before = session.validate()
+        start = time.perf_counter()
+        for micro_batches in stream.steps(progress.step, steps):
+            report, compiled = session.step(micro_batches)
+            seconds = time.perf_counter() - start
+            tokens = sum(batch.tokens for batch in micro_batches) * runtime.world_size()  # ranks get equally many rows
+            progress.add(report, METRICS, tokens, seconds, compiled)
+            profiler.step_done(seconds)
+            _check_finite(progress, options, session.folder)
+
+            if _due(progress.step, options.log_interval, steps):
+                bar.set_postfix(_postfix(session.write_line(progress.step / epoch_steps)), refresh=False)
+            validated = bool(session.validation) and _due(progress.step, options.validation_interval, steps)
+            if validated:
+                progress.note_validation(session.validate())
+            improved = validated and options.select == "best" and progress.best_step == progress.step
+            if improved or _due(progress.step, options.checkpoint_interval, steps):
+                session.save(progress.last_metric if validated else None)
+            bar.update()
+            start = time.perf_counter()
+    finally:
+        bar.close()
+        profiler.close()
+
+
+@dataclass
+class _Session:
+    """What the loop works with."""
+
+    model: Any
+    updates: Any  # the optimizer
+    network: LossNetwork
+    validation: dict[str, list]
+    optimizer: OptimizerOptions
+    options: TrainOptions
+    folder: Path
+    steps: int
+    with_teacher: bool
+    progress: Progress
+    log: MetricsLog
+    run_step: Callable | None = None
+    run_validation: LossNetwork | None = None
+
+    def step(self, micro_batches: list) -> tuple[StepReport, bool]:
+        """One step; -> its report, and whether its time was compilation."""
+        compiles = self.run_step is None
+        if compiles:
+            clip, accumulation = self.optimizer.clip_norm, len(micro_batches)
+            self.run_step = make_step(
+                self.network, self.updates, clip, accumulation, len(METRICS), runtime.world_size()
+            )  # fmt: skip
+        return self.run_step([tensors_of(batch, self.with_teacher) for batch in micro_batches]), compiles
+
+    def write_line(self, epoch: float) -> dict[str, Any]:
+        """Write the means since the last line."""
+        names = METRICS[:-1] if self.with_teacher else METRICS[:1]
+        applied = max(self.progress.step - self.progress.skipped_steps, 1)
+        line = self.progress.take_line(names, learning_rate(self.optimizer, self.steps, applied), epoch)
+        self.log.write(line)
+        return line
+
+    def validate(self) -> dict[str, dict]:
+        """Measure and log {set: {loss, perplexity, tokens}}: mean cross entropy over supervised tokens."""
+        if self.run_validation is None:
+            self.run_validation = LossNetwork(self.model, ObjectiveOptions(), False)
+        found = {}
+        for name, batches in self.validation.items():
+            sums = sum(self.run_validation(*tensors_of(batch, False))[1].asnumpy().astype(float) for batch in batches)
+            ce, tokens = sums[METRICS.index("ce")], sums[METRICS.index("tokens")]
+            loss = float(ce / max(tokens, 1.0))
+            found[name] = jsonable({"loss": loss, "perplexity": perplexity(loss), "tokens": round(tokens)})
+        self.log.write({"step": self.progress.step, "validation": found})
+        return found
+
+    def save(self, metric: float | None) -> None:
+        """Write a checkpoint of this step. metric: its validation loss, where it was measured."""
+        self.log.sync()
+        if runtime.rank() == 0:
+            checkpoint.save(
+                self.folder / "checkpoints",
+                self.progress.step,
+                checkpoint.weights_of(self.model),
+                optimizers.state_of(self.updates),
+                self.progress.position(),
+                self.options.keep_checkpoints,
+                metric,
+            )
+
+
+@contextmanager
+def _open(model, validation, objective, optimizer, options, folder, steps, with_teacher, progress):
+    """Build optimizer, objective and log; -> the session, whose log is closed at the end."""
+    updates = optimizers.make_optimizer(list(model.trainable_params()), optimizer, steps)
+    network = LossNetwork(model, objective, with_teacher)
+    log = MetricsLog(folder, progress.step, options.tensorboard, active=runtime.rank() == 0)
+    try:
+        yield _Session(
+            model, updates, network, validation, optimizer, options, folder, steps, with_teacher, progress, log
+        )  # fmt: skip
+    finally:
+        log.close()
+
+
+def _resume(model, folder: Path, steps: int) -> tuple[Progress, checkpoint.Checkpoint | None]:
+    """Put the newest checkpoint's weights into `model`; -> its progress, or a fresh one."""
+    found = checkpoint.latest(folder / "checkpoints")
+    if found is None:
+        return Progress(), None
+    if found.step > steps:
+        raise UserError(
+            f"{found.path}: it is of step {found.step}, but this stage has {steps} steps; raise train.steps, or choose "
+            "another run_dir"
+        )
+    checkpoint.load_into(model, checkpoint.read_weights(found.path), str(found.weights_path))
+    return Progress.from_position(found.position), found
+
+
+def _due(step: int, interval: int, steps: int) -> bool:
+    """Every `interval` steps (0: never) and always after the last one."""
+    return step == steps or (interval > 0 and step % interval == 0)
+
+
+def _check_finite(progress: Progress, options: TrainOptions, folder: Path) -> None:
+    if progress.skipped_in_a_row >= max(1, options.max_skipped_steps):
+        raise UserError(
+            f"{folder}: step {progress.step}: loss or gradient was not finite in {progress.skipped_in_a_row} steps in "
+            f"a row; the last finite step was {progress.last_finite_step}. Lower optimizer.learning_rate, set "
+            "optimizer.clip_norm, or look at the data of these steps; the checkpoints are intact"
+        )
+
+
+def _finish(model, folder: Path, options: TrainOptions, progress: Progress) -> dict[str, Any]:
+    """Load the selected weights where they are not the last ones; -> the stage's metrics."""
+    best = options.select == "best"
+    if best and progress.best_step != progress.step:
+        chosen = checkpoint.selected(folder / "checkpoints", "best")
+        checkpoint.load_into(model, checkpoint.read_weights(chosen.path), str(chosen.weights_path))
+    means = {name: progress.line[name] for name in (*METRICS[:-1], "loss", "grad_norm") if name in progress.line}
+    return {
+        "steps": progress.step,
+        "seconds": progress.seconds,
+        "tokens": progress.tokens,
+        "supervised_tokens": progress.supervised_tokens,
+        "tokens_per_second": progress.timed_tokens / progress.seconds if progress.seconds else None,
+        "compile_seconds": progress.compile_seconds,
+        "skipped_steps": progress.skipped_steps,
+        "selected_step": progress.best_step if best else progress.step,
+        "validation_before": progress.validation_before,
+        "validation_after": progress.validation_best if best else progress.validation_last,
+        **means,
+    }
+
+
+def _postfix(line: dict[str, Any]) -> dict[str, str]:
+    shown = {"loss": f"{line['loss']:.4f}"} if line.get("loss") is not None else {}
+    if line["tokens_per_second"]:
+        shown["tokens/s"] = f"{line['tokens_per_second']:,.0f}"
+    return shown | ({"skipped": str(line["skipped"])} if line["skipped"] else {})

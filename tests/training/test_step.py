@@ -1,0 +1,114 @@
+"""The training step: sums stay sums, clipping, accumulation in float32, and steps that must change nothing."""
+
+import numpy as np
+import pytest
+
+from mindspore_impl.training.options import OptimizerOptions
+from tests.training.small import ROWS, batch, linear_gradient, linear_network, split, weights
+
+OPTIONS = OptimizerOptions(learning_rate=0.05, schedule="constant", warmup_steps=0, weight_decay=0.0)
+
+
+def build(accumulation=1, clip_norm=0.0, options=OPTIONS):
+    from mindspore_impl.training.optimizer import make_optimizer
+    from mindspore_impl.training.step import make_step, tensors_of
+
+    network = linear_network()
+    optimizer = make_optimizer(list(network.trainable_params()), options, 100)
+    run = make_step(network, optimizer, clip_norm, accumulation, metric_count=2)
+    return network, optimizer, lambda parts: run([tensors_of(part, False) for part in parts])
+
+
+def applied_gradient(optimizer):
+    """The gradient that reached the first update: the first moment is (1 - beta1) of it."""
+    return [moment.asnumpy() / (1 - OPTIONS.beta1) for moment in optimizer.exp_avg]
+
+
+def test_trap_03_loss_and_gradient_do_not_depend_on_the_split(ms_runtime):
+    whole = batch()
+    # rows are supervised unevenly, so a mean of means would show
+    assert len({int((part.loss_weight_BL != 0).sum()) for part in split(whole, ROWS)}) > 1
+    network = linear_network()
+    loss, *expected = linear_gradient(network.table.asnumpy(), network.bias.asnumpy(), whole)
+    for parts in (1, 2, 4, 8):
+        network, optimizer, run = build(accumulation=parts)
+        report = run(split(whole, parts))
+        assert report.finite and report.loss == pytest.approx(loss, rel=1e-6), parts
+        np.testing.assert_allclose(report.metrics, [loss * whole.supervised, whole.supervised], rtol=1e-6)
+        norm = np.sqrt(sum((g**2).sum() for g in expected))
+        assert report.gradient_norm == pytest.approx(norm, rel=1e-6), parts
+        for found, want in zip(applied_gradient(optimizer), expected, strict=True):
+            np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-7, err_msg=f"{parts} micro-batches")
+        second = run(split(whole, parts))  # the totals start again from zero
+        assert second.loss < report.loss
+        assert second.metrics[1] == whole.supervised
+
+
+def test_trap_04_a_fully_masked_batch_is_a_finite_step_of_nothing(ms_runtime):
+    network, optimizer, run = build(clip_norm=1.0)
+    before = weights(network)
+    report = run([batch(masked=1.1)])
+    assert (report.loss, report.gradient_norm, report.finite) == (0.0, 0.0, True)
+    assert report.metrics.tolist() == [0.0, 0.0]
+    for name, value in weights(network).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_trap_09_gradients_accumulate_in_float32(ms_runtime):
+    from mindspore_impl.training.optimizer import make_optimizer
+    from mindspore_impl.training.step import Accumulate, TrainStep, tensors_of
+
+    network = linear_network(dtype=np.float16)
+    step = TrainStep(network, make_optimizer(list(network.trainable_params()), OPTIONS, 10), 0.0)
+    accumulate = Accumulate(step, metric_count=2)
+    large, small = batch(weight=64.0), batch(weight=0.02)  # a float16 sum near 64 cannot see 0.02
+    for part in [large, *[small] * 50]:
+        accumulate(*tensors_of(part, False))
+    values = [network.table.asnumpy(), network.bias.asnumpy()]
+    first, each = linear_gradient(*values, large)[1:], linear_gradient(*values, small)[1:]
+    expected = [first[i] + 50 * each[i] for i in range(2)]
+    for total, want in zip(accumulate.totals, expected, strict=True):
+        assert total.asnumpy().dtype == np.float32
+        np.testing.assert_allclose(total.asnumpy(), want, rtol=4e-3, atol=0.06)
+
+
+@pytest.mark.parametrize("clip_norm", [0.05, 1e6])
+def test_clipping_is_by_the_global_norm(clip_norm, ms_runtime):
+    network, optimizer, run = build(clip_norm=clip_norm)
+    _, *expected = linear_gradient(network.table.asnumpy(), network.bias.asnumpy(), batch())
+    norm = np.sqrt(sum((g**2).sum() for g in expected))
+    report = run([batch()])
+    assert report.gradient_norm == pytest.approx(norm, rel=1e-6)  # what is logged is the norm before clipping
+    for found, want in zip(applied_gradient(optimizer), expected, strict=True):
+        np.testing.assert_allclose(found, want * min(1.0, clip_norm / norm), rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize(("accumulation", "value"), [(1, np.nan), (2, np.inf)])
+def test_a_non_finite_step_changes_nothing(accumulation, value, ms_runtime):
+    from mindspore_impl.training.optimizer import state_of
+
+    network, optimizer, run = build(accumulation, clip_norm=1.0)
+    run(split(batch(1), accumulation))
+    before = weights(network) | state_of(optimizer)
+    bad = batch(2)
+    bad.loss_weight_BL[0, :] = value
+    report = run(split(bad, accumulation))
+    assert not report.finite
+    for name, array in (weights(network) | state_of(optimizer)).items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+    run(split(batch(3), accumulation))
+    after = weights(network) | state_of(optimizer)
+
+    network, optimizer, run = build(accumulation, clip_norm=1.0)  # as if the bad step had never been
+    run(split(batch(1), accumulation))
+    run(split(batch(3), accumulation))
+    for name, array in (weights(network) | state_of(optimizer)).items():
+        np.testing.assert_array_equal(array, after[name], err_msg=name)
+
+
+def test_metrics_carry_no_gradient(ms_runtime):
+    network, optimizer, run = build()
+    _, *expected = linear_gradient(network.table.asnumpy(), network.bias.asnumpy(), batch())
+    run([batch()])
+    for found, want in zip(applied_gradient(optimizer), expected, strict=True):
+        np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-7)
