@@ -1,7 +1,7 @@
 """Offline on-policy generations: each prompt answered once (or several times) by one fixed set of weights.
 
-The work is cut into parts of about `prompts_per_part` prompts. A part is published atomically, so a killed stage goes on
-at the next part; with several ranks each takes every world_size-th part and rank 0 merges them.
+The work is cut into parts of about `prompts_per_part` prompts. A part is published atomically, so a killed stage goes
+on at the next part; with several ranks each takes every world_size-th part and rank 0 merges them.
 """
 
 import shutil

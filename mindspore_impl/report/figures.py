@@ -301,7 +301,7 @@ def _legend(axes, inside: bool = False) -> None:
     if inside:
         axes.legend(handles, labels, frameon=False, fontsize=9)
     else:
-        place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.07), "ncols": min(len(labels), 4), "borderaxespad": 0}
+        place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.07), "ncols": min(len(labels), 4), "borderaxespad": 0}
         axes.legend(handles, labels, frameon=False, fontsize=9, **place)
 
 

@@ -1,9 +1,10 @@
 """The report of one run: report.html for people, metrics.json for programs, from the run directory's files alone."""
 
 import subprocess
+from importlib import import_module
 from pathlib import Path
 
-from mindspore_impl import __version__, files
+from mindspore_impl import files
 from mindspore_impl.report import figures
 from mindspore_impl.report.figures import count, duration
 from mindspore_impl.report.page import esc, figure, page, table, tiles
@@ -33,6 +34,7 @@ def write_report(run_dir: str | Path) -> Path:
 def current_commit() -> str:
     """The commit of this checkout, with a plus sign when tracked files differ from it; outside of one, the version."""
     root = Path(__file__).resolve().parents[2]
+    version = import_module(__name__.partition(".")[0]).__version__
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(root), *words]
@@ -41,10 +43,10 @@ def current_commit() -> str:
     try:
         # An installed package may lie inside somebody else's checkout.
         if not (root / ".git").exists():
-            return __version__
+            return version
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
-        return __version__
+        return version
 
 
 def metrics_of(run: RunView) -> dict:
