@@ -1,7 +1,7 @@
 """The output projection and the objective in one Cell: hidden_ND @ lm_head_VD^T, then the losses of each row.
 
-Logits exist nowhere else in training. A chunked or fused version, which never holds all of [N, V], replaces this Cell and
-keeps its signature. Legend: N tokens, D hidden, V vocabulary, K teacher ids.
+Logits exist nowhere else in training. A chunked or fused version, which never holds all of [N, V], replaces these
+Cells and keeps their signatures. Legend: N tokens, D hidden, V vocabulary, K teacher ids.
 """
 
 import mindspore as ms

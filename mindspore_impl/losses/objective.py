@@ -2,8 +2,9 @@
 
     loss = sum_t w_t * [ce_weight * CE(t) + kd_weight * KD(t)],   KD = T^2 * D   (see `losses/oracle.py`)
 
-The loss is a weighted SUM: w_t is 1 / (supervised tokens of the whole global batch), so that the sum over micro-batches and
-ranks is the mean over tokens, however the batch was split. Legend: B rows, L positions, N = B*L, K teacher ids, M metrics.
+The loss is a weighted SUM: w_t is 1 / (supervised tokens of the whole global batch), so that the sum over micro-batches
+and ranks is the mean over tokens, however the batch was split. Legend: B rows, L positions, N = B*L tokens, K teacher
+ids, M metrics.
 """
 
 import mindspore as ms
@@ -17,16 +18,18 @@ from mindspore_impl.losses.oracle import ce_weight, check_objective
 METRICS = ("ce", "kd", "teacher_entropy", "teacher_mass", "student_mass", "agreement", "tokens")
 
 
-def check_store(options: ObjectiveOptions, temperature: float, mode: str, vocab_size: int, model_vocab_size: int, where: str):
+def check_store(
+    options: ObjectiveOptions, temperature: float, mode: str, vocab_size: int, model_vocab_size: int, where: str
+):
     """Refuse a teacher store that does not fit the objective or the student. Raises UserError that names the key.
 
-    A capture at one temperature cannot be turned into one at another; zero-padded logits of a wider vocabulary would take
-    real mass; drawn ids carry counts, not masses.
+    A capture at one temperature cannot be turned into one at another; zero-padded logits of a wider vocabulary would
+    take real mass; drawn ids carry counts, not masses.
     """
     if temperature != options.temperature:
         raise UserError(
-            f"{where}: objective.temperature={options.temperature} but the teacher store was captured at {temperature}; "
-            f"set objective.temperature={temperature}, or capture again"
+            f"{where}: objective.temperature={options.temperature} but the teacher store was captured at "
+            f"{temperature}; set objective.temperature={temperature}, or capture again"
         )
     if (mode == "sampled") != (options.support == "sampled"):
         advice = "sampled" if mode == "sampled" else "tail_bucket"
@@ -45,9 +48,9 @@ class LossNetwork(nn.Cell):
     """The model with its objective.
 
     construct(input_ids_BL, target_ids_BL i32, loss_weight_BL f32, segment_ids_BL, position_ids_BL i32[, teacher_ids_BLK
-    i32, teacher_logp_BLK, teacher_tail_logp_BL f32]) -> (loss f32 scalar, metrics_M f32). Metrics are SUMS over the positions
-    whose weight is not 0, in the order of METRICS ("kd" carries T^2 and no weight; "tokens" is their number); they carry no
-    gradient. A position of weight 0 adds exactly 0 to all of them and to every gradient.
+    i32, teacher_logp_BLK, teacher_tail_logp_BL f32]) -> (loss f32 scalar, metrics_M f32). Metrics are SUMS over the
+    positions whose weight is not 0, in the order of METRICS ("kd" carries T^2 and no weight; "tokens" is their number);
+    they carry no gradient. A position of weight 0 adds exactly 0 to all of them and to every gradient.
     Raises UserError when the options have no meaning, or ask for distillation without a teacher.
     """
 

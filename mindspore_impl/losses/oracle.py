@@ -1,23 +1,23 @@
 """The objective in float64 NumPy with its analytic gradient: the reference every other implementation is held to.
 
-Shapes: N tokens, V vocabulary, K teacher ids a token. It shares no code with the operators and loops over rows, so that
-each line can be read beside the formula. With q = softmax(z / T) and p the stored teacher masses (taken as they are: the
-store's reader has made the K+1 masses sum to one), the objective is
+Shapes: N tokens, V vocabulary, K teacher ids a token. It shares no code with the operators and loops over rows, so
+that each line can be read beside the formula. With q = softmax(z / T) and p the stored teacher masses (taken as they
+are: the store's reader has made the K+1 masses sum to one), the objective is
 
     loss = sum_t w_t * [ce_weight * CE(t) + kd_weight * KD(t)],   CE at temperature 1,   KD = T^2 * D(p, q)
 
 Supports: which buckets D is summed over.
     tail_bucket    the K ids, and one bucket for everything else: a divergence, and a lower bound of the full one.
     renormalised   the K ids alone, p and q each scaled to sum to one on them: 0 when K = 1, blind to the tail.
-    truncated      sum_k p_k (log p_k - log q_k) over the K ids with the masses of the full vocabulary. Not a divergence:
-                   it can be negative, and is not clamped.
+    truncated      sum_k p_k (log p_k - log q_k) over the K ids with the masses of the full vocabulary. Not a
+                   divergence: it can be negative, and is not clamped.
     sampled        the same sum, where p_k = count_k / draws of ids drawn from the teacher. It sums to one, there is no
                    tail, and its gradient is an unbiased estimate of the gradient of the full forward KL.
 Divergences over the buckets i:
     forward_kl     sum_i p_i (log p_i - log q_i)
     reverse_kl     sum_i q_i (log q_i - log p_i)
-    jsd            (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, bucket by bucket on the same support. The weight is
-                   fixed at one half: at an end point it would be a silent no-op (use the named KL instead).
+    jsd            (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, bucket by bucket on the same support. The
+                   weight is fixed at one half: at an end point it would be a silent no-op (use the named KL).
 """
 
 import math
@@ -55,13 +55,15 @@ def check_objective(options: ObjectiveOptions, where: str) -> None:
     """Refuse settings that have no meaning. Raises UserError that starts with `where` and names the key."""
     allowed = PERMITTED.get(options.support)
     if allowed is None:
-        raise UserError(f"{where}: objective.support={options.support} is unknown; choose one of {', '.join(PERMITTED)}")
+        raise UserError(
+            f"{where}: objective.support={options.support} is unknown; choose one of {', '.join(PERMITTED)}"
+        )
     if options.divergence not in allowed:
         others = [support for support, pairs in PERMITTED.items() if options.divergence in pairs]
         advice = f" or objective.support={' or '.join(others)}" if others else ""
         raise UserError(
-            f"{where}: objective.divergence={options.divergence} is not defined on objective.support={options.support}; "
-            f"use objective.divergence={' or '.join(allowed)}{advice}"
+            f"{where}: objective.divergence={options.divergence} is not defined on objective.support="
+            f"{options.support}; use objective.divergence={' or '.join(allowed)}{advice}"
         )
     if not (math.isfinite(options.temperature) and options.temperature > 0):
         raise UserError(f"{where}: objective.temperature={options.temperature} must be a positive number")
@@ -69,8 +71,8 @@ def check_objective(options: ObjectiveOptions, where: str) -> None:
         raise UserError(f"{where}: objective.kd_weight={options.kd_weight} must be 0 or more")
     if not (math.isfinite(ce_weight(options)) and ce_weight(options) >= 0):
         raise UserError(
-            f"{where}: objective.ce_weight={ce_weight(options)} must be 0 or more; it defaults to 1 - objective.kd_weight "
-            f"(here kd_weight={options.kd_weight}): give both, or a kd_weight of at most 1"
+            f"{where}: objective.ce_weight={ce_weight(options)} must be 0 or more; it defaults to "
+            f"1 - objective.kd_weight (here kd_weight={options.kd_weight}): give both, or a kd_weight of at most 1"
         )
     if options.kd_weight == 0 and ce_weight(options) == 0:
         raise UserError(f"{where}: objective.ce_weight and objective.kd_weight are both 0: there is nothing to learn")
@@ -87,8 +89,8 @@ def objective(
 ) -> Objective:
     """Loss, its parts and its gradient, in float64.
 
-    Teacher arguments are ids (int, -1 pads K), log-masses at `options.temperature`, and the log-mass of the rest (read on
-    tail_bucket only, and for the entropy); all None leaves KD out. Rows of weight 0 give exactly 0.
+    Teacher arguments are ids (int, -1 pads K), log-masses at `options.temperature`, and the log-mass of the rest (read
+    on tail_bucket only, and for the entropy); all None leaves KD out. Rows of weight 0 give exactly 0.
     Raises UserError for a pair of options that is not permitted, an id outside the vocabulary, or an id given twice.
     """
     check_objective(options, "oracle")
@@ -107,7 +109,9 @@ def objective(
         ce_grad_V[target] = -_sum_except(ce_grad_V, [target])
         kd_grad_V = np.zeros(vocab)
         if teacher_ids_NK is not None:
-            ids_K, log_p_K, log_tail = _teacher_row(teacher_ids_NK[row], teacher_logp_NK[row], teacher_tail_logp_N[row], vocab)
+            ids_K, log_p_K, log_tail = _teacher_row(
+                teacher_ids_NK[row], teacher_logp_NK[row], teacher_tail_logp_N[row], vocab
+            )
             kd_N[row], kd_grad_V = _distill_row(logits_NV[row], ids_K, log_p_K, log_tail, options)
             for name, value in _diagnose_row(logits_NV[row], ids_K, log_p_K, log_tail, options.temperature).items():
                 diagnostics[name][row] = value

@@ -3,14 +3,14 @@
 Shapes: N tokens, V vocabulary, K teacher ids a token, J = K + 1 (the label, then the teacher's ids). The mathematics is
 that of `losses/oracle.py`, which defines every support and divergence; this file says how it is computed.
 
-One backend exists: `composed`, plain MindSpore operators that have kernels on the CPU and on Ascend. `topk_distill` is the
-only place that chooses; a fused backend is a Cell of the same signature, registered in `BACKENDS`.
+One backend exists: `composed`, plain MindSpore operators that have kernels on the CPU and on Ascend. `topk_distill` is
+the only place that chooses; a fused backend is a Cell of the same signature, registered in `BACKENDS`.
 
 How the composed backend keeps its digits in float32:
-- the student's tail is a log-sum-exp over the logits with the support pushed to a finite -1e30 (never 1 - sum, never -inf);
+- the student's tail is a log-sum-exp over the logits with the support pushed to -1e30 (never 1 - sum, never -inf);
 - logits are taken relative to the row's largest one before anything is rounded;
 - at T = 1 the whole normaliser is put together from that tail and the K support logits, so the vocabulary is read once;
-- what is K wide, and the normaliser, is float64 on the CPU, whose float32 exp is off by up to 8e-6 and always downwards.
+- what is K wide, and the normaliser, is float64 on the CPU, whose float32 exp is off by up to 8e-6.
 """
 
 import mindspore as ms
@@ -25,7 +25,7 @@ SMALLEST = 1e-37  # just above the smallest normal float32
 def topk_distill(divergence: str, support: str, temperature: float, backend: str = "composed") -> nn.Cell:
     """The operator for one objective: see `ComposedTopkDistill` for its inputs and outputs.
 
-    `divergence` and `support` are the names of `losses/options.py`. Raises ValueError for a pair that has no definition.
+    `divergence` and `support` are the names of `losses/options.py`. Raises ValueError for a pair without meaning.
     """
     if backend not in BACKENDS:
         raise ValueError(f"topk_distill has no backend {backend!r}; there is {', '.join(BACKENDS)}")
@@ -110,7 +110,9 @@ class ComposedTopkDistill(nn.Cell):
             log_q_NK, log_q_tail_N1, log_norm_N1, row_max_N1 = self._split(outside_NV, support_NK)
             ce_N1 = log_norm_N1 - (label_N1 - row_max_N1)
             if self.temperature != 1.0:
-                log_q_NK, log_q_tail_N1, _, _ = self._split(outside_NV / self.temperature, support_NK / self.temperature)
+                log_q_NK, log_q_tail_N1, _, _ = self._split(
+                    outside_NV / self.temperature, support_NK / self.temperature
+                )
             if teacher_ids_NK.shape[1] >= logits_NV.shape[1]:
                 log_p_tail_N1, log_q_tail_N1 = self._drop_empty_tail(valid_NK, logits_NV, log_p_tail_N1, log_q_tail_N1)
             kd_N1 = self._diverge(log_p_NK, log_q_NK) + self._diverge(log_p_tail_N1, log_q_tail_N1)
@@ -130,7 +132,7 @@ class ComposedTopkDistill(nn.Cell):
         return ce_N, kd_N, ops.stop_gradient(diagnostics_4N)
 
     def _split(self, outside_NV, support_NK):
-        """Log-masses of the support and of the tail, with the normaliser (relative to the row's maximum) and that maximum."""
+        """Log-masses of the support and of the tail, the normaliser over the row's maximum, and that maximum."""
         log_tail_N1, tail_max_N1, _ = self.log_sum(outside_NV)
         tail_max_N1 = ops.stop_gradient(tail_max_N1)
         row_max_N1 = ops.maximum(tail_max_N1, ops.stop_gradient(support_NK.max(axis=1, keepdims=True)))

@@ -14,9 +14,9 @@ LOG_FLOOR = -1e4  # the log of no mass: finite in float16 too, and exp() of it i
 
 
 class TopkLogprobs(nn.Cell):
-    """construct(logits_NV f32) -> (ids_NK i32, logp_NK f32, tail_logp_N f32), at `temperature`, ids by falling probability.
+    """construct(logits_NV f32) -> (ids_NK i32, logp_NK f32, tail_logp_N f32), at `temperature`.
 
-    The tail's mass is summed directly over the other ids; it is LOG_FLOOR when K = V.
+    Ids come by falling probability. The tail's mass is summed directly over the other ids; it is LOG_FLOOR when K = V.
     """
 
     def __init__(self, top_k: int, temperature: float):
@@ -41,12 +41,35 @@ class TopkLogprobs(nn.Cell):
         return ids_NK, ops.maximum(z_NK - log_norm_N1, LOG_FLOOR).astype(ms.float32), tail_N.astype(ms.float32)
 
 
+class LogprobsAt(nn.Cell):
+    """construct(logits_NV f32, ids_NK i32) -> (logp_NK, agree_NK, mean_N, variance_N), all f32, at `temperature`.
+
+    The log-probabilities of given ids (-1 reads id 0), 1 where an id is among the row's K most probable, and the mean
+    and variance of log p under p, to judge drawn ids by.
+    """
+
+    def __init__(self, top_k: int, temperature: float):
+        super().__init__()
+        self.top_k, self.temperature = top_k, float(temperature)
+        self.log_sum = RowLogSumExp()
+
+    def construct(self, logits_NV, ids_NK):
+        log_sum_N1, max_N1, p_NV = self.log_sum(logits_NV / self.temperature)
+        kth_N1 = ops.topk(logits_NV, self.top_k, -1)[0][:, -1:]
+        chosen_NK = ops.gather_elements(logits_NV, 1, ops.maximum(ids_NK, 0))
+        logp_NK = (chosen_NK / self.temperature - max_N1 - log_sum_N1).astype(ms.float32)
+        log_p_NV = logits_NV / self.temperature - (max_N1 + log_sum_N1).astype(ms.float32)
+        mean_N1 = (p_NV * log_p_NV).sum(axis=1, keepdims=True)
+        variance_N = (p_NV * ops.square(log_p_NV - mean_N1)).sum(axis=1)
+        return logp_NK, (chosen_NK >= kth_N1).astype(ms.float32), mean_N1.reshape((-1,)), variance_N
+
+
 class SampledIds(nn.Cell):
     """construct(logits_NV f32, uniform_NK f32 in [0, 1)) -> (ids_NK i32, logp_NK f32): ids drawn with replacement.
 
-    The draw inverts the cumulative distribution at `temperature`, so it depends on the numbers passed in alone. It goes in
-    two levels, blocks of about sqrt(V) ids and then ids: one running float32 sum over the vocabulary would lose every id
-    whose probability is below 6e-8. An id of probability 0 is never drawn.
+    The draw inverts the cumulative distribution at `temperature`, so it depends on the numbers passed in alone. It goes
+    in two levels, blocks of about sqrt(V) ids and then ids: one running float32 sum over the vocabulary would lose
+    every id whose probability is below 6e-8. An id of probability 0 is never drawn.
     """
 
     def __init__(self, vocab_size: int, temperature: float):
@@ -81,4 +104,4 @@ class SampledIds(nn.Cell):
         below_NK = (running_NKX * passed_as_number_NKX).max(axis=2)
         above_NK = (running_NKX + 2 * total_NK1 * passed_as_number_NKX).min(axis=2)
         inside_NK = (point_NK1.squeeze(2) - below_NK) / (above_NK - below_NK)
-        return passed_NKX.astype(ms.int32).sum(axis=2), inside_NK
+        return passed_NKX.astype(ms.int32).sum(axis=2).astype(ms.int32), inside_NK

@@ -39,8 +39,16 @@ def rows_on(ids_NK: np.ndarray, log_p_NV: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def make_case(
-    seed: int, count: int, vocab: int, top_k: int, scale: float, temperature: float = 1.0, support: str = "teacher",
-    mask: str = "some", mode: str = "top_k", pad: int = 0,
+    seed: int,
+    count: int,
+    vocab: int,
+    top_k: int,
+    scale: float,
+    temperature: float = 1.0,
+    support: str = "teacher",
+    mask: str = "some",
+    mode: str = "top_k",
+    pad: int = 0,
 ) -> Case:
     """float32 inputs of an independent teacher of the same scale; `pad` of the K ids become -1 in every other row."""
     rng = np.random.default_rng(seed)

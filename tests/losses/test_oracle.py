@@ -25,7 +25,9 @@ def full_kl(log_p_NV, log_q_NV):
 @pytest.mark.parametrize(("divergence", "support"), PAIRS)
 def test_trap_08_gradient_is_that_of_the_loss(divergence, support, temperature):
     """Central differences in float64, with random logits at several scales, pads, masks, labels in and out of K."""
-    for seed, (scale, top_k, pad, mask) in enumerate([(1, 3, 0, "none"), (2, 1, 0, "first"), (1, 10, 4, "some"), (3, 11, 0, "none")]):
+    for seed, (scale, top_k, pad, mask) in enumerate(
+        [(1, 3, 0, "none"), (2, 1, 0, "first"), (1, 10, 4, "some"), (3, 11, 0, "none")]
+    ):
         case = make_case(seed, 3, 11, top_k, scale, temperature, "random", mask, mode_of(support), pad)
         options = options_for(divergence, support, 0.7, temperature)
         logits_NV = case.logits_NV.astype(np.float64)
@@ -41,7 +43,11 @@ def test_trap_08_gradient_is_that_of_the_loss(divergence, support, temperature):
 def test_closed_gradients_of_the_literature():
     """q - p on the support and q (1 - p_tail / q_tail) elsewhere, and the like, written out for one row."""
     case = make_case(0, 1, 9, 3, 1.0, support="random", mask="none")._replace(loss_weight_N=np.ones(1))
-    q_V, ids_K, p_K = np.exp(log_softmax(case.logits_NV))[0], case.teacher_ids_NK[0], np.exp(case.teacher_logp_NK[0].astype(float))
+    q_V, ids_K, p_K = (
+        np.exp(log_softmax(case.logits_NV))[0],
+        case.teacher_ids_NK[0],
+        np.exp(case.teacher_logp_NK[0].astype(float)),
+    )
     outside = np.delete(np.arange(9), ids_K)
     q_K, p_tail, q_tail = q_V[ids_K], np.exp(float(case.teacher_tail_logp_N[0])), q_V[outside].sum()
 
@@ -142,7 +148,7 @@ def test_rows_of_weight_zero_count_for_nothing(mask):
 
 
 def test_temperature_scales_the_kd_gradient_once():
-    """With T^2 the gradient tends to a limit as T grows, (V times z's difference), instead of vanishing or exploding."""
+    """With T^2 once, the gradient tends to a limit as T grows: the difference of the centred logits over V."""
     rng = np.random.default_rng(5)
     z_NV, t_NV = rng.standard_normal((2, 1, 6))
     ids_NK, sizes = np.arange(6)[None], []
@@ -170,8 +176,14 @@ def test_padding_of_k_changes_nothing():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (ObjectiveOptions(0.5, divergence="jsd", support="truncated"), ["objective.divergence=jsd", "objective.support=truncated", "forward_kl"]),
-        (ObjectiveOptions(0.5, divergence="reverse_kl", support="sampled"), ["objective.divergence=reverse_kl", "objective.support=sampled"]),
+        (
+            ObjectiveOptions(0.5, divergence="jsd", support="truncated"),
+            ["objective.divergence=jsd", "objective.support=truncated", "forward_kl"],
+        ),
+        (
+            ObjectiveOptions(0.5, divergence="reverse_kl", support="sampled"),
+            ["objective.divergence=reverse_kl", "objective.support=sampled"],
+        ),
         (ObjectiveOptions(0.5, support="ghost"), ["objective.support=ghost", "tail_bucket"]),
         (ObjectiveOptions(0.5, temperature=0.0), ["objective.temperature=0.0"]),
         (ObjectiveOptions(0.5, temperature=float("nan")), ["objective.temperature"]),

@@ -15,18 +15,24 @@ TOLERANCE = 1e-5
 
 
 def compare(case, divergence, support, temperature, where):
-    """Every term's value and every term's gradient alone, and the weighted sum.
+    """Every term's value, every term's gradient alone, and the gradient of a weighted sum.
 
-    A row's reference is not taken below a hundredth of its weight (gradients) or 0.1 (values): one float32 rounding of a
-    probability near 1 is 6e-8 however small the term itself has become.
+    A row's reference is not taken below 0.02 of its weight (gradients) or 0.2 (values), times T^2: one rounding of a
+    probability near 1 is 6e-8 however small the term itself has become. Of a sum, whose terms may cancel, the
+    reference is the sum of the terms' sizes.
     """
     weight_N = case.loss_weight_N
+    size_N = 0
     for ce, kd in ((1.0, 0.0), (0.0, 1.0), (0.3, 0.7)):
         reference = objective(*case, ObjectiveOptions(kd, ce, divergence, support, temperature))
         loss, ce_N, kd_N, diagnostics_4N, grad_NV = run_operator(case, divergence, support, temperature, ce, kd)
         assert np.isfinite(grad_NV).all() and np.isfinite(loss), where
         assert not grad_NV[weight_N == 0].any(), where
-        floor_N = temperature**2 * 0.02 * np.maximum(weight_N, 1e-3)
+        floor_N = temperature**2 * 0.02 * weight_N
+        if ce * kd == 0:
+            size_N = size_N + (ce * 0.3 + kd * 0.7) * np.abs(reference.grad_NV).max(1)
+        else:
+            floor_N = np.maximum(floor_N, size_N)
         errors = {
             "gradient": row_error(grad_NV, reference.grad_NV, floor_N),
             "loss": abs(loss - reference.loss) / max(abs(reference.loss), 1.0),
@@ -47,7 +53,13 @@ def test_trap_08_operator_equals_oracle(divergence, support, temperature):
             for pad in (0, 3):
                 mask = MASKS[(number + pad) % 5]
                 case = make_case(10 * number + pad, 7, 423, 10, scale, temperature, support_at, mask, mode, pad)
-                compare(case, divergence, support, temperature, (divergence, support, temperature, scale, support_at, mask, pad))
+                compare(
+                    case,
+                    divergence,
+                    support,
+                    temperature,
+                    (divergence, support, temperature, scale, support_at, mask, pad),
+                )
 
 
 @pytest.mark.slow
@@ -55,8 +67,9 @@ def test_trap_08_operator_equals_oracle(divergence, support, temperature):
 @pytest.mark.parametrize(("divergence", "support"), PAIRS)
 def test_trap_08_operator_equals_oracle_on_the_grid(divergence, support, temperature):
     mode = "sampled" if support == "sampled" else "top_k"
-    grid = [(n, v, k) for n in (1, 3, 50) for v in (11, 423, 1423) for k in (1, 2, 10, 64) if k <= v]
-    for seed, (count, vocab, top_k) in enumerate([*grid, (3, 11, 11), (3, 8192, 64)]):
+    grid = [(50, v, k) for v in (11, 423, 1423) for k in (1, 2, 10, 64) if k <= v]
+    others = [(1, 423, 10), (3, 423, 10), (3, 11, 11), (3, 8192, 64)]
+    for seed, (count, vocab, top_k) in enumerate(grid + others):
         for number, scale in enumerate((1.0, 8.0, 30.0)):
             for support_at in SUPPORTS:
                 mask = MASKS[(seed + number) % 5]
@@ -66,7 +79,7 @@ def test_trap_08_operator_equals_oracle_on_the_grid(divergence, support, tempera
 
 @pytest.mark.parametrize("mode", ["top_k", "sampled"])
 def test_rows_without_any_teacher_id(mode):
-    """A batch position that is not supervised: all ids -1, the tail has all the mass. Finite, and 0 where it must be."""
+    """A batch position that is not supervised (ids -1, all mass in the tail): finite, and 0 where it must be."""
     case = make_case(0, 7, 423, 10, 8.0, mask="none")
     case.teacher_ids_NK[:], case.teacher_logp_NK[:], case.teacher_tail_logp_N[:] = -1, -1e4, 0
     for support in ("sampled",) if mode == "sampled" else ("tail_bucket", "renormalised", "truncated"):
@@ -80,7 +93,9 @@ def test_trap_05_extreme_rows_of_weight_zero_stay_out(divergence, support):
     case = make_case(1, 7, 423, 10, 8.0, mask="some")
     _, _, _, _, before_NV = run_operator(case, divergence, support, 1.0, 0.5, 0.5)
     off = case.loss_weight_N == 0
-    case.logits_NV[off] = np.random.default_rng(0).choice([-3e38, 3e38, 0], case.logits_NV[off].shape).astype(np.float32)
+    case.logits_NV[off] = (
+        np.random.default_rng(0).choice([-3e38, 3e38, 0], case.logits_NV[off].shape).astype(np.float32)
+    )
     case.teacher_ids_NK[off], case.teacher_logp_NK[off] = -1, -1e4
     loss, _, _, _, grad_NV = run_operator(case, divergence, support, 1.0, 0.5, 0.5)
     assert np.isfinite(loss) and not grad_NV[off].any()
@@ -96,7 +111,8 @@ def test_trap_15_tail_mass_keeps_its_digits():
     np.put_along_axis(logits_NV, ids_NK, np.take_along_axis(logits_NV, ids_NK, 1) + np.linspace(10, 70, 7)[:, None], 1)
     logp_NK, tail_N = rows_on(ids_NK, log_p_NV)
     case = make_case(0, 7, 423, 10, 1.0, mask="none")._replace(
-        logits_NV=logits_NV, teacher_ids_NK=ids_NK, teacher_logp_NK=logp_NK.astype(np.float32), teacher_tail_logp_N=tail_N.astype(np.float32)
+        logits_NV=logits_NV, teacher_ids_NK=ids_NK,
+        teacher_logp_NK=logp_NK.astype(np.float32), teacher_tail_logp_N=tail_N.astype(np.float32),
     )  # fmt: skip
     reference = objective(*case, ObjectiveOptions(1.0))
     _, _, kd_N, _, _ = run_operator(case, "forward_kl", "tail_bucket", 1.0, 0.0, 1.0)

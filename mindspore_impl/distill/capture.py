@@ -1,0 +1,298 @@
+"""Capture: the teacher reads every sample once, and what it says at each supervised position goes into a store.
+
+Legend: B rows, L positions of a packed row, D hidden, V vocabulary, K ids, S supervised targets of one sample, R rows
+the output projection handles at a time. Memory does not depend on the number of samples: one batch is scored, its
+sequences go to the writer, and the writer keeps at most one shard.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+from tqdm import tqdm
+
+from mindspore_impl import runtime
+from mindspore_impl.data.batches import one_pass
+from mindspore_impl.data.packing import shift
+from mindspore_impl.data.teacher_store import LOG_FLOOR, StoreHeader, StoreReader, StoreWriter, publish, sample_key
+from mindspore_impl.distill.options import CaptureOptions
+from mindspore_impl.errors import UserError
+from mindspore_impl.losses.fused_linear import Projection
+from mindspore_impl.ops.topk_logprobs import LogprobsAt, SampledIds, TopkLogprobs
+from mindspore_impl.text.chat import Sample
+
+PROJECTED_ELEMENTS = 1 << 25  # at most this many logits exist at once (128 MB in float32)
+
+
+def run_capture(
+    model: nn.Cell,
+    header: StoreHeader,
+    samples: Sequence[Sample],
+    options: CaptureOptions,
+    sequence_length: int,
+    folder: str | Path,
+    seed: int,
+) -> dict[str, float]:
+    """Score `samples` with `model` and publish `folder`/store; a killed capture goes on after its last full shard.
+
+    `header` names teacher, tokenizer and vocabulary; K, temperature and mode are those of `options`. Each rank scores
+    every world_size-th sample into a part of its own; rank 0 publishes. What is stored of a sample depends on its ids
+    and `seed` alone, not on what it was packed with (to float32 rounding) or on where a run was interrupted.
+    Returns the metrics of the whole store: positions, sequences, bytes and bytes_per_position (everything in the
+    folder), teacher_mass, teacher_entropy and tail (means over positions, of the K ids and the bucket for the rest, as
+    read back), and of this run: seconds, tokens, tokens_per_second.
+    Raises UserError when an id lies outside the vocabulary, K exceeds it, or a sample is longer than a packed row.
+    """
+    header = replace(header, top_k=options.top_k, temperature=options.temperature, mode=options.mode)
+    check_capture(model, header, samples, sequence_length)
+    store = Path(folder) / "store"
+    rank, world_size = runtime.rank(), runtime.world_size()
+    writer = StoreWriter(store, header, options.positions_per_shard, part=rank, parts=world_size)
+    waiting, queued = [], set()
+    for sample in samples[rank::world_size]:
+        key = sample_key(sample.ids)
+        if not writer.has(key) and key not in queued:
+            waiting.append(sample)
+            queued.add(key)
+    started, tokens = time.perf_counter(), sum(len(sample.ids) for sample in waiting)
+    scorer = TeacherScorer(model, header, seed)
+    with tqdm(total=tokens, unit="tok", unit_scale=True, desc="capture", disable=rank != 0) as bar:
+        for sample, rows in scorer.score(waiting, sequence_length, options.rows_per_batch):
+            writer.add(sample.ids, sample.supervised, *rows)
+            bar.update(len(sample.ids))
+    writer.close()
+    seconds = time.perf_counter() - started
+    if world_size > 1:
+        _wait_for_ranks()
+        if rank == 0:
+            publish(store, world_size)
+        _wait_for_ranks()
+    return {
+        **store_metrics(StoreReader(store), samples),
+        "seconds": seconds,
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds if tokens else 0.0,
+    }
+
+
+def check_capture(model: nn.Cell, header: StoreHeader, samples: Sequence[Sample], sequence_length: int) -> None:
+    """Raise UserError, naming the key or record, for anything that the teacher or the store could not take."""
+    if not samples:
+        raise UserError("capture: there is no sample to score; name sets or rollouts that are not empty")
+    rows = model.lm_head_weight.shape[0]
+    if rows < header.vocab_size:
+        raise UserError(
+            f"capture: the teacher's lm_head has {rows} rows and the vocabulary {header.vocab_size}; "
+            f"use a teacher of the same tokenizer"
+        )
+    if header.top_k > header.vocab_size and header.mode == "top_k":
+        raise UserError(
+            f"capture.top_k={header.top_k} exceeds the vocabulary of {header.vocab_size}; set capture.top_k lower"
+        )
+    for sample in samples:
+        if len(sample.ids) > sequence_length:
+            raise UserError(
+                f"record {sample.record_id!r} has {len(sample.ids)} tokens but a row of the capture holds "
+                f"{sequence_length}; raise the stage's sequence_length"
+            )
+        low, high = int(np.min(sample.ids)), int(np.max(sample.ids))
+        if low < 0 or high >= header.vocab_size:
+            raise UserError(
+                f"record {sample.record_id!r} holds the id {high if high >= header.vocab_size else low}, outside the "
+                f"vocabulary of {header.vocab_size}; it was made with another tokenizer"
+            )
+
+
+class TeacherScorer:
+    """Runs a teacher over packed samples and hands back, sample by sample, what the store keeps of each.
+
+    `header` says K, temperature and mode. Ids at or beyond its vocab_size (a padded lm_head) get no mass.
+    """
+
+    def __init__(self, model: nn.Cell, header: StoreHeader, seed: int = 0):
+        self.model, self.header, self.seed = model, header, seed
+        self.hidden = _Hidden(model).set_train(False)
+        if header.mode == "sampled":
+            take = SampledIds(header.vocab_size, header.temperature)
+        else:
+            take = TopkLogprobs(header.top_k, header.temperature)
+        self.head = _Head(model, header.vocab_size, take).set_train(False)
+
+    def score(
+        self, samples: Sequence[Sample], sequence_length: int, rows: int
+    ) -> Iterator[tuple[Sample, tuple[np.ndarray, ...]]]:
+        """Yield (sample, (teacher_ids_SK, teacher_logp_SK, tail_logp_S)) in order of packing, `rows` rows a forward."""
+        for hidden_ND, placed in self.forward(samples, sequence_length, rows):
+            if self.header.mode == "sampled":
+                uniform_SK = np.concatenate([self._uniform(sample, len(positions)) for sample, positions in placed])
+                results = counted(self.apply(self.head, hidden_ND, placed, uniform_SK)[0])
+            else:
+                results = self.apply(self.head, hidden_ND, placed)
+            bounds = np.cumsum([len(positions) for _, positions in placed])[:-1]
+            parts = zip(*(np.split(array, bounds) for array in results), strict=True)
+            yield from ((sample, part) for (sample, _), part in zip(placed, parts, strict=True))
+
+    def forward(self, samples: Sequence[Sample], sequence_length: int, rows: int):
+        """Yield (hidden_ND, [(sample, positions in N of its teacher rows)]) for each packed batch.
+
+        A row is read where `shift` puts its target: at the position before each supervised token.
+        """
+        for batch, placements in one_pass(samples, sequence_length, rows):
+            inputs = (batch.input_ids_BL, batch.position_ids_BL, batch.segment_ids_BL)
+            placed = []
+            for row, pieces in enumerate(placements):
+                for index, column in pieces:
+                    target_supervised = shift(samples[index].ids, samples[index].supervised)[1]
+                    placed.append((samples[index], row * sequence_length + column + np.flatnonzero(target_supervised)))
+            yield self.hidden(*(Tensor(array) for array in inputs)), placed
+
+    def apply(self, head: nn.Cell, hidden_ND, placed, *inputs_S: np.ndarray) -> list[np.ndarray]:
+        """What `head` makes of all placed positions, R at a time; the last R are filled up and cut off again."""
+        position_S = np.concatenate([positions for _, positions in placed]).astype(np.int32)
+        size = min(hidden_ND.shape[0], max(1, PROJECTED_ELEMENTS // self.header.vocab_size))
+        chunks = []
+        for first in range(0, len(position_S), size):
+            parts = [array[first : first + size] for array in (position_S, *inputs_S)]
+            real = len(parts[0])
+            filled = [np.concatenate([part, np.zeros((size - real, *part.shape[1:]), part.dtype)]) for part in parts]
+            chunks.append([out.asnumpy()[:real] for out in head(hidden_ND, *(Tensor(array) for array in filled))])
+        return [np.concatenate(column) for column in zip(*chunks, strict=True)]
+
+    def _uniform(self, sample: Sample, count: int) -> np.ndarray:
+        """The numbers that draw for one sample, float32 [count, K] in [0, 1): a function of the seed and its ids."""
+        digest = hashlib.sha256(f"{self.seed} {sample_key(sample.ids)}".encode()).digest()
+        generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+        return generator.random((count, self.header.top_k), np.float32)
+
+
+class _Hidden(nn.Cell):
+    """The teacher's last hidden states, hidden_ND."""
+
+    def __init__(self, model: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.model = model
+
+    def construct(self, input_ids_BL, position_ids_BL, segment_ids_BL):
+        hidden_BLD = self.model.hidden(input_ids_BL, position_ids_BL, segment_ids_BL)
+        return hidden_BLD.reshape((-1, hidden_BLD.shape[-1]))
+
+
+class _Head(nn.Cell):
+    """construct(hidden_ND, position_R i32, *inputs) -> take(logits_RV, *inputs): gather, project, keep what is wanted.
+
+    Only supervised positions are projected: with a vocabulary of 153376 that is much of a small teacher's work.
+    """
+
+    def __init__(self, model: nn.Cell, vocab_size: int, take: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.model, self.vocab_size, self.take = model, vocab_size, take
+        self.project = Projection()
+        self.gather = ops.Gather()
+        self.padded = model.lm_head_weight.shape[0] > vocab_size
+
+    def construct(self, hidden_ND, position_R, *inputs):
+        weight_VD = self.model.lm_head_weight
+        if self.padded:
+            weight_VD = weight_VD[: self.vocab_size]
+        return self.take(self.project(self.gather(hidden_ND, position_R, 0), weight_VD), *inputs)
+
+
+def counted(drawn_SK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Drawn ids as distinct ids with log(count / K), the most frequent first, -1 after them; a sample has no tail."""
+    count_s, draws = drawn_SK.shape
+    ids_SK, logp_SK = np.full((count_s, draws), -1, np.int32), np.full((count_s, draws), LOG_FLOOR, np.float32)
+    for row, drawn_K in enumerate(drawn_SK):
+        ids, counts = np.unique(drawn_K, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        ids_SK[row, : len(ids)], logp_SK[row, : len(ids)] = ids[order], np.log(counts[order] / draws)
+    return ids_SK, logp_SK, np.full(count_s, LOG_FLOOR, np.float32)
+
+
+def store_metrics(reader: StoreReader, samples: Sequence[Sample]) -> dict[str, float]:
+    """Size and means of a store, read back sample by sample, which also proves that every sample is in it.
+
+    Equal samples count once. Raises UserError when a sample is absent.
+    """
+    seen, positions, mass, entropy, tail = set(), 0, 0.0, 0.0, 0.0
+    for sample in samples:
+        key = sample_key(sample.ids)
+        if key in seen:
+            continue
+        seen.add(key)
+        _, logp_SK, tail_logp_S = (
+            np.asarray(array, np.float64) for array in reader.lookup(sample.ids, sample.supervised)
+        )
+        p_SK, p_tail_S = np.exp(logp_SK), np.exp(tail_logp_S)
+        positions += len(p_tail_S)
+        mass += float(p_SK.sum())
+        tail += float(p_tail_S.sum())
+        entropy -= float((p_SK * logp_SK).sum() + (p_tail_S * tail_logp_S).sum())
+    return {
+        "positions": reader.positions,
+        "sequences": reader.sequences,
+        "bytes": reader.bytes,
+        "bytes_per_position": reader.bytes / max(reader.positions, 1),
+        "teacher_mass": mass / max(positions, 1),
+        "teacher_entropy": entropy / max(positions, 1),
+        "tail": tail / max(positions, 1),
+    }
+
+
+def rescore(
+    model: nn.Cell, reader: StoreReader, samples: Sequence[Sample], sequence_length: int, rows: int
+) -> dict[str, float]:
+    """Score stored samples with a teacher again and compare with what the store says.
+
+    Returns sequences, positions, max_abs_logp_difference and mean_abs_logp_difference in nats, between the stored
+    log-probabilities and the teacher's for the same ids, and id_agreement, the share of stored ids among the teacher's
+    K most probable. Drawn ids (mode sampled) carry counts and no probabilities: there both differences are between the
+    mean log-probability of all draws and what the teacher's own entropy lets expect, less four standard errors, so
+    that they are 0 for the teacher that drew them. Raises UserError when a sample is not in the store.
+    """
+    header = reader.header
+    check_capture(model, header, samples, sequence_length)
+    scorer = TeacherScorer(model, header)
+    again = LogprobsAt(header.top_k, header.temperature)
+    head = _Head(model, header.vocab_size, again).set_train(False)
+    worst, total, same, count, positions, sequences = 0.0, 0.0, 0, 0, 0, 0
+    surplus, variance = 0.0, 0.0  # of the drawn log-probabilities over their expectation, in sum
+    for hidden_ND, placed in scorer.forward(samples, sequence_length, rows):
+        stored = [reader.lookup(sample.ids, sample.supervised) for sample, _ in placed]
+        ids_SK, stored_SK = np.concatenate([row[0] for row in stored]), np.concatenate([row[1] for row in stored])
+        teacher_SK, agree_SK, mean_S, variance_S = scorer.apply(head, hidden_ND, placed, ids_SK)
+        real_SK = ids_SK >= 0
+        difference = np.abs(stored_SK.astype(np.float64) - np.maximum(teacher_SK, LOG_FLOOR))[real_SK]
+        worst, total = max(worst, float(difference.max())), total + float(difference.sum())
+        drawn_S = (np.exp(stored_SK.astype(np.float64)) * np.where(real_SK, teacher_SK, 0)).sum(1)
+        surplus += float((drawn_S - mean_S).sum())
+        variance += float(variance_S.sum()) / header.top_k
+        same, count = same + int(agree_SK[real_SK].sum()), count + int(real_SK.sum())
+        positions, sequences = positions + len(ids_SK), sequences + len(placed)
+    if header.mode == "sampled":
+        worst = max(0.0, abs(surplus) - 4 * variance**0.5) / positions
+        total = worst * count
+    return {
+        "sequences": sequences,
+        "positions": positions,
+        "max_abs_logp_difference": worst,
+        "mean_abs_logp_difference": total / count,
+        "id_agreement": same / count,
+    }
+
+
+class _AllRanks(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.all_reduce = ops.AllReduce()
+
+    def construct(self, one):
+        return self.all_reduce(one)
+
+
+def _wait_for_ranks() -> None:
+    """Return when every rank has called this (a sum over ranks: the CPU backend has no barrier)."""
+    _AllRanks()(Tensor(np.ones(1, np.float32))).asnumpy()

@@ -1,0 +1,278 @@
+"""Capture end to end: what is stored, where it is read, and that a killed capture goes on."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from mindspore_impl.data.batches import one_pass
+from mindspore_impl.data.packing import shift
+from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, StoreWriter
+from mindspore_impl.distill import capture
+from mindspore_impl.distill.capture import TeacherScorer, counted, rescore, run_capture
+from mindspore_impl.distill.options import CaptureOptions
+from mindspore_impl.errors import UserError
+from mindspore_impl.losses.objective import METRICS, LossNetwork
+from mindspore_impl.losses.options import ObjectiveOptions
+from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.model.pangu import PanguForCausalLM
+from mindspore_impl.text.chat import Sample
+
+pytestmark = pytest.mark.usefixtures("ms_runtime")
+VOCAB, LENGTH, ROWS, TOP_K = 40, 32, 4, 5
+HEADER = StoreHeader("t" * 64, "k" * 64, VOCAB, TOP_K, 2.0, "top_k")
+OPTIONS = CaptureOptions("top_k", TOP_K, 2.0, rows_per_batch=ROWS, positions_per_shard=20)
+SAMPLED = CaptureOptions("sampled", TOP_K, 2.0, rows_per_batch=ROWS, positions_per_shard=20)
+
+
+def make_model(seed, vocab=VOCAB):
+    options = ModelOptions(vocab_size=vocab, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2,
+                           num_kv_heads=1, max_position_embeddings=64, initializer_range=0.3)  # fmt: skip
+    return PanguForCausalLM(options, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def model(ms_runtime):
+    return make_model(1)
+
+
+def make_samples(count=16, seed=0):
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        length = int(rng.integers(5, 17))
+        supervised = rng.random(length) < 0.5
+        supervised[-1] = True
+        made.append(Sample(rng.integers(0, VOCAB, length).astype(np.int32), supervised, f"r{number}", "fast"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def captured(model, tmp_path_factory):
+    """(folder, metrics, samples) of one capture; other tests read it only."""
+    folder, samples = tmp_path_factory.mktemp("captured"), make_samples()
+    return folder, run_capture(model, HEADER, samples, OPTIONS, LENGTH, folder, 0), samples
+
+
+def teacher_log_p(model, sample):
+    """float64 log-softmax at T = 2 of the model's logits on one sample alone, [L, V]."""
+    batch, _ = next(one_pass([sample], LENGTH, ROWS))
+    logits = model(*(Tensor(a) for a in (batch.input_ids_BL, batch.position_ids_BL, batch.segment_ids_BL))).asnumpy()
+    x_LV = logits[0, : len(sample.ids)].astype(np.float64) / 2
+    return x_LV - np.log(np.exp(x_LV).sum(1, keepdims=True))
+
+
+def test_trap_01_rows_are_read_at_the_position_before_the_token(model, captured):
+    """Row r of a stored sample is the teacher's distribution at the position before its r-th supervised token."""
+    folder, _, samples = captured
+    reader = StoreReader(folder / "store")
+    for sample in samples[:6]:
+        ids_SK, logp_SK, tail_S = reader.lookup(sample.ids, sample.supervised)
+        before = [t - 1 for t in range(1, len(sample.ids)) if sample.supervised[t]]
+        expected_SV = teacher_log_p(model, sample)[before]
+        np.testing.assert_array_equal(ids_SK, np.argsort(-expected_SV, axis=1)[:, :TOP_K])
+        np.testing.assert_allclose(logp_SK, np.take_along_axis(expected_SV, ids_SK, 1), atol=3e-3)  # float16
+        np.testing.assert_allclose(np.exp(tail_S), 1 - np.exp(logp_SK).sum(1), atol=1e-5)
+
+
+def test_trap_01_the_teacher_as_its_own_student_has_no_kd_until_shifted(model, captured):
+    """KD of a model with its own capture is 0 to float16 storage; off by one in either direction it is large."""
+    folder, _, samples = captured
+    network = LossNetwork(model, ObjectiveOptions(1.0, temperature=2.0), True)
+    batch, _ = next(one_pass(samples, LENGTH, 8, StoreReader(folder / "store")))
+
+    def kd(shift_by):
+        teacher = [
+            np.roll(a, shift_by, axis=1)
+            for a in (batch.teacher_ids_BLK, batch.teacher_logp_BLK, batch.teacher_tail_logp_BL)
+        ]
+        arrays = [
+            batch.input_ids_BL,
+            batch.target_ids_BL,
+            batch.loss_weight_BL,
+            batch.segment_ids_BL,
+            batch.position_ids_BL,
+        ]
+        metrics_M = network(*(Tensor(a) for a in arrays + teacher))[1].asnumpy()
+        return metrics_M[METRICS.index("kd")] / metrics_M[METRICS.index("tokens")], metrics_M
+
+    aligned, metrics_M = kd(0)
+    assert abs(aligned) < 1e-5
+    tokens = metrics_M[METRICS.index("tokens")]
+    assert metrics_M[METRICS.index("agreement")] == tokens == batch.supervised
+    np.testing.assert_allclose(
+        metrics_M[METRICS.index("teacher_mass")], metrics_M[METRICS.index("student_mass")], rtol=1e-3
+    )
+    assert min(kd(1)[0], kd(-1)[0]) > 1e-2
+
+
+def test_metrics_describe_the_whole_store(captured):
+    folder, metrics, samples = captured
+    files = list((folder / "store").iterdir())
+    assert metrics["positions"] == sum(int(s.supervised[1:].sum()) for s in samples) and metrics["sequences"] == len(
+        samples
+    )
+    assert metrics["bytes"] == sum(f.stat().st_size for f in files)
+    assert metrics["bytes_per_position"] == pytest.approx(metrics["bytes"] / metrics["positions"])
+    assert metrics["teacher_mass"] + metrics["tail"] == pytest.approx(1, abs=1e-6)
+    assert 0 < metrics["teacher_mass"] < 1 and 0 < metrics["teacher_entropy"] < np.log(TOP_K + 1)
+    assert metrics["tokens"] == sum(len(s.ids) for s in samples) and metrics["tokens_per_second"] > 0
+    assert len(files) > 3  # several shards
+
+
+@pytest.mark.parametrize("options", [OPTIONS, pytest.param(SAMPLED, marks=pytest.mark.slow)], ids=["top_k", "sampled"])
+def test_trap_14_a_killed_capture_goes_on_and_stores_the_same(model, options, tmp_path, monkeypatch):
+    """Killed in the middle, started again: only what is missing is scored, and every row is as without the kill."""
+    samples = make_samples(12, seed=5)
+    header = replace(HEADER, mode=options.mode)
+    run_capture(model, header, samples, options, LENGTH, tmp_path / "whole", 7)
+    add, added = StoreWriter.add, []
+
+    def counting(self, ids, *rest):
+        if len(added) == 7:
+            raise KeyboardInterrupt
+        added.append(ids)
+        return add(self, ids, *rest)
+
+    monkeypatch.setattr(StoreWriter, "add", counting)
+    with pytest.raises(KeyboardInterrupt):
+        run_capture(model, header, samples, options, LENGTH, tmp_path / "killed", 7)
+    monkeypatch.setattr(StoreWriter, "add", add)
+    metrics = run_capture(model, header, samples[::-1], options, LENGTH, tmp_path / "killed", 7)
+    assert 0 < metrics["tokens"] < sum(len(s.ids) for s in samples)
+    one, two = (StoreReader(tmp_path / name / "store") for name in ("whole", "killed"))
+    for sample in samples:
+        first, second = (reader.lookup(sample.ids, sample.supervised) for reader in (one, two))
+        np.testing.assert_array_equal(first[0], second[0])
+        np.testing.assert_allclose(first[1], second[1], atol=2e-3)
+    again = run_capture(model, header, samples, options, LENGTH, tmp_path / "killed", 7)
+    assert again["tokens"] == 0 and again["positions"] == metrics["positions"]
+
+
+def test_a_sample_is_stored_alike_whatever_it_was_packed_with(model, captured):
+    """Attention, positions and teacher rows of a packed sample are those of the sample alone."""
+    _, _, samples = captured
+    scorer = TeacherScorer(model, HEADER)
+    packed = {s.record_id: rows for s, rows in scorer.score(samples, LENGTH, ROWS)}
+    for sample in samples[:4]:
+        ((_, alone),) = scorer.score([sample], LENGTH, ROWS)
+        np.testing.assert_array_equal(packed[sample.record_id][0], alone[0])
+        np.testing.assert_allclose(packed[sample.record_id][1], alone[1], atol=1e-5)
+
+
+def test_trap_07_equal_sequences_are_scored_once_and_others_by_their_hash(model, tmp_path):
+    """Two samples of equal counts and other ids are two entries; a repeated one is one."""
+    ids = np.arange(8, dtype=np.int32)
+    supervised = np.arange(8) > 3
+    samples = [
+        Sample(ids, supervised, "a", "fast"),
+        Sample(ids + 1, supervised, "b", "fast"),
+        Sample(ids.copy(), supervised, "c", "fast"),
+    ]
+    metrics = run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path, 0)
+    assert metrics["sequences"] == 2 and metrics["positions"] == 8 and metrics["tokens"] == 16
+    reader = StoreReader(tmp_path / "store")
+    with pytest.raises(UserError, match="not in the teacher store"):
+        reader.lookup(ids + 2, supervised)
+    assert not np.array_equal(reader.lookup(ids, supervised)[1], reader.lookup(ids + 1, supervised)[1])
+
+
+def test_sampled_rows_are_counts_of_draws_from_the_teacher(model, tmp_path):
+    """Masses are multiples of 1 / K that sum to 1, the seed alone decides, and the mean follows the teacher."""
+    samples = make_samples(4, seed=3)
+    many = replace(SAMPLED, top_k=400)
+    header = replace(HEADER, mode="sampled")
+    run_capture(model, header, samples, many, LENGTH, tmp_path / "a", 1)
+    reader = StoreReader(tmp_path / "a" / "store")
+    assert reader.header.mode == "sampled" and reader.top_k == 400
+    for sample in samples:
+        ids_SK, logp_SK, tail_S = reader.lookup(sample.ids, sample.supervised)
+        expected_LV = np.exp(teacher_log_p(model, sample))[shift(sample.ids, sample.supervised)[1]]
+        for row in range(len(ids_SK)):
+            real = ids_SK[row] >= 0
+            assert np.exp(logp_SK[row, real]).sum() == pytest.approx(1, abs=1e-5) and np.exp(tail_S[row]) == 0
+            share_V = np.zeros(VOCAB)
+            share_V[ids_SK[row, real]] = np.exp(logp_SK[row, real])
+            assert np.abs(share_V - expected_LV[row]).max() < 5 * np.sqrt(0.25 / 400)
+    scorer = TeacherScorer(model, replace(header, top_k=8))
+    results = []
+    for scorer.seed in (1, 1, 2):
+        results.append(next(iter(scorer.score(samples[:1], LENGTH, ROWS)))[1][0])
+    np.testing.assert_array_equal(results[0], results[1])
+    assert not np.array_equal(results[0], results[2])
+
+
+def test_counted_merges_equal_draws():
+    ids_SK, logp_SK, tail_S = counted(np.array([[7, 3, 7, 7], [1, 2, 3, 4]]))
+    np.testing.assert_array_equal(ids_SK, [[7, 3, -1, -1], [1, 2, 3, 4]])
+    np.testing.assert_allclose(np.exp(logp_SK), [[0.75, 0.25, 0, 0], [0.25] * 4], atol=1e-6)
+    assert (tail_S == -1e4).all()
+
+
+def test_rescoring_tells_the_teacher_from_another(model, captured):
+    folder, _, samples = captured
+    reader = StoreReader(folder / "store")
+    same = rescore(model, reader, samples, LENGTH, ROWS)
+    assert (
+        same["max_abs_logp_difference"] < 3e-3 and same["id_agreement"] == 1 and same["positions"] == reader.positions
+    )
+    other = rescore(make_model(2), reader, samples, LENGTH, ROWS)
+    assert other["max_abs_logp_difference"] > 0.2 and other["id_agreement"] < 0.7
+    assert other["mean_abs_logp_difference"] > 10 * same["mean_abs_logp_difference"]
+
+
+@pytest.mark.slow
+def test_rescoring_a_store_of_draws(model, tmp_path):
+    samples = make_samples(16, seed=4)
+    options = replace(SAMPLED, top_k=32)
+    run_capture(model, replace(HEADER, mode="sampled"), samples, options, LENGTH, tmp_path, 0)
+    reader = StoreReader(tmp_path / "store")
+    assert rescore(model, reader, samples, LENGTH, ROWS)["max_abs_logp_difference"] == 0
+    assert rescore(make_model(2), reader, samples, LENGTH, ROWS)["max_abs_logp_difference"] > 0.05
+
+
+def test_projection_in_chunks_gives_the_same(model, captured, monkeypatch):
+    """Three positions at a time, the last chunk filled up: as all at once."""
+    _, _, samples = captured
+    whole = dict((s.record_id, rows) for s, rows in TeacherScorer(model, HEADER).score(samples, LENGTH, ROWS))
+    monkeypatch.setattr(capture, "PROJECTED_ELEMENTS", 3 * VOCAB)
+    for sample, rows in TeacherScorer(model, HEADER).score(samples, LENGTH, ROWS):
+        np.testing.assert_array_equal(rows[0], whole[sample.record_id][0])
+        np.testing.assert_allclose(rows[1], whole[sample.record_id][1], atol=1e-5)
+
+
+def test_trap_11_padded_vocabulary_gets_no_mass(model, tmp_path):
+    """The last rows of a padded lm_head, however large their logits, are neither stored nor part of the normaliser."""
+    samples = make_samples(3, seed=6)
+    padded, plain = make_model(1, VOCAB + 8), make_model(1, VOCAB)
+    weights = {p.name: p.asnumpy() for p in padded.get_parameters()}
+    for parameter in plain.get_parameters():
+        rows = parameter.shape[0]
+        parameter.set_data(Tensor(weights[parameter.name][:rows]))
+    assert padded.lm_head_weight.shape[0] == VOCAB + 8
+    padded.lm_head_weight.set_data(
+        Tensor(np.concatenate([plain.lm_head_weight.asnumpy(), np.full((8, 16), 3, np.float32)]))
+    )
+    one, two = ([rows for _, rows in TeacherScorer(m, HEADER).score(samples, LENGTH, ROWS)] for m in (padded, plain))
+    for first, second in zip(one, two, strict=True):
+        np.testing.assert_array_equal(first[0], second[0])
+        np.testing.assert_allclose(first[2], second[2], atol=1e-5)
+
+
+def test_trap_11_what_cannot_be_captured_is_refused(model, tmp_path):
+    samples = make_samples(2)
+    ids = samples[1].ids.copy()
+    ids[2] = VOCAB
+    wrong = [samples[0], replace(samples[1], ids=ids)]
+    cases = [
+        ((HEADER, wrong, OPTIONS, LENGTH), f"record 'r1' holds the id {VOCAB}, outside the vocabulary of {VOCAB}"),
+        ((HEADER, samples, replace(OPTIONS, top_k=41), LENGTH), "capture.top_k=41 exceeds the vocabulary of 40"),
+        ((HEADER, samples, OPTIONS, 4), "record 'r0' has .* tokens .* sequence_length"),
+        ((replace(HEADER, vocab_size=64), samples, OPTIONS, LENGTH), "lm_head has 40 rows and the vocabulary 64"),
+        ((HEADER, [], OPTIONS, LENGTH), "no sample"),
+    ]
+    for (header, given, options, length), words in cases:
+        with pytest.raises(UserError, match=words):
+            run_capture(model, header, given, options, length, tmp_path, 0)
+    assert not (tmp_path / "store").exists()

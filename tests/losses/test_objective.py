@@ -1,0 +1,259 @@
+"""The loss network: sums, splits, zero weights, and that every term reaches the weights."""
+
+from dataclasses import replace
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn
+
+from mindspore_impl.data.batches import PackedBatch, one_pass
+from mindspore_impl.errors import UserError
+from mindspore_impl.losses.objective import METRICS, LossNetwork, check_store
+from mindspore_impl.losses.options import ObjectiveOptions
+from mindspore_impl.losses.oracle import objective
+from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.model.pangu import PanguForCausalLM
+from mindspore_impl.text.chat import Sample
+from tests.losses.teacher_cases import PAIRS, make_case, row_error
+
+pytestmark = pytest.mark.usefixtures("ms_runtime")
+VOCAB, TOP_K = 40, 4
+
+
+class Table(nn.Cell):
+    """A model whose logits are a table: row ids[n] of `hidden_table` times an identity lm_head."""
+
+    def __init__(self, logits_NV: np.ndarray):
+        super().__init__()
+        self.hidden_table = Parameter(Tensor(logits_NV), name="hidden_table")
+        self.lm_head_weight = Parameter(Tensor(np.eye(logits_NV.shape[1], dtype=np.float32)), name="lm_head")
+
+    def hidden(self, input_ids_BL, position_ids_BL, segment_ids_BL):
+        return self.hidden_table.gather(input_ids_BL, 0)
+
+
+def table_batch(case, rows=1):
+    """The case as a packed batch of `rows` rows over the table's rows in order."""
+    shape = (rows, -1)
+    count = len(case.target_ids_N)
+    ids_BL = np.arange(count, dtype=np.int32).reshape(shape)
+    return PackedBatch(
+        ids_BL, case.target_ids_N.reshape(shape), np.ones_like(ids_BL), ids_BL, case.loss_weight_N.reshape(shape),
+        case.teacher_ids_NK.reshape((rows, count // rows, -1)), case.teacher_logp_NK.reshape((rows, count // rows, -1)),
+        case.teacher_tail_logp_N.reshape(shape),
+    )  # fmt: skip
+
+
+def inputs(batch, with_teacher):
+    arrays = [
+        batch.input_ids_BL,
+        batch.target_ids_BL,
+        batch.loss_weight_BL,
+        batch.segment_ids_BL,
+        batch.position_ids_BL,
+    ]
+    if with_teacher:
+        arrays += [batch.teacher_ids_BLK, batch.teacher_logp_BLK, batch.teacher_tail_logp_BL]
+    return [Tensor(array) for array in arrays]
+
+
+def runner(network, with_teacher):
+    """batch -> (loss, metrics_M, {parameter: gradient})."""
+    parameters = [p for p in network.trainable_params() if p.name != "lm_head"]
+    grad_fn = ms.value_and_grad(network, None, ms.ParameterTuple(parameters), has_aux=True)
+
+    def run(batch):
+        (loss, metrics_M), grads = grad_fn(*inputs(batch, with_teacher))
+        return (
+            float(loss.asnumpy()),
+            metrics_M.asnumpy(),
+            {p.name: g.asnumpy() for p, g in zip(parameters, grads, strict=True)},
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(("divergence", "support"), [*PAIRS, (None, None)])
+def test_trap_06_loss_metrics_and_gradient_equal_the_oracle(divergence, support):
+    """Both terms arrive, in the loss and in the gradient, with every pair and without a teacher."""
+    teacher = divergence is not None
+    case = make_case(0, 6, 31, 5, 3.0, 2.0, mask="some", mode="sampled" if support == "sampled" else "top_k")
+    options = ObjectiveOptions(0.7, 0.4, divergence, support, 2.0) if teacher else ObjectiveOptions()
+    reference = objective(*case[:3], *(case[3:] if teacher else (None,) * 3), options)
+    loss, metrics_M, grads = runner(LossNetwork(Table(case.logits_NV), options, teacher), teacher)(table_batch(case))
+    assert loss == pytest.approx(reference.loss, rel=1e-5)
+    assert row_error(grads["hidden_table"], reference.grad_NV, 0.02) <= 1e-5
+    on = case.loss_weight_N != 0
+    rows = [reference.ce_N, reference.kd_N, *reference.diagnostics.values(), np.ones(6)]
+    np.testing.assert_allclose(metrics_M, [row[on].sum() for row in rows], rtol=1e-5, atol=1e-5)
+    assert len(METRICS) == len(rows) == 7 and metrics_M[METRICS.index("tokens")] == on.sum()
+
+
+def test_trap_06_each_term_alone_reaches_the_gradient():
+    """KD changes the gradient, so does CE, and the two add up; a run of kd_weight 0 logs KD and ignores it."""
+    case = make_case(1, 6, 31, 5, 2.0, mask="none")
+    grads, losses, metrics = {}, {}, {}
+    for ce, kd in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
+        network = LossNetwork(Table(case.logits_NV), ObjectiveOptions(kd, ce), True)
+        losses[ce, kd], metrics[ce, kd], found = runner(network, True)(table_batch(case))
+        grads[ce, kd] = found["hidden_table"]
+    plain = runner(LossNetwork(Table(case.logits_NV), ObjectiveOptions(), False), False)(table_batch(case))
+    np.testing.assert_allclose(grads[1.0, 0.0], plain[2]["hidden_table"], atol=2e-6)
+    assert losses[1.0, 0.0] == pytest.approx(plain[0], rel=1e-6)
+    assert np.abs(grads[0.0, 1.0]).max() > 0.1 and np.abs(grads[0.0, 1.0] - grads[1.0, 0.0]).max() > 0.1
+    np.testing.assert_allclose(grads[1.0, 1.0], grads[1.0, 0.0] + grads[0.0, 1.0], atol=1e-6)
+    for value in metrics.values():
+        np.testing.assert_allclose(value, metrics[1.0, 1.0], rtol=1e-6)
+
+
+def test_metrics_carry_no_gradient():
+    """Differentiating loss + metrics gives the gradient of the loss."""
+    case = make_case(2, 6, 31, 5, 2.0, mask="none")
+    network = LossNetwork(Table(case.logits_NV), ObjectiveOptions(0.5), True)
+
+    def both(*arguments):
+        loss, metrics_M = network(*arguments)
+        return loss + 10 * metrics_M.sum()
+
+    parameter = network.model.hidden_table
+    got = ms.grad(both, None, parameter)(*inputs(table_batch(case), True)).asnumpy()
+    np.testing.assert_allclose(got, runner(network, True)(table_batch(case))[2]["hidden_table"], atol=1e-6)
+
+
+def test_trap_04_a_fully_masked_batch_gives_zero():
+    """Loss, metrics and gradient are exactly 0, with and without a teacher, and whatever the logits."""
+    case = make_case(3, 6, 31, 5, 8.0, mask="all")
+    case.logits_NV[:2] = 3e38
+    case.logits_NV[:2, ::2] = -3e38
+    case.teacher_ids_NK[:], case.teacher_logp_NK[:], case.teacher_tail_logp_N[:] = -1, -1e4, 0
+    for teacher in (True, False):
+        network = LossNetwork(Table(case.logits_NV), ObjectiveOptions(0.5 if teacher else 0.0), teacher)
+        loss, metrics_M, grads = runner(network, teacher)(table_batch(case))
+        assert loss == 0 and not metrics_M.any() and not grads["hidden_table"].any()
+
+
+def test_trap_05_extreme_masked_rows_do_not_reach_the_loss():
+    """Rows of weight 0 with logits of 3e38 (whose cross-entropy is infinite): the rest is bit for bit as before."""
+    case = make_case(4, 6, 31, 5, 8.0, mask="some")
+    off = case.loss_weight_N == 0
+    for teacher in (True, False):
+        results = []
+        for value in (0.0, 3e38):
+            spoiled = case._replace(logits_NV=case.logits_NV.copy())
+            spoiled.logits_NV[off] = value * np.where(np.arange(31) % 2, 1, -1)
+            network = LossNetwork(Table(spoiled.logits_NV), ObjectiveOptions(0.5 if teacher else 0.0), teacher)
+            results.append(runner(network, teacher)(table_batch(spoiled)))
+        assert np.isfinite(results[1][0]) and results[0][0] == results[1][0]
+        np.testing.assert_array_equal(results[0][1], results[1][1])
+        np.testing.assert_array_equal(results[0][2]["hidden_table"], results[1][2]["hidden_table"])
+        assert not results[1][2]["hidden_table"][off].any()
+
+
+def test_trap_06_distillation_without_a_teacher_is_refused():
+    with pytest.raises(UserError, match="objective.kd_weight=0.5 needs a teacher store"):
+        LossNetwork(Table(np.zeros((2, 3), np.float32)), ObjectiveOptions(0.5), False)
+    with pytest.raises(UserError, match="objective.divergence=jsd"):
+        LossNetwork(
+            Table(np.zeros((2, 3), np.float32)), ObjectiveOptions(0.5, divergence="jsd", support="sampled"), True
+        )
+
+
+@pytest.mark.parametrize(
+    ("store", "words"),
+    [
+        ((2.0, "top_k", 40), "objective.temperature=1.0 but the teacher store was captured at 2.0"),
+        ((1.0, "sampled", 40), "objective.support=tail_bucket does not fit a teacher store of mode sampled"),
+        ((1.0, "top_k", 48), "vocabulary of 48 and the student one of 40"),
+    ],
+)
+def test_trap_11_a_store_that_does_not_fit_is_refused(store, words):
+    check_store(ObjectiveOptions(0.5), 1.0, "top_k", 40, 40, "stages.kd")
+    check_store(ObjectiveOptions(0.5, support="sampled"), 1.0, "sampled", 40, 40, "stages.kd")
+    with pytest.raises(UserError, match=f"stages.kd: .*{words}"):
+        check_store(ObjectiveOptions(0.5), *store, 40, "stages.kd")
+    with pytest.raises(UserError, match="objective.support=sampled"):
+        check_store(ObjectiveOptions(0.5, support="sampled"), 1.0, "top_k", 40, 40, "stages.kd")
+
+
+@pytest.fixture(scope="module")
+def model(ms_runtime):
+    options = ModelOptions(vocab_size=VOCAB, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2,
+                           num_kv_heads=1, max_position_embeddings=64, initializer_range=0.3)  # fmt: skip
+    return PanguForCausalLM(options, seed=1)
+
+
+@pytest.fixture(scope="module")
+def run_kd(model):
+    return runner(LossNetwork(model, ObjectiveOptions(0.6, temperature=2.0), True), True)
+
+
+def samples_of(count, seed=0):
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        length = int(rng.integers(4, 17))
+        supervised = np.arange(length) >= rng.integers(1, length)
+        made.append(Sample(rng.integers(0, VOCAB, length).astype(np.int32), supervised, f"r{number}", "fast"))
+    return made
+
+
+class RandomTeacher:
+    """Stands in for an open store: rows that depend on a sample's ids alone."""
+
+    top_k = TOP_K
+
+    def lookup(self, ids, supervised):
+        rng = np.random.default_rng(int(ids.sum()))
+        count = int(supervised[1:].sum())
+        log_p = rng.standard_normal((count, VOCAB))
+        log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
+        ids_SK = np.argsort(-log_p, axis=1)[:, :TOP_K]
+        logp_SK = np.take_along_axis(log_p, ids_SK, 1)
+        return ids_SK.astype(np.int32), logp_SK.astype(np.float32), np.log1p(-np.exp(logp_SK).sum(1)).astype(np.float32)
+
+
+def added(results):
+    """Sum of (loss, metrics, gradients) over micro-batches: what accumulation does."""
+    losses, metrics, grads = zip(*results, strict=True)
+    return sum(losses), sum(metrics), {name: sum(g[name] for g in grads) for name in grads[0]}
+
+
+def assert_same(one, two):
+    assert one[0] == pytest.approx(two[0], rel=1e-5)
+    np.testing.assert_allclose(one[1], two[1], rtol=1e-5)
+    for name, grad in one[2].items():
+        np.testing.assert_allclose(grad, two[2][name], atol=1e-5 * np.abs(two[2][name]).max() + 1e-8, err_msg=name)
+
+
+def test_trap_03_loss_does_not_depend_on_the_split(run_kd):
+    """8 rows at once, or as 4 x 2, 2 x 4, 1 x 8 micro-batches: one loss, one sum of metrics, one gradient."""
+    samples = samples_of(24)
+    weight = 1 / sum(int(sample.supervised[1:].sum()) for sample in samples)
+    batch, _ = next(one_pass(samples, 32, 16, RandomTeacher(), weight))
+    used = int((batch.segment_ids_BL > 0).any(1).sum())
+    assert used > 6
+    arrays = [
+        getattr(batch, name)[:8] for name in PackedBatch.__dataclass_fields__ if name not in ("tokens", "supervised")
+    ]
+    results = {}
+    for size in (8, 4, 2, 1):
+        parts = [PackedBatch(*(a[i : i + size] for a in arrays)) for i in range(0, 8, size)]
+        results[size] = added([run_kd(part) for part in parts])
+    for size in (4, 2, 1):
+        assert_same(results[size], results[8])
+    assert results[8][0] == pytest.approx(weight * (0.4 * results[8][1][0] + 0.6 * results[8][1][1]), rel=1e-5)
+
+
+def test_trap_03_packed_and_alone_give_the_same_loss(run_kd):
+    """Samples that share a row count exactly as they do with a row each."""
+    samples, weight = samples_of(6, seed=1), 0.01
+    packed, _ = next(one_pass(samples, 32, 4, RandomTeacher(), weight))
+    assert packed.segment_ids_BL.max() > 1
+    alone = [next(one_pass([sample], 32, 4, RandomTeacher(), weight))[0] for sample in samples]
+    assert_same(added([run_kd(batch) for batch in alone]), run_kd(packed))
+
+
+def test_parameters_keep_the_names_of_the_model(model):
+    network = LossNetwork(model, replace(ObjectiveOptions(), kd_weight=0.0), False)
+    assert [p.name for p in network.trainable_params()] == [p.name for p in model.trainable_params()]
