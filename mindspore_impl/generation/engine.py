@@ -7,6 +7,7 @@ change its logits by float32 rounding (about 1e-6 relative), nothing else can.
 Legend: B sequences of a batch, L padded prompt length, T cache slots, V vocabulary, S steps.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,11 @@ from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import check_sampling, choose, uniforms
 from mindspore_impl.model.decode import Decode, Prefill
 from mindspore_impl.model.pangu import PanguForCausalLM
+from mindspore_impl.ops.attention import rows_that_fit
 
 SHORTEST_BUCKET = 32
+WORTH_COMPILING = 4  # batches of one length that pay for a shape of their own
+WIDEST_STRETCH = 4  # a prompt is never padded to more than this times its own bucket to save a shape
 SLOT_MULTIPLE = 32  # cache lengths are rounded up to this, so that close settings share a compiled graph
 
 
@@ -64,7 +68,8 @@ class Engine:
             self._check_prompt(index, prompt, sampling.max_new_tokens)
         results: list[Generation | None] = [None] * len(prompts)
         longest = self.limit - sampling.max_new_tokens
-        plan = plan_batches([len(prompt) for prompt in prompts], sampling.batch_size, longest)
+        lengths, heads = [len(prompt) for prompt in prompts], self.model.options.num_heads
+        plan = plan_batches(lengths, longest, lambda length: min(sampling.batch_size, rows_that_fit(heads, length)))
         with tqdm(total=len(prompts), desc=progress, disable=None if progress else True, unit="seq") as bar:
             for length, rows, members in plan:
                 batch = [prompts[index] for index in members]
@@ -122,24 +127,31 @@ class Engine:
         return self._graphs[slots]
 
 
-def plan_batches(lengths: list[int], batch_size: int, longest: int) -> list[tuple[int, int, list[int]]]:
+def plan_batches(lengths: list[int], longest: int, row_limit: Callable[[int], int]) -> list[tuple[int, int, list[int]]]:
     """(padded length, rows, prompt indices) of each batch, for prompts of these lengths, none above `longest`.
 
-    Prompts go to the next power of two (at least 32, at most `longest`). What does not fill a batch of its bucket moves
-    on to the next longer one, so every compiled shape but the last is used with full batches.
+    Prompts go to the next power of two (at least 32, at most `longest`), at most `row_limit(length)` in a batch.
+    Every shape costs a compilation, so a bucket of few batches, and the rest of a larger one, move on to the next
+    longer bucket, within WIDEST_STRETCH.
     """
     buckets: dict[int, list[int]] = {}
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        bucket = min(max(SHORTEST_BUCKET, _power_of_two(lengths[index])), longest)
-        buckets.setdefault(bucket, []).append(index)
-    plan, left, sizes = [], [], sorted(buckets)
-    rows = min(batch_size, _power_of_two(len(lengths)))
-    for size in sizes:
-        waiting = left + buckets[size]
-        full = len(waiting) if size == sizes[-1] else len(waiting) // rows * rows
-        plan += [(size, rows, waiting[first : first + rows][: full - first]) for first in range(0, full, rows)]
-        left = waiting[full:]
+        buckets.setdefault(_bucket(lengths[index], longest), []).append(index)
+    plan, waiting, sizes = [], [], sorted(buckets)
+    for size, following in zip(sizes, [*sizes[1:], None], strict=False):
+        waiting += buckets[size]
+        rows = min(row_limit(size), _power_of_two(len(lengths)))
+        if following is None or following > WIDEST_STRETCH * _bucket(lengths[waiting[0]], longest):
+            taken = len(waiting)
+        else:
+            taken = len(waiting) // rows * rows if len(waiting) >= WORTH_COMPILING * rows else 0
+        plan += [(size, rows, waiting[first : min(first + rows, taken)]) for first in range(0, taken, rows)]
+        waiting = waiting[taken:]
     return plan
+
+
+def _bucket(length: int, longest: int) -> int:
+    return min(max(SHORTEST_BUCKET, _power_of_two(length)), longest)
 
 
 def _power_of_two(number: int) -> int:

@@ -31,6 +31,15 @@ def make_attention(num_heads: int, num_kv_heads: int, head_dim: int) -> tuple[nn
     return _ComposedMask(num_heads, num_kv_heads), _ComposedAttention(num_heads, num_kv_heads, head_dim)
 
 
+def rows_that_fit(num_heads: int, length: int) -> int:
+    """How many sequences of this length a forward pass should take at once, at least 1.
+
+    Composed attention holds [rows, H, L, L] floats a few times over, and gets 2^27 of them (0.5 GiB); the fused kernel
+    holds none.
+    """
+    return 1 << 20 if runtime.device() == "Ascend" else max(1, 2**27 // (num_heads * length * length))
+
+
 class _AscendMask(nn.Cell):
     """Cumulative document ends for the TND layout, of static length: the slots after the last document repeat N.
 

@@ -161,22 +161,32 @@ def test_progress_bar_counts_sequences(engine, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
-@pytest.mark.parametrize("count", [1, 5, 40])
+@pytest.mark.parametrize("count", [1, 5, 40, 400])
 def test_every_prompt_is_planned_once_and_fits(count, batch_size):
     from mindspore_impl.generation.engine import plan_batches
 
-    lengths = np.random.default_rng(count).integers(1, 150, count).tolist()
-    plan = plan_batches(lengths, batch_size, longest=160)
-    members = [index for _, _, part in plan for index in part]
-    assert sorted(members) == list(range(count))
+    lengths = (2.0 ** np.random.default_rng(count).uniform(0, 10, count)).astype(int).tolist()
+    plan = plan_batches(lengths, 1100, lambda length: max(1, min(batch_size, 2048 // length)))
+    assert sorted(index for _, _, part in plan for index in part) == list(range(count))
     for length, rows, part in plan:
-        assert 0 < len(part) <= rows <= batch_size and max(lengths[index] for index in part) <= length <= 160
-    assert len([part for _, rows, part in plan if len(part) < rows]) <= 1
+        assert 0 < len(part) <= rows <= max(1, min(batch_size, 2048 // length))
+        assert max(lengths[index] for index in part) <= length <= 1100
+        assert length <= 4 * max(32, 2 * min(lengths[index] for index in part))
 
 
 def test_compiled_shapes_are_few():
     from mindspore_impl.generation.engine import plan_batches
 
-    lengths = [20] * 130 + [40] * 3 + [100]
-    assert [(length, rows, len(part)) for length, rows, part in plan_batches(lengths, 64, 4000)] == [
-        (32, 64, 64), (32, 64, 64), (128, 64, 6)]  # fmt: skip
+    def shapes(lengths):
+        return [(length, rows, len(part)) for length, rows, part in plan_batches(lengths, 4000, lambda length: 64)]
+
+    assert shapes([20] * 300 + [40] * 3 + [100]) == [(32, 64, 64)] * 4 + [(128, 64, 48)]
+    assert shapes([20] * 100 + [40] * 100) == [(64, 64, 64)] * 3 + [(64, 64, 8)]
+    assert shapes([20, 20, 1000]) == [(32, 4, 2), (1024, 4, 1)]
+    assert shapes([3950]) == [(4000, 1, 1)]
+
+
+def test_long_prompts_take_fewer_rows(ms_runtime):
+    from mindspore_impl.ops.attention import rows_that_fit
+
+    assert rows_that_fit(4, 128) >= 1024 and rows_that_fit(4, 1024) == 32 and rows_that_fit(12, 32768) == 1
