@@ -156,7 +156,7 @@ def _loss(run: RunView) -> str:
         figures.loss_figure(run.stages),
         f"Training loss by step over all training stages: {told or 'no training line yet'}",
         "Each stage's own objective, so levels compare within a stage; the dashed line is the cross-entropy part of a "
-        "distillation loss. Markers are the cross-entropy on validation sets, dashed vertical lines the borders of stages.",
+        "distillation loss. Markers are the cross-entropy on validation sets, dashed vertical lines borders of stages.",
     )
 
 
