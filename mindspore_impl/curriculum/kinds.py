@@ -165,12 +165,23 @@ def _print_training(context: Context, planned: PlannedStage, steps: int, summary
 def run_rollout(context: Context, planned: PlannedStage, folder: Path) -> dict:
     """A rollout stage."""
     from mindspore_impl.distill.rollout import run_rollout as generate
+    from mindspore_impl.evaluation import tasks
 
     stage = planned.stage
     model = context.build_model(planned.model)
     weights = context.load_weights(model, stage.init)
     records = [record for name in stage.prompts for record in context.records(name)]
-    return generate(model, context.tokenizer, records, stage.rollout, stage.sampling, weights, folder, planned.seed)
+    return generate(
+        model,
+        context.tokenizer,
+        records,
+        stage.rollout,
+        stage.sampling,
+        weights,
+        folder,
+        planned.seed,
+        check=lambda record, completion: tasks.correct(record, completion) if tasks.checkable(record) else None,
+    )
 
 
 def run_capture(context: Context, planned: PlannedStage, folder: Path) -> dict:

@@ -38,6 +38,7 @@ _NOT_IN_FINGERPRINT = {
     "prefetch",
     "samples_in_report",
     "positions_per_shard",
+    "prompts_per_part",
 }
 _TRAINED = (SftStage, DistillStage)
 
