@@ -95,23 +95,25 @@ def test_decoding_uses_the_current_weights_and_keeps_their_names(ms_runtime):
     np.testing.assert_allclose(after, run(model, one, one * 0, one * 0 + 1)[:, 0], rtol=1e-4, atol=1e-5)
 
 
-def test_decode_graph_exports_and_reloads(ms_runtime, tmp_path):
+def test_graphs_export_and_reload(ms_runtime, tmp_path):
     import mindspore as ms
     from mindspore import Tensor, nn
 
-    from mindspore_impl.model.decode import Decode, empty_caches
+    from mindspore_impl.model.decode import Decode, Prefill, empty_caches
 
     model = build(small_options())
-    decode = Decode(model, SLOTS)
-    inputs = [Tensor(np.array([value], np.int32)) for value in (3, 2, 0)]
-    inputs += [Tensor(np.random.default_rng(0).standard_normal(c.shape), c.dtype)
-               for c in empty_caches(model, 1, SLOTS)]  # fmt: skip
-    expected, caches = decode(*inputs)
-    ms.export(decode, *inputs, file_name=str(tmp_path / "decode"), file_format="MINDIR")
-    loaded = nn.GraphCell(ms.load(str(tmp_path / "decode.mindir")))(*inputs)
-    flat = [array for item in loaded for array in (item if isinstance(item, (tuple, list)) else [item])]
-    for found, wanted in zip(flat, (expected, *caches), strict=True):
-        np.testing.assert_allclose(found.asnumpy(), wanted.asnumpy(), atol=1e-6)
+    ids = np.arange(1, 7, dtype=np.int32)[None]
+    prompt = [Tensor(array) for array in (ids, ids - 1, np.ones_like(ids), np.array([5], np.int32))]
+    step = [Tensor(np.array([value], np.int32)) for value in (3, 2, 0)]
+    for cache in empty_caches(model, 1, SLOTS):
+        step.append(Tensor(np.random.default_rng(0).standard_normal(cache.shape), cache.dtype))
+    for name, cell, inputs in (("prefill", Prefill(model, SLOTS), prompt), ("decode", Decode(model, SLOTS), step)):
+        logits, caches = cell(*inputs)
+        ms.export(cell, *inputs, file_name=str(tmp_path / name), file_format="MINDIR")
+        loaded = nn.GraphCell(ms.load(str(tmp_path / f"{name}.mindir")))(*inputs)
+        flat = [array for item in loaded for array in (item if isinstance(item, (tuple, list)) else [item])]
+        for found, wanted in zip(flat, (logits, *caches), strict=True):
+            np.testing.assert_allclose(found.asnumpy(), wanted.asnumpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("slots", [0, 65])
