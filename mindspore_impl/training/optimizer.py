@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import importlib
 import logging
 import os
 import shutil
@@ -17,31 +18,30 @@ from mindspore_impl.training.options import OptimizerOptions
 from mindspore_impl.training.schedule import make_schedule
 
 
-@functools.cache
-def import_mindformers():
-    """Import mindformers without its `./output/log` folder and without its chatter on stdout; return the module.
+def import_mindformers(*modules: str) -> None:
+    """Import these modules of mindformers (as "core.optim") without `./output/log` and without chatter on stdout.
 
-    The path of its logs is read at import only, so both variables are put back afterwards.
+    Its loggers read the path of their files when a module is imported, now or later, so the two variables stay set for
+    this process, to a folder that goes away with it. Values that the user has set are kept.
     """
-    names = ("LOG_MF_PATH", "LOCAL_DEFAULT_PATH")
-    before = {name: os.environ.get(name) for name in names}
-    folder = tempfile.mkdtemp(prefix="mindformers_log_")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _mindformers_logs()
+    logging.disable(logging.WARNING)  # of what is logged while importing
     try:
-        for name in names:
-            os.environ[name] = os.path.join(folder, "log")
-        logging.disable(logging.WARNING)
-        import mindformers
-        import mindformers.core.lr
-        import mindformers.core.optim  # noqa: F401  (all loggers exist now)
+        for module in modules:
+            importlib.import_module(f"mindformers.{module}")
     finally:
         logging.disable(logging.NOTSET)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("mindformers") and isinstance(logger, logging.Logger):
             logger.setLevel(logging.ERROR)
-    return mindformers
+
+
+@functools.cache
+def _mindformers_logs() -> None:
+    folder = tempfile.mkdtemp(prefix="mindformers_log_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in ("LOG_MF_PATH", "LOCAL_DEFAULT_PATH"):
+        os.environ.setdefault(name, os.path.join(folder, "log"))
 
 
 @functools.cache
@@ -56,7 +56,7 @@ def fused_adamw_class() -> type:
 
     so three scalars a step put it right. (Measured in benchmarks/train_step.py.)
     """
-    import_mindformers()
+    import_mindformers("core.optim")
     from mindformers.core.optim.adamw import AdamW  # `mindformers.core.optim.AdamW` is a factory: not to be subclassed
 
     class FusedAdamW(AdamW):

@@ -70,7 +70,7 @@ def make_schedule(options: OptimizerOptions, steps: int):
 def _mindformers_schedule(options: OptimizerOptions, steps: int):
     from mindspore_impl.training.optimizer import import_mindformers
 
-    import_mindformers()
+    import_mindformers("core.lr")
     from mindformers.core import lr
 
     peak, low = float(options.learning_rate), float(options.learning_rate * options.min_lr_ratio)

@@ -62,7 +62,7 @@ def test_update_equals_mindformers_own(ms_runtime):
 
     from mindspore_impl.training.optimizer import import_mindformers, make_optimizer
 
-    import_mindformers()
+    import_mindformers("core.optim")
     from mindformers.core.optim import AdamW
 
     options = OptimizerOptions(learning_rate=0.01, schedule="constant", warmup_steps=0)
@@ -120,7 +120,10 @@ def test_nonsense_is_refused(bad, ms_runtime):
 
 @pytest.mark.slow
 def test_importing_mindformers_writes_nothing_here(tmp_path):
-    code = "from mindspore_impl.training.optimizer import import_mindformers; import_mindformers()"
+    code = (
+        "from mindspore_impl.training.optimizer import import_mindformers as load; load('core.optim', 'models.llama')\n"
+        "from mindformers import LlamaConfig; LlamaConfig()"
+    )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(root), "PATH": "", "HOME": str(tmp_path)},
