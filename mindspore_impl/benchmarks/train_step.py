@@ -22,7 +22,7 @@ CASE = f"{ROWS} x {LENGTH} tokens, {LAYERS} x {HIDDEN}, vocabulary {VOCAB}, fp32
 DECAY, RATE = 0.1, 1e-3
 
 
-def run(json_path: str | Path | None = None, rounds: int = 9, calls: int = 10) -> list[Row]:
+def run(json_path: str | Path | None = None, rounds: int = 25, calls: int = 4) -> list[Row]:
     """Measure, print, append to outputs/benchmarks.csv, write JSON on request."""
     runtime.setup(runtime.RuntimeOptions(), seed=0)
     compile_seconds: dict[str, float] = {}
