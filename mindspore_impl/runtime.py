@@ -24,7 +24,7 @@ class RuntimeOptions:
     profile_steps: int = 0  # profile this many training steps of each stage into <stage>/profile; 0: off
 
 
-_state = {"device": "CPU", "precision": "fp32"}
+_state = {"device": "CPU", "precision": "fp32", "threads_set": False}
 
 
 def setup(options: RuntimeOptions, seed: int = 0) -> None:
@@ -49,7 +49,8 @@ def setup(options: RuntimeOptions, seed: int = 0) -> None:
     _state["precision"] = precision
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device(_state["device"])
-    if _state["device"] == "CPU":
+    if _state["device"] == "CPU" and not _state["threads_set"]:  # MindSpore takes these once a process
+        _state["threads_set"] = True
         ms.runtime.set_cpu_affinity(False)
         threads = options.threads or os.cpu_count() or 1
         ms.device_context.cpu.op_tuning.threads_num(threads)

@@ -12,8 +12,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each room may import rooms of lower rank, and itself.
 RANKS = [
     {"cli"},
-    {"curriculum"},
-    {"training", "distill", "evaluation", "export", "report", "integrations", "benchmarks"},
+    {"curriculum", "benchmarks"},
+    {"training", "distill", "evaluation", "export", "report", "integrations"},
     {"generation"},
     {"data"},
     {"losses", "checkpoint"},

@@ -1,0 +1,150 @@
+"""What runs, what is skipped, what resumes; and which run directories are refused. Stages are stand-ins here."""
+
+import fcntl
+import json
+import shutil
+
+import pytest
+
+from mindspore_impl import config, files
+from mindspore_impl.curriculum import runner
+from mindspore_impl.errors import UserError
+
+SMALL = [
+    *(f"data.sets.{name}.count=60" for name in ("teacher_reasoning", "teacher_fast", "reasoning", "fast")),
+    "tokenizer.vocab_size=110",
+]
+
+
+@pytest.fixture
+def calls(monkeypatch, ms_runtime):
+    """Replace every stage kind by a recorder; -> the names of the stages that ran."""
+    names = []
+
+    def record(context, planned, folder):
+        names.append(planned.name)
+        (folder / "result.txt").write_text(planned.fingerprint)
+        return {"tokens": 7}
+
+    monkeypatch.setattr(runner, "RUNNERS", dict.fromkeys(runner.RUNNERS, record))
+    return names
+
+
+def run(folder, *overrides):
+    return runner.run(config.compose([*SMALL, f"run_dir={folder}", *overrides]))
+
+
+def stage_file(folder, name):
+    (path,) = folder.glob(f"stages/[0-9][0-9]_{name}/stage.json")
+    return path
+
+
+def test_first_run_runs_all_and_second_none(tmp_path, calls):
+    run(tmp_path / "run")
+    assert len(calls) == 12 and calls[0] == "teacher" and calls[-1] == "eval_distill_fast"
+    run(tmp_path / "run")
+    assert len(calls) == 12
+    stage = json.loads(stage_file(tmp_path / "run", "teacher").read_text())
+    assert stage["status"] == "finished" and stage["tokens"] == 7
+
+
+def test_changed_stage_runs_again_with_its_dependants_and_keeps_the_old(tmp_path, calls):
+    folder = run(tmp_path / "run")
+    del calls[:]
+    run(folder, "stages.capture_fast.capture.top_k=3")
+    assert calls == ["capture_fast", "distill_fast", "eval_distill_fast"]
+    assert len(list((folder / "replaced").iterdir())) == 3
+    assert all((old / "result.txt").is_file() for old in (folder / "replaced").iterdir())
+
+
+def test_interrupted_stage_resumes_in_its_folder(tmp_path, calls, monkeypatch):
+    def fail(context, planned, folder):
+        (folder / "half.txt").write_text("kept")
+        raise KeyboardInterrupt
+
+    working = dict(runner.RUNNERS)
+    monkeypatch.setitem(runner.RUNNERS, "distill", fail)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run")
+    assert json.loads(stage_file(tmp_path / "run", "distill_fast").read_text())["status"] == "running"
+    monkeypatch.setattr(runner, "RUNNERS", working)
+    del calls[:]
+    run(tmp_path / "run")
+    assert calls == ["distill_fast", "eval_distill_fast"]
+    assert stage_file(tmp_path / "run", "distill_fast").with_name("half.txt").read_text() == "kept"
+
+
+def test_renumbered_stage_keeps_its_result(tmp_path, calls):
+    folder = run(tmp_path / "run")
+    del calls[:]
+    run(folder, "order=[sft_reasoning,sft_fast]")
+    assert calls == []
+    assert (folder / "stages" / "01_sft_reasoning" / "result.txt").is_file()
+
+
+def test_directory_of_another_experiment_is_refused(tmp_path, calls):
+    folder = run(tmp_path / "run")
+    before = (folder / "config.yaml").read_text()
+    with pytest.raises(UserError, match="holds experiment 'quickstart', not 'other'; choose another run_dir"):
+        run(folder, "name=other")
+    assert (folder / "config.yaml").read_text() == before
+
+
+def test_foreign_directory_is_refused(tmp_path, calls):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="is not empty and holds no config.yaml"):
+        run(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.tex"]
+
+
+def test_file_as_run_directory_is_refused(tmp_path, calls):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is not a folder"):
+        run(tmp_path / "file")
+
+
+def test_two_processes_do_not_share_a_run(tmp_path, calls):
+    folder = run(tmp_path / "run")
+    with open(folder / ".lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is running"):
+            run(folder)
+
+
+def test_tokenizer_is_trained_once_and_anew_when_its_data_change(tmp_path, calls):
+    folder = run(tmp_path / "run")
+    path = folder / "tokenizer" / "tokenizer.model"
+    before = (files.sha256_file(path), path.stat().st_mtime_ns)
+    run(folder)
+    assert (files.sha256_file(path), path.stat().st_mtime_ns) == before
+    run(folder, "tokenizer.vocab_size=111")
+    assert files.sha256_file(path) != before[0]
+    assert calls.count("teacher") == 2
+
+
+def test_seeds_run_in_folders_of_their_own(tmp_path, calls, monkeypatch):
+    written = {}
+    monkeypatch.setattr(
+        "mindspore_impl.report.seeds_report.write_seeds_report",
+        lambda folders, folder, compare: written.update(folders=folders, compare=compare),
+    )
+    folder = run(tmp_path / "run", "seeds=[4,5]")
+    assert calls.count("teacher") == 2
+    assert list(written["folders"]) == [4, 5] and written["compare"] == ("distill_fast", "control")
+    configs = [files.read_json(stage_file(folder / f"seed_{seed}", "teacher"))["seed"] for seed in (4, 5)]
+    assert configs == [4, 5]
+
+
+def test_copied_run_directory_is_the_same_run(tmp_path, calls):
+    """A finished run can be moved: nothing in it points to its old place."""
+    folder = run(tmp_path / "run")
+    shutil.copytree(folder, tmp_path / "copy")
+    del calls[:]
+    run(tmp_path / "copy")
+    assert calls == []
+
+
+def test_several_workers_are_refused_before_anything_is_written(tmp_path, calls):
+    with pytest.raises(UserError, match="runtime.workers"):
+        run(tmp_path / "run", "runtime.workers=2")
+    assert not (tmp_path / "run").exists()

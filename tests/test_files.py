@@ -1,0 +1,70 @@
+"""Durable files: old content or new, never half; paths that stay inside."""
+
+import errno
+
+import pytest
+
+from mindspore_impl import files
+from mindspore_impl.errors import UserError
+
+
+def test_failed_write_keeps_the_old_content(tmp_path):
+    path = tmp_path / "value.json"
+    files.write_json(path, {"a": 1})
+
+    def fails(temporary):
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(UserError, match=r"value.json: cannot be written \(No space left on device\)"):
+        files.atomic_write(path, fails)
+    assert files.read_json(path) == {"a": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        files.write_text(tmp_path / "file" / "below", "x")
+
+
+def test_nan_is_not_json(tmp_path):
+    with pytest.raises(ValueError):
+        files.write_json(tmp_path / "x.json", {"loss": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../outside"])
+def test_paths_cannot_leave_their_folder(tmp_path, name):
+    with pytest.raises(UserError, match="points outside"):
+        files.inside(tmp_path, name)
+
+
+def test_links_cannot_leave_their_folder(tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "link").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="points outside"):
+        files.inside(tmp_path / "inner", "link/file")
+    assert files.inside(tmp_path, "inner/x") == tmp_path / "inner/x"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1}\n{"a": \n', r"records.jsonl:2: not valid JSON"),
+        (b'{"a": 1}\n[1]\n', r"records.jsonl:2: expected one JSON object a line, found list"),
+        (b"", r"records.jsonl: the file holds no record"),
+        (b"\n\n", r"the file holds no record"),
+        (b"\xff\xfe", r"not UTF-8"),
+    ],
+)
+def test_malformed_jsonl_names_the_line(tmp_path, content, message):
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(files.read_jsonl(path))
+
+
+def test_hash_of_equal_json_is_equal():
+    assert files.sha256_json({"a": 1, "b": [2]}) == files.sha256_json({"b": [2], "a": 1})
+    assert files.sha256_json({"a": 1}) != files.sha256_json({"a": 2})
