@@ -106,7 +106,7 @@ def run_training(context: Context, planned: PlannedStage, folder: Path) -> dict:
     samples = {}
     for name in (name for name, weight in data.mixture.items() if weight):
         samples[name] = context.rollout_samples(stage.rollouts) if name == ROLLOUTS else context.samples(name)
-    reader = _open_store(context, stage.store) if distills else None
+    reader = _open_store(context, planned) if distills else None
     stream = BatchStream(samples, data, planned.seed, runtime.rank(), runtime.world_size(), teacher=reader)
     validation = {
         name: [batch for batch, _ in one_pass(_fitting(context.samples(name), data), data.sequence_length, _rows(data))]
@@ -144,10 +144,16 @@ def _fitting(samples: list, data: BatchOptions) -> list:
     return kept
 
 
-def _open_store(context: Context, name: str):
+def _open_store(context: Context, planned: PlannedStage):
+    """The stage's teacher store, held against its tokenizer, objective and model."""
     from mindspore_impl.data.teacher_store import StoreReader
+    from mindspore_impl.losses.objective import check_store
 
-    return StoreReader(context.folder(name) / "store", tokenizer_sha256=context.tokenizer.sha256)
+    path = context.folder(planned.stage.store) / "store"
+    reader = StoreReader(path, tokenizer_sha256=context.tokenizer.sha256)
+    head, vocab_size = reader.header, context.model_options(planned.model).vocab_size
+    check_store(planned.stage.objective, head.temperature, head.mode, head.vocab_size, vocab_size, str(path))
+    return reader
 
 
 def _print_training(context: Context, planned: PlannedStage, steps: int, summary: dict) -> None:
