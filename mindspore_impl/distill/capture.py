@@ -44,7 +44,7 @@ def run_capture(
     and `seed` alone, not on what it was packed with (to float32 rounding) or on where a run was interrupted.
     Returns the metrics of the whole store: positions, sequences, bytes and bytes_per_position (everything in the
     folder), teacher_mass, teacher_entropy and tail (means over positions, of the K ids and the bucket for the rest, as
-    read back), and of this run: seconds, tokens, tokens_per_second.
+    read back), and of this run and rank: seconds, tokens, tokens_per_second.
     Raises UserError when an id lies outside the vocabulary, K exceeds it, or a sample is longer than a packed row.
     """
     header = replace(header, top_k=options.top_k, temperature=options.temperature, mode=options.mode)

@@ -7,10 +7,10 @@ One backend exists: `composed`, plain MindSpore operators that have kernels on t
 the only place that chooses; a fused backend is a Cell of the same signature, registered in `BACKENDS`.
 
 How the composed backend keeps its digits in float32:
-- the student's tail is a log-sum-exp over the logits with the support pushed to -1e30 (never 1 - sum, never -inf);
-- logits are taken relative to the row's largest one before anything is rounded;
-- at T = 1 the whole normaliser is put together from that tail and the K support logits, so the vocabulary is read once;
-- what is K wide, and the normaliser, is float64 on the CPU, whose float32 exp is off by up to 8e-6.
+- the label and the support are taken out of the row and pushed to -1e30 there (never -inf): softmax and log-sum-exp run
+  over the rest alone, so no mass is ever 1 - sum, and the gradient at a confident label is not a difference either;
+- what is K wide, and every normaliser, is float64 on the CPU, whose float32 exp is off by up to 8e-6;
+- the vocabulary is read once at T = 1, twice otherwise, and written once in the backward pass.
 """
 
 import mindspore as ms
@@ -38,10 +38,9 @@ def wide_dtype():
 
 
 class RowLogSumExp(nn.Cell):
-    """construct(x_NV f32) -> (log_sum_N1, max_N1, q_NV): logsumexp(x) = max + log_sum, and the softmax.
+    """construct(x_NV f32) -> (log_sum_N1, max_N1, q_NV): logsumexp(x) = max + log_sum, and the softmax. No gradient.
 
-    The first two are in `wide_dtype` and kept apart for their digits. Only `log_sum` carries a gradient (that of
-    logsumexp as a whole, which is q): treat `max` and `q` as constants.
+    The first two are in `wide_dtype` and kept apart for their digits.
     """
 
     def __init__(self):
@@ -55,8 +54,45 @@ class RowLogSumExp(nn.Cell):
         log_sum_N1 = -ops.log(q_NV.max(axis=1, keepdims=True).astype(self.wide))
         return log_sum_N1, x_NV.max(axis=1, keepdims=True).astype(self.wide), q_NV
 
-    def bprop(self, x_NV, out, dout):
-        return (out[2] * dout[0].astype(x_NV.dtype),)
+
+class SplitRows(nn.Cell):
+    """Take some ids out of each row: construct(logits_NV f32, ids_NJ i32, penalty_NJ f32) ->
+    (chosen_NJ, rest_log_sum_N1, rest_max_N1, cool_rest_log_sum_N1, rest_q_NV, cool_rest_q_NV).
+
+    `chosen` are the logits at ids, in `wide_dtype`. `rest` is the row with `penalty` (FAR, or 0 where an id is padding)
+    added at ids: logsumexp(rest) = rest_max + rest_log_sum, logsumexp(rest / T) = rest_max / T + cool_rest_log_sum.
+    Gradients flow into the logits from `chosen` and the two log-sums (as from the whole logsumexp); treat `rest_max`
+    and the softmaxes as constants. At T = 1 the cool outputs repeat the others and carry no gradient.
+    """
+
+    def __init__(self, temperature: float = 1.0):
+        super().__init__()
+        self.temperature, self.wide = temperature, wide_dtype()
+        self.log_sum = RowLogSumExp()
+        self.scatter_add = ops.TensorScatterElements(axis=1, reduction="add")
+
+    def construct(self, logits_NV, ids_NJ, penalty_NJ):
+        chosen_NJ = ops.gather_elements(logits_NV, 1, ids_NJ).astype(self.wide)
+        rest_NV = self.scatter_add(logits_NV, ids_NJ, penalty_NJ)
+        log_sum_N1, max_N1, q_NV = self.log_sum(rest_NV)
+        cool_log_sum_N1, cool_q_NV = log_sum_N1, q_NV
+        if self.temperature != 1.0:
+            cool_log_sum_N1, _, cool_q_NV = self.log_sum(rest_NV / self.temperature)
+        return chosen_NJ, log_sum_N1, max_N1, cool_log_sum_N1, q_NV, cool_q_NV
+
+    def bprop(self, logits_NV, ids_NJ, penalty_NJ, out, dout):
+        # The softmax of the rest is exactly 0 at ids, so one scatter puts their gradients in.
+        grad_NV = out[4] * dout[1].astype(logits_NV.dtype)
+        if self.temperature != 1.0:
+            grad_NV = grad_NV + out[5] * (dout[3] / self.temperature).astype(logits_NV.dtype)
+        grad_NV = self.scatter_add(grad_NV, ids_NJ, dout[0].astype(logits_NV.dtype))
+        return grad_NV, ops.zeros_like(ids_NJ), ops.zeros_like(penalty_NJ)
+
+
+def log_add(a, b):
+    """log(exp(a) + exp(b)) without overflow, or underflow of the larger."""
+    top = ops.stop_gradient(ops.maximum(a, b))
+    return top + ops.log(ops.exp(a - top) + ops.exp(b - top))
 
 
 class CrossEntropyRows(nn.Cell):
@@ -67,12 +103,19 @@ class CrossEntropyRows(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.log_sum = RowLogSumExp()
+        self.split = SplitRows()
 
     def construct(self, logits_NV, target_ids_N):
-        log_sum_N1, max_N1, _ = self.log_sum(logits_NV)
-        label_N1 = ops.gather_elements(logits_NV, 1, target_ids_N.reshape((-1, 1)))
-        return (log_sum_N1 - (label_N1 - max_N1)).reshape((-1,)).astype(ms.float32)
+        ids_N1 = target_ids_N.reshape((-1, 1))
+        label_N1, log_sum_N1, rest_max_N1, _, _, _ = self.split(logits_NV, ids_N1, far_like(ids_N1))
+        # log(1 + exp(rest - label)): a confident label leaves a small loss, not a difference of two large numbers.
+        above_N1 = log_sum_N1 + (rest_max_N1 - label_N1)
+        return log_add(above_N1, ops.zeros_like(above_N1)).reshape((-1,)).astype(ms.float32)
+
+
+def far_like(ids):
+    """FAR in float32, in the shape of `ids`."""
+    return ops.zeros_like(ids).astype(ms.float32) + FAR
 
 
 class ComposedTopkDistill(nn.Cell):
@@ -90,56 +133,59 @@ class ComposedTopkDistill(nn.Cell):
             raise ValueError(f"{divergence} is not defined on {support}")
         self.divergence, self.support, self.temperature = divergence, support, float(temperature)
         self.wide = wide_dtype()
-        self.log_sum = RowLogSumExp()
-        self.scatter_add = ops.TensorScatterElements(axis=1, reduction="add")
+        self.split = SplitRows(self.temperature)
 
     def construct(self, logits_NV, target_ids_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N):
         valid_NK = teacher_ids_NK >= 0
+        label_ids_N1 = target_ids_N.reshape((-1, 1))
         ids_NK = ops.select(valid_NK, teacher_ids_NK, ops.zeros_like(teacher_ids_NK))
-        far_NK = ops.full_like(teacher_logp_NK, FAR)
+        far_NK = far_like(ids_NK)
         log_p_NK = ops.select(valid_NK, teacher_logp_NK, far_NK).astype(self.wide)
         log_p_tail_N1 = teacher_tail_logp_N.reshape((-1, 1)).astype(self.wide)
-        # One gather for label and support: its gradient is one scatter into [N, V].
-        chosen_NJ = ops.gather_elements(logits_NV, 1, ops.concat((target_ids_N.reshape((-1, 1)), ids_NK), 1))
-        label_N1 = chosen_NJ[:, :1].astype(self.wide)
-        support_NK = ops.select(valid_NK, chosen_NJ[:, 1:], far_NK).astype(self.wide)
 
+        penalty_NK = ops.select(valid_NK, far_NK, ops.zeros_like(far_NK))
+        chosen_NJ, rest_N1, rest_max_N1, cool_rest_N1, _, _ = self.split(
+            logits_NV,
+            ops.concat((label_ids_N1, ids_NK), 1),
+            ops.concat((far_like(label_ids_N1), penalty_NK), 1),
+        )
+        far_NK = far_NK.astype(self.wide)
+        support_NK = ops.select(valid_NK, chosen_NJ[:, 1:], far_NK)
+        rest_max_N1 = ops.stop_gradient(rest_max_N1)
+        row_max_N1 = ops.maximum(rest_max_N1, ops.stop_gradient(chosen_NJ[:, :1]))
+        row_max_N1 = ops.maximum(row_max_N1, ops.stop_gradient(support_NK.max(axis=1, keepdims=True)))
+
+        # From here on logits are relative to the row's largest one. A label inside the support is read there and not
+        # counted twice: its gradient q - 1 is then one number, not two that are rounded apart.
+        z_NK = support_NK - row_max_N1
+        same_NK = teacher_ids_NK == label_ids_N1
+        inside_N1 = same_NK.astype(ms.float32).max(axis=1, keepdims=True) > 0
+        lone_label_N1 = ops.select(inside_N1, far_NK[:, :1], chosen_NJ[:, :1] - row_max_N1)
+        label_in_NK = ops.select(same_NK, z_NK, ops.zeros_like(z_NK)).sum(axis=1, keepdims=True)
+        label_N1 = ops.select(inside_N1, label_in_NK, lone_label_N1)
+        log_tail_N1 = log_add(rest_N1 + (rest_max_N1 - row_max_N1), lone_label_N1)
+        log_norm_N1 = log_add(log_tail_N1, log_sum_exp(z_NK))
+        ce_N1 = log_norm_N1 - label_N1
+        if self.temperature != 1.0:
+            z_NK = z_NK / self.temperature
+            log_tail_N1 = log_add(
+                cool_rest_N1 + (rest_max_N1 - row_max_N1) / self.temperature, lone_label_N1 / self.temperature
+            )
+            log_norm_N1 = log_add(log_tail_N1, log_sum_exp(z_NK))
+        log_q_NK, log_q_tail_N1 = z_NK - log_norm_N1, log_tail_N1 - log_norm_N1
+
+        if self.support == "renormalised":
+            kd_N1 = self._diverge(log_p_NK - log_sum_exp(log_p_NK), z_NK - log_sum_exp(z_NK))
+        else:
+            kd_N1 = self._diverge(log_p_NK, log_q_NK)
         if self.support == "tail_bucket":
-            penalty_NK = ops.select(valid_NK, far_NK, ops.zeros_like(far_NK))
-            outside_NV = self.scatter_add(logits_NV, ids_NK, ops.stop_gradient(penalty_NK))
-            log_q_NK, log_q_tail_N1, log_norm_N1, row_max_N1 = self._split(outside_NV, support_NK)
-            ce_N1 = log_norm_N1 - (label_N1 - row_max_N1)
-            if self.temperature != 1.0:
-                log_q_NK, log_q_tail_N1, _, _ = self._split(
-                    outside_NV / self.temperature, support_NK / self.temperature
-                )
             if teacher_ids_NK.shape[1] >= logits_NV.shape[1]:
                 log_p_tail_N1, log_q_tail_N1 = self._drop_empty_tail(valid_NK, logits_NV, log_p_tail_N1, log_q_tail_N1)
-            kd_N1 = self._diverge(log_p_NK, log_q_NK) + self._diverge(log_p_tail_N1, log_q_tail_N1)
-        else:
-            log_norm_N1, row_max_N1, _ = self.log_sum(logits_NV)
-            ce_N1 = log_norm_N1 - (label_N1 - row_max_N1)
-            if self.temperature != 1.0:
-                log_norm_N1, _, _ = self.log_sum(logits_NV / self.temperature)
-            log_q_NK = (support_NK - row_max_N1) / self.temperature - log_norm_N1
-            if self.support == "renormalised":
-                kd_N1 = self._diverge(renormalise(log_p_NK), renormalise(support_NK / self.temperature))
-            else:
-                kd_N1 = self._diverge(log_p_NK, log_q_NK)
+            kd_N1 = kd_N1 + self._diverge(log_p_tail_N1, log_q_tail_N1)
         diagnostics_4N = self._diagnose(log_p_NK, log_p_tail_N1, log_q_NK, support_NK, row_max_N1)
         ce_N = ce_N1.reshape((-1,)).astype(ms.float32)
         kd_N = (self.temperature**2 * kd_N1).reshape((-1,)).astype(ms.float32)
         return ce_N, kd_N, ops.stop_gradient(diagnostics_4N)
-
-    def _split(self, outside_NV, support_NK):
-        """Log-masses of the support and of the tail, the normaliser over the row's maximum, and that maximum."""
-        log_tail_N1, tail_max_N1, _ = self.log_sum(outside_NV)
-        tail_max_N1 = ops.stop_gradient(tail_max_N1)
-        row_max_N1 = ops.maximum(tail_max_N1, ops.stop_gradient(support_NK.max(axis=1, keepdims=True)))
-        log_tail_N1 = log_tail_N1 + (tail_max_N1 - row_max_N1)
-        z_NK = support_NK - row_max_N1
-        log_norm_N1 = ops.log(ops.exp(log_tail_N1) + ops.exp(z_NK).sum(axis=1, keepdims=True))
-        return z_NK - log_norm_N1, log_tail_N1 - log_norm_N1, log_norm_N1, row_max_N1
 
     def _drop_empty_tail(self, valid_NK, logits_NV, log_p_tail_N1, log_q_tail_N1):
         """Give a row whose support is the whole vocabulary a tail of mass 0 on both sides."""
@@ -170,10 +216,10 @@ class ComposedTopkDistill(nn.Cell):
         return ops.stack((entropy_N, p_NK.sum(axis=1), ops.exp(log_q_NK).sum(axis=1), agreement_N)).astype(ms.float32)
 
 
-def renormalise(x_NK):
-    """Log-softmax over the last axis of K entries, where FAR marks padding."""
-    z_NK = x_NK - ops.stop_gradient(x_NK.max(axis=1, keepdims=True))
-    return z_NK - ops.log(ops.exp(z_NK).sum(axis=1, keepdims=True))
+def log_sum_exp(x_NK):
+    """log of the sum of exp over the last axis of K entries (kept), where FAR marks padding."""
+    top_N1 = ops.stop_gradient(x_NK.max(axis=1, keepdims=True))
+    return top_N1 + ops.log(ops.exp(x_NK - top_N1).sum(axis=1, keepdims=True))
 
 
 BACKENDS = {"composed": ComposedTopkDistill}

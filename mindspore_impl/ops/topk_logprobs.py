@@ -78,6 +78,7 @@ class SampledIds(nn.Cell):
         self.width = math.isqrt(vocab_size - 1) + 1
         self.blocks = -(-vocab_size // self.width)
         self.padding = self.blocks * self.width - vocab_size
+        self.wide = wide_dtype()
 
     def construct(self, logits_NV, uniform_NK):
         count, draws = uniform_NK.shape
@@ -85,12 +86,12 @@ class SampledIds(nn.Cell):
         if self.padding:
             probability_NV = ops.concat((probability_NV, ops.zeros((count, self.padding), ms.float32)), 1)
         blocks_NAW = probability_NV.reshape((count, self.blocks, self.width))
-        running_NA = blocks_NAW.sum(axis=2).astype(wide_dtype()).cumsum(1)
+        running_NA = blocks_NAW.sum(axis=2).astype(self.wide).cumsum(1)
         block_NK, inside_NK = self._invert(running_NA.expand_dims(1), uniform_NK)
         row_N1 = ops.arange(0, count).astype(ms.int32).reshape((-1, 1))
         block_T = (row_N1 * self.blocks + block_NK).reshape((-1,))
         chosen_NKW = blocks_NAW.reshape((-1, self.width)).gather(block_T, 0).reshape((count, draws, self.width))
-        within_NK, _ = self._invert(chosen_NKW.astype(wide_dtype()).cumsum(2), inside_NK)
+        within_NK, _ = self._invert(chosen_NKW.astype(self.wide).cumsum(2), inside_NK)
         ids_NK = block_NK * self.width + within_NK
         drawn_NK = ops.gather_elements(probability_NV, 1, ids_NK)
         return ids_NK, ops.log(drawn_NK)
