@@ -49,13 +49,6 @@ def test_mutant_is_caught(tree, mutant):
     assert "SyntaxError" not in result.stdout, "the mutant is not a program"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("test", sorted({parameter.values[0]["test"] for parameter in MUTANTS}))
-def test_passes_without_mutation(tree, test):
-    result = run_test(tree, test)
-    assert result.returncode == 0, result.stdout[-2000:]
-
-
 def test_every_mutant_is_well_formed():
     assert MUTANTS
     for parameter in MUTANTS:

@@ -76,3 +76,13 @@ def test_every_field_stands_in_conf():
 def test_mixture_is_one_line():
     composed = config.compose(["stages.sft_fast.data.mixture={reasoning:3,fast:1}"])
     assert composed.stages["sft_fast"].data.mixture == {"reasoning": 3.0, "fast": 1.0}
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_seeds", "gsm8k"])
+def test_trap_17_distillation_has_a_control_with_equal_tokens(name):
+    stages = config.compose([f"experiment={name}", *GIVEN.get(name, [])]).stages
+    distilled, control = stages["distill_fast"], stages["control"]
+    assert control.init == distilled.init
+    assert control.train.steps == distilled.train.steps
+    assert control.data.rows * control.data.sequence_length == distilled.data.rows * distilled.data.sequence_length
+    assert control.optimizer == distilled.optimizer
