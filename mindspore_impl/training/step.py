@@ -56,7 +56,7 @@ class TrainStep(nn.TrainOneStepCell):
 
     def __init__(self, network: nn.Cell, optimizer: nn.Optimizer, clip_norm: float, world_size: int = 1):
         super().__init__(network, optimizer)
-        # One traversal gives value and gradients; the base class's own form computes the forward twice (17 % of a step).
+        # One traversal gives value and gradients; the base class's own form computes the forward pass twice.
         self.value_and_grad = ops.value_and_grad(self.network, None, self.weights, has_aux=True)
         self.clips = clip_norm > 0
         self.clip_norm = Tensor(max(clip_norm, 1e-30), ms.float32)
