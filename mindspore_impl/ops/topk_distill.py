@@ -98,24 +98,18 @@ def log_add(a, b):
 class CrossEntropyRows(nn.Cell):
     """construct(logits_NV f32, target_ids_N i32) -> ce_N f32, at temperature 1, for steps without a teacher.
 
-    On the CPU, forward and backward, as fast as log_softmax + gather and 3 to 8 times faster than `ops.cross_entropy`.
+    log_softmax and one gather, for speed: forward and backward on two cores 1.8 ms for [2048, 160], where SplitRows
+    takes 2.5 and `ops.cross_entropy` 5.8. The price is an absolute error of up to 4e-6 in loss and gradient.
     """
 
-    def __init__(self):
-        super().__init__()
-        self.split = SplitRows()
-
     def construct(self, logits_NV, target_ids_N):
-        ids_N1 = target_ids_N.reshape((-1, 1))
-        label_N1, log_sum_N1, rest_max_N1, _, _, _ = self.split(logits_NV, ids_N1, far_like(ids_N1))
-        # log(1 + exp(rest - label)): a confident label leaves a small loss, not a difference of two large numbers.
-        above_N1 = log_sum_N1 + (rest_max_N1 - label_N1)
-        return log_add(above_N1, ops.zeros_like(above_N1)).reshape((-1,)).astype(ms.float32)
+        log_q_NV = ops.log_softmax(logits_NV, -1)
+        return -ops.gather_elements(log_q_NV, 1, target_ids_N.reshape((-1, 1))).reshape((-1,))
 
 
 def far_like(ids):
-    """FAR in float32, in the shape of `ids`."""
-    return ops.zeros_like(ids).astype(ms.float32) + FAR
+    """FAR in float32, in the shape of `ids`. (`zeros_like` does not compile in a Cell that has its own bprop.)"""
+    return (ids * 0).astype(ms.float32) + FAR
 
 
 class ComposedTopkDistill(nn.Cell):

@@ -99,8 +99,8 @@ def test_trap_06_each_term_alone_reaches_the_gradient():
         losses[ce, kd], metrics[ce, kd], found = runner(network, True)(table_batch(case))
         grads[ce, kd] = found["hidden_table"]
     plain = runner(LossNetwork(Table(case.logits_NV), ObjectiveOptions(), False), False)(table_batch(case))
-    np.testing.assert_allclose(grads[1.0, 0.0], plain[2]["hidden_table"], atol=2e-6)
-    assert losses[1.0, 0.0] == pytest.approx(plain[0], rel=1e-6)
+    np.testing.assert_allclose(grads[1.0, 0.0], plain[2]["hidden_table"], atol=6e-6)
+    assert losses[1.0, 0.0] == pytest.approx(plain[0], rel=1e-5)
     assert np.abs(grads[0.0, 1.0]).max() > 0.1 and np.abs(grads[0.0, 1.0] - grads[1.0, 0.0]).max() > 0.1
     np.testing.assert_allclose(grads[1.0, 1.0], grads[1.0, 0.0] + grads[0.0, 1.0], atol=1e-6)
     for value in metrics.values():
