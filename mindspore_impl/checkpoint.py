@@ -265,8 +265,10 @@ def _verify(path: Path) -> tuple[dict, dict]:
     """Return manifest and position of an intact checkpoint. Raises UserError that says what is damaged."""
     manifest = files.read_json(path / MANIFEST)
     try:
-        entries = {name: (manifest["files"][name]["bytes"], manifest["files"][name]["sha256"])
-                   for name in (WEIGHTS, OPTIMIZER, POSITION)}
+        entries = {
+            name: (manifest["files"][name]["bytes"], manifest["files"][name]["sha256"])
+            for name in (WEIGHTS, OPTIMIZER, POSITION)
+        }
         version, step, _ = manifest["version"], manifest["step"], manifest["metric"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path / MANIFEST}: not the manifest of a checkpoint (no {error})") from error

@@ -125,6 +125,23 @@ def device_description() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
+def progress_bar(total: int, title: str, unit: str, initial: int = 0, shown: bool = True, **more):
+    """A tqdm bar on stderr, of rank 0 alone; every half second on a terminal, every half minute in a log file."""
+    from tqdm import tqdm
+
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=title,
+        unit=unit,
+        disable=not shown or rank() != 0,
+        mininterval=interval,
+        miniters=1,
+        **more,
+    )
+
+
 def peak_memory_bytes() -> int:
     """The largest resident size this process has had so far."""
     import resource

@@ -56,13 +56,13 @@ def run(json_path: str | Path | None = None, rounds: int = 25, calls: int = 4) -
 
 def ours() -> Callable[[], float]:
     """Our model, two documents packed in every row, cross entropy, clipping at norm 1, AdamW with a cosine schedule."""
-    from mindspore_impl.losses.objective import METRICS, LossNetwork
+    from mindspore_impl.losses.objective import METRICS, LossNetwork, tensors_of
     from mindspore_impl.losses.options import ObjectiveOptions
     from mindspore_impl.model.options import ModelOptions
     from mindspore_impl.model.pangu import PanguForCausalLM
     from mindspore_impl.training.optimizer import make_optimizer
     from mindspore_impl.training.options import OptimizerOptions
-    from mindspore_impl.training.step import make_step, tensors_of
+    from mindspore_impl.training.step import make_step
 
     sizes = ModelOptions(
         vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=INNER, num_layers=LAYERS, num_heads=HEADS,

@@ -46,8 +46,10 @@ def generate(
     strata = _strata(operations, length)
     expected = sum(size for _, _, size in strata) * SPLITS.count(split) / len(SPLITS)
     if first + count > 0.8 * expected and first + count > (there := split_size(split, operations, length)):
-        raise UserError(f"list_programs: first={first} and count={count} ask for more problems than there are: split "
-                        f"{split} with operations={operations}, length={length} holds {there}; lower count or first")
+        raise UserError(
+            f"list_programs: first={first} and count={count} ask for more problems than there are: split "
+            f"{split} with operations={operations}, length={length} holds {there}; lower count or first"
+        )
     return _records(split, first, count, thinking, noise, strata, seed)
 
 
@@ -84,8 +86,10 @@ def _check(split: str, first: int, count: int, noise: float, operations: int, le
         ("length", length, 3, len(LETTERS)),
     ):
         if value is None or value < low or (high is not None and value > high):
-            raise UserError(f"list_programs: {name}={value} is out of range; use {low} "
-                            + ("or more" if high is None else f"to {high}"))
+            raise UserError(
+                f"list_programs: {name}={value} is out of range; use {low} "
+                + ("or more" if high is None else f"to {high}")
+            )
 
 
 def _strata(operations: int, length: int) -> list[tuple[int, int, int]]:

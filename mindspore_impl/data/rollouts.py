@@ -84,8 +84,10 @@ def read_rollouts(path: str | Path, tokenizer: Tokenizer, keep_truncated: bool) 
         if keep_truncated or rollout.finish == "stop":
             rollouts.append(rollout)
     if not rollouts:
-        raise UserError(f"{path}: each of the {len(lines)} rollouts was cut by the token limit; raise max_new_tokens, "
-                        "or set keep_truncated: true")
+        raise UserError(
+            f"{path}: each of the {len(lines)} rollouts was cut by the token limit; raise max_new_tokens, "
+            "or set keep_truncated: true"
+        )
     return rollouts
 
 
@@ -132,8 +134,11 @@ def _ids(value: dict, key: str, where: str, tokenizer: Tokenizer) -> list[int] |
         refuse(where, f"{key} must be a non-empty array of integers, or be left out")
     if min(ids) < 0 or max(ids) >= tokenizer.vocab_size:
         worst = min(ids) if min(ids) < 0 else max(ids)
-        refuse(where, f"{key} holds the id {worst}, outside the vocabulary of {tokenizer.vocab_size}; the file was "
-                      "written with another tokenizer or a padded vocabulary")
+        refuse(
+            where,
+            f"{key} holds the id {worst}, outside the vocabulary of {tokenizer.vocab_size}; the file was "
+            "written with another tokenizer or a padded vocabulary",
+        )
     return ids
 
 
@@ -153,8 +158,11 @@ def _check_tokenizer(rollout: Rollout, tokenizer: Tokenizer, where: str) -> None
     if has_ids and rollout.tokenizer_sha256 is None:
         refuse(where, "ids are given without tokenizer_sha256; add the sha256 of the tokenizer.model that made them")
     if rollout.tokenizer_sha256 not in (None, tokenizer.sha256) and has_ids:
-        refuse(where, f"its ids were made with the tokenizer {rollout.tokenizer_sha256[:12]}, but this run uses "
-                      f"{tokenizer.sha256[:12]} ({tokenizer.path}); set tokenizer.path, or leave the ids out")
+        refuse(
+            where,
+            f"its ids were made with the tokenizer {rollout.tokenizer_sha256[:12]}, but this run uses "
+            f"{tokenizer.sha256[:12]} ({tokenizer.path}); set tokenizer.path, or leave the ids out",
+        )
 
 
 def _with_ids(rollout: Rollout, tokenizer: Tokenizer, where: str) -> Rollout:
@@ -172,5 +180,8 @@ def _with_ids(rollout: Rollout, tokenizer: Tokenizer, where: str) -> Rollout:
 def _check_finish(rollout: Rollout, tokenizer: Tokenizer, where: str) -> None:
     ended = bool(rollout.completion_ids) and rollout.completion_ids[-1] == tokenizer.eos_id
     if ended != (rollout.finish == "stop"):
-        refuse(where, f"finish is {rollout.finish!r}, but completion_ids {'end' if ended else 'do not end'} with "
-                      "[unused10]; they must end with it exactly when finish is 'stop'")
+        refuse(
+            where,
+            f"finish is {rollout.finish!r}, but completion_ids {'end' if ended else 'do not end'} with "
+            "[unused10]; they must end with it exactly when finish is 'stop'",
+        )

@@ -35,8 +35,18 @@ def load_set(name: str, options: DatasetOptions, seed: int) -> list[Record]:
         if options.count is None:
             raise UserError(f"{key}.count: list_programs has no natural end; say how many records to make")
         try:
-            return list(list_programs.generate(options.split, options.first, options.count, options.thinking,
-                                               options.noise, options.operations, options.length, seed))
+            return list(
+                list_programs.generate(
+                    options.split,
+                    options.first,
+                    options.count,
+                    options.thinking,
+                    options.noise,
+                    options.operations,
+                    options.length,
+                    seed,
+                )
+            )
         except UserError as error:
             raise UserError(f"{key}: {error}") from error
     if not options.path:
@@ -59,8 +69,10 @@ def _load_file(key: str, options: DatasetOptions) -> list[Record]:
         places[record.id] = f"{path}:{place}"
         records.append(record)
     if total < (stop or options.first + 1):
-        raise UserError(f"{key}: first={options.first} and count={options.count} ask for more than {path} has: it "
-                        f"holds {total} records")
+        raise UserError(
+            f"{key}: first={options.first} and count={options.count} ask for more than {path} has: it "
+            f"holds {total} records"
+        )
     return records
 
 
@@ -107,15 +119,29 @@ def _alpaca(value: dict, where: str, identity: str, thinking: str) -> Record:
     question, extra = text_field(value, "instruction", where), _optional(value, "input", where)
     question = f"{question}\n\n{extra}" if extra else question
     answer = text_field(value, "output", where)
-    return _question(identity, where, thinking, question, answer, _optional(value, "reasoning", where),
-                     _optional(value, "system", where))
+    return _question(
+        identity,
+        where,
+        thinking,
+        question,
+        answer,
+        _optional(value, "reasoning", where),
+        _optional(value, "system", where),
+    )
 
 
 def _prompt_answer(value: dict, where: str, identity: str, thinking: str) -> Record:
     """prompt, answer; `reasoning` and `system` when the file has them."""
     require_keys(value, ("prompt", "answer"), where)
-    return _question(identity, where, thinking, text_field(value, "prompt", where), text_field(value, "answer", where),
-                     _optional(value, "reasoning", where), _optional(value, "system", where))
+    return _question(
+        identity,
+        where,
+        thinking,
+        text_field(value, "prompt", where),
+        text_field(value, "answer", where),
+        _optional(value, "reasoning", where),
+        _optional(value, "system", where),
+    )
 
 
 def _sharegpt(value: dict, where: str, identity: str, thinking: str) -> Record:
@@ -168,8 +194,17 @@ def _optional(value: dict, key: str, where: str) -> str:
     return "" if value.get(key) is None else text_field(value, key, where)
 
 
-def _question(identity: str, where: str, thinking: str, question: str, answer: str, reasoning: str, system: str = "",
-              task: str = "exact", exact: str | None = None) -> Record:
+def _question(
+    identity: str,
+    where: str,
+    thinking: str,
+    question: str,
+    answer: str,
+    reasoning: str,
+    system: str = "",
+    task: str = "exact",
+    exact: str | None = None,
+) -> Record:
     """One question and its answer as a record; the reasoning is kept in reasoning mode and demanded there."""
     for text, what in ((question, "question"), (answer, "answer")):
         if not text.strip():

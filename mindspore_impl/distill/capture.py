@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor, nn, ops
-from tqdm import tqdm
 
 from mindspore_impl import runtime
 from mindspore_impl.data.batches import one_pass
@@ -60,7 +59,7 @@ def run_capture(
             queued.add(key)
     started, tokens = time.perf_counter(), sum(len(sample.ids) for sample in waiting)
     scorer = TeacherScorer(model, header, seed)
-    with tqdm(total=tokens, unit="tok", unit_scale=True, desc="capture", disable=rank != 0) as bar:
+    with runtime.progress_bar(tokens, "capture", "tok", unit_scale=True) as bar:
         for sample, rows in scorer.score(waiting, sequence_length, options.rows_per_batch):
             writer.add(sample.ids, sample.supervised, *rows)
             bar.update(len(sample.ids))

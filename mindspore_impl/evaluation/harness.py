@@ -1,7 +1,5 @@
 """What a set of weights can do: accuracy by greedy generation, perplexity along the labels."""
 
-import math
-import sys
 import time
 from pathlib import Path
 
@@ -87,34 +85,24 @@ def measure_accuracy(
 
 def measure_perplexity(model, samples: dict[str, list[Sample]], options: EvaluationOptions) -> dict:
     """Mean cross-entropy (nats) over the supervised tokens of each set, and its exponential."""
-    from mindspore import Tensor
-    from tqdm import tqdm
-
     from mindspore_impl.data.batches import one_pass
-    from mindspore_impl.losses.objective import METRICS, LossNetwork
+    from mindspore_impl.losses.objective import LossNetwork, held_out_loss
     from mindspore_impl.losses.options import ObjectiveOptions
 
     network = LossNetwork(model, ObjectiveOptions(), with_teacher=False)
     network.set_train(False)
     results = {}
     for name, items in samples.items():
-        loss, tokens = 0.0, 0.0
-        batches = one_pass(items, options.sequence_length, options.rows)
-        title = f"perplexity {name}"
-        for batch, _ in tqdm(batches, desc=title, unit="batch", file=sys.stderr, disable=None, leave=False):
-            value, metrics_M = network(
-                Tensor(batch.input_ids_BL),
-                Tensor(batch.target_ids_BL),
-                Tensor(batch.loss_weight_BL),
-                Tensor(batch.segment_ids_BL),
-                Tensor(batch.position_ids_BL),
-            )
-            loss += float(value.asnumpy())
-            tokens += float(metrics_M.asnumpy()[METRICS.index("tokens")])
-        mean = loss / tokens
-        # JSON knows no infinity; exp(700) is already beyond any model's worth.
-        results[name] = {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "tokens": int(tokens)}
+        with runtime.progress_bar(len(items), f"perplexity {name}", "sample") as bar:
+            results[name] = held_out_loss(network, _counted(items, options, bar, one_pass))
     return results
+
+
+def _counted(items: list[Sample], options: EvaluationOptions, bar, one_pass):
+    """The packed batches of `items`, moving `bar` by the samples in each."""
+    for batch, placements in one_pass(items, options.sequence_length, options.rows):
+        yield batch
+        bar.update(sum(len(row) for row in placements))
 
 
 def prompt_text(record: Record) -> str:

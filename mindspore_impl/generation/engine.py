@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from mindspore import Tensor
-from tqdm import tqdm
 
+from mindspore_impl import runtime
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import check_sampling, choose, uniforms
@@ -70,7 +70,7 @@ class Engine:
         longest = self.limit - sampling.max_new_tokens
         lengths, heads = [len(prompt) for prompt in prompts], self.model.options.num_heads
         plan = plan_batches(lengths, longest, lambda length: min(sampling.batch_size, rows_that_fit(heads, length)))
-        with tqdm(total=len(prompts), desc=progress, disable=None if progress else True, unit="seq") as bar:
+        with runtime.progress_bar(len(prompts), progress or "", "sequence", shown=progress is not None) as bar:
             for length, rows, members in plan:
                 batch = [prompts[index] for index in members]
                 finished = self._run(batch, [seeds[index] for index in members], length, rows, sampling, bar)

@@ -7,6 +7,8 @@ and ranks is the mean over tokens, however the batch was split. Legend: B rows, 
 ids, M metrics.
 """
 
+import math
+
 import mindspore as ms
 from mindspore import nn, ops
 
@@ -15,6 +17,8 @@ from mindspore_impl.losses.fused_linear import FusedLinearCrossEntropy, FusedLin
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.losses.oracle import ce_weight, check_objective
 
+FIELDS = ("input_ids_BL", "target_ids_BL", "loss_weight_BL", "segment_ids_BL", "position_ids_BL")
+TEACHER_FIELDS = ("teacher_ids_BLK", "teacher_logp_BLK", "teacher_tail_logp_BL")
 METRICS = ("ce", "kd", "teacher_entropy", "teacher_mass", "student_mass", "agreement", "tokens")
 
 
@@ -42,6 +46,27 @@ def check_store(
             f"{where}: the teacher store has a vocabulary of {vocab_size} and the student one of {model_vocab_size}; "
             f"both must use the same tokenizer and vocab_size"
         )
+
+
+def tensors_of(batch, with_teacher: bool) -> tuple[ms.Tensor, ...]:
+    """The arrays of a PackedBatch in the order in which LossNetwork takes them."""
+    names = FIELDS + TEACHER_FIELDS if with_teacher else FIELDS
+    return tuple(ms.Tensor(getattr(batch, name)) for name in names)
+
+
+def held_out_loss(network: "LossNetwork", batches) -> dict[str, float]:
+    """Mean cross-entropy in nats over the supervised tokens of PackedBatches, its exponential, and their number.
+
+    network: without a teacher. The perplexity is cut at exp(700), since JSON knows no infinity; a loss that is not
+    finite comes back as it is.
+    """
+    ce, tokens = 0.0, 0.0
+    for batch in batches:
+        sums_M = network(*tensors_of(batch, False))[1].asnumpy().astype(float)
+        ce += float(sums_M[METRICS.index("ce")])
+        tokens += float(sums_M[METRICS.index("tokens")])
+    loss = ce / max(tokens, 1.0)
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": round(tokens)}
 
 
 class LossNetwork(nn.Cell):

@@ -156,9 +156,7 @@ class _SoftmaxAttention(nn.Cell):
         dmixed_BGSC = dout[0]
         row_BGS1 = self.row_sum(mixed_BGSC * dmixed_BGSC, -1)
         minus_one = self.fill(value_BGLC.shape[:3] + (1,), Tensor(-1.0, mstype.float32))
-        dweights_BGSL = self.product_right(
-            self.concat((dmixed_BGSC, row_BGS1)), self.concat((value_BGLC, minus_one))
-        )
+        dweights_BGSL = self.product_right(self.concat((dmixed_BGSC, row_BGS1)), self.concat((value_BGLC, minus_one)))
         dscores_BGSL = weights_BGSL * dweights_BGSL
         dquery_BGSC = self.product(dscores_BGSL, key_BGLC * self.scale)
         dkey_BGLC = self.product_left(dscores_BGSL, query_BGSC) * self.scale

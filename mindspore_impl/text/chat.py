@@ -63,12 +63,16 @@ def render(record: Record, tokenizer: Tokenizer) -> Sample:
     """
     where = f"record {record.id!r}"
     if record.messages[-1].role != "assistant":
-        raise UserError(f"{where}: the last message is the {record.messages[-1].role}'s; a training record must end "
-                        "with an assistant message")
+        raise UserError(
+            f"{where}: the last message is the {record.messages[-1].role}'s; a training record must end "
+            "with an assistant message"
+        )
     for index, message in enumerate(record.messages):
         if record.thinking == "reasoning" and message.role == "assistant" and not (message.reasoning or "").strip():
-            raise UserError(f"{where}: messages[{index}] has no 'reasoning', which thinking: reasoning needs; add it, "
-                            "or use thinking: fast")
+            raise UserError(
+                f"{where}: messages[{index}] has no 'reasoning', which thinking: reasoning needs; add it, "
+                "or use thinking: fast"
+            )
     ids, supervised = [tokenizer.bos_id], [False]
     for part in _conversation(record.messages, record.thinking, where):
         part_ids = _encode(part, tokenizer)
@@ -102,8 +106,10 @@ def sample_from_completion(
     prompt_ids, completion_ids = list(prompt_ids), list(completion_ids)
     for token_id in (*prompt_ids, *completion_ids):
         if not 0 <= token_id < tokenizer.vocab_size:
-            raise UserError(f"{where}: the id {token_id} is outside the vocabulary of {tokenizer.vocab_size}; the file "
-                            "was written with another tokenizer")
+            raise UserError(
+                f"{where}: the id {token_id} is outside the vocabulary of {tokenizer.vocab_size}; the file "
+                "was written with another tokenizer"
+            )
     if not prompt_ids or prompt_ids[0] != tokenizer.bos_id or prompt_ids.count(tokenizer.bos_id) != 1:
         raise UserError(f"{where}: prompt_ids must begin with exactly one BOS (id {tokenizer.bos_id})")
     if tokenizer.eos_id in completion_ids[:-1]:
@@ -125,7 +131,7 @@ def parse_completion(ids: Sequence[int], tokenizer: Tokenizer) -> Completion:
     well_formed = bool(body) and body[0] == think_start and structural == [think_start, think_end]
     if think_end in body:
         split = body.index(think_end)
-        reasoning, answer = body[:split], body[split + 1:]
+        reasoning, answer = body[:split], body[split + 1 :]
     elif think_start in body:
         reasoning, answer = body, []
     else:
@@ -147,8 +153,10 @@ def encode_completion(text: str, finished: bool, thinking: str, tokenizer: Token
         body = body.removesuffix(TURN_END).rstrip()
     if not body.startswith(THINK_START):
         if thinking == "reasoning":
-            raise UserError(f"{where}: a reasoning answer must begin with {THINK_START}; let the engine keep special "
-                            "pieces in its text, or give completion_ids")
+            raise UserError(
+                f"{where}: a reasoning answer must begin with {THINK_START}; let the engine keep special "
+                "pieces in its text, or give completion_ids"
+            )
         return [piece[THINK_START], piece[THINK_END], *tokenizer.encode(body), *closing]
     reasoning, separator, answer = body.removeprefix(THINK_START).partition(THINK_END)
     ids = [piece[THINK_START], *tokenizer.encode(reasoning.strip())]

@@ -132,8 +132,10 @@ class Tokenizer:
 def _required(backend: Backend, piece: str, path: Path) -> int:
     found = backend.find(piece)
     if found is None:
-        raise UserError(f"{path}: the vocabulary has no piece {piece}; use openPangu's tokenizer.model, or one made by "
-                        "tools/train_tokenizer.py")
+        raise UserError(
+            f"{path}: the vocabulary has no piece {piece}; use openPangu's tokenizer.model, or one made by "
+            "tools/train_tokenizer.py"
+        )
     return found
 
 
@@ -198,12 +200,16 @@ def _train(corpus: list[str], vocab_size: int, character_coverage: float) -> byt
 def _explain(message: str, vocab_size: int) -> UserError:
     """SentencePiece's words turned into the key and the nearest size that works."""
     if small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        return UserError(f"tokenizer.vocab_size={vocab_size}: too small for this corpus; the smallest that works is "
-                         f"{small[1]} (or lower tokenizer.character_coverage)")
+        return UserError(
+            f"tokenizer.vocab_size={vocab_size}: too small for this corpus; the smallest that works is "
+            f"{small[1]} (or lower tokenizer.character_coverage)"
+        )
     if large := re.search(r"value <= (\d+)", message):
         largest = int(large[1])
         if vocab_size >= BYTE_FALLBACK_FROM > largest:
             largest = min(BYTE_FALLBACK_FROM - 1, largest - 256)  # at that size the byte pieces are left out
-        return UserError(f"tokenizer.vocab_size={vocab_size}: too large for this corpus; the largest that works is "
-                         f"{largest} (or train on more text: tokenizer.train_on)")
+        return UserError(
+            f"tokenizer.vocab_size={vocab_size}: too large for this corpus; the largest that works is "
+            f"{largest} (or train on more text: tokenizer.train_on)"
+        )
     return UserError(f"tokenizer.vocab_size={vocab_size}: the tokenizer cannot be trained ({message})")

@@ -130,11 +130,6 @@ def jsonable(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def perplexity(loss: float) -> float:
-    """exp(loss), infinite where a float cannot hold it."""
-    return math.exp(loss) if loss < 700 else math.inf
-
-
 class MetricsLog:
     """metrics.jsonl and, if asked for, TensorBoard events below `folder`, both cut back to `step` steps at the start.
 

@@ -11,8 +11,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-FIELDS = ("input_ids_BL", "target_ids_BL", "loss_weight_BL", "segment_ids_BL", "position_ids_BL")
-TEACHER_FIELDS = ("teacher_ids_BLK", "teacher_logp_BLK", "teacher_tail_logp_BL")
 _half_square_sum = ops.MultitypeFuncGraph("half_square_sum")
 _scaled = ops.MultitypeFuncGraph("scaled")
 _add_into = ops.MultitypeFuncGraph("add_into")
@@ -138,12 +136,6 @@ class StepReport:
     gradient_norm: float
     finite: bool
     metrics: np.ndarray
-
-
-def tensors_of(batch, with_teacher: bool) -> tuple[Tensor, ...]:
-    """The arrays of a PackedBatch in the order in which LossNetwork takes them."""
-    names = FIELDS + TEACHER_FIELDS if with_teacher else FIELDS
-    return tuple(Tensor(getattr(batch, name)) for name in names)
 
 
 def make_step(

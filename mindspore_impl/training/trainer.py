@@ -1,6 +1,5 @@
 """The training loop of one stage: step, log, validate, checkpoint; and how it resumes."""
 
-import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -8,18 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from mindspore_impl import checkpoint, runtime
 from mindspore_impl.errors import UserError
-from mindspore_impl.losses.objective import METRICS, LossNetwork
+from mindspore_impl.losses.objective import METRICS, LossNetwork, held_out_loss, tensors_of
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.training import optimizer as optimizers
-from mindspore_impl.training.metrics import MetricsLog, Progress, jsonable, perplexity
+from mindspore_impl.training.metrics import MetricsLog, Progress, jsonable
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
 from mindspore_impl.training.profiling import StepProfiler
 from mindspore_impl.training.schedule import learning_rate
-from mindspore_impl.training.step import StepReport, make_step, tensors_of
+from mindspore_impl.training.step import StepReport, make_step
 
 
 def train(
@@ -61,8 +58,7 @@ def _loop(session: "_Session", stream, title: str, profiler: StepProfiler) -> No
     """Every step from where `session.progress` stands to the last one."""
     progress, options, steps = session.progress, session.options, session.steps
     epoch_steps = stream.steps_for_epochs(1)
-    bar = tqdm(total=steps, initial=progress.step, desc=title, unit="step", disable=runtime.rank() != 0,
-               mininterval=0.5 if sys.stderr.isatty() else 30.0)  # fmt: skip
+    bar = runtime.progress_bar(steps, title, "step", initial=progress.step)
     try:
         if session.validation and not progress.validation_before:
             progress.validation_before = session.validate()
@@ -130,12 +126,9 @@ class _Session:
         """Measure and log {set: {loss, perplexity, tokens}}: mean cross entropy over supervised tokens."""
         if self.run_validation is None:
             self.run_validation = LossNetwork(self.model, ObjectiveOptions(), False)
-        found = {}
-        for name, batches in self.validation.items():
-            sums = sum(self.run_validation(*tensors_of(batch, False))[1].asnumpy().astype(float) for batch in batches)
-            ce, tokens = sums[METRICS.index("ce")], sums[METRICS.index("tokens")]
-            loss = float(ce / max(tokens, 1.0))
-            found[name] = jsonable({"loss": loss, "perplexity": perplexity(loss), "tokens": round(tokens)})
+        found = {
+            name: jsonable(held_out_loss(self.run_validation, batches)) for name, batches in self.validation.items()
+        }
         self.log.write({"step": self.progress.step, "validation": found})
         return found
 

@@ -130,7 +130,7 @@ def test_noise_is_one_swap_that_propagates():
             if found != expected:
                 slips += 1
                 at = next(index for index in range(len(found)) if found[index] != expected[index])
-                assert found == expected[:at] + [expected[at + 1], expected[at]] + expected[at + 2:]
+                assert found == expected[:at] + [expected[at + 1], expected[at]] + expected[at + 2 :]
             state = found
         assert slips == 1
         assert wrong.messages[-1].content == " ".join(state)

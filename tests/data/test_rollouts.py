@@ -28,7 +28,7 @@ def tokenizer(records, tmp_path_factory):
 def answered(record, tokenizer, cut=0) -> Rollout:
     """The record's own answer as if generated, `cut` tokens short of its end."""
     prompt = chat.render_prompt(prompt_messages(record), tokenizer, record.thinking)
-    completion = chat.render(record, tokenizer).ids[len(prompt):].tolist()
+    completion = chat.render(record, tokenizer).ids[len(prompt) :].tolist()
     completion = completion[: len(completion) - cut]
     return Rollout(
         record.id, prompt_messages(record), record.thinking, prompt, completion, tokenizer.decode(completion),

@@ -13,8 +13,10 @@ from mindspore_impl.text.tokenizer import Tokenizer, train_tokenizer
 def corpus():
     from mindspore_impl.data import list_programs
 
-    records = [*list_programs.generate("train", 0, 300, "reasoning", 0.0, 3, 5, 0),
-               *list_programs.generate("train", 0, 100, "fast", 0.0, 3, 5, 0)]
+    records = [
+        *list_programs.generate("train", 0, 300, "reasoning", 0.0, 3, 5, 0),
+        *list_programs.generate("train", 0, 100, "fast", 0.0, 3, 5, 0),
+    ]
     return [text for record in records for text in chat.segments(record)]
 
 
@@ -22,8 +24,10 @@ def corpus():
 def words():
     """Made-up words, enough of them for vocabularies with byte fallback."""
     syllables = ["ka", "lo", "mi", "ren", "tu", "shi", "po", "vel", "dan", "qui", "zor", "xem", "fy", "wub", "jag"]
-    return [" ".join(map("".join, itertools.islice(itertools.product(syllables, repeat=3), start, start + 20)))
-            for start in range(0, 3000, 20)]
+    return [
+        " ".join(map("".join, itertools.islice(itertools.product(syllables, repeat=3), start, start + 20)))
+        for start in range(0, 3000, 20)
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,7 @@ def test_a_completion_of_the_rendered_answer_is_the_rendered_record(tokenizer):
     for thinking in ("reasoning", "fast"):
         whole = chat.render(record(thinking, USER, ANSWER), tokenizer)
         prompt = chat.render_prompt((USER,), tokenizer, thinking)
-        again = chat.sample_from_completion(prompt, whole.ids[len(prompt):].tolist(), "r1", thinking, tokenizer)
+        again = chat.sample_from_completion(prompt, whole.ids[len(prompt) :].tolist(), "r1", thinking, tokenizer)
         assert (again.ids == whole.ids).all() and (again.supervised == whole.supervised).all()
 
 
@@ -171,7 +171,7 @@ def test_any_conversation_renders_consistently(tokenizer, turns, thinking, syste
     assert len(runs(sample.supervised)) == len(turns), "one run of supervised tokens an assistant turn"
     prompt = chat.render_prompt(messages[:-1], tokenizer, thinking)
     assert ids[: len(prompt)] == prompt, "a prompt is exactly what training showed before the answer"
-    completion = chat.parse_completion(ids[len(prompt):], tokenizer)
+    completion = chat.parse_completion(ids[len(prompt) :], tokenizer)
     assert completion == chat.Completion(turns[-1][2] if thinking == "reasoning" else "", turns[-1][1], True, True)
     assert chat.segments(record(thinking, *messages))[-1] == turns[-1][1]
 

@@ -10,8 +10,9 @@ OPTIONS = OptimizerOptions(learning_rate=0.05, schedule="constant", warmup_steps
 
 
 def build(accumulation=1, clip_norm=0.0, options=OPTIONS):
+    from mindspore_impl.losses.objective import tensors_of
     from mindspore_impl.training.optimizer import make_optimizer
-    from mindspore_impl.training.step import make_step, tensors_of
+    from mindspore_impl.training.step import make_step
 
     network = linear_network()
     optimizer = make_optimizer(list(network.trainable_params()), options, 100)
@@ -57,8 +58,9 @@ def test_trap_04_a_fully_masked_batch_is_a_finite_step_of_nothing(ms_runtime):
 
 
 def test_trap_09_gradients_accumulate_in_float32(ms_runtime):
+    from mindspore_impl.losses.objective import tensors_of
     from mindspore_impl.training.optimizer import make_optimizer
-    from mindspore_impl.training.step import Accumulate, TrainStep, tensors_of
+    from mindspore_impl.training.step import Accumulate, TrainStep
 
     network = linear_network(dtype=np.float16)
     step = TrainStep(network, make_optimizer(list(network.trainable_params()), OPTIONS, 10), 0.0)
