@@ -39,7 +39,14 @@ setup(
         "tensorboardX>=2.6,<3",
         "matplotlib>=3.8,<4",
     ],
-    extras_require={"test": TEST, "dev": TEST + BENCH, "bench": BENCH},
+    extras_require={
+        "test": TEST,
+        "dev": TEST + BENCH,
+        "bench": BENCH,
+        "sweep": ["hydra-optuna-sweeper>=1.2,<2"],
+        "eval": ["lm_eval>=0.4.5,<0.5"],
+        "gguf": ["gguf>=0.10,<1"],
+    },
     entry_points={
         "console_scripts": [
             "pangu-train = mindspore_impl.cli:train_main",

@@ -128,7 +128,9 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     arrays = read_arrays(file)
     for name, array in arrays.items():
         if array.dtype not in (np.float16, np.float32, np.float64):
-            raise UserError(f"{file}: {name!r} is {array.dtype}, not a float; convert it with tools/convert_weights.py")
+            raise UserError(
+                f"{file}: {name!r} is {array.dtype}, not a float; store the weights as float32 safetensors first"
+            )
     return {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
 
 
@@ -141,7 +143,8 @@ def read_arrays(file: str | Path) -> dict[str, np.ndarray]:
         return load_file(file)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{file}: cannot be read as safetensors of NumPy types ({error}); convert it with tools/convert_weights.py"
+            f"{file}: cannot be read as safetensors of NumPy types ({error}); it is damaged, or holds a type such as "
+            "bfloat16: store the weights as float32 safetensors first"
         ) from error
 
 

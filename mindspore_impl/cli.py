@@ -7,6 +7,7 @@ PANGU_DEBUG=1), 130 on Ctrl-C.
 import argparse
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -78,23 +79,31 @@ def report(arguments: list[str]) -> None:
     )
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--compare", nargs=2, metavar="STAGE", help="over seeds: the two stages to compare")
-    run_dir = parser.parse_args(arguments)
-    compare, run_dir = run_dir.compare, run_dir.run_dir
-    if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"{run_dir}: not a run directory (it holds no config.yaml)")
-    seeds = {int(path.name.removeprefix("seed_")): path for path in sorted(run_dir.glob("seed_*")) if path.is_dir()}
+    options = parser.parse_args(arguments)
+    from mindspore_impl.report.run_files import read_config
     from mindspore_impl.report.run_report import write_report
+    from mindspore_impl.report.seeds_report import write_seeds_report
 
-    for folder in seeds.values() or [run_dir]:
-        write_report(folder)
-    if seeds:
-        from omegaconf import OmegaConf
+    config, _ = read_config(options.run_dir)
+    if not config.get("seeds"):
+        write_report(options.run_dir)
+    else:
+        folders = _seed_folders(options.run_dir, config["seeds"])
+        for folder in folders.values():
+            write_report(folder)
+        compare = options.compare or config.get("compare")
+        write_seeds_report(folders, options.run_dir, compare=tuple(compare) if compare else None)
+    print(options.run_dir / "report.html")
 
-        from mindspore_impl.report.seeds_report import write_seeds_report
 
-        compare = compare or OmegaConf.load(run_dir / "config.yaml").get("compare")
-        write_seeds_report(seeds, run_dir, compare=tuple(compare) if compare else None)
-    print(run_dir / "report.html")
+def _seed_folders(run_dir: Path, seeds: list[int]) -> dict[int, Path]:
+    """The runs of `seeds` that have begun; other folders called seed_* are not the run's."""
+    found = {}
+    for path in sorted(run_dir.glob("seed_*")):
+        match = re.fullmatch(r"seed_(-?\d+)", path.name)
+        if match and int(match[1]) in seeds and (path / "config.yaml").is_file():
+            found[int(match[1])] = path
+    return found
 
 
 @command

@@ -4,5 +4,5 @@
 class UserError(Exception):
     """A fault in the input (config, data, checkpoint, disk) that the user can mend.
 
-    The text names the file, key or record and says what to do. `cli.main` prints it without a traceback and exits 2.
+    The text names the file, key or record and says what to do. `cli.command` prints it without a traceback and exits 2.
     """

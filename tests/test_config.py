@@ -1,5 +1,7 @@
 """Typos, wrong types and missing values are refused alike, however they reach the configuration."""
 
+import shutil
+
 import pytest
 
 from mindspore_impl import config
@@ -29,11 +31,17 @@ def test_typo_names_key_and_nearest(prefix, key, meant):
     assert f"did you mean '{meant}'?" in message
 
 
-def test_typo_in_yaml_is_refused(tmp_path):
-    plain = config.compose_plain([])
-    plain["stages"]["teacher"]["optimizer"]["lerning_rate"] = 1e-3
-    with pytest.raises(UserError, match=r"stages\.teacher\.optimizer\.lerning_rate.*'learning_rate'"):
-        config.validate(plain)
+def test_typo_in_yaml_is_refused(tmp_path, monkeypatch):
+    folder = tmp_path / "conf"
+    shutil.copytree(config.conf_folder(), folder)
+    monkeypatch.setattr(config, "conf_folder", lambda: folder)
+    assert config.compose([]).name == "quickstart"
+    path = folder / "optimizer" / "adamw.yaml"
+    text = path.read_text()
+    assert "\nclip_norm:" in text
+    path.write_text(text.replace("\nclip_norm:", "\nclip_nrom:"))
+    message = refusal()
+    assert "stages.teacher.optimizer.clip_nrom: unknown key; did you mean 'clip_norm'?" in message
 
 
 @pytest.mark.parametrize("prefix", ["", "+", "++"])

@@ -3,12 +3,21 @@
 prepare_environment() {
   local extra="$1" stamp wanted base
   base="$(command -v python3.11 || command -v python3.10 || command -v python3 || true)"
-  if [ ! -x .venv/bin/python ]; then
+  # A half-made .venv has a Python but no pip.
+  if ! .venv/bin/python -c 'import pip, sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 12))' 2>/dev/null; then
     if [ -z "$base" ] || ! "$base" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 12))'; then
       echo "error: Python 3.10 or 3.11 is needed; install python3.11 and run this again" >&2
       return 2
     fi
-    "$base" -m venv .venv || { echo "error: python3 -m venv failed; install the venv module" >&2; return 2; }
+    if [ -e .venv ]; then
+      echo ".venv lacks pip or is not Python 3.10 or 3.11; it is made again"
+    fi
+    rm -rf .venv
+    if ! "$base" -m venv .venv; then
+      rm -rf .venv
+      echo "error: $base -m venv failed; install its venv module (on Debian and Ubuntu: python3.11-venv)" >&2
+      return 2
+    fi
   fi
   PYTHON="$PWD/.venv/bin/python"
   stamp=".venv/.installed-${extra:-core}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The tests: bash tools/test.sh [--all] [--install-only] [pytest arguments]
-#   --all           also the slow tests (parity with PyTorch, mutants, golden curves over whole stages)
+#   --all           also the slow tests (mutants, a built wheel, and what takes minutes or needs PyTorch)
 #   --install-only  prepare .venv and stop
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,7 +10,7 @@ for argument in "$@"; do
   case "$argument" in
     --all) all=1 ;;
     --install-only) install_only=1 ;;
-    -h | --help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,4s/^# //p' tools/test.sh; exit 0 ;;
     *) rest+=("$argument") ;;
   esac
 done

@@ -35,8 +35,10 @@ def run(json_path: str | Path | None = None, rounds: int = 25, calls: int = 4) -
     versions = runtime.versions()
     if find_spec("torch") and find_spec("transformers"):
         import torch
+        import transformers
 
-        runs["torch"], versions["torch"] = torch_llama(), torch.__version__
+        runs["torch"] = torch_llama()
+        versions |= {"torch": torch.__version__, "transformers": transformers.__version__}
     seconds = medians(alternate(runs, rounds, calls))
     rate = {name: ROWS * LENGTH / value for name, value in seconds.items()}
     rows = [

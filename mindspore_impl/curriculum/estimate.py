@@ -1,28 +1,61 @@
 """Sizes of a stage before it runs: parameters, tokens, and memory from a simple model (modelled, not measured)."""
 
-from mindspore_impl.config import STAGE_KINDS, Stage
+from mindspore_impl.config import STAGE_KINDS, CaptureStage, EvaluateStage, RolloutStage, Stage
+from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.model.options import ModelOptions
 
+BYTES_PER_ELEMENT = 4  # everything is counted as fp32, whatever the compute dtype
 BYTES_PER_PARAMETER = 16  # fp32 weights, gradients and two AdamW moments
 
 
-def training_estimate(model: ModelOptions, stage: Stage) -> dict[str, int]:
-    """Parameters and modelled bytes of one training step on one device.
+def training_estimate(model: ModelOptions, stage: Stage, workers: int = 1) -> dict[str, int]:
+    """Parameters and modelled bytes of one training step on one of `workers` devices.
 
-    Activations are counted at 4 bytes: about 14 hidden-sized and 3 FFN-sized tensors a layer plus two score matrices
-    (one layer only when layers are recomputed), and five copies of the logits.
+    Counts every layer's activations (one layer's when layers are recomputed) and five copies of the logits of the
+    rows / (accumulation * workers) rows that a device holds at a time.
     """
     from mindspore_impl.model.pangu import parameter_count
 
     data = stage.data
-    rows = max(1, data.rows // data.accumulation)
-    tokens = rows * data.sequence_length
-    per_layer = tokens * (14 * model.hidden_size + 3 * model.intermediate_size)
-    per_layer += 2 * rows * model.num_heads * data.sequence_length**2
+    rows = max(1, data.rows // (data.accumulation * workers))
     layers = 1 if model.recompute else model.num_layers
-    logits = 5 * tokens * model.vocab_size
+    activations = layers * _layer_elements(model, rows, data.sequence_length)
+    logits = 5 * rows * data.sequence_length * model.vocab_size
     parameters = parameter_count(model)
-    return {"parameters": parameters, "bytes": BYTES_PER_PARAMETER * parameters + 4 * (layers * per_layer + logits)}
+    size = BYTES_PER_PARAMETER * parameters + BYTES_PER_ELEMENT * (activations + logits)
+    return {"parameters": parameters, "bytes": size}
+
+
+def inference_estimate(
+    model: ModelOptions, stage: RolloutStage | CaptureStage | EvaluateStage, evaluation: EvaluationOptions
+) -> dict[str, int]:
+    """Parameters and modelled bytes on one device of a stage that trains nothing; the weights are fp32.
+
+    Capture adds one layer's activations of a packed batch and the logits that exist at once; rollout and evaluate the
+    key/value cache of a full batch, its prompts taken to be as long as the answers, and the logits of one step.
+    `evaluation` holds for an evaluate stage without options of its own.
+    """
+    from mindspore_impl.model.pangu import head_dim, parameter_count
+
+    parameters = parameter_count(model)
+    if isinstance(stage, CaptureStage):
+        from mindspore_impl.distill.capture import PROJECTED_ELEMENTS
+
+        rows, length = stage.capture.rows_per_batch, stage.sequence_length
+        elements = _layer_elements(model, rows, length)
+        elements += min(PROJECTED_ELEMENTS, rows * length * model.vocab_size)
+    else:
+        decoding = stage.sampling if isinstance(stage, RolloutStage) else stage.options or evaluation
+        slots = 2 * decoding.max_new_tokens
+        cache = 2 * model.num_layers * slots * model.num_kv_heads * head_dim(model)  # keys and values
+        elements = decoding.batch_size * (cache + model.vocab_size)
+    return {"parameters": parameters, "bytes": BYTES_PER_ELEMENT * (parameters + elements)}
+
+
+def _layer_elements(model: ModelOptions, rows: int, length: int) -> int:
+    """Activations of one layer: about 14 hidden-sized and 3 FFN-sized tensors, and two score matrices."""
+    wide = 14 * model.hidden_size + 3 * model.intermediate_size
+    return rows * (length * wide + 2 * model.num_heads * length**2)
 
 
 def describe_work(stage: Stage) -> str:

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from mindspore_impl import runtime
-from mindspore_impl.config import CaptureStage, Config, validate
+from mindspore_impl.config import CaptureStage, validate
 from mindspore_impl.curriculum.kinds import Context
 from mindspore_impl.curriculum.plan import make_plan
-from mindspore_impl.curriculum.runner import prepare_tokenizer
 from mindspore_impl.errors import UserError
 
 
@@ -27,10 +26,8 @@ def verify(store: Path, run_dir: Path | None, count: int, tolerance: float) -> N
     context = open_run(run_dir)
     planned = _capturing_stage(context, store)
     stage: CaptureStage = planned.stage
-    model = context.build_model(planned.model)
-    context.load_weights(model, stage.teacher)
-    samples = context.rollout_samples(stage.rollouts) if stage.rollouts else []
-    samples = samples + [sample for name in stage.sets for sample in context.samples(name)]
+    model, _ = context.build_model(planned.model, stage.teacher)
+    samples = context.captured_samples(stage)
     reader = StoreReader(store, tokenizer_sha256=context.tokenizer.sha256)
     result = rescore(model, reader, samples[:count], stage.sequence_length, stage.capture.rows_per_batch)
     for key, value in result.items():
@@ -43,16 +40,21 @@ def verify(store: Path, run_dir: Path | None, count: int, tolerance: float) -> N
 
 
 def open_run(run_dir: Path) -> Context:
-    """The context of an existing run directory, its tokenizer loaded and the machine set up."""
-    from omegaconf import OmegaConf
+    """The context of an existing run directory, its tokenizer loaded and the machine set up. Nothing is written.
 
-    if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"{run_dir}: not a run directory (it holds no config.yaml)")
-    config: Config = validate(OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml")))
+    Raises UserError when config.yaml or the tokenizer is missing or damaged.
+    """
+    from mindspore_impl.report.run_files import read_config
+    from mindspore_impl.text.tokenizer import Tokenizer
+
+    config = validate(read_config(run_dir)[0])
+    trained = run_dir / "tokenizer" / "tokenizer.model"
+    if config.tokenizer.path is None and not trained.is_file():
+        raise UserError(f"{trained}: the run's tokenizer is missing; run the curriculum in {run_dir} first")
+    tokenizer = Tokenizer.load(config.tokenizer.path or trained)
+    plan = {planned.name: planned for planned in make_plan(config)}
     runtime.setup(config.runtime, config.seed)
-    context = Context(config, run_dir, {planned.name: planned for planned in make_plan(config)})
-    context.tokenizer = prepare_tokenizer(context)
-    return context
+    return Context(config, run_dir, plan, tokenizer)
 
 
 def _capturing_stage(context: Context, store: Path):

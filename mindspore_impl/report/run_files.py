@@ -67,11 +67,7 @@ class RunView:
 def read_run(folder: str | Path) -> RunView:
     """Read a run directory, finished or not. Raises UserError when it is none, or a file in it is damaged."""
     folder = Path(folder)
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"{folder}: not a run directory (it has no config.yaml); give the folder that training printed")
-    text = path.read_text(encoding="utf-8")
-    config = _parse_yaml(path, text)
+    config, text = read_config(folder)
     defined = config.get("stages") or {}
     folders = _stage_folders(folder)
     measures = any((config.get("evaluation") or {}).get(key) for key in ("accuracy", "perplexity"))
@@ -86,6 +82,23 @@ def read_run(folder: str | Path) -> RunView:
     return RunView(folder, str(config.get("name") or folder.name), config, text, stages, _environment(folder))
 
 
+def read_config(folder: str | Path) -> tuple[dict, str]:
+    """<run>/config.yaml as a mapping and as its text. Raises UserError when it is missing or damaged."""
+    import yaml
+
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder}: not a run directory (it has no config.yaml); give the folder that training printed")
+    try:
+        text = path.read_text(encoding="utf-8")
+        value = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a mapping, found {type(value).__name__}")
+    return value, text
+
+
 def evaluation_of(metrics: dict) -> dict:
     """The harness's result inside a stage's metrics, whether they are it or hold it under "evaluation"."""
     return metrics if "accuracy" in metrics else metrics.get("evaluation") or {}
@@ -98,18 +111,6 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [jsonable(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _parse_yaml(path: Path, text: str) -> dict:
-    import yaml
-
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a mapping, found {type(value).__name__}")
-    return value
 
 
 def _stage_folders(folder: Path) -> dict[str, Path]:

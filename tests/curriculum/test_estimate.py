@@ -1,0 +1,80 @@
+"""Modelled memory: of the published sizes, and how it follows devices, batches and lengths."""
+
+import dataclasses
+
+import pytest
+
+from mindspore_impl.config import CaptureStage, EvaluateStage, RolloutStage, SftStage, compose
+from mindspore_impl.curriculum.estimate import inference_estimate, training_estimate
+from mindspore_impl.data.options import BatchOptions
+from mindspore_impl.distill.options import CaptureOptions
+from mindspore_impl.evaluation.options import EvaluationOptions
+from mindspore_impl.generation.options import SamplingOptions
+
+GIB = 2**30
+EVALUATION = EvaluationOptions(max_new_tokens=1024, batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def models():
+    """The published sizes: "student" is the 1B, "teacher" the 7B."""
+    overrides = ["model@models.student=pangu_1b", "model@models.teacher=pangu_7b"]
+    return compose(overrides).models
+
+
+def sft(**data) -> SftStage:
+    return SftStage("sft", data=BatchOptions(sequence_length=4096, **data))
+
+
+def test_training_of_the_1b_fits_a_device_of_eight(models):
+    size = training_estimate(models["student"], sft(rows=128, accumulation=16), workers=8)
+    assert size["parameters"] == 1_155_912_192
+    assert 20 * GIB < size["bytes"] < 64 * GIB
+
+
+def test_workers_share_the_rows_and_not_the_weights(models):
+    stage = sft(rows=128, accumulation=16)
+    eight, four, one = (training_estimate(models["student"], stage, workers)["bytes"] for workers in (8, 4, 1))
+    fixed = 16 * 1_155_912_192
+    assert four - fixed == 2 * (eight - fixed) and one - fixed == 8 * (eight - fixed)
+    assert one == training_estimate(models["student"], stage)["bytes"]
+    assert eight == training_estimate(models["student"], sft(rows=128, accumulation=128))["bytes"]
+
+
+def test_without_recomputation_every_layer_counts(models):
+    kept = dataclasses.replace(models["student"], recompute=False)
+    stage = sft(rows=1, accumulation=1)
+    layer = 4 * (4096 * (14 * 1536 + 3 * 6144) + 2 * 12 * 4096**2)
+    more = training_estimate(kept, stage)["bytes"] - training_estimate(models["student"], stage)["bytes"]
+    assert more == 25 * layer
+
+
+def test_capture_holds_fp32_weights_one_layer_and_bounded_logits(models):
+    def size(rows: int) -> int:
+        stage = CaptureStage("capture", sequence_length=4096, capture=CaptureOptions(rows_per_batch=rows))
+        return inference_estimate(models["teacher"], stage, EVALUATION)["bytes"]
+
+    weights, logits = 4 * 8_030_887_936, 128 * 2**20
+    row = 4 * (4096 * (14 * 4096 + 3 * 12800) + 2 * 32 * 4096**2)
+    assert [size(rows) for rows in (1, 8)] == [weights + logits + row, weights + logits + 8 * row]
+
+
+def test_capture_of_a_small_model_holds_all_its_logits(models):
+    tiny = dataclasses.replace(models["student"], vocab_size=160)
+
+    def size(rows: int) -> int:
+        stage = CaptureStage("capture", sequence_length=8, capture=CaptureOptions(rows_per_batch=rows))
+        return inference_estimate(tiny, stage, EVALUATION)["bytes"]
+
+    assert size(2) - size(1) == 4 * (8 * (14 * 1536 + 3 * 6144) + 2 * 12 * 8**2 + 8 * 160)
+
+
+def test_generation_holds_the_cache_and_one_step_of_logits(models):
+    model = models["student"]
+    cache = 4 * 2 * 26 * 32 * 2048 * 6 * 128  # keys and values, layers, batch, slots, heads, width
+    expected = {"parameters": 1_155_912_192, "bytes": 4 * 1_155_912_192 + cache + 4 * 32 * 153376}
+    sampling = SamplingOptions(max_new_tokens=1024, batch_size=32)
+    other = EvaluationOptions(max_new_tokens=8, batch_size=1)
+    assert inference_estimate(model, RolloutStage("rollout", sampling=sampling), other) == expected
+    assert inference_estimate(model, EvaluateStage("evaluate"), EVALUATION) == expected
+    assert inference_estimate(model, EvaluateStage("evaluate", options=EVALUATION), other) == expected
