@@ -85,6 +85,9 @@ def report(arguments: list[str]) -> None:
     from mindspore_impl.report.seeds_report import write_seeds_report
 
     config, _ = read_config(options.run_dir)
+    for key in ("seeds", "compare"):
+        if not isinstance(config.get(key) or [], list):
+            raise UserError(f"{options.run_dir / 'config.yaml'}: {key}: expected a list, found {config[key]!r}")
     if not config.get("seeds"):
         write_report(options.run_dir)
     else:

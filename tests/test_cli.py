@@ -111,7 +111,7 @@ def test_report_of_one_run_ignores_folders_called_seed(tmp_path):
     assert (folder / "report.html").is_file() and not (folder / "summary.json").exists()
 
 
-@pytest.mark.parametrize("text", ["name: [", "- a\n", "\xff"])
+@pytest.mark.parametrize("text", ["name: [", "- a\n", "\xff", "seeds: 3", "compare: 3"])
 def test_report_of_a_damaged_config_is_one_message(tmp_path, text, capsys):
     (tmp_path / "config.yaml").write_text(text, encoding="latin-1")
     assert cli.report([str(tmp_path)]) == 2
