@@ -252,7 +252,7 @@ def _convert(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
 
 def _convert_stage(value: Any, path: str, problems: list[str]) -> Any:
     kind = value.get("kind") if isinstance(value, dict) else None
-    if kind not in STAGE_KINDS:
+    if not isinstance(kind, str) or kind not in STAGE_KINDS:
         if isinstance(value, dict) and "kind" not in value:
             problems.append(f"{path}: no such stage is defined, or it lacks `kind`; kinds: {', '.join(STAGE_KINDS)}")
         else:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mindspore_impl import files, runtime
 from mindspore_impl.config import CaptureStage, Config, DistillStage, to_plain
-from mindspore_impl.curriculum.plan import ROLLOUTS, PlannedStage, is_path
+from mindspore_impl.curriculum.inputs import ROLLOUTS, is_path
+from mindspore_impl.curriculum.plan import PlannedStage
 from mindspore_impl.data.options import BatchOptions
 from mindspore_impl.errors import UserError
 
@@ -46,21 +47,28 @@ class Context:
         return self._samples[name]
 
     def rollout_samples(self, name: str) -> list:
-        """The rendered samples of a finished rollout stage."""
+        """The rendered samples of a finished rollout stage, or of a rollout file that another engine wrote."""
         from mindspore_impl.data.rollouts import read_rollouts, to_sample
 
         key = f"rollouts of {name}"
         if key not in self._samples:
-            keep = self.plan[name].stage.rollout.keep_truncated
-            found = read_rollouts(self.folder(name) / "rollouts.jsonl", self.tokenizer, keep)
+            path = Path(name) if is_path(name) else self.folder(name) / "rollouts.jsonl"
+            keep = is_path(name) or self.plan[name].stage.rollout.keep_truncated
+            found = read_rollouts(path, self.tokenizer, keep)
             self._samples[key] = [to_sample(rollout, self.tokenizer) for rollout in found]
         return self._samples[key]
 
-    def build_model(self, name: str):
-        """A freshly initialised model of the entry `name`."""
+    def captured_samples(self, stage: CaptureStage) -> list:
+        """What a capture stage scores: its rollouts, then the labels of its sets."""
+        samples = self.rollout_samples(stage.rollouts) if stage.rollouts else []
+        return samples + [sample for name in stage.sets for sample in self.samples(name)]
+
+    def build_model(self, name: str, reference: str | None):
+        """The model of the entry `name` and the SHA-256 of its weights: those of a stage or path, or random ones."""
         from mindspore_impl.model.pangu import PanguForCausalLM
 
-        return PanguForCausalLM(self.model_options(name))
+        model = PanguForCausalLM(self.model_options(name), initialise=reference is None)
+        return model, None if reference is None else self._load_weights(model, reference)
 
     def model_options(self, name: str):
         """The options of model `name`, its vocabulary filled in from the tokenizer where it is 0."""
@@ -76,8 +84,7 @@ class Context:
             )
         return options
 
-    def load_weights(self, model, reference: str) -> str:
-        """Load the weights of a stage or a path into `model`; return their SHA-256."""
+    def _load_weights(self, model, reference: str) -> str:
         from mindspore_impl import checkpoint
 
         path = Path(reference) if is_path(reference) else self.folder(reference) / "checkpoints"
@@ -100,9 +107,7 @@ def run_training(context: Context, planned: PlannedStage, folder: Path) -> dict:
 
     stage, data = planned.stage, planned.stage.data
     distills = isinstance(stage, DistillStage)
-    model = context.build_model(planned.model)
-    if stage.init:
-        context.load_weights(model, stage.init)
+    model, _ = context.build_model(planned.model, stage.init)
     samples = {}
     for name in (name for name, weight in data.mixture.items() if weight):
         samples[name] = context.rollout_samples(stage.rollouts) if name == ROLLOUTS else context.samples(name)
@@ -139,6 +144,8 @@ def _rows(data: BatchOptions) -> int:
 def _fitting(samples: list, data: BatchOptions) -> list:
     """Validation cannot split or fail on an over-long sample: it leaves it out, and says so."""
     kept = [sample for sample in samples if len(sample.ids) <= data.sequence_length]
+    if not kept:
+        raise UserError(f"data.validation: every sample is longer than data.sequence_length {data.sequence_length}")
     if len(kept) < len(samples):
         print(f"  validation: {len(samples) - len(kept)} samples longer than {data.sequence_length} are left out")
     return kept
@@ -159,12 +166,15 @@ def _open_store(context: Context, planned: PlannedStage):
 def _print_training(context: Context, planned: PlannedStage, steps: int, summary: dict) -> None:
     from mindspore_impl.curriculum.estimate import training_estimate
 
-    estimate = training_estimate(context.model_options(planned.model), planned.stage)
+    workers = context.config.runtime.workers
+    estimate = training_estimate(context.model_options(planned.model), planned.stage, workers)
     data = planned.stage.data
+    mixture = ", ".join(f"{name} {count:,}" for name, count in summary["sets"].items())
     print(
         f"  {estimate['parameters']:,} parameters, about {estimate['bytes'] / 2**30:.2f} GiB; {steps:,} steps x "
         f"{data.rows} rows x {data.sequence_length} tokens ({data.accumulation} micro-batches); "
-        f"{summary['samples']:,} samples, packing efficiency {summary['efficiency']:.1%}, dropped {summary['dropped']}"
+        f"{summary['samples']:,} samples ({mixture}), packing "
+        f"efficiency {summary['efficiency']:.1%}, dropped {summary['dropped']}"
     )
 
 
@@ -174,9 +184,8 @@ def run_rollout(context: Context, planned: PlannedStage, folder: Path) -> dict:
     from mindspore_impl.evaluation import tasks
 
     stage = planned.stage
-    model = context.build_model(planned.model)
-    weights = context.load_weights(model, stage.init)
-    records = [record for name in stage.prompts for record in context.records(name)]
+    model, weights = context.build_model(planned.model, stage.init)
+    records = [record for name in stage.prompts for record in context.records(name)[: stage.rollout.limit]]
     return generate(
         model,
         context.tokenizer,
@@ -196,12 +205,10 @@ def run_capture(context: Context, planned: PlannedStage, folder: Path) -> dict:
     from mindspore_impl.distill.capture import run_capture as capture
 
     stage: CaptureStage = planned.stage
-    model = context.build_model(planned.model)
-    weights = context.load_weights(model, stage.teacher)
-    samples = context.rollout_samples(stage.rollouts) if stage.rollouts else []
-    samples = samples + [sample for name in stage.sets for sample in context.samples(name)]
-    vocab_size = context.model_options(planned.model).vocab_size
-    options = stage.capture
+    model, weights = context.build_model(planned.model, stage.teacher)
+    samples, options = context.captured_samples(stage), stage.capture
+    # Ids beyond the tokenizer's (a padded lm_head) get no mass.
+    vocab_size = context.tokenizer.vocab_size
     header = StoreHeader(
         weights, context.tokenizer.sha256, vocab_size, options.top_k, options.temperature, options.mode
     )
@@ -213,8 +220,7 @@ def run_evaluate(context: Context, planned: PlannedStage, folder: Path) -> dict:
     from mindspore_impl.evaluation.harness import evaluate
 
     options = planned.stage.options or context.config.evaluation
-    model = context.build_model(planned.model)
-    context.load_weights(model, planned.stage.init)
+    model, _ = context.build_model(planned.model, planned.stage.init)
     sets = {name: context.records(name) for name in dict.fromkeys(options.accuracy + options.perplexity)}
     return evaluate(model, context.tokenizer, sets, options, folder, planned.seed)
 
@@ -226,6 +232,25 @@ RUNNERS: dict[str, Callable[[Context, PlannedStage, Path], dict]] = {
     "capture": run_capture,
     "evaluate": run_evaluate,
 }
+
+
+_OUTPUTS = {
+    "sft": ("checkpoints/LATEST",),
+    "distill": ("checkpoints/LATEST",),
+    "rollout": ("rollouts.jsonl",),
+    "capture": ("store/manifest.json",),
+    "evaluate": (),
+}
+
+
+def outputs_present(kind: str, folder: Path) -> bool:
+    """Whether a finished stage's results are still there, so that removing a damaged one makes the stage run again."""
+    if not all((folder / name).is_file() for name in _OUTPUTS[kind]):
+        return False
+    if kind != "capture":
+        return True
+    shards = files.read_json(folder / "store" / "manifest.json").get("shards", [])
+    return all(files.inside(folder / "store", shard["file"]).is_file() for shard in shards)
 
 
 def describe(planned: PlannedStage) -> dict:

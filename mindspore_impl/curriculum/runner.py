@@ -5,15 +5,16 @@ import fcntl
 import os
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
 from mindspore_impl import files, runtime
 from mindspore_impl.config import Config, to_plain
 from mindspore_impl.curriculum import estimate
-from mindspore_impl.curriculum.kinds import RUNNERS, Context, describe
-from mindspore_impl.curriculum.plan import PlannedStage, make_plan, sized_model, tokenizer_fingerprint
+from mindspore_impl.curriculum.inputs import sized_model
+from mindspore_impl.curriculum.kinds import RUNNERS, Context, describe, outputs_present
+from mindspore_impl.curriculum.plan import PlannedStage, make_plan, tokenizer_fingerprint
 from mindspore_impl.errors import UserError
 
 FINISHED, RUNNING = "finished", "running"
@@ -32,16 +33,29 @@ def run(config: Config) -> Path:
     run_dir = Path(config.run_dir)
     with _opened(config, run_dir):
         runtime.setup(config.runtime, config.seed)
-        _write_environment(run_dir)
         context = Context(config, run_dir, {planned.name: planned for planned in plan})
         context.tokenizer = prepare_tokenizer(context)
+        _check_evaluations(context)
         try:
             for planned in plan:
                 _run_stage(context, planned, len(plan))
-        finally:
-            _write_report(run_dir)
+        except BaseException:
+            with suppress(Exception):  # what stopped the run matters more than its report
+                _write_report(run_dir)
+            raise
+        _write_report(run_dir)
     print(f"report: {run_dir / 'report.html'}")
     return run_dir
+
+
+def _check_evaluations(context: Context) -> None:
+    """Refuse a record that no evaluation could score now, not after the first stage has trained."""
+    from mindspore_impl.evaluation.harness import check_records
+
+    for planned in context.plan.values():
+        if planned.kind == "evaluate" and status(context.run_dir, planned) != "skip":
+            options = planned.stage.options or context.config.evaluation
+            check_records({name: context.records(name) for name in options.accuracy}, options, context.tokenizer)
 
 
 def _run_seeds(config: Config) -> Path:
@@ -53,11 +67,16 @@ def _run_seeds(config: Config) -> Path:
     with _opened(config, run_dir):
         for number, seed in enumerate(config.seeds, start=1):
             print(f"== seed {seed} ({number} of {len(config.seeds)})", flush=True)
-            single = dataclasses.replace(config, seed=seed, seeds=[], run_dir=str(run_dir / f"seed_{seed}"))
+            single = dataclasses.replace(config, seed=seed, seeds=[], run_dir=str(seed_folder(run_dir, seed)))
             folders[seed] = run(single)
         write_seeds_report(folders, run_dir, compare=tuple(config.compare) or None)
     print(f"comparison: {run_dir / 'summary.md'}")
     return run_dir
+
+
+def seed_folder(run_dir: Path, seed: int) -> Path:
+    """Where the run of one of several seeds lives."""
+    return run_dir / f"seed_{seed}"
 
 
 def print_plan(config: Config) -> None:
@@ -65,34 +84,39 @@ def print_plan(config: Config) -> None:
     from mindspore_impl.model.pangu import parameter_count
 
     plan, run_dir = make_plan(config), Path(config.run_dir)
-    print(
-        f"{config.name}: {len(plan)} stages in {run_dir}"
-        + (f", once for each seed of {config.seeds}" if config.seeds else "")
-    )
+    times = f", once for each seed of {config.seeds}" if config.seeds else ""
+    print(f"{config.name}: {len(plan)} stages in {run_dir}{times}")
     for name in dict.fromkeys(planned.model for planned in plan):
         options = sized_model(config, name)
         print(f"  model {name}: {parameter_count(options):,} parameters, vocabulary {options.vocab_size:,}")
+    if config.seeds:
+        run_dir = seed_folder(run_dir, config.seeds[0])
     width = max(len(planned.folder_name) for planned in plan)
     for planned in plan:
         line = f"  {planned.folder_name:<{width}}  {status(run_dir, planned):<8} {planned.kind:<8} "
         line += estimate.describe_work(planned.stage)
         if planned.inputs:
             line += "  <- " + ", ".join(f"{role} {value}" for role, value in planned.inputs.items())
-        if hasattr(planned.stage, "train"):
-            size = estimate.training_estimate(sized_model(config, planned.model), planned.stage)["bytes"]
-            line += f"  (about {size / 2**30:.2f} GiB a device, modelled)"
-        print(line)
+        print(f"{line}  (about {_modelled_bytes(config, planned) / 2**30:.2f} GiB a device, modelled)")
+
+
+def _modelled_bytes(config: Config, planned: PlannedStage) -> int:
+    model = sized_model(config, planned.model)
+    if hasattr(planned.stage, "train"):
+        return estimate.training_estimate(model, planned.stage, config.runtime.workers)["bytes"]
+    return estimate.inference_estimate(model, planned.stage, config.evaluation)["bytes"]
 
 
 def status(run_dir: Path, planned: PlannedStage) -> str:
-    """skip (finished with this fingerprint), resume (interrupted with it), rerun (something changed) or run."""
+    """skip (finished with this fingerprint, results there), resume (interrupted, or a result was removed), rerun
+    (something changed) or run."""
     found = _find_folder(run_dir, planned.name)
     if found is None or not (found / "stage.json").is_file():
         return "run"
     stage = files.read_json(found / "stage.json")
     if stage.get("fingerprint") != planned.fingerprint:
         return "rerun"
-    return "skip" if stage.get("status") == FINISHED else "resume"
+    return "skip" if stage.get("status") == FINISHED and outputs_present(planned.kind, found) else "resume"
 
 
 def _find_folder(run_dir: Path, name: str) -> Path | None:
@@ -109,30 +133,44 @@ def _run_stage(context: Context, planned: PlannedStage, total: int) -> None:
         print(f"{label}: finished before, skipped", flush=True)
         return
     print(f"{label}: {'resumes' if state == 'resume' else 'starts'}", flush=True)
+    _write_environment(context.run_dir)
+    path = folder / "stage.json"
+    earlier = files.read_json(path).get("seconds", 0.0) if state == "resume" else 0.0
     record = {"name": planned.name, "kind": planned.kind, "fingerprint": planned.fingerprint, **describe(planned)}
-    record["started"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    earlier = files.read_json(folder / "stage.json").get("seconds", 0.0) if state == "resume" else 0.0
-    files.write_json(folder / "stage.json", record | {"status": RUNNING, "seconds": earlier})
+    record |= {"started": _now(), "status": RUNNING, "seconds": earlier}
+    files.write_json(path, record)
     runtime.set_seed(planned.seed)
     start = time.perf_counter()
-    metrics = RUNNERS[planned.kind](context, planned, folder)
-    seconds = time.perf_counter() - start
+    try:
+        metrics = RUNNERS[planned.kind](context, planned, folder)
+    except BaseException:
+        with suppress(UserError):  # a full disk must not hide what stopped the stage
+            files.write_json(path, record | {"seconds": round(earlier + time.perf_counter() - start, 3)})
+        raise
+    seconds = earlier + time.perf_counter() - start
     done = {
         "status": FINISHED,
         "seconds": round(seconds, 3),
         "tokens": int(metrics.get("tokens", 0)),
         "metrics": metrics,
     }
-    files.write_json(folder / "stage.json", record | done)
+    files.write_json(path, record | done)
     print(f"{label}: done in {seconds:.1f} s {summarise(metrics)}", flush=True)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def summarise(metrics: dict) -> str:
     """The numbers of a stage worth a line on the terminal."""
     parts = [f"{name} {value['accuracy']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
              for name, value in metrics.get("accuracy", {}).items()]  # fmt: skip
-    parts += [f"{name} perplexity {value['perplexity']:.3f}" for name, value in metrics.get("perplexity", {}).items()]
-    if "tokens_per_second" in metrics:
+    parts += [
+        f"{name} perplexity {'not finite' if value['perplexity'] is None else format(value['perplexity'], '.3f')}"
+        for name, value in metrics.get("perplexity", {}).items()
+    ]
+    if metrics.get("tokens_per_second"):
         parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")
     return "; ".join(parts)
 
@@ -157,11 +195,13 @@ def _opened(config: Config, run_dir: Path):
     """Claim the run directory: refuse one of another experiment or of a living process, then write config.yaml."""
     from omegaconf import OmegaConf
 
+    from mindspore_impl.report.run_files import read_config
+
     known = run_dir / "config.yaml"
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"run_dir: {run_dir} is not a folder")
     if known.is_file():
-        earlier = OmegaConf.load(known).get("name")
+        earlier = read_config(run_dir)[0].get("name")
         if earlier != config.name:
             raise UserError(
                 f"run_dir: {run_dir} holds experiment {earlier!r}, not {config.name!r}; choose another run_dir"
@@ -212,7 +252,7 @@ def _write_environment(run_dir: Path) -> None:
             "commit": current_commit(),
             "device": runtime.device_description(),
             "versions": runtime.versions(),
-            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "started": _now(),
         },
     )
 

@@ -27,6 +27,22 @@ def test_opens_with_purpose_and_command(path):
     assert any("python tools/train.py" in line for line in comment)
 
 
+def commands_of(path) -> list[list[str]]:
+    """The overrides of every command in a file's opening comment; a backslash joins lines, options are left out."""
+    text = "\n".join(line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("#"))
+    lines = text.replace("\\\n", " ").splitlines()
+    found = [line.split("tools/train.py", 1)[1] for line in lines if line.startswith("python tools/train.py")]
+    return [[word for word in line.split() if not word.startswith("--")] for line in found]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(config.conf_folder())))
+def test_commands_in_the_head_compose(path):
+    assert commands_of(path)
+    for overrides in commands_of(path):
+        assert all("=" in word for word in overrides), overrides
+        config.compose(overrides)
+
+
 @pytest.mark.parametrize("name", names("experiment"))
 def test_experiment_composes(name):
     composed = config.compose([f"experiment={name}", *GIVEN.get(name, [])])

@@ -58,13 +58,42 @@ def test_evaluations_follow_training_stages():
         (["stages.distill_fast.objective.support=truncated", "stages.distill_fast.objective.divergence=jsd"], ["jsd"]),
         (["stages.teacher.train.epochs=1"], ["exactly one of steps and epochs"]),
         (["stages.teacher.train.steps=null"], ["exactly one of steps and epochs"]),
-        (["stages.teacher.train.steps=-5"], ["is not above 0"]),
+        (["stages.teacher.train.steps=-5"], ["stages.teacher.train.steps: -5 is below 1"]),
         (["stages.teacher.data.accumulation=5"], ["stages.teacher.data.rows: 12 rows do not divide", "nearest: 10"]),
         (["stages.teacher.data.sequence_length=8192"], ["exceeds", "max_position_embeddings"]),
         (["stages.distill_fast.model=teacher"], ["trains model 'student'"]),
         (["stages.teacher.model=techer"], ["no model is named 'techer'", "did you mean 'teacher'?"]),
         (["tokenizer.path=nothing.model"], ["tokenizer.path: nothing.model: no such file"]),
         (["tokenizer.train_on=[]"], ["tokenizer.path: give a SentencePiece model"]),
+        (["evaluation.accuracy=[test_fats]"], ["evaluation.accuracy: no data set is named 'test_fats'"]),
+        (
+            ["models.student.vocab_size=100"],
+            ["models.student.vocab_size: 100 is smaller than tokenizer.vocab_size 160"],
+        ),
+        (["models.teacher.vocab_size=512"], ["differs from the teacher's 512"]),
+        (["stages.distill_fast.data.mixture={fast:1}"], ["mixture.fast: not captured", "stages.capture_fast.sets"]),
+        (["stages.distill_fast.rollouts=null"], ["the mixture uses rollouts"]),
+        (["stages.teacher.train.select=best", "stages.teacher.data.validation=[]"], ["best needs a validation set"]),
+        (["stages.capture_fast.sequence_length=8192"], ["max_position_embeddings 4096"]),
+        (["stages.teacher.optimizer.learning_rate=-1"], ["learning_rate: -1.0 is below 0"]),
+        (["stages.teacher.optimizer.beta2=1.5"], ["beta2: 1.5 is not between 0 and 1"]),
+        (["runtime.workers=0"], ["runtime.workers: 0 is below 1"]),
+        (["runtime.threads=-1"], ["runtime.threads: -1 is below 0"]),
+        (["seed=-1"], ["seed: -1 is below 0"]),
+        (["seeds=[1,-2]"], ["seeds: -2 is below 0"]),
+        (["evaluation.rows=0"], ["evaluation.rows: 0 is below 1"]),
+        (["evaluation.limit=-1"], ["evaluation.limit: -1 is below 1"]),
+        (["stages.rollout_fast.rollout.limit=0"], ["stages.rollout_fast.rollout.limit: 0 is below 1"]),
+        (["stages.capture_fast.capture.rows_per_batch=0"], ["rows_per_batch: 0 is below 1"]),
+        (["stages.teacher.data.accumulation=0"], ["stages.teacher.data.accumulation: 0 is below 1"]),
+        (["seeds=[1,2]", "compare=[distill_fats,control]"], ["compare: ['distill_fats', 'control']"]),
+        (["seeds=[1,2]", "compare=[control]"], ["compare: ['control']"]),
+        (["data.train=mine.jsonl"], ["data.train: mine.jsonl is given, but no data set reads it"]),
+        (
+            ["+stage@stages.eval_teacher=evaluate", "stages.eval_teacher.init=teacher", "order=[teacher,eval_teacher]"],
+            ["'eval_teacher' is the name of the evaluation after 'teacher'"],
+        ),
+        (["stages.capture_fast.rollouts=none.jsonl"], ["none.jsonl: no such file"]),
         (["tokenizer.train_on=[fasst]"], ["tokenizer.train_on: no data set is named 'fasst'"]),
     ],
 )
@@ -72,6 +101,13 @@ def test_impossible_curriculum(overrides, messages):
     text = refusal(*overrides)
     for message in messages:
         assert message in text
+
+
+def test_stage_names_cannot_leave_the_run_directory():
+    composed = config.compose([])
+    composed.stages["../out"], composed.order = composed.stages["teacher"], ["../out"]
+    with pytest.raises(UserError, match="'../out' cannot be a stage name"):
+        make_plan(composed)
 
 
 def test_several_problems_come_together():
@@ -92,6 +128,8 @@ def test_missing_data_file(tmp_path):
         "stages.teacher.train.checkpoint_interval=7",
         "run_dir=elsewhere",
         "evaluation.samples_in_report=1",
+        "stages.teacher.train.max_skipped_steps=99",
+        "models.teacher.recompute=true",
     ],
 )
 def test_logging_and_runtime_leave_fingerprints(override):
@@ -119,6 +157,31 @@ def test_data_file_content_counts(tmp_path):
     before = fingerprints(*given)
     path.write_text('{"question": "1+2?", "answer": "1+2=3\\n#### 3"}\n')
     assert before["teacher"] != fingerprints(*given)["teacher"]
+
+
+def test_file_name_counts_since_it_names_records(tmp_path):
+    line = '{"question": "1+1?", "answer": "1+1=2\\n#### 2"}\n'
+    (tmp_path / "a.jsonl").write_text(line)
+    (tmp_path / "b.jsonl").write_text(line)
+    one, two = (
+        fingerprints("experiment=gsm8k", f"data.train={tmp_path}/{n}.jsonl", f"data.test={tmp_path}/a.jsonl")
+        for n in "ab"
+    )
+    assert one["teacher"] != two["teacher"]
+
+
+def test_rollouts_of_another_engine_are_an_input(tmp_path):
+    path = tmp_path / "outside.jsonl"
+    path.write_text("{}\n")
+    given = [f"stages.capture_fast.rollouts={path}", f"stages.distill_fast.rollouts={path}"]
+    before = fingerprints(*given)
+    path.write_text("{} \n")
+    after = fingerprints(*given)
+    assert {name for name in before if before[name] != after[name]} == {
+        "capture_fast",
+        "distill_fast",
+        "eval_distill_fast",
+    }
 
 
 def test_published_orders(tmp_path):

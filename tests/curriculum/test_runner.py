@@ -3,6 +3,7 @@
 import fcntl
 import json
 import shutil
+import time
 
 import pytest
 
@@ -24,6 +25,12 @@ def calls(monkeypatch, ms_runtime):
     def record(context, planned, folder):
         names.append(planned.name)
         (folder / "result.txt").write_text(planned.fingerprint)
+        for name in ("checkpoints/LATEST", "rollouts.jsonl"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text("")
+        (folder / "store").mkdir(exist_ok=True)
+        (folder / "store" / "shard").write_text("")
+        (folder / "store" / "manifest.json").write_text('{"shards": [{"file": "shard"}]}')
         return {"tokens": 7}
 
     monkeypatch.setattr(runner, "RUNNERS", dict.fromkeys(runner.RUNNERS, record))
@@ -72,6 +79,53 @@ def test_interrupted_stage_resumes_in_its_folder(tmp_path, calls, monkeypatch):
     run(tmp_path / "run")
     assert calls == ["distill_fast", "eval_distill_fast"]
     assert stage_file(tmp_path / "run", "distill_fast").with_name("half.txt").read_text() == "kept"
+
+
+def test_interrupted_time_is_counted(tmp_path, calls, monkeypatch):
+    def fail(context, planned, folder):
+        time.sleep(0.2)
+        raise UserError("stop")
+
+    working = dict(runner.RUNNERS)
+    monkeypatch.setitem(runner.RUNNERS, "distill", fail)
+    with pytest.raises(UserError, match="stop"):
+        run(tmp_path / "run")
+    monkeypatch.setattr(runner, "RUNNERS", working)
+    run(tmp_path / "run")
+    assert json.loads(stage_file(tmp_path / "run", "distill_fast").read_text())["seconds"] >= 0.2
+
+
+@pytest.mark.parametrize(
+    ("stage", "result"),
+    [("teacher", "checkpoints/LATEST"), ("rollout_fast", "rollouts.jsonl"), ("capture_fast", "store/shard")],
+)
+def test_stage_whose_result_was_removed_runs_again(tmp_path, calls, stage, result):
+    folder = run(tmp_path / "run")
+    del calls[:]
+    (stage_file(folder, stage).parent / result).unlink()
+    run(folder)
+    assert calls == [stage]
+
+
+def test_report_does_not_hide_what_stopped_the_run(tmp_path, calls, monkeypatch):
+    def fail(*_):
+        raise UserError("the disk is full")
+
+    monkeypatch.setitem(runner.RUNNERS, "capture", fail)
+    monkeypatch.setattr(runner, "_write_report", lambda run_dir: 1 / 0)
+    with pytest.raises(UserError, match="the disk is full"):
+        run(tmp_path / "run")
+
+
+def test_unscorable_record_is_found_before_the_first_stage(tmp_path, calls):
+    path = tmp_path / "test.jsonl"
+    path.write_text(
+        '{"id": "r7", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+    )
+    with pytest.raises(UserError, match="r7"):
+        run(tmp_path / "run", "data.sets.test_fast.source=records", f"data.sets.test_fast.path={path}",
+            "data.sets.test_fast.count=1")  # fmt: skip
+    assert calls == []
 
 
 def test_renumbered_stage_keeps_its_result(tmp_path, calls):

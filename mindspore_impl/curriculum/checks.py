@@ -1,0 +1,273 @@
+"""What cannot work is said before anything heavy starts: every problem of a curriculum, each naming its key."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mindspore_impl.config import CaptureStage, Config, DistillStage, EvaluateStage, RolloutStage, nearest, to_plain
+from mindspore_impl.curriculum.inputs import (
+    ROLLOUTS,
+    TRAINED,
+    inputs_of,
+    is_path,
+    model_of,
+    sets_of,
+    sized_model,
+)
+from mindspore_impl.errors import UserError
+
+_STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def problems_of(config: Config) -> list[str]:
+    """Every reason why the curriculum cannot run: names and inputs first; if those hold, numbers."""
+    return _check_order(config) or _check_inputs(config) or list(dict.fromkeys(_check_numbers(config)))
+
+
+def _check_order(config: Config) -> list[str]:
+    if not config.order:
+        return ["order: no stage is listed; give a list of stage names"]
+    problems = [
+        f"order: no stage is named {name!r}{nearest(name, config.stages)}"
+        for name in config.order
+        if name not in config.stages
+    ]
+    problems += [
+        f"order: {n!r} is listed twice" for n in sorted({n for n in config.order if config.order.count(n) > 1})
+    ]
+    for name in config.order:
+        if not _STAGE_NAME.fullmatch(name):
+            problems.append(f"order: {name!r} cannot be a stage name; use letters, digits, _ and -")
+        trained = name.removeprefix("eval_")
+        if trained != name and trained in config.order:
+            problems.append(f"order: {name!r} is the name of the evaluation after {trained!r}; rename it")
+    if config.seeds and config.compare and (len(config.compare) != 2 or not set(config.compare) <= set(config.order)):
+        problems.append(f"compare: {config.compare} must be empty, or two stages of order")
+    return problems
+
+
+_EXPECTED_KIND = {"init": TRAINED, "teacher": TRAINED, "store": (CaptureStage,), "rollouts": (RolloutStage,)}
+
+
+def _check_inputs(config: Config) -> list[str]:
+    problems, seen = [], set()
+    for name in config.order:
+        stage = config.stages[name]
+        required = {DistillStage: "store", RolloutStage: "init", CaptureStage: "teacher", EvaluateStage: "init"}
+        role = required.get(type(stage))
+        if role and not getattr(stage, role):
+            problems.append(f"stages.{name}.{role}: no input given; name a stage")
+        for role, value in inputs_of(stage).items():
+            problems += _check_input(config, seen, f"stages.{name}.{role}", role, value, name)
+        seen.add(name)
+    for key, set_name in _named_sets(config):
+        if set_name not in config.data.sets:
+            problems.append(f"{key}: no data set is named {set_name!r}{nearest(set_name, config.data.sets)}")
+    return problems
+
+
+def _named_sets(config: Config) -> Iterator[tuple[str, str]]:
+    """(key, set name) wherever a run that will happen names a data set."""
+    for name in config.order:
+        yield from ((f"stages.{name}", set_name) for set_name in sets_of(config.stages[name], config))
+    yield from (("tokenizer.train_on", set_name) for set_name in config.tokenizer.train_on)
+    if any(isinstance(config.stages[name], TRAINED) and config.stages[name].evaluate for name in config.order):
+        for key in ("accuracy", "perplexity"):
+            yield from ((f"evaluation.{key}", set_name) for set_name in getattr(config.evaluation, key))
+
+
+def _check_input(config: Config, seen: set[str], key: str, role: str, value: str, name: str) -> list[str]:
+    if role != "store" and is_path(value):
+        return [] if Path(value).exists() else [f"{key}: {value}: no such file or folder"]
+    expected = _EXPECTED_KIND[role]
+    fitting = [n for n in config.order if isinstance(config.stages[n], expected) and n != name]
+    if value not in config.stages:
+        return [f"{key}: no stage is named {value!r}{nearest(value, fitting)}"]
+    if not isinstance(config.stages[value], expected):
+        kinds = " or ".join(sorted(k.__name__.removesuffix("Stage").lower() for k in expected))
+        found = f"{value!r} is a {config.stages[value].kind} stage"
+        return [f"{key}: {found}, a {kinds} stage is needed{nearest(value, fitting)}"]
+    if value not in config.order:
+        return [f"{key}: {value!r} is defined but not listed in order; add it before {name!r}"]
+    if cycle := _cycle(config, name):
+        return [f"{key}: the inputs form a cycle: {' -> '.join(cycle)}; break it"]
+    if value not in seen:
+        return [f"{key}: {value!r} runs after {name!r}; move it forward in order"]
+    return []
+
+
+def _cycle(config: Config, start: str) -> list[str] | None:
+    """A path of inputs from `start` back to itself, if there is one."""
+
+    def walk(name: str, path: list[str]) -> list[str] | None:
+        for parent in inputs_of(config.stages[name]).values():
+            if parent == start:
+                return [*path, name, start]
+            if parent in config.stages and parent not in path and (found := walk(parent, [*path, name])):
+                return found
+        return None
+
+    return walk(start, [])
+
+
+def _check_numbers(config: Config) -> Iterator[str]:
+    yield from _check_ranges(to_plain(config), "")
+    yield from _check_files(config)
+    models: list[str] = []
+    for name in config.order:
+        stage = config.stages[name]
+        try:
+            models.append(model_of(config, stage))
+        except UserError as error:
+            yield f"stages.{name}.{error}"
+            continue
+        if isinstance(stage, TRAINED):
+            yield from _check_training(config, name, stage, models[-1])
+        if isinstance(stage, DistillStage):
+            yield from _check_distillation(config, name, stage, models[-1])
+        if isinstance(stage, CaptureStage):
+            yield from _check_capture(config, name, stage, models[-1])
+        if isinstance(stage, RolloutStage) and not stage.prompts:
+            yield f"stages.{name}.prompts: no data set is named"
+    yield from _check_models(config, list(dict.fromkeys(models)))
+
+
+# The smallest value that makes sense, by the last part of a key.
+_AT_LEAST = {
+    "workers": 1, "threads": 0, "profile_steps": 0, "seed": 0, "rows": 1, "accumulation": 1, "sequence_length": 2,
+    "prefetch": 0, "steps": 1, "log_interval": 0, "validation_interval": 0, "checkpoint_interval": 0,
+    "keep_checkpoints": 1, "max_skipped_steps": 1, "rows_per_batch": 1, "positions_per_shard": 1, "limit": 1,
+    "samples_per_prompt": 1, "prompts_per_part": 1, "max_new_tokens": 1, "batch_size": 1, "samples_in_report": 0,
+    "count": 1, "first": 0, "learning_rate": 0, "warmup_steps": 0, "weight_decay": 0, "clip_norm": 0,
+}  # fmt: skip
+_ZERO_TO_ONE = {"warmup_ratio", "decay_ratio", "min_lr_ratio", "noise", "character_coverage", "beta1", "beta2", "top_p"}
+
+
+def _check_ranges(value, path: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _check_ranges(entry, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list) and path == "seeds":
+        yield from (f"seeds: {seed} is below 0" for seed in value if seed < 0)
+    elif isinstance(value, int | float):
+        name = path.rsplit(".", 1)[-1]
+        if name in _AT_LEAST and value < _AT_LEAST[name]:
+            yield f"{path}: {value} is below {_AT_LEAST[name]}"
+        if name in _ZERO_TO_ONE and not 0 <= value <= 1:
+            yield f"{path}: {value} is not between 0 and 1"
+
+
+def _check_files(config: Config) -> Iterator[str]:
+    if config.tokenizer.path is None and not config.tokenizer.train_on:
+        yield "tokenizer.path: give a SentencePiece model, or name data sets in tokenizer.train_on"
+    elif config.tokenizer.path is not None and not Path(config.tokenizer.path).is_file():
+        yield f"tokenizer.path: {config.tokenizer.path}: no such file"
+    for name in dict.fromkeys(name for _, name in _named_sets(config)):
+        path = config.data.sets[name].path
+        if config.data.sets[name].source != "list_programs" and path and not Path(path).is_file():
+            yield f"data.sets.{name}.path: {path}: no such file"
+    paths = [dataset.path or "" for dataset in config.data.sets.values()]
+    for key in ("train", "validation", "test"):
+        given = getattr(config.data, key)
+        if given and not any(path.startswith(given) for path in paths):
+            yield f"data.{key}: {given} is given, but no data set reads it; choose data=gsm8k or data=records"
+
+
+def _check_models(config: Config, models: list[str]) -> Iterator[str]:
+    """Sizes of the models in use, held against the tokenizer. Nothing is said before the tokenizer is known."""
+    from mindspore_impl.model.pangu import check_options
+
+    if config.tokenizer.path and not Path(config.tokenizer.path).is_file():
+        return
+    for name in models:
+        yield from _attempt(check_options, sized_model(config, name), f"models.{name}")
+        size = config.models[name].vocab_size
+        if config.tokenizer.path is None and 0 < size < config.tokenizer.vocab_size:
+            yield (
+                f"models.{name}.vocab_size: {size} is smaller than tokenizer.vocab_size {config.tokenizer.vocab_size}; "
+                "set it to 0 to follow the tokenizer"
+            )
+
+
+def _attempt(check: Callable, *arguments) -> Iterator[str]:
+    try:
+        check(*arguments)
+    except UserError as error:
+        yield str(error)
+
+
+def _too_long(config: Config, key: str, length: int, model: str) -> Iterator[str]:
+    longest = config.models[model].max_position_embeddings
+    if length > longest:
+        yield f"{key}: {length} exceeds models.{model}.max_position_embeddings {longest}"
+
+
+def _check_training(config: Config, name: str, stage, model: str) -> Iterator[str]:
+    train, data, key = stage.train, stage.data, f"stages.{name}"
+    if (train.steps is None) == (train.epochs is None):
+        yield f"{key}.train: give exactly one of steps and epochs"
+    if train.epochs is not None and train.epochs <= 0:
+        yield f"{key}.train.epochs: {train.epochs} is not above 0"
+    if train.select == "best" and not data.validation:
+        yield f"{key}.train.select: best needs a validation set; name one in {key}.data.validation, or use last"
+    share = max(1, config.runtime.workers) * max(1, data.accumulation)
+    if data.rows % share:
+        yield (
+            f"{key}.data.rows: {data.rows} rows do not divide by {config.runtime.workers} workers x "
+            f"{data.accumulation} micro-batches; nearest: {max(share, round(data.rows / share) * share)}"
+        )
+    yield from _too_long(config, f"{key}.data.sequence_length", data.sequence_length, model)
+    if stage.evaluate and config.evaluation.perplexity:
+        yield from _too_long(config, "evaluation.sequence_length", config.evaluation.sequence_length, model)
+    if not any(data.mixture.values()):
+        yield f"{key}.data.mixture: no data set has a weight above 0"
+    if any(weight < 0 for weight in data.mixture.values()):
+        yield f"{key}.data.mixture: a weight is negative"
+    if data.mixture.get(ROLLOUTS) and not getattr(stage, "rollouts", None):
+        yield f"{key}.rollouts: the mixture uses rollouts, but no rollout stage is named"
+    if stage.init in config.stages and (other := model_of(config, config.stages[stage.init])) != model:
+        yield f"{key}.init: {stage.init!r} trains model {other!r}, this stage {model!r}"
+
+
+def _check_distillation(config: Config, name: str, stage: DistillStage, model: str) -> Iterator[str]:
+    from mindspore_impl.losses.oracle import check_objective
+
+    capture, key, source = config.stages[stage.store], f"stages.{name}", f"stages.{stage.store}"
+    yield from _attempt(check_objective, stage.objective, f"{key}.objective")
+    if (capture.capture.mode == "sampled") != (stage.objective.support == "sampled"):
+        yield (
+            f"{key}.objective.support: {stage.objective.support!r} does not fit {source}.capture.mode "
+            f"{capture.capture.mode!r}; sampled goes with sampled only"
+        )
+    if capture.capture.temperature != stage.objective.temperature:
+        yield (
+            f"{key}.objective.temperature: {stage.objective.temperature} differs from {source}.capture.temperature "
+            f"{capture.capture.temperature}; a top-k store cannot be re-tempered"
+        )
+    for set_name, weight in stage.data.mixture.items():
+        if weight and set_name == ROLLOUTS and stage.rollouts != capture.rollouts:
+            yield f"{key}.rollouts: {stage.rollouts!r} was not captured; {source}.rollouts is {capture.rollouts!r}"
+        elif weight and set_name != ROLLOUTS and not _captured(config, set_name, capture):
+            yield f"{key}.data.mixture.{set_name}: not captured; add it to {source}.sets"
+    teacher = config.models[model_of(config, capture)].vocab_size
+    if config.models[model].vocab_size != teacher:
+        yield f"models.{model}.vocab_size: {config.models[model].vocab_size} differs from the teacher's {teacher}"
+
+
+def _captured(config: Config, set_name: str, capture: CaptureStage) -> bool:
+    """Whether the capture scores the set itself, or one with the same records."""
+    return any(name == set_name or config.data.sets[name] == config.data.sets[set_name] for name in capture.sets)
+
+
+def _check_capture(config: Config, name: str, stage: CaptureStage, model: str) -> Iterator[str]:
+    key = f"stages.{name}"
+    vocabulary = config.models[model].vocab_size
+    if not vocabulary and config.tokenizer.path is None:
+        vocabulary = config.tokenizer.vocab_size
+    if stage.capture.top_k < 1 or (vocabulary and stage.capture.top_k > vocabulary):
+        yield f"{key}.capture.top_k: {stage.capture.top_k} is not between 1 and the vocabulary of {vocabulary}"
+    if not stage.rollouts and not stage.sets:
+        yield f"{key}: name a rollout stage in `rollouts`, or data sets in `sets`"
+    if stage.capture.temperature <= 0:
+        yield f"{key}.capture.temperature: {stage.capture.temperature} is not above 0"
+    yield from _too_long(config, f"{key}.sequence_length", stage.sequence_length, model)

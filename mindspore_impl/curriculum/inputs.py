@@ -1,0 +1,63 @@
+"""What a stage reads: its named inputs, its data sets, its model."""
+
+import dataclasses
+
+from mindspore_impl.config import CaptureStage, Config, DistillStage, RolloutStage, SftStage, Stage, nearest
+from mindspore_impl.errors import UserError
+from mindspore_impl.model.options import ModelOptions
+
+ROLLOUTS = "rollouts"  # the mixture name that stands for a distill stage's rollout input
+TRAINED = (SftStage, DistillStage)
+
+
+def inputs_of(stage: Stage) -> dict[str, str]:
+    """The stage's named inputs that are given: role -> stage name or path."""
+    roles = ("init", "teacher", "store", "rollouts")
+    return {role: value for role in roles if (value := getattr(stage, role, None))}
+
+
+def sets_of(stage: Stage, config: Config) -> list[str]:
+    """Names of the data sets a stage reads."""
+    if isinstance(stage, TRAINED):
+        return [n for n, w in stage.data.mixture.items() if w and n != ROLLOUTS] + list(stage.data.validation)
+    if isinstance(stage, RolloutStage):
+        return list(stage.prompts)
+    if isinstance(stage, CaptureStage):
+        return list(stage.sets)
+    options = stage.options or config.evaluation
+    return list(dict.fromkeys(options.accuracy + options.perplexity))
+
+
+def is_path(reference: str) -> bool:
+    """A reference is a path when it has a separator or ends like a weights or a record file; else it names a stage."""
+    return "/" in reference or reference.endswith((".safetensors", ".jsonl"))
+
+
+def model_of(config: Config, stage: Stage) -> str:
+    """The entry of `models` a stage uses: its own `model`, or that of the stage its weights come from."""
+    name = stage.model
+    if name is None:
+        source = getattr(stage, "init", None) or getattr(stage, "teacher", None)
+        if source not in config.stages:
+            raise UserError(f"model: weights from {source!r} need a model; name one of: {', '.join(config.models)}")
+        return model_of(config, config.stages[source])
+    if name not in config.models:
+        raise UserError(f"model: no model is named {name!r}{nearest(name, config.models)}")
+    return name
+
+
+def sized_model(config: Config, name: str) -> ModelOptions:
+    """The options of model `name`; a vocabulary of 0 is replaced by the tokenizer's size, as far as it is known."""
+    options = config.models[name]
+    if options.vocab_size:
+        return options
+    if config.tokenizer.path is None:
+        return dataclasses.replace(options, vocab_size=config.tokenizer.vocab_size)
+    from mindspore_impl.text.tokenizer import Tokenizer
+
+    return dataclasses.replace(options, vocab_size=Tokenizer.load(config.tokenizer.path).vocab_size)
+
+
+def measures(options) -> bool:
+    """Whether an evaluation would measure anything."""
+    return bool(options.accuracy or options.perplexity)

@@ -1,0 +1,27 @@
+"""The README keeps its promises: no blank left, every file it names is there, every command it shows composes."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mindspore_impl import config
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"python tools/train\.py ([^\n`|]*)", TEXT)
+
+
+def test_nothing_is_left_blank():
+    assert not re.search(r"@[A-Z]+@|TODO|XXX|TBD", TEXT)
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"(?:tools|tests|conf|mindspore_impl|kernels)/[\w./]*\w", TEXT))))
+def test_named_files_exist(name):
+    assert (ROOT / name).exists() or (ROOT / "mindspore_impl" / name).exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_compose(command):
+    config.compose([word for word in shlex.split(command, comments=True) if not word.startswith("--")])
