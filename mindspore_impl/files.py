@@ -61,34 +61,53 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read one JSON file. Raises UserError that names the file when it is missing or not JSON."""
+def parse_json(text: str, path: str | Path, line: int | None = None) -> Any:
+    """The value of `text`, which came from `path` (its line `line`; None: the whole file).
+
+    Raises UserError that names file and line for anything that is not JSON, a number too long to be read, or a value
+    nested too deeply for Python's parser.
+    """
+    where = f"{path}" if line is None else f"{path}:{line}"
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"{path}:{line or error.lineno}"
+        raise UserError(f"{place}: not valid JSON ({error.msg} at column {error.colno})") from error
+    except ValueError as error:  # Python's limit on the digits of an integer
+        raise UserError(f"{where}: not usable JSON: an integer has too many digits; mend the file") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: not usable JSON: arrays or objects are nested too deeply; mend the file") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """Read one JSON file (UTF-8, with or without a byte order mark).
+
+    Raises UserError that names the file when it is missing or not JSON.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error})") from error
+    return parse_json(text, path)
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
-    """Yield (line number from 1, object) for each non-blank line.
+    """Yield (line number from 1, object) for each non-blank line of UTF-8, with or without a byte order mark.
 
     Raises UserError that names file and line when a line is not one JSON object, or the file holds none.
     """
     path = Path(path)
     seen = False
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
-                try:
-                    value = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno})") from error
+                value = parse_json(line, path, number)
                 if not isinstance(value, dict):
                     raise UserError(f"{path}:{number}: expected one JSON object a line, found {type(value).__name__}")
                 seen = True

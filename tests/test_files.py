@@ -56,6 +56,9 @@ def test_links_cannot_leave_their_folder(tmp_path):
         (b"", r"records.jsonl: the file holds no record"),
         (b"\n\n", r"the file holds no record"),
         (b"\xff\xfe", r"not UTF-8"),
+        (b'{"a": 1}\n' * 5000 + b"\xff", r"records.jsonl: not UTF-8"),  # beyond the first block
+        (b'{"a": 1}\n{"a": ' + b"1" * 5000 + b"}", r"records.jsonl:2: .*an integer has too many digits"),
+        (b'{"a": 1}\n' + b"[" * 100_000, r"records.jsonl:2: .*nested too deeply"),
     ],
 )
 def test_malformed_jsonl_names_the_line(tmp_path, content, message):
@@ -68,3 +71,26 @@ def test_malformed_jsonl_names_the_line(tmp_path, content, message):
 def test_hash_of_equal_json_is_equal():
     assert files.sha256_json({"a": 1, "b": [2]}) == files.sha256_json({"b": [2], "a": 1})
     assert files.sha256_json({"a": 1}) != files.sha256_json({"a": 2})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1,\n}', r"value.json:2: not valid JSON"),
+        (b'"' + b"a" * 20_000 + b'\xff"', r"value.json: not UTF-8"),
+        (b"1" * 5000, r"value.json: .*an integer has too many digits"),
+        (b"[" * 100_000, r"value.json: .*nested too deeply"),
+    ],
+)
+def test_malformed_json_names_the_file(tmp_path, content, message):
+    path = tmp_path / "value.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        files.read_json(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    path = tmp_path / "value.json"
+    path.write_text('{"a": 1}\n', encoding="utf-8-sig")
+    assert files.read_json(path) == {"a": 1}
+    assert list(files.read_jsonl(path)) == [(1, {"a": 1})]

@@ -16,8 +16,9 @@ import numpy as np
 
 from mindspore_impl.data.options import BatchOptions
 from mindspore_impl.data.packing import FilledRows, Pieces, cut, efficiency, fill, pack_lengths
-from mindspore_impl.data.teacher_store import LOG_FLOOR, StoreReader
+from mindspore_impl.data.teacher_store import StoreReader
 from mindspore_impl.errors import UserError
+from mindspore_impl.ops.log_floor import LOG_FLOOR
 
 if TYPE_CHECKING:
     from mindspore_impl.text.chat import Sample
@@ -55,8 +56,8 @@ class BatchStream:
     `options.mixture` gives the share of samples drawn from each set (empty: each set by its size). An epoch draws as
     many samples as these sets hold together; a set is read in shuffled passes without replacement that go on from epoch
     to epoch, so a single set is passed once an epoch. Rows of successive epochs are concatenated: a step may hold the
-    end of one and the beginning of the next, and no sample is lost. `teacher` is an open store that holds every sample.
-    Raises UserError that names the key or record.
+    end of one and the beginning of the next, and no sample is lost. `teacher` is an open store that holds every sample
+    that `options.overlong` leaves. Raises UserError that names the key or record.
     """
 
     def __init__(
@@ -91,7 +92,8 @@ class BatchStream:
                     f"data.sets.{name}: data.overlong={options.overlong} leaves nothing of this set at "
                     f"data.sequence_length={options.sequence_length}; raise it"
                 )
-        for sample in self._samples if teacher is not None else ():
+        kept = np.unique(self._pieces.sample_P)  # no teacher is needed for what is never drawn
+        for sample in [self._samples[index] for index in kept] if teacher is not None else ():
             with _naming(sample):
                 teacher.check(sample.ids, sample.supervised)
         self._lock = threading.RLock()  # over the two caches below: the prefetching thread fills them too
@@ -248,6 +250,12 @@ def _quotas(sets: "dict[str, list[Sample]]", mixture: dict[str, float]) -> tuple
     by_remainder = sorted(names, key=lambda name: (quotas[name] - exact[name], name))
     for name in by_remainder[: total - sum(quotas.values())]:
         quotas[name] += 1
+    for name in names:
+        if not quotas[name]:
+            raise UserError(
+                f"data.mixture.{name}={weights[name]:g}: its share is less than one of the {total} samples an epoch "
+                f"draws, so none would ever be drawn; raise it, or set it to 0"
+            )
     return sizes, quotas
 
 

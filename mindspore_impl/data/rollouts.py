@@ -17,8 +17,8 @@ from mindspore_impl.text.records import (
     Message,
     check_keys,
     choice_field,
-    json_type,
     messages_to_json,
+    object_field,
     parse_messages,
     refuse,
     text_field,
@@ -117,8 +117,8 @@ def _parse(value: Any, where: str, tokenizer: Tokenizer) -> Rollout:
         choice_field(value, "finish", FINISHES, where),
         _hash(value, "weights_sha256", where),
         _hash(value, "tokenizer_sha256", where),
-        _object(value, "sampling", where),
-        _object(value, "meta", where),
+        object_field(value, "sampling", where),
+        object_field(value, "meta", where),
     )
     _check_tokenizer(rollout, tokenizer, where)
     rollout = _with_ids(rollout, tokenizer, where)
@@ -144,13 +144,6 @@ def _ids(value: dict, key: str, where: str, tokenizer: Tokenizer) -> list[int] |
 
 def _hash(value: dict, key: str, where: str) -> str | None:
     return None if value.get(key) is None else text_field(value, key, where)
-
-
-def _object(value: dict, key: str, where: str) -> dict:
-    found = value.get(key, {})
-    if not isinstance(found, dict):
-        refuse(where, f"{key} must be an object, found {json_type(found)}")
-    return found
 
 
 def _check_tokenizer(rollout: Rollout, tokenizer: Tokenizer, where: str) -> None:

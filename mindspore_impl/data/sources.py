@@ -1,6 +1,5 @@
 """Adapters: a published file (or the bundled generator) becomes conversation records. Nothing later knows which."""
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -88,10 +87,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict]]:
     if opening != "[":
         yield from ((str(number), value) for number, value in files.read_jsonl(path))
         return
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from error
+    values = files.read_json(path)
     if not values:
         raise UserError(f"{path}: the file holds no record")
     for index, value in enumerate(values):

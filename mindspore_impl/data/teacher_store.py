@@ -19,10 +19,10 @@ import numpy as np
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.files import atomic_write, inside, read_json, sha256_bytes, sha256_file, write_json
+from mindspore_impl.ops.log_floor import LOG_FLOOR
 
 SCHEMA = 1
 PAD_ON_DISK = 2**18 - 1  # -1 in memory
-LOG_FLOOR = -1e4  # the log of no mass: finite, exact in float16, and exp() of it is 0
 SUM_TOLERANCE = 1e-2  # of the K+1 masses; float16 alone costs up to 4e-3
 MANIFEST = "manifest.json"
 
@@ -183,7 +183,10 @@ class StoreWriter:
         listings = [(path, *_read_listing(path)) for path in _listing_paths(self.folder)]
         for path, found, _, _ in listings:
             _same_header(found, header, path)
-        entries = _present(self.folder, [shard for _, _, shards, _ in listings for shard in shards])
+        listed = [shard for _, _, shards, _ in listings for shard in shards]
+        entries = _present(self.folder, listed)
+        for name in sorted({entry["file"] for entry in listed} - {entry["file"] for entry in entries}):
+            print(f"{self.folder / name}: gone; its sequences will be captured again", file=sys.stderr)
         for entry in entries:
             runs_of = _read_index(_check_shard(self.folder, entry), entry)
             self._known |= {key.hex(): runs.tobytes() for key, runs in runs_of.items()}
@@ -192,8 +195,16 @@ class StoreWriter:
         self._next = 1 + max((int(entry["file"][len(prefix) :].split(".")[0]) for entry in self._shards), default=-1)
         self._write_journal(complete=False)
 
-    def has(self, key: str) -> bool:
-        """Whether the sequence with this `sample_key` is stored, or waits to be written with the next shard."""
+    def has(self, key: str, runs: np.ndarray | None = None) -> bool:
+        """Whether the sequence with this `sample_key` is stored, or waits to be written with the next shard.
+
+        runs: its `target_runs`. Raises UserError when the sequence is known under another supervised mask than these.
+        """
+        if runs is not None and self._known.get(key, runs.tobytes()) != runs.tobytes():
+            raise UserError(
+                f"sequence {key[:16]} is in the teacher store {self.folder} under another supervised mask; delete the "
+                f"store to capture anew"
+            )
         return key in self._known
 
     def add(
@@ -240,6 +251,7 @@ class StoreWriter:
     def _flush(self) -> None:
         if not self._buffer:
             return
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
         keys, runs, ids, logp, tail = zip(*self._buffer, strict=True)
@@ -254,7 +266,13 @@ class StoreWriter:
             "runs": np.concatenate(runs),
         }
         name = f"shard-{self.part:03d}-{self._next:05d}.safetensors"
-        atomic_write(self.folder / name, lambda temporary: save_file(tensors, str(temporary)))
+        try:
+            atomic_write(self.folder / name, lambda temporary: save_file(tensors, str(temporary)))
+        except SafetensorError as error:  # how it reports a full disk
+            raise UserError(
+                f"{self.folder / name}: the shard cannot be written ({error}); earlier shards are kept, free some room "
+                f"and run again"
+            ) from error
         digest = sha256_file(self.folder / name)
         self._shards.append({"file": name, "sha256": digest, "sequences": len(keys), "positions": self._buffered})
         self._next += 1
@@ -296,13 +314,8 @@ def _listing_paths(folder: Path) -> list[Path]:
 
 
 def _present(folder: Path, shards: list[dict]) -> list[dict]:
-    """Each listed shard once, by name. One whose file is gone is forgotten, so that it is captured again."""
-    kept = {}
-    for entry in shards:
-        if inside(folder, entry["file"]).exists():
-            kept[entry["file"]] = entry
-        else:
-            print(f"{folder / entry['file']}: gone; its sequences will be captured again", file=sys.stderr)
+    """Each listed shard once, by name, as last listed; without those whose file is gone."""
+    kept = {entry["file"]: entry for entry in shards if inside(folder, entry["file"]).exists()}
     return [kept[name] for name in sorted(kept)]
 
 

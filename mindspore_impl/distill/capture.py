@@ -1,8 +1,9 @@
 """Capture: the teacher reads every sample once, and what it says at each supervised position goes into a store.
 
 Legend: B rows, L positions of a packed row, D hidden, V vocabulary, K ids, S supervised targets of one sample, R rows
-the output projection handles at a time. Memory does not depend on the number of samples: one batch is scored, its
-sequences go to the writer, and the writer keeps at most one shard.
+the output projection handles at a time. Samples and the keys and masks of what is stored are held for the whole
+capture, the teacher's arrays are not: one batch is scored, its sequences go to the writer, and the writer keeps at most
+one shard.
 """
 
 import hashlib
@@ -17,10 +18,11 @@ from mindspore import Tensor, nn, ops
 from mindspore_impl import runtime
 from mindspore_impl.data.batches import one_pass
 from mindspore_impl.data.packing import shift
-from mindspore_impl.data.teacher_store import LOG_FLOOR, StoreHeader, StoreReader, StoreWriter, publish, sample_key
+from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, StoreWriter, publish, sample_key, target_runs
 from mindspore_impl.distill.options import CaptureOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.fused_linear import Projection
+from mindspore_impl.ops.log_floor import LOG_FLOOR
 from mindspore_impl.ops.topk_logprobs import LogprobsAt, SampledIds, TopkLogprobs
 from mindspore_impl.text.chat import Sample
 
@@ -39,24 +41,28 @@ def run_capture(
     """Score `samples` with `model` and publish `folder`/store; a killed capture goes on after its last full shard.
 
     `header` names teacher, tokenizer and vocabulary; K, temperature and mode are those of `options`. Each rank scores
-    every world_size-th sample into a part of its own; rank 0 publishes. What is stored of a sample depends on its ids
-    and `seed` alone, not on what it was packed with (to float32 rounding) or on where a run was interrupted.
+    every world_size-th distinct sample into a part of its own; rank 0 publishes. What is stored of a sample depends on
+    its ids and `seed` alone, not on what it was packed with (to float32 rounding) or on where a run was interrupted.
     Returns the metrics of the whole store: positions, sequences, bytes and bytes_per_position (everything in the
     folder), teacher_mass, teacher_entropy and tail (means over positions, of the K ids and the bucket for the rest, as
-    read back), and of this run and rank: seconds, tokens, tokens_per_second.
-    Raises UserError when an id lies outside the vocabulary, K exceeds it, or a sample is longer than a packed row.
+    read back), dropped (samples left out by overlong=drop), and of this run and rank: seconds, tokens,
+    tokens_per_second.
+    Raises UserError when an id lies outside the vocabulary, K exceeds it, a sample is longer than a packed row under
+    overlong=error, equal ids come under two supervised masks, or the teacher's logits are not finite.
     """
     header = replace(header, top_k=options.top_k, temperature=options.temperature, mode=options.mode)
-    check_capture(model, header, samples, sequence_length)
-    store = Path(folder) / "store"
     rank, world_size = runtime.rank(), runtime.world_size()
+    given = len(samples)
+    if options.overlong == "drop":
+        samples = fitting(samples, sequence_length)
+    dropped = given - len(samples)
+    if dropped and rank == 0:
+        print(f"  capture: {dropped} of {given} samples longer than {sequence_length} are left out")
+    check_capture(model, header, samples, sequence_length)
+    samples = distinct(samples)
+    store = Path(folder) / "store"
     writer = StoreWriter(store, header, options.positions_per_shard, part=rank, parts=world_size)
-    waiting, queued = [], set()
-    for sample in samples[rank::world_size]:
-        key = sample_key(sample.ids)
-        if not writer.has(key) and key not in queued:
-            waiting.append(sample)
-            queued.add(key)
+    waiting = [sample for sample in samples[rank::world_size] if not _stored(writer, sample)]
     started, tokens = time.perf_counter(), sum(len(sample.ids) for sample in waiting)
     scorer = TeacherScorer(model, header, seed)
     with runtime.progress_bar(tokens, "capture", "tok", unit_scale=True) as bar:
@@ -72,10 +78,46 @@ def run_capture(
         _wait_for_ranks()
     return {
         **store_metrics(StoreReader(store), samples),
+        "dropped": dropped,
         "seconds": seconds,
         "tokens": tokens,
         "tokens_per_second": tokens / seconds if tokens else 0.0,
     }
+
+
+def fitting(samples: Sequence[Sample], sequence_length: int) -> list[Sample]:
+    """The samples that a row of `sequence_length` tokens can hold. Raises UserError when there is none among them."""
+    kept = [sample for sample in samples if len(sample.ids) <= sequence_length]
+    if samples and not kept:
+        raise UserError(
+            f"capture: each of the {len(samples)} samples is longer than {sequence_length} tokens, so capture.overlong="
+            f"drop leaves nothing; raise the stage's sequence_length"
+        )
+    return kept
+
+
+def distinct(samples: Sequence[Sample]) -> list[Sample]:
+    """The first sample of each sequence of ids, in order.
+
+    Raises UserError naming both records when equal ids come under two supervised masks: a store has one entry for them.
+    """
+    first: dict[str, Sample] = {}
+    for sample in samples:
+        known = first.setdefault(sample_key(sample.ids), sample)
+        if known is not sample and not np.array_equal(target_runs(known.supervised), target_runs(sample.supervised)):
+            raise UserError(
+                f"records {known.record_id!r} and {sample.record_id!r} have the same {len(sample.ids)} tokens under "
+                f"different supervised masks, and a store holds one mask for them; remove one of the two records, or "
+                f"capture them in two stages"
+            )
+    return list(first.values())
+
+
+def _stored(writer: StoreWriter, sample: Sample) -> bool:
+    try:
+        return writer.has(sample_key(sample.ids), target_runs(sample.supervised))
+    except UserError as error:
+        raise UserError(f"record {sample.record_id!r}: {error}") from error
 
 
 def check_capture(model: nn.Cell, header: StoreHeader, samples: Sequence[Sample], sequence_length: int) -> None:
@@ -96,7 +138,7 @@ def check_capture(model: nn.Cell, header: StoreHeader, samples: Sequence[Sample]
         if len(sample.ids) > sequence_length:
             raise UserError(
                 f"record {sample.record_id!r} has {len(sample.ids)} tokens but a row of the capture holds "
-                f"{sequence_length}; raise the stage's sequence_length"
+                f"{sequence_length}; raise the stage's sequence_length, or choose capture.overlong=drop"
             )
         low, high = int(np.min(sample.ids)), int(np.max(sample.ids))
         if low < 0 or high >= header.vocab_size:
@@ -128,9 +170,13 @@ class TeacherScorer:
         for hidden_ND, placed in self.forward(samples, sequence_length, rows):
             if self.header.mode == "sampled":
                 uniform_SK = np.concatenate([self._uniform(sample, len(positions)) for sample, positions in placed])
-                results = counted(self.apply(self.head, hidden_ND, placed, uniform_SK)[0])
+                drawn_SK, logp_SK = self.apply(self.head, hidden_ND, placed, uniform_SK)
+                _check_finite(logp_SK)  # what is stored are counts, which are finite whatever the teacher said
+                results = counted(drawn_SK)
             else:
                 results = self.apply(self.head, hidden_ND, placed)
+                with np.errstate(divide="ignore"):  # ops.maximum may turn NaN into LOG_FLOOR: a row without any mass
+                    _check_finite(np.log(np.exp(results[1]).sum(1) + np.exp(results[2])))
             bounds = np.cumsum([len(positions) for _, positions in placed])[:-1]
             parts = zip(*(np.split(array, bounds) for array in results), strict=True)
             yield from ((sample, part) for (sample, _), part in zip(placed, parts, strict=True))
@@ -200,6 +246,13 @@ class _Head(nn.Cell):
         return self.take(self.project(self.gather(hidden_ND, position_R, 0), weight_VD), *inputs)
 
 
+def _check_finite(*arrays: np.ndarray) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise UserError(
+            "capture: the teacher's logits are not finite; its weights are damaged or its training diverged"
+        )
+
+
 def counted(drawn_SK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Drawn ids as distinct ids with log(count / K), the most frequent first, -1 after them; a sample has no tail."""
     count_s, draws = drawn_SK.shape
@@ -250,9 +303,12 @@ def rescore(
     log-probabilities and the teacher's for the same ids, and id_agreement, the share of stored ids among the teacher's
     K most probable. Drawn ids (mode sampled) carry counts and no probabilities: there both differences are between the
     mean log-probability of all draws and what the teacher's own entropy lets expect, less four standard errors, so
-    that they are 0 for the teacher that drew them. Raises UserError when a sample is not in the store.
+    that they are 0 for the teacher that drew them. Samples longer than a row are left out and counted as dropped: a
+    capture with overlong=drop left them out, too. Raises UserError when another sample is not in the store, or the
+    teacher's logits are not finite.
     """
-    header = reader.header
+    header, given = reader.header, len(samples)
+    samples = fitting(samples, sequence_length)
     check_capture(model, header, samples, sequence_length)
     scorer = TeacherScorer(model, header)
     again = LogprobsAt(header.top_k, header.temperature)
@@ -263,6 +319,7 @@ def rescore(
         stored = [reader.lookup(sample.ids, sample.supervised) for sample, _ in placed]
         ids_SK, stored_SK = np.concatenate([row[0] for row in stored]), np.concatenate([row[1] for row in stored])
         teacher_SK, agree_SK, mean_S, variance_S = scorer.apply(head, hidden_ND, placed, ids_SK)
+        _check_finite(teacher_SK, mean_S)  # max() below would let NaN pass
         real_SK = ids_SK >= 0
         difference = np.abs(stored_SK.astype(np.float64) - np.maximum(teacher_SK, LOG_FLOOR))[real_SK]
         worst, total = max(worst, float(difference.max())), total + float(difference.sum())
@@ -277,6 +334,7 @@ def rescore(
     return {
         "sequences": sequences,
         "positions": positions,
+        "dropped": given - len(samples),
         "max_abs_logp_difference": worst,
         "mean_abs_logp_difference": total / count,
         "id_agreement": same / count,

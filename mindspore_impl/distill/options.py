@@ -23,3 +23,4 @@ class CaptureOptions:
     temperature: float = 1.0
     rows_per_batch: int = 16  # packed rows in one teacher forward
     positions_per_shard: int = 65536
+    overlong: Literal["error", "drop"] = "error"  # a sample longer than the stage's sequence_length

@@ -8,9 +8,8 @@ import math
 import mindspore as ms
 from mindspore import nn, ops
 
+from mindspore_impl.ops.log_floor import LOG_FLOOR
 from mindspore_impl.ops.topk_distill import FAR, RowLogSumExp, wide_dtype
-
-LOG_FLOOR = -1e4  # the log of no mass: finite in float16 too, and exp() of it is 0
 
 
 class TopkLogprobs(nn.Cell):
@@ -44,8 +43,8 @@ class TopkLogprobs(nn.Cell):
 class LogprobsAt(nn.Cell):
     """construct(logits_NV f32, ids_NK i32) -> (logp_NK, agree_NK, mean_N, variance_N), all f32, at `temperature`.
 
-    The log-probabilities of given ids (-1 reads id 0), 1 where an id is among the row's K most probable, and the mean
-    and variance of log p under p, to judge drawn ids by.
+    The log-probabilities of given ids (-1 reads id 0), 1 where an id is among the row's top_k most probable (all of V
+    when top_k exceeds it, as a number of draws may), and the mean and variance of log p under p, to judge drawn ids by.
     """
 
     def __init__(self, top_k: int, temperature: float):
@@ -55,7 +54,7 @@ class LogprobsAt(nn.Cell):
 
     def construct(self, logits_NV, ids_NK):
         log_sum_N1, max_N1, p_NV = self.log_sum(logits_NV / self.temperature)
-        kth_N1 = ops.topk(logits_NV, self.top_k, -1)[0][:, -1:]
+        kth_N1 = ops.topk(logits_NV, min(self.top_k, logits_NV.shape[-1]), -1)[0][:, -1:]
         chosen_NK = ops.gather_elements(logits_NV, 1, ops.maximum(ids_NK, 0))
         logp_NK = (chosen_NK / self.temperature - max_N1 - log_sum_N1).astype(ms.float32)
         log_p_NV = logits_NV / self.temperature - (max_N1 + log_sum_N1).astype(ms.float32)

@@ -1,6 +1,7 @@
 """Conversation records: the one form that every data source is turned into, and the only thing later rooms know."""
 
 import difflib
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
@@ -40,9 +41,7 @@ def parse_record(obj: Any, where: str) -> Record:
     if not identity:
         refuse(where, "id is empty; give each record a name of its own")
     choice_field(obj, "thinking", THINKING, where)
-    meta = obj.get("meta", {})
-    if not isinstance(meta, dict):
-        refuse(where, f"meta must be an object, found {json_type(meta)}")
+    meta = object_field(obj, "meta", where)
     return Record(identity, parse_messages(obj["messages"], f"{where}: record {identity!r}"), obj["thinking"], meta)
 
 
@@ -132,6 +131,20 @@ def text_field(obj: dict, key: str, where: str) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         refuse(where, f"{key} is not valid Unicode (a lone surrogate at character {error.start}); mend the source file")
+    return value
+
+
+def object_field(obj: dict, key: str, where: str) -> dict:
+    """The object at `key`, {} when absent. Refuses another type, and what could be read but never written again."""
+    value = obj.get(key, {})
+    if not isinstance(value, dict):
+        refuse(where, f"{key} must be an object, found {json_type(value)}")
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:  # UnicodeEncodeError is one
+        refuse(where, f"{key} holds NaN, infinity or invalid Unicode; mend the source file")
+    except RecursionError:
+        refuse(where, f"{key} is nested too deeply; mend the source file")
     return value
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from mindspore_impl.data.batches import BatchStream, PackedBatch, one_pass
 from mindspore_impl.data.options import BatchOptions
-from mindspore_impl.data.teacher_store import LOG_FLOOR, StoreHeader, StoreReader, StoreWriter
+from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, StoreWriter
 from mindspore_impl.errors import UserError
+from mindspore_impl.ops.log_floor import LOG_FLOOR
 from mindspore_impl.text.chat import Sample
 
 LENGTH = 32
@@ -288,23 +289,37 @@ def test_dropped_samples_are_counted_and_never_drawn():
     assert drawn(stream, stream.steps_for_epochs(1)) == {1000 + i: 1 for i in range(10)}
 
 
+def test_a_dropped_sample_needs_no_teacher(tmp_path):
+    """A capture drops it by the same rule; a sample that is kept, whole or in pieces, still needs its rows."""
+    samples = make_samples(10)
+    teacher = store_of(tmp_path, samples)
+    samples += make_samples(2, 1, shortest=40, longest=50, name="long")
+    stream = stream_of(samples, teacher=teacher, overlong="drop", rows=1)
+    assert stream.summary()["dropped"] == 2
+    batches = [batch for step in range(stream.steps_for_epochs(1)) for batch in stream.step(step)]
+    assert assert_teacher_is_aligned(batches) == sum(int(sample.supervised.sum()) for sample in samples[:10])
+    with pytest.raises(UserError, match="record 'long0': .*not in the teacher store"):
+        stream_of(samples, teacher=teacher, overlong="split")
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
         ({"rows": 6, "accumulation": 4}, r"data\.rows=6.*multiple of 4"),
         ({"accumulation": 0}, r"data\.accumulation=0"),
         ({"sequence_length": 1}, r"data\.sequence_length"),
-        ({"mixture": {"onyl": 1.0}}, r"data\.mixture\.onyl.*the sets are empty, only"),
+        ({"mixture": {"onyl": 1.0}}, r"data\.mixture\.onyl.*the sets are empty, more, only"),
         ({"mixture": {"only": -1.0}}, r"data\.mixture\.only=-1\.0"),
         ({"mixture": {"only": 0.0}}, "no set has a weight above 0"),
         ({"mixture": {"empty": 1.0}}, r"data\.sets\.empty: the set is empty"),
+        ({"mixture": {"only": 1.0, "more": 0.01}}, r"data\.mixture\.more=0\.01: its share is less than one of the 10"),
         ({"sequence_length": 4, "mixture": {"only": 1.0}}, "record 'r0' has .* tokens but a row holds 4"),
         ({"sequence_length": 4, "overlong": "drop", "mixture": {"only": 1.0}}, "leaves nothing of this set"),
     ],
 )
 def test_faults_name_their_key(changes, message):
     with pytest.raises(UserError, match=message):
-        BatchStream({"only": make_samples(5), "empty": []}, options(**changes), 0)
+        BatchStream({"only": make_samples(5), "more": make_samples(5, 1), "empty": []}, options(**changes), 0)
 
 
 def test_rows_must_divide_over_the_ranks():

@@ -102,6 +102,9 @@ def test_text_of_an_outside_engine_is_encoded_by_the_template(records, tokenizer
     ({"finish": "eos"}, ["unknown finish 'eos'", "stop, length"]),
     ({"text": None}, ["text must be a string"]),
     ({"sampling": 3}, ["sampling must be an object"]),
+    ({"sampling": {"temperature": float("inf")}}, ["sampling holds NaN, infinity or invalid Unicode"]),
+    ({"meta": {"score": [float("nan")]}}, ["meta holds NaN, infinity or invalid Unicode"]),
+    ({"meta": {"answer": "\ud83d"}}, ["meta holds NaN, infinity or invalid Unicode"]),
     ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}, ["the prompt only"]),
 ])  # fmt: skip
 def test_a_bad_rollout_is_named(records, tokenizer, tmp_path, changes, needles):

@@ -85,6 +85,14 @@ def test_first_and_count_choose_lines_and_malformed_ones_outside_do_not_matter(l
         load("prompt_answer", [rows[1]] * 2, first=2)
 
 
+@pytest.mark.parametrize("text", [json.dumps([ALPACA]), json.dumps(ALPACA)], ids=["array", "lines"])
+def test_a_byte_order_mark_does_not_matter(tmp_path, text):
+    path = tmp_path / "set.json"
+    path.write_text(text, encoding="utf-8-sig")
+    (record,) = load_set("toy", DatasetOptions(source="alpaca", path=str(path)), seed=0)
+    assert record.messages[1] == Message("assistant", "3")
+
+
 @pytest.mark.parametrize("source, row, needles", [
     ("gsm8k", {"question": "q"}, ["'answer' is missing"]),
     ("gsm8k", {"question": "q", "answer": "no mark"}, ["'answer'", "####"]),
@@ -143,5 +151,9 @@ def test_files_that_cannot_be_used(load, tmp_path):
     fails(r"f.json:\[0\]: expected an object", b"[1]")
     fails(r"f.json:1: not valid JSON", b'{"a": \n')
     fails("f.json: not UTF-8", b"\xff\xfe\x00")
+    fails("f.json: not UTF-8", b"[\n" + b"1,\n" * 20_000 + b"\xff]")  # beyond the first block
+    fails("f.json: .*nested too deeply", b"[" * 100_000)
+    fails("f.json: .*an integer has too many digits", b"[" + b"1" * 5000 + b"]")
+    fails("f.json:1: .*an integer has too many digits", b'{"a": ' + b"1" * 5000 + b"}")
     fails("data.sets.toy: first=-1", b"{}", first=-1)
     fails("data.sets.toy.source", b"{}", source="parquet")

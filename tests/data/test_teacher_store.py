@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 
 from mindspore_impl.data import teacher_store
 from mindspore_impl.data.teacher_store import (
-    LOG_FLOOR,
     StoreHeader,
     StoreReader,
     StoreWriter,
@@ -26,6 +26,7 @@ from mindspore_impl.data.teacher_store import (
 )
 from mindspore_impl.errors import UserError
 from mindspore_impl.files import sha256_file
+from mindspore_impl.ops.log_floor import LOG_FLOOR
 
 VOCABULARY = 153376
 
@@ -173,6 +174,32 @@ def test_trap_07_the_writer_refuses_known_ids_under_another_mask(tmp_path):
     ids, supervised, *rows = stored[0]
     with pytest.raises(UserError, match="another supervised mask"):
         writer.add(ids, np.roll(supervised, -1), *rows)
+
+
+def test_trap_07_the_writer_knows_a_sequence_by_its_mask_too(tmp_path):
+    writer, stored = write(tmp_path)
+    ids, supervised = stored[0][:2]
+    assert writer.has(sample_key(ids), target_runs(supervised)) and writer.has(sample_key(ids))
+    assert not writer.has("0" * 64, target_runs(supervised))
+    with pytest.raises(UserError, match="under another supervised mask; delete the store"):
+        writer.has(sample_key(ids), target_runs(np.roll(supervised, -1)))
+
+
+def test_a_full_disk_is_one_error_and_the_capture_goes_on(tmp_path):
+    """A limit on the size of a file stands for the disk."""
+    writer, stored = write(tmp_path, positions_per_shard=1000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
+    try:
+        with pytest.raises(
+            UserError, match=r"shard-000-00000\.safetensors: .*cannot be written .*earlier shards are kept"
+        ):
+            writer.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["part-000.json"]
+    writer.close()
+    assert_holds(StoreReader(tmp_path), stored)
 
 
 def test_trap_11_an_id_outside_the_vocabulary_is_refused(tmp_path):
@@ -372,6 +399,7 @@ def test_the_sequences_of_a_deleted_shard_are_captured_again(tmp_path, capsys):
     assert "shard-000-00000.safetensors: gone" in capsys.readouterr().err
     assert [writer.add(*item) for item in stored] == [True] * 3 + [False] * 3
     writer.close()
+    assert capsys.readouterr().err == ""  # said once, where it is true
     assert_holds(StoreReader(tmp_path), stored)
 
 

@@ -1,5 +1,6 @@
 """Capture end to end: what is stored, where it is read, and that a killed capture goes on."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from mindspore import Tensor
 
 from mindspore_impl.data.batches import one_pass
 from mindspore_impl.data.packing import shift
-from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, StoreWriter
+from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, StoreWriter, sample_key, verify_store
 from mindspore_impl.distill import capture
 from mindspore_impl.distill.capture import TeacherScorer, counted, rescore, run_capture
 from mindspore_impl.distill.options import CaptureOptions
@@ -276,3 +277,73 @@ def test_trap_11_what_cannot_be_captured_is_refused(model, tmp_path):
         with pytest.raises(UserError, match=words):
             run_capture(model, header, given, options, length, tmp_path, 0)
     assert not (tmp_path / "store").exists()
+
+
+def test_an_overlong_sample_is_an_error_or_is_dropped_and_counted(model, tmp_path, capsys):
+    samples = make_samples(3, seed=8)
+    ids, supervised = np.arange(LENGTH + 1, dtype=np.int32), np.arange(LENGTH + 1) > 3
+    mixed = [samples[0], Sample(ids, supervised, "long", "fast"), *samples[1:]]
+    with pytest.raises(UserError, match="record 'long' has 33 tokens.*capture.overlong=drop"):
+        run_capture(model, HEADER, mixed, OPTIONS, LENGTH, tmp_path, 0)
+    assert not (tmp_path / "store").exists()
+    dropping = replace(OPTIONS, overlong="drop")
+    metrics = run_capture(model, HEADER, mixed, dropping, LENGTH, tmp_path, 0)
+    assert metrics["dropped"] == 1 and metrics["sequences"] == 3
+    assert "1 of 4 samples longer than 32 are left out" in capsys.readouterr().out
+    reader = StoreReader(tmp_path / "store")
+    with pytest.raises(UserError, match="not in the teacher store"):
+        reader.check(ids, supervised)
+    result = rescore(model, reader, mixed, LENGTH, ROWS)
+    assert result["dropped"] == 1 and result["positions"] == reader.positions
+    with pytest.raises(UserError, match="each of the 1 samples is longer than 32 tokens.*leaves nothing"):
+        run_capture(model, HEADER, mixed[1:2], dropping, LENGTH, tmp_path / "none", 0)
+
+
+def test_a_teacher_whose_logits_are_not_finite_is_refused(captured, tmp_path):
+    """One NaN in the output weights: counts of draws would be finite, and a maximum of differences 0."""
+    folder, _, samples = captured
+    broken = make_model(1)
+    weights_VD = broken.lm_head_weight.asnumpy().copy()
+    weights_VD[3, 2] = np.nan
+    broken.lm_head_weight.set_data(Tensor(weights_VD))
+    words = "the teacher's logits are not finite; its weights are damaged or its training diverged"
+    for options in (SAMPLED, OPTIONS):
+        with pytest.raises(UserError, match=words):
+            run_capture(broken, HEADER, samples[:3], options, LENGTH, tmp_path / options.mode, 0)
+    with pytest.raises(UserError, match=words):
+        rescore(broken, StoreReader(folder / "store"), samples, LENGTH, ROWS)
+
+
+def test_trap_07_equal_ids_under_two_masks_are_refused_before_scoring(model, captured, tmp_path, monkeypatch):
+    folder, _, samples = captured
+    other = Sample(samples[1].ids, ~samples[1].supervised, "the other", "fast")
+    monkeypatch.setattr(TeacherScorer, "score", lambda *_: pytest.fail("the teacher was run"))
+    with pytest.raises(UserError, match="records 'r1' and 'the other' have the same .* tokens"):
+        run_capture(model, HEADER, [*samples[:4], other], OPTIONS, LENGTH, tmp_path, 0)
+    assert not (tmp_path / "store").exists()
+    with pytest.raises(UserError, match="record 'the other': .*under another supervised mask; delete the store"):
+        run_capture(model, HEADER, [other], OPTIONS, LENGTH, folder, 0)
+
+
+def test_ranks_share_the_distinct_samples(model, tmp_path, monkeypatch):
+    """Each sample is there twice, once in each rank's share: it is scored by one rank alone."""
+    samples = [sample for sample in make_samples(4, seed=9) for _ in range(2)]
+
+    def capture_as(rank):
+        monkeypatch.setattr(capture.runtime, "rank", lambda: rank)
+        return run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path, 0)
+
+    def killed():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(capture.runtime, "world_size", lambda: 2)
+    monkeypatch.setattr(capture, "_wait_for_ranks", killed)  # the other rank has not begun
+    with pytest.raises(KeyboardInterrupt):
+        capture_as(1)
+    shards = json.loads((tmp_path / "store" / "part-001.json").read_text())["shards"]
+    assert sum(shard["sequences"] for shard in shards) == 2
+    monkeypatch.setattr(capture, "_wait_for_ranks", lambda: None)
+    assert capture_as(0)["tokens"] == len(samples[0].ids) + len(samples[4].ids)
+    summary = verify_store(tmp_path / "store")
+    assert summary["sequences"] == len({sample_key(sample.ids) for sample in samples}) == 4
+    assert summary["duplicates"] == 0

@@ -1,10 +1,15 @@
 """Top-k log-probabilities and drawn ids in graph mode, against float64 NumPy."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from mindspore import Tensor
 
-from mindspore_impl.ops.topk_logprobs import LOG_FLOOR, LogprobsAt, SampledIds, TopkLogprobs
+import mindspore_impl
+from mindspore_impl.ops.log_floor import LOG_FLOOR
+from mindspore_impl.ops.topk_logprobs import LogprobsAt, SampledIds, TopkLogprobs
 from tests.losses.teacher_cases import log_softmax, rows_on
 
 pytestmark = pytest.mark.usefixtures("ms_runtime")
@@ -45,6 +50,21 @@ def test_log_probabilities_of_given_ids():
     mean = (np.exp(log_p_NV) * log_p_NV).sum(1)
     np.testing.assert_allclose(mean_N, mean, rtol=1e-5)
     np.testing.assert_allclose(variance_N, (np.exp(log_p_NV) * (log_p_NV - mean[:, None]) ** 2).sum(1), rtol=1e-4)
+
+
+def test_more_draws_than_ids_agree_everywhere():
+    """K counts draws in a sampled store and may exceed V; each id is then among the K most probable."""
+    logits_NV = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+    ids_NK = np.tile(np.array([0, 4, 2, -1, -1, -1, -1, -1], np.int32), (3, 1))
+    logp_NK, agree_NK, *_ = (out.asnumpy() for out in LogprobsAt(8, 1.0)(Tensor(logits_NV), Tensor(ids_NK)))
+    assert (agree_NK == 1).all()
+    np.testing.assert_allclose(logp_NK[:, :3], log_softmax(logits_NV)[:, [0, 4, 2]], rtol=1e-6, atol=3e-6)
+
+
+def test_the_log_of_no_mass_has_one_owner():
+    package = Path(mindspore_impl.__file__).parent
+    owners = [path.name for path in package.rglob("*.py") if re.search(r"^LOG_FLOOR\b.*=", path.read_text(), re.M)]
+    assert owners == ["log_floor.py"]
 
 
 @pytest.mark.parametrize("vocab", [2, 11, 423])
