@@ -100,7 +100,7 @@ def sample_from_completion(
     """A generated answer as a sample that supervises exactly `completion_ids`.
 
     An answer that was cut has no [unused10], and none is added. Raises UserError naming the record: either part is
-    empty, an id is outside the vocabulary, the prompt has not exactly one BOS in front, or [unused10] comes early.
+    empty, an id is outside the vocabulary, BOS is not exactly the first id of the prompt, or [unused10] comes early.
     """
     where = f"rollout {record_id!r}"
     prompt_ids, completion_ids = list(prompt_ids), list(completion_ids)
@@ -112,6 +112,11 @@ def sample_from_completion(
             )
     if not prompt_ids or prompt_ids[0] != tokenizer.bos_id or prompt_ids.count(tokenizer.bos_id) != 1:
         raise UserError(f"{where}: prompt_ids must begin with exactly one BOS (id {tokenizer.bos_id})")
+    if tokenizer.bos_id in completion_ids:
+        raise UserError(
+            f"{where}: completion_ids hold the BOS (id {tokenizer.bos_id}), which stands in front of the prompt only; "
+            "remove the record, or keep the engine from drawing it"
+        )
     if tokenizer.eos_id in completion_ids[:-1]:
         raise UserError(f"{where}: completion_ids go on after {TURN_END}; cut them behind it")
     supervised = [False] * len(prompt_ids) + [True] * len(completion_ids)

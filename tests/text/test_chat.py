@@ -133,6 +133,7 @@ def test_ids_that_cannot_be_are_refused(tokenizer):
         (prompt[1:], [5, end], "exactly one BOS"),
         ([prompt[0], *prompt], [5, end], "exactly one BOS"),
         (prompt, [5, end, 5, end], "go on after"),
+        (prompt, [5, tokenizer.bos_id, end], "completion_ids hold the BOS"),
     ]:
         with pytest.raises(UserError, match="'r9'") as caught:
             chat.sample_from_completion(prompt_ids, completion, "r9", "fast", tokenizer)
