@@ -1,9 +1,11 @@
 """Offline on-policy generations: each prompt answered once (or several times) by one fixed set of weights.
 
 The work is cut into parts of about `prompts_per_part` prompts. A part is published atomically, so a killed stage goes
-on at the next part; with several ranks each takes every world_size-th part and rank 0 merges them.
+on at the next part; with several ranks each takes every world_size-th part and rank 0 merges them. A rank that fails
+leaves `failed_<rank>.json`, so that the others do not wait for it for ever.
 """
 
+import functools
 import shutil
 import time
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from mindspore_impl.text.records import Record, prompt_messages
 
 Check = Callable[[Record, Completion], bool | None]
 WAIT_SECONDS = 0.5  # between two looks at what the other ranks have published
+STALE_SECONDS = 60.0  # a failure found at the start counts after this long: it may be an earlier run's, not yet cleared
 
 
 def run_rollout(
@@ -35,9 +38,11 @@ def run_rollout(
 ) -> dict:
     """Answer the records' prompts with `model`, in each record's own thinking mode, into `folder`/rollouts.jsonl.
 
+    All of `records` are answered: `options.limit`, which counts a set, is applied where the sets are put together.
     `check(record, completion)` says whether an answer is right, or None where that cannot be told. Returns metrics:
     prompts, generations, kept, finished_share, tokens (generated), seconds, tokens_per_second, and correct_share
-    where something could be checked. Raises UserError when there is no prompt or nothing is left to keep.
+    where something could be checked. Raises UserError when there is no prompt, nothing is left to keep, or another
+    rank has failed.
     """
     from mindspore_impl.generation.engine import Engine  # imports mindspore, which a finished stage does not need
 
@@ -60,38 +65,88 @@ def roll_out(
 ) -> dict:
     """`run_rollout` over any engine: `make_engine()` is called once, when something is left to generate."""
     folder = Path(folder)
-    records = records[: options.limit]
     for key in ("samples_per_prompt", "prompts_per_part"):
         if getattr(options, key) < 1:
             raise UserError(f"{folder.name}: rollout.{key} is {getattr(options, key)}; use 1 or more")
     if not records:
-        raise UserError(f"{folder.name}: no prompt to answer; check the stage's `prompts` and `rollout.limit`")
+        raise UserError(f"{folder.name}: no prompt to answer; check the sets in the stage's `prompts`, `rollout.limit`")
     _check_unique(records, folder.name)
-    size = _part_size(options, sampling)
     names = [rollout_id(record, 0) for record in records]
     hashes = [weights_sha256, tokenizer.sha256]
-    plan = files.sha256_json([names, size, asdict(options), _settings(sampling), hashes, seed])
+    answers = files.sha256_json([names, options.samples_per_prompt, _settings(sampling), hashes, seed])
+    plan = files.sha256_json([answers, options.keep_truncated])
     if (metrics := _finished(folder, plan)) is not None:
         return metrics
-    # Parts of another plan are never read: they live under another name.
-    parts = folder / "parts" / plan[:16]
+    size = _part_size(options, sampling)
+    # Parts of other answers, or of another size, are never read: they live under another name.
+    parts = folder / "parts" / f"{answers[:16]}_{size}"
     spans = [records[first : first + size] for first in range(0, len(records), size)]
-    engine = None
-    for number in range(runtime.rank(), len(spans), runtime.world_size()):
-        if _part_metrics(parts, number) is not None:
-            continue
-        engine = engine or make_engine()
-        started = time.perf_counter()
-        title = f"rollout part {number + 1}/{len(spans)}"
-        items = _generate(engine, tokenizer, spans[number], options, sampling, weights_sha256, seed, title, check)
-        _write_part(parts, number, items, time.perf_counter() - started)
-    if runtime.rank() != 0:
-        while (metrics := _finished(folder, plan)) is None:
+
+    def generate(engine, span: list[Record], title: str) -> list[Rollout]:
+        return _generate(engine, tokenizer, span, options, sampling, weights_sha256, seed, title, check)
+
+    with _Failures(folder) as failures:
+        engine, found = None, {}
+        for number in range(runtime.rank(), len(spans), runtime.world_size()):
+            if (metrics := _part_metrics(parts, number)) is None:
+                engine = engine or make_engine()
+                started = time.perf_counter()
+                title = f"rollout part {number + 1}/{len(spans)}"
+                items = generate(engine, spans[number], title)
+                metrics = _write_part(parts, number, items, time.perf_counter() - started)
+            found[number] = metrics
+        if runtime.rank() != 0:
+            return failures.wait_for(lambda: _finished(folder, plan))
+        for number in range(len(spans)):
+            if number not in found:
+                found[number] = failures.wait_for(functools.partial(_part_metrics, parts, number))
+        found = [found[number] for number in range(len(spans))]
+        return _publish(folder, plan, parts, found, len(records), tokenizer, options.keep_truncated)
+
+
+class _Failures:
+    """Tells the other ranks when this one fails, and raises here what one of them has told.
+
+    Each rank clears its own file when it starts. Another's that stands already may be of an earlier run.
+    """
+
+    def __init__(self, folder: Path):
+        self.own = _failure(folder, runtime.rank())
+        self.own.unlink(missing_ok=True)
+        others = [rank for rank in range(runtime.world_size()) if rank != runtime.rank()]
+        self.others = {rank: _failure(folder, rank) for rank in others}
+        self.standing = {rank: _changed(path) for rank, path in self.others.items()}
+        self.started = time.monotonic()
+
+    def __enter__(self) -> "_Failures":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if self.others and isinstance(error, Exception):
+            files.write_json(self.own, {"error": str(error) or kind.__name__})
+
+    def wait_for(self, look: Callable[[], dict | None]) -> dict:
+        """What `look` gives, once it gives something. Raises UserError when another rank has failed meanwhile."""
+        while (value := look()) is None:
+            for rank, path in self.others.items():
+                changed = _changed(path)
+                old = changed == self.standing[rank] and time.monotonic() - self.started < STALE_SECONDS
+                if changed is not None and not old:
+                    raise UserError(f"{path}: rank {rank} has failed: {files.read_json(path)['error']}")
             time.sleep(WAIT_SECONDS)
-        return metrics
-    while any(_part_metrics(parts, number) is None for number in range(len(spans))):
-        time.sleep(WAIT_SECONDS)
-    return _publish(folder, plan, parts, len(spans), len(records), tokenizer, options.keep_truncated)
+        return value
+
+
+def _failure(folder: Path, rank: int) -> Path:
+    return folder / f"failed_{rank}.json"
+
+
+def _changed(path: Path) -> int | None:
+    """When the file was written (ns), None when there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def sample_seed(seed: int, record_id: str, index: int) -> int:
@@ -163,8 +218,8 @@ def _generate(engine, tokenizer, records, options, sampling, weights_sha256, see
     return items
 
 
-def _write_part(parts: Path, number: int, items: list[Rollout], seconds: float) -> None:
-    """Publish one part; its JSON file is written last and vouches for the lines."""
+def _write_part(parts: Path, number: int, items: list[Rollout], seconds: float) -> dict:
+    """Publish one part, return its metrics; its JSON file is written last and vouches for the lines."""
     lines = parts / f"part_{number:05d}.jsonl"
     write_rollouts(lines, items)
     checked = [item.meta["correct"] for item in items if "correct" in item.meta]
@@ -179,6 +234,7 @@ def _write_part(parts: Path, number: int, items: list[Rollout], seconds: float) 
         "seconds": seconds,
     }
     files.write_json(parts / f"part_{number:05d}.json", metrics)
+    return metrics
 
 
 def _part_metrics(parts: Path, number: int) -> dict | None:
@@ -199,13 +255,13 @@ def _finished(folder: Path, plan: str) -> dict | None:
     return value["metrics"] if value["plan"] == plan and value["sha256"] == files.sha256_file(lines) else None
 
 
-def _publish(folder, plan, parts, count, prompts, tokenizer, keep_truncated) -> dict:
-    """Merge the parts into rollouts.jsonl, then drop them; return the metrics of all of them together."""
+def _publish(folder, plan, parts, found, prompts, tokenizer, keep_truncated) -> dict:
+    """Merge the parts, whose metrics are `found`, into rollouts.jsonl, then drop them; return the metrics of all."""
     kept = 0
 
     def merged():
         nonlocal kept
-        for number in range(count):
+        for number in range(len(found)):
             for item in read_rollouts(parts / f"part_{number:05d}.jsonl", tokenizer, keep_truncated=True):
                 if keep_truncated or item.finish == "stop":
                     kept += 1
@@ -213,7 +269,6 @@ def _publish(folder, plan, parts, count, prompts, tokenizer, keep_truncated) -> 
 
     lines = folder / "rollouts.jsonl"
     write_rollouts(lines, merged())
-    found = [_part_metrics(parts, number) for number in range(count)]
     keys = ("generations", "finished", "tokens", "checked", "correct")
     totals = {key: sum(part[key] for part in found) for key in keys}
     if kept == 0:

@@ -1,6 +1,7 @@
 """What a set of weights can do: accuracy by greedy generation, perplexity along the labels."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from mindspore_impl import files, runtime
@@ -13,6 +14,15 @@ from mindspore_impl.text.chat import Sample, parse_completion, render, render_pr
 from mindspore_impl.text.records import Record, prompt_messages
 
 
+def check_records(sets: dict[str, list[Record]], options: EvaluationOptions, tokenizer) -> dict[str, list[list[int]]]:
+    """The rendered prompts of each accuracy set, within `evaluation.limit`. Needs no model: it costs seconds.
+
+    sets: at least those of `options.accuracy`. Raises UserError that names set and record when a set is missing or
+    empty, or a record has no known task, no right answer, or a prompt that cannot be rendered.
+    """
+    return {name: _rendered(name, _chosen(sets, name, options), tokenizer, _prompt) for name in options.accuracy}
+
+
 def evaluate(
     model, tokenizer, sets: dict[str, list[Record]], options: EvaluationOptions, folder: Path, seed: int
 ) -> dict:
@@ -21,19 +31,19 @@ def evaluate(
     Returns {"accuracy": {set: {"correct", "total", "accuracy", "low", "high", "truncated", "seconds"}}, "perplexity":
     {set: {"loss", "perplexity", "tokens"}}, "tokens"}: shares in [0, 1] with their 95 % Wilson interval, loss in nats a
     token, tokens generated and scored together.
-    Raises UserError that names set and record when a record cannot be rendered or has no known right answer.
+    Loss and perplexity are None when the model gives no finite loss. Raises UserError that names set and
+    record, like `check_records`, and for a perplexity set whose records cannot be rendered.
     """
-    chosen = {name: _chosen(sets, name, options) for name in dict.fromkeys([*options.accuracy, *options.perplexity])}
     # Rendered first: a bad record is reported before minutes of generation, not after.
-    prompts = {name: _prompts(name, chosen[name], tokenizer) for name in options.accuracy}
-    samples = {name: _samples(name, chosen[name], tokenizer) for name in options.perplexity}
+    prompts = check_records(sets, options, tokenizer)
+    samples = {n: _rendered(n, _chosen(sets, n, options), tokenizer, render) for n in options.perplexity}
     accuracy, lines, tokens = {}, [], 0
     if prompts:
         from mindspore_impl.generation.engine import Engine  # imports mindspore
 
         engine = Engine(model, tokenizer)
         for name in prompts:
-            records = chosen[name]
+            records = _chosen(sets, name, options)
             accuracy[name], found = measure_accuracy(engine, tokenizer, name, records, prompts[name], options, seed)
             tokens += sum(line["tokens"] for line in found)
             lines += found
@@ -84,7 +94,7 @@ def measure_accuracy(
 
 
 def measure_perplexity(model, samples: dict[str, list[Sample]], options: EvaluationOptions) -> dict:
-    """Mean cross-entropy (nats) over the supervised tokens of each set, and its exponential."""
+    """Mean cross-entropy (nats) over the supervised tokens of each set, and its exponential; None when not finite."""
     from mindspore_impl.data.batches import one_pass
     from mindspore_impl.losses.objective import LossNetwork, held_out_loss
     from mindspore_impl.losses.options import ObjectiveOptions
@@ -94,7 +104,7 @@ def measure_perplexity(model, samples: dict[str, list[Sample]], options: Evaluat
     results = {}
     for name, items in samples.items():
         with runtime.progress_bar(len(items), f"perplexity {name}", "sample") as bar:
-            results[name] = held_out_loss(network, _counted(items, options, bar, one_pass))
+            results[name] = held_out_loss(network, _counted(items, options, bar, one_pass), name)
     return results
 
 
@@ -122,23 +132,18 @@ def _chosen(sets: dict[str, list[Record]], name: str, options: EvaluationOptions
     return records
 
 
-def _prompts(name: str, records: list[Record], tokenizer) -> list[list[int]]:
-    """Prompt ids of each record; every record must also have a known right answer."""
-    prompts = []
-    for record in records:
-        try:
-            tasks.expected(record)
-            prompts.append(render_prompt(prompt_messages(record), tokenizer, record.thinking))
-        except UserError as error:
-            raise UserError(f"evaluation set {name!r}, record {record.id!r}: {error}") from error
-    return prompts
+def _prompt(record: Record, tokenizer) -> list[int]:
+    """Prompt ids of a record that has a known right answer."""
+    tasks.expected(record)
+    return render_prompt(prompt_messages(record), tokenizer, record.thinking)
 
 
-def _samples(name: str, records: list[Record], tokenizer) -> list[Sample]:
-    samples = []
+def _rendered(name: str, records: list[Record], tokenizer, make: Callable) -> list:
+    """make(record, tokenizer) of each record; a fault names set and record."""
+    made = []
     for record in records:
         try:
-            samples.append(render(record, tokenizer))
+            made.append(make(record, tokenizer))
         except UserError as error:
             raise UserError(f"evaluation set {name!r}, record {record.id!r}: {error}") from error
-    return samples
+    return made

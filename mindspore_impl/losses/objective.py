@@ -54,18 +54,27 @@ def tensors_of(batch, with_teacher: bool) -> tuple[ms.Tensor, ...]:
     return tuple(ms.Tensor(getattr(batch, name)) for name in names)
 
 
-def held_out_loss(network: "LossNetwork", batches) -> dict[str, float]:
-    """Mean cross-entropy in nats over the supervised tokens of PackedBatches, its exponential, and their number.
+def held_out_loss(network: "LossNetwork", batches, name: str) -> dict[str, float | None]:
+    """{"loss", "perplexity", "tokens"}: mean cross-entropy in nats over the supervised tokens of PackedBatches, its
+    exponential, and their number.
 
-    network: without a teacher. The perplexity is cut at exp(700), since JSON knows no infinity; a loss that is not
-    finite comes back as it is.
+    network: without a teacher; name: the set's, for the message. JSON knows neither NaN nor infinity: a loss that is
+    not finite is None and so is its perplexity, and a perplexity is cut at exp(700). Raises UserError when no token is
+    supervised, of which no mean can be taken.
     """
     ce, tokens = 0.0, 0.0
     for batch in batches:
         sums_M = network(*tensors_of(batch, False))[1].asnumpy().astype(float)
         ce += float(sums_M[METRICS.index("ce")])
         tokens += float(sums_M[METRICS.index("tokens")])
-    loss = ce / max(tokens, 1.0)
+    if tokens == 0:
+        raise UserError(
+            f"no supervised token in the held-out set {name!r}; give it records with an assistant's answer that fit "
+            "sequence_length"
+        )
+    loss = ce / tokens
+    if not math.isfinite(loss):
+        return {"loss": None, "perplexity": None, "tokens": round(tokens)}
     return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": round(tokens)}
 
 

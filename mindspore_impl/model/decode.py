@@ -8,8 +8,8 @@ their padding.
 Legend: B batch, L prompt length, T cache slots, D hidden, G key/value heads, R = H/G, C head dimension, V vocabulary.
 """
 
-from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
+from mindspore import nn, ops
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.pangu import PanguForCausalLM, head_dim
@@ -94,17 +94,6 @@ class Decode(nn.Cell):
         head = ops.tile(ops.reshape(ops.arange(self.kv_heads), (1, self.kv_heads, 1)), (batch, 1, 1))
         slot = ops.tile(ops.reshape(slot_B, (batch, 1, 1)), (1, self.kv_heads, 1))
         return ops.cast(ops.concat((row, head, slot), -1), mstype.int32)
-
-
-def empty_caches(model: PanguForCausalLM, batch: int, slots: int) -> tuple[Tensor, ...]:
-    """Zero caches of the right shapes, for a Decode that starts without a Prefill (and for tracing an export)."""
-    import numpy as np
-
-    from mindspore_impl import runtime
-
-    options = model.options
-    zeros = np.zeros((batch, options.num_kv_heads, slots, head_dim(options)), np.float32)
-    return tuple(Tensor(zeros, runtime.compute_dtype()) for _ in range(2 * options.num_layers))
 
 
 def _check_slots(model: PanguForCausalLM, slots: int) -> None:

@@ -248,8 +248,9 @@ class PanguModel(nn.Cell):
 class PanguForCausalLM(nn.Cell):
     """The causal language model.
 
-    `options` must have passed `check_options`. Initial values depend on `seed` (default: the seed given to
-    `runtime.setup`) and a parameter's name alone; `initialise=False` leaves zeros, for weights that are loaded next.
+    `options` must have passed `check_options`. Initial values depend on `seed` (default: that of the last
+    `runtime.set_seed`, which `runtime.setup` calls too) and a parameter's name alone; `initialise=False` leaves zeros,
+    for weights that are loaded next.
     """
 
     def __init__(self, options: ModelOptions, seed: int | None = None, initialise: bool = True):

@@ -12,7 +12,7 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.losses.objective import METRICS, LossNetwork, held_out_loss, tensors_of
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.training import optimizer as optimizers
-from mindspore_impl.training.metrics import MetricsLog, Progress, jsonable
+from mindspore_impl.training.metrics import MetricsLog, Progress
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
 from mindspore_impl.training.profiling import StepProfiler
 from mindspore_impl.training.schedule import learning_rate
@@ -126,9 +126,7 @@ class _Session:
         """Measure and log {set: {loss, perplexity, tokens}}: mean cross entropy over supervised tokens."""
         if self.run_validation is None:
             self.run_validation = LossNetwork(self.model, ObjectiveOptions(), False)
-        found = {
-            name: jsonable(held_out_loss(self.run_validation, batches)) for name, batches in self.validation.items()
-        }
+        found = {name: held_out_loss(self.run_validation, batches, name) for name, batches in self.validation.items()}
         self.log.write({"step": self.progress.step, "validation": found})
         return found
 

@@ -206,6 +206,123 @@ def test_correct_share_is_taken_over_what_can_be_checked(tokenizer, tmp_path):
     assert [line["meta"].get("correct") for line in lines_of(tmp_path)][::2] == [None, True, False, True, False]
 
 
+def test_the_limit_is_the_callers(tokenizer, tmp_path):
+    """It counts a set, and the sets have been put together here."""
+    assert run(tokenizer, tmp_path, make_records(5), limit=2)["prompts"] == 5
+
+
+def test_bookkeeping_does_not_make_a_finished_rollout_anew(tokenizer, tmp_path):
+    records = make_records(5)
+    metrics = run(tokenizer, tmp_path, records)
+    idle = FakeEngine(tokenizer)
+    changed = {"prompts_per_part": 3, "limit": 5, "sampling": SamplingOptions(batch_size=2)}
+    assert run(tokenizer, tmp_path, records, engine=idle, **changed) == metrics and idle.prompts == 0
+    run(tokenizer, tmp_path, records, engine=idle, samples_per_prompt=1)
+    assert idle.prompts == 5 == len(lines_of(tmp_path))
+
+
+def test_what_is_kept_is_decided_after_a_kill(tokenizer, tmp_path):
+    """keep_truncated shapes the file, not the parts; parts of another size are not mixed in."""
+    records = make_records(13)
+    run(tokenizer, tmp_path / "whole", records, keep_truncated=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(tokenizer, tmp_path / "killed", records, engine=FakeEngine(tokenizer, dies_at=9))
+    engines = [FakeEngine(tokenizer, dies_at=17), FakeEngine(tokenizer)]
+    with pytest.raises(KeyboardInterrupt):
+        run(tokenizer, tmp_path / "killed", records, engine=engines[0], keep_truncated=False, prompts_per_part=8)
+    run(tokenizer, tmp_path / "killed", records, engine=engines[1], keep_truncated=False)
+    assert [engine.prompts for engine in engines] == [17, 18]
+    assert lines_of(tmp_path / "killed") == lines_of(tmp_path / "whole")
+    idle = FakeEngine(tokenizer)
+    run(tokenizer, tmp_path / "whole", records, engine=idle, keep_truncated=True)
+    assert idle.prompts == 26 == len(lines_of(tmp_path / "whole")), "another file is asked for"
+
+
+@pytest.fixture
+def as_rank(monkeypatch):
+    """Become one of two ranks, whose sleep does what is told."""
+    from mindspore_impl.distill import rollout
+
+    def become(rank, sleep=None):
+        monkeypatch.setattr(rollout.runtime, "world_size", lambda: 2)
+        monkeypatch.setattr(rollout.runtime, "rank", lambda: rank)
+        monkeypatch.setattr(rollout.time, "sleep", sleep or (lambda _: pytest.fail("nothing to wait for")))
+
+    return become
+
+
+class FailingEngine:
+    def generate(self, *_, **__):
+        raise UserError("logits are NaN")
+
+
+@pytest.mark.parametrize(("failing", "waiting"), [(0, 1), (1, 0)])
+def test_a_rank_that_fails_is_not_waited_for(tokenizer, tmp_path, as_rank, failing, waiting):
+    records, waits = make_records(13), []
+
+    def other_fails(_seconds):
+        waits.append(1)
+        as_rank(failing)
+        with pytest.raises(UserError, match="logits are NaN"):
+            run(tokenizer, tmp_path, records, engine=FailingEngine())
+        as_rank(waiting)
+
+    as_rank(waiting, other_fails)
+    with pytest.raises(UserError, match=f"rank {failing} has failed: rollout part.*logits are NaN"):
+        run(tokenizer, tmp_path, records)
+    assert waits == [1]
+
+
+def test_a_failure_of_an_earlier_run_is_cleared_or_told_in_the_end(tokenizer, tmp_path, as_rank, monkeypatch):
+    from mindspore_impl.distill import rollout
+
+    records, clock = make_records(13), [0.0]
+    (tmp_path / "failed_0.json").write_text('{"error": "of yesterday"}', encoding="utf-8")
+    monkeypatch.setattr(rollout.time, "monotonic", lambda: clock[0])
+
+    def rank_0_works(_seconds):
+        as_rank(0)
+        run(tokenizer, tmp_path, records)
+        as_rank(1)
+
+    def time_passes(_seconds):
+        assert clock[0] < 60
+        clock[0] += 20.0
+
+    as_rank(1, time_passes)
+    with pytest.raises(UserError, match="of yesterday"):
+        run(tokenizer, tmp_path, records)
+    assert clock == [60.0]
+    as_rank(1, rank_0_works)
+    assert run(tokenizer, tmp_path, records)["generations"] == 26
+    assert not list(tmp_path.glob("failed_0.json"))
+
+
+def test_rank_0_hashes_each_part_once_while_it_waits(tokenizer, tmp_path, as_rank, monkeypatch):
+    from mindspore_impl.distill import rollout
+
+    hashed, waits, records = [], [], make_records(21)
+    sha256_file = rollout.files.sha256_file
+
+    def counted(path):
+        hashed.append(path.name)
+        return sha256_file(path)
+
+    def rank_1_works(_seconds):
+        waits.append(1)
+        if len(waits) == 4:
+            as_rank(1, lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                run(tokenizer, tmp_path, records)
+            as_rank(0)
+            hashed.clear()
+
+    as_rank(0, rank_1_works)
+    monkeypatch.setattr(rollout.files, "sha256_file", counted)
+    assert run(tokenizer, tmp_path, records)["generations"] == 42 and len(waits) == 4
+    assert [name for name in hashed if name.startswith("part")] == [f"part_{n:05d}.jsonl" for n in (1, 3, 5)]
+
+
 def test_ranks_share_the_parts_and_rank_0_merges(tokenizer, tmp_path, monkeypatch):
     from mindspore_impl.distill import rollout
 
@@ -234,7 +351,6 @@ def test_ranks_share_the_parts_and_rank_0_merges(tokenizer, tmp_path, monkeypatc
     [
         (make_records(2) + make_records(1), {}, "r0"),
         ([], {}, "prompts"),
-        (make_records(2), {"limit": 0}, "rollout.limit"),
         (make_records(2), {"samples_per_prompt": 0}, "samples_per_prompt"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.harness import evaluate, measure_accuracy, prompt_text
+from mindspore_impl.evaluation.harness import check_records, evaluate, measure_accuracy, prompt_text
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.text.chat import render, render_prompt
 from mindspore_impl.text.records import Message, Record, prompt_messages
@@ -104,6 +104,17 @@ def test_a_faulty_set_is_named_before_anything_is_generated(tokenizer, tmp_path,
         evaluate(None, tokenizer, sets, EvaluationOptions(**options), tmp_path, 0)
 
 
+def test_records_are_checked_without_a_model(tokenizer):
+    sets = {"test": [make_record(i) for i in range(3)], "bare": [Record("q3", (Message("user", "x"),), "fast", {})]}
+    prompts = check_records(sets, EvaluationOptions(accuracy=["test"], perplexity=["elsewhere"], limit=2), tokenizer)
+    assert prompts == {"test": [render_prompt(prompt_messages(r), tokenizer, "fast") for r in sets["test"][:2]]}
+    with pytest.raises(UserError, match="'bare', record 'q3'.*meta.task"):
+        check_records(sets, EvaluationOptions(accuracy=["test", "bare"]), tokenizer)
+    sets["bare"] = [Record("q4", (Message("user", "x"),), "fast", {"task": "exact"})]
+    with pytest.raises(UserError, match="'bare', record 'q4'.*meta.answer"):
+        check_records(sets, EvaluationOptions(accuracy=["bare"]), tokenizer)
+
+
 def test_perplexity_equals_a_plain_sum_over_single_samples(ms_runtime, tokenizer, tmp_path):
     """Packed and padded batches give what unpacked sequences give in float64."""
     import mindspore as ms
@@ -134,3 +145,7 @@ def test_perplexity_equals_a_plain_sum_over_single_samples(ms_runtime, tokenizer
     assert held["loss"] == pytest.approx(total / tokens, rel=1e-5)
     assert held["perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-5)
     assert not (tmp_path / "samples.jsonl").exists()
+    model.model.norm.weight.set_data(ms.Tensor(np.full(16, np.nan, np.float32)))
+    damaged = evaluate(model, tokenizer, sets, options, tmp_path, 0)
+    assert damaged["perplexity"]["held"] == {"loss": None, "perplexity": None, "tokens": tokens}
+    json.dumps(damaged, allow_nan=False)

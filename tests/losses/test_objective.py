@@ -1,6 +1,8 @@
 """The loss network: sums, splits, zero weights, and that every term reaches the weights."""
 
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
@@ -9,7 +11,7 @@ from mindspore import Parameter, Tensor, nn
 
 from mindspore_impl.data.batches import PackedBatch, one_pass
 from mindspore_impl.errors import UserError
-from mindspore_impl.losses.objective import METRICS, LossNetwork, check_store
+from mindspore_impl.losses.objective import METRICS, LossNetwork, check_store, held_out_loss
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.losses.oracle import objective
 from mindspore_impl.model.options import ModelOptions
@@ -257,3 +259,31 @@ def test_trap_03_packed_and_alone_give_the_same_loss(run_kd):
 def test_parameters_keep_the_names_of_the_model(model):
     network = LossNetwork(model, replace(ObjectiveOptions(), kd_weight=0.0), False)
     assert [p.name for p in network.trainable_params()] == [p.name for p in model.trainable_params()]
+
+
+def held_out(*sums):
+    """held_out_loss over batches whose (cross-entropy, tokens) sums are given."""
+    left = iter(sums)
+
+    def network(*tensors):
+        ce, tokens = next(left)
+        return None, SimpleNamespace(asnumpy=lambda: np.array([ce, *[0.0] * (len(METRICS) - 2), tokens], np.float32))
+
+    batches = [table_batch(make_case(0, 2, 5, 2, 1.0, 1.0))] * len(sums)
+    return held_out_loss(network, batches, "held")
+
+
+def test_held_out_loss_is_a_mean_over_tokens():
+    assert held_out((6.0, 1), (0.0, 2)) == {"loss": 2.0, "perplexity": pytest.approx(math.exp(2.0)), "tokens": 3}
+    assert held_out((4000.0, 4))["perplexity"] == math.exp(700.0)
+
+
+@pytest.mark.parametrize("ce", [math.nan, math.inf])
+def test_held_out_loss_that_is_not_finite_is_none(ce):
+    assert held_out((1.0, 2), (ce, 3)) == {"loss": None, "perplexity": None, "tokens": 5}
+
+
+@pytest.mark.parametrize("sums", [[], [(0.0, 0)]])
+def test_held_out_loss_needs_a_supervised_token(sums):
+    with pytest.raises(UserError, match="no supervised token in the held-out set 'held'"):
+        held_out(*sums)

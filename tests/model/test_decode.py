@@ -75,10 +75,18 @@ def test_prompt_as_long_as_the_cache(ms_runtime):
     assert len(caches) == 2 * model.options.num_layers and caches[0].shape == (1, 2, 6, 6)
 
 
+def _empty_caches(model):
+    """Zero caches for a Decode of one row that starts without a Prefill."""
+    from mindspore import Tensor
+
+    shape = (1, model.options.num_kv_heads, SLOTS, model.options.hidden_size // model.options.num_heads)
+    return [Tensor(np.zeros(shape, np.float32)) for _ in range(2 * model.options.num_layers)]
+
+
 def test_decoding_uses_the_current_weights_and_keeps_their_names(ms_runtime):
     from mindspore import Tensor
 
-    from mindspore_impl.model.decode import Decode, empty_caches
+    from mindspore_impl.model.decode import Decode
 
     model = build(small_options())
     names = [parameter.name for parameter in model.get_parameters()]
@@ -86,10 +94,10 @@ def test_decoding_uses_the_current_weights_and_keeps_their_names(ms_runtime):
     assert {id(parameter) for parameter in decode.get_parameters()} == {id(p) for p in model.get_parameters()}
     assert [parameter.name for parameter in model.get_parameters()] == names
     inputs = [Tensor(np.array([value], np.int32)) for value in (3, 0, 0)]
-    before = decode(*inputs, *empty_caches(model, 1, SLOTS))[0].asnumpy()
+    before = decode(*inputs, *_empty_caches(model))[0].asnumpy()
     weight = model.model.embed_tokens.weight
     weight.set_data(Tensor(weight.asnumpy() * 1.5))
-    after = decode(*inputs, *empty_caches(model, 1, SLOTS))[0].asnumpy()
+    after = decode(*inputs, *_empty_caches(model))[0].asnumpy()
     one = np.array([[3]], np.int32)
     assert np.abs(after - before).max() > 1e-2
     np.testing.assert_allclose(after, run(model, one, one * 0, one * 0 + 1)[:, 0], rtol=1e-4, atol=1e-5)
@@ -99,13 +107,13 @@ def test_graphs_export_and_reload(ms_runtime, tmp_path):
     import mindspore as ms
     from mindspore import Tensor, nn
 
-    from mindspore_impl.model.decode import Decode, Prefill, empty_caches
+    from mindspore_impl.model.decode import Decode, Prefill
 
     model = build(small_options())
     ids = np.arange(1, 7, dtype=np.int32)[None]
     prompt = [Tensor(array) for array in (ids, ids - 1, np.ones_like(ids), np.array([5], np.int32))]
     step = [Tensor(np.array([value], np.int32)) for value in (3, 2, 0)]
-    for cache in empty_caches(model, 1, SLOTS):
+    for cache in _empty_caches(model):
         step.append(Tensor(np.random.default_rng(0).standard_normal(cache.shape), cache.dtype))
     for name, cell, inputs in (("prefill", Prefill(model, SLOTS), prompt), ("decode", Decode(model, SLOTS), step)):
         logits, caches = cell(*inputs)

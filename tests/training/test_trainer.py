@@ -144,6 +144,31 @@ def test_the_best_weights_are_handed_on(tmp_path, ms_runtime, monkeypatch):
         np.testing.assert_array_equal(array, at_step[4][name])
 
 
+def measured_losses(monkeypatch, losses):
+    """The losses that the validations find, one after the other; None: not finite."""
+    from mindspore_impl.training import trainer
+
+    left = iter(losses)
+    monkeypatch.setattr(
+        trainer, "held_out_loss", lambda *_: {"loss": (loss := next(left)), "perplexity": loss, "tokens": 5}
+    )
+    return replace(OPTIONS, select="best", validation_interval=2, checkpoint_interval=0)
+
+
+def test_a_validation_that_is_not_finite_is_never_the_best(tmp_path, ms_runtime, monkeypatch):
+    options = measured_losses(monkeypatch, [None, None, 3.0, None, None])
+    _, result = run(tmp_path, Stream(), options=options)
+    assert result["selected_step"] == 4 and result["validation_after"]["held"]["loss"] == 3.0
+    logged = [line["validation"]["held"]["loss"] for line in lines(tmp_path) if "validation" in line]
+    assert logged == [None, None, 3.0, None, None] and result["validation_before"]["held"]["loss"] is None
+
+
+def test_no_finite_validation_at_all_is_told(tmp_path, ms_runtime, monkeypatch):
+    options = measured_losses(monkeypatch, [None] * 5)
+    with pytest.raises(UserError, match="no validation with a finite loss"):
+        run(tmp_path, Stream(), options=options)
+
+
 def test_best_needs_a_validation_set(tmp_path, ms_runtime):
     with pytest.raises(UserError, match="train.select=best needs a validation set"):
         run(tmp_path, Stream(), options=replace(OPTIONS, select="best"), validation={})
