@@ -24,6 +24,7 @@ from mindspore_impl.ops.attention import rows_that_fit
 SHORTEST_BUCKET = 32
 WORTH_COMPILING = 4  # batches of one length that pay for a shape of their own
 WIDEST_STRETCH = 4  # a prompt is never padded to more than this times its own bucket to save a shape
+NEVER = -1e30  # the logit of a token that is not to be drawn: finite, and without weight at any temperature
 SLOT_MULTIPLE = 32  # cache lengths are rounded up to this, so that close settings share a compiled graph
 
 
@@ -38,20 +39,24 @@ class Generation:
 class Engine:
     """Generates with `model`'s current parameters, which it shares: train further and the next call uses the new ones.
 
-    `tokenizer` gives `eos_id` and `pad_id`. Compiled graphs are kept, one pair a shape.
+    `tokenizer` gives `vocab_size`, `bos_id`, `eos_id` and `pad_id`. Only ids that it has are drawn, however
+    far the model's vocabulary is padded, and never BOS, of which a text has one, at its start. Compiled graphs are
+    kept, one pair a shape. Raises UserError when BOS or the end of turn is outside the model's vocabulary.
     """
 
     def __init__(self, model: PanguForCausalLM, tokenizer):
         self.model = model
-        self.eos_id, self.pad_id = tokenizer.eos_id, tokenizer.pad_id
+        self.bos_id, self.eos_id, self.pad_id = tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id
         self.vocab_size = model.options.vocab_size
+        self.drawn_from = min(self.vocab_size, tokenizer.vocab_size)  # ids below this
         self.limit = model.options.max_position_embeddings
         self._graphs: dict[int, tuple[Prefill, Decode]] = {}
-        if not 0 <= self.eos_id < self.vocab_size:
-            raise UserError(
-                f"the tokenizer's end-of-turn id {self.eos_id} is outside the model's vocabulary of {self.vocab_size}; "
-                f"use the tokenizer that the model was made for"
-            )
+        for name, token_id in (("beginning-of-text", self.bos_id), ("end-of-turn", self.eos_id)):
+            if not 0 <= token_id < self.vocab_size:
+                raise UserError(
+                    f"the tokenizer's {name} id {token_id} is outside the model's vocabulary of {self.vocab_size}; "
+                    f"use the tokenizer that the model was made for"
+                )
 
     def generate(
         self, prompts: list[list[int]], sampling: SamplingOptions, seeds: list[int], progress: str | None = None
@@ -110,7 +115,7 @@ class Engine:
         next_B = np.full(rows, self.pad_id, np.int32)
         start = Tensor(np.zeros(rows, np.int32))
         for step in range(steps):
-            token_BS[:, step] = choose(logits.asnumpy()[:count], sampling, uniform_BS[:, step])
+            token_BS[:, step] = choose(self._drawable(logits.asnumpy()[:count]), sampling, uniform_BS[:, step])
             ends_B = ~ended_B & (token_BS[:, step] == self.eos_id)
             stop_B[ends_B], ended_B = step + 1, ended_B | ends_B
             bar.update(int(ends_B.sum()))
@@ -120,6 +125,12 @@ class Engine:
             logits, caches = decode(Tensor(next_B), Tensor(length_B + np.int32(step)), start, *caches)
         bar.update(int((~ended_B).sum()))
         return [Generation(token_BS[row, : stop_B[row]].tolist(), bool(ended_B[row])) for row in range(count)]
+
+    def _drawable(self, logits_BV: np.ndarray) -> np.ndarray:
+        """A copy of the columns that may be drawn, BOS without a chance."""
+        drawable_BV = logits_BV[:, : self.drawn_from].copy()
+        drawable_BV[:, self.bos_id] = NEVER
+        return drawable_BV
 
     def _cells(self, slots: int) -> tuple[Prefill, Decode]:
         if slots not in self._graphs:

@@ -35,9 +35,11 @@ def rows_that_fit(num_heads: int, length: int) -> int:
     """How many sequences of this length a forward pass should take at once, at least 1.
 
     Composed attention holds [rows, H, L, L] floats a few times over, and gets 2^27 of them (0.5 GiB); the fused kernel
-    holds none.
+    holds none, but takes MAX_DOCUMENTS documents, and a padded row is two: its text and its padding.
     """
-    return 1 << 20 if runtime.device() == "Ascend" else max(1, 2**27 // (num_heads * length * length))
+    if runtime.device() == "Ascend":
+        return MAX_DOCUMENTS // 2
+    return max(1, 2**27 // (num_heads * length * length))
 
 
 class _AscendMask(nn.Cell):

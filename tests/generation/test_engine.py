@@ -15,6 +15,8 @@ from tests.model.small_models import build, small_options, weights_of
 class Ids:
     """All that the engine asks of a tokenizer."""
 
+    vocab_size: int = 37
+    bos_id: int = 1
     eos_id: int = 5
     pad_id: int = 0
 
@@ -41,6 +43,7 @@ def _greedy(model, prompt, new, eos):
     ids, found = list(prompt), []
     for _ in range(new):
         logits_LV = forward_document(weights_of(model), model.options, np.array(ids), np.arange(len(ids)))
+        logits_LV[-1, Ids.bos_id] = -np.inf
         found.append(int(logits_LV[-1].argmax()))
         ids.append(found[-1])
         if found[-1] == eos:
@@ -132,9 +135,36 @@ def test_impossible_prompts_are_refused(engine, prompt, message):
         engine.generate([[1], prompt], SamplingOptions(max_new_tokens=8), [0, 1])
 
 
+@pytest.mark.parametrize("temperature", [0.0, 3.0])
+def test_only_ids_of_the_tokenizer_are_drawn(model, temperature):
+    """A model's vocabulary may be padded beyond the tokenizer's."""
+    from mindspore_impl.generation.engine import Engine
+
+    options = SamplingOptions(temperature=temperature, max_new_tokens=8, batch_size=4)
+    wide, narrow = (
+        {i for result in Engine(model, Ids(vocab_size=size)).generate(_prompts(4), options, [0, 1, 2, 3])
+         for i in result.ids}
+        for size in (64, 20)
+    )  # fmt: skip
+    assert max(wide) >= 20 > max(narrow)
+
+
+def test_bos_is_never_drawn(model):
+    """A sample has one BOS, at its start."""
+    from mindspore_impl.generation.engine import Engine
+
+    options = SamplingOptions(temperature=1e4, max_new_tokens=8, batch_size=8)  # all ids alike
+    for bos in (1, 2):
+        results = Engine(model, Ids(bos_id=bos, eos_id=36)).generate(_prompts(32), options, list(range(32)))
+        drawn = {i for result in results for i in result.ids}
+        assert bos not in drawn and 3 - bos in drawn
+
+
 def test_foreign_tokenizer_is_refused(model):
     from mindspore_impl.generation.engine import Engine
 
+    with pytest.raises(UserError, match="beginning-of-text id 40 is outside the model's vocabulary of 37"):
+        Engine(model, Ids(vocab_size=64, bos_id=40))
     with pytest.raises(UserError, match="end-of-turn id 45892 is outside the model's vocabulary of 37"):
         Engine(model, Ids(eos_id=45892))
 
@@ -190,3 +220,11 @@ def test_long_prompts_take_fewer_rows(ms_runtime):
     from mindspore_impl.ops.attention import rows_that_fit
 
     assert rows_that_fit(4, 128) >= 1024 and rows_that_fit(4, 1024) == 32 and rows_that_fit(12, 32768) == 1
+
+
+def test_rows_on_ascend_stay_within_the_kernels_documents(ms_runtime, monkeypatch):
+    """A right-padded row is two documents, its text and its padding."""
+    from mindspore_impl.ops.attention import MAX_DOCUMENTS, rows_that_fit
+
+    monkeypatch.setitem(ms_runtime._state, "device", "Ascend")
+    assert 2 * rows_that_fit(4, 32) == MAX_DOCUMENTS == 1024
