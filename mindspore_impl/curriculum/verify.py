@@ -21,13 +21,15 @@ def verify(store: Path, run_dir: Path | None, count: int, tolerance: float) -> N
         print(f"{key}: {value}")
     if run_dir is None:
         return
-    from mindspore_impl.distill.capture import rescore
+    from mindspore_impl.distill.capture import fitting, rescore
 
     context = open_run(run_dir)
     planned = _capturing_stage(context, store)
     stage: CaptureStage = planned.stage
     model, _ = context.build_model(planned.model, stage.teacher)
     samples = context.captured_samples(stage)
+    if stage.capture.overlong == "drop":
+        samples = fitting(samples, stage.sequence_length)
     reader = StoreReader(store, tokenizer_sha256=context.tokenizer.sha256)
     result = rescore(model, reader, samples[:count], stage.sequence_length, stage.capture.rows_per_batch)
     for key, value in result.items():
