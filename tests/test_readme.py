@@ -10,6 +10,7 @@ from mindspore_impl import config
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+NAMED = sorted(set(re.findall(r"(?:tools|tests|conf|mindspore_impl|kernels)/[\w./]*\w", TEXT)))
 COMMANDS = re.findall(r"python tools/train\.py ([^\n`|]*)", TEXT)
 
 
@@ -17,7 +18,7 @@ def test_nothing_is_left_blank():
     assert not re.search(r"@[A-Z]+@|TODO|XXX|TBD", TEXT)
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"(?:tools|tests|conf|mindspore_impl|kernels)/[\w./]*\w", TEXT))))
+@pytest.mark.parametrize("name", NAMED)
 def test_named_files_exist(name):
     assert (ROOT / name).exists() or (ROOT / "mindspore_impl" / name).exists()
 
