@@ -1,6 +1,5 @@
 """Packing: true first-fit-decreasing, the shift, over-long samples, and rows that keep documents apart."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
