@@ -156,7 +156,7 @@ def test_the_commit_of_a_checkout_or_else_the_version(tmp_path, monkeypatch):
         ("config.yaml", None, "not a run directory"),
         ("config.yaml", "a: [", "config.yaml: not valid YAML"),
         ("config.yaml", "- a", "expected a mapping"),
-        ("stages/01_teacher/stage.json", "{", "stage.json: not valid JSON"),
+        ("stages/01_teacher/stage.json", "{", "stage.json:1: not valid JSON"),
         ("stages/01_teacher/metrics.jsonl", '{"step": 1\n{"step": 2}\n', "metrics.jsonl:1: not valid JSON"),
     ],
 )
