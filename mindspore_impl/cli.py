@@ -7,7 +7,6 @@ PANGU_DEBUG=1), 130 on Ctrl-C.
 import argparse
 import functools
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -100,13 +99,11 @@ def report(arguments: list[str]) -> None:
 
 
 def _seed_folders(run_dir: Path, seeds: list[int]) -> dict[int, Path]:
-    """The runs of `seeds` that have begun; other folders called seed_* are not the run's."""
-    found = {}
-    for path in sorted(run_dir.glob("seed_*")):
-        match = re.fullmatch(r"seed_(-?\d+)", path.name)
-        if match and int(match[1]) in seeds and (path / "config.yaml").is_file():
-            found[int(match[1])] = path
-    return found
+    """The runs of `seeds` that have begun."""
+    from mindspore_impl.curriculum.runner import seed_folder
+
+    folders = {seed: seed_folder(run_dir, seed) for seed in seeds}
+    return {seed: path for seed, path in folders.items() if (path / "config.yaml").is_file()}
 
 
 @command

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -133,6 +134,17 @@ def write_jsonl(path: str | Path, values) -> int:
 
     atomic_write(path, write)
     return count
+
+
+def jsonable(value: Any) -> Any:
+    """`value` with NumPy numbers made plain and numbers that are not finite None, since JSON has neither."""
+    if isinstance(value, dict):
+        return {key: jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(entry) for entry in value]
+    if hasattr(value, "item"):  # a NumPy number
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sha256_bytes(data: bytes) -> str:

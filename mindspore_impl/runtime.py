@@ -140,11 +140,3 @@ def progress_bar(total: int, title: str, unit: str, initial: int = 0, shown: boo
         miniters=1,
         **more,
     )
-
-
-def peak_memory_bytes() -> int:
-    """The largest resident size this process has had so far."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

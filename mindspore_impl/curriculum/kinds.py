@@ -3,6 +3,7 @@
 Heavy imports stay inside the functions, so that planning and --help stay quick.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,8 +73,6 @@ class Context:
 
     def model_options(self, name: str):
         """The options of model `name`, its vocabulary filled in from the tokenizer where it is 0."""
-        import dataclasses
-
         options, size = self.config.models[name], self.tokenizer.vocab_size
         if options.vocab_size == 0:
             return dataclasses.replace(options, vocab_size=size)
@@ -92,11 +91,13 @@ class Context:
             path = path / "checkpoints"
         if path.is_dir() and not (path / "weights.safetensors").is_file():
             select = "last" if is_path(reference) else self.plan[reference].stage.train.select
-            path = checkpoint.selected(path, select).weights_path
-        elif path.is_dir():
-            path = path / "weights.safetensors"
+            chosen = checkpoint.selected(path, select)  # verified, so its hash need not be computed again
+            path, digest = chosen.weights_path, chosen.weights_sha256
+        else:
+            path = path / "weights.safetensors" if path.is_dir() else path
+            digest = files.sha256_file(path)
         checkpoint.load_into(model, checkpoint.read_weights(path), str(path))
-        return files.sha256_file(path)
+        return digest
 
 
 def run_training(context: Context, planned: PlannedStage, folder: Path) -> dict:
@@ -249,8 +250,9 @@ def outputs_present(kind: str, folder: Path) -> bool:
         return False
     if kind != "capture":
         return True
-    shards = files.read_json(folder / "store" / "manifest.json").get("shards", [])
-    return all(files.inside(folder / "store", shard["file"]).is_file() for shard in shards)
+    from mindspore_impl.data.teacher_store import shards_present
+
+    return shards_present(folder / "store")
 
 
 def describe(planned: PlannedStage) -> dict:

@@ -416,6 +416,13 @@ class StoreReader:
         return ids_PK, logp_PK, shard.get_slice("tail_logp")[first:last].astype(np.float32)
 
 
+def shards_present(folder: str | Path) -> bool:
+    """Whether every shard that a published manifest lists is still there (not whether it is intact)."""
+    folder = Path(folder)
+    shards = read_json(folder / MANIFEST).get("shards", [])
+    return all(inside(folder, shard["file"]).is_file() for shard in shards)
+
+
 def verify_store(folder: str | Path) -> dict:
     """Check a store without its teacher: hashes, counts, and that every row is a distribution over known ids.
 

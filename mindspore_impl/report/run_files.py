@@ -1,11 +1,9 @@
 """What a report needs of a run directory, read once: stages in order, their logs, samples, config and environment."""
 
 import json
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
@@ -102,15 +100,6 @@ def read_config(folder: str | Path) -> tuple[dict, str]:
 def evaluation_of(metrics: dict) -> dict:
     """The harness's result inside a stage's metrics, whether they are it or hold it under "evaluation"."""
     return metrics if "accuracy" in metrics else metrics.get("evaluation") or {}
-
-
-def jsonable(value: Any) -> Any:
-    """`value` with NaN and infinity as None, since JSON has neither."""
-    if isinstance(value, dict):
-        return {key: jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _stage_folders(folder: Path) -> dict[str, Path]:

@@ -8,7 +8,7 @@ from mindspore_impl import files
 from mindspore_impl.report import figures
 from mindspore_impl.report.figures import count, duration
 from mindspore_impl.report.page import esc, figure, page, table, tiles
-from mindspore_impl.report.run_files import RunView, StageView, evaluation_of, jsonable, read_run
+from mindspore_impl.report.run_files import RunView, StageView, evaluation_of, read_run
 
 SCHEMA = 1
 _STATUS = {
@@ -58,7 +58,7 @@ def metrics_of(run: RunView) -> dict:
         if s.status == "finished"
     ]
     environment = run.environment
-    return jsonable(
+    return files.jsonable(
         {
             "schema": SCHEMA,
             "commit": environment["commit"] or current_commit(),

@@ -5,14 +5,11 @@ that an uninterrupted one would.
 """
 
 import json
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mindspore_impl import files
 from mindspore_impl.training.step import StepReport
@@ -108,7 +105,7 @@ class Progress:
             "tokens_per_second": window.timed_tokens / window.seconds if window.seconds else None,
             "skipped": self.skipped_steps,
         }
-        self.line = jsonable(line)
+        self.line = files.jsonable(line)
         return self.line
 
     def note_validation(self, measured: dict[str, dict]) -> None:
@@ -119,15 +116,6 @@ class Progress:
             self.last_metric = sum(entry["loss"] * entry["tokens"] for entry in measured.values()) / max(tokens, 1)
             if self.best_metric is None or self.last_metric < self.best_metric:
                 self.best_metric, self.best_step, self.validation_best = self.last_metric, self.step, measured
-
-
-def jsonable(value: Any) -> Any:
-    """`value` with NumPy numbers made plain and non-finite ones None, since JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: jsonable(entry) for key, entry in value.items()}
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
 
 
 class MetricsLog:

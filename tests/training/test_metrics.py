@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from mindspore_impl.training.metrics import MetricsLog, Progress, jsonable
+from mindspore_impl import files
+from mindspore_impl.training.metrics import MetricsLog, Progress
 from mindspore_impl.training.step import StepReport
 
 NAMES = ("ce", "agreement", "tokens")
@@ -98,4 +99,4 @@ def test_tensorboard_events_hold_the_numbers(tmp_path):
 
 def test_json_has_no_nan():
     values = {"a": math.nan, "b": {"c": np.float32(0.5), "d": np.int64(3)}}
-    assert jsonable(values) == {"a": None, "b": {"c": 0.5, "d": 3}}
+    assert files.jsonable(values) == {"a": None, "b": {"c": 0.5, "d": 3}}
