@@ -7,12 +7,14 @@ A folder is filled under a temporary name, flushed to disk and renamed; `manifes
 other files, so a truncated, changed or missing file is noticed and an earlier checkpoint is used instead.
 """
 
+import dataclasses
 import math
 import os
 import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +24,12 @@ from safetensors.numpy import load_file, save_file
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
+from mindspore_impl.model import hf_config
+from mindspore_impl.model.weights import WeightSource, check_shapes, fit, is_hf_folder, open_file, open_hf
 
 VERSION = 1
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
-POSITION, MANIFEST = "position.json", "manifest.json"
+POSITION, MANIFEST, CONFIG = "position.json", "manifest.json", hf_config.CONFIG
 _NAME = re.compile(r"step_(\d{8,})")
 
 
@@ -45,16 +49,18 @@ class Checkpoint:
 def save(
     folder: str | Path,
     step: int,
-    weights: dict[str, np.ndarray],
+    weights: dict[str, np.ndarray] | Callable[[Path], None],
     optimizer: dict[str, np.ndarray],
     position: dict,
     keep: int,
     metric: float | None = None,
+    config: dict | None = None,
 ) -> Checkpoint:
     """Write checkpoint `step` durably, point LATEST (and BEST, if `metric` is the lowest so far) at it, drop old ones.
 
-    weights: fp32 master weights by parameter name; optimizer: its state by name; position: JSON values (step, window,
-    counters); keep: how many of the newest stay besides the best; metric: validation loss, lower is better.
+    weights: fp32 master weights by parameter name, or a function that writes them to a safetensors file; optimizer: its
+    state by name; position: JSON values (step, window, counters); keep: how many of the newest stay besides the best;
+    metric: validation loss, lower is better; config: content of a config.json that is kept beside the weights.
     Raises UserError when the disk is full or not writable; earlier checkpoints are then untouched.
     """
     folder = Path(folder)
@@ -64,6 +70,8 @@ def save(
         _remove_leftovers(folder)
         temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=folder))
         try:
+            if config is not None:
+                files.write_json(temporary / CONFIG, config)
             manifest = _fill(temporary, step, weights, optimizer, position, metric)
             _replace_folder(temporary, folder / name)
         except BaseException:
@@ -148,6 +156,31 @@ def read_arrays(file: str | Path) -> dict[str, np.ndarray]:
         ) from error
 
 
+def open_weights(path: str | Path, which: str = "last") -> WeightSource:
+    """Weights on disk, to be read one tensor at a time: a Hugging Face folder, a checkpoint, or a .safetensors file.
+
+    A folder of checkpoints, or one that holds such a folder as checkpoints/, stands for its last or best one (`which`).
+    Raises UserError when there is nothing, or it is damaged or of a model that is not supported.
+    """
+    path = Path(path)
+    if path.is_file():
+        return open_file(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder; name a checkpoint, a Hugging Face folder or a .safetensors")
+    if is_hf_folder(path):
+        return open_hf(path)
+    folder, digest = path, None
+    if not (path / WEIGHTS).is_file():
+        inner = path / "checkpoints"
+        chosen = selected(inner if inner.is_dir() else path, which)  # verified, so its hash need not be computed again
+        folder, digest = chosen.path, chosen.weights_sha256
+    source = dataclasses.replace(open_file(folder / WEIGHTS), path=folder, sha256=digest)
+    if not (folder / CONFIG).is_file():
+        return source
+    options, config = hf_config.read_config(folder)
+    return dataclasses.replace(fit(source, options), options=options, config=config)
+
+
 def weights_of(model) -> dict[str, np.ndarray]:
     """All parameters of a Cell by name, as float32 arrays (copies)."""
     return {parameter.name: np.array(parameter.asnumpy(), np.float32) for parameter in model.get_parameters()}
@@ -167,28 +200,13 @@ def load_into(model, weights: dict[str, np.ndarray], where: str) -> None:
         parameter.set_data(ms.Tensor(np.ascontiguousarray(weights[name], np.float32)).astype(parameter.dtype))
 
 
-def check_shapes(expected: dict[str, tuple], found: dict[str, tuple], where: str) -> None:
-    """Compare names and shapes of a model with those of a file. Raises UserError that names the first difference."""
-    advice = "choose the checkpoint of this model, or set the model options that it was made with"
-    for name, shape in expected.items():
-        if name not in found:
-            raise UserError(f"{where}: the parameter {name!r} {list(shape)} of the model is not in it; {advice}")
-        if found[name] != shape:
-            raise UserError(
-                f"{where}: {name!r} has shape {list(found[name])} there and {list(shape)} in the model; {advice}"
-            )
-    extra = sorted(set(found) - set(expected))
-    if extra:
-        raise UserError(
-            f"{where}: it holds {extra[0]!r} {list(found[extra[0]])} that the model does not have "
-            f"({len(extra)} such in all); {advice}"
-        )
-
-
-def _fill(folder: Path, step: int, weights: dict, optimizer: dict, position: dict, metric: float | None) -> dict:
+def _fill(folder: Path, step: int, weights, optimizer: dict, position: dict, metric: float | None) -> dict:
     """Write the four files of a checkpoint into `folder`, flushed to disk; return the manifest."""
     for name, arrays in ((WEIGHTS, weights), (OPTIMIZER, optimizer)):
-        save_file({key: np.ascontiguousarray(arrays[key]) for key in sorted(arrays)}, folder / name)
+        if callable(arrays):
+            arrays(folder / name)
+        else:
+            save_file({key: np.ascontiguousarray(arrays[key]) for key in sorted(arrays)}, folder / name)
         os.chmod(folder / name, 0o644)
     files.write_json(folder / POSITION, position)
     entries = {

@@ -4,10 +4,12 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mindspore_impl import files
 from mindspore_impl.config import CaptureStage, Config, DistillStage, EvaluateStage, RolloutStage, nearest, to_plain
 from mindspore_impl.curriculum.inputs import (
     ROLLOUTS,
     TRAINED,
+    check_weights,
     inputs_of,
     is_path,
     model_of,
@@ -82,6 +84,8 @@ def _check_input(config: Config, seen: set[str], key: str, role: str, value: str
     expected = _EXPECTED_KIND[role]
     fitting = [n for n in config.order if isinstance(config.stages[n], expected) and n != name]
     if value not in config.stages:
+        if role != "store" and Path(value).exists():
+            return [f"{key}: no stage is named {value!r}; for the path, write ./{value}"]
         return [f"{key}: no stage is named {value!r}{nearest(value, fitting)}"]
     if not isinstance(config.stages[value], expected):
         kinds = " or ".join(sorted(k.__name__.removesuffix("Stage").lower() for k in expected))
@@ -121,6 +125,7 @@ def _check_numbers(config: Config) -> Iterator[str]:
         except UserError as error:
             yield f"stages.{name}.{error}"
             continue
+        yield from _check_hf_folders(config, name, stage, models[-1])
         if isinstance(stage, TRAINED):
             yield from _check_training(config, name, stage, models[-1])
         if isinstance(stage, DistillStage):
@@ -159,7 +164,9 @@ def _check_ranges(value, path: str) -> Iterator[str]:
 
 def _check_files(config: Config) -> Iterator[str]:
     if config.tokenizer.path is None and not config.tokenizer.train_on:
-        yield "tokenizer.path: give a SentencePiece model, or name data sets in tokenizer.train_on"
+        yield "tokenizer.path: give a SentencePiece model (or a tokenizer.json), or name data sets in tokenizer.train_on"
+    elif config.tokenizer.path is None and config.tokenizer.template != "pangu":
+        yield f"tokenizer.template: {config.tokenizer.template} needs tokenizer.path; a trained tokenizer has pangu's"
     elif config.tokenizer.path is not None and not Path(config.tokenizer.path).is_file():
         yield f"tokenizer.path: {config.tokenizer.path}: no such file"
     for name in dict.fromkeys(name for _, name in _named_sets(config)):
@@ -171,6 +178,26 @@ def _check_files(config: Config) -> Iterator[str]:
         given = getattr(config.data, key)
         if given and not any(path.startswith(given) for path in paths):
             yield f"data.{key}: {given} is given, but no data set reads it; choose data=gsm8k or data=records"
+
+
+def _check_hf_folders(config: Config, name: str, stage, model: str) -> Iterator[str]:
+    """Hugging Face folders that a stage starts from: their headers, and whether they are of its model and tokenizer."""
+    from mindspore_impl.model.weights import is_hf_folder, open_hf
+
+    tokenizer = config.tokenizer.path
+    if tokenizer is not None and not Path(tokenizer).is_file():
+        return  # said elsewhere
+    for role in ("init", "teacher"):
+        path = inputs_of(stage).get(role)
+        if path is None or not is_path(path) or not is_hf_folder(path):
+            continue
+        try:
+            # The size of a tokenizer that is yet to be trained is not known.
+            options = config.models[model] if tokenizer is None else sized_model(config, model)
+            digest = None if tokenizer is None else files.sha256_file(tokenizer)
+            check_weights(open_hf(path), options, f"models.{model}", digest)
+        except UserError as error:
+            yield f"stages.{name}.{role}: {error}"
 
 
 def _check_models(config: Config, models: list[str]) -> Iterator[str]:

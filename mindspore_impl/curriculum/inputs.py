@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from mindspore_impl import files
 from mindspore_impl.config import CaptureStage, Config, DistillStage, RolloutStage, SftStage, Stage, nearest
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
@@ -55,7 +56,27 @@ def sized_model(config: Config, name: str) -> ModelOptions:
         return dataclasses.replace(options, vocab_size=config.tokenizer.vocab_size)
     from mindspore_impl.text.tokenizer import Tokenizer
 
-    return dataclasses.replace(options, vocab_size=Tokenizer.load(config.tokenizer.path).vocab_size)
+    tokenizer = Tokenizer.load(config.tokenizer.path, config.tokenizer.template)
+    return dataclasses.replace(options, vocab_size=tokenizer.vocab_size)
+
+
+def check_weights(source, options: ModelOptions, key: str, tokenizer_sha256: str | None) -> None:
+    """Refuse a WeightSource that is of another model than `options` (the entry `key`, such as models.student), or that
+    lies beside another tokenizer than the run's (None: the run trains its own).
+
+    Weights whose files do not say what model they are of are held against it by names and shapes, when they are loaded.
+    Raises UserError that names the differing keys.
+    """
+    from mindspore_impl.model.hf_config import check_same
+
+    if source.options is not None:
+        check_same(source.options, options, str(source.path), key)
+    tokenizer = source.path / "tokenizer.model"
+    if tokenizer.is_file() and files.sha256_file(tokenizer) != tokenizer_sha256:
+        raise UserError(
+            f"{tokenizer}: it is not the run's tokenizer, so every id would mean something else; set "
+            f"tokenizer.path={tokenizer}, or remove that file if these weights do belong to the run's tokenizer"
+        )
 
 
 def measures(options) -> bool:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mindspore_impl import files, runtime
+from mindspore_impl import runtime
 from mindspore_impl.config import CaptureStage, Config, DistillStage, to_plain
-from mindspore_impl.curriculum.inputs import ROLLOUTS, is_path
-from mindspore_impl.curriculum.plan import PlannedStage
+from mindspore_impl.curriculum.inputs import ROLLOUTS, check_weights, is_path
+from mindspore_impl.curriculum.plan import PlannedStage, file_hash
 from mindspore_impl.data.options import BatchOptions
 from mindspore_impl.errors import UserError
 
@@ -67,9 +67,15 @@ class Context:
     def build_model(self, name: str, reference: str | None):
         """The model of the entry `name` and the SHA-256 of its weights: those of a stage or path, or random ones."""
         from mindspore_impl.model.pangu import PanguForCausalLM
+        from mindspore_impl.model.weights import identity, load_into
 
-        model = PanguForCausalLM(self.model_options(name), initialise=reference is None)
-        return model, None if reference is None else self._load_weights(model, reference)
+        options = self.model_options(name)
+        source = None if reference is None else self._open_weights(name, options, reference)
+        model = PanguForCausalLM(options, initialise=source is None)
+        if source is None:
+            return model, None
+        load_into(model, source, "load" if is_path(reference) else None)
+        return model, identity(source, file_hash)
 
     def model_options(self, name: str):
         """The options of model `name`, its vocabulary filled in from the tokenizer where it is 0."""
@@ -83,21 +89,16 @@ class Context:
             )
         return options
 
-    def _load_weights(self, model, reference: str) -> str:
+    def _open_weights(self, name: str, options, reference: str):
+        """The source of a stage's or path's weights, held against the model entry `name` and the tokenizer."""
         from mindspore_impl import checkpoint
 
-        path = Path(reference) if is_path(reference) else self.folder(reference) / "checkpoints"
-        if path.is_dir() and (path / "checkpoints").is_dir():
-            path = path / "checkpoints"
-        if path.is_dir() and not (path / "weights.safetensors").is_file():
-            select = "last" if is_path(reference) else self.plan[reference].stage.train.select
-            chosen = checkpoint.selected(path, select)  # verified, so its hash need not be computed again
-            path, digest = chosen.weights_path, chosen.weights_sha256
-        else:
-            path = path / "weights.safetensors" if path.is_dir() else path
-            digest = files.sha256_file(path)
-        checkpoint.load_into(model, checkpoint.read_weights(path), str(path))
-        return digest
+        if not is_path(reference):
+            folder = self.folder(reference) / "checkpoints"
+            return checkpoint.open_weights(folder, self.plan[reference].stage.train.select)
+        source = checkpoint.open_weights(reference)
+        check_weights(source, options, f"models.{name}", file_hash(self.tokenizer.path))
+        return source
 
 
 def run_training(context: Context, planned: PlannedStage, folder: Path) -> dict:

@@ -86,7 +86,7 @@ def _fingerprint(config: Config, entry: PlannedStage, planned: dict[str, Planned
     if isinstance(stage, EvaluateStage):
         options["options"] = to_plain(stage.options or config.evaluation)
     inputs = {
-        role: planned[value].fingerprint if value in planned else _path_hash(value)
+        role: planned[value].fingerprint if value in planned else path_hash(value)
         for role, value in entry.inputs.items()
     }
     content = {
@@ -105,7 +105,7 @@ def tokenizer_fingerprint(config: Config) -> str:
     """Decides whether a run's own tokenizer must be trained anew."""
     options = config.tokenizer
     if options.path is not None:
-        return _file_hash(Path(options.path))
+        return files.sha256_json([file_hash(Path(options.path)), options.template])
     sets = {name: _set_content(config, config.data.sets[name]) for name in options.train_on}
     return files.sha256_json({"format": CODE_FORMAT, "options": to_plain(options), "sets": sets})
 
@@ -125,19 +125,24 @@ def _set_content(config: Config, options: DatasetOptions) -> dict:
         return content | {"seed": config.seed}
     # The file's name is part of record ids, which seed the sampling of rollouts.
     path = Path(options.path) if options.path else None
-    return content | {"path": (path.name, _file_hash(path)) if path else None}
+    return content | {"path": (path.name, file_hash(path)) if path else None}
 
 
-def _path_hash(path: str) -> str:
-    """Hash of a file, or of the names and hashes of the weight files in a folder."""
+def path_hash(path: str | Path) -> str:
+    """Hash of a file, of the index and shards of a Hugging Face folder, or of the names and hashes of the weight files
+    in another folder."""
+    from mindspore_impl.model.weights import hf_files, is_hf_folder
+
     target = Path(path)
     if target.is_file():
-        return _file_hash(target)
+        return file_hash(target)
+    if is_hf_folder(target):
+        return files.sha256_json({found.name: file_hash(found) for found in hf_files(target)})
     found = sorted(target.rglob("*.safetensors"))
-    return files.sha256_json({str(f.relative_to(target)): _file_hash(f) for f in found})
+    return files.sha256_json({str(f.relative_to(target)): file_hash(f) for f in found})
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
     """SHA-256 of a file, read once as long as its size and time stay."""
     try:
         state = path.stat()

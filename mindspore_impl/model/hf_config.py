@@ -1,0 +1,207 @@
+"""config.json of a Hugging Face model <-> ModelOptions: PanguEmbedded and llama, every other feature refused by name."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mindspore_impl import files
+from mindspore_impl.errors import UserError
+from mindspore_impl.model.options import ModelOptions
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class _ModelType:
+    architecture: str
+    bias: str  # the key that puts a bias on q, k, v and o
+    defaults: dict[str, Any]  # what a key means that config.json leaves out
+
+
+MODEL_TYPES = {
+    "PanguEmbedded": _ModelType(
+        "PanguEmbeddedForCausalLM",
+        "bias",
+        {"bias": True, "rope_theta": 1.6e7, "rms_norm_eps": 1e-5, "tie_word_embeddings": False},
+    ),
+    "llama": _ModelType(
+        "LlamaForCausalLM",
+        "attention_bias",
+        {"attention_bias": False, "rope_theta": 1e4, "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
+    ),
+}
+
+_SIZES = {
+    "vocab_size": "vocab_size", "hidden_size": "hidden_size", "intermediate_size": "intermediate_size",
+    "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads",
+    "max_position_embeddings": "max_position_embeddings",
+}  # fmt: skip
+# Keys that are read below, and the only values with which our model computes the same.
+_ONLY = {"hidden_act": ("silu",), "attention_dropout": (0,), "partial_rotary_factor": (None, 1)}
+# Keys that change nothing of what the network computes.
+_HARMLESS = {
+    "architectures", "model_type", "auto_map", "torch_dtype", "dtype", "transformers_version", "use_cache",
+    "bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "decoder_start_token_id",
+    "pretraining_tp", "initializer_range", "return_dict", "id2label", "label2id", "max_length", "num_beams",
+    "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "num_return_sequences",
+    "num_beam_groups", "_name_or_path", "_commit_hash", "_attn_implementation", "unsloth_version",
+}  # fmt: skip
+
+
+def read_config(folder: str | Path) -> tuple[ModelOptions, dict]:
+    """The model that <folder>/config.json describes, and the file's content.
+
+    Raises UserError that names the key: another model type or architecture, a size that is missing or impossible, or a
+    feature that this model does not have (rope_scaling, mlp_bias, another activation, ...).
+    """
+    path = Path(folder) / CONFIG
+    content = files.read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object; name the folder of a Hugging Face model")
+    return options_of(content, str(path)), content
+
+
+def options_of(content: dict, where: str) -> ModelOptions:
+    """ModelOptions of the content of a config.json, which messages call `where`. Raises UserError (see read_config)."""
+    from mindspore_impl.model.pangu import check_options
+
+    kind = _model_type(content, where)
+    given = {**kind.defaults, **{key: value for key, value in content.items() if value is not None}}
+    given["rope_theta"] = _rope_theta(content, given, where)
+    for key, allowed in _ONLY.items():
+        if key in content and content[key] not in allowed:
+            raise UserError(f"{where}: {key}: {content[key]!r} is not supported; this model has {allowed[-1]!r}")
+    known = {*_SIZES, *_ONLY, *_HARMLESS, *kind.defaults, "num_key_value_heads", "head_dim",
+             "rope_scaling", "rope_parameters"}  # fmt: skip
+    for key, value in content.items():
+        if key not in known and value not in (None, False, "", [], {}):
+            raise UserError(
+                f"{where}: {key}: {value!r} is a feature that this model does not have; if it changes nothing of what "
+                "the network computes, remove it from the file"
+            )
+    values = {ours: _number(given, theirs, int, where) for theirs, ours in _SIZES.items()}
+    heads = _number(given, "num_key_value_heads", int, where, values["num_heads"])
+    biased = _flag(given, kind.bias, where)
+    options = ModelOptions(
+        **values,
+        num_kv_heads=heads,
+        head_dim=_number(given, "head_dim", int, where, None),
+        rope_theta=_number(given, "rope_theta", float, where),
+        rms_norm_eps=_number(given, "rms_norm_eps", float, where),
+        initializer_range=_number(given, "initializer_range", float, where, 0.02),
+        qkv_bias=biased,
+        o_bias=biased,
+        tie_embeddings=_flag(given, "tie_word_embeddings", where),
+    )
+    check_options(options, where)
+    return options
+
+
+def _model_type(content: dict, where: str) -> _ModelType:
+    name = content.get("model_type")
+    if not isinstance(name, str) or name not in MODEL_TYPES:
+        raise UserError(f"{where}: model_type: {name!r} is not supported; supported are {', '.join(MODEL_TYPES)}")
+    known = [kind.architecture for kind in MODEL_TYPES.values()]
+    architectures = content.get("architectures") or known[:1]
+    if not isinstance(architectures, list) or any(entry not in known for entry in architectures):
+        raise UserError(f"{where}: architectures: {architectures!r} is not supported; supported are {', '.join(known)}")
+    return MODEL_TYPES[name]
+
+
+def _rope_theta(content: dict, given: dict, where: str) -> Any:
+    """The base of the plain rotary embedding; newer files hold it in rope_parameters."""
+    for key in ("rope_scaling", "rope_parameters"):
+        value = content.get(key)
+        if value is None:
+            continue
+        kind = value.get("rope_type", value.get("type", "default")) if isinstance(value, dict) else value
+        if kind != "default" or not set(value) <= {"rope_type", "type", "rope_theta"}:
+            raise UserError(f"{where}: {key}: {value!r} is not supported; this model has plain rotary positions (null)")
+        if "rope_theta" in value:
+            if content.get("rope_theta") not in (None, value["rope_theta"]):
+                raise UserError(f"{where}: rope_theta: {content['rope_theta']!r} differs from {key}; keep one of them")
+            return value["rope_theta"]
+    return given["rope_theta"]
+
+
+_REQUIRED = object()
+
+
+def _number(given: dict, key: str, kind: type, where: str, default: Any = _REQUIRED) -> Any:
+    value = given.get(key, default)
+    if value is _REQUIRED:
+        raise UserError(f"{where}: {key}: no value given; use the config.json that belongs to these weights")
+    if value is default:
+        return value
+    if type(value) is not int and (kind is int or type(value) is not float):
+        raise UserError(f"{where}: {key}: expected a {'whole ' * (kind is int)}number, found {value!r}")
+    return kind(value)
+
+
+def _flag(given: dict, key: str, where: str) -> bool:
+    if type(given[key]) is not bool:
+        raise UserError(f"{where}: {key}: expected true or false, found {given[key]!r}")
+    return given[key]
+
+
+def config_of(options: ModelOptions, model_type: str, token_ids: dict[str, int]) -> dict:
+    """The content of a config.json for a model.
+
+    model_type: a key of MODEL_TYPES; token_ids: such as {"bos_token_id": 1}. Raises UserError when the model has a bias
+    on q, k and v but not on o (or the reverse), for which neither type has a key.
+    """
+    from mindspore_impl.model.pangu import head_dim
+
+    if options.qkv_bias != options.o_bias:
+        raise UserError(
+            f"qkv_bias {options.qkv_bias} with o_bias {options.o_bias} cannot be written as {model_type}: its config.json "
+            "has one key for all four; export a model in which both agree"
+        )
+    kind = MODEL_TYPES[model_type]
+    content = {"architectures": [kind.architecture], "model_type": model_type}
+    content |= {theirs: getattr(options, ours) for theirs, ours in _SIZES.items()}
+    content |= {
+        "num_key_value_heads": options.num_kv_heads,
+        "head_dim": head_dim(options),
+        "hidden_act": "silu",
+        "rope_theta": options.rope_theta,
+        "rms_norm_eps": options.rms_norm_eps,
+        kind.bias: options.qkv_bias,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": options.tie_embeddings,
+        "initializer_range": options.initializer_range,
+        "use_cache": True,
+    }
+    return content | token_ids
+
+
+def check_same(found: ModelOptions, wanted: ModelOptions, where: str, key: str) -> None:
+    """Refuse weights that were made with other options than the stage's model has.
+
+    found: of the weights, which messages call `where`; wanted: the entry of `models` at the config path `key`, its
+    vocabulary 0 where it is not known yet. The length of the position table may be shorter than the weights'. Raises
+    UserError that lists each differing key with both values.
+    """
+    from mindspore_impl.model.pangu import head_dim
+
+    theirs = {ours: name for name, ours in _SIZES.items()} | {
+        "num_kv_heads": "num_key_value_heads",
+        "tie_embeddings": "tie_word_embeddings",
+        "qkv_bias": "bias",
+        "o_bias": "bias",
+    }
+    differing = []
+    for field in dataclasses.fields(ModelOptions):
+        name = field.name
+        if name in ("initializer_range", "recompute"):
+            continue
+        of_weights, of_stage = getattr(found, name), getattr(wanted, name)
+        if name == "head_dim":
+            of_weights, of_stage = head_dim(found), head_dim(wanted)
+        if name == "max_position_embeddings" and of_stage <= of_weights or name == "vocab_size" and not of_stage:
+            continue
+        if of_weights != of_stage:
+            differing.append(f"{key}.{name} is {of_stage}, {theirs.get(name, name)} of the weights {of_weights}")
+    if differing:
+        raise UserError(f"{where}: these weights are of another model: {'; '.join(differing)}; set {key} to match them")

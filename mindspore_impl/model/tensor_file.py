@@ -1,0 +1,191 @@
+"""Safetensors files, one tensor at a time: a checked header, reading to float32, writing from a stream.
+
+The format is 8 bytes of header length (little-endian), a JSON header {name: {dtype, shape, data_offsets}}, then the raw
+values. Offsets follow from the shapes, so that a file is written without holding more than one tensor; bfloat16, which
+NumPy lacks, is converted by its bits. Legend: `shape` in elements, sizes and offsets in bytes.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mindspore_impl.errors import UserError
+
+STORED = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}  # bfloat16 as its bits
+BLOCK = 1 << 22  # values converted at a time
+_LARGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one tensor lies: its file, dtype (a key of STORED), shape, and the first byte of its values."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+def read_header(path: str | Path) -> dict[str, TensorInfo]:
+    """The tensors of a safetensors file by name, in the order of their values.
+
+    Raises UserError that names file and tensor: a truncated or damaged file, a name twice, another dtype than
+    bfloat16, float16 or float32, values that overlap, leave gaps or lie outside the file.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+                raise UserError(f"{path}: not a safetensors file, or cut off in its header ({size} bytes); {_AGAIN}")
+            text = file.read(length)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: its safetensors header is damaged ({error}); {_AGAIN}") from error
+    if not isinstance(header, dict):
+        raise UserError(f"{path}: its safetensors header is no JSON object; {_AGAIN}")
+    header.pop("__metadata__", None)
+    found = [_checked(path, name, entry) for name, entry in header.items()]
+    found.sort(key=lambda item: item[1:3])
+    position = 0
+    for name, begin, end, _ in found:
+        if begin != position:
+            raise UserError(f"{path}: the values of {name!r} begin at {begin}, not at {position}; {_AGAIN}")
+        position = end
+        if 8 + length + end > size:
+            raise UserError(f"{path}: cut off: {size} bytes, but {name!r} ends at {8 + length + end}; {_AGAIN}")
+    if 8 + length + position != size:
+        raise UserError(f"{path}: {size} bytes, but its tensors end at {8 + length + position}; {_AGAIN}")
+    return {name: TensorInfo(path, dtype, shape, 8 + length + begin) for name, begin, _, (dtype, shape) in found}
+
+
+_AGAIN = "copy or download the file again"
+
+
+def _unique(pairs: list[tuple]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands in it twice")
+    return found
+
+
+def _checked(path: Path, name: str, entry) -> tuple[str, int, int, tuple[str, tuple[int, ...]]]:
+    """(name, begin, end, (dtype, shape)) of one entry of a header."""
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: {name!r}: its entry in the header lacks dtype, shape or offsets; {_AGAIN}") from error
+    if not isinstance(dtype, str) or dtype not in STORED:
+        raise UserError(f"{path}: {name!r} has the dtype {dtype}; only {', '.join(STORED)} are read: convert it first")
+    if any(type(number) is not int or number < 0 for number in (*shape, begin, end)):
+        raise UserError(f"{path}: {name!r}: its shape or offsets are not whole numbers from 0; {_AGAIN}")
+    if end - begin != math.prod(shape) * STORED[dtype].itemsize:
+        raise UserError(
+            f"{path}: {name!r}: {list(shape)} of {dtype} needs {math.prod(shape) * STORED[dtype].itemsize} bytes, its "
+            f"offsets hold {end - begin}; {_AGAIN}"
+        )
+    return name, begin, end, (dtype, shape)
+
+
+def read_tensor(name: str, info: TensorInfo) -> np.ndarray:
+    """One tensor as float32 (exact for all three dtypes). Raises UserError when it is cut off, or holds NaN or
+    infinity, with which no model can work."""
+    flat = np.empty(math.prod(info.shape), np.float32)
+    try:
+        with open(info.file, "rb") as file:
+            file.seek(info.offset)
+            for start in range(0, flat.size, BLOCK):
+                block = flat[start : start + BLOCK]
+                stored = np.fromfile(file, STORED[info.dtype], block.size)
+                if stored.size < block.size:
+                    raise UserError(f"{info.file}: cut off inside {name!r}; {_AGAIN}")
+                block[...] = from_bfloat16(stored) if info.dtype == "BF16" else stored
+                if not np.isfinite(block).all():
+                    raise UserError(f"{info.file}: {name!r} holds NaN or infinity; choose intact weights")
+    except OSError as error:
+        raise UserError(f"{info.file}: cannot be read ({error.strerror})") from error
+    return flat.reshape(info.shape)
+
+
+def from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """uint16 bits of bfloat16 -> float32 of the same values (its upper half)."""
+    wide = bits.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
+
+
+def to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """float32 (contiguous) -> uint16 bits of the nearest bfloat16, ties to even. What is bfloat16 stays as it is."""
+    bits = values.view(np.uint32)
+    rounded = ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype(np.uint16)
+    nan = np.isnan(values)
+    if nan.any():  # the addition would carry some into infinity or zero
+        kept = (bits[nan] >> 16).astype(np.uint16)
+        kept[kept & 0x7F == 0] |= 0x40  # the payload was all in the lower half
+        rounded[nan] = kept
+    return rounded
+
+
+def narrow(name: str, values: np.ndarray, dtype: str) -> np.ndarray:
+    """float32 -> the stored form of `dtype` (a key of STORED), rounded to nearest even.
+
+    Raises UserError that names the tensor when a finite value is too large for `dtype`.
+    """
+    if dtype == "F32":
+        return values.astype(STORED["F32"], copy=False)
+    if dtype == "BF16":
+        stored = to_bfloat16(values)
+        lost = (stored & 0x7FFF) == 0x7F80
+    else:
+        with np.errstate(over="ignore"):
+            stored = values.astype(STORED["F16"])
+        lost = np.isinf(stored)
+    if lost.any() and np.isfinite(values[lost]).any():
+        largest = np.abs(values[np.isfinite(values)]).max()
+        raise UserError(f"{name!r} holds {largest:g}, too large for {dtype}; choose a wider dtype (bf16 or fp32)")
+    return stored
+
+
+def data_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    """Bytes of the values of one tensor."""
+    return math.prod(shape) * STORED[dtype].itemsize
+
+
+def write_file(
+    path: str | Path,
+    shapes: dict[str, tuple[int, ...]],
+    dtype: str,
+    tensors: Iterable[tuple[str, np.ndarray]],
+    advance: Callable[[int], object] = lambda count: None,
+) -> None:
+    """Write a safetensors file of one dtype from a stream of float32 arrays.
+
+    shapes: name to shape, in the order in which `tensors` yields (name, array); advance: called with the bytes of each
+    tensor once it is written. `path` is overwritten, so give a temporary name. Raises UserError for a value that does
+    not fit `dtype`, OSError when the disk is full.
+    """
+    header, position = {"__metadata__": {"format": "pt"}}, 0  # transformers asks for this entry
+    for name, shape in shapes.items():
+        end = position + data_bytes(shape, dtype)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # aligns the values
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for (expected, shape), (name, array) in zip(shapes.items(), tensors, strict=True):
+            if name != expected or array.shape != shape or array.dtype != np.float32:
+                raise ValueError(f"{name} {array.dtype}{list(array.shape)} came instead of {expected} {list(shape)}")
+            flat = np.ascontiguousarray(array).reshape(-1)
+            for start in range(0, flat.size, BLOCK):
+                narrow(name, flat[start : start + BLOCK], dtype).tofile(file)
+            advance(data_bytes(shape, dtype))
