@@ -232,7 +232,7 @@ def prepare_tokenizer(context: Context):
 
     options, folder = context.config.tokenizer, context.run_dir / "tokenizer"
     if options.path is not None:
-        return Tokenizer.load(options.path)
+        return Tokenizer.load(options.path, options.template)
     fingerprint, note = tokenizer_fingerprint(context.config), folder / "fingerprint.json"
     if note.is_file() and files.read_json(note)["fingerprint"] == fingerprint:
         return Tokenizer.load(folder / "tokenizer.model")

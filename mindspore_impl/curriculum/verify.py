@@ -53,7 +53,7 @@ def open_run(run_dir: Path) -> Context:
     trained = run_dir / "tokenizer" / "tokenizer.model"
     if config.tokenizer.path is None and not trained.is_file():
         raise UserError(f"{trained}: the run's tokenizer is missing; run the curriculum in {run_dir} first")
-    tokenizer = Tokenizer.load(config.tokenizer.path or trained)
+    tokenizer = Tokenizer.load(config.tokenizer.path or trained, config.tokenizer.template)
     plan = {planned.name: planned for planned in make_plan(config)}
     runtime.setup(config.runtime, config.seed)
     return Context(config, run_dir, plan, tokenizer)

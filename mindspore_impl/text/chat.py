@@ -1,11 +1,14 @@
-"""The Pangu chat template and its supervised mask: the only place that arranges turns, and the only maker of Samples.
+"""Chat templates and their supervised mask: the only place that arranges turns, and the only maker of Samples.
+
+The tokenizer brings its template (`template.py`). openPangu's, for example:
 
     <s>[unused9]系统：...[unused10]
     [unused9]用户：... /no_think[unused10]
     [unused9]助手：[unused16]...[unused17]...[unused10]          (no line breaks between the turns)
 
-- Without a system message an empty system turn is inserted.
-- Fast mode ends the last user turn with " /no_think" and leaves the thinking span empty. Reasoning mode adds nothing.
+- Without a system message the template's default system turn is inserted, if it has one (Pangu's is empty).
+- Fast mode ends the last user turn with the template's switch and leaves the thinking span empty. Reasoning mode adds
+  nothing. Where a template has no span, reasoning is plain text before the answer, and fast mode leaves it out.
 - Every assistant turn of a training record is supervised: its thinking span, its answer and its closing piece.
 - Earlier assistant turns are rendered like the last one, with their reasoning in reasoning mode and an empty span in
   fast mode, in training and in prompts alike.
@@ -18,13 +21,13 @@ import numpy as np
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.records import Message, Record
-from mindspore_impl.text.template import ROLE_HEADERS, SWITCHES, THINK_END, THINK_START, TURN_END, TURN_START
+from mindspore_impl.text.template import PANGU, REASONING_END, Template
 from mindspore_impl.text.tokenizer import Tokenizer
 
 
 @dataclass
 class Sample:
-    """One rendered sequence. ids: int32 [L], one BOS first; supervised: bool [L], True where the id is learned."""
+    """One rendered sequence. ids: int32 [L], one BOS first if the template has one; supervised: bool [L], True where the id is learned."""
 
     ids: np.ndarray
     supervised: np.ndarray
@@ -36,8 +39,8 @@ class Sample:
 class Completion:
     """A generated answer taken apart.
 
-    finished: it ends with [unused10]. well_formed: exactly [unused16] reasoning [unused17] answer, with or without the
-    closing piece.
+    finished: it ends with the template's closing piece. well_formed: exactly one thinking span and an answer behind it
+    (for a template without spans: an answer without any piece), closed or not.
     """
 
     reasoning: str
@@ -73,8 +76,9 @@ def render(record: Record, tokenizer: Tokenizer) -> Sample:
                 f"{where}: messages[{index}] has no 'reasoning', which thinking: reasoning needs; add it, "
                 "or use thinking: fast"
             )
-    ids, supervised = [tokenizer.bos_id], [False]
-    for part in _conversation(record.messages, record.thinking, where):
+    ids = _beginning(tokenizer)
+    supervised = [False] * len(ids)
+    for part in _conversation(record.messages, record.thinking, tokenizer.template, where):
         part_ids = _encode(part, tokenizer)
         ids += part_ids
         supervised += [part.supervised] * len(part_ids)
@@ -82,14 +86,15 @@ def render(record: Record, tokenizer: Tokenizer) -> Sample:
 
 
 def render_prompt(messages: Sequence[Message], tokenizer: Tokenizer, thinking: str) -> list[int]:
-    """Ids that a model continues: BOS, the turns, then "[unused9]助手：".
+    """Ids that a model continues: BOS if there is one, the turns, then the assistant's header.
 
     Raises UserError when the last message is an assistant's, or there is no user message.
     """
     if not messages or messages[-1].role == "assistant":
         raise UserError("prompt: the last message must be the user's or a tool's, since the assistant is to speak next")
-    ids = [tokenizer.bos_id]
-    for part in (*_conversation(messages, thinking, "prompt"), *_header("assistant")):
+    template, ids = tokenizer.template, _beginning(tokenizer)
+    turns = _conversation(messages, thinking, template, "prompt")
+    for part in (*turns, *_separator(template), *_header(template, "assistant")):
         ids += _encode(part, tokenizer)
     return ids
 
@@ -99,8 +104,9 @@ def sample_from_completion(
 ) -> Sample:
     """A generated answer as a sample that supervises exactly `completion_ids`.
 
-    An answer that was cut has no [unused10], and none is added. Raises UserError naming the record: either part is
-    empty, an id is outside the vocabulary, BOS is not exactly the first id of the prompt, or [unused10] comes early.
+    An answer that was cut has no closing piece, and none is added. Raises UserError naming the record: either part is
+    empty, an id is outside the vocabulary, BOS is not exactly the first id of the prompt, or the answer goes on after
+    its closing piece.
     """
     where = f"rollout {record_id!r}"
     prompt_ids, completion_ids = list(prompt_ids), list(completion_ids)
@@ -110,29 +116,37 @@ def sample_from_completion(
                 f"{where}: the id {token_id} is outside the vocabulary of {tokenizer.vocab_size}; the file "
                 "was written with another tokenizer"
             )
-    if not prompt_ids or prompt_ids[0] != tokenizer.bos_id or prompt_ids.count(tokenizer.bos_id) != 1:
-        raise UserError(f"{where}: prompt_ids must begin with exactly one BOS (id {tokenizer.bos_id})")
-    if tokenizer.bos_id in completion_ids:
-        raise UserError(
-            f"{where}: completion_ids hold the BOS (id {tokenizer.bos_id}), which stands in front of the prompt only; "
-            "remove the record, or keep the engine from drawing it"
-        )
+    if tokenizer.bos_id is not None:
+        _check_bos(prompt_ids, completion_ids, tokenizer.bos_id, where)
     if tokenizer.eos_id in completion_ids[:-1]:
-        raise UserError(f"{where}: completion_ids go on after {TURN_END}; cut them behind it")
+        raise UserError(f"{where}: completion_ids go on after {tokenizer.template.turn_end}; cut them behind it")
     supervised = [False] * len(prompt_ids) + [True] * len(completion_ids)
     return _checked(prompt_ids + completion_ids, supervised, record_id, thinking)
 
 
-def parse_completion(ids: Sequence[int], tokenizer: Tokenizer) -> Completion:
-    """Take generated ids (from behind "助手：") apart.
+def _check_bos(prompt_ids: list[int], completion_ids: list[int], bos_id: int, where: str) -> None:
+    if not prompt_ids or prompt_ids[0] != bos_id or prompt_ids.count(bos_id) != 1:
+        raise UserError(f"{where}: prompt_ids must begin with exactly one BOS (id {bos_id})")
+    if bos_id in completion_ids:
+        raise UserError(
+            f"{where}: completion_ids hold the BOS (id {bos_id}), which stands in front of the prompt only; "
+            "remove the record, or keep the engine from drawing it"
+        )
 
-    An answer cut inside its thinking span has reasoning only; text without a span is an answer that is not well formed.
+
+def parse_completion(ids: Sequence[int], tokenizer: Tokenizer) -> Completion:
+    """Take generated ids (from behind the assistant's header) apart.
+
+    An answer cut inside its thinking span has reasoning only; text without a span is an answer that is not well formed,
+    unless the template has no span.
     """
     ids = [int(token_id) for token_id in ids]
-    think_start, think_end = tokenizer.special[THINK_START], tokenizer.special[THINK_END]
     finished = bool(ids) and ids[-1] == tokenizer.eos_id
     body = ids[:-1] if finished else ids
     structural = [token_id for token_id in body if token_id in (*tokenizer.special.values(), tokenizer.bos_id)]
+    if not tokenizer.template.thinks:
+        return Completion("", tokenizer.decode(body), finished, bool(body) and not structural)
+    think_start, think_end = thinking_ids(tokenizer)
     well_formed = bool(body) and body[0] == think_start and structural == [think_start, think_end]
     if think_end in body:
         split = body.index(think_end)
@@ -144,70 +158,92 @@ def parse_completion(ids: Sequence[int], tokenizer: Tokenizer) -> Completion:
     return Completion(tokenizer.decode(reasoning), tokenizer.decode(answer), finished, well_formed)
 
 
+def thinking_ids(tokenizer: Tokenizer) -> tuple[int | None, int | None]:
+    """The ids that open and close a thinking span, None where the template has none."""
+    template = tokenizer.template
+    return tokenizer.special.get(template.think_start), tokenizer.special.get(template.think_end)
+
+
 def encode_completion(text: str, finished: bool, thinking: str, tokenizer: Tokenizer, where: str) -> list[int]:
     """Ids of an answer that an outside engine gives as text.
 
     The text may hold the span written out, "[unused16] ... [unused17] ...", with spaces around the markers; only the
-    leading start, the first end and a closing [unused10] are taken as pieces. A fast answer may come bare. Raises
-    UserError naming `where` for a reasoning answer without a span.
+    leading start, the first end and a closing piece are taken as pieces. A fast answer may come bare. Raises
+    UserError naming `where` for a reasoning answer without a span (if the template has spans).
     """
-    piece = tokenizer.special
-    closing = [piece[TURN_END]] if finished else []
+    piece, template = tokenizer.special, tokenizer.template
+    closing = [piece[template.turn_end]] if finished else []
     body = text.strip()
     if finished:
-        body = body.removesuffix(TURN_END).rstrip()
-    if not body.startswith(THINK_START):
+        body = body.removesuffix(template.turn_end).rstrip()
+    if not template.thinks:
+        return [*tokenizer.encode(body), *closing]
+    think_start, think_end = thinking_ids(tokenizer)
+    if not body.startswith(template.think_start):
         if thinking == "reasoning":
             raise UserError(
-                f"{where}: a reasoning answer must begin with {THINK_START}; let the engine keep special "
+                f"{where}: a reasoning answer must begin with {template.think_start}; let the engine keep special "
                 "pieces in its text, or give completion_ids"
             )
-        return [piece[THINK_START], piece[THINK_END], *tokenizer.encode(body), *closing]
-    reasoning, separator, answer = body.removeprefix(THINK_START).partition(THINK_END)
-    ids = [piece[THINK_START], *tokenizer.encode(reasoning.strip())]
-    return ids + ([piece[THINK_END], *tokenizer.encode(answer.strip())] if separator else []) + closing
+        return [think_start, think_end, *tokenizer.encode(body), *closing]
+    reasoning, separator, answer = body.removeprefix(template.think_start).partition(template.think_end)
+    ids = [think_start, *tokenizer.encode(reasoning.strip())]
+    return ids + ([think_end, *tokenizer.encode(answer.strip())] if separator else []) + closing
 
 
-def segments(record: Record) -> list[str]:
+def segments(record: Record, template: Template = PANGU) -> list[str]:
     """The texts of `record` just as they are encoded (headers and switch included): what a tokenizer is trained on."""
-    parts = _conversation(record.messages, record.thinking, f"record {record.id!r}")
+    parts = _conversation(record.messages, record.thinking, template, f"record {record.id!r}")
     return [part.text for part in parts if not part.is_piece]
 
 
-def _conversation(messages: Sequence[Message], thinking: str, where: str) -> Iterator[_Part]:
-    if thinking not in SWITCHES:
-        raise UserError(f"{where}: unknown thinking {thinking!r}; use one of {', '.join(SWITCHES)}")
+def _beginning(tokenizer: Tokenizer) -> list[int]:
+    return [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+
+
+def _conversation(messages: Sequence[Message], thinking: str, template: Template, where: str) -> Iterator[_Part]:
+    if thinking not in template.switches:
+        raise UserError(f"{where}: unknown thinking {thinking!r}; use one of {', '.join(template.switches)}")
     user_turns = [index for index, message in enumerate(messages) if message.role == "user"]
     if not user_turns:
         raise UserError(f"{where}: there is no user message")
-    if messages[0].role != "system":
-        yield from _turn("system", "")
-    for index, message in enumerate(messages):
+    turns = list(messages)
+    if turns[0].role != "system" and template.default_system is not None:
+        turns.insert(0, Message("system", template.default_system))
+    last_user = len(turns) - len(messages) + user_turns[-1]
+    for index, message in enumerate(turns):
+        if index:
+            yield from _separator(template)
         if message.role == "assistant":
-            yield from _assistant_turn(message, thinking)
+            yield from _assistant_turn(message, thinking, template)
         else:
-            switch = SWITCHES[thinking] if index == user_turns[-1] else ""
-            yield from _turn(message.role, message.content.removesuffix(switch) + switch)
+            switch = template.switches[thinking] if index == last_user else ""
+            yield from _header(template, message.role, message.content.removesuffix(switch) + switch)
+            yield _Part(template.turn_end, True, False)
 
 
-def _turn(role: str, content: str) -> Iterator[_Part]:
-    yield from _header(role, content)
-    yield _Part(TURN_END, True, False)
+def _separator(template: Template) -> Iterator[_Part]:
+    if template.separator:
+        yield _Part(template.separator, False, False)
 
 
-def _header(role: str, content: str = "") -> Iterator[_Part]:
-    yield _Part(TURN_START, True, False)
-    yield _Part(ROLE_HEADERS[role] + content, False, False)
+def _header(template: Template, role: str, content: str = "") -> Iterator[_Part]:
+    yield _Part(template.turn_start, True, False)
+    yield _Part(template.headers[role] + content, False, False)
 
 
-def _assistant_turn(message: Message, thinking: str) -> Iterator[_Part]:
-    yield from _header("assistant")
-    yield _Part(THINK_START, True, True)
-    if thinking == "reasoning" and message.reasoning:
-        yield _Part(message.reasoning, False, True)
-    yield _Part(THINK_END, True, True)
-    yield _Part(message.content, False, True)
-    yield _Part(TURN_END, True, True)
+def _assistant_turn(message: Message, thinking: str, template: Template) -> Iterator[_Part]:
+    yield from _header(template, "assistant")
+    reasoning = (message.reasoning or "") if thinking == "reasoning" else ""
+    if template.thinks:
+        yield _Part(template.think_start, True, True)
+        if reasoning:
+            yield _Part(reasoning, False, True)
+        yield _Part(template.think_end, True, True)
+        yield _Part(message.content, False, True)
+    else:
+        yield _Part(reasoning + REASONING_END + message.content if reasoning else message.content, False, True)
+    yield _Part(template.turn_end, True, True)
 
 
 def _encode(part: _Part, tokenizer: Tokenizer) -> list[int]:

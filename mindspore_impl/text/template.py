@@ -1,11 +1,72 @@
-"""The wording of the Pangu chat template: constants only. `chat.py` arranges them, `tokenizer.py` can encode them."""
+"""The wording of the chat templates: data only. `chat.py` arranges it, `tokenizer.py` can encode it."""
 
-TURN_START, TURN_END = "[unused9]", "[unused10]"
-THINK_START, THINK_END = "[unused16]", "[unused17]"
-SPECIAL_PIECES = (TURN_START, TURN_END, THINK_START, THINK_END)
+from dataclasses import dataclass, field, replace
 
-ROLE_HEADERS = {"system": "系统：", "user": "用户：", "assistant": "助手：", "tool": "工具："}  # the colon is U+FF1A
-SWITCHES = {"reasoning": "", "fast": " /no_think"}  # ends the last user turn; slow thinking is the model's default
+from mindspore_impl.errors import UserError
+from mindspore_impl.text.records import ROLES, THINKING, nearest
 
-# What a vocabulary must be able to spell; 方法 and /auto_think are words of the template that no record renders.
-TEMPLATE_TEXTS = (*ROLE_HEADERS.values(), "方法：", " /no_think", " /auto_think")
+
+@dataclass(frozen=True)
+class Template:
+    """How one family of models writes a conversation. A piece is one token, inserted by its id; the rest is text."""
+
+    name: str
+    turn_start: str  # piece before each turn
+    turn_end: str  # piece after each turn; generation stops at it
+    headers: dict[str, str]  # role: text between turn_start and the content
+    bos: str | None = None  # piece that stands once, at the start of a sequence
+    think_start: str | None = None  # pieces around an assistant's reasoning; None: it is plain text before the answer
+    think_end: str | None = None
+    separator: str = ""  # text between two turns
+    default_system: str | None = None  # content of the system turn put before a conversation that has none
+    # What ends the last user turn; the thinking modes of a model without switches are told apart by the text alone.
+    switches: dict[str, str] = field(default_factory=lambda: dict.fromkeys(THINKING, ""))
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """The pieces that every vocabulary of this family has, without BOS."""
+        named = (self.turn_start, self.turn_end, self.think_start, self.think_end)
+        return tuple(piece for piece in named if piece is not None)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether reasoning stands in a span of its own."""
+        return self.think_start is not None
+
+
+PANGU = Template(
+    name="pangu",
+    bos="<s>",
+    turn_start="[unused9]",
+    turn_end="[unused10]",
+    think_start="[unused16]",
+    think_end="[unused17]",
+    headers={"system": "系统：", "user": "用户：", "assistant": "助手：", "tool": "工具："},  # the colon is U+FF1A
+    default_system="",
+    switches={"reasoning": "", "fast": " /no_think"},  # slow thinking is the model's default
+)
+CHATML = Template(
+    name="chatml",
+    turn_start="<|im_start|>",
+    turn_end="<|im_end|>",
+    headers={role: f"{role}\n" for role in ROLES},
+    separator="\n",
+)
+SMOLLM2 = replace(
+    CHATML,
+    name="smollm2",
+    default_system="You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+)
+TEMPLATES = {template.name: template for template in (PANGU, CHATML, SMOLLM2)}
+REASONING_END = "\n"  # between reasoning and answer where there is no span
+
+# What a vocabulary trained here has and must be able to spell; no record renders 方法 and /auto_think.
+SPECIAL_PIECES = PANGU.pieces
+TEMPLATE_TEXTS = (*PANGU.headers.values(), "方法：", " /no_think", " /auto_think")
+
+
+def named(name: str) -> Template:
+    """The template called `name`. Raises UserError with the nearest name."""
+    if name not in TEMPLATES:
+        raise UserError(f"tokenizer.template: no template is named {name!r}{nearest(name, TEMPLATES)}")
+    return TEMPLATES[name]

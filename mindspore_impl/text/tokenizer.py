@@ -1,4 +1,4 @@
-"""SentencePiece with the Pangu rules.
+"""Text to ids: SentencePiece with the Pangu rules, or the `tokenizers` library, under one chat template.
 
 A special piece is inserted by its id and never parsed out of text: whoever writes "[unused10]" in a message gets the
 ten characters. Each text between two special pieces is encoded on its own, with the file's own rules (dummy prefix,
@@ -12,7 +12,8 @@ from typing import Protocol
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
-from mindspore_impl.text.template import SPECIAL_PIECES, TEMPLATE_TEXTS, TURN_END
+from mindspore_impl.text import template as templates
+from mindspore_impl.text.template import SPECIAL_PIECES, TEMPLATE_TEXTS, Template
 
 BYTE_FALLBACK_FROM = 512  # a smaller trained vocabulary has no room for the 256 byte pieces
 WORST_SENTENCE = 1 << 28  # bytes; SentencePiece silently skips a longer text
@@ -50,38 +51,61 @@ class SentencePieceBackend:
         return token_id if self.processor.id_to_piece(token_id) == piece else None
 
 
+class TokenizersBackend:
+    """One loaded `tokenizer.json` (byte-level BPE and the like) of the `tokenizers` library, an optional package."""
+
+    def __init__(self, content: bytes):
+        import tokenizers
+
+        self.engine = tokenizers.Tokenizer.from_buffer(content)
+        self.engine.no_truncation()
+        self.engine.no_padding()
+        self.engine.encode_special_tokens = True  # a special token written out in a text is encoded as text
+        self.vocab_size = self.engine.get_vocab_size(with_added_tokens=True)
+        self.piece = self.engine.id_to_token
+        self.find = self.engine.token_to_id
+
+    def encode(self, text: str) -> list[int]:
+        return self.engine.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: list[int]) -> str:
+        return self.engine.decode(ids, skip_special_tokens=True)
+
+
 class Tokenizer:
     """Text to ids and back.
 
-    Attributes: vocab_size; bos_id; eos_id (the id of [unused10]); pad_id (0, also the unknown id); special (piece name
-    to id, the four pieces of the template); sha256 of the file; path.
+    Attributes: template; vocab_size; bos_id (None where the template has none); eos_id (the id of the template's
+    closing piece); pad_id (0); special (piece name to id, the pieces of the template); sha256 of the file; path.
     """
 
-    def __init__(self, backend: Backend, sha256: str, path: Path):
-        self.backend, self.sha256, self.path = backend, sha256, path
+    def __init__(self, backend: Backend, sha256: str, path: Path, template: Template = templates.PANGU):
+        self.backend, self.sha256, self.path, self.template = backend, sha256, path, template
         self.vocab_size = backend.vocab_size
-        self.special = {piece: _required(backend, piece, path) for piece in SPECIAL_PIECES}
-        self.bos_id = _required(backend, "<s>", path)
-        self.eos_id = self.special[TURN_END]
-        self.pad_id = _required(backend, "<unk>", path)
-        if self.pad_id != 0:
-            raise UserError(f"{path}: <unk> has id {self.pad_id}, but padding needs 0; use a Pangu tokenizer.model")
-        self._special_ids = frozenset((*self.special.values(), self.bos_id))
+        self.special = {piece: self._required(piece) for piece in template.pieces}
+        self.bos_id = None if template.bos is None else self._required(template.bos)
+        self.eos_id = self.special[template.turn_end]
+        self.pad_id = 0
+        self._special_ids = frozenset({*self.special.values(), self.bos_id} - {None})
         self._spelled = {token_id: self._spell(backend.piece(token_id)) for token_id in self._special_ids}
 
     @classmethod
-    def load(cls, path: str | Path) -> "Tokenizer":
-        """Read a SentencePiece `tokenizer.model`. Raises UserError when it is absent, damaged or lacks a piece."""
+    def load(cls, path: str | Path, template: str | None = None) -> "Tokenizer":
+        """Read a SentencePiece `tokenizer.model`, or a `tokenizer.json`, told apart by the name's ending.
+
+        template: the name of one in `template.TEMPLATES`; None: pangu for the first kind, chatml for the second.
+        Raises UserError when the file is absent, damaged or lacks a piece of the template, or the package `tokenizers`
+        that the second kind needs is not installed.
+        """
         path = Path(path)
+        is_json = path.suffix == ".json"
+        chosen = templates.named(template or ("chatml" if is_json else "pangu"))
         try:
             content = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path}: the tokenizer cannot be read ({error.strerror}); set tokenizer.path") from error
-        try:
-            backend = SentencePieceBackend(content)
-        except (RuntimeError, OSError) as error:
-            raise UserError(f"{path}: not a SentencePiece model; tokenizer.path must name a tokenizer.model") from error
-        return cls(backend, files.sha256_bytes(content), path)
+        backend = _tokenizers_backend(content, path) if is_json else _sentencepiece_backend(content, path)
+        return cls(backend, files.sha256_bytes(content), path, chosen)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: no BOS, and never the id of a special piece, even where the text spells one."""
@@ -116,6 +140,17 @@ class Tokenizer:
         """The names of `ids`, for messages and tests."""
         return [self.backend.piece(int(token_id)) for token_id in ids]
 
+    def _required(self, piece: str) -> int:
+        found = self.backend.find(piece)
+        if found is None:
+            hint = "set tokenizer.template to the one that this model was trained with"
+            if self.template is templates.PANGU:
+                hint = "use openPangu's tokenizer.model, or one made by tools/train_tokenizer.py"
+            raise UserError(
+                f"{self.path}: the vocabulary has no piece {piece}, which the template {self.template.name} needs; {hint}"
+            )
+        return found
+
     def _spell(self, piece: str) -> tuple[int, ...]:
         """A special piece's name, letter by letter, so that no match can form it."""
         ids = []
@@ -129,14 +164,27 @@ class Tokenizer:
         return tuple(ids)
 
 
-def _required(backend: Backend, piece: str, path: Path) -> int:
-    found = backend.find(piece)
-    if found is None:
+def _sentencepiece_backend(content: bytes, path: Path) -> SentencePieceBackend:
+    try:
+        backend = SentencePieceBackend(content)
+    except (RuntimeError, OSError) as error:
         raise UserError(
-            f"{path}: the vocabulary has no piece {piece}; use openPangu's tokenizer.model, or one made by "
-            "tools/train_tokenizer.py"
-        )
-    return found
+            f"{path}: not a SentencePiece model; tokenizer.path must name a tokenizer.model or a tokenizer.json"
+        ) from error
+    if backend.find("<unk>") not in (0, None):
+        raise UserError(f"{path}: <unk> has id {backend.find('<unk>')}, but padding needs 0; use a Pangu tokenizer.model")
+    return backend
+
+
+def _tokenizers_backend(content: bytes, path: Path) -> TokenizersBackend:
+    try:
+        return TokenizersBackend(content)
+    except ImportError as error:
+        raise UserError(
+            f"{path}: a tokenizer.json needs the package tokenizers; pip install 'openpangu-posttrain[hf]'"
+        ) from error
+    except Exception as error:  # the library raises bare Exception  # noqa: BLE001
+        raise UserError(f"{path}: not a tokenizer.json of the tokenizers library ({error})") from error
 
 
 def train_tokenizer(
