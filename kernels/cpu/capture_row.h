@@ -1,0 +1,146 @@
+// The K largest logits of a row with their log-probabilities, and the log-mass of all others, summed directly.
+//
+// One pass compares vectors with the K-th largest value so far and keeps what exceeds it, which is rare after the first
+// thousand; a second one sums the exponentials of what stayed below, each block relative to its own largest logit.
+#pragma once
+
+#include "kernels.h"
+#include "vector.h"
+
+namespace {
+
+using namespace pangu;
+
+constexpr int64_t kCaptureBlock = 4096;
+constexpr int64_t kStride = 4 * kLanes;  // logits that are looked at together
+
+// Keys sort like (logit, then lower id): the float's bits made monotonic, above the complement of the id.
+inline uint64_t key_of(float x, int64_t id) {
+  uint32_t bits;
+  x += 0.0f;  // -0 and 0 are equal: make them one
+  memcpy(&bits, &x, sizeof bits);
+  bits = bits >> 31 ? ~bits : bits | 0x80000000u;
+  return uint64_t{bits} << 32 | static_cast<uint32_t>(~static_cast<uint32_t>(id));
+}
+
+inline float logit_of(uint64_t key) {
+  uint32_t bits = key >> 32;
+  bits = bits >> 31 ? bits & 0x7fffffffu : ~bits;
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+inline int64_t id_of(uint64_t key) { return static_cast<uint32_t>(~static_cast<uint32_t>(key)); }
+
+int64_t room_for_keys(const CaptureTask& task) { return 4 * task.top_k + 2 * kStride; }
+
+int64_t capture_workspace(const CaptureTask& task) { return room_for_keys(task) * sizeof(uint64_t); }
+
+// Fills `keys` with candidates that hold the K largest; returns how many.
+int64_t find_candidates(const CaptureTask& task, const float* x_V, uint64_t* keys,
+                        uint64_t (*keep_largest)(uint64_t*, int64_t, int64_t)) {
+  const int64_t vocab = task.vocab, top_k = task.top_k, room = room_for_keys(task);
+  int64_t count = 0;
+  float threshold = -INFINITY;  // an equal logit that comes later has the higher id: only larger ones are kept
+  for (int64_t start = 0; start < vocab; start += kStride) {
+    const int64_t size = vocab - start < kStride ? vocab - start : kStride;
+    const float* x = x_V + start;
+    if (size == kStride) {
+      const Floats limit = all(threshold);
+      if (!any((load(x) > limit) | (load(x + kLanes) > limit) | (load(x + 2 * kLanes) > limit) |
+               (load(x + 3 * kLanes) > limit))) {
+        continue;
+      }
+    }
+    for (int64_t i = 0; i < size; ++i) {
+      keys[count] = key_of(x[i], start + i);
+      count += x[i] > threshold;
+    }
+    if (count >= room - kStride || (threshold == -INFINITY && count >= top_k)) {
+      threshold = logit_of(keep_largest(keys, count, top_k));
+      count = top_k;
+    }
+  }
+  return count;
+}
+
+// The sum of exp((x - top) / T) over the logits below `limit`, and their largest logit.
+void sum_below(const float* x, int64_t count, float limit, float inverse, double* top, double* sum) {
+  const int64_t whole = count / kLanes * kLanes, part = count - whole;
+  const Floats none = all(-INFINITY), bound = all(limit);
+  const auto below = [&](Floats logits) { return logits >= bound ? none : logits; };  // NaN stays
+  Floats largest = none, other = none;
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= whole; i += 2 * kLanes) {
+    largest = larger(below(load(x + i)), largest);
+    other = larger(below(load(x + i + kLanes)), other);
+  }
+  for (; i < whole; i += kLanes) largest = larger(below(load(x + i)), largest);
+  if (part) other = larger(below(load_part(x + whole, part, -INFINITY)), other);
+  *top = largest_lane(larger(largest, other));
+  const Floats shift = all(*top == -INFINITY ? 0 : static_cast<float>(*top));
+  Floats total{};
+  for (i = 0; i < whole; i += kLanes) total += exponential((below(load(x + i)) - shift) * inverse);
+  if (part) total += exponential((below(load_part(x + whole, part, -INFINITY)) - shift) * inverse);
+  *sum = sum_lanes(total);
+}
+
+int64_t count_equal(const float* x, int64_t count, float value) {
+  int64_t equal = 0;
+  for (int64_t i = 0; i < count; ++i) equal += x[i] == value;
+  return equal;
+}
+
+RowResult capture_row(const CaptureTask& task, int64_t row, void* memory,
+                      uint64_t (*keep_largest)(uint64_t*, int64_t, int64_t)) {
+  const int64_t vocab = task.vocab, top_k = task.top_k;
+  const float* x_V = task.logits_NV + row * vocab;
+  uint64_t* keys = static_cast<uint64_t*>(memory);
+  const int64_t count = find_candidates(task, x_V, keys, keep_largest);
+  if (count < top_k) return {RowFault::kNotFinite, count};
+  const float limit = logit_of(keep_largest(keys, count, top_k));
+  // A plain insertion sort: what arrives in pieces of falling size is few.
+  for (int64_t k = 1; k < top_k; ++k) {
+    const uint64_t key = keys[k];
+    int64_t at = k;
+    for (; at > 0 && keys[at - 1] < key; --at) keys[at] = keys[at - 1];
+    keys[at] = key;
+  }
+
+  // The tail: everything below the K-th logit, and its equals that did not get in.
+  double tail_top = -INFINITY, tail_sum = 0;
+  const auto add = [&](double top, double sum) {
+    if (top > tail_top) {
+      tail_sum *= exp((tail_top - top) / task.temperature);
+      tail_top = top;
+    }
+    // A block without a logit below the limit adds nothing; a NaN in it stays visible.
+    tail_sum += top == -INFINITY ? sum : sum * exp((top - tail_top) / task.temperature);
+  };
+  int64_t equals = 0;
+  for (int64_t k = 0; k < top_k; ++k) equals -= logit_of(keys[k]) == limit;
+  const float inverse = static_cast<float>(1 / task.temperature);
+  for (int64_t start = 0; start < vocab; start += kCaptureBlock) {
+    const int64_t size = vocab - start < kCaptureBlock ? vocab - start : kCaptureBlock;
+    double top, sum;
+    sum_below(x_V + start, size, limit, inverse, &top, &sum);
+    add(top, sum);
+    equals += count_equal(x_V + start, size, limit);
+  }
+  if (equals > 0) add(limit, static_cast<double>(equals));
+
+  const double largest = logit_of(keys[0]);
+  double norm = tail_top == -INFINITY ? tail_sum : tail_sum * exp((tail_top - largest) / task.temperature);
+  for (int64_t k = 0; k < top_k; ++k) norm += exp((logit_of(keys[k]) - largest) / task.temperature);
+  const double log_norm = log(norm);
+  const auto floored = [](double logp) { return static_cast<float>(logp < kLogFloor ? kLogFloor : logp); };
+  for (int64_t k = 0; k < top_k; ++k) {
+    task.ids_NK[row * top_k + k] = static_cast<int32_t>(id_of(keys[k]));
+    task.logp_NK[row * top_k + k] = floored((logit_of(keys[k]) - largest) / task.temperature - log_norm);
+  }
+  task.tail_logp_N[row] = floored((tail_top - largest) / task.temperature + log(tail_sum) - log_norm);
+  return {RowFault::kNone, 0};
+}
+
+}  // namespace

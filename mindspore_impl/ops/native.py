@@ -1,0 +1,77 @@
+"""The native CPU operators of kernels/cpu: where their library is, and building it where that has not happened yet.
+
+In a clone the library is mindspore_impl/lib/libpangu_cpu.so, built when it is missing or older than its sources; an
+installed package carries it. Without it the composed operators do the same work; that is said once.
+"""
+
+import ctypes
+import fcntl
+import functools
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from mindspore_impl import runtime
+
+PACKAGE = Path(__file__).resolve().parent.parent
+LIBRARY = PACKAGE / "lib" / "libpangu_cpu.so"
+BUILDER = PACKAGE.parent / "kernels" / "cpu" / "build.py"  # in a clone
+
+
+def library() -> Path | None:
+    """The library's path, loadable; None where there is none, or PANGU_NATIVE=0 asks for composed operators."""
+    return None if os.environ.get("PANGU_NATIVE") == "0" else _library()
+
+
+def operator(name: str) -> str | None:
+    """What `ops.Custom(..., func_type="aot")` takes for the operator `name`; None where the library is missing."""
+    path = library()
+    return None if path is None else f"{path}:{name}"
+
+
+def set_threads(count: int) -> None:
+    """How many threads the operators use in this process; 0: all cores."""
+    path = library()
+    if path is not None:
+        ctypes.CDLL(str(path)).SetThreads(count)
+
+
+@functools.cache
+def _library() -> Path | None:
+    try:
+        if BUILDER.is_file():
+            _build_if_old()
+        elif not LIBRARY.is_file():
+            raise OSError("this package was installed without it; install again where g++ is")
+        ctypes.CDLL(str(LIBRARY))
+        return LIBRARY
+    except (OSError, RuntimeError) as error:
+        _say(f"native CPU operators are not available, composed ones are used: {error}")
+        return None
+
+
+def _build_if_old() -> None:
+    """Build the library unless it is that of the sources; other processes wait for the one that does."""
+    spec = importlib.util.spec_from_file_location("pangu_cpu_build", BUILDER)
+    builder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(builder)
+    if builder.is_current(LIBRARY.parent):
+        return
+    if builder.compiler() is None:
+        raise OSError("no C++ compiler; install g++")
+    LIBRARY.parent.mkdir(exist_ok=True)
+    with open(LIBRARY.parent / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if builder.is_current(LIBRARY.parent):
+            return
+        _say("building the native CPU operators (once, some seconds) ...")
+        try:
+            builder.build(LIBRARY.parent)
+        except builder.BuildError as error:
+            raise RuntimeError(str(error)) from error
+
+
+def _say(text: str) -> None:
+    if runtime.rank() == 0:
+        print(text, file=sys.stderr, flush=True)
