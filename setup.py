@@ -53,6 +53,7 @@ setup(
             "pangu-report = mindspore_impl.cli:report_main",
             "pangu-train-tokenizer = mindspore_impl.cli:train_tokenizer_main",
             "pangu-verify-store = mindspore_impl.cli:verify_store_main",
+            "pangu-convert-weights = mindspore_impl.cli:convert_weights_main",
             "pangu-benchmark = mindspore_impl.cli:benchmark_main",
             "pangu-doctor = mindspore_impl.cli:doctor_main",
         ]

@@ -163,8 +163,10 @@ def open_weights(path: str | Path, which: str = "last") -> WeightSource:
     Raises UserError when there is nothing, or it is damaged or of a model that is not supported.
     """
     path = Path(path)
-    if path.is_file():
+    if path.is_file() and path.name != WEIGHTS:
         return open_file(path)
+    if path.is_file():
+        path = path.parent
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder; name a checkpoint, a Hugging Face folder or a .safetensors")
     if is_hf_folder(path):

@@ -165,6 +165,60 @@ def verify_store(arguments: list[str]) -> None:
 
 
 @command
+def convert_weights(arguments: list[str]) -> None:
+    """Convert weights between Hugging Face folders and checkpoints."""
+    parser = _parser(
+        "Convert weights between Hugging Face folders (config.json and safetensors in bf16, fp16 or fp32) and\n"
+        "checkpoints (fp32), one tensor at a time. A stage can also start from such a folder: stages.NAME.init=DIR.",
+        "python tools/convert_weights.py import DIR/openPangu-Embedded-1B outputs/pangu_1b\n  "
+        "python tools/convert_weights.py export outputs/quickstart/stages/09_distill_fast outputs/hf --dtype bf16\n  "
+        "python tools/convert_weights.py random pangu_1b outputs/rehearsal --shard-size 2GB\n  "
+        "python tools/convert_weights.py describe DIR/llama > conf/model/mine.yaml",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="import | export | random | describe")
+    verb = verbs.add_parser("import", help="Hugging Face folder -> checkpoint folder")
+    verb.add_argument("source", type=Path, metavar="HF_DIR")
+    verb.add_argument("out", type=Path, metavar="OUT")
+    verb = verbs.add_parser("export", help="checkpoint, or a run's stage folder -> Hugging Face folder")
+    verb.add_argument("source", type=Path, metavar="CHECKPOINT")
+    verb.add_argument("out", type=Path, metavar="HF_DIR")
+    verb.add_argument(
+        "--config", type=Path, metavar="FILE", help="config.json of the model, where nothing else says it"
+    )
+    _form_options(verb)
+    verb = verbs.add_parser("random", help="model of conf/model with initial weights -> Hugging Face folder")
+    verb.add_argument("model", metavar="MODEL", help="e.g. pangu_1b")
+    verb.add_argument("out", type=Path, metavar="HF_DIR")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--vocab-size", type=int, help="instead of the model's own")
+    _form_options(verb)
+    verb = verbs.add_parser("describe", help="print the file for conf/model/ that these weights need")
+    verb.add_argument("source", type=Path, metavar="HF_DIR")
+    options = parser.parse_args(arguments)
+    from mindspore_impl.curriculum import convert
+
+    if options.verb == "import":
+        print(convert.import_weights(options.source, options.out))
+    elif options.verb == "describe":
+        print(convert.describe(options.source))
+    else:
+        form = convert.Form(options.dtype, options.shard_size, options.model_type)
+        if options.verb == "export":
+            print(convert.export_weights(options.source, options.out, form, options.config))
+        else:
+            print(convert.random_weights(options.model, options.out, options.seed, options.vocab_size, form))
+
+
+def _form_options(parser: argparse.ArgumentParser) -> None:
+    """How a Hugging Face folder is written."""
+    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), help="default: as in config.json, else bf16")
+    parser.add_argument("--shard-size", default="5GB", metavar="SIZE", help="largest file, e.g. 2GB (default 5GB)")
+    parser.add_argument(
+        "--model-type", choices=("PanguEmbedded", "llama"), help="llama: transformers knows it as it is"
+    )
+
+
+@command
 def benchmark(arguments: list[str]) -> None:
     """Run a benchmark by name."""
     from mindspore_impl.benchmarks import BENCHMARKS
@@ -198,5 +252,6 @@ train_main = _entry(train)
 report_main = _entry(report)
 train_tokenizer_main = _entry(train_tokenizer)
 verify_store_main = _entry(verify_store)
+convert_weights_main = _entry(convert_weights)
 benchmark_main = _entry(benchmark)
 doctor_main = _entry(doctor)

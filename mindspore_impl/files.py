@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,35 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}); the previous content is kept") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def new_folder(path: str | Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write the files of a folder that appears as `path` only when it is whole and flushed to disk.
+
+    Raises UserError when `path` is there already and not an empty folder, or when it cannot be written.
+    """
+    path = Path(path)
+    if path.is_file() or path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path}: is there already and not an empty folder; choose another name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+    try:
+        fill(temporary)
+        for file in temporary.iterdir():
+            with open(file, "rb+") as handle:
+                os.fsync(handle.fileno())
+        fsync_folder(temporary)
+        os.chmod(temporary, 0o755)
+        os.rename(temporary, path)
+        fsync_folder(path.parent)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(f"{path}: cannot be written ({error.strerror}); free some room and run again") from error
         raise
 
 

@@ -1,4 +1,4 @@
-"""config.json of a Hugging Face model <-> ModelOptions: PanguEmbedded and llama, every other feature refused by name."""
+"""config.json of a Hugging Face model <-> ModelOptions: PanguEmbedded and llama; other features are refused by name."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -49,16 +49,17 @@ _HARMLESS = {
 }  # fmt: skip
 
 
-def read_config(folder: str | Path) -> tuple[ModelOptions, dict]:
-    """The model that <folder>/config.json describes, and the file's content.
+def read_config(path: str | Path) -> tuple[ModelOptions, dict]:
+    """The model that a config.json (or the one in folder `path`) describes, and the file's content.
 
     Raises UserError that names the key: another model type or architecture, a size that is missing or impossible, or a
     feature that this model does not have (rope_scaling, mlp_bias, another activation, ...).
     """
-    path = Path(folder) / CONFIG
+    path = Path(path)
+    path = path / CONFIG if path.is_dir() else path
     content = files.read_json(path)
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object; name the folder of a Hugging Face model")
+        raise UserError(f"{path}: expected a JSON object; name the {CONFIG} of a Hugging Face model")
     return options_of(content, str(path)), content
 
 
@@ -155,8 +156,8 @@ def config_of(options: ModelOptions, model_type: str, token_ids: dict[str, int])
 
     if options.qkv_bias != options.o_bias:
         raise UserError(
-            f"qkv_bias {options.qkv_bias} with o_bias {options.o_bias} cannot be written as {model_type}: its config.json "
-            "has one key for all four; export a model in which both agree"
+            f"qkv_bias {options.qkv_bias} with o_bias {options.o_bias} cannot be written as {model_type}: its "
+            "config.json has one key for all four; export a model in which both agree"
         )
     kind = MODEL_TYPES[model_type]
     content = {"architectures": [kind.architecture], "model_type": model_type}

@@ -1,8 +1,8 @@
 """Weights from outside, one tensor at a time: where they come from, whether they fit, into a model, out to a folder.
 
-A WeightSource says what tensors there are and reads one of them; nothing here holds more than one. A Hugging Face folder
-(config.json with model.safetensors, or shards named by model.safetensors.index.json) and a lone .safetensors file are
-sources; other formats become one by giving a WeightSource of the published names.
+A WeightSource says what tensors there are and reads one of them; nothing here holds more than one. A Hugging Face
+folder (config.json with model.safetensors, or shards named by model.safetensors.index.json) and a lone .safetensors
+file are sources; another format becomes one by giving a WeightSource of the published names.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ class WeightSource:
     """Weights that can be read one tensor at a time, under the published names.
 
     path: what the user named, for messages; files: whose bytes are the weights (empty: they are computed); shapes: of
-    every tensor, in the order in which reading is cheap; read: name -> float32 array; options: the model they belong to,
-    None where the files do not say; config: the content of config.json, if there is one; sha256: of the weights where it
-    is known already.
+    every tensor, in the order in which they are read; read: name -> float32 array; options: the model they belong to,
+    None where the files do not say; config: the content of config.json, if there is one; sha256: of the weights where
+    it is known already.
     """
 
     path: Path
