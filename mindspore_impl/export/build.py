@@ -1,0 +1,272 @@
+"""Making a package: estimate, reference, weights, graphs, parity, and only then the name it was asked for."""
+
+import gc
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from mindspore_impl import files, runtime
+from mindspore_impl.errors import UserError
+from mindspore_impl.export import mindir, parity
+from mindspore_impl.export.options import ExportOptions
+from mindspore_impl.export.package import (
+    DECODE,
+    PARITY,
+    WEIGHTS,
+    graph_names,
+    graph_ports,
+    is_package,
+    open_package,
+    write_manifest,
+)
+from mindspore_impl.export.stored import compute_dtype, stored_tensors, write_weights
+from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.model.pangu import head_dim
+
+
+def check_export(options: ExportOptions, model: ModelOptions, where: str) -> None:
+    """Refuse numbers that cannot make a package. `where` is the config path. Raises UserError that names the key."""
+    limit = model.max_position_embeddings
+    if not 1 <= options.cache_length <= limit:
+        raise UserError(
+            f"{where}.cache_length: {options.cache_length} is not from 1 to the model's max_position_embeddings {limit}"
+        )
+    if not options.buckets or min(options.buckets) < 1:
+        raise UserError(f"{where}.buckets: {options.buckets}: name at least one prompt length, all above 0")
+    if len(set(options.buckets)) < len(options.buckets):
+        raise UserError(f"{where}.buckets: {options.buckets}: a length stands twice")
+    if max(options.buckets) > options.cache_length:
+        raise UserError(
+            f"{where}.buckets: {max(options.buckets)} is longer than {where}.cache_length {options.cache_length}"
+        )
+    for key in ("parity_prompts", "parity_tokens"):
+        if getattr(options, key) < 1:
+            raise UserError(f"{where}.{key}: {getattr(options, key)} is below 1")
+
+
+def memory_estimate(model: ModelOptions, options: ExportOptions) -> dict[str, int]:
+    """Modelled bytes on the board: weights of one graph, cache (as input and as output), activations of the largest
+    prefill, and the sums if the graphs share their weights (a runtime must be told to) and if each holds its own.
+    """
+    tensors = stored_tensors(model, options.precision, options.cache_length)
+    weights = sum(stored.size for stored in tensors.values())
+    width = 2 if compute_dtype(options.precision) == "float16" else 4
+    cache = 2 * 2 * model.num_layers * model.num_kv_heads * head_dim(model) * options.cache_length * width
+    length, queries = max(options.buckets), model.num_heads * head_dim(model)
+    row = 4 * (6 * model.hidden_size + 4 * queries + 3 * model.intermediate_size)  # float32 at its widest place
+    activations = length * row + 3 * 4 * model.num_heads * length**2 + 4 * 2 * model.vocab_size
+    if options.precision == "int8":  # the largest weight of a layer while it is dequantised
+        activations += 6 * max(model.hidden_size * model.intermediate_size, model.hidden_size * queries)
+    graphs = len(options.buckets) + 1
+    return {
+        "weights": weights,
+        "cache": cache,
+        "activations": activations,
+        "weights_shared": weights + cache + activations,
+        "weights_in_each_graph": graphs * weights + cache + activations,
+    }
+
+
+def in_words(size: int) -> str:
+    """Bytes as MiB or GiB."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def describe_estimate(estimate: dict[str, int], options: ExportOptions) -> str:
+    """The estimate in a line."""
+    part = {key: in_words(value) for key, value in estimate.items()}
+    return (
+        f"board memory, modelled ({options.precision}, cache {options.cache_length}, buckets {options.buckets}): "
+        f"weights {part['weights']}, cache {part['cache']}, activations {part['activations']}; "
+        f"{part['weights_shared']} if the graphs share their weights, {part['weights_in_each_graph']} if each of "
+        f"the {len(options.buckets) + 1} holds its own"
+    )
+
+
+def export_package(
+    target: Path,
+    model_options: ModelOptions,
+    build: Callable[[], tuple],
+    tokenizer,
+    prompts: list[list[int]],
+    options: ExportOptions,
+    measure: Callable[[Path, parity.Reference], dict] = parity.measure_alone,
+) -> dict:
+    """Make the package `target` and return its parity report.
+
+    build: gives (training model with its weights, their sha256); called once, and the model is dropped as soon as its
+    weights are written. prompts: token ids of the texts that are compared. measure: compares one package with the
+    reference. Raises UserError for impossible options, a tokenizer or prompt that does not fit, or a `target` that
+    holds something else; what was there stays until the new package is whole.
+    """
+    check_export(options, model_options, "export")
+    options.buckets.sort()
+    steps = _check_prompts(prompts, options)
+    if tokenizer.vocab_size > model_options.vocab_size:
+        raise UserError(
+            f"{tokenizer.path}: {tokenizer.vocab_size} pieces, but the model has {model_options.vocab_size}; use the "
+            "tokenizer that the model was made for"
+        )
+    if target.exists() and not (target.is_dir() and (is_package(target) or not any(target.iterdir()))):
+        raise UserError(f"{target}: exists and is no package; choose another folder")
+    print(describe_estimate(memory_estimate(model_options, options), options), flush=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as name:
+        scratch = Path(name)
+        precisions = list(dict.fromkeys([options.precision, *options.compare]))
+        wanted, digest = _take_weights(scratch, precisions, build, prompts, steps, options)
+        gc.collect()  # the training model is not needed any more
+        report = _report(wanted, steps)
+        for precision in precisions:
+            folder = scratch / precision
+            _write_graphs(folder, precision, model_options, tokenizer, digest, options)
+            report["packages"][precision] = measure(folder, wanted) | {"bytes": _sizes(folder)}
+            parity.check(precision, report["packages"][precision])
+            print(describe_row(precision, report["packages"][precision], len(prompts)), flush=True)
+            if precision != options.precision:
+                shutil.rmtree(folder)
+        _publish(scratch / options.precision, target, report, model_options, tokenizer, digest, options)
+    return report
+
+
+def _check_prompts(prompts: list[list[int]], options: ExportOptions) -> int:
+    """How many tokens can follow every prompt, at most `parity_tokens`."""
+    longest = max(map(len, prompts))
+    if longest > max(options.buckets):
+        raise UserError(
+            f"a parity prompt has {longest} tokens, longer than the largest bucket {max(options.buckets)}; add a "
+            f"bucket of {longest} or more (--buckets), or give shorter prompts"
+        )
+    if longest >= options.cache_length:
+        raise UserError(
+            f"a parity prompt has {longest} tokens, which leaves no room in a cache of {options.cache_length}; set "
+            "--cache-length higher, or give shorter prompts"
+        )
+    return min(options.parity_tokens, options.cache_length - longest)
+
+
+def _take_weights(scratch: Path, precisions, build, prompts, steps: int, options: ExportOptions):
+    """Everything that needs the training model: the reference, and the weights in every precision."""
+    model, digest = build()
+    model.set_train(False)
+    wanted = parity.reference(model, prompts, steps)
+    values = {parameter.name: parameter for parameter in model.get_parameters()}
+
+    def value_of(name: str) -> np.ndarray:
+        return values[name].asnumpy().astype(np.float32, copy=False)
+
+    for precision in precisions:
+        (scratch / precision).mkdir()
+        write_weights(scratch / precision / WEIGHTS, model.options, precision, options.cache_length, value_of)
+    return wanted, digest
+
+
+def _write_graphs(folder: Path, precision: str, model: ModelOptions, tokenizer, digest, options: ExportOptions) -> None:
+    """The graphs, one after another, the tokenizer and a first manifest."""
+    graphs, found = {}, set()
+    for name in graph_names(options.buckets):
+        graphs[name] = f"{name}.mindir"
+        path = folder / graphs[name]
+        content = _trace(name, model, precision, options.cache_length)
+        files.atomic_write(path, lambda temporary, content=content: temporary.write_bytes(content) and None)
+        proto = mindir.read_graph(path)
+        mindir.check_plain(proto, path)
+        found |= mindir.operators(proto)
+        gc.collect()
+    shutil.copyfile(tokenizer.path, folder / _tokenizer_file(tokenizer))
+    _manifest(folder, precision, model, tokenizer, digest, options, sorted(found))
+
+
+def _tokenizer_file(tokenizer) -> str:
+    return "tokenizer" + Path(tokenizer.path).suffix
+
+
+def _manifest(folder: Path, precision: str, model, tokenizer, digest, options: ExportOptions, found: list[str]) -> None:
+    about = {
+        "precision": precision,
+        "cache_length": options.cache_length,
+        "buckets": options.buckets,
+        "batch": 1,
+        "target_soc": options.target_soc,
+        "source_weights_sha256": digest,
+        "memory_estimate_bytes": memory_estimate(model, options),
+        "operators": found,
+        "versions": runtime.versions(),
+    }
+    graphs = {name: f"{name}.mindir" for name in graph_names(options.buckets)}
+    write_manifest(folder, model, tokenizer, _tokenizer_file(tokenizer), about, graphs)
+
+
+def _trace(name: str, model: ModelOptions, precision: str, slots: int) -> bytes:
+    from mindspore import Tensor
+
+    from mindspore_impl.export.portable import PortableDecode, PortablePrefill
+
+    cell = (PortableDecode if name == DECODE else PortablePrefill)(model, precision, slots)
+    cell.set_train(False)
+    ports = graph_ports(model, precision, slots, name)[0]
+    return mindir.trace(cell, *[Tensor(np.zeros(port.shape, port.dtype)) for port in ports])
+
+
+def _report(wanted: parity.Reference, steps: int) -> dict:
+    return {
+        "device": runtime.device_description(),
+        "prompts": [len(prompt) for prompt in wanted.prompts],
+        "tokens": steps,
+        "training_graph": {"dtype": str(runtime.compute_dtype()), "seconds_per_token": wanted.seconds_per_token},
+        "packages": {},
+    }
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    graphs = sum(path.stat().st_size for path in folder.glob("*.mindir"))
+    return {"weights": (folder / WEIGHTS).stat().st_size, "graphs": graphs}
+
+
+def describe_row(precision: str, row: dict, prompts: int) -> str:
+    """One precision in a line."""
+    difference, memory, seconds = row["max_logits_difference"], row.get("process_memory_bytes", {}), row["seconds"]
+    line = (
+        f"{precision}: logits differ by {difference['prefill']:.2g} (prefill) and {difference['decode']:.2g} (decode), "
+        f"KL {row['kl_nats']:.2g} nats, top-1 agreement {row['top1_agreement']:.1%}, greedy text equal on "
+        f"{row['greedy_equal_prompts']} of {prompts}; {seconds['per_token'] * 1e3:.1f} ms a token, weights "
+        f"{in_words(row['bytes']['weights'])}"
+    )
+    if memory.get("both_graphs"):
+        line += f", memory {in_words(memory['one_graph'])} with one graph, {in_words(memory['both_graphs'])} with both"
+    return line
+
+
+def _publish(folder: Path, target: Path, report: dict, model, tokenizer, digest, options: ExportOptions) -> None:
+    """Add the report, write the last manifest, verify the whole once more, and put it in place."""
+    files.write_json(folder / PARITY, report)
+    found = files.read_json(folder / "manifest.json")["operators"]
+    _manifest(folder, options.precision, model, tokenizer, digest, options, found)
+    open_package(folder)
+    os.chmod(folder, 0o755)
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        os.rename(target, old / target.name)
+        os.rename(folder, target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(folder, target)
+    files.fsync_folder(target.parent)
+
+
+def default_prompts(tokenizer, count: int) -> list[list[int]]:
+    """Prompts of the bundled task, half of them in each thinking mode."""
+    from mindspore_impl.data.list_programs import generate
+    from mindspore_impl.text.chat import render_prompt
+    from mindspore_impl.text.records import prompt_messages
+
+    found = []
+    for index in range(count):
+        thinking = ("reasoning", "fast")[index % 2]
+        (record,) = generate("test", index, 1, thinking, 0.0, 3, 5, 0)
+        found.append(render_prompt(prompt_messages(record), tokenizer, thinking))
+    return found

@@ -1,0 +1,246 @@
+"""The model as a board runs it: batch 1, static shapes, weights in their stored form, and plain operators alone.
+
+The training model has fused and custom operators, gradients and float32 master weights; a package has none of them.
+So the mathematics stands here a second time, for inference, and the parity report holds the two against each other.
+Residual stream, norms, softmax and activation are float32; matrix products and the cache have the compute dtype.
+
+Legend: L prompt length, T cache slots, D hidden, F feed-forward, V vocabulary, H query heads, G key/value heads,
+R = H/G, C head dimension, I/O in and out features.
+"""
+
+import math
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore import dtype as mstype
+
+from mindspore_impl.export.stored import COS, SIN, Stored, compute_dtype, scale_name, stored_tensors
+from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.model.pangu import head_dim
+from mindspore_impl.ops.attention import MASKED
+
+_DTYPES = {"float32": mstype.float32, "float16": mstype.float16, "int8": mstype.int8}
+
+
+def dtype_of(precision: str) -> ms.Type:
+    """The MindSpore dtype of matrix products and cache."""
+    return _DTYPES[compute_dtype(precision)]
+
+
+def _parameter(stored: dict[str, Stored], name: str) -> Parameter:
+    """A Parameter of zeros: graphs are exported without their weights."""
+    form = stored[name]
+    return Parameter(Tensor(np.zeros(form.shape, form.dtype)), name=name, requires_grad=False)
+
+
+def _constant(number: float) -> Tensor:
+    """A float32 scalar; a Python number would become `Muls` in the graph, which older backends lack."""
+    return Tensor(number, mstype.float32)
+
+
+class _Cell(nn.Cell):
+    """A Cell whose Parameters keep the names they are given."""
+
+    def __init__(self):
+        super().__init__(auto_prefix=False)
+
+
+class _Linear(_Cell):
+    """x_1I (compute dtype) -> x @ weight_OI^T + bias, the weight dequantised by a cast and a product if it is int8."""
+
+    def __init__(self, stored: dict[str, Stored], name: str, dtype):
+        super().__init__()
+        self.weight = _parameter(stored, f"{name}.weight")
+        self.quantised = stored[f"{name}.weight"].dtype == "int8"
+        self.scale = _parameter(stored, scale_name(f"{name}.weight")) if self.quantised else None
+        self.has_bias = f"{name}.bias" in stored
+        self.bias = _parameter(stored, f"{name}.bias") if self.has_bias else None
+        self.dtype = dtype
+        self.matmul = ops.MatMul(transpose_b=True)
+
+    def construct(self, x_LI):
+        weight_OI = self.weight
+        if self.quantised:
+            weight_OI = ops.cast(ops.cast(self.weight, mstype.float32) * self.scale, self.dtype)
+        y_LO = self.matmul(x_LI, weight_OI)
+        if self.has_bias:
+            y_LO = y_LO + self.bias
+        return y_LO
+
+
+class _Norm(_Cell):
+    """x_LD float32 -> its RMS normalisation in the compute dtype; statistics in float32."""
+
+    def __init__(self, stored: dict[str, Stored], name: str, eps: float, dtype):
+        super().__init__()
+        self.weight = _parameter(stored, f"{name}.weight")
+        self.eps, self.dtype = _constant(eps), dtype
+        self.mean = ops.ReduceMean(keep_dims=True)
+        self.rsqrt = ops.Rsqrt()
+
+    def construct(self, x_LD):
+        return ops.cast(x_LD * self.rsqrt(self.mean(x_LD * x_LD, -1) + self.eps) * self.weight, self.dtype)
+
+
+class _Layer(_Cell):
+    """One transformer block without its mixing, which prefill and decode do in their own way."""
+
+    def __init__(self, options: ModelOptions, stored: dict[str, Stored], name: str, dtype):
+        super().__init__()
+        eps, attention, mlp = options.rms_norm_eps, f"{name}.self_attn.", f"{name}.mlp."
+        self.heads, self.kv_heads, self.width = options.num_heads, options.num_kv_heads, head_dim(options)
+        self.before_attention = _Norm(stored, f"{name}.input_layernorm", eps, dtype)
+        self.before_mlp = _Norm(stored, f"{name}.post_attention_layernorm", eps, dtype)
+        self.query, self.key = (
+            _Linear(stored, attention + "q_proj", dtype),
+            _Linear(stored, attention + "k_proj", dtype),
+        )
+        self.value, self.mix = (
+            _Linear(stored, attention + "v_proj", dtype),
+            _Linear(stored, attention + "o_proj", dtype),
+        )
+        self.gate, self.up = _Linear(stored, mlp + "gate_proj", dtype), _Linear(stored, mlp + "up_proj", dtype)
+        self.down = _Linear(stored, mlp + "down_proj", dtype)
+        self.scale = _constant(1.0 / math.sqrt(self.width))
+        self.dtype = dtype
+        self.sigmoid = ops.Sigmoid()
+        self.concat = ops.Concat(-1)
+        self.split = ops.Split(-1, 2)
+
+    def rotated(self, x_LI, heads, cos_L1C, sin_L1C):
+        """x_LI -> x_LHC float32, rotated: x * cos + swapped halves * signed sin."""
+        x_LHC = ops.reshape(ops.cast(x_LI, mstype.float32), (-1, heads, self.width))
+        low, high = self.split(x_LHC)
+        return x_LHC * cos_L1C + self.concat((high, low)) * sin_L1C
+
+    def project(self, x_LD, cos_L1C, sin_L1C):
+        """x_LD -> query_LHC (rotated and scaled), key_LGC (rotated), value_LGC in the compute dtype."""
+        normed_LD = self.before_attention(x_LD)
+        query_LHC = self.rotated(self.query(normed_LD), self.heads, cos_L1C, sin_L1C) * self.scale
+        key_LGC = self.rotated(self.key(normed_LD), self.kv_heads, cos_L1C, sin_L1C)
+        value_LGC = ops.reshape(self.value(normed_LD), (-1, self.kv_heads, self.width))
+        return ops.cast(query_LHC, self.dtype), ops.cast(key_LGC, self.dtype), value_LGC
+
+    def finish(self, x_LD, mixed_LI):
+        """The residual stream after attention and feed-forward, from what attention mixed."""
+        x_LD = x_LD + ops.cast(self.mix(mixed_LI), mstype.float32)
+        normed_LD = self.before_mlp(x_LD)
+        gate_LF = ops.cast(self.gate(normed_LD), mstype.float32)
+        active_LF = gate_LF * self.sigmoid(gate_LF) * ops.cast(self.up(normed_LD), mstype.float32)
+        return x_LD + ops.cast(self.down(ops.cast(active_LF, self.dtype)), mstype.float32)
+
+
+class _Body(_Cell):
+    """What prefill and decode share."""
+
+    def __init__(self, options: ModelOptions, precision: str, slots: int):
+        super().__init__()
+        stored, dtype = stored_tensors(options, precision, slots), dtype_of(precision)
+        self.dtype, self.slots = dtype, slots
+        self.heads, self.kv_heads, self.width = options.num_heads, options.num_kv_heads, head_dim(options)
+        self.group = self.heads // self.kv_heads
+        self.embedding = _parameter(stored, "model.embed_tokens.weight")
+        self.tied = options.tie_embeddings
+        self.head = None if self.tied else _parameter(stored, "lm_head.weight")
+        self.cos, self.sin = _parameter(stored, COS), _parameter(stored, SIN)
+        layers = [_Layer(options, stored, f"model.layers.{index}", dtype) for index in range(options.num_layers)]
+        self.layers = nn.CellList(layers, auto_prefix=False)
+        self.norm = _Norm(stored, "model.norm", options.rms_norm_eps, dtype)
+        self.gather = ops.Gather()
+        self.concat = ops.Concat(2)
+        self.scatter = ops.TensorScatterUpdate()
+        self.matmul = ops.MatMul(transpose_b=True)
+        self.product = ops.BatchMatMul()
+        self.product_right = ops.BatchMatMul(transpose_b=True)
+        self.softmax = ops.Softmax(-1)
+        self.one, self.masked = _constant(1.0), _constant(MASKED)
+
+    def hidden(self, seen):
+        """0 where `seen`, MASKED elsewhere."""
+        return (self.one - ops.cast(seen, mstype.float32)) * self.masked
+
+    def embed(self, ids_L):
+        """ids_L -> x_LD float32."""
+        return ops.cast(self.gather(self.embedding, ids_L, 0), mstype.float32)
+
+    def logits(self, x_1D):
+        """x_1D -> logits_1V float32."""
+        head_VD = self.embedding if self.tied else self.head
+        return ops.cast(self.matmul(self.norm(x_1D), head_VD), mstype.float32)
+
+
+class PortablePrefill(_Body):
+    """Read one prompt.
+
+    construct(input_ids_1L int32, last_1 int32) -> (logits_1V float32, caches): the prompt stands left, `last_1` is the
+    index of its last token; caches are key and value of layer 0, of layer 1, ..., [1, G, T, C] in the compute dtype,
+    zero behind the bucket. What padding leaves in them is hidden from, and overwritten by, decoding.
+    """
+
+    def cached(self, x_LGC, length):
+        """x_LGC -> [1, G, T, C]."""
+        x_1GLC = ops.reshape(ops.transpose(x_LGC, (1, 0, 2)), (1, self.kv_heads, length, self.width))
+        if length == self.slots:
+            return x_1GLC
+        return self.concat((x_1GLC, ops.zeros((1, self.kv_heads, self.slots - length, self.width), self.dtype)))
+
+    def mixed(self, query_LHC, key_LGC, value_LGC, bias_1LL, length):
+        """Causal attention; the R query heads of a key head are stacked along the sequence."""
+        query_GSC = ops.reshape(ops.transpose(query_LHC, (1, 0, 2)), (self.kv_heads, -1, self.width))
+        scores_GSL = self.product_right(query_GSC, ops.transpose(key_LGC, (1, 0, 2)))
+        scores_HLL = ops.reshape(ops.cast(scores_GSL, mstype.float32), (self.heads, length, length))
+        weights_GSL = ops.reshape(self.softmax(scores_HLL + bias_1LL), (self.kv_heads, -1, length))
+        mixed_GSC = self.product(ops.cast(weights_GSL, self.dtype), ops.transpose(value_LGC, (1, 0, 2)))
+        mixed_HLC = ops.reshape(mixed_GSC, (self.heads, length, self.width))
+        return ops.reshape(ops.transpose(mixed_HLC, (1, 0, 2)), (length, self.heads * self.width))
+
+    def construct(self, input_ids_1L, last_1):
+        length = input_ids_1L.shape[1]
+        x_LD = self.embed(ops.reshape(input_ids_1L, (-1,)))
+        cos_L1C = ops.reshape(self.cos[:length], (length, 1, self.width))
+        sin_L1C = ops.reshape(self.sin[:length], (length, 1, self.width))
+        place_L = ops.arange(length)
+        causal_LL = ops.reshape(place_L, (length, 1)) >= ops.reshape(place_L, (1, length))
+        bias_1LL = ops.reshape(self.hidden(causal_LL), (1, length, length))
+        caches = ()
+        for layer in self.layers:
+            query_LHC, key_LGC, value_LGC = layer.project(x_LD, cos_L1C, sin_L1C)
+            caches += (self.cached(key_LGC, length), self.cached(value_LGC, length))
+            x_LD = layer.finish(x_LD, self.mixed(query_LHC, key_LGC, value_LGC, bias_1LL, length))
+        return self.logits(self.gather(x_LD, last_1, 0)), caches
+
+
+class PortableDecode(_Body):
+    """Take one token.
+
+    construct(token_1 int32, position_1 int32, *caches) -> (logits_1V float32, caches): the token is written into cache
+    slot `position_1` and attends to the slots up to it.
+    """
+
+    def where(self, position_1):
+        """[1, G, 3] int32 indices (0, g, position) of the cache rows that are written."""
+        head_G1 = ops.reshape(ops.arange(self.kv_heads), (1, self.kv_heads, 1))
+        position_G1 = ops.tile(ops.reshape(position_1, (1, 1, 1)), (1, self.kv_heads, 1))
+        head_G1 = ops.cast(head_G1, mstype.int32)
+        return ops.concat((ops.zeros_like(head_G1), head_G1, position_G1), -1)
+
+    def construct(self, token_1, position_1, *caches):
+        x_1D = self.embed(token_1)
+        cos_11C = ops.reshape(self.gather(self.cos, position_1, 0), (1, 1, self.width))
+        sin_11C = ops.reshape(self.gather(self.sin, position_1, 0), (1, 1, self.width))
+        seen_T = ops.arange(self.slots) <= position_1
+        bias_1T = ops.reshape(self.hidden(seen_T), (1, 1, 1, self.slots))
+        where_1G3 = self.where(position_1)
+        kept = ()
+        for index, layer in enumerate(self.layers):
+            query_1HC, key_1GC, value_1GC = layer.project(x_1D, cos_11C, sin_11C)
+            key_cache = self.scatter(caches[2 * index], where_1G3, key_1GC)
+            value_cache = self.scatter(caches[2 * index + 1], where_1G3, value_1GC)
+            kept += (key_cache, value_cache)
+            query_1GRC = ops.reshape(query_1HC, (1, self.kv_heads, self.group, self.width))
+            scores_1GRT = ops.cast(self.product_right(query_1GRC, key_cache), mstype.float32) + bias_1T
+            weights_1GRT = ops.cast(self.softmax(scores_1GRT), self.dtype)
+            mixed_1GRC = self.product(weights_1GRT, value_cache)
+            x_1D = layer.finish(x_1D, ops.reshape(mixed_1GRC, (1, self.heads * self.width)))
+        return self.logits(x_1D), kept

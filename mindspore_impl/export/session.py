@@ -1,0 +1,161 @@
+"""Running a package: prefill a prompt, then one token at a time, the cache kept inside.
+
+With MindSpore the graphs run on the CPU (or whatever device `runtime.setup` chose) and share one copy of the weights.
+Where `mindspore_lite` can be imported and the package has a folder lite/ with converted graphs, those run instead: that
+path is written against the documented API (Context, Model.build_from_file, get_inputs, predict) and has not run on a
+board. Legend: V vocabulary.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from mindspore_impl import files
+from mindspore_impl.errors import UserError
+from mindspore_impl.export.package import DECODE, LITE, Package, graph_ports, open_package, prefill_name
+from mindspore_impl.export.stored import read_weights
+
+
+class Graphs(Protocol):
+    """The graphs of a package on some engine. `caches` are the engine's own tensors and are only handed back."""
+
+    def run(self, name: str, numbers: list[np.ndarray], caches: list) -> tuple[np.ndarray, list]:
+        """Logits [1, V] float32 and the new caches of graph `name`."""
+
+
+class MindSporeGraphs:
+    """The graphs as `nn.GraphCell`s, loaded when they are first needed, on one copy of the weights."""
+
+    def __init__(self, package: Package):
+        from mindspore import Parameter, Tensor
+
+        self.package = package
+        self.weights = {
+            name: Parameter(Tensor.from_numpy(array), name=name, requires_grad=False)
+            for name, array in read_weights(package.weights)
+        }
+        self._cells: dict = {}
+
+    def run(self, name: str, numbers: list[np.ndarray], caches: list) -> tuple[np.ndarray, list]:
+        """See Graphs."""
+        from mindspore import Tensor
+
+        from mindspore_impl.export.mindir import load_graph
+
+        if name not in self._cells:
+            self._cells[name] = load_graph(self.package.graph(name), self.weights)
+        found = list(_flat(self._cells[name](*map(Tensor, numbers), *caches)))
+        return found[0].asnumpy(), found[1:]
+
+    def empty_caches(self) -> list:
+        """Caches of zeros, to decode without a prompt."""
+        from mindspore import Tensor
+
+        model, package = self.package.model, self.package
+        ports = graph_ports(model, package.precision, package.cache_length, DECODE)[0][2:]
+        return [Tensor(np.zeros(port.shape, port.dtype)) for port in ports]
+
+
+def _flat(value):
+    if isinstance(value, tuple | list):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
+
+
+class LiteGraphs:
+    """The graphs converted by converter_lite, run by MindSpore Lite on an Ascend board. Not yet run on hardware."""
+
+    def __init__(self, package: Package, device_id: int = 0):
+        import mindspore_lite as lite
+
+        context = lite.Context()
+        context.target = ["ascend"]
+        context.ascend.device_id = device_id
+        self._models = {}
+        for name in package.graphs:
+            model = lite.Model()
+            path = files.inside(package.folder, f"{LITE}/{name}.mindir")
+            model.build_from_file(str(path), lite.ModelType.MINDIR, context)
+            found = [tuple(tensor.shape) for tensor in model.get_inputs()]
+            ports = graph_ports(package.model, package.precision, package.cache_length, name)[0]
+            if found != [port.shape for port in ports]:
+                raise UserError(f"{path}: its inputs are {found[:3]}..., not those of the package; convert it again")
+            self._models[name] = model
+
+    def run(self, name: str, numbers: list[np.ndarray], caches: list) -> tuple[np.ndarray, list]:
+        """See Graphs."""
+        inputs = self._models[name].get_inputs()
+        for tensor, array in zip(inputs, [*numbers, *caches], strict=True):
+            tensor.set_data_from_numpy(array)
+        logits_1V, *kept = [tensor.get_data_to_numpy() for tensor in self._models[name].predict(inputs)]
+        return logits_1V.astype(np.float32, copy=False), kept
+
+
+class Session:
+    """One conversation with a package: `prefill` starts it, `decode` goes on."""
+
+    def __init__(self, package: Package, graphs: Graphs):
+        self.package, self.graphs = package, graphs
+        self.vocab_size, self.cache_length = package.model.vocab_size, package.cache_length
+        self._caches: list = []
+
+    def prefill(self, ids: list[int]) -> np.ndarray:
+        """Logits_V float32 after the prompt `ids`; an earlier conversation is forgotten.
+
+        Raises UserError when it is empty, holds a foreign id, or does not fit the cache or the largest bucket.
+        """
+        if not ids or min(ids) < 0 or max(ids) >= self.vocab_size:
+            raise UserError(f"prompt: needs at least one id, and all from 0 to {self.vocab_size - 1}, found {ids[:8]}")
+        bucket = self.package.bucket(len(ids))
+        padded = np.zeros((1, bucket), np.int32)
+        padded[0, : len(ids)] = ids
+        numbers = [padded, np.array([len(ids) - 1], np.int32)]
+        logits_1V, self._caches = self.graphs.run(prefill_name(bucket), numbers, [])
+        return logits_1V[0]
+
+    def decode(self, token: int, position: int) -> np.ndarray:
+        """Logits_V float32 after `token`, which takes the place `position` (the number of tokens before it).
+
+        Raises UserError when the cache is full, ValueError before any `prefill`.
+        """
+        if not self._caches:
+            raise ValueError("decode needs a prefill before it")
+        if position >= self.cache_length:
+            raise UserError(
+                f"{self.package.folder}: the cache of {self.cache_length} tokens is full; export with a larger "
+                "--cache-length, or shorten the conversation"
+            )
+        numbers = [np.array([token], np.int32), np.array([position], np.int32)]
+        logits_1V, self._caches = self.graphs.run(DECODE, numbers, self._caches)
+        return logits_1V[0]
+
+    def generate(self, ids: list[int], max_new_tokens: int, stop_ids: tuple[int, ...] = ()) -> list[int]:
+        """The greedy continuation of `ids`, a token of `stop_ids` being its last.
+
+        Raises UserError when prompt and answer together do not fit the cache.
+        """
+        self.package.bucket(len(ids), max_new_tokens)
+        found = [int(self.prefill(ids).argmax())]
+        while len(found) < max_new_tokens and found[-1] not in stop_ids:
+            found.append(int(self.decode(found[-1], len(ids) + len(found) - 1).argmax()))
+        return found
+
+
+def open_session(folder: str | Path, engine: Literal["auto", "mindspore", "lite"] = "auto") -> Session:
+    """Verify a package and make it ready to run. `runtime.setup` comes first when MindSpore is to run it.
+
+    engine: "auto" takes MindSpore Lite when it is installed and the package has all converted graphs in lite/.
+    Raises UserError when the package is damaged, or MindSpore Lite is asked for and cannot run it.
+    """
+    package = open_package(folder)
+    missing = [n for n in package.graphs if not files.inside(package.folder, f"{LITE}/{n}.mindir").is_file()]
+    installed = importlib.util.find_spec("mindspore_lite") is not None
+    if engine == "lite" and (missing or not installed):
+        lacking = f"no {LITE}/{missing[0]}.mindir (converter_lite makes it)" if missing else "no mindspore_lite here"
+        raise UserError(f"{package.folder}: MindSpore Lite cannot run it: {lacking}")
+    lite = engine == "lite" or (engine == "auto" and installed and not missing)
+    return Session(package, LiteGraphs(package) if lite else MindSporeGraphs(package))

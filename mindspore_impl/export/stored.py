@@ -1,0 +1,163 @@
+"""What a package stores of a model, in which form: names, shapes, dtypes, and the one file that holds them.
+
+    embedding, lm_head, biases    fp32, or fp16 in the precisions fp16 and int8
+    projections of the layers     the same, or int8 values with a float32 scale an output channel
+    norm weights, rotary tables   float32 always
+
+Names are the published ones; a scale stands beside its weight as `...scale`, the tables are `rotary.cos` and
+`rotary.sin`. Legend: T cache slots, C head dimension, O outputs, I inputs.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mindspore_impl import files
+from mindspore_impl.errors import UserError
+from mindspore_impl.export.quantise import quantise
+from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.model.pangu import head_dim, parameter_shapes
+from mindspore_impl.ops.rotary import rotary_table
+
+COS, SIN = "rotary.cos", "rotary.sin"
+_CODES = {"float32": "F32", "float16": "F16", "int8": "I8"}  # NumPy's name: that of safetensors
+_HEADER_LIMIT = 1 << 27
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Shape and NumPy dtype name of one stored tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def compute_dtype(precision: str) -> str:
+    """NumPy's name of the dtype that matrix products and the cache have."""
+    return "float32" if precision == "fp32" else "float16"
+
+
+def scale_name(weight: str) -> str:
+    """The name of the scale beside an int8 weight."""
+    return weight.removesuffix("weight") + "scale"
+
+
+def is_quantised(name: str, precision: str) -> bool:
+    """Whether a parameter is kept in int8: the projections of the layers, not embedding, head, norms or biases."""
+    return precision == "int8" and name.startswith("model.layers.") and name.endswith("_proj.weight")
+
+
+def stored_tensors(options: ModelOptions, precision: str, slots: int) -> dict[str, Stored]:
+    """Everything that the graphs of a package read, by name, in the order of the file."""
+    found: dict[str, Stored] = {}
+    for name, shape in parameter_shapes(options).items():
+        if is_quantised(name, precision):
+            found[name] = Stored(shape, "int8")
+            found[scale_name(name)] = Stored((shape[0], 1), "float32")
+        elif name.endswith("norm.weight"):
+            found[name] = Stored(shape, "float32")
+        else:
+            found[name] = Stored(shape, compute_dtype(precision))
+    for name in (COS, SIN):
+        found[name] = Stored((slots, head_dim(options)), "float32")
+    return found
+
+
+def tables(options: ModelOptions, slots: int) -> dict[str, np.ndarray]:
+    """The rotary tables cos_TC and sin_TC; the first half of sin is negative, since the graphs only swap the halves."""
+    cos_TC, sin_TC = rotary_table(head_dim(options), options.rope_theta, slots)
+    sin_TC[:, : head_dim(options) // 2] *= -1
+    return {COS: cos_TC, SIN: sin_TC}
+
+
+def write_weights(
+    path: Path, options: ModelOptions, precision: str, slots: int, value_of: Callable[[str], np.ndarray]
+) -> None:
+    """Write the weights file, one tensor at a time. `value_of(name)` gives a parameter of the model in float32.
+
+    Raises UserError that names a tensor too large for float16, or a disk that is full.
+    """
+    wanted = stored_tensors(options, precision, slots)
+    files.atomic_write(path, lambda temporary: _write(temporary, wanted, _forms(options, precision, slots, value_of)))
+
+
+def _forms(options, precision, slots, value_of) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, array as it is stored) in the order of `stored_tensors`."""
+    for name in parameter_shapes(options):
+        value = value_of(name)
+        if is_quantised(name, precision):
+            values_OI, scale_O1 = quantise(value)
+            yield name, values_OI
+            yield scale_name(name), scale_O1
+        elif name.endswith("norm.weight"):
+            yield name, value
+        else:
+            with np.errstate(over="ignore"):
+                narrow = value.astype(compute_dtype(precision), copy=False)
+            if not np.isfinite(narrow).all():
+                raise UserError(
+                    f"{name}: holds {np.abs(value).max():g}, too large for float16; export with --precision fp32"
+                )
+            yield name, narrow
+    yield from tables(options, slots).items()
+
+
+def _write(path: Path, wanted: dict[str, Stored], forms: Iterator[tuple[str, np.ndarray]]) -> None:
+    """A safetensors file: length of the header, header, values."""
+    header, position = {}, 0
+    for name, stored in wanted.items():
+        offsets = [position, position + stored.size]
+        header[name] = {"dtype": _CODES[stored.dtype], "shape": list(stored.shape), "data_offsets": offsets}
+        position += stored.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for (name, stored), (found, array) in zip(wanted.items(), forms, strict=True):
+            if (found, array.shape, array.dtype.name) != (name, stored.shape, stored.dtype):
+                raise ValueError(f"{found} {array.dtype}{array.shape} came instead of {name} {stored}")
+            np.ascontiguousarray(array).tofile(file)
+
+
+def check_weights(path: Path, wanted: dict[str, Stored]) -> None:
+    """Hold the header of a weights file against what the graphs read. Raises UserError naming file and tensor."""
+    codes = {code: name for name, code in _CODES.items()}
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, _HEADER_LIMIT)))
+        found = {name: Stored(tuple(entry["shape"]), codes[entry["dtype"]])
+                 for name, entry in header.items() if name != "__metadata__"}  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not the weights of a package ({error}); export again") from error
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise UserError(
+                f"{path}: {name!r} is {_words(found.get(name))} there, the model of the manifest needs "
+                f"{_words(wanted.get(name))}; export again"
+            )
+
+
+def _words(stored: Stored | None) -> str:
+    return "absent" if stored is None else f"{stored.dtype} {list(stored.shape)}"
+
+
+def read_weights(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, array) of a weights file, one at a time. Raises UserError that names the file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                yield name, file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); export again") from error
