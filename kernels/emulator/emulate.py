@@ -1,0 +1,169 @@
+"""Compile an Ascend C kernel with g++ against the emulated headers, run it on NumPy arrays, return what it did.
+
+    library = emulate.build(kernel_cpp, include_dirs=[...], defines={"DTYPE_LOGITS": "bfloat16_t"})
+    counters = emulate.run(library, "topk_distill_loss", [("logits", logits_NV), ..., ("tiling", tiling_bytes)], cores=2)
+
+Standard library and NumPy only. What is emulated, and what is not proven by it: README.md beside this file.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+UB_BYTES = {"ascend910b": 192 * 1024, "ascend910_93": 192 * 1024}
+FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fno-strict-aliasing", "-fno-gnu-unique"]
+WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter"]
+TRACE_ROOM = 32
+
+
+class EmulatorError(Exception):
+    """A rule was broken, or the kernel does not compile: `rule: core N: what (file:line)`, one line."""
+
+    @property
+    def rule(self) -> str:
+        """The name of the rule: the text before the first colon."""
+        return str(self).partition(":")[0]
+
+
+def build(
+    source: str | Path,
+    include_dirs: list[str | Path] = (),
+    defines: dict[str, str] | None = None,
+    cache: str | Path | None = None,
+) -> Path:
+    """Compile one kernel file into a shared library and return its path; equal sources are compiled once.
+
+    `include_dirs` are searched for the kernel's own headers; every file in them is part of the cache key. `cache` is
+    the directory of the libraries (default: EMULATOR_CACHE, or a folder of this user below the temporary directory).
+    Raises EmulatorError with the compiler's first error.
+    """
+    source = Path(source).resolve()
+    include_dirs = [Path(directory).resolve() for directory in (source.parent, *include_dirs)]
+    command = [
+        *FLAGS, *WARNINGS, f"-I{HERE / 'include'}", *(f"-I{directory}" for directory in include_dirs),
+        *(f"-D{name}={value}" for name, value in sorted((defines or {}).items())),
+    ]  # fmt: skip
+    cache = Path(cache or os.environ.get("EMULATOR_CACHE") or Path(tempfile.gettempdir()) / f"emulator-{os.getuid()}")
+    cache.mkdir(parents=True, exist_ok=True)
+    runtime = _compiled(command[: len(FLAGS) + len(WARNINGS) + 1], HERE / "runtime.cpp", [HERE], cache, ".o", ["-c"])
+    return _compiled(
+        command, source, [HERE, *include_dirs], cache, ".so", ["-shared", "-Wl,-Bsymbolic", str(runtime), "-ldl"]
+    )
+
+
+def _compiled(command, source, watched, cache, suffix, extra):
+    """The product of one compiler call, from the cache where all sources and the command are unchanged."""
+    digest = hashlib.sha256("\0".join([*command, *extra, str(source)]).encode())
+    for path in sorted({file for directory in watched for file in _sources(directory)} | {source}):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    product = cache / f"{source.stem}-{digest.hexdigest()[:24]}{suffix}"
+    if product.exists():
+        return product
+    compiler = os.environ.get("CXX") or "g++"
+    if not shutil.which(compiler):
+        raise EmulatorError(f"compile: {compiler} is not installed; the emulator needs a C++17 compiler")
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        target = Path(folder) / product.name
+        # Link order: what the kernel needs follows it.
+        call = [compiler, *command, str(source), *extra, "-o", str(target)]
+        result = subprocess.run(call, capture_output=True, text=True)
+        if result.returncode:
+            errors = [line for line in result.stderr.splitlines() if "error:" in line] or [result.stderr.strip()]
+            error = EmulatorError("compile: " + errors[0])
+            error.add_note(result.stderr) if hasattr(error, "add_note") else None
+            raise error
+        os.replace(target, product)
+    return product
+
+
+def _sources(directory: Path):
+    return (path for path in directory.rglob("*") if path.suffix in {".h", ".hpp", ".cpp"} and path.is_file())
+
+
+def run(
+    library: str | Path,
+    kernel: str,
+    arguments: list[tuple[str, np.ndarray | bytes | None]],
+    cores: int = 1,
+    ub_bytes: int = UB_BYTES["ascend910b"],
+    tiling_key: int = 0,
+) -> dict:
+    """Run the kernel named `kernel` on `cores` vector cores; arrays are read and written in place.
+
+    `arguments` are the kernel's parameters in order: a name for the counters, and an array (contiguous; its item size
+    is the grain of the race checks), bytes (the tiling data) or None (a null pointer). Returns the counters as
+    `{"total": {...}, "cores": [{...}, ...]}`, each with gm (by name: read_bytes, written_bytes, read_copies,
+    write_copies), repeats and calls (by instruction), scalar, sync, ub_high_water and ub_copies. Raises EmulatorError.
+    """
+    code = ctypes.CDLL(str(library))
+    try:
+        entry = getattr(code, kernel)
+    except AttributeError:
+        raise EmulatorError(f'compile: the kernel {kernel!r} is not in the library, or not extern "C"') from None
+    held, names, bases, sizes, grains, pointers = [], [], [], [], [], []
+    for name, value in arguments:
+        if value is None:
+            pointers.append(None)
+            continue
+        array = np.frombuffer(bytearray(value), np.uint8) if isinstance(value, bytes | bytearray) else value
+        if not array.flags.c_contiguous or not array.flags.writeable:
+            raise ValueError(f"{name}: the array must be C-contiguous and writeable")
+        held.append(array)
+        names.append(name.encode())
+        bases.append(array.ctypes.data)
+        sizes.append(array.nbytes)
+        grains.append(array.itemsize)
+        pointers.append(array.ctypes.data)
+    count = len(names)
+    code.emulator_report.restype = ctypes.c_char_p
+    failed = code.emulator_run(
+        ctypes.cast(entry, ctypes.c_void_p), len(pointers), (ctypes.c_void_p * len(pointers))(*pointers),
+        cores, ctypes.c_uint32(ub_bytes), ctypes.c_uint64(tiling_key), count, (ctypes.c_char_p * count)(*names),
+        (ctypes.c_void_p * count)(*bases), (ctypes.c_uint64 * count)(*sizes), (ctypes.c_uint32 * count)(*grains),
+    )  # fmt: skip
+    report = code.emulator_report().decode()
+    if failed:
+        raise EmulatorError(report + _where(code, library))
+    by_core = json.loads(report)
+    return {"total": _total(by_core), "cores": by_core}
+
+
+def _where(code, library) -> str:
+    """The kernel's own lines that led to a fault, innermost first: ` (file:line <- file:line)`, where addr2line is."""
+    addresses = (ctypes.c_uint64 * TRACE_ROOM)()
+    found = code.emulator_trace(addresses, TRACE_ROOM)
+    if not found or not shutil.which("addr2line"):
+        return ""
+    call = ["addr2line", "-i", "-e", str(library), *(hex(address) for address in addresses[:found])]
+    lines = subprocess.run(call, capture_output=True, text=True).stdout.splitlines()
+    ours = [
+        line.split(" (")[0] for line in lines if line.startswith("/") and str(HERE) not in line and ":?" not in line
+    ]
+    places = list(dict.fromkeys(f"{Path(path).name}:{number}" for path, _, number in (x.rpartition(":") for x in ours)))
+    return f" ({' <- '.join(places[:4])})" if places else ""
+
+
+def _total(by_core: list[dict]) -> dict:
+    """The sum over cores, keys in alphabetical order; of the high-water mark, the maximum."""
+    total = {group: _sums(core[group] for core in by_core) for group in ("repeats", "calls", "scalar", "sync")}
+    names = sorted({name for core in by_core for name in core["gm"]})
+    total["gm"] = {name: _sums(core["gm"].get(name, {}) for core in by_core) for name in names}
+    total["ub_high_water"] = max(core["ub_high_water"] for core in by_core)
+    total["ub_copies"] = sum(core["ub_copies"] for core in by_core)
+    return total
+
+
+def _sums(counts) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for core in counts:
+        for name, value in core.items():
+            total[name] = total.get(name, 0) + value
+    return dict(sorted(total.items()))

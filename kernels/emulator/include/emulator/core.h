@@ -1,0 +1,159 @@
+// One emulated vector core: its unified buffer, the clocks that say which work of which pipe is known to be finished,
+// the flags, and the counters. Every rule about ordering and memory is enforced here; runtime.cpp holds the bodies.
+//
+// Ordering. A core has four pipes (S scalar, V vector, MTE2 copies in, MTE3 copies out). Each instruction of a pipe gets
+// the next time of that pipe. `known[p]` is a vector clock: up to which time of every pipe of every core the next
+// instruction of pipe p may rely on results. Only events, barriers and cross-core waits raise it, as with auto-sync off.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace emulator {
+
+enum Pipe : uint8_t { S, V, MTE2, MTE3, PIPES };
+inline const char* const PIPE_NAMES[] = {"S", "V", "MTE2", "MTE3"};
+constexpr uint32_t BLOCK = 32, REPEAT_BYTES = 256, RESERVED_UB = 8 * 1024, EVENT_IDS = 8, CACHE_LINE = 64;
+
+struct Fault {
+    std::string message;
+};
+
+// Stops the run: "rule: core N: what". The rule's name is what tests look for.
+[[noreturn]] void fault(const char* rule, const char* format, ...) __attribute__((format(printf, 2, 3)));
+
+using Clock = std::vector<uint32_t>;
+
+struct Flag {
+    bool pending = false;
+    Clock clock;
+};
+
+enum class BufferState : uint8_t { FREE, ALLOCATED, QUEUED, DEQUEUED };
+
+// One buffer that TPipe::InitBuffer made; a queue has several.
+struct Buffer {
+    uint32_t address = 0, bytes = 0, generation = 0;
+    BufferState state = BufferState::FREE;
+    bool queued_type = false;  // belongs to a TQue
+    int free_event = -1, free_id = -1, queue_event = -1, queue_id = -1;
+    std::string name;
+};
+
+// Who last wrote and read each 32-byte block of the unified buffer.
+struct UbShadow {
+    std::vector<uint8_t> written, writer;            // written: one byte a UB byte, 0 = never written
+    std::vector<uint32_t> write_time, read_time[PIPES];
+    std::vector<const char*> write_api, read_api;
+};
+
+struct GmAccess {
+    uint16_t thread = 0;  // core * PIPES + pipe
+    uint32_t time = 0;
+};
+
+// A tensor in global memory, with who last touched each of its elements.
+struct GmBuffer {
+    std::string name;
+    uint8_t* base = nullptr;
+    uint64_t bytes = 0;
+    uint32_t grain = 1;  // bytes that one entry of the shadow stands for
+    std::vector<GmAccess> writer, reader, earlier_reader;
+    std::vector<uint8_t> kind;  // of the last write: 0 plain, 1 atomic, 2 scalar and not yet out of the data cache
+    void shadow();
+};
+
+struct Traffic {
+    uint64_t read_bytes = 0, written_bytes = 0, read_copies = 0, write_copies = 0;
+};
+
+struct Counters {
+    std::map<std::string, Traffic> gm;
+    std::map<std::string, uint64_t> repeats, calls, scalar, sync;
+    uint64_t ub_high_water = 0, ub_copies = 0;
+};
+
+enum class Atomic : uint8_t { NONE, ADD, MAX, MIN };
+
+class Core {
+  public:
+    Core(int index, int cores, uint32_t ub_bytes);
+
+    // Starts the next instruction of a pipe; its accesses follow.
+    void begin(Pipe pipe) { ++time[pipe]; }
+    void read_ub(Pipe pipe, uint32_t address, uint32_t bytes, const char* api);
+    void write_ub(Pipe pipe, uint32_t address, uint32_t bytes, const char* api);
+    void read_gm(Pipe pipe, GmBuffer& buffer, uint64_t offset, uint64_t bytes, const char* api);
+    void write_gm(Pipe pipe, GmBuffer& buffer, uint64_t offset, uint64_t bytes, const char* api, uint8_t kind);
+    void forget_ub(uint32_t address, uint32_t bytes);  // its content is undefined from now on
+
+    void set_flag(int event, Pipe from, int id);
+    void wait_flag(int event, Pipe to, int id);
+    void barrier(Pipe pipe);
+    void barrier_all();
+    void merge_into(Clock& clock) const;          // clock = max(clock, all that this core has done or knows)
+    void snapshot(Pipe pipe, Clock& clock) const;  // what is finished when an instruction of `pipe` ends
+    void learn(Pipe pipe, const Clock& clock);
+    void learn_all(const Clock& clock);
+
+    int alloc_event(int event);
+    int fetch_event(int event) const;
+    void release_event(int event, int id);
+
+    int add_buffer(uint32_t bytes, bool queued, const std::string& name);
+    void reset_buffers();
+    const char* name_of(uint32_t address) const;
+    void finish();  // the rules that hold at the end of a kernel
+
+    void count_repeats(const char* api, uint64_t repeats) {
+        counters.repeats[api] += repeats ? repeats : 1;
+        ++counters.calls[api];
+    }
+
+    int index, cores;
+    uint32_t ub_bytes, ub_used = 0;
+    std::vector<uint8_t> storage;
+    uint8_t* ub;
+    uint32_t time[PIPES] = {};
+    Clock known[PIPES];
+    std::map<int, Flag> flags;              // event * EVENT_IDS + id
+    std::map<int, uint8_t> occupied_events;  // bit mask of allocated ids by event
+    std::vector<Buffer> buffers;
+    std::map<int, int> buffers_of_pair;  // by the event that the queue's EnQue sets
+    Counters counters;
+    UbShadow shadow;
+
+    // Registers of the vector unit and of the copies.
+    uint64_t mask_low = ~0ull, mask_high = ~0ull;
+    bool mask_counts = false;
+    Atomic atomic = Atomic::NONE;
+    int atomic_type = 0;
+    uint64_t compare_mask[2] = {};
+    bool hard_sync = false;  // the kernel's type starts the scheduler that cross-core flags need
+    std::map<int, uint32_t> cross_waits;
+    void* pipe_object = nullptr;
+
+  private:
+    bool ordered(Pipe pipe, Pipe other, uint32_t when) const;
+    bool ordered_thread(Pipe pipe, const GmAccess& access) const;
+    [[noreturn]] void hazard(Pipe pipe, Pipe other, const char* api, const char* other_api, bool writes, bool wrote,
+                             const std::string& where);
+};
+
+// The core whose fibre runs now, and what all cores share.
+extern Core* current;
+inline Core& core() { return *current; }
+GmBuffer* find_gm(const void* pointer);
+int block_count();
+uint64_t tiling_key();
+
+// Cross-core waits: each blocks the fibre until the others have come, or the run is stopped as a deadlock.
+void sync_all(int members, const char* what);
+void block_set(int32_t* flag, const char* what);
+void block_wait(int32_t* flag, const char* what);
+void cross_set(Pipe pipe, int id);
+void cross_wait(int id);
+
+}  // namespace emulator
