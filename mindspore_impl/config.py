@@ -16,6 +16,7 @@ from mindspore_impl.data.options import BatchOptions, DataOptions
 from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.options import EvaluationOptions
+from mindspore_impl.export.options import ExportOptions
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.options import ModelOptions
@@ -93,13 +94,26 @@ class EvaluateStage:
     options: EvaluationOptions | None = None  # null: the run's `evaluation`
 
 
-Stage = SftStage | DistillStage | RolloutStage | CaptureStage | EvaluateStage
+@dataclass
+class ExportStage:
+    """A package of MindIR graphs for a board, with its parity report."""
+
+    kind: Literal["export"]
+    init: str = ""  # stage or path whose weights are exported
+    model: str | None = None
+    seed: int | None = None
+    prompts: list[str] = field(default_factory=list)  # data sets whose prompts are compared; empty: the bundled task's
+    export: ExportOptions = field(default_factory=ExportOptions)
+
+
+Stage = SftStage | DistillStage | RolloutStage | CaptureStage | EvaluateStage | ExportStage
 STAGE_KINDS: dict[str, type] = {
     "sft": SftStage,
     "distill": DistillStage,
     "rollout": RolloutStage,
     "capture": CaptureStage,
     "evaluate": EvaluateStage,
+    "export": ExportStage,
 }
 
 

@@ -5,7 +5,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mindspore_impl import files
-from mindspore_impl.config import CaptureStage, Config, DistillStage, EvaluateStage, RolloutStage, nearest, to_plain
+from mindspore_impl.config import (
+    CaptureStage,
+    Config,
+    DistillStage,
+    EvaluateStage,
+    ExportStage,
+    RolloutStage,
+    nearest,
+    to_plain,
+)
 from mindspore_impl.curriculum.inputs import (
     ROLLOUTS,
     TRAINED,
@@ -51,12 +60,16 @@ def _check_order(config: Config) -> list[str]:
 _EXPECTED_KIND = {"init": TRAINED, "teacher": TRAINED, "store": (CaptureStage,), "rollouts": (RolloutStage,)}
 
 
+_REQUIRED = {
+    DistillStage: "store", RolloutStage: "init", CaptureStage: "teacher", EvaluateStage: "init", ExportStage: "init",
+}  # fmt: skip
+
+
 def _check_inputs(config: Config) -> list[str]:
     problems, seen = [], set()
     for name in config.order:
         stage = config.stages[name]
-        required = {DistillStage: "store", RolloutStage: "init", CaptureStage: "teacher", EvaluateStage: "init"}
-        role = required.get(type(stage))
+        role = _REQUIRED.get(type(stage))
         if role and not getattr(stage, role):
             problems.append(f"stages.{name}.{role}: no input given; name a stage")
         for role, value in inputs_of(stage).items():
@@ -134,6 +147,8 @@ def _check_numbers(config: Config) -> Iterator[str]:
             yield from _check_capture(config, name, stage, models[-1])
         if isinstance(stage, RolloutStage) and not stage.prompts:
             yield f"stages.{name}.prompts: no data set is named"
+        if isinstance(stage, ExportStage):
+            yield from _check_export(config, name, stage, models[-1])
     yield from _check_models(config, list(dict.fromkeys(models)))
 
 
@@ -284,6 +299,12 @@ def _check_distillation(config: Config, name: str, stage: DistillStage, model: s
 def _captured(config: Config, set_name: str, capture: CaptureStage) -> bool:
     """Whether the capture scores the set itself, or one with the same records."""
     return any(name == set_name or config.data.sets[name] == config.data.sets[set_name] for name in capture.sets)
+
+
+def _check_export(config: Config, name: str, stage: ExportStage, model: str) -> Iterator[str]:
+    from mindspore_impl.export.build import check_export
+
+    yield from _attempt(check_export, stage.export, config.models[model], f"stages.{name}.export")
 
 
 def _check_capture(config: Config, name: str, stage: CaptureStage, model: str) -> Iterator[str]:

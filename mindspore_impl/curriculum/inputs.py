@@ -3,7 +3,16 @@
 import dataclasses
 
 from mindspore_impl import files
-from mindspore_impl.config import CaptureStage, Config, DistillStage, RolloutStage, SftStage, Stage, nearest
+from mindspore_impl.config import (
+    CaptureStage,
+    Config,
+    DistillStage,
+    ExportStage,
+    RolloutStage,
+    SftStage,
+    Stage,
+    nearest,
+)
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
 
@@ -21,7 +30,7 @@ def sets_of(stage: Stage, config: Config) -> list[str]:
     """Names of the data sets a stage reads."""
     if isinstance(stage, TRAINED):
         return [n for n, w in stage.data.mixture.items() if w and n != ROLLOUTS] + list(stage.data.validation)
-    if isinstance(stage, RolloutStage):
+    if isinstance(stage, RolloutStage | ExportStage):
         return list(stage.prompts)
     if isinstance(stage, CaptureStage):
         return list(stage.sets)

@@ -49,7 +49,7 @@ class PlannedStage:
 
     @property
     def kind(self) -> str:
-        """sft, distill, rollout, capture or evaluate."""
+        """sft, distill, rollout, capture, evaluate or export."""
         return self.stage.kind
 
     @property

@@ -1,5 +1,6 @@
 """Making a package: estimate, reference, weights, graphs, parity, and only then the name it was asked for."""
 
+import dataclasses
 import gc
 import os
 import shutil
@@ -104,7 +105,7 @@ def export_package(
     holds something else; what was there stays until the new package is whole.
     """
     check_export(options, model_options, "export")
-    options.buckets.sort()
+    options = dataclasses.replace(options, buckets=sorted(options.buckets))
     steps = _check_prompts(prompts, options)
     if tokenizer.vocab_size > model_options.vocab_size:
         raise UserError(
@@ -216,7 +217,7 @@ def _report(wanted: parity.Reference, steps: int) -> dict:
     return {
         "device": runtime.device_description(),
         "prompts": [len(prompt) for prompt in wanted.prompts],
-        "tokens": steps,
+        "tokens_each": steps,
         "training_graph": {"dtype": str(runtime.compute_dtype()), "seconds_per_token": wanted.seconds_per_token},
         "packages": {},
     }

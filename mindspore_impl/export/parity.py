@@ -66,11 +66,11 @@ def measure(session, wanted: Reference) -> dict:
         for step in range(wanted.tokens_PS.shape[1]):
             start = time.perf_counter()
             if step == 0:
-                found_PSV[index, 0] = session.prefill(prompt)
-                prefill_seconds.append(time.perf_counter() - start)
+                logits_BV = session.prefill(np.array([prompt], np.int32), np.array([len(prompt)]))
             else:
-                found_PSV[index, step] = session.decode(int(wanted.tokens_PS[index, step - 1]), len(prompt) + step - 1)
-                decode_seconds.append(time.perf_counter() - start)
+                logits_BV = session.decode(wanted.tokens_PS[index, step - 1 : step], np.array([len(prompt) + step - 1]))
+            (decode_seconds if step else prefill_seconds).append(time.perf_counter() - start)
+            found_PSV[index, step] = logits_BV[0]
     return compare(found_PSV, wanted) | {
         "seconds": {
             "prefill": statistics.median(prefill_seconds[1:] or prefill_seconds),
@@ -158,7 +158,7 @@ def _main(folder: str, given: str, result: str) -> None:
     graphs.run(DECODE, [np.zeros(1, np.int32), np.zeros(1, np.int32)], graphs.empty_caches())
     memory["one_graph"] = _resident()
     session = Session(package, graphs)
-    session.prefill(prompts[0])
+    session.prefill(np.array([prompts[0]], np.int32), np.array([len(prompts[0])]))
     memory["both_graphs"] = _resident()
     row = measure(session, Reference(prompts, tokens, logits, 0.0))
     memory["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

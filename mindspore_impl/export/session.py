@@ -3,7 +3,7 @@
 With MindSpore the graphs run on the CPU (or whatever device `runtime.setup` chose) and share one copy of the weights.
 Where `mindspore_lite` can be imported and the package has a folder lite/ with converted graphs, those run instead: that
 path is written against the documented API (Context, Model.build_from_file, get_inputs, predict) and has not run on a
-board. Legend: V vocabulary.
+board. Legend: B = 1 sequence, L padded prompt length, T cache slots, V vocabulary.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ class Graphs(Protocol):
     """The graphs of a package on some engine. `caches` are the engine's own tensors and are only handed back."""
 
     def run(self, name: str, numbers: list[np.ndarray], caches: list) -> tuple[np.ndarray, list]:
-        """Logits [1, V] float32 and the new caches of graph `name`."""
+        """logits_BV float32 and the new caches of graph `name`."""
 
 
 class MindSporeGraphs:
@@ -91,47 +91,56 @@ class LiteGraphs:
         inputs = self._models[name].get_inputs()
         for tensor, array in zip(inputs, [*numbers, *caches], strict=True):
             tensor.set_data_from_numpy(array)
-        logits_1V, *kept = [tensor.get_data_to_numpy() for tensor in self._models[name].predict(inputs)]
-        return logits_1V.astype(np.float32, copy=False), kept
+        logits_BV, *kept = [tensor.get_data_to_numpy() for tensor in self._models[name].predict(inputs)]
+        return logits_BV.astype(np.float32, copy=False), kept
 
 
 class Session:
-    """One conversation with a package: `prefill` starts it, `decode` goes on."""
+    """One conversation with a package, as a `generation.decoder.Decoder` of one sequence (B = 1).
+
+    `prefill` starts it and `decode` goes on; `slots` is the length T of the cache.
+    """
 
     def __init__(self, package: Package, graphs: Graphs):
         self.package, self.graphs = package, graphs
-        self.vocab_size, self.cache_length = package.model.vocab_size, package.cache_length
+        self.vocab_size, self.slots = package.model.vocab_size, package.cache_length
         self._caches: list = []
 
-    def prefill(self, ids: list[int]) -> np.ndarray:
-        """Logits_V float32 after the prompt `ids`; an earlier conversation is forgotten.
+    def padded(self, length: int) -> int:
+        """The bucket of a prompt of this length. Raises UserError when it fits no bucket, or not the cache."""
+        return self.package.bucket(length)
 
-        Raises UserError when it is empty, holds a foreign id, or does not fit the cache or the largest bucket.
+    def prefill(self, ids_BL: np.ndarray, length_B: np.ndarray) -> np.ndarray:
+        """Logits_BV float32 after the right-padded prompt; an earlier conversation is forgotten.
+
+        Raises UserError when the prompt is empty, holds a foreign id, or does not fit the cache or the largest bucket.
         """
-        if not ids or min(ids) < 0 or max(ids) >= self.vocab_size:
-            raise UserError(f"prompt: needs at least one id, and all from 0 to {self.vocab_size - 1}, found {ids[:8]}")
-        bucket = self.package.bucket(len(ids))
-        padded = np.zeros((1, bucket), np.int32)
-        padded[0, : len(ids)] = ids
-        numbers = [padded, np.array([len(ids) - 1], np.int32)]
-        logits_1V, self._caches = self.graphs.run(prefill_name(bucket), numbers, [])
-        return logits_1V[0]
+        ids_BL = _one_row(ids_BL)
+        ids = ids_BL[0, : int(length_B[0])]
+        if not ids.size or ids.min() < 0 or ids.max() >= self.vocab_size:
+            raise UserError(f"the prompt must hold ids from 0 to {self.vocab_size - 1}, at least one; found {ids[:8]}")
+        bucket = self.package.bucket(ids.size)
+        padded_BL = np.zeros((1, bucket), np.int32)
+        padded_BL[0, : ids.size] = ids
+        numbers = [padded_BL, np.array([ids.size - 1], np.int32)]
+        logits_BV, self._caches = self.graphs.run(prefill_name(bucket), numbers, [])
+        return logits_BV
 
-    def decode(self, token: int, position: int) -> np.ndarray:
-        """Logits_V float32 after `token`, which takes the place `position` (the number of tokens before it).
+    def decode(self, token_B: np.ndarray, position_B: np.ndarray) -> np.ndarray:
+        """Logits_BV float32 after one more token, at `position_B` (the number of tokens before it).
 
         Raises UserError when the cache is full, ValueError before any `prefill`.
         """
         if not self._caches:
             raise ValueError("decode needs a prefill before it")
-        if position >= self.cache_length:
+        if int(position_B[0]) >= self.slots:
             raise UserError(
-                f"{self.package.folder}: the cache of {self.cache_length} tokens is full; export with a larger "
+                f"{self.package.folder}: the cache of {self.slots} tokens is full; export with a larger "
                 "--cache-length, or shorten the conversation"
             )
-        numbers = [np.array([token], np.int32), np.array([position], np.int32)]
-        logits_1V, self._caches = self.graphs.run(DECODE, numbers, self._caches)
-        return logits_1V[0]
+        numbers = [_one_row(token_B).astype(np.int32), np.asarray(position_B, np.int32)]
+        logits_BV, self._caches = self.graphs.run(DECODE, numbers, self._caches)
+        return logits_BV
 
     def generate(self, ids: list[int], max_new_tokens: int, stop_ids: tuple[int, ...] = ()) -> list[int]:
         """The greedy continuation of `ids`, a token of `stop_ids` being its last.
@@ -139,10 +148,20 @@ class Session:
         Raises UserError when prompt and answer together do not fit the cache.
         """
         self.package.bucket(len(ids), max_new_tokens)
-        found = [int(self.prefill(ids).argmax())]
+        logits_BV = self.prefill(np.array([ids], np.int32), np.array([len(ids)]))
+        found = [int(logits_BV[0].argmax())]
         while len(found) < max_new_tokens and found[-1] not in stop_ids:
-            found.append(int(self.decode(found[-1], len(ids) + len(found) - 1).argmax()))
+            logits_BV = self.decode(np.array([found[-1]]), np.array([len(ids) + len(found) - 1]))
+            found.append(int(logits_BV[0].argmax()))
         return found
+
+
+def _one_row(array_B: np.ndarray) -> np.ndarray:
+    if len(array_B) != 1:
+        raise UserError(
+            f"a package decodes one sequence at a time, found {len(array_B)}; use the checkpoint for batches"
+        )
+    return array_B
 
 
 def open_session(folder: str | Path, engine: Literal["auto", "mindspore", "lite"] = "auto") -> Session:
