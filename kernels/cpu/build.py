@@ -22,6 +22,7 @@ NAME = "libpangu_cpu.so"
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra", "-Wno-maybe-uninitialized"]
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
+COMMON = ("operators", "parallel")  # what no vocabulary-wide loop is in
 INSTRUCTION_SETS = {
     "x86_64": {"baseline": [], "avx2": AVX2, "avx512": AVX512},
 }
@@ -64,14 +65,15 @@ def build(folder: Path) -> Path:
     wanted = source_hash()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as work:
-        commands = [[cxx, *FLAGS, "-c", str(HERE / "operators.cpp"), "-o", "operators.o"]]
+        commands = [[cxx, *FLAGS, "-c", str(HERE / f"{name}.cpp"), "-o", f"{name}.o"] for name in ("operators", "parallel")]
         for name, flags in INSTRUCTION_SETS.get(platform.machine(), {"baseline": []}).items():
             table = f"-DPANGU_TABLE=kernels_{name}"
             commands.append(
                 [cxx, *FLAGS, *flags, "-fno-exceptions", table, "-c", str(HERE / "isa_unit.cpp"), "-o", f"{name}.o"]
             )
         _run_all(commands, work)
-        _run_all([[cxx, "-shared", "-pthread", *(command[-1] for command in commands), "-o", NAME]], work)
+        # nodelete: the helpers of parallel.cpp sleep in this library's code, whoever closes it.
+        _run_all([[cxx, "-shared", "-pthread", "-Wl,-z,nodelete", *(c[-1] for c in commands), "-o", NAME]], work)
         os.replace(Path(work) / NAME, folder / NAME)
         (Path(work) / "hash").write_text(wanted)
         os.replace(Path(work) / "hash", folder / f"{NAME}.sha256")

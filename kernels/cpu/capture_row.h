@@ -65,31 +65,40 @@ int64_t find_candidates(const CaptureTask& task, const float* x_V, uint64_t* key
   return count;
 }
 
-// The sum of exp((x - top) / T) over the logits below `limit`, and their largest logit.
-void sum_below(const float* x, int64_t count, float limit, float inverse, double* top, double* sum) {
+// Of one block: the sum of exp((x - top) / T) over the logits below `limit`, where `top` is the largest of them, and how
+// many logits equal `limit`.
+struct Below {
+  double top, sum;
+  int64_t equals;
+};
+
+Below sum_below(const float* x, int64_t count, float limit, float inverse) {
   const int64_t whole = count / kLanes * kLanes, part = count - whole;
   const Floats none = all(-INFINITY), bound = all(limit);
   const auto below = [&](Floats logits) { return logits >= bound ? none : logits; };  // NaN stays
   Floats largest = none, other = none;
+  Ints equal{};
   int64_t i = 0;
   for (; i + 2 * kLanes <= whole; i += 2 * kLanes) {
-    largest = larger(below(load(x + i)), largest);
-    other = larger(below(load(x + i + kLanes)), other);
+    const Floats first = load(x + i), second = load(x + i + kLanes);
+    largest = larger(below(first), largest);
+    other = larger(below(second), other);
+    equal += (first == bound) + (second == bound);
   }
-  for (; i < whole; i += kLanes) largest = larger(below(load(x + i)), largest);
-  if (part) other = larger(below(load_part(x + whole, part, -INFINITY)), other);
-  *top = largest_lane(larger(largest, other));
-  const Floats shift = all(*top == -INFINITY ? 0 : static_cast<float>(*top));
-  Floats total{};
+  for (; i < whole; i += kLanes) {
+    largest = larger(below(load(x + i)), largest);
+    equal += load(x + i) == bound;
+  }
+  const Floats rest = load_part(x + whole, part, -INFINITY);
+  other = larger(below(rest), other);
+  equal += rest == bound;
+  const float top = largest_lane(larger(largest, other));
+  const Floats shift = all(top == -INFINITY ? 0 : top);
+  Floats total = exponential((below(rest) - shift) * inverse);
   for (i = 0; i < whole; i += kLanes) total += exponential((below(load(x + i)) - shift) * inverse);
-  if (part) total += exponential((below(load_part(x + whole, part, -INFINITY)) - shift) * inverse);
-  *sum = sum_lanes(total);
-}
-
-int64_t count_equal(const float* x, int64_t count, float value) {
-  int64_t equal = 0;
-  for (int64_t i = 0; i < count; ++i) equal += x[i] == value;
-  return equal;
+  int64_t equals = 0;
+  for (i = 0; i < kLanes; ++i) equals -= equal[i];
+  return {top, sum_lanes(total), equals};
 }
 
 RowResult capture_row(const CaptureTask& task, int64_t row, void* memory,
@@ -123,10 +132,9 @@ RowResult capture_row(const CaptureTask& task, int64_t row, void* memory,
   const float inverse = static_cast<float>(1 / task.temperature);
   for (int64_t start = 0; start < vocab; start += kCaptureBlock) {
     const int64_t size = vocab - start < kCaptureBlock ? vocab - start : kCaptureBlock;
-    double top, sum;
-    sum_below(x_V + start, size, limit, inverse, &top, &sum);
-    add(top, sum);
-    equals += count_equal(x_V + start, size, limit);
+    const Below block = sum_below(x_V + start, size, limit, inverse);
+    add(block.top, block.sum);
+    equals += block.equals;
   }
   if (equals > 0) add(limit, static_cast<double>(equals));
 

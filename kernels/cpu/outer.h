@@ -70,12 +70,13 @@ void outer_strip(const OuterTask& task, const float* packed_b, int64_t first, in
   for (int64_t start = 0; start < rows || start == 0; start += kDepth) {
     const int64_t depth = rows - start < kDepth ? rows - start : kDepth;
     const bool add = task.accumulate || start > 0;
-    for (int64_t n = 0; n < depth; ++n) {
-      const float* a = task.a_NV + (start + n) * vocab;
-      for (int64_t v = first; v < last; v += kRows) {
-        float* out = packed_a + (v - first) * depth + n * kRows;
-        const int64_t size = last - v < kRows ? last - v : kRows;
-        for (int64_t i = 0; i < kRows; ++i) out[i] = i < size ? a[v + i] : 0;
+    for (int64_t v = first; v < last; v += kRows) {
+      float* out = packed_a + (v - first) * depth;
+      const float* a = task.a_NV + start * vocab + v;
+      const int64_t size = last - v < kRows ? last - v : kRows;
+      if (size < kRows) memset(out, 0, depth * kRows * sizeof(float));
+      for (int64_t n = 0; n < depth; ++n, out += kRows, a += vocab) {
+        memcpy(out, a, size == kRows ? kRows * sizeof(float) : size * sizeof(float));
       }
     }
     for (int64_t column = 0; column < width; column += kColumns) {
