@@ -45,7 +45,8 @@ setup(
         "bench": BENCH,
         "sweep": ["hydra-optuna-sweeper>=1.2,<2"],
         "eval": ["lm_eval>=0.4.5,<0.5"],
-        "gguf": ["gguf>=0.10,<1"],
+        "hf": ["tokenizers>=0.21,<1"],
+        "gguf": ["gguf>=0.10,<1", "tokenizers>=0.21,<1"],
     },
     entry_points={
         "console_scripts": [
@@ -54,6 +55,8 @@ setup(
             "pangu-train-tokenizer = mindspore_impl.cli:train_tokenizer_main",
             "pangu-verify-store = mindspore_impl.cli:verify_store_main",
             "pangu-convert-weights = mindspore_impl.cli:convert_weights_main",
+            "pangu-chat = mindspore_impl.cli:chat_main",
+            "pangu-export = mindspore_impl.cli:export_main",
             "pangu-benchmark = mindspore_impl.cli:benchmark_main",
             "pangu-doctor = mindspore_impl.cli:doctor_main",
         ]

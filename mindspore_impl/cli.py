@@ -219,6 +219,107 @@ def _form_options(parser: argparse.ArgumentParser) -> None:
 
 
 @command
+def chat(arguments: list[str]) -> None:
+    """Talk to a model."""
+    parser = _parser(
+        "Talk to a model, or answer one --prompt: a run or a stage of it, a checkpoint, a Hugging Face folder, or an "
+        "export package. The answer is streamed to stdout.",
+        "python tools/chat.py --model outputs/quickstart --prompt 'list a b c d apply reverse sort'",
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="PATH")
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="default: the one beside the model")
+    parser.add_argument("--template", help="pangu, chatml or smollm2 (default: the run's, or by the kind of tokenizer)")
+    parser.add_argument("--prompt", metavar="TEXT", help="answer this and stop, instead of a conversation")
+    parser.add_argument("--system", metavar="TEXT", help="content of the system turn")
+    parser.add_argument("--thinking", choices=("reasoning", "fast"), default="fast")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): the most probable token")
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--top-k", type=int, default=0, help="0 (default): no limit")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0)
+    parser.add_argument("--max-new-tokens", type=int, default=512)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--context", type=int, default=2048, help="tokens of the whole conversation (default 2048)")
+    options = parser.parse_args(arguments)
+    from mindspore_impl.curriculum.open_model import open_conversation
+    from mindspore_impl.generation.conversation import answer, converse
+    from mindspore_impl.generation.options import SamplingOptions
+
+    sampling = SamplingOptions(
+        options.temperature, options.top_p, options.top_k, options.repetition_penalty,
+        max_new_tokens=options.max_new_tokens,
+    )  # fmt: skip
+    conversation = open_conversation(
+        options.model, options.tokenizer, options.template, sampling, options.seed, options.thinking, options.system,
+        options.context,
+    )  # fmt: skip
+    if options.prompt is None:
+        converse(conversation)
+    else:
+        answer(conversation, options.prompt, sys.stdout)
+
+
+@command
+def export(arguments: list[str]) -> None:
+    """Make a MindIR package, or full graphs from one."""
+    parser = _parser(
+        "Export a model to a package of MindIR graphs for a board, with a parity report; or, with the words "
+        "`materialise PACKAGE OUT`, write a package's graphs with their weights inside, for converter_lite.",
+        "python tools/export.py --model outputs/quickstart --output outputs/board --precision fp16"
+        "\n  python tools/export.py materialise outputs/board outputs/board_full",
+    )
+    if arguments[:1] == ["materialise"]:
+        parser.add_argument("word", choices=["materialise"])
+        parser.add_argument("package", type=Path)
+        parser.add_argument("out", type=Path, help="a new folder for the full graphs")
+        options = parser.parse_args(arguments)
+        from mindspore_impl.export.package import materialise
+
+        for path in materialise(options.package, options.out):
+            print(path)
+        return
+    parser.add_argument("--model", type=Path, required=True, help="a run, its stage, a checkpoint or a HF folder")
+    parser.add_argument("--output", type=Path, required=True, help="the package, a folder")
+    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp16")
+    parser.add_argument("--cache-length", type=int, default=1024, help="tokens of prompt and answer (default 1024)")
+    parser.add_argument("--buckets", type=_numbers, default=[64, 256], metavar="N,N",
+                        help="prompt lengths, a graph each (default 64,256)")  # fmt: skip
+    parser.add_argument("--target-soc", default="Ascend310B", help="noted in the manifest (default Ascend310B)")
+    parser.add_argument("--compare", type=_words, default=["fp32", "fp16", "int8"], metavar="P,P",
+                        help="precisions that stand in the parity report too (default: all; '' for none)")  # fmt: skip
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt a line (default: the bundled task's)")
+    parser.add_argument("--parity-prompts", type=int, default=4)
+    parser.add_argument("--parity-tokens", type=int, default=64)
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="default: the one beside the model")
+    parser.add_argument("--template", help="pangu, chatml or smollm2 (default: the run's, or by the kind of tokenizer)")
+    options = parser.parse_args(arguments)
+    from mindspore_impl.curriculum.export_model import export_model
+    from mindspore_impl.export.options import ExportOptions
+
+    settings = ExportOptions(
+        options.precision, options.cache_length, options.buckets, options.target_soc, options.compare,
+        options.parity_prompts, options.parity_tokens,
+    )  # fmt: skip
+    export_model(options.model, options.output, settings, options.tokenizer, options.template, options.prompts)
+    print(options.output)
+
+
+def _words(text: str) -> list[str]:
+    """Precisions from "fp32,int8"."""
+    words = [word for word in text.split(",") if word]
+    if foreign := set(words) - {"fp32", "fp16", "int8"}:
+        raise argparse.ArgumentTypeError(f"{sorted(foreign)[0]!r} is no precision; use fp32, fp16, int8")
+    return words
+
+
+def _numbers(text: str) -> list[int]:
+    """Whole numbers from "64,256"."""
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers with commas between") from error
+
+
+@command
 def benchmark(arguments: list[str]) -> None:
     """Run a benchmark by name."""
     from mindspore_impl.benchmarks import BENCHMARKS
@@ -253,5 +354,7 @@ report_main = _entry(report)
 train_tokenizer_main = _entry(train_tokenizer)
 verify_store_main = _entry(verify_store)
 convert_weights_main = _entry(convert_weights)
+chat_main = _entry(chat)
+export_main = _entry(export)
 benchmark_main = _entry(benchmark)
 doctor_main = _entry(doctor)

@@ -7,16 +7,16 @@ change its logits by float32 rounding (about 1e-6 relative), nothing else can.
 Legend: B sequences of a batch, L padded prompt length, T cache slots, V vocabulary, S steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from mindspore import Tensor
 
 from mindspore_impl import runtime
-from mindspore_impl.errors import UserError
+from mindspore_impl.generation.decoder import Drawing, stream
 from mindspore_impl.generation.options import SamplingOptions
-from mindspore_impl.generation.sampling import check_sampling, choose, uniforms
+from mindspore_impl.generation.sampling import check_sampling
 from mindspore_impl.model.decode import Decode, Prefill
 from mindspore_impl.model.pangu import PanguForCausalLM
 from mindspore_impl.ops.attention import rows_that_fit
@@ -24,39 +24,60 @@ from mindspore_impl.ops.attention import rows_that_fit
 SHORTEST_BUCKET = 32
 WORTH_COMPILING = 4  # batches of one length that pay for a shape of their own
 WIDEST_STRETCH = 4  # a prompt is never padded to more than this times its own bucket to save a shape
-NEVER = -1e30  # the logit of a token that is not to be drawn: finite, and without weight at any temperature
 SLOT_MULTIPLE = 32  # cache lengths are rounded up to this, so that close settings share a compiled graph
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One completion. `ids` end with the end-of-turn token when `finished`; otherwise the limit cut them."""
+    """One completion. `ids` end with the end-of-turn token when `finished`; else the limit or a stop id cut them."""
 
     ids: list[int]
     finished: bool
 
 
+class ModelDecoder:
+    """A Decoder (see `decoder.py`) on a model's current parameters, with a cache of `slots`; one graph a shape."""
+
+    def __init__(self, model: PanguForCausalLM, slots: int):
+        self.slots, self.vocab_size = slots, model.options.vocab_size
+        self._prefill, self._decode = Prefill(model, slots), Decode(model, slots)
+        self._caches: tuple = ()
+        self._start = None
+
+    def padded(self, length: int) -> int:
+        """The next length of 32, 128, 512, ...: chats grow, and a shape costs a compilation."""
+        size = SHORTEST_BUCKET
+        while size < length:
+            size *= WIDEST_STRETCH
+        return min(size, self.slots)
+
+    def prefill(self, ids_BL: np.ndarray, length_B: np.ndarray) -> np.ndarray:
+        """Read right-padded prompts; return the logits_BV after each."""
+        rows, length = ids_BL.shape
+        position_BL = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
+        inside_BL = position_BL < length_B[:, None]
+        inputs = (ids_BL, position_BL * inside_BL, inside_BL.astype(np.int32), length_B - 1)
+        logits, self._caches = self._prefill(*[Tensor(array) for array in inputs])
+        self._start = Tensor(np.zeros(rows, np.int32))
+        return logits.asnumpy()
+
+    def decode(self, token_B: np.ndarray, position_B: np.ndarray) -> np.ndarray:
+        """Take one more token of each sequence; return the logits_BV after it."""
+        logits, self._caches = self._decode(Tensor(token_B), Tensor(position_B), self._start, *self._caches)
+        return logits.asnumpy()
+
+
 class Engine:
     """Generates with `model`'s current parameters, which it shares: train further and the next call uses the new ones.
 
-    `tokenizer` gives `vocab_size`, `bos_id`, `eos_id` and `pad_id`. Only ids that it has are drawn, however
-    far the model's vocabulary is padded, and never BOS, of which a text has one, at its start. Compiled graphs are
-    kept, one pair a shape. Raises UserError when BOS or the end of turn is outside the model's vocabulary.
+    What is drawn, and what `tokenizer` gives, says `decoder.Drawing`. Compiled graphs are kept, one pair a shape.
     """
 
     def __init__(self, model: PanguForCausalLM, tokenizer):
         self.model = model
-        self.bos_id, self.eos_id, self.pad_id = tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id
-        self.vocab_size = model.options.vocab_size
-        self.drawn_from = min(self.vocab_size, tokenizer.vocab_size)  # ids below this
+        self.drawing = Drawing(tokenizer, model.options.vocab_size)
         self.limit = model.options.max_position_embeddings
-        self._graphs: dict[int, tuple[Prefill, Decode]] = {}
-        for name, token_id in (("beginning-of-text", self.bos_id), ("end-of-turn", self.eos_id)):
-            if not 0 <= token_id < self.vocab_size:
-                raise UserError(
-                    f"the tokenizer's {name} id {token_id} is outside the model's vocabulary of {self.vocab_size}; "
-                    f"use the tokenizer that the model was made for"
-                )
+        self._decoders: dict[int, ModelDecoder] = {}
 
     def generate(
         self, prompts: list[list[int]], sampling: SamplingOptions, seeds: list[int], progress: str | None = None
@@ -70,7 +91,7 @@ class Engine:
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, found {len(seeds)}")
         for index, prompt in enumerate(prompts):
-            self._check_prompt(index, prompt, sampling.max_new_tokens)
+            self.drawing.check_prompt(f"prompt {index}", prompt, sampling.max_new_tokens, self.limit, LIMIT_NAME)
         results: list[Generation | None] = [None] * len(prompts)
         longest = self.limit - sampling.max_new_tokens
         lengths, heads = [len(prompt) for prompt in prompts], self.model.options.num_heads
@@ -83,59 +104,53 @@ class Engine:
                     results[index] = generation
         return results
 
-    def _check_prompt(self, index: int, prompt: list[int], new: int) -> None:
-        if not prompt:
-            raise UserError(f"prompt {index} is empty; a prompt needs at least one token")
-        if min(prompt) < 0 or max(prompt) >= self.vocab_size:
-            raise UserError(f"prompt {index} holds an id outside the model's vocabulary of {self.vocab_size}")
-        if len(prompt) + new > self.limit:
-            raise UserError(
-                f"prompt {index}: {len(prompt)} tokens + max_new_tokens {new} exceed the model's "
-                f"max_position_embeddings {self.limit}; shorten the prompt or lower sampling.max_new_tokens"
-            )
+    def stream(self, prompt: list[int], sampling: SamplingOptions, seed: int, slots: int = 0) -> Iterator[int]:
+        """Yield the ids of one answer as they are drawn, the closing one included.
+
+        slots: the length of the cache (0: as long as prompt and answer need); the same for a whole conversation saves
+        compilations. Raises UserError as `generate` does.
+        """
+        self.drawing.check_prompt("the prompt", prompt, sampling.max_new_tokens, self.limit, LIMIT_NAME)
+        slots = slots or self._slots(len(prompt) + sampling.max_new_tokens)
+        yield from stream(self.decoder(slots), self.drawing, prompt, sampling, seed)
+
+    def decoder(self, slots: int) -> ModelDecoder:
+        """The Decoder with a cache of `slots`."""
+        if slots not in self._decoders:
+            self._decoders[slots] = ModelDecoder(self.model, slots)
+        return self._decoders[slots]
+
+    def _slots(self, tokens: int) -> int:
+        return min(-(-tokens // SLOT_MULTIPLE) * SLOT_MULTIPLE, self.limit)
 
     def _run(self, prompts, seeds, length: int, rows: int, sampling: SamplingOptions, bar) -> list[Generation]:
         """Decode one batch of `rows` rows, of which the first len(prompts) are real."""
         count, steps = len(prompts), sampling.max_new_tokens
-        slots = min(-(-(length + steps) // SLOT_MULTIPLE) * SLOT_MULTIPLE, self.limit)
-        prefill, decode = self._cells(slots)
+        decoder = self.decoder(self._slots(length + steps))
         length_B = np.array([len(prompt) for prompt in prompts] + [1] * (rows - count), np.int32)
-        input_ids_BL = np.full((rows, length), self.pad_id, np.int32)
+        input_ids_BL = np.full((rows, length), self.drawing.pad_id, np.int32)
         for row, prompt in enumerate(prompts):
             input_ids_BL[row, : len(prompt)] = prompt
-        position_BL = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
-        inside_BL = position_BL < length_B[:, None]
-        inputs = (input_ids_BL, position_BL * inside_BL, inside_BL.astype(np.int32), length_B - 1)
-        logits, caches = prefill(*[Tensor(array) for array in inputs])
 
-        uniform_BS = uniforms(seeds, steps)
+        draws = self.drawing.start(prompts, seeds, sampling)
         token_BS = np.zeros((count, steps), np.int32)
-        stop_B = np.full(count, steps, np.int32)  # how many tokens each sequence has, once it has ended
-        ended_B = np.zeros(count, bool)
-        next_B = np.full(rows, self.pad_id, np.int32)
-        start = Tensor(np.zeros(rows, np.int32))
-        for step in range(steps):
-            token_BS[:, step] = choose(self._drawable(logits.asnumpy()[:count]), sampling, uniform_BS[:, step])
-            ends_B = ~ended_B & (token_BS[:, step] == self.eos_id)
-            stop_B[ends_B], ended_B = step + 1, ended_B | ends_B
-            bar.update(int(ends_B.sum()))
-            if step + 1 == steps or ended_B.all():
+        size_B = np.zeros(count, np.int32)  # how many tokens each sequence has
+        next_B = np.full(rows, self.drawing.pad_id, np.int32)
+        logits_BV = decoder.prefill(input_ids_BL, length_B)
+        while True:
+            running = int((~draws.ended_B).sum())
+            size_B += ~draws.ended_B
+            next_B[:count] = draws.draw(logits_BV[:count])
+            token_BS[:, draws.step - 1] = next_B[:count]
+            bar.update(running - int((~draws.ended_B).sum()))
+            if draws.over:
                 break
-            next_B[:count] = token_BS[:, step]
-            logits, caches = decode(Tensor(next_B), Tensor(length_B + np.int32(step)), start, *caches)
-        bar.update(int((~ended_B).sum()))
-        return [Generation(token_BS[row, : stop_B[row]].tolist(), bool(ended_B[row])) for row in range(count)]
+            logits_BV = decoder.decode(next_B, length_B + np.int32(draws.step - 1))
+        bar.update(int((~draws.ended_B).sum()))
+        return [Generation(token_BS[row, : size_B[row]].tolist(), bool(draws.finished_B[row])) for row in range(count)]
 
-    def _drawable(self, logits_BV: np.ndarray) -> np.ndarray:
-        """A copy of the columns that may be drawn, BOS without a chance."""
-        drawable_BV = logits_BV[:, : self.drawn_from].copy()
-        drawable_BV[:, self.bos_id] = NEVER
-        return drawable_BV
 
-    def _cells(self, slots: int) -> tuple[Prefill, Decode]:
-        if slots not in self._graphs:
-            self._graphs[slots] = (Prefill(self.model, slots), Decode(self.model, slots))
-        return self._graphs[slots]
+LIMIT_NAME = "the model's max_position_embeddings"
 
 
 def plan_batches(lengths: list[int], longest: int, row_limit: Callable[[int], int]) -> list[tuple[int, int, list[int]]]:

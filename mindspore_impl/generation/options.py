@@ -1,6 +1,6 @@
 """How text is generated."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -10,5 +10,7 @@ class SamplingOptions:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0  # 0: no limit
+    repetition_penalty: float = 1.0  # above 1: ids of the prompt and the answer so far become less likely
+    stop_ids: list[int] = field(default_factory=list)  # end an answer too, without finishing it as the end of turn does
     max_new_tokens: int = 96
     batch_size: int = 64  # sequences decoded together

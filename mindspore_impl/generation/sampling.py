@@ -1,7 +1,8 @@
-"""Choosing the next token from logits, in NumPy: greedy, temperature, top-k, top-p.
+"""Choosing the next token from logits, in NumPy: repetition penalty, then greedy, or temperature, top-k and top-p.
 
-Every sequence draws from its own generator, one number a token, so its text depends on its seed and its logits alone,
-never on what is decoded beside it. Among equal logits the lowest id counts as the more probable.
+The definitions are those of transformers, in its order, but for ties: among equal logits the lowest id counts as the
+more probable. Every sequence draws from its own generator, one number a token, so its text depends on its seed and its
+logits alone, never on what is decoded beside it.
 
 Legend: B sequences, V vocabulary, M candidates, S steps.
 """
@@ -20,6 +21,8 @@ def check_sampling(options: SamplingOptions, where: str) -> None:
         ("temperature", options.temperature >= 0, "0 (greedy) or more"),
         ("top_p", 0 < options.top_p <= 1, "above 0 and at most 1"),
         ("top_k", options.top_k >= 0, "0 (no limit) or more"),
+        ("repetition_penalty", 0 < options.repetition_penalty < np.inf, "above 0 (1: none)"),
+        ("stop_ids", all(token_id >= 0 for token_id in options.stop_ids), "ids from 0"),
         ("max_new_tokens", options.max_new_tokens >= 1, "1 or more"),
         ("batch_size", options.batch_size >= 1, "1 or more"),
     )
@@ -31,6 +34,11 @@ def check_sampling(options: SamplingOptions, where: str) -> None:
 def uniforms(seeds: list[int], steps: int) -> np.ndarray:
     """uniform_BS in [0, 1): row b is the stream of seed b; a longer stream starts with the shorter one."""
     return np.stack([np.random.Generator(np.random.PCG64(seed)).random(steps) for seed in seeds])
+
+
+def penalise(logits_BV: np.ndarray, seen_BV: np.ndarray, penalty: float) -> np.ndarray:
+    """Logits whose ids marked in `seen_BV` are divided by `penalty` where positive, multiplied where negative."""
+    return np.where(seen_BV, np.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty), logits_BV)
 
 
 def choose(logits_BV: np.ndarray, options: SamplingOptions, uniform_B: np.ndarray) -> np.ndarray:

@@ -27,7 +27,10 @@ from mindspore_impl.text.tokenizer import Tokenizer
 
 @dataclass
 class Sample:
-    """One rendered sequence. ids: int32 [L], one BOS first if the template has one; supervised: bool [L], True where the id is learned."""
+    """One rendered sequence.
+
+    ids: int32 [L], one BOS first if the template has one; supervised: bool [L], True where the id is learned.
+    """
 
     ids: np.ndarray
     supervised: np.ndarray

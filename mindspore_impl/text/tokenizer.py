@@ -147,7 +147,7 @@ class Tokenizer:
             if self.template is templates.PANGU:
                 hint = "use openPangu's tokenizer.model, or one made by tools/train_tokenizer.py"
             raise UserError(
-                f"{self.path}: the vocabulary has no piece {piece}, which the template {self.template.name} needs; {hint}"
+                f"{self.path}: the vocabulary has no piece {piece}, which template {self.template.name} needs; {hint}"
             )
         return found
 
@@ -172,7 +172,9 @@ def _sentencepiece_backend(content: bytes, path: Path) -> SentencePieceBackend:
             f"{path}: not a SentencePiece model; tokenizer.path must name a tokenizer.model or a tokenizer.json"
         ) from error
     if backend.find("<unk>") not in (0, None):
-        raise UserError(f"{path}: <unk> has id {backend.find('<unk>')}, but padding needs 0; use a Pangu tokenizer.model")
+        raise UserError(
+            f"{path}: <unk> has id {backend.find('<unk>')}, but padding needs 0; use a Pangu tokenizer.model"
+        )
     return backend
 
 

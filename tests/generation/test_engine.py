@@ -94,7 +94,7 @@ def test_trap_18_a_cut_answer_is_not_finished(engine):
 
 def test_decoding_stops_early(engine, monkeypatch):
     """When every sequence has ended no further token is computed."""
-    from mindspore_impl.generation import engine as module
+    from mindspore_impl.generation import decoder as module
 
     steps = []
 

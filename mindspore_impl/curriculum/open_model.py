@@ -1,0 +1,131 @@
+"""A model by what a person calls it: a run or its stage, a checkpoint, a Hugging Face folder, an export package."""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mindspore_impl import runtime
+from mindspore_impl.curriculum.inputs import TRAINED, model_of
+from mindspore_impl.errors import UserError
+from mindspore_impl.generation.conversation import Conversation
+from mindspore_impl.generation.decoder import Decoder
+from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.generation.sampling import check_sampling
+from mindspore_impl.model.options import ModelOptions
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a path stands for. weights: the folder or file they are read from; options: of the model, where they are
+    known without reading weights; which: last or best, of several checkpoints; tokenizer: its file, if one is found
+    beside it; template: the run's."""
+
+    weights: Path
+    options: ModelOptions | None = None
+    which: str = "last"
+    tokenizer: Path | None = None
+    template: str | None = None
+
+
+def named(path: str | Path) -> Named:
+    """What `path` stands for. Raises UserError when it is nothing that holds a model."""
+    from mindspore_impl.model.weights import is_hf_folder
+
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; name a checkpoint, a run or its stage, or an export package")
+    if path.is_dir() and is_hf_folder(path):
+        return Named(path, tokenizer=_tokenizer_in(path))
+    run = _run_of(path)
+    return _of_run(path, run) if run else Named(path, tokenizer=_tokenizer_in(path))
+
+
+def open_conversation(
+    path: Path, tokenizer_path: Path | None, template: str | None, sampling: SamplingOptions, seed: int, thinking: str,
+    system: str | None, context: int,
+) -> Conversation:  # fmt: skip
+    """A conversation with the model that `path` stands for, over a cache of `context` tokens or fewer.
+
+    Raises UserError when there is no model or tokenizer, or they do not fit, or the settings have no meaning.
+    """
+    from mindspore_impl.text.tokenizer import Tokenizer
+
+    check_sampling(sampling, "sampling")
+    found = named(path)
+    if context < 2:
+        raise UserError(f"--context: {context} is too short; use 2 or more")
+    if tokenizer_path is None and found.tokenizer is None:
+        raise UserError(f"{path}: no {' or '.join(TOKENIZERS)} lies beside these weights; give one with --tokenizer")
+    tokenizer = Tokenizer.load(tokenizer_path or found.tokenizer, template or found.template)
+    decoder = _decoder(found, tokenizer, context)
+    return Conversation(decoder, tokenizer, sampling, seed, thinking, system)
+
+
+def _decoder(found: Named, tokenizer, context: int) -> Decoder:
+    runtime.setup(runtime.RuntimeOptions())
+    from mindspore_impl.generation.engine import ModelDecoder  # imports mindspore
+
+    model = load_model(found, tokenizer.vocab_size)
+    return ModelDecoder(model, min(context, model.options.max_position_embeddings))
+
+
+def load_model(found: Named, tokenizer_size: int):
+    """The model that `found` stands for, its weights loaded. Raises UserError when its sizes are not known, its
+    vocabulary is smaller than the tokenizer's, or its weights do not fit."""
+    from mindspore_impl import checkpoint
+    from mindspore_impl.model.pangu import PanguForCausalLM
+    from mindspore_impl.model.weights import load_into
+
+    source = checkpoint.open_weights(found.weights, found.which)
+    options = source.options or found.options
+    if options is None:
+        raise UserError(
+            f"{found.weights}: these weights do not say what model they are of; name a stage of a run, a checkpoint "
+            "inside one, or a Hugging Face folder (with config.json)"
+        )
+    options = dataclasses.replace(options, vocab_size=options.vocab_size or tokenizer_size)
+    if options.vocab_size < tokenizer_size:
+        raise UserError(
+            f"{found.weights}: the model's vocabulary of {options.vocab_size} is smaller than the tokenizer's "
+            f"{tokenizer_size}; use the tokenizer that the model was made for"
+        )
+    model = PanguForCausalLM(options, initialise=False)
+    load_into(model, source, "load" if sys.stderr.isatty() else None)
+    model.set_train(False)
+    return model
+
+
+def _tokenizer_in(path: Path) -> Path | None:
+    folder = path if path.is_dir() else path.parent
+    return next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
+
+
+def _run_of(path: Path) -> Path | None:
+    """The run directory that `path` is, or lies in."""
+    for folder in (path, *path.resolve().parents):
+        if (folder / "config.yaml").is_file() and (folder / "stages").is_dir():
+            return folder
+    return None
+
+
+def _of_run(path: Path, run: Path) -> Named:
+    from mindspore_impl.config import nearest, validate
+    from mindspore_impl.report.run_files import read_config
+
+    config = validate(read_config(run)[0])
+    inside = path.resolve().relative_to(run.resolve()).parts
+    trained = [folder.name for folder in sorted((run / "stages").iterdir()) if (folder / "checkpoints").is_dir()]
+    if not trained:
+        raise UserError(f"{run}: no stage of this run has weights yet; run its curriculum first")
+    folder = inside[1] if len(inside) > 1 else trained[-1]
+    name = folder.partition("_")[2]
+    stage = config.stages.get(name)
+    if folder not in trained or not isinstance(stage, TRAINED):
+        raise UserError(f"{path}: this stage of the run has no weights{nearest(folder, trained)}")
+    tokenizer = Path(config.tokenizer.path or run / "tokenizer" / "tokenizer.model")
+    weights = path if len(inside) > 1 else run / "stages" / folder
+    options = config.models[model_of(config, stage)]
+    return Named(weights, options, stage.train.select, tokenizer, config.tokenizer.template)

@@ -1,0 +1,105 @@
+"""A conversation with a model over any Decoder: its history, its thinking mode, answers that are streamed."""
+
+import dataclasses
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.generation.decoder import Decoder, Drawing, stream
+from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.text.chat import parse_completion, render_prompt
+from mindspore_impl.text.incremental import TextStream
+from mindspore_impl.text.records import THINKING, Message
+from mindspore_impl.text.tokenizer import Tokenizer
+
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+HELP = "/think switches reasoning and fast, /reset forgets the conversation, /exit leaves; Ctrl-C stops an answer"
+
+
+class Conversation:
+    """Turns with one model. `thinking` may be changed between turns; `messages` is the history."""
+
+    def __init__(
+        self, decoder: Decoder, tokenizer: Tokenizer, sampling: SamplingOptions, seed: int, thinking: str,
+        system: str | None = None,
+    ):  # fmt: skip
+        self.decoder, self.tokenizer, self.sampling = decoder, tokenizer, sampling
+        self.seed, self.thinking, self.system = seed, thinking, system
+        self.drawing = Drawing(tokenizer, decoder.vocab_size)
+        self.messages: list[Message] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every turn but the system's."""
+        self.messages = [] if self.system is None else [Message("system", self.system)]
+
+    def ask(self, text: str) -> Iterator[tuple[str, str]]:
+        """Yield the answer to `text` as ("reasoning" | "answer", text) parts.
+
+        The turn enters the history when the answer ends, by its closing piece, by the limit, or because the caller
+        stops (closes the generator). Raises UserError, the history untouched, when the conversation no longer fits.
+        """
+        question = Message("user", text)
+        prompt = render_prompt([*self.messages, question], self.tokenizer, self.thinking)
+        room = max(1, self.decoder.slots - len(prompt))
+        sampling = dataclasses.replace(self.sampling, max_new_tokens=min(self.sampling.max_new_tokens, room))
+        ids, shown = [], TextStream(self.tokenizer)
+        try:
+            for token_id in stream(self.decoder, self.drawing, prompt, sampling, self.seed + len(self.messages)):
+                ids.append(token_id)
+                yield from shown.feed(token_id)
+            yield from shown.close()
+        finally:
+            if ids:
+                found = parse_completion(ids, self.tokenizer)
+                self.messages += [question, Message("assistant", found.answer, found.reasoning or None)]
+
+
+def answer(conversation: Conversation, text: str, out: TextIO) -> None:
+    """Write one answer to `out` as it comes, reasoning dimmed on a terminal. Ctrl-C ends it."""
+    terminal, last = out.isatty(), None
+    parts = conversation.ask(text)
+    # While a graph runs MindSpore answers SIGINT with SIGTERM to its own process: both are a Ctrl-C here.
+    terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for kind, part in parts:
+            if kind != last:
+                out.write("\n" if last == "reasoning" else "")
+                out.write((DIM if kind == "reasoning" else PLAIN) if terminal else "")
+                last = kind
+            out.write(part)
+            out.flush()
+    except KeyboardInterrupt:
+        parts.close()
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
+        out.write((PLAIN if terminal else "") + "\n")
+        out.flush()
+
+
+def converse(conversation: Conversation, read: Callable[[str], str] = input, out: TextIO | None = None) -> None:
+    """Read turns until /exit or the end of input; a turn that does not fit is refused and the conversation goes on."""
+    out = out or sys.stdout
+    out.write(HELP + "\n")
+    while True:
+        try:
+            text = read("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            out.write("\n")
+            return
+        if text == "/exit":
+            return
+        if text == "/reset":
+            conversation.reset()
+        elif text == "/think":
+            conversation.thinking = THINKING[1 - THINKING.index(conversation.thinking)]
+            out.write(conversation.thinking + "\n")
+        elif text.startswith("/") and len(text.split()) == 1:
+            out.write(HELP + "\n")
+        elif text:
+            try:
+                answer(conversation, text, out)
+            except UserError as error:
+                out.write(f"{error} (/reset forgets the conversation)\n")
