@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl import runtime
-from mindspore_impl.config import CaptureStage, Config, DistillStage, to_plain
+from mindspore_impl.config import CaptureStage, Config, DistillStage, ExportStage, to_plain
 from mindspore_impl.curriculum.inputs import ROLLOUTS, check_weights, is_path
 from mindspore_impl.curriculum.plan import PlannedStage, file_hash
 from mindspore_impl.data.options import BatchOptions
@@ -226,12 +226,33 @@ def run_evaluate(context: Context, planned: PlannedStage, folder: Path) -> dict:
     sets = {name: context.records(name) for name in dict.fromkeys(options.accuracy + options.perplexity)}
     return evaluate(model, context.tokenizer, sets, options, folder, planned.seed)
 
+def run_export(context: Context, planned: PlannedStage, folder: Path) -> dict:
+    """An export stage."""
+    from mindspore_impl.export.build import default_prompts, export_package
+    from mindspore_impl.text.chat import render_prompt
+    from mindspore_impl.text.records import prompt_messages
+
+    stage: ExportStage = planned.stage
+    each = -(-stage.export.parity_prompts // max(1, len(stage.prompts)))
+    records = [record for name in stage.prompts for record in context.records(name)[:each]]
+    prompts = [render_prompt(prompt_messages(record), context.tokenizer, record.thinking) for record in records]
+    return export_package(
+        folder / "package",
+        context.model_options(planned.model),
+        lambda: context.build_model(planned.model, stage.init),
+        context.tokenizer,
+        prompts[: stage.export.parity_prompts] or default_prompts(context.tokenizer, stage.export.parity_prompts),
+        stage.export,
+    )
+
+
 
 RUNNERS: dict[str, Callable[[Context, PlannedStage, Path], dict]] = {
     "sft": run_training,
     "distill": run_training,
     "rollout": run_rollout,
     "capture": run_capture,
+    "export": run_export,
     "evaluate": run_evaluate,
 }
 
@@ -241,6 +262,7 @@ _OUTPUTS = {
     "distill": ("checkpoints/LATEST",),
     "rollout": ("rollouts.jsonl",),
     "capture": ("store/manifest.json",),
+    "export": ("package/manifest.json", "package/weights.safetensors", "package/decode.mindir"),
     "evaluate": (),
 }
 
