@@ -21,10 +21,12 @@ class RuntimeOptions:
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: fp32 on CPU, bf16 on Ascend
     threads: int = 0  # operator threads on the CPU; 0: all cores
     workers: int = 1  # processes, one a device
+    kernels: Literal["auto", "composed"] = "auto"  # composed: plain operators in place of the fused ones, to compare
+    logits_mb: int = 128  # megabytes of logits that a loss or a capture may hold at once; rows are cut into chunks
     profile_steps: int = 0  # profile this many training steps of each stage into <stage>/profile; 0: off
 
 
-_state = {"device": "CPU", "precision": "fp32", "threads_set": False}
+_state = {"device": "CPU", "precision": "fp32", "threads_set": False, "threads": 0, "kernels": "auto", "logits_mb": 128}
 
 
 def setup(options: RuntimeOptions, seed: int = 0) -> None:
@@ -47,6 +49,9 @@ def setup(options: RuntimeOptions, seed: int = 0) -> None:
     if precision == "bf16" and _state["device"] == "CPU":
         raise UserError("runtime.precision=bf16: MindSpore has no bf16 kernels on the CPU; use fp32 (or auto)")
     _state["precision"] = precision
+    if options.logits_mb < 1:
+        raise UserError(f"runtime.logits_mb={options.logits_mb} must be at least 1 (megabytes)")
+    _state["kernels"], _state["logits_mb"], _state["threads"] = options.kernels, options.logits_mb, options.threads
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device(_state["device"])
     if _state["device"] == "CPU" and not _state["threads_set"]:  # MindSpore takes these once a process
@@ -85,6 +90,21 @@ def compute_dtype():
     import mindspore as ms
 
     return ms.bfloat16 if _state["precision"] == "bf16" else ms.float32
+
+
+def kernels() -> str:
+    """Which operators `setup` was asked for: "auto" (fused where they exist) or "composed"."""
+    return _state["kernels"]
+
+
+def threads() -> int:
+    """Threads of the CPU's operators; 0: all cores."""
+    return _state["threads"]
+
+
+def logits_elements() -> int:
+    """How many logits in the compute dtype may exist at once: the budget that `setup` was given."""
+    return (_state["logits_mb"] << 20) // (2 if _state["precision"] == "bf16" else 4)
 
 
 def rank() -> int:

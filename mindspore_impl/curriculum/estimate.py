@@ -1,33 +1,38 @@
 """Sizes of a stage before it runs: parameters, tokens, and memory from a simple model (modelled, not measured)."""
 
-from mindspore_impl.config import STAGE_KINDS, CaptureStage, EvaluateStage, RolloutStage, Stage
+from mindspore_impl.config import STAGE_KINDS, CaptureStage, EvaluateStage, ExportStage, RolloutStage, Stage
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.runtime import RuntimeOptions
 
 BYTES_PER_ELEMENT = 4  # everything is counted as fp32, whatever the compute dtype
 BYTES_PER_PARAMETER = 16  # fp32 weights, gradients and two AdamW moments
 
 
-def training_estimate(model: ModelOptions, stage: Stage, workers: int = 1) -> dict[str, int]:
-    """Parameters and modelled bytes of one training step on one of `workers` devices.
+def training_estimate(model: ModelOptions, stage: Stage, runtime: RuntimeOptions) -> dict[str, int]:
+    """Parameters and modelled bytes of one training step on one of `runtime.workers` devices.
 
-    Counts every layer's activations (one layer's when layers are recomputed) and five copies of the logits of the
-    rows / (accumulation * workers) rows that a device holds at a time.
+    Counts every layer's activations (one layer's when layers are recomputed) of the rows / (accumulation * workers)
+    rows that a device holds at a time, one chunk of logits and of their gradient, and a tied embedding's own gradient.
     """
     from mindspore_impl.model.pangu import parameter_count
 
     data = stage.data
-    rows = max(1, data.rows // (data.accumulation * workers))
+    rows = max(1, data.rows // (data.accumulation * runtime.workers))
     layers = 1 if model.recompute else model.num_layers
     activations = layers * _layer_elements(model, rows, data.sequence_length)
-    logits = 5 * rows * data.sequence_length * model.vocab_size
+    logits = 2 * _logits_elements(rows * data.sequence_length, model, runtime)
+    embedding = model.vocab_size * model.hidden_size if model.tie_embeddings else 0
     parameters = parameter_count(model)
-    size = BYTES_PER_PARAMETER * parameters + BYTES_PER_ELEMENT * (activations + logits)
+    size = BYTES_PER_PARAMETER * parameters + BYTES_PER_ELEMENT * (activations + logits + embedding)
     return {"parameters": parameters, "bytes": size}
 
 
 def inference_estimate(
-    model: ModelOptions, stage: RolloutStage | CaptureStage | EvaluateStage, evaluation: EvaluationOptions
+    model: ModelOptions,
+    stage: RolloutStage | CaptureStage | EvaluateStage | ExportStage,
+    evaluation: EvaluationOptions,
+    runtime: RuntimeOptions,
 ) -> dict[str, int]:
     """Parameters and modelled bytes on one device of a stage that trains nothing; the weights are fp32.
 
@@ -38,18 +43,26 @@ def inference_estimate(
     from mindspore_impl.model.pangu import head_dim, parameter_count
 
     parameters = parameter_count(model)
-    if isinstance(stage, CaptureStage):
-        from mindspore_impl.distill.capture import PROJECTED_ELEMENTS
+    if isinstance(stage, ExportStage):
+        from mindspore_impl.export.build import memory_estimate
 
+        extra = memory_estimate(model, stage.export)["weights_shared"]  # the package runs beside the training model
+        return {"parameters": parameters, "bytes": BYTES_PER_ELEMENT * parameters + extra}
+    if isinstance(stage, CaptureStage):
         rows, length = stage.capture.rows_per_batch, stage.sequence_length
         elements = _layer_elements(model, rows, length)
-        elements += min(PROJECTED_ELEMENTS, rows * length * model.vocab_size)
+        elements += _logits_elements(rows * length, model, runtime)
     else:
         decoding = stage.sampling if isinstance(stage, RolloutStage) else stage.options or evaluation
         slots = 2 * decoding.max_new_tokens
         cache = 2 * model.num_layers * slots * model.num_kv_heads * head_dim(model)  # keys and values
         elements = decoding.batch_size * (cache + model.vocab_size)
     return {"parameters": parameters, "bytes": BYTES_PER_ELEMENT * (parameters + elements)}
+
+
+def _logits_elements(tokens: int, model: ModelOptions, runtime: RuntimeOptions) -> int:
+    """Logits that exist at once: those of all tokens, or one chunk of `runtime.logits_mb`."""
+    return min((runtime.logits_mb << 20) // BYTES_PER_ELEMENT, tokens * model.vocab_size)
 
 
 def _layer_elements(model: ModelOptions, rows: int, length: int) -> int:
@@ -69,4 +82,6 @@ def describe_work(stage: Stage) -> str:
         return f"{stage.rollout.samples_per_prompt} x prompts of {', '.join(stage.prompts)}"
     if isinstance(stage, STAGE_KINDS["capture"]):
         return f"{stage.capture.mode} K={stage.capture.top_k} at T={stage.capture.temperature:g}"
+    if isinstance(stage, ExportStage):
+        return f"{stage.export.precision}, cache {stage.export.cache_length}, buckets {stage.export.buckets}"
     return ""

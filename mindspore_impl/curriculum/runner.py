@@ -103,8 +103,8 @@ def print_plan(config: Config) -> None:
 def _modelled_bytes(config: Config, planned: PlannedStage) -> int:
     model = sized_model(config, planned.model)
     if hasattr(planned.stage, "train"):
-        return estimate.training_estimate(model, planned.stage, config.runtime.workers)["bytes"]
-    return estimate.inference_estimate(model, planned.stage, config.evaluation)["bytes"]
+        return estimate.training_estimate(model, planned.stage, config.runtime)["bytes"]
+    return estimate.inference_estimate(model, planned.stage, config.evaluation, config.runtime)["bytes"]
 
 
 def status(run_dir: Path, planned: PlannedStage) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
@@ -23,10 +24,8 @@ from mindspore_impl.distill.options import CaptureOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.fused_linear import Projection
 from mindspore_impl.ops.log_floor import LOG_FLOOR
-from mindspore_impl.ops.topk_logprobs import LogprobsAt, SampledIds, TopkLogprobs
+from mindspore_impl.ops.topk_logprobs import LogprobsAt, SampledIds, topk_logprobs
 from mindspore_impl.text.chat import Sample
-
-PROJECTED_ELEMENTS = 1 << 25  # at most this many logits exist at once (128 MB in float32)
 
 
 def run_capture(
@@ -160,7 +159,7 @@ class TeacherScorer:
         if header.mode == "sampled":
             take = SampledIds(header.vocab_size, header.temperature)
         else:
-            take = TopkLogprobs(header.top_k, header.temperature)
+            take = topk_logprobs(header.top_k, header.temperature)
         self.head = _Head(model, header.vocab_size, take).set_train(False)
 
     def score(
@@ -198,7 +197,7 @@ class TeacherScorer:
     def apply(self, head: nn.Cell, hidden_ND, placed, *inputs_S: np.ndarray) -> list[np.ndarray]:
         """What `head` makes of all placed positions, R at a time; the last R are filled up and cut off again."""
         position_S = np.concatenate([positions for _, positions in placed]).astype(np.int32)
-        size = min(hidden_ND.shape[0], max(1, PROJECTED_ELEMENTS // self.header.vocab_size))
+        size = min(hidden_ND.shape[0], max(1, runtime.logits_elements() // self.header.vocab_size))
         chunks = []
         for first in range(0, len(position_S), size):
             parts = [array[first : first + size] for array in (position_S, *inputs_S)]
@@ -243,7 +242,7 @@ class _Head(nn.Cell):
         weight_VD = self.model.lm_head_weight
         if self.padded:
             weight_VD = weight_VD[: self.vocab_size]
-        return self.take(self.project(self.gather(hidden_ND, position_R, 0), weight_VD), *inputs)
+        return self.take(self.project(self.gather(hidden_ND, position_R, 0), weight_VD).astype(ms.float32), *inputs)
 
 
 def _check_finite(*arrays: np.ndarray) -> None:

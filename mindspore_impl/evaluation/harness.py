@@ -99,7 +99,7 @@ def measure_perplexity(model, samples: dict[str, list[Sample]], options: Evaluat
     from mindspore_impl.losses.objective import LossNetwork, held_out_loss
     from mindspore_impl.losses.options import ObjectiveOptions
 
-    network = LossNetwork(model, ObjectiveOptions(), with_teacher=False)
+    network = LossNetwork(model, ObjectiveOptions(), with_teacher=False, gradient=False)
     network.set_train(False)
     results = {}
     for name, items in samples.items():

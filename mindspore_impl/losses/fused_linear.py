@@ -1,19 +1,25 @@
-"""The output projection and the objective in one Cell: hidden_ND @ lm_head_VD^T, then the losses of each row.
+"""The output projection and the objective in one Cell, so that the logits of all tokens never exist at once.
 
-Logits exist nowhere else in training. A chunked or fused version, which never holds all of [N, V], replaces these
-Cells and keeps their signatures. Legend: N tokens, D hidden, V vocabulary, K teacher ids.
+Hidden states are cut into chunks of as many rows as `runtime.logits_mb` holds logits for. Each chunk is projected with
+lm_head, the distillation operator turns its logits into their gradient, and that goes at once into the gradients of
+hidden states and lm_head. Peak memory: one chunk of logits and one float32 [V, D]. The backward pass has nothing left
+to compute: it scales both gradients by the upstream scalar. A tied embedding's own gradient is another [V, D], made by
+the embedding's lookup and added by the framework.
+
+Legend: N tokens, n rows of a chunk, D hidden, V vocabulary, K teacher ids.
 """
 
-import mindspore as ms
 from mindspore import nn, ops
 
 from mindspore_impl import runtime
 from mindspore_impl.losses.options import ObjectiveOptions
-from mindspore_impl.ops.topk_distill import CrossEntropyRows, topk_distill
+from mindspore_impl.losses.oracle import ce_weight
+from mindspore_impl.ops.outer_product import add_outer_product, outer_product, scale
+from mindspore_impl.ops.topk_distill import cross_entropy, topk_distill
 
 
 class Projection(nn.Cell):
-    """construct(hidden_ND, lm_head_VD f32) -> logits_NV f32; the product is in the compute dtype."""
+    """construct(hidden_ND, lm_head_VD) -> logits_NV, in the compute dtype."""
 
     def __init__(self):
         super().__init__()
@@ -21,31 +27,113 @@ class Projection(nn.Cell):
         self.dtype = runtime.compute_dtype()
 
     def construct(self, hidden_ND, lm_head_VD):
-        logits_NV = self.matmul(ops.cast(hidden_ND, self.dtype), ops.cast(lm_head_VD, self.dtype))
-        return ops.cast(logits_NV, ms.float32)
+        return self.matmul(ops.cast(hidden_ND, self.dtype), ops.cast(lm_head_VD, self.dtype))
 
 
-class FusedLinearCrossEntropy(nn.Cell):
-    """construct(hidden_ND, lm_head_VD, target_ids_N) -> ce_N f32."""
+class _Rows(nn.Cell):
+    """The operator of one objective, with the same inputs and outputs whether there is a teacher or not.
 
-    def __init__(self):
+    construct(logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N) ->
+    (ce_N, kd_N, diagnostics_4N, grad_NV). Without a teacher the middle two are zeros, without a gradient the last is ce.
+    """
+
+    def __init__(self, options: ObjectiveOptions, with_teacher: bool, gradient: bool):
         super().__init__()
-        self.project = Projection()
-        self.cross_entropy = CrossEntropyRows()
+        self.with_teacher, self.gradient = with_teacher, gradient
+        if with_teacher:
+            self.operator = topk_distill(
+                options.divergence,
+                options.support,
+                options.temperature,
+                ce_weight(options),
+                options.kd_weight,
+                gradient,
+            )
+        else:
+            self.operator = cross_entropy(ce_weight(options), gradient)
 
-    def construct(self, hidden_ND, lm_head_VD, target_ids_N):
-        return self.cross_entropy(self.project(hidden_ND, lm_head_VD), target_ids_N)
+    def construct(self, logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N):
+        if self.with_teacher:
+            outputs = self.operator(
+                logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N
+            )
+            if self.gradient:
+                return outputs
+            return outputs[0], outputs[1], outputs[2], outputs[0]
+        outputs = self.operator(logits_NV, target_ids_N, row_weight_N)
+        zero_N = row_weight_N * 0
+        zero_4N = ops.stack((zero_N, zero_N, zero_N, zero_N))
+        if self.gradient:
+            return outputs[0], zero_N, zero_4N, outputs[1]
+        return outputs, zero_N, zero_4N, outputs
 
 
-class FusedLinearDistill(nn.Cell):
-    """construct(hidden_ND, lm_head_VD, target_ids_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N) ->
-    (ce_N, kd_N, diagnostics_4N) as `ops/topk_distill.py` defines them."""
+def _joined(parts, axis: int):
+    return parts[0] if len(parts) == 1 else ops.Concat(axis)(parts)
 
-    def __init__(self, options: ObjectiveOptions):
+
+class FusedLinear(nn.Cell):
+    """construct(hidden_ND, lm_head_VD f32, target_ids_N i32, row_weight_N f32, teacher_ids_NK i32, teacher_logp_NK,
+    teacher_tail_logp_N f32) -> (loss f32 scalar, ce_N, kd_N, diagnostics_4N, gradients...)
+
+    loss = sum(row_weight * (ce_weight * ce + kd_weight * kd)); the others are those of `ops/topk_distill.py` and carry
+    no gradient. Only the loss is differentiable, with respect to hidden_ND and, where `head_gradient`, lm_head_VD. What
+    follows them are the gradients themselves, for this Cell's own backward pass. Without a teacher the teacher's inputs
+    are not read. `gradient` False (evaluation) computes the losses alone.
+    """
+
+    def __init__(
+        self, options: ObjectiveOptions, with_teacher: bool, gradient: bool = True, head_gradient: bool = True
+    ):
         super().__init__()
+        self.ce_weight, self.kd_weight = float(ce_weight(options)), float(options.kd_weight)
+        self.gradient, self.head_gradient = gradient, gradient and head_gradient
         self.project = Projection()
-        self.distill = topk_distill(options.divergence, options.support, options.temperature)
+        self.rows = _Rows(options, with_teacher, gradient)
+        self.matmul = ops.MatMul()
+        self.start, self.add = outer_product(), add_outer_product()
+        self.scale = scale()
+        self.compute_dtype = runtime.compute_dtype()
+        self.budget = runtime.logits_elements()
 
-    def construct(self, hidden_ND, lm_head_VD, target_ids_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N):
-        logits_NV = self.project(hidden_ND, lm_head_VD)
-        return self.distill(logits_NV, target_ids_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N)
+    def construct(
+        self, hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N
+    ):
+        count = hidden_ND.shape[0]
+        size = max(1, self.budget // lm_head_VD.shape[0])
+        weight_VD = ops.cast(lm_head_VD, self.compute_dtype)
+        ce, kd, diagnostics, hidden_grads, weight_grad_VD = (), (), (), (), None
+        for first in range(0, count, size):
+            last = min(first + size, count)
+            hidden_nD = ops.cast(hidden_ND[first:last], self.compute_dtype)
+            ce_n, kd_n, diagnostics_4n, grad_nV = self.rows(
+                self.project(hidden_nD, weight_VD), target_ids_N[first:last], row_weight_N[first:last],
+                teacher_ids_NK[first:last], teacher_logp_NK[first:last], teacher_tail_logp_N[first:last],
+            )  # fmt: skip
+            ce, kd, diagnostics = ce + (ce_n,), kd + (kd_n,), diagnostics + (diagnostics_4n,)
+            if self.gradient:
+                hidden_grads = hidden_grads + (self.matmul(grad_nV, weight_VD),)
+            if self.head_gradient:
+                if first == 0:
+                    weight_grad_VD = self.start(grad_nV, hidden_nD)
+                else:
+                    weight_grad_VD = self.add(grad_nV, hidden_nD, weight_grad_VD)
+        ce_N, kd_N, diagnostics_4N = _joined(ce, 0), _joined(kd, 0), _joined(diagnostics, 1)
+        loss = (row_weight_N * (self.ce_weight * ce_N + self.kd_weight * kd_N)).sum()
+        if not self.gradient:
+            return loss, ce_N, kd_N, diagnostics_4N
+        hidden_grad_ND = ops.cast(_joined(hidden_grads, 0), hidden_ND.dtype)
+        if not self.head_gradient:
+            return loss, ce_N, kd_N, diagnostics_4N, hidden_grad_ND
+        return loss, ce_N, kd_N, diagnostics_4N, hidden_grad_ND, weight_grad_VD
+
+    def bprop(
+        self, hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N,
+        out, dout,
+    ):  # fmt: skip
+        hidden_grad_ND = out[4] * ops.cast(dout[0], out[4].dtype)
+        weight_grad_VD = self.scale(out[5], dout[0]) if self.head_gradient else ops.zeros_like(lm_head_VD)
+        return (
+            hidden_grad_ND, weight_grad_VD, ops.zeros_like(target_ids_N), ops.zeros_like(row_weight_N),
+            ops.zeros_like(teacher_ids_NK), ops.zeros_like(teacher_logp_NK), ops.zeros_like(teacher_tail_logp_N),
+        )  # fmt: skip

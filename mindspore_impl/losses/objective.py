@@ -13,9 +13,9 @@ import mindspore as ms
 from mindspore import nn, ops
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.losses.fused_linear import FusedLinearCrossEntropy, FusedLinearDistill
+from mindspore_impl.losses.fused_linear import FusedLinear
 from mindspore_impl.losses.options import ObjectiveOptions
-from mindspore_impl.losses.oracle import ce_weight, check_objective
+from mindspore_impl.losses.oracle import check_objective
 
 FIELDS = ("input_ids_BL", "target_ids_BL", "loss_weight_BL", "segment_ids_BL", "position_ids_BL")
 TEACHER_FIELDS = ("teacher_ids_BLK", "teacher_logp_BLK", "teacher_tail_logp_BL")
@@ -84,45 +84,35 @@ class LossNetwork(nn.Cell):
     construct(input_ids_BL, target_ids_BL i32, loss_weight_BL f32, segment_ids_BL, position_ids_BL i32[, teacher_ids_BLK
     i32, teacher_logp_BLK, teacher_tail_logp_BL f32]) -> (loss f32 scalar, metrics_M f32). Metrics are SUMS over the
     positions whose weight is not 0, in the order of METRICS ("kd" carries T^2 and no weight; "tokens" is their number);
-    they carry no gradient. A position of weight 0 adds exactly 0 to all of them and to every gradient.
+    they carry no gradient. A position of weight 0 adds exactly 0 to all of them and to every gradient. `gradient`
+    False is for evaluation: the losses alone, without the work of a gradient.
     Raises UserError when the options have no meaning, or ask for distillation without a teacher.
     """
 
-    def __init__(self, model: nn.Cell, options: ObjectiveOptions, with_teacher: bool):
+    def __init__(self, model: nn.Cell, options: ObjectiveOptions, with_teacher: bool, gradient: bool = True):
         super().__init__(auto_prefix=False)  # the parameters keep the model's names
         check_objective(options, "objective")
         if options.kd_weight > 0 and not with_teacher:
             raise UserError(
                 f"objective.kd_weight={options.kd_weight} needs a teacher store; name one, or set objective.kd_weight=0"
             )
-        self.model = model
-        self.with_teacher = with_teacher
-        self.ce_weight, self.kd_weight = float(ce_weight(options)), float(options.kd_weight)
-        self.rows = FusedLinearDistill(options) if with_teacher else FusedLinearCrossEntropy()
-        self.no_teacher_5 = ms.Tensor([0.0] * (len(METRICS) - 2), ms.float32)
+        self.model, self.with_teacher = model, with_teacher
+        self.rows = FusedLinear(options, with_teacher, gradient, model.lm_head_weight.requires_grad)
 
     def construct(self, input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL,
                   teacher_ids_BLK=None, teacher_logp_BLK=None, teacher_tail_logp_BL=None):  # fmt: skip
         hidden_BLD = self.model.hidden(input_ids_BL, position_ids_BL, segment_ids_BL)
         hidden_ND = hidden_BLD.reshape((-1, hidden_BLD.shape[-1]))
         target_ids_N, weight_N = target_ids_BL.reshape((-1,)), loss_weight_BL.reshape((-1,))
-        counted_N = weight_N != 0
-        zero_N = ops.zeros_like(weight_N)
         if self.with_teacher:
             top_k = teacher_ids_BLK.shape[-1]
-            ce_N, kd_N, diagnostics_4N = self.rows(
-                hidden_ND, self.model.lm_head_weight, target_ids_N, teacher_ids_BLK.reshape((-1, top_k)),
-                teacher_logp_BLK.reshape((-1, top_k)), teacher_tail_logp_BL.reshape((-1,)))  # fmt: skip
-            loss_N = self.ce_weight * ce_N + self.kd_weight * kd_N
-            values_6N = ops.concat((ops.stack((ce_N, kd_N)), diagnostics_4N))
-            values_6N = ops.select(counted_N.expand_as(values_6N), values_6N, ops.zeros_like(values_6N))
-            sums_6, tokens_1 = values_6N.sum(axis=1), counted_N.astype(ms.float32).sum(keepdims=True)
-            metrics_M = ops.concat((sums_6, tokens_1))
+            teacher = (
+                teacher_ids_BLK.reshape((-1, top_k)), teacher_logp_BLK.reshape((-1, top_k)),
+                teacher_tail_logp_BL.reshape((-1,)),
+            )  # fmt: skip
         else:
-            ce_N = self.rows(hidden_ND, self.model.lm_head_weight, target_ids_N)
-            loss_N = self.ce_weight * ce_N
-            ce_1 = ops.select(counted_N, ce_N, zero_N).sum(keepdims=True)
-            metrics_M = ops.concat((ce_1, self.no_teacher_5, counted_N.astype(ms.float32).sum(keepdims=True)))
-        # Select before the product: 0 * inf would be NaN.
-        loss = (ops.select(counted_N, loss_N, zero_N) * weight_N).sum()
-        return loss, ops.stop_gradient(metrics_M)
+            teacher = target_ids_N.reshape((-1, 1)), weight_N.reshape((-1, 1)), weight_N  # not read
+        outputs = self.rows(hidden_ND, self.model.lm_head_weight, target_ids_N, weight_N, *teacher)
+        counted_1 = (weight_N != 0).astype(ms.float32).sum(keepdims=True)
+        values_6N = ops.concat((ops.stack((outputs[1], outputs[2])), outputs[3]))
+        return outputs[0], ops.stop_gradient(ops.concat((values_6N.sum(axis=1), counted_1)))

@@ -6,21 +6,49 @@ Legend: N tokens, V vocabulary, K ids a token; W ids in a block of the vocabular
 import math
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
+from mindspore_impl.ops import native
 from mindspore_impl.ops.log_floor import LOG_FLOOR
-from mindspore_impl.ops.topk_distill import FAR, RowLogSumExp, wide_dtype
+from mindspore_impl.ops.topk_distill import backend
+from mindspore_impl.ops.topk_distill_composed import FAR, RowLogSumExp, wide_dtype
 
 
-class TopkLogprobs(nn.Cell):
+def topk_logprobs(top_k: int, temperature: float, backend_name: str | None = None) -> nn.Cell:
     """construct(logits_NV f32) -> (ids_NK i32, logp_NK f32, tail_logp_N f32), at `temperature`.
 
     Ids come by falling probability. The tail's mass is summed directly over the other ids; it is LOG_FLOOR when K = V.
+    On the CPU one pass of kernels/cpu where it is built; elsewhere plain operators (on Ascend the vendor's top-k).
     """
+    name = backend_name or backend()
+    return (CpuTopkLogprobs if name == "cpu" else ComposedTopkLogprobs)(top_k, float(temperature))
+
+
+class CpuTopkLogprobs(nn.Cell):
+    """`topk_logprobs` by kernels/cpu, which reads the logits once from memory and holds one row."""
 
     def __init__(self, top_k: int, temperature: float):
         super().__init__()
-        self.top_k, self.temperature = top_k, float(temperature)
+
+        def shapes(logits_NV, _):
+            return (logits_NV[0], top_k), (logits_NV[0], top_k), (logits_NV[0],)
+
+        def dtypes(*_):
+            return ms.int32, ms.float32, ms.float32
+
+        self.run = ops.Custom(native.operator("TopkLogprobs"), shapes, dtypes, func_type="aot")
+        self.settings_1 = Tensor([temperature], ms.float32)
+
+    def construct(self, logits_NV):
+        return self.run(logits_NV, self.settings_1)
+
+
+class ComposedTopkLogprobs(nn.Cell):
+    """`topk_logprobs` from plain operators."""
+
+    def __init__(self, top_k: int, temperature: float):
+        super().__init__()
+        self.top_k, self.temperature = top_k, temperature
         self.wide = wide_dtype()
         self.log_sum = RowLogSumExp()
         self.scatter = ops.TensorScatterElements(axis=1)

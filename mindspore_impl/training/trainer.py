@@ -125,7 +125,7 @@ class _Session:
     def validate(self) -> dict[str, dict]:
         """Measure and log {set: {loss, perplexity, tokens}}: mean cross entropy over supervised tokens."""
         if self.run_validation is None:
-            self.run_validation = LossNetwork(self.model, ObjectiveOptions(), False)
+            self.run_validation = LossNetwork(self.model, ObjectiveOptions(), False, gradient=False)
         found = {name: held_out_loss(self.run_validation, batches, name) for name, batches in self.validation.items()}
         self.log.write({"step": self.progress.step, "validation": found})
         return found

@@ -10,6 +10,7 @@ from mindspore_impl.data.options import BatchOptions
 from mindspore_impl.distill.options import CaptureOptions
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.runtime import RuntimeOptions
 
 GIB = 2**30
 EVALUATION = EvaluationOptions(max_new_tokens=1024, batch_size=32)
@@ -27,32 +28,45 @@ def sft(**data) -> SftStage:
 
 
 def test_training_of_the_1b_fits_a_device_of_eight(models):
-    size = training_estimate(models["student"], sft(rows=128, accumulation=16), workers=8)
+    size = training_estimate(models["student"], sft(rows=128, accumulation=16), RuntimeOptions(workers=8))
     assert size["parameters"] == 1_155_912_192
     assert 20 * GIB < size["bytes"] < 64 * GIB
 
 
 def test_workers_share_the_rows_and_not_the_weights(models):
     stage = sft(rows=128, accumulation=16)
-    eight, four, one = (training_estimate(models["student"], stage, workers)["bytes"] for workers in (8, 4, 1))
-    fixed = 16 * 1_155_912_192
+    eight, four, one = (
+        training_estimate(models["student"], stage, RuntimeOptions(workers=count))["bytes"] for count in (8, 4, 1)
+    )
+    # Weights with their gradient and moments, two chunks of logits, and the tied embedding's own gradient.
+    fixed = 16 * 1_155_912_192 + 2 * 128 * 2**20 + 4 * 153376 * 1536
     assert four - fixed == 2 * (eight - fixed) and one - fixed == 8 * (eight - fixed)
-    assert one == training_estimate(models["student"], stage)["bytes"]
-    assert eight == training_estimate(models["student"], sft(rows=128, accumulation=128))["bytes"]
+    assert eight == training_estimate(models["student"], sft(rows=128, accumulation=128), RuntimeOptions())["bytes"]
+
+
+def test_logits_are_budgeted_and_an_untied_head_has_no_second_gradient(models):
+    untied = dataclasses.replace(models["student"], tie_embeddings=False)
+    stage, wide = sft(rows=1, accumulation=1), RuntimeOptions(logits_mb=256)
+    base = training_estimate(models["student"], stage, RuntimeOptions())
+    assert training_estimate(models["student"], stage, wide)["bytes"] - base["bytes"] == 2 * 128 * 2**20
+    more = training_estimate(untied, stage, RuntimeOptions())
+    head = 153376 * 1536
+    assert more["bytes"] - base["bytes"] == (16 - 4) * head and more["parameters"] - base["parameters"] == head
 
 
 def test_without_recomputation_every_layer_counts(models):
     kept = dataclasses.replace(models["student"], recompute=False)
     stage = sft(rows=1, accumulation=1)
     layer = 4 * (4096 * (14 * 1536 + 3 * 6144) + 2 * 12 * 4096**2)
-    more = training_estimate(kept, stage)["bytes"] - training_estimate(models["student"], stage)["bytes"]
+    more = training_estimate(kept, stage, RuntimeOptions())["bytes"]
+    more -= training_estimate(models["student"], stage, RuntimeOptions())["bytes"]
     assert more == 25 * layer
 
 
 def test_capture_holds_fp32_weights_one_layer_and_bounded_logits(models):
     def size(rows: int) -> int:
         stage = CaptureStage("capture", sequence_length=4096, capture=CaptureOptions(rows_per_batch=rows))
-        return inference_estimate(models["teacher"], stage, EVALUATION)["bytes"]
+        return inference_estimate(models["teacher"], stage, EVALUATION, RuntimeOptions())["bytes"]
 
     weights, logits = 4 * 8_030_887_936, 128 * 2**20
     row = 4 * (4096 * (14 * 4096 + 3 * 12800) + 2 * 32 * 4096**2)
@@ -64,7 +78,7 @@ def test_capture_of_a_small_model_holds_all_its_logits(models):
 
     def size(rows: int) -> int:
         stage = CaptureStage("capture", sequence_length=8, capture=CaptureOptions(rows_per_batch=rows))
-        return inference_estimate(tiny, stage, EVALUATION)["bytes"]
+        return inference_estimate(tiny, stage, EVALUATION, RuntimeOptions())["bytes"]
 
     assert size(2) - size(1) == 4 * (8 * (14 * 1536 + 3 * 6144) + 2 * 12 * 8**2 + 8 * 160)
 
@@ -75,6 +89,6 @@ def test_generation_holds_the_cache_and_one_step_of_logits(models):
     expected = {"parameters": 1_155_912_192, "bytes": 4 * 1_155_912_192 + cache + 4 * 32 * 153376}
     sampling = SamplingOptions(max_new_tokens=1024, batch_size=32)
     other = EvaluationOptions(max_new_tokens=8, batch_size=1)
-    assert inference_estimate(model, RolloutStage("rollout", sampling=sampling), other) == expected
-    assert inference_estimate(model, EvaluateStage("evaluate"), EVALUATION) == expected
-    assert inference_estimate(model, EvaluateStage("evaluate", options=EVALUATION), other) == expected
+    assert inference_estimate(model, RolloutStage("rollout", sampling=sampling), other, RuntimeOptions()) == expected
+    assert inference_estimate(model, EvaluateStage("evaluate"), EVALUATION, RuntimeOptions()) == expected
+    assert inference_estimate(model, EvaluateStage("evaluate", options=EVALUATION), other, RuntimeOptions()) == expected

@@ -237,7 +237,7 @@ def test_projection_in_chunks_gives_the_same(model, captured, monkeypatch):
     """Three positions at a time, the last chunk filled up: as all at once."""
     _, _, samples = captured
     whole = dict((s.record_id, rows) for s, rows in TeacherScorer(model, HEADER).score(samples, LENGTH, ROWS))
-    monkeypatch.setattr(capture, "PROJECTED_ELEMENTS", 3 * VOCAB)
+    monkeypatch.setattr(capture.runtime, "logits_elements", lambda: 3 * VOCAB)
     for sample, rows in TeacherScorer(model, HEADER).score(samples, LENGTH, ROWS):
         np.testing.assert_array_equal(rows[0], whole[sample.record_id][0])
         np.testing.assert_allclose(rows[1], whole[sample.record_id][1], atol=1e-5)

@@ -2,9 +2,8 @@
 
 from typing import NamedTuple
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor
 
 from mindspore_impl.losses.oracle import PERMITTED
 from mindspore_impl.ops.topk_distill import topk_distill
@@ -77,30 +76,21 @@ def make_case(
     )  # fmt: skip
 
 
-class _Weighted(nn.Cell):
-    """(loss, ce_N, kd_N, diagnostics_4N) with the two weights as inputs, so that one graph serves every weighting."""
-
-    def __init__(self, divergence: str, support: str, temperature: float):
-        super().__init__()
-        self.operator = topk_distill(divergence, support, temperature)
-
-    def construct(self, logits_NV, targets_N, weight_N, ids_NK, logp_NK, tail_N, ce_weight, kd_weight):
-        ce_N, kd_N, diagnostics_4N = self.operator(logits_NV, targets_N, ids_NK, logp_NK, tail_N)
-        row_N = ops.select(weight_N != 0, ce_weight * ce_N + kd_weight * kd_N, ops.zeros_like(weight_N))
-        return (row_N * weight_N).sum(), ce_N, kd_N, diagnostics_4N
-
-
 _graphs: dict = {}
 
 
-def run_operator(case: Case, divergence: str, support: str, temperature: float, ce_weight: float, kd_weight: float):
-    """Graph mode: (loss, ce_N, kd_N, diagnostics_4N, grad_NV) as NumPy arrays. Graphs are kept by shape."""
-    key = (divergence, support, temperature)
+def run_operator(
+    case: Case, divergence: str, support: str, temperature: float, ce_weight: float, kd_weight: float, backend=None
+):
+    """Graph mode: (loss, ce_N, kd_N, diagnostics_4N, grad_NV) as NumPy arrays. Graphs are kept by objective."""
+    key = (divergence, support, temperature, ce_weight, kd_weight, True, backend)
     if key not in _graphs:
-        _graphs[key] = ms.value_and_grad(_Weighted(*key), 0, has_aux=True)
-    inputs = [Tensor(array) for array in case] + [Tensor(ce_weight, ms.float32), Tensor(kd_weight, ms.float32)]
-    (loss, ce_N, kd_N, diagnostics_4N), grad_NV = _graphs[key](*inputs)
-    return tuple(x.asnumpy() for x in (loss, ce_N, kd_N, diagnostics_4N, grad_NV))
+        _graphs[key] = topk_distill(*key)
+    logits_NV = Tensor(case.logits_NV.copy())  # a fused backend writes over it
+    inputs = [Tensor(array) for array in (case.target_ids_N, case.loss_weight_N, *case[3:])]
+    ce_N, kd_N, diagnostics_4N, grad_NV = (out.asnumpy() for out in _graphs[key](logits_NV, *inputs))
+    loss = float((case.loss_weight_N * (ce_weight * ce_N + kd_weight * kd_N).astype(np.float64)).sum())
+    return loss, ce_N, kd_N, diagnostics_4N, grad_NV
 
 
 def row_error(got: np.ndarray, reference: np.ndarray, floor: np.ndarray | float) -> float:

@@ -9,7 +9,7 @@ from mindspore import Tensor
 
 import mindspore_impl
 from mindspore_impl.ops.log_floor import LOG_FLOOR
-from mindspore_impl.ops.topk_logprobs import LogprobsAt, SampledIds, TopkLogprobs
+from mindspore_impl.ops.topk_logprobs import LogprobsAt, SampledIds, topk_logprobs
 from tests.losses.teacher_cases import log_softmax, rows_on
 
 pytestmark = pytest.mark.usefixtures("ms_runtime")
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("ms_runtime")
 @pytest.mark.parametrize(("vocab", "top_k"), [(11, 1), (423, 10), (1423, 64)])
 def test_trap_15_top_k_and_directly_summed_tail(vocab, top_k, temperature):
     """Ids, log-probabilities and the tail, whose mass goes down to 1e-20 at scale 30."""
-    network = TopkLogprobs(top_k, temperature)
+    network = topk_logprobs(top_k, temperature)
     for scale in (1.0, 8.0, 30.0):
         logits_NV = (np.random.default_rng(0).standard_normal((7, vocab)) * scale).astype(np.float32)
         ids_NK, logp_NK, tail_N = (out.asnumpy() for out in network(Tensor(logits_NV)))
@@ -32,7 +32,7 @@ def test_trap_15_top_k_and_directly_summed_tail(vocab, top_k, temperature):
 
 def test_whole_vocabulary_leaves_a_finite_tail():
     ids_NK, logp_NK, tail_N = (
-        out.asnumpy() for out in TopkLogprobs(11, 1.0)(Tensor(np.random.rand(3, 11).astype(np.float32)))
+        out.asnumpy() for out in topk_logprobs(11, 1.0)(Tensor(np.random.rand(3, 11).astype(np.float32)))
     )
     assert (tail_N == LOG_FLOOR).all() and np.isfinite(np.float16(tail_N)).all()
     np.testing.assert_allclose(np.exp(logp_NK.astype(np.float64)).sum(1), 1, atol=1e-6)
