@@ -25,6 +25,7 @@ from safetensors.numpy import load_file, save_file
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.model import hf_config
+from mindspore_impl.model.gguf import is_gguf, open_gguf
 from mindspore_impl.model.weights import WeightSource, check_shapes, fit, is_hf_folder, open_file, open_hf
 
 VERSION = 1
@@ -157,12 +158,15 @@ def read_arrays(file: str | Path) -> dict[str, np.ndarray]:
 
 
 def open_weights(path: str | Path, which: str = "last") -> WeightSource:
-    """Weights on disk, to be read one tensor at a time: a Hugging Face folder, a checkpoint, or a .safetensors file.
+    """Weights on disk, to be read one tensor at a time: a Hugging Face folder, a checkpoint, a .safetensors file or a
+    .gguf file.
 
     A folder of checkpoints, or one that holds such a folder as checkpoints/, stands for its last or best one (`which`).
     Raises UserError when there is nothing, or it is damaged or of a model that is not supported.
     """
     path = Path(path)
+    if is_gguf(path):
+        return open_gguf(path)
     if path.is_file() and path.name != WEIGHTS:
         return open_file(path)
     if path.is_file():

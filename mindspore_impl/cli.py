@@ -176,8 +176,8 @@ def convert_weights(arguments: list[str]) -> None:
         "python tools/convert_weights.py describe DIR/llama > conf/model/mine.yaml",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="import | export | random | describe")
-    verb = verbs.add_parser("import", help="Hugging Face folder -> checkpoint folder")
-    verb.add_argument("source", type=Path, metavar="HF_DIR")
+    verb = verbs.add_parser("import", help="Hugging Face folder or .gguf file -> checkpoint folder")
+    verb.add_argument("source", type=Path, metavar="HF_DIR|GGUF")
     verb.add_argument("out", type=Path, metavar="OUT")
     verb = verbs.add_parser("export", help="checkpoint, or a run's stage folder -> Hugging Face folder")
     verb.add_argument("source", type=Path, metavar="CHECKPOINT")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mindspore_impl import checkpoint, config, files
 from mindspore_impl.errors import UserError
-from mindspore_impl.model import hf_config, tensor_file, weights
+from mindspore_impl.model import gguf, hf_config, tensor_file, weights
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.weights import EMBEDDING, WeightSource
 
@@ -44,6 +44,8 @@ def import_weights(path: Path, out: Path) -> str:
     described = source.config or hf_config.config_of(source.options, "llama", {})
     position = {"step": 0, "source": source.path.name}
     checkpoint.save(out, 0, write, {}, position, keep=1, config=described)
+    if gguf.is_gguf(path):
+        gguf.write_tokenizer(path, out / "tokenizer.json")
     return f"{out}: {_size(source.options)}, fp32; a stage starts from it with stages.NAME.init={out}"
 
 

@@ -79,7 +79,8 @@ def test_each_record_holds_what_made_it(tokenizer, tmp_path):
     first = lines[0]
     assert first["weights_sha256"] == WEIGHTS and first["tokenizer_sha256"] == tokenizer.sha256
     assert first["sampling"] == {
-        "temperature": 0.7, "top_p": 0.9, "top_k": 0, "max_new_tokens": 11, "seed": sample_seed(5, "r0", 0),
+        "temperature": 0.7, "top_p": 0.9, "top_k": 0, "repetition_penalty": 1.0, "stop_ids": [],
+        "max_new_tokens": 11, "seed": sample_seed(5, "r0", 0),
     }  # fmt: skip
     assert [message["role"] for message in first["messages"]] == ["user"]
     assert first["meta"] == {"n": 0, "prompt_id": "r0", "sample": 0}

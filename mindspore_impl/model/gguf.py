@@ -1,0 +1,200 @@
+"""GGUF files (llama.cpp) as a WeightSource and a tokenizer.json: the Llama architecture alone, dequantised to float32.
+
+The package `gguf` (extra `gguf`) reads the container and dequantises. llama.cpp stores the rows of the q and k
+projections in the order of interleaved rotary pairs; here they are put back to that of rotate-half.
+
+Legend: H heads, C head dimension, I input features.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mindspore_impl import files
+from mindspore_impl.errors import UserError
+from mindspore_impl.model import hf_config
+from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.model.pangu import check_options, head_dim
+from mindspore_impl.model.weights import HEAD, WeightSource, fit
+
+_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+# Splitting before byte-level BPE, by llama.cpp's name; smollm: every digit alone, then as GPT-2.
+_DIGITS = {"type": "Digits", "individual_digits": True}
+_PRE_TOKENIZERS = {"gpt-2": [], "smollm": [_DIGITS]}
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+_CONTROL, _USER_DEFINED = 3, 4  # kinds of tokens that are matched whole
+
+
+def is_gguf(path: str | Path) -> bool:
+    """Whether a file is called like a GGUF file."""
+    return Path(path).suffix == ".gguf"
+
+
+def open_gguf(path: str | Path) -> WeightSource:
+    """The weights of a GGUF file under their published names.
+
+    Raises UserError: the package is not installed, the file is absent, damaged or of another architecture, it holds a
+    tensor that a Llama has not (or lacks one), or a type that cannot be dequantised.
+    """
+    path = Path(path)
+    reader = _open(path)
+    metadata = _Metadata(path, reader)
+    architecture = metadata.get("general.architecture")
+    if architecture != "llama":
+        raise UserError(f"{path}: general.architecture is {architecture!r}; only 'llama' is read")
+    tensors = {_published_name(tensor.name): tensor for tensor in reader.tensors}
+    options = _options(metadata, tensors)
+    shapes = {name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in tensors.items()}
+
+    def read(name: str) -> np.ndarray:
+        array = _dequantised(path, name, tensors[name]).reshape(shapes[name])
+        for kind, heads in (("q_proj", options.num_heads), ("k_proj", options.num_kv_heads)):
+            if f".{kind}." in name:
+                array = rotate_half_order(array, heads)
+        return np.ascontiguousarray(array)
+
+    source = WeightSource(path, (path,), shapes, read, options, hf_config.config_of(options, "llama", _ids(metadata)))
+    return fit(source, options, "the file does not hold the Llama that its metadata describes; download it again")
+
+
+def rotate_half_order(array: np.ndarray, heads: int) -> np.ndarray:
+    """Rows (H*C, or H*C x I) from llama.cpp's order, where a rotary pair is two neighbours, to ours, where it is C/2
+    apart."""
+    pairs = array.reshape(heads, array.shape[0] // heads // 2, 2, *array.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(array.shape)
+
+
+def write_tokenizer(path: str | Path, out: str | Path) -> None:
+    """Write the tokenizer in a GGUF file's metadata as a tokenizer.json of the `tokenizers` library.
+
+    Raises UserError when it is not a byte-level BPE, or splits words in a way that is not known here.
+    """
+    path = Path(path)
+    metadata = _Metadata(path, _open(path))
+    kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
+    if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
+        raise UserError(
+            f"{path}: its tokenizer is {kind!r} with pre-tokenizer {pre!r}; 'gpt2' with {', '.join(_PRE_TOKENIZERS)} can "
+            "be converted: use the model's own tokenizer.json or tokenizer.model instead"
+        )
+    tokens = metadata.required("tokenizer.ggml.tokens")
+    kinds = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
+    added = [
+        {"id": token_id, "content": token, "special": kinds[token_id] == _CONTROL}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        for token_id, token in enumerate(tokens)
+        if kinds[token_id] in (_CONTROL, _USER_DEFINED)
+    ]
+    model = {
+        "type": "BPE",
+        "vocab": {token: token_id for token_id, token in enumerate(tokens)},
+        "merges": [merge.split(" ") for merge in metadata.required("tokenizer.ggml.merges")],
+    }
+    content = {
+        "version": "1.0",
+        "added_tokens": added,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*_PRE_TOKENIZERS[pre], _BYTE_LEVEL]},
+        "decoder": _BYTE_LEVEL,
+        "model": model,
+    }
+    files.write_json(out, content)
+
+
+class _Metadata:
+    """Values of a GGUF file by key."""
+
+    def __init__(self, path: Path, reader):
+        self.path, self.fields = path, reader.fields
+
+    def get(self, key: str, default: Any = None) -> Any:
+        field = self.fields.get(key)
+        return default if field is None else field.contents()
+
+    def required(self, key: str) -> Any:
+        if key not in self.fields:
+            raise UserError(f"{self.path}: the metadata has no {key}; the file is incomplete, download it again")
+        return self.get(key)
+
+
+def _open(path: Path):
+    try:
+        from gguf import GGUFReader
+    except ImportError as error:
+        raise UserError(f"{path}: needs the package gguf; pip install 'openpangu-posttrain[gguf]'") from error
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        return GGUFReader(path)
+    except (ValueError, IndexError, KeyError, OSError, OverflowError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a GGUF file, or damaged ({error}); download it again") from error
+
+
+def _options(metadata: _Metadata, tensors: dict) -> ModelOptions:
+    """The model that the metadata describes. Raises UserError for what this network does not compute."""
+    for key in ("llama.expert_count", "llama.rope.scaling.type"):
+        if metadata.get(key) not in (None, 0, "none"):
+            raise UserError(f"{metadata.path}: {key} is {metadata.get(key)!r}, which this model has not; only plain Llama")
+    layer, required = "model.layers.0.self_attn.", metadata.required
+    options = ModelOptions(
+        vocab_size=int(tensors["model.embed_tokens.weight"].shape[-1]) if "model.embed_tokens.weight" in tensors else 0,
+        hidden_size=required("llama.embedding_length"),
+        intermediate_size=required("llama.feed_forward_length"),
+        num_layers=required("llama.block_count"),
+        num_heads=required("llama.attention.head_count"),
+        num_kv_heads=metadata.get("llama.attention.head_count_kv", required("llama.attention.head_count")),
+        head_dim=metadata.get("llama.attention.key_length"),
+        rope_theta=float(metadata.get("llama.rope.freq_base", 10000.0)),
+        # Stored as float32: the decimal number that was meant is the shortest that rounds to it.
+        rms_norm_eps=float(str(np.float32(required("llama.attention.layer_norm_rms_epsilon")))),
+        max_position_embeddings=required("llama.context_length"),
+        qkv_bias=layer + "q_proj.bias" in tensors,
+        o_bias=layer + "o_proj.bias" in tensors,
+        tie_embeddings=HEAD not in tensors,
+    )
+    check_options(options, str(metadata.path))
+    for key in ("llama.rope.dimension_count", "llama.attention.value_length"):
+        if metadata.get(key, head_dim(options)) != head_dim(options):
+            raise UserError(f"{metadata.path}: {key} is {metadata.get(key)}, but a head has {head_dim(options)}")
+    return options
+
+
+def _published_name(name: str) -> str:
+    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight; an unknown name stays, and is refused by `fit`."""
+    parts = name.split(".")
+    layer = f"model.layers.{parts[1]}." if parts[0] == "blk" and len(parts) == 4 else ""
+    return f"{layer}{_NAMES[parts[-2]]}.{parts[-1]}" if len(parts) > 1 and parts[-2] in _NAMES else name
+
+
+def _dequantised(path: Path, name: str, tensor) -> np.ndarray:
+    from gguf.quants import dequantize
+
+    try:
+        array = dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError as error:
+        kind = getattr(tensor.tensor_type, "name", tensor.tensor_type)
+        raise UserError(f"{path}: {name!r} has the type {kind}, which gguf cannot dequantise; choose another file") from error
+    array = np.asarray(array, np.float32)
+    if not np.isfinite(array).all():
+        raise UserError(f"{path}: {name!r} holds NaN or infinity; choose intact weights")
+    return array
+
+
+def _ids(metadata: _Metadata) -> dict[str, int]:
+    """The token ids that config.json names."""
+    keys = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+    found = {theirs: metadata.get(f"tokenizer.ggml.{ours}_token_id") for theirs, ours in keys.items()}
+    return {key: value for key, value in found.items() if value is not None}
