@@ -121,13 +121,13 @@ namespace AscendC {
 
 template <typename T, typename U, bool isSetMask = true>
 void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode& roundMode, const uint64_t mask[],
-          const uint8_t repeatTime, const UnaryRepeatParams& repeatParams) {
+          const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {
     using namespace emulator;
     cast(dst, src, roundMode, masked<isSetMask>(cast_lanes<T, U>, mask, repeatTime, "Cast"), repeatParams);
 }
 template <typename T, typename U, bool isSetMask = true>
 void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode& roundMode, const uint64_t mask,
-          const uint8_t repeatTime, const UnaryRepeatParams& repeatParams) {
+          const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {
     using namespace emulator;
     cast(dst, src, roundMode, masked<isSetMask>(cast_lanes<T, U>, mask, repeatTime, "Cast"), repeatParams);
 }

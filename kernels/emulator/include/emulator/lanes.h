@@ -69,6 +69,23 @@ inline void ResetMask() { emulator::core().mask_low = emulator::core().mask_high
 
 namespace emulator {
 
+// The API's repeatTime is an uint8_t, which would turn 256 into 0 unseen. This takes what converts to it, and remembers.
+struct RepeatTime {
+    int64_t value;
+    template <typename N, typename = std::enable_if_t<std::is_integral_v<N>>>
+    RepeatTime(N count) : value(static_cast<int64_t>(count)) {}
+};
+
+inline void check_repeats(int64_t repeats, const char* api) {
+    if (repeats < 0 || repeats > 255) {
+        fault("repeat-range", "%s repeats %lld times: at most 255", api, static_cast<long long>(repeats));
+    }
+}
+inline uint32_t repeats_of(RepeatTime repeats, const char* api) {
+    check_repeats(repeats.value, api);
+    return static_cast<uint32_t>(repeats.value);
+}
+
 struct Lanes {
     uint32_t repeats = 0, per_repeat = 0;
     uint64_t low = ~0ull, high = ~0ull;  // the mask, where `total` does not say it
@@ -101,14 +118,10 @@ inline Lanes counted(uint32_t per_repeat, int64_t count, const char* api) {
     return lanes;
 }
 
-inline void check_repeats(int64_t repeats, const char* api) {
-    if (repeats < 0 || repeats > 255) fault("repeat-range", "%s repeats %lld times: at most 255", api, static_cast<long long>(repeats));
-}
-
 // `set` is the template parameter isSetMask: false takes the mask registers as they are.
 template <bool set>
-Lanes masked(uint32_t per_repeat, uint64_t high, uint64_t low, int64_t repeats, const char* api) {
-    check_repeats(repeats, api);
+Lanes masked(uint32_t per_repeat, uint64_t high, uint64_t low, RepeatTime repeats, const char* api) {
+    const uint32_t times = repeats_of(repeats, api);
     Core& c = core();
     if (set) {
         c.mask_high = high;
@@ -117,7 +130,7 @@ Lanes masked(uint32_t per_repeat, uint64_t high, uint64_t low, int64_t repeats, 
     if (c.mask_counts) return counted(per_repeat, static_cast<int64_t>(c.mask_low), api);
     Lanes lanes;
     lanes.per_repeat = per_repeat;
-    lanes.repeats = static_cast<uint32_t>(repeats);
+    lanes.repeats = times;
     lanes.low = c.mask_low;
     lanes.high = c.mask_high;
     if (set && per_repeat <= 64 && high) fault("mask-range", "%s: mask[1] is not 0, but a repeat has %u elements", api, per_repeat);
@@ -125,7 +138,7 @@ Lanes masked(uint32_t per_repeat, uint64_t high, uint64_t low, int64_t repeats, 
 }
 
 template <bool set>
-Lanes masked(uint32_t per_repeat, uint64_t mask, int64_t repeats, const char* api) {
+Lanes masked(uint32_t per_repeat, uint64_t mask, RepeatTime repeats, const char* api) {
     if (!set || core().mask_counts) return masked<set>(per_repeat, 0, mask, repeats, api);
     if (mask > per_repeat || mask == 0) {
         fault("mask-range", "%s: mask %llu, but a repeat has %u elements", api, static_cast<unsigned long long>(mask), per_repeat);
@@ -136,7 +149,7 @@ Lanes masked(uint32_t per_repeat, uint64_t mask, int64_t repeats, const char* ap
 }
 
 template <bool set>
-Lanes masked(uint32_t per_repeat, const uint64_t* mask, int64_t repeats, const char* api) {
+Lanes masked(uint32_t per_repeat, const uint64_t* mask, RepeatTime repeats, const char* api) {
     return masked<set>(per_repeat, mask[1], mask[0], repeats, api);
 }
 

@@ -173,16 +173,17 @@ namespace AscendC {
 
 template <typename T, typename U, bool isSetMask = true>
 void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, CMPMODE cmpMode,
-             const uint64_t mask[], uint8_t repeatTime, const BinaryRepeatParams& repeatParams) {
+             const uint64_t mask[], const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {
     (void)mask;
-    emulator::check_repeats(repeatTime, "Compare");
-    emulator::compare_tensors<T>(dst, emulator::first_src(src0, repeatParams), emulator::second_src(src1, repeatParams), cmpMode, repeatTime);
+    emulator::compare_tensors<T>(dst, emulator::first_src(src0, repeatParams), emulator::second_src(src1, repeatParams), cmpMode,
+                                 emulator::repeats_of(repeatTime, "Compare"));
 }
 template <typename T, typename U, bool isSetMask = true>
 void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, CMPMODE cmpMode,
-             const uint64_t mask, uint8_t repeatTime, const BinaryRepeatParams& repeatParams) {
+             const uint64_t mask, const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {
     (void)mask;
-    emulator::compare_tensors<T>(dst, emulator::first_src(src0, repeatParams), emulator::second_src(src1, repeatParams), cmpMode, repeatTime);
+    emulator::compare_tensors<T>(dst, emulator::first_src(src0, repeatParams), emulator::second_src(src1, repeatParams), cmpMode,
+                                 emulator::repeats_of(repeatTime, "Compare"));
 }
 template <typename T, typename U>
 void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, CMPMODE cmpMode,
@@ -193,15 +194,17 @@ void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalT
 }
 template <typename T, typename U, bool isSetMask = true>
 void CompareScalar(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const T src1Scalar, CMPMODE cmpMode,
-                   const uint64_t mask[], uint8_t repeatTime, const UnaryRepeatParams& repeatParams) {
+                   const uint64_t mask[], const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {
     (void)mask;
-    emulator::compare_scalar<T>(dst, emulator::unary_src(src0, repeatParams), src1Scalar, cmpMode, repeatTime);
+    emulator::compare_scalar<T>(dst, emulator::unary_src(src0, repeatParams), src1Scalar, cmpMode,
+                                emulator::repeats_of(repeatTime, "CompareScalar"));
 }
 template <typename T, typename U, bool isSetMask = true>
 void CompareScalar(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const T src1Scalar, CMPMODE cmpMode,
-                   const uint64_t mask, uint8_t repeatTime, const UnaryRepeatParams& repeatParams) {
+                   const uint64_t mask, const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {
     (void)mask;
-    emulator::compare_scalar<T>(dst, emulator::unary_src(src0, repeatParams), src1Scalar, cmpMode, repeatTime);
+    emulator::compare_scalar<T>(dst, emulator::unary_src(src0, repeatParams), src1Scalar, cmpMode,
+                                emulator::repeats_of(repeatTime, "CompareScalar"));
 }
 template <typename T, typename U>
 void CompareScalar(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const T src1Scalar, CMPMODE cmpMode,
@@ -213,7 +216,7 @@ void CompareScalar(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const 
 #define ASCENDC_SELECT(MASK)                                                                                           \
     template <typename T, typename U, bool isSetMask = true>                                                           \
     void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0,                  \
-                const LocalTensor<T>& src1, SELMODE selMode, MASK, uint8_t repeatTime,                                 \
+                const LocalTensor<T>& src1, SELMODE selMode, MASK, const emulator::RepeatTime repeatTime,                                 \
                 const BinaryRepeatParams& repeatParams) {                                                              \
         using namespace emulator;                                                                                      \
         const Operand second = second_src(src1, repeatParams);                                                         \
@@ -222,7 +225,7 @@ void CompareScalar(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const 
     }                                                                                                                  \
     template <typename T, typename U, bool isSetMask = true>                                                           \
     void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0, T src1,          \
-                SELMODE selMode, MASK, uint8_t repeatTime, const BinaryRepeatParams& repeatParams) {                   \
+                SELMODE selMode, MASK, const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {                   \
         using namespace emulator;                                                                                      \
         select(dst, selMask, first_src(src0, repeatParams), static_cast<const Operand*>(nullptr), src1, selMode,       \
                masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Select"), unary_dst(dst, repeatParams));            \
@@ -250,13 +253,13 @@ void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const Loca
 
 template <typename T>
 void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<uint32_t>& srcOffset,
-            const uint32_t srcBaseOffset, const uint64_t mask, const uint8_t repeatTime, const uint16_t dstRepStride) {
+            const uint32_t srcBaseOffset, const uint64_t mask, const emulator::RepeatTime repeatTime, const uint16_t dstRepStride) {
     using namespace emulator;
     gather(dst, src, srcOffset, srcBaseOffset, masked<true>(per_repeat<T>, mask, repeatTime, "Gather"), dstRepStride);
 }
 template <typename T>
 void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<uint32_t>& srcOffset,
-            const uint32_t srcBaseOffset, const uint64_t mask[], const uint8_t repeatTime, const uint16_t dstRepStride) {
+            const uint32_t srcBaseOffset, const uint64_t mask[], const emulator::RepeatTime repeatTime, const uint16_t dstRepStride) {
     using namespace emulator;
     gather(dst, src, srcOffset, srcBaseOffset, masked<true>(per_repeat<T>, mask, repeatTime, "Gather"), dstRepStride);
 }

@@ -139,14 +139,14 @@ namespace AscendC {
 
 #define ASCENDC_UNARY(NAME)                                                                                            \
     template <typename T, bool isSetMask = true>                                                                       \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask[], const uint8_t repeatTime,         \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask[], const emulator::RepeatTime repeatTime,         \
               const UnaryRepeatParams& repeatParams) {                                                                 \
         using namespace emulator;                                                                                      \
         apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams),    \
                     {unary_src(src, repeatParams)}, NAME##Operation<T>::of);                                           \
     }                                                                                                                  \
     template <typename T, bool isSetMask = true>                                                                       \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask, const uint8_t repeatTime,           \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask, const emulator::RepeatTime repeatTime,           \
               const UnaryRepeatParams& repeatParams) {                                                                 \
         using namespace emulator;                                                                                      \
         apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams),    \
@@ -162,7 +162,7 @@ namespace AscendC {
 #define ASCENDC_BINARY(NAME, ACCUMULATES)                                                                              \
     template <typename T, bool isSetMask = true>                                                                       \
     void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, uint64_t mask[],      \
-              const uint8_t repeatTime, const BinaryRepeatParams& repeatParams) {                                      \
+              const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {                                      \
         using namespace emulator;                                                                                      \
         apply<T, T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
                        {first_src(src0, repeatParams), second_src(src1, repeatParams)}, NAME##Operation<T>::of,        \
@@ -170,7 +170,7 @@ namespace AscendC {
     }                                                                                                                  \
     template <typename T, bool isSetMask = true>                                                                       \
     void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, uint64_t mask,        \
-              const uint8_t repeatTime, const BinaryRepeatParams& repeatParams) {                                      \
+              const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {                                      \
         using namespace emulator;                                                                                      \
         apply<T, T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
                        {first_src(src0, repeatParams), second_src(src1, repeatParams)}, NAME##Operation<T>::of,        \
@@ -188,7 +188,7 @@ namespace AscendC {
 #define ASCENDC_SCALAR(NAME)                                                                                           \
     template <typename T, bool isSetMask = true>                                                                       \
     void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, uint64_t mask[],             \
-              const uint8_t repeatTime, const UnaryRepeatParams& repeatParams) {                                       \
+              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                                       \
         using namespace emulator;                                                                                      \
         const T scalar = scalarValue;                                                                                  \
         apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams),    \
@@ -196,7 +196,7 @@ namespace AscendC {
     }                                                                                                                  \
     template <typename T, bool isSetMask = true>                                                                       \
     void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, uint64_t mask,               \
-              const uint8_t repeatTime, const UnaryRepeatParams& repeatParams) {                                       \
+              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                                       \
         using namespace emulator;                                                                                      \
         const T scalar = scalarValue;                                                                                  \
         apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams),    \
@@ -266,13 +266,13 @@ namespace AscendC {
 
 template <typename T, typename U, bool isSetMask = true>
 void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarValue, uint64_t mask,
-          const uint8_t repeatTime, const UnaryRepeatParams& repeatParams) {
+          const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {
     using namespace emulator;
     axpy(dst, src, scalarValue, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Axpy"), repeatParams);
 }
 template <typename T, typename U, bool isSetMask = true>
 void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarValue, uint64_t mask[],
-          const uint8_t repeatTime, const UnaryRepeatParams& repeatParams) {
+          const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {
     using namespace emulator;
     axpy(dst, src, scalarValue, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Axpy"), repeatParams);
 }
@@ -284,13 +284,13 @@ void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarV
 }
 
 template <typename T, bool isSetMask = true>
-void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, uint64_t mask, const uint8_t repeatTime,
+void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, uint64_t mask, const emulator::RepeatTime repeatTime,
                const uint16_t dstBlockStride, const uint8_t dstRepeatStride) {
     using namespace emulator;
     duplicate(dst, scalarValue, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Duplicate"), dstBlockStride, dstRepeatStride);
 }
 template <typename T, bool isSetMask = true>
-void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, uint64_t mask[], const uint8_t repeatTime,
+void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, uint64_t mask[], const emulator::RepeatTime repeatTime,
                const uint16_t dstBlockStride, const uint8_t dstRepeatStride) {
     using namespace emulator;
     duplicate(dst, scalarValue, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Duplicate"), dstBlockStride, dstRepeatStride);
