@@ -19,7 +19,16 @@ NAME = "libpangu_cpu.so"
 # -O3 vectorises plain loops. What -ffast-math adds is left out: sums keep their order, so that thread counts and
 # strips cannot change a result, and NaN and infinity keep their meaning. GCC contracts a * b + c to one FMA by itself
 # where the instruction set has it. The uninitialised value GCC 12 warns of is in its own AVX-512 header.
-FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra", "-Wno-maybe-uninitialized"]
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-pthread",
+    "-Wall",
+    "-Wextra",
+    "-Wno-maybe-uninitialized",
+]
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 COMMON = ("operators", "parallel")  # what no vocabulary-wide loop is in
@@ -65,12 +74,12 @@ def build(folder: Path) -> Path:
     wanted = source_hash()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as work:
-        commands = [[cxx, *FLAGS, "-c", str(HERE / f"{name}.cpp"), "-o", f"{name}.o"] for name in ("operators", "parallel")]
+        commands = [
+            [cxx, *FLAGS, "-c", str(HERE / f"{name}.cpp"), "-o", f"{name}.o"] for name in ("operators", "parallel")
+        ]
         for name, flags in INSTRUCTION_SETS.get(platform.machine(), {"baseline": []}).items():
-            table = f"-DPANGU_TABLE=kernels_{name}"
-            commands.append(
-                [cxx, *FLAGS, *flags, "-fno-exceptions", table, "-c", str(HERE / "isa_unit.cpp"), "-o", f"{name}.o"]
-            )
+            options = [*flags, "-fno-exceptions", f"-DPANGU_ISA={name}"]
+            commands.append([cxx, *FLAGS, *options, "-c", str(HERE / "isa_unit.cpp"), "-o", f"{name}.o"])
         _run_all(commands, work)
         # nodelete: the helpers of parallel.cpp sleep in this library's code, whoever closes it.
         _run_all([[cxx, "-shared", "-pthread", "-Wl,-z,nodelete", *(c[-1] for c in commands), "-o", NAME]], work)

@@ -1,5 +1,5 @@
-// Everything whose work grows with the vocabulary. build.py compiles this file once for each instruction set, with
-// PANGU_TABLE naming the one symbol that each build exports.
+// Everything whose work grows with the vocabulary. build.py compiles this file once for each instruction set, PANGU_ISA,
+// and kernels_<PANGU_ISA> is the one symbol that a build exports.
 
 #include "capture_row.h"
 #include "distill_row.h"
@@ -17,13 +17,16 @@ void exponentials(const float* x, float* y, int64_t count) {
 
 }  // namespace
 
+#define PANGU_JOIN(a, b) PANGU_JOIN_(a, b)
+#define PANGU_JOIN_(a, b) a##b
 #define PANGU_TEXT(name) PANGU_TEXT_(name)
 #define PANGU_TEXT_(name) #name
+#define PANGU_TABLE PANGU_JOIN(kernels_, PANGU_ISA)
 
 namespace pangu {
 extern const Kernels PANGU_TABLE;
 const Kernels PANGU_TABLE = {
-    PANGU_TEXT(PANGU_TABLE), loss_workspace, loss_row,   capture_workspace, capture_row, kRows,
-    kColumns,                kDepth,         outer_pack, outer_strip,       scale,       exponentials,
+    PANGU_TEXT(PANGU_ISA), loss_workspace, loss_row,   capture_workspace, capture_row, kRows,
+    kColumns,              kDepth,         outer_pack, outer_strip,       scale,       exponentials,
 };
 }  // namespace pangu

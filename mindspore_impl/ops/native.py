@@ -37,6 +37,14 @@ def set_threads(count: int) -> None:
         ctypes.CDLL(str(path)).SetThreads(count)
 
 
+def builder():
+    """The module kernels/cpu/build.py of a clone; it needs nothing but the standard library."""
+    spec = importlib.util.spec_from_file_location("pangu_cpu_build", BUILDER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @functools.cache
 def _library() -> Path | None:
     try:
@@ -53,22 +61,20 @@ def _library() -> Path | None:
 
 def _build_if_old() -> None:
     """Build the library unless it is that of the sources; other processes wait for the one that does."""
-    spec = importlib.util.spec_from_file_location("pangu_cpu_build", BUILDER)
-    builder = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(builder)
-    if builder.is_current(LIBRARY.parent):
+    build = builder()
+    if build.is_current(LIBRARY.parent):
         return
-    if builder.compiler() is None:
+    if build.compiler() is None:
         raise OSError("no C++ compiler; install g++")
     LIBRARY.parent.mkdir(exist_ok=True)
     with open(LIBRARY.parent / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if builder.is_current(LIBRARY.parent):
+        if build.is_current(LIBRARY.parent):
             return
         _say("building the native CPU operators (once, some seconds) ...")
         try:
-            builder.build(LIBRARY.parent)
-        except builder.BuildError as error:
+            build.build(LIBRARY.parent)
+        except build.BuildError as error:
             raise RuntimeError(str(error)) from error
 
 

@@ -1,0 +1,440 @@
+"""The native CPU operators against the float64 oracle and NumPy, through their C interface."""
+
+import os
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from mindspore_impl.losses.options import ObjectiveOptions
+from mindspore_impl.losses.oracle import objective
+from mindspore_impl.ops import native
+from mindspore_impl.ops.log_floor import LOG_FLOOR
+from tests.kernels.twin_calls import ISAS, Twin
+from tests.losses.teacher_cases import MASKS, PAIRS, SUPPORTS, log_softmax, make_case, row_error, rows_on
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason="the native CPU operators could not be built here")
+TOLERANCE = 1e-5
+TERMS = ((1.0, 0.0), (0.0, 1.0), (0.3, 0.7))  # weights of cross-entropy and divergence
+MANTISSA = {"float16": (10, -14), "bfloat16": (7, -126)}  # bits, and the exponent of the smallest normal number
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory) -> dict[str, Twin]:
+    """Every build that this processor can run, by name."""
+    folder = tmp_path_factory.mktemp("twins")
+    found = {isa: Twin(folder, isa) for isa in ISAS}
+    return {isa: twin for isa, twin in found.items() if twin.isa == isa}
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory) -> Twin:
+    return Twin(tmp_path_factory.mktemp("twin"))
+
+
+def in_dtype(x: np.ndarray, dtype: str) -> np.ndarray:
+    """The bits of x in this dtype; bfloat16, which NumPy lacks, by leaving out the lower half."""
+    if dtype == "bfloat16":
+        return (np.ascontiguousarray(x, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return x.astype(dtype)
+
+
+def as_float(x: np.ndarray, dtype: str) -> np.ndarray:
+    return (x.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else x.astype(np.float32)
+
+
+def one_rounding(reference: np.ndarray, dtype: str) -> np.ndarray:
+    """Half the distance between neighbours of `dtype` around each number."""
+    bits, lowest = MANTISSA[dtype]
+    exponent = np.maximum(np.frexp(reference)[1] - 1, lowest)
+    return np.ldexp(0.5, exponent - bits)
+
+
+def compare(twin, case, divergence, support, temperature, dtype="float32", terms=TERMS):
+    """Each term's value and gradient; tolerances and floors are those of tests/ops/test_topk_distill.py."""
+    where = (twin.isa, divergence, support, temperature, dtype, case.logits_NV.shape, case.teacher_ids_NK.shape)
+    weight_N, on_N = case.loss_weight_N, case.loss_weight_N != 0
+    given = case._replace(logits_NV=in_dtype(case.logits_NV, dtype))
+    rounded = case._replace(logits_NV=as_float(given.logits_NV, dtype))
+    kd_floor, size_N = 0.02 * temperature**2, 0
+    for ce, kd in terms:
+        reference = objective(*rounded, ObjectiveOptions(kd, ce, divergence, support, temperature))
+        code, ce_N, kd_N, diagnostics_4N, grad_NV = twin.distill(given, divergence, support, temperature, ce, kd, dtype)
+        assert code == 0 and grad_NV.dtype == given.logits_NV.dtype
+        grad_NV = as_float(grad_NV, dtype)
+        assert np.isfinite(grad_NV).all() and not grad_NV[~on_N].any(), where
+        floor_N = (kd * kd_floor + 1e-8) * weight_N
+        if ce * kd:
+            floor_N = size_N
+        else:
+            size_N = size_N + (0.3 * ce + 0.7 * kd) * np.maximum(np.abs(reference.grad_NV).max(1), floor_N)
+        if dtype == "float32":
+            assert row_error(grad_NV, reference.grad_NV, floor_N) <= TOLERANCE, (where, ce, kd)
+        else:
+            scale_N1 = np.maximum(np.abs(reference.grad_NV).max(1), floor_N)[:, None]
+            room_NV = one_rounding(reference.grad_NV, dtype) + TOLERANCE * scale_N1
+            assert (np.abs(grad_NV - reference.grad_NV) <= room_NV).all(), (where, ce, kd)
+        expected_N6 = np.stack([reference.ce_N, reference.kd_N, *reference.diagnostics.values()], 1) * on_N[:, None]
+        for got, expected, floor in (
+            (ce_N, expected_N6[:, 0], 1e-6), (kd_N, expected_N6[:, 1], kd_floor), (diagnostics_4N.T, expected_N6[:, 2:], 0.1)
+        ):  # fmt: skip
+            assert not got[~on_N].any() and row_error(got, expected, floor) <= TOLERANCE, (where, ce, kd)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("divergence", "support"), PAIRS)
+def test_trap_08_twin_equals_oracle(twins, divergence, support, dtype):
+    """Every pair and dtype on every build; scales, supports, masks, temperatures and padding vary inside."""
+    mode = "sampled" if support == "sampled" else "top_k"
+    number = 0
+    for twin in twins.values():
+        for scale in (1.0, 8.0, 30.0):
+            for support_at in SUPPORTS:
+                for temperature in (1.0, 2.0, 1.5):
+                    number += 1
+                    mask, pad = MASKS[number % 5], 3 * (number % 2)
+                    case = make_case(number, 7, 423, 10, scale, temperature, support_at, mask, mode, pad)
+                    compare(twin, case, divergence, support, temperature, dtype)
+
+
+@pytest.mark.parametrize(
+    ("count", "vocab", "top_k"), [(1, 11, 11), (3, 12, 11), (2, 5, 1), (3, 8192, 64), (1, 4097, 128)]
+)
+def test_edges_of_blocks_and_supports(twins, count, vocab, top_k):
+    """No tail; a tail that is the label alone; rows shorter than a vector; a whole and a broken number of blocks."""
+    for twin in twins.values():
+        for divergence, support in PAIRS:
+            mode = "sampled" if support == "sampled" else "top_k"
+            case = make_case(vocab, count, vocab, top_k, 8.0, 1.0, "student", "none", mode)
+            compare(twin, case, divergence, support, 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vocab", [423, 1423, 8192, 32000])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize(("divergence", "support"), PAIRS)
+def test_trap_08_twin_equals_oracle_on_the_grid(twin, divergence, support, temperature, vocab):
+    mode = "sampled" if support == "sampled" else "top_k"
+    for seed, top_k in enumerate((1, 2, 10, 64, 128)):
+        for number, count in enumerate((1, 3, 50, 97) if vocab <= 1423 else (1, 3)):
+            for turn, scale in enumerate((1.0, 8.0, 30.0)):
+                mask, support_at = MASKS[(seed + number) % 5], SUPPORTS[(number + turn) % 3]
+                dtype = ("float32", "float16", "bfloat16")[(seed + turn) % 3]
+                case = make_case(seed, count, vocab, top_k, scale, temperature, support_at, mask, mode)
+                compare(twin, case, divergence, support, temperature, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("divergence", "support"), PAIRS)
+def test_trap_08_the_whole_vocabulary_of_pangu(twin, divergence, support, dtype):
+    mode = "sampled" if support == "sampled" else "top_k"
+    for number, top_k in enumerate((1, 2, 10, 64, 128)):
+        for scale in (1.0, 8.0, 30.0):
+            temperature = (1.0, 2.0)[number % 2]
+            case = make_case(number, 3, 153376, top_k, scale, temperature, SUPPORTS[number % 3], MASKS[number], mode)
+            compare(twin, case, divergence, support, temperature, dtype)
+
+
+@pytest.mark.parametrize(("divergence", "support"), PAIRS)
+def test_trap_08_gradient_by_finite_differences(twin, divergence, support):
+    """Independent of the oracle: central differences of the operator's own loss."""
+    mode = "sampled" if support == "sampled" else "top_k"
+    for temperature in (1.0, 2.0):
+        case = make_case(5, 3, 23, 4, 2.0, temperature, "teacher", "none", mode)
+        *_, grad_NV = twin.distill(case, divergence, support, temperature, 0.3, 0.7)
+        step = 0.02
+
+        def loss_N(shift_V, temperature=temperature, case=case):
+            moved = case._replace(logits_NV=(case.logits_NV + shift_V).astype(np.float32))
+            _, ce_N, kd_N, _, _ = twin.distill(moved, divergence, support, temperature, 0.3, 0.7, gradient=False)
+            return case.loss_weight_N * (0.3 * ce_N.astype(np.float64) + 0.7 * kd_N)
+
+        numeric_NV = np.stack(
+            [(loss_N(step * one_V) - loss_N(-step * one_V)) / (2 * step) for one_V in np.eye(23)], axis=1
+        )
+        assert np.abs(grad_NV - numeric_NV).max() <= 2e-3 * np.abs(grad_NV).max()
+
+
+@pytest.mark.parametrize(("divergence", "support"), PAIRS)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_logits_of_ten_thousand(twins, divergence, support, dtype):
+    """Logits of +-1e4, alone and mixed, give what the oracle gives, and nothing that is not finite."""
+    for twin in twins.values():
+        for scale in (1.0, 0.0):
+            case = make_case(1, 6, 423, 10, scale, 1.0, "random", "none")
+            signs = np.random.default_rng(0).choice([-1e4, 1e4], case.logits_NV.shape)
+            case.logits_NV[:3] += signs[:3]
+            case.logits_NV[3] -= 1e4
+            np.put_along_axis(case.logits_NV[4:5], case.teacher_ids_NK[4:5].astype(np.int64), 1e4, 1)
+            case.logits_NV[5, case.target_ids_N[5]] = 1e4
+            for ce, kd in TERMS:
+                code, *outputs, grad = twin.distill(
+                    case._replace(logits_NV=in_dtype(case.logits_NV, dtype)), divergence, support, 1.0, ce, kd, dtype
+                )
+                assert code == 0 and all(np.isfinite(x).all() for x in (*outputs, as_float(grad, dtype)))
+            compare(twin, case, divergence, support, 1.0, "float32", TERMS[:2])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_trap_15_tail_mass_keeps_its_digits(twins, temperature):
+    """Student tails down to e^-300, where 1 - sum has no correct digit and the shared maximum leaves nothing."""
+    for twin in twins.values():
+        case = make_case(0, 7, 423, 10, 1.0, temperature, "teacher", "none")
+        lift_N1 = np.linspace(10, 300, 7, dtype=np.float32)[:, None]
+        inside_NK = np.take_along_axis(case.logits_NV, case.teacher_ids_NK.astype(np.int64), 1)
+        np.put_along_axis(case.logits_NV, case.teacher_ids_NK.astype(np.int64), inside_NK + lift_N1, 1)
+        reference = objective(*case, ObjectiveOptions(1.0, temperature=temperature))
+        _, _, kd_N, _, _ = twin.distill(case, "forward_kl", "tail_bucket", temperature, 0.0, 1.0)
+        assert reference.kd_N[-1] > 100
+        np.testing.assert_allclose(kd_N, reference.kd_N, rtol=1e-6)
+
+
+def test_trap_08_a_confident_label_keeps_its_gradient(twins):
+    """The label has all the mass but 1e-9 of it, in the support and outside: loss and gradient are not 1 - q."""
+    for twin in twins.values():
+        case = make_case(6, 7, 423, 10, 1.0, 1.0, "random", "none")
+        case.logits_NV[np.arange(7), case.target_ids_N] = case.logits_NV.max(1) + 24
+        reference = objective(*case, ObjectiveOptions(0.0))
+        _, ce_N, _, _, grad_NV = twin.distill(case, "forward_kl", "tail_bucket", 1.0, 1.0, 0.0)
+        assert 0 < np.abs(reference.grad_NV).max() < 1e-6
+        assert row_error(grad_NV, reference.grad_NV, 0) <= TOLERANCE and row_error(ce_N, reference.ce_N, 0) <= TOLERANCE
+
+
+@pytest.mark.parametrize("support", ["tail_bucket", "renormalised", "truncated", "sampled"])
+def test_rows_without_any_teacher_id(twins, support):
+    """How cross-entropy alone is computed: K = 1, id -1. Its divergence and that gradient are exactly 0."""
+    for twin in twins.values():
+        case = make_case(0, 7, 423, 1, 8.0, mask="none")
+        case.teacher_ids_NK[:], case.teacher_logp_NK[:], case.teacher_tail_logp_N[:] = -1, -1e4, 0
+        code, ce_N, kd_N, diagnostics_4N, grad_NV = twin.distill(case, "forward_kl", support, 1.0, 0.0, 1.0)
+        assert code == 0 and not (kd_N.any() or diagnostics_4N.any() or grad_NV.any())
+        compare(twin, case, "forward_kl", support, 1.0, terms=TERMS[:1])
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_rows_of_weight_zero_are_not_read(twin, gradient):
+    """Not a number, ids without meaning: a row that does not count gives zeros and no fault."""
+    case = make_case(1, 6, 423, 10, 8.0, mask="none")
+    expected = [x.copy() for x in twin.distill(case, "jsd", "tail_bucket", 2.0, 0.3, 0.7, gradient=gradient)[1:]]
+    off = [0, 3]
+    case.loss_weight_N[off] = 0
+    case.logits_NV[off], case.target_ids_N[off], case.teacher_ids_NK[off] = np.nan, -7, 10**6
+    code, *got = twin.distill(case, "jsd", "tail_bucket", 2.0, 0.3, 0.7, gradient=gradient)
+    assert code == 0
+    for expected_array, array in zip(expected[:2], got[:2], strict=True):
+        expected_array[off] = 0
+        np.testing.assert_array_equal(array, expected_array)
+    assert not got[2][:, off].any()
+    if gradient:
+        expected[3][off] = 0
+        np.testing.assert_array_equal(got[3], expected[3])
+
+
+def test_loss_only_form_gives_the_same_and_leaves_the_logits(twins):
+    for twin in twins.values():
+        for dtype in ("float32", "float16", "bfloat16"):
+            for temperature in (1.0, 2.0):
+                case = make_case(2, 5, 5001, 10, 8.0, temperature)
+                case = case._replace(logits_NV=in_dtype(case.logits_NV, dtype))
+                whole = twin.distill(case, "jsd", "tail_bucket", temperature, 0.3, 0.7, dtype)
+                loss = twin.distill(case, "jsd", "tail_bucket", temperature, 0.3, 0.7, dtype, gradient=False)
+                for a, b in zip(whole[:4], loss[:4], strict=True):
+                    np.testing.assert_array_equal(a, b)
+                np.testing.assert_array_equal(loss[4], case.logits_NV)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"target_ids_N": 423}, "row 1: target id 423 is outside the vocabulary"),
+        ({"target_ids_N": -1}, "row 1: target id -1 is outside the vocabulary"),
+        ({"teacher_ids_NK": 5000}, "row 1: teacher id 5000 is outside the vocabulary"),
+    ],
+)
+def test_trap_11_ids_outside_the_vocabulary_are_refused(twin, capfd, change, text):
+    case = make_case(1, 3, 423, 10, 8.0, mask="none")
+    ((name, value),) = change.items()
+    getattr(case, name)[1:2] = value
+    assert twin.distill(case, "forward_kl", "tail_bucket", 1.0, 0.5, 0.5)[0] != 0
+    said = capfd.readouterr().err
+    assert text in said and said.startswith("TopkDistillLoss:") and said.count("\n") == 1
+
+
+def test_other_faults_are_refused(twin, capfd):
+    case = make_case(1, 3, 423, 10, 8.0, mask="none")
+    twice = case._replace(teacher_ids_NK=case.teacher_ids_NK.copy())
+    twice.teacher_ids_NK[2, 9] = twice.teacher_ids_NK[2, 4]
+    short = case._replace(teacher_tail_logp_N=case.teacher_tail_logp_N[:2].copy())
+    for wrong, divergence, support, temperature, dtype, text in (
+        (twice, "forward_kl", "tail_bucket", 1.0, "float32", "row 2: teacher id"),
+        (short, "forward_kl", "tail_bucket", 1.0, "float32", "a shape or dtype differs"),
+        (case, "jsd", "truncated", 1.0, "float32", "not defined on this support"),
+        (case, "jsd", "tail_bucket", 0.0, "float32", "temperature must be positive"),
+        (case, "jsd", "tail_bucket", 1.0, "float64", "logits are float32, float16 or bfloat16"),
+    ):
+        assert twin.distill(wrong, divergence, support, temperature, 0.5, 0.5, dtype)[0] != 0
+        assert text in capfd.readouterr().err
+
+
+def test_numbers_that_are_not_finite_show(twins):
+    """A NaN or infinite logit makes its own row's loss NaN, wherever it stands, and no other row's."""
+    for twin in twins.values():
+        for bad in (np.nan, np.inf):
+            for column in (0, 5, 17, 422):
+                case = make_case(1, 3, 423, 4, 8.0, support="teacher", mask="none")
+                case.logits_NV[1, column] = bad
+                code, ce_N, *_ = twin.distill(case, "forward_kl", "tail_bucket", 1.0, 0.5, 0.5)
+                assert code == 0
+                np.testing.assert_array_equal(np.isfinite(ce_N), [True, False, True])
+
+
+def test_results_do_not_depend_on_threads(twin):
+    case = make_case(1, 70, 8192, 10, 8.0)
+    a_NV, b_ND = case.logits_NV, np.random.default_rng(0).standard_normal((70, 50)).astype(np.float32)
+    seen = []
+    for threads in (1, 2, 5, 0):
+        twin.set_threads(threads)
+        c_VD = np.full((8192, 50), 7, np.float32)
+        assert twin.call("OuterProduct", a_NV, b_ND, c_VD) == 0
+        seen.append([*twin.distill(case, "jsd", "tail_bucket", 2.0, 0.3, 0.7), *twin.top_k(case.logits_NV, 9), c_VD])
+    for other in seen[1:]:
+        for a, b in zip(seen[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_forked_process_computes_on(twin):
+    """The helpers do not exist in a child: it must neither wait for them nor lose work."""
+    case = make_case(1, 70, 8192, 10, 8.0)
+    twin.set_threads(2)
+    expected = twin.distill(case, "jsd", "tail_bucket", 1.0, 0.3, 0.7)[4]
+    child = os.fork()
+    if child == 0:
+        same = np.array_equal(twin.distill(case, "jsd", "tail_bucket", 1.0, 0.3, 0.7)[4], expected)
+        os._exit(0 if same else 1)
+    for _ in range(200):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+    twin.set_threads(0)
+    assert done and status == 0
+
+
+def test_exponential_over_the_whole_range(twins):
+    """About one unit in the last place from e^0 to e^-87 (the baseline has no FMA), 0 from -88 down, NaN for NaN."""
+    bits = np.arange(0x80000000, 0xC2B00000, 211, dtype=np.uint32).view(np.float32)  # -0 to -88
+    line = np.linspace(-87.3, 0, 400_001).astype(np.float32)
+    for twin in twins.values():
+        for x in (bits[bits >= -87.3], line):
+            exact = np.exp(x.astype(np.float64))
+            error = np.abs(twin.exponentials(x) - exact) / np.ldexp(1.0, np.frexp(exact)[1] - 24)
+            assert error.max() <= (1.2 if twin.isa == "baseline" else 1.0), (twin.isa, error.max())
+        low = np.concatenate([-np.geomspace(88, 3e38, 1000), [-np.inf]]).astype(np.float32)
+        assert not twin.exponentials(low).any()
+        special = twin.exponentials(np.array([0, -0.0, np.nan, -1e-30], np.float32))
+        np.testing.assert_array_equal(special, [1, 1, np.nan, 1])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 1.5])
+@pytest.mark.parametrize(("vocab", "top_k"), [(11, 1), (11, 11), (12, 11), (423, 10), (1423, 64), (9001, 128)])
+def test_trap_15_top_k_and_directly_summed_tail(twins, vocab, top_k, temperature):
+    for twin in twins.values():
+        for scale in (1.0, 8.0, 30.0):
+            logits_NV = (np.random.default_rng(0).standard_normal((5, vocab)) * scale).astype(np.float32)
+            logits_NV[1], logits_NV[2] = np.sort(logits_NV[1]), -np.sort(-logits_NV[2])
+            logits_NV[3, : vocab // 2] -= 500  # a tail far below
+            code, ids_NK, logp_NK, tail_N = twin.top_k(logits_NV, top_k, temperature)
+            assert code == 0
+            np.testing.assert_array_equal(ids_NK, np.argsort(-logits_NV, axis=1, kind="stable")[:, :top_k])
+            expected_NK, expected_N = rows_on(ids_NK, log_softmax(logits_NV.astype(np.float64) / temperature))
+            np.testing.assert_allclose(logp_NK, expected_NK, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(tail_N, np.maximum(expected_N, LOG_FLOOR), rtol=1e-6, atol=1e-6)
+
+
+def test_equal_logits_come_by_rising_id_and_all_count(twins):
+    for twin in twins.values():
+        logits_NV = np.random.default_rng(1).integers(-2, 3, (6, 700)).astype(np.float32)
+        logits_NV[0] = 0
+        logits_NV[1, ::2] = -0.0  # equal to 0
+        _, ids_NK, logp_NK, tail_N = twin.top_k(logits_NV, 40)
+        np.testing.assert_array_equal(ids_NK, np.argsort(-logits_NV, axis=1, kind="stable")[:, :40])
+        expected_NK, expected_N = rows_on(ids_NK, log_softmax(logits_NV))
+        np.testing.assert_allclose(logp_NK, expected_NK, rtol=1e-6)
+        np.testing.assert_allclose(tail_N, expected_N, rtol=1e-6)
+
+
+def test_top_k_of_numbers_that_are_not_finite(twin, capfd):
+    logits_NV = np.full((2, 50), -np.inf, np.float32)
+    logits_NV[0], logits_NV[1, :3] = 0, 1
+    assert twin.top_k(logits_NV, 4)[0] != 0
+    assert "row 1: only 3 logits are finite" in capfd.readouterr().err
+    logits_NV[1] = 1
+    logits_NV[1, 30] = np.nan
+    code, _, logp_NK, _ = twin.top_k(logits_NV, 4)
+    assert code == 0 and np.isnan(logp_NK[1]).all() and np.isfinite(logp_NK[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "vocab", "width"), [(1, 1, 1), (7, 25, 33), (100, 192, 64), (513, 37, 50), (1100, 200, 96)]
+)
+def test_outer_product(twins, count, vocab, width):
+    rng = np.random.default_rng(0)
+    a_NV = rng.standard_normal((count, vocab)).astype(np.float32)
+    b_ND = rng.standard_normal((count, width)).astype(np.float32)
+    start_VD = rng.standard_normal((vocab, width)).astype(np.float32)
+    expected_VD = a_NV.astype(np.float64).T @ b_ND
+    room_VD = 1e-6 * (np.abs(a_NV).T @ np.abs(b_ND) + 1)
+    for twin in twins.values():
+        c_VD, token = np.full((vocab, width), np.nan, np.float32), np.full(1, 7, np.float32)
+        assert twin.call("OuterProduct", a_NV, b_ND, c_VD) == 0
+        assert (np.abs(c_VD - expected_VD) <= room_VD).all()
+        c_VD = start_VD.copy()
+        assert twin.call("AddOuterProduct", a_NV, b_ND, c_VD, token) == 0 and token == 0
+        assert (np.abs(c_VD - start_VD - expected_VD) <= room_VD).all()
+
+
+def test_scale_in_place(twin):
+    x = np.random.default_rng(0).standard_normal((3, 70_001)).astype(np.float32)
+    for factor in (0.5, 3.0, 0.0):
+        got, token = x.copy(), np.full(1, 7, np.float32)
+        assert twin.call("ScaleInPlace", got, np.array([factor], np.float32), token) == 0 and token == 0
+        np.testing.assert_array_equal(got, x * np.float32(factor))
+    x.flags.writeable = False
+    assert twin.call("ScaleInPlace", x, np.ones(1, np.float32), np.ones(1, np.float32)) == 0
+
+
+def test_no_second_copy_of_the_logits(twin):
+    """At the width of Pangu the operator needs one block of memory a thread at most, not another [N, V]."""
+    twin.set_threads(2)
+    case = make_case(0, 24, 153376, 4, 1.0, mask="none")
+    memory = {}
+    for gradient in (True, False):
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # the peak starts anew
+        before = _status("VmHWM")
+        twin.distill(case, "forward_kl", "tail_bucket", 1.0, 0.3, 0.7, gradient=gradient)
+        memory[gradient] = _status("VmHWM") - before - case.logits_NV.nbytes  # the copy that `distill` itself makes
+    twin.set_threads(0)
+    assert max(memory.values()) < 3 * 153376 * 4, memory
+
+
+def _status(name: str) -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+
+
+def test_builds_share_no_code(tmp_path):
+    """A build may export its table alone: a function merged over builds would carry wide instructions to any processor."""
+    builder = native.builder()
+    for name, flags in builder.INSTRUCTION_SETS.get(os.uname().machine, {"baseline": []}).items():
+        target = tmp_path / f"{name}.o"
+        command = [builder.compiler(), *builder.FLAGS, *flags, "-O1", f"-DPANGU_ISA={name}", "-c"]
+        subprocess.run([*command, str(builder.HERE / "isa_unit.cpp"), "-o", str(target)], check=True)
+        symbols = subprocess.run(["nm", str(target)], check=True, capture_output=True, text=True).stdout.split("\n")
+        shared = [line.split()[-1] for line in symbols if line and line.split()[-2] in "TWVBDRui"]
+        assert len(shared) == 1 and f"kernels_{name}" in shared[0]
