@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindspore_impl import runtime
-from mindspore_impl.curriculum.inputs import TRAINED, model_of
+from mindspore_impl.curriculum.inputs import TOKENIZERS, TRAINED, model_of
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.conversation import Conversation
-from mindspore_impl.generation.decoder import Decoder
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import check_sampling
 from mindspore_impl.model.options import ModelOptions
-
-TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
 @dataclass(frozen=True)
@@ -32,11 +29,14 @@ class Named:
 
 def named(path: str | Path) -> Named:
     """What `path` stands for. Raises UserError when it is nothing that holds a model."""
+    from mindspore_impl.export.package import named_template
     from mindspore_impl.model.weights import is_hf_folder
 
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; name a checkpoint, a run or its stage, or an export package")
+    if _is_package(path):
+        return Named(path, tokenizer=_tokenizer_in(path), template=named_template(path))
     if path.is_dir() and is_hf_folder(path):
         return Named(path, tokenizer=_tokenizer_in(path))
     run = _run_of(path)
@@ -47,29 +47,36 @@ def open_conversation(
     path: Path, tokenizer_path: Path | None, template: str | None, sampling: SamplingOptions, seed: int, thinking: str,
     system: str | None, context: int,
 ) -> Conversation:  # fmt: skip
-    """A conversation with the model that `path` stands for, over a cache of `context` tokens or fewer.
+    """A conversation with the model that `path` stands for, over a cache of `context` tokens or fewer (a package brings
+    its own cache, tokenizer and template).
 
     Raises UserError when there is no model or tokenizer, or they do not fit, or the settings have no meaning.
     """
     from mindspore_impl.text.tokenizer import Tokenizer
 
     check_sampling(sampling, "sampling")
-    found = named(path)
     if context < 2:
         raise UserError(f"--context: {context} is too short; use 2 or more")
+    runtime.setup(runtime.RuntimeOptions())
+    from mindspore_impl.export.package import is_package
+
+    if is_package(path) and any(path.glob("*.mindir")):  # a checkpoint has a manifest and weights too
+        from mindspore_impl.export.session import open_session
+
+        decoder = open_session(path)
+        tokenizer = decoder.package.tokenizer()
+        if tokenizer_path is not None:
+            decoder.package.check_tokenizer(Tokenizer.load(tokenizer_path, template))
+        return Conversation(decoder, tokenizer, sampling, seed, thinking, system)
+    from mindspore_impl.generation.engine import ModelDecoder  # imports mindspore
+
+    found = named(path)
     if tokenizer_path is None and found.tokenizer is None:
         raise UserError(f"{path}: no {' or '.join(TOKENIZERS)} lies beside these weights; give one with --tokenizer")
     tokenizer = Tokenizer.load(tokenizer_path or found.tokenizer, template or found.template)
-    decoder = _decoder(found, tokenizer, context)
-    return Conversation(decoder, tokenizer, sampling, seed, thinking, system)
-
-
-def _decoder(found: Named, tokenizer, context: int) -> Decoder:
-    runtime.setup(runtime.RuntimeOptions())
-    from mindspore_impl.generation.engine import ModelDecoder  # imports mindspore
-
     model = load_model(found, tokenizer.vocab_size)
-    return ModelDecoder(model, min(context, model.options.max_position_embeddings))
+    decoder = ModelDecoder(model, min(context, model.options.max_position_embeddings))
+    return Conversation(decoder, tokenizer, sampling, seed, thinking, system)
 
 
 def load_model(found: Named, tokenizer_size: int):
@@ -96,6 +103,12 @@ def load_model(found: Named, tokenizer_size: int):
     load_into(model, source, "load" if sys.stderr.isatty() else None)
     model.set_train(False)
     return model
+
+
+def _is_package(path: Path) -> bool:
+    from mindspore_impl.export.package import is_package
+
+    return is_package(path)
 
 
 def _tokenizer_in(path: Path) -> Path | None:

@@ -169,6 +169,12 @@ def is_package(folder: str | Path) -> bool:
     return (Path(folder) / MANIFEST).is_file() and (Path(folder) / WEIGHTS).is_file()
 
 
+def named_template(folder: str | Path) -> str | None:
+    """The chat template that the manifest names, before anything is verified."""
+    content = files.read_json(Path(folder) / MANIFEST)
+    return content.get("chat_template") if isinstance(content, dict) else None
+
+
 def _read_manifest(folder: Path) -> Package:
     path = folder / MANIFEST
     content = files.read_json(path)
