@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mindspore_impl import files
 from mindspore_impl.config import (
     CaptureStage,
     Config,
@@ -179,7 +178,7 @@ def _check_ranges(value, path: str) -> Iterator[str]:
 
 def _check_files(config: Config) -> Iterator[str]:
     if config.tokenizer.path is None and not config.tokenizer.train_on:
-        yield "tokenizer.path: give a SentencePiece model (or a tokenizer.json), or name data sets in tokenizer.train_on"
+        yield "tokenizer.path: give a SentencePiece model or a tokenizer.json, or name data sets in tokenizer.train_on"
     elif config.tokenizer.path is None and config.tokenizer.template != "pangu":
         yield f"tokenizer.template: {config.tokenizer.template} needs tokenizer.path; a trained tokenizer has pangu's"
     elif config.tokenizer.path is not None and not Path(config.tokenizer.path).is_file():
@@ -209,8 +208,8 @@ def _check_hf_folders(config: Config, name: str, stage, model: str) -> Iterator[
         try:
             # The size of a tokenizer that is yet to be trained is not known.
             options = config.models[model] if tokenizer is None else sized_model(config, model)
-            digest = None if tokenizer is None else files.sha256_file(tokenizer)
-            check_weights(open_hf(path), options, f"models.{model}", digest)
+            given = None if tokenizer is None else Path(tokenizer)
+            check_weights(open_hf(path), Path(path), options, f"models.{model}", given)
         except UserError as error:
             yield f"stages.{name}.{role}: {error}"
 

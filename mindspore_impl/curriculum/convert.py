@@ -6,12 +6,13 @@ import shutil
 from pathlib import Path
 
 from mindspore_impl import checkpoint, config, files
+from mindspore_impl.curriculum.open_model import named
 from mindspore_impl.errors import UserError
 from mindspore_impl.model import gguf, hf_config, tensor_file, weights
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.weights import EMBEDDING, WeightSource
+from mindspore_impl.text.tokenizer import Tokenizer
 
-_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -43,9 +44,13 @@ def import_weights(path: Path, out: Path) -> str:
 
     described = source.config or hf_config.config_of(source.options, "llama", {})
     position = {"step": 0, "source": source.path.name}
+    content = gguf.tokenizer_json(path) if gguf.is_gguf(path) else None
+    tokenizer = named(path).tokenizer
     checkpoint.save(out, 0, write, {}, position, keep=1, config=described)
-    if gguf.is_gguf(path):
-        gguf.write_tokenizer(path, out / "tokenizer.json")
+    if content is not None:
+        files.write_json(out / "tokenizer.json", content)
+    elif tokenizer is not None:
+        shutil.copyfile(tokenizer, out / tokenizer.name)
     return f"{out}: {_size(source.options)}, fp32; a stage starts from it with stages.NAME.init={out}"
 
 
@@ -53,20 +58,27 @@ def export_weights(path: Path, out: Path, form: Form, config_file: Path | None =
     """Turn a checkpoint (or any weights) into a Hugging Face folder `out`; return what was done, in a line.
 
     What model they are of is read from `config_file` (a config.json), from the config.json beside them, or from the run
-    that trained them; such a run's tokenizer is copied too. Raises UserError when none of these says it, the weights do
+    that trained them; a tokenizer beside them, or of
+    the run, is copied too. Raises UserError when none of these says it, the weights do
     not fit it, a value does not fit the dtype, or `out` holds anything.
     """
-    source = checkpoint.open_weights(path, _handed_on(path))
-    tokenizer = None
+    found = named(path)
+    source = checkpoint.open_weights(found.weights, found.which)
+    options, described, token_ids = source.options or found.options, source.config, {}
     if config_file is not None:
         options, described = hf_config.read_config(config_file)
-    elif source.options is not None:
-        options, described = source.options, source.config
-    else:
-        options, tokenizer = _trained(source)
-        described = None
-    source = weights.fit(source, options)
-    return _write(source, options, described, tokenizer, out, form)
+    elif options is None:
+        raise UserError(
+            f"{path}: neither a {hf_config.CONFIG} beside it nor a run around it says what model this is; give one "
+            "with --config FILE"
+        )
+    elif described is None and found.tokenizer is not None:
+        tokenizer = Tokenizer.load(found.tokenizer, found.template)
+        token_ids = {f"{role}_token_id": getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "pad")}
+    if not options.vocab_size and EMBEDDING in source.shapes:
+        options = dataclasses.replace(options, vocab_size=source.shapes[EMBEDDING][0])
+    source = dataclasses.replace(weights.fit(source, options), options=options, config=described)
+    return _write(source, token_ids, found.tokenizer, out, form)
 
 
 def random_weights(model: str, out: Path, seed: int, vocab_size: int | None, form: Form) -> str:
@@ -76,7 +88,7 @@ def random_weights(model: str, out: Path, seed: int, vocab_size: int | None, for
         options = dataclasses.replace(options, vocab_size=vocab_size)
     if not options.vocab_size:
         raise UserError(f"conf/model/{model}.yaml leaves vocab_size to the tokenizer; give --vocab-size")
-    return _write(weights.random_source(options, seed), options, None, None, out, form)
+    return _write(weights.random_source(options, seed), {}, None, out, form)
 
 
 def describe(path: Path) -> str:
@@ -93,26 +105,25 @@ def describe(path: Path) -> str:
     return "\n".join(lines)
 
 
-def _write(
-    source: WeightSource, options: ModelOptions, described: dict | None, tokenizer, out: Path, form: Form
-) -> str:
-    """Publish `out` from a source that fits `options`; `described` is the config.json that is known."""
+def _write(source: WeightSource, token_ids: dict[str, int], tokenizer: Path | None, out: Path, form: Form) -> str:
+    """Publish `out` from a source of known options; token_ids: for a config.json, where the source brings none."""
+    described, options = source.config, source.options
     dtype = form.dtype or weights.stored_dtype(described) or "bf16"
     if described is None or form.model_type is not None:
-        ids = {key: described[key] for key in _TOKEN_IDS if key in described} if described else {}
-        if tokenizer is not None:
-            ids = {f"{role}_token_id": getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "pad")}
-        described = hf_config.config_of(options, form.model_type or "PanguEmbedded", ids)
+        kept = {key: value for key, value in (described or {}).items() if key.endswith("_token_id")}
+        described = hf_config.config_of(options, form.model_type or "PanguEmbedded", kept | token_ids)
     shard_bytes = _bytes_of(form.shard_size)
 
     def fill(folder: Path) -> None:
         weights.write_hf(folder, source, described, dtype, shard_bytes)
         if tokenizer is not None:
-            shutil.copyfile(tokenizer.path, folder / Path(tokenizer.path).name)
+            shutil.copyfile(tokenizer, folder / tokenizer.name)
 
     files.new_folder(out, fill)
-    note = "" if tokenizer is not None else "; the tokenizer's files are yours to add"
-    return f"{out}: {_size(options)}, {dtype}, model_type {described['model_type']}{note}"
+    return (
+        f"{out}: {_size(options)}, {dtype}, model_type {described['model_type']}, "
+        f"{tokenizer.name if tokenizer else 'no tokenizer (add its files)'}"
+    )
 
 
 def _size(options: ModelOptions) -> str:
@@ -127,42 +138,3 @@ def _bytes_of(text: str) -> int:
     if match is None or (size := int(float(match[1]) * _UNITS[match[2].upper()])) == 0:
         raise UserError(f"--shard-size: {text!r} is no size; write it like 2GB or 500MB")
     return size
-
-
-def _stage_folder(path: Path) -> Path | None:
-    """The stage folder that a stage's folder, checkpoints folder or checkpoint belongs to."""
-    path = path.resolve()
-    candidates = [path, *list(path.parents)[:3]]
-    return next((folder for folder in candidates if (folder / "stage.json").is_file()), None)
-
-
-def _handed_on(path: Path) -> str:
-    """Which checkpoint the stage of this folder hands on: last or best."""
-    stage = _stage_folder(path)
-    try:
-        return files.read_json(stage / "stage.json")["options"]["train"]["select"] if stage else "last"
-    except (KeyError, TypeError):
-        return "last"
-
-
-def _trained(source: WeightSource) -> tuple[ModelOptions, object]:
-    """The model and the tokenizer of a checkpoint that a run wrote, from the run's configuration."""
-    from mindspore_impl.report.run_files import read_config
-    from mindspore_impl.text.tokenizer import Tokenizer
-
-    stage = _stage_folder(source.path)
-    run = None if stage is None else stage.parent.parent
-    if run is None or not (run / "config.yaml").is_file():
-        raise UserError(
-            f"{source.path}: neither a {hf_config.CONFIG} beside it nor a run around it says what model this is; give "
-            "one with --config FILE"
-        )
-    settings, name = config.validate(read_config(run)[0]), files.read_json(stage / "stage.json").get("model")
-    if name not in settings.models:
-        raise UserError(
-            f"{stage / 'stage.json'}: its model {name!r} is not in {run / 'config.yaml'}; give --config FILE"
-        )
-    options, path = settings.models[name], settings.tokenizer.path or run / "tokenizer" / "tokenizer.model"
-    if not options.vocab_size and EMBEDDING in source.shapes:
-        options = dataclasses.replace(options, vocab_size=source.shapes[EMBEDDING][0])
-    return options, Tokenizer.load(path, settings.tokenizer.template)

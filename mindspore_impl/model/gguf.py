@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.model import hf_config
 from mindspore_impl.model.options import ModelOptions
@@ -78,8 +77,8 @@ def rotate_half_order(array: np.ndarray, heads: int) -> np.ndarray:
     return pairs.swapaxes(1, 2).reshape(array.shape)
 
 
-def write_tokenizer(path: str | Path, out: str | Path) -> None:
-    """Write the tokenizer in a GGUF file's metadata as a tokenizer.json of the `tokenizers` library.
+def tokenizer_json(path: str | Path) -> dict:
+    """The tokenizer in a GGUF file's metadata, as the content of a tokenizer.json of the `tokenizers` library.
 
     Raises UserError when it is not a byte-level BPE, or splits words in a way that is not known here.
     """
@@ -88,8 +87,8 @@ def write_tokenizer(path: str | Path, out: str | Path) -> None:
     kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
     if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
         raise UserError(
-            f"{path}: its tokenizer is {kind!r} with pre-tokenizer {pre!r}; 'gpt2' with {', '.join(_PRE_TOKENIZERS)} can "
-            "be converted: use the model's own tokenizer.json or tokenizer.model instead"
+            f"{path}: its tokenizer is {kind!r} with pre-tokenizer {pre!r}; 'gpt2' with {', '.join(_PRE_TOKENIZERS)} "
+            "can be converted: use the model's own tokenizer.json or tokenizer.model instead"
         )
     tokens = metadata.required("tokenizer.ggml.tokens")
     kinds = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
@@ -104,14 +103,13 @@ def write_tokenizer(path: str | Path, out: str | Path) -> None:
         "vocab": {token: token_id for token_id, token in enumerate(tokens)},
         "merges": [merge.split(" ") for merge in metadata.required("tokenizer.ggml.merges")],
     }
-    content = {
+    return {
         "version": "1.0",
         "added_tokens": added,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*_PRE_TOKENIZERS[pre], _BYTE_LEVEL]},
         "decoder": _BYTE_LEVEL,
         "model": model,
     }
-    files.write_json(out, content)
 
 
 class _Metadata:
@@ -147,7 +145,9 @@ def _options(metadata: _Metadata, tensors: dict) -> ModelOptions:
     """The model that the metadata describes. Raises UserError for what this network does not compute."""
     for key in ("llama.expert_count", "llama.rope.scaling.type"):
         if metadata.get(key) not in (None, 0, "none"):
-            raise UserError(f"{metadata.path}: {key} is {metadata.get(key)!r}, which this model has not; only plain Llama")
+            raise UserError(
+                f"{metadata.path}: {key} is {metadata.get(key)!r}, which this model has not; only plain Llama"
+            )
     layer, required = "model.layers.0.self_attn.", metadata.required
     options = ModelOptions(
         vocab_size=int(tensors["model.embed_tokens.weight"].shape[-1]) if "model.embed_tokens.weight" in tensors else 0,
@@ -186,7 +186,9 @@ def _dequantised(path: Path, name: str, tensor) -> np.ndarray:
         array = dequantize(tensor.data, tensor.tensor_type)
     except NotImplementedError as error:
         kind = getattr(tensor.tensor_type, "name", tensor.tensor_type)
-        raise UserError(f"{path}: {name!r} has the type {kind}, which gguf cannot dequantise; choose another file") from error
+        raise UserError(
+            f"{path}: {name!r} has the type {kind}, which gguf cannot dequantise; choose another file"
+        ) from error
     array = np.asarray(array, np.float32)
     if not np.isfinite(array).all():
         raise UserError(f"{path}: {name!r} holds NaN or infinity; choose intact weights")
