@@ -1,7 +1,7 @@
 """Compile an Ascend C kernel with g++ against the emulated headers, run it on NumPy arrays, return what it did.
 
     library = emulate.build(kernel_cpp, include_dirs=[...], defines={"DTYPE_LOGITS": "bfloat16_t"})
-    counters = emulate.run(library, "topk_distill_loss", [("logits", logits_NV), ..., ("tiling", tiling_bytes)], cores=2)
+    counters = emulate.run(library, "topk_distill_loss", [("logits", logits_NV), ..., ("tiling", data)], cores=2)
 
 Standard library and NumPy only. What is emulated, and what is not proven by it: README.md beside this file.
 """
@@ -25,7 +25,12 @@ TRACE_ROOM = 32
 
 
 class EmulatorError(Exception):
-    """A rule was broken, or the kernel does not compile: `rule: core N: what (file:line)`, one line."""
+    """A rule was broken, or the kernel does not compile: `rule: core N: what (file:line)`, one line.
+
+    `details` holds all that the compiler said.
+    """
+
+    details = ""
 
     @property
     def rule(self) -> str:
@@ -78,7 +83,7 @@ def _compiled(command, source, watched, cache, suffix, extra):
         if result.returncode:
             errors = [line for line in result.stderr.splitlines() if "error:" in line] or [result.stderr.strip()]
             error = EmulatorError("compile: " + errors[0])
-            error.add_note(result.stderr) if hasattr(error, "add_note") else None
+            error.details = result.stderr
             raise error
         os.replace(target, product)
     return product

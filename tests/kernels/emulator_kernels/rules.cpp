@@ -105,7 +105,7 @@ KERNEL(accumulate, Duplicate(r.a, 1.0f, 1024); Duplicate(r.b, 0.0f, 64); PipeBar
 KERNEL(ub_overrun, r.Filled(); Adds(r.a[512], r.b, 1.0f, 513);)
 KERNEL(ub_overrun_strided, r.Filled(); Adds(r.a, r.b, 1.0f, 64, 9, UnaryRepeatParams(2, 1, 16, 8));)
 KERNEL(ub_overrun_scalar, r.a.SetValue(1024, 0.0f);)
-KERNEL(ub_overrun_copy, DataCopyPad(r.a[1020], r.x, DataCopyExtParams(1, 20, 0, 0, 0), DataCopyPadExtParams<float>());)
+KERNEL(ub_overrun_copy, DataCopyPad(r.a[1016], r.x, DataCopyExtParams(1, 36, 0, 0, 0), DataCopyPadExtParams<float>());)
 KERNEL(gm_overrun, DataCopy(r.a, r.x[3584], 1024);)
 KERNEL(gm_overrun_view, GlobalTensor<float> row; row.SetGlobalBuffer(r.x.GetPhyAddr(0), 100); DataCopy(r.a, row, 104);)
 KERNEL(gm_overrun_scalar, r.x.GetValue(4096);)
@@ -153,12 +153,14 @@ KERNEL(event_not_allocated, r.pipe.ReleaseEventID<HardEvent::V_S>(2);)
 
 KERNEL(get_after_vector, r.Filled(); r.a.GetValue(0);)
 KERNEL(get_after_copy, DataCopy(r.a, r.x, 64); r.a.GetValue(0);)
-KERNEL(set_after_vector_read, r.Filled(); Adds(r.a, r.b, 1.0f, 64); r.b.SetValue(0, 1.0f);)
+KERNEL(set_after_vector_read, r.Filled(); SetFlag<HardEvent::V_S>(EVENT_ID0); WaitFlag<HardEvent::V_S>(EVENT_ID0);
+       Adds(r.a, r.b, 1.0f, 64); r.b.SetValue(0, 1.0f);)
 KERNEL(vector_after_set, r.a.SetValue(0, 1.0f); Adds(r.b, r.a, 1.0f, 1);)
 KERNEL(vector_after_copy, DataCopy(r.a, r.x, 64); Adds(r.b, r.a, 1.0f, 64);)
 KERNEL(copy_out_after_vector, Duplicate(r.a, 1.0f, 64); DataCopy(r.y, r.a, 64);)
 KERNEL(copy_out_after_set, r.a.SetValue(0, 1.0f); DataCopyPad(r.y, r.a, DataCopyExtParams(1, 4, 0, 0, 0));)
-KERNEL(copy_in_over_vector_read, r.Loaded(); Adds(r.b, r.a, 1.0f, 64); DataCopy(r.a, r.x, 64);)
+KERNEL(copy_in_over_vector_read, r.Loaded(); PipeBarrier<PIPE_V>(); Adds(r.i.ReinterpretCast<float>(), r.a, 1.0f, 64); PipeBarrier<PIPE_MTE2>();
+       DataCopy(r.a, r.x, 64);)
 KERNEL(copy_in_over_copy_out, Duplicate(r.a, 1.0f, 64); SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
        WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); SetFlag<HardEvent::V_MTE2>(EVENT_ID0);
        WaitFlag<HardEvent::V_MTE2>(EVENT_ID0); DataCopy(r.y, r.a, 64); DataCopy(r.a, r.x, 64);)
@@ -223,7 +225,7 @@ KERNEL(workspace_not_zero, if (GetBlockIdx() == 0) {
 // ---- numbers ----
 
 // Each writes what it worked out to y.
-KERNEL(whole_reductions, Duplicate(r.b, 0.0f, 1024); r.Loaded(); PipeBarrier<PIPE_V>();
+KERNEL(whole_reductions, r.Loaded(); Duplicate(r.b, 0.0f, 1024); PipeBarrier<PIPE_V>();
        WholeReduceMax<float>(r.b, r.a, 64, 16, 1, 1, 8);
        WholeReduceMax<float>(r.b[32], r.a, 64, 16, 1, 1, 8, ReduceOrder::ORDER_ONLY_VALUE);
        WholeReduceSum<float>(r.b[48], r.a, 64, 16, 1, 1, 8); WholeReduceMin<float>(r.b[64], r.a, 50, 1, 1, 1, 8);
@@ -261,4 +263,27 @@ KERNEL(copies, DataCopyPad(r.a, r.x, DataCopyExtParams(3, 20, 12, 1, 0), DataCop
        DataCopyPad(r.y, r.a, DataCopyExtParams(3, 32, 1, 8, 0));)
 KERNEL(work, r.Loaded(); Exp(r.a, r.a, 1000); PipeBarrier<PIPE_V>(); Cast(r.b.ReinterpretCast<bfloat16_t>(), r.a, RoundMode::CAST_RINT, 1000);
        SetFlag<HardEvent::V_S>(EVENT_ID0); WaitFlag<HardEvent::V_S>(EVENT_ID0); r.a.GetValue(3); r.x.GetValue(2);
-       Max(r.i.ReinterpretCast<int16_t>(), r.b.ReinterpretCast<int16_t>(), r.b.ReinterpretCast<int16_t>(), 1000);)
+       PipeBarrier<PIPE_V>(); Max(r.i.ReinterpretCast<int16_t>(), r.b.ReinterpretCast<int16_t>(), r.b.ReinterpretCast<int16_t>(), 1000);)
+
+struct Tiling {
+    uint32_t count;
+    float value;
+};
+
+extern "C" __global__ __aicore__ void tiled(GM_ADDR y_address, GM_ADDR tiling) {
+    KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+    REGISTER_TILING_DEFAULT(Tiling);
+    GET_TILING_DATA(data, tiling);
+    if (!TILING_KEY_IS(7) || GetBlockIdx() != 0) return;
+    TPipe pipe;
+    TBuf<TPosition::VECCALC> buffer;
+    pipe.InitBuffer(buffer, 256);
+    GlobalTensor<float> y;
+    y.SetGlobalBuffer((__gm__ float*)y_address);
+    LocalTensor<float> a = buffer.Get<float>();
+    Duplicate(a, data.value, static_cast<int32_t>(data.count));
+    const TEventID id = GetTPipePtr()->FetchEventID(HardEvent::V_MTE3);
+    SetFlag<HardEvent::V_MTE3>(id);
+    WaitFlag<HardEvent::V_MTE3>(id);
+    DataCopyPad(y, a, DataCopyExtParams(1, data.count * 4, 0, 0, 0));
+}
