@@ -1,8 +1,11 @@
-"""Packaging. conf/ lies beside the package in a clone and travels inside it in a wheel."""
+"""Packaging. conf/ lies beside the package in a clone and travels inside it in a wheel, as do the native operators."""
 
+import importlib.util
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
 VERSION = next(
@@ -17,7 +20,48 @@ CONF_FOLDERS = [
 TEST = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.9,<1"]
 BENCH = ["torch==2.13.0", "transformers==4.57.1"]
 
+
+def native_builder():
+    """The module kernels/cpu/build.py; None where there are no sources or no compiler."""
+    path = HERE / "kernels" / "cpu" / "build.py"
+    if not path.is_file():
+        return None
+    spec = importlib.util.spec_from_file_location("pangu_cpu_build", path)
+    builder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(builder)
+    return builder if builder.compiler() else None
+
+
+BUILDER = native_builder()
+
+
+class BuildWithOperators(build_py):
+    """Adds mindspore_impl/lib with the native CPU operators: to the wheel, or to the clone of an editable install."""
+
+    def run(self):
+        super().run()
+        root = HERE if getattr(self, "editable_mode", False) else Path(self.build_lib)
+        folder = root / "mindspore_impl" / "lib"
+        if BUILDER is None:
+            print("no C++ compiler, or no kernels/cpu: composed operators will serve on the CPU", file=sys.stderr)
+            return
+        try:
+            if not BUILDER.is_current(folder):
+                BUILDER.build(folder)
+        except (BUILDER.BuildError, OSError) as error:
+            print(f"the native CPU operators are left out, composed ones will serve: {error}", file=sys.stderr)
+
+
+class PlatformDistribution(Distribution):
+    """A wheel with a compiled library serves one platform."""
+
+    def has_ext_modules(self):
+        return BUILDER is not None
+
+
 setup(
+    cmdclass={"build_py": BuildWithOperators},
+    distclass=PlatformDistribution,
     name="openpangu-posttrain",
     version=VERSION,
     description="MindSpore-native curriculum SFT and top-k distillation for openPangu-Embedded",

@@ -65,8 +65,8 @@ int64_t find_candidates(const CaptureTask& task, const float* x_V, uint64_t* key
   return count;
 }
 
-// Of one block: the sum of exp((x - top) / T) over the logits below `limit`, where `top` is the largest of them, and how
-// many logits equal `limit`.
+// Of one block: the sum of exp((x - top) / T) over the logits below `limit`, where `top` is the largest of them, and
+// how many logits equal `limit`.
 struct Below {
   double top, sum;
   int64_t equals;

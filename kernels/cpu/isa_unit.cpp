@@ -1,5 +1,5 @@
-// Everything whose work grows with the vocabulary. build.py compiles this file once for each instruction set, PANGU_ISA,
-// and kernels_<PANGU_ISA> is the one symbol that a build exports.
+// Everything whose work grows with the vocabulary. build.py compiles this file once for each instruction set,
+// PANGU_ISA, and kernels_<PANGU_ISA> is the one symbol that a build exports.
 
 #include "capture_row.h"
 #include "distill_row.h"

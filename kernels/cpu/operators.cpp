@@ -1,5 +1,14 @@
-// The operators as MindSpore calls them (`ops.Custom(..., func_type="aot")`): inputs, then outputs, in `params`; 0 means
-// success. Shapes, dtypes and what each does: kernels/README.md. A fault is told in one line on stderr.
+// The operators as MindSpore calls them (`ops.Custom(..., func_type="aot")`): inputs, then outputs, in `params`; 0
+// means success, and a fault is told in one line on stderr. Legend: see kernels.h.
+//
+//   TopkDistillLoss         logits_NV (float32, float16, bfloat16), target_ids_N, teacher_ids_NK, teacher_logp_NK,
+//                           teacher_tail_logp_N, row_weight_N, settings_5 -> ce_N, kd_N, diagnostics_4N; the gradient
+//                           overwrites the logits. settings_5: ce_weight, kd_weight, temperature, divergence, support.
+//   TopkDistillLossForward  the same without the gradient
+//   TopkLogprobs            logits_NV, settings_1 (temperature) -> ids_NK, logp_NK, tail_logp_N
+//   OuterProduct            a_NV, b_ND -> c_VD = a^T b
+//   AddOuterProduct         a_NV, b_ND, c_VD -> token_1 (0); c += a^T b in place
+//   ScaleInPlace            x, scale_1 -> token_1 (0); x *= scale in place, left untouched by a scale of 1
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -133,7 +142,9 @@ int distill(const Call& call, bool gradient) {
   task.type = call.is(0, "float32") ? Type::kFloat32 : call.is(0, "float16") ? Type::kFloat16 : Type::kBfloat16;
   const int64_t rows = task.rows = call.shapes[0][0], vocab = task.vocab = call.shapes[0][1];
   const int64_t top_k = task.top_k = call.shapes[2][1];
-  if (task.type == Type::kBfloat16 && !call.is(0, "bfloat16")) return call.fail("logits are float32, float16 or bfloat16");
+  if (task.type == Type::kBfloat16 && !call.is(0, "bfloat16")) {
+    return call.fail("logits are float32, float16 or bfloat16");
+  }
   if (!(call.fits(1, "int32", {rows}) && call.fits(2, "int32", {rows, top_k}) &&
         call.fits(3, "float32", {rows, top_k}) && call.fits(4, "float32", {rows}) && call.fits(5, "float32", {rows}) &&
         call.fits(6, "float32", {5}) && call.fits(7, "float32", {rows}) && call.fits(8, "float32", {rows}) &&

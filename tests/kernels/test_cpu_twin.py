@@ -77,8 +77,10 @@ def compare(twin, case, divergence, support, temperature, dtype="float32", terms
             assert (np.abs(grad_NV - reference.grad_NV) <= room_NV).all(), (where, ce, kd)
         expected_N6 = np.stack([reference.ce_N, reference.kd_N, *reference.diagnostics.values()], 1) * on_N[:, None]
         for got, expected, floor in (
-            (ce_N, expected_N6[:, 0], 1e-6), (kd_N, expected_N6[:, 1], kd_floor), (diagnostics_4N.T, expected_N6[:, 2:], 0.1)
-        ):  # fmt: skip
+            (ce_N, expected_N6[:, 0], 1e-6),
+            (kd_N, expected_N6[:, 1], kd_floor),
+            (diagnostics_4N.T, expected_N6[:, 2:], 0.1),
+        ):
             assert not got[~on_N].any() and row_error(got, expected, floor) <= TOLERANCE, (where, ce, kd)
 
 
@@ -429,7 +431,7 @@ def _status(name: str) -> int:
 
 
 def test_builds_share_no_code(tmp_path):
-    """A build may export its table alone: a function merged over builds would carry wide instructions to any processor."""
+    """A build exports its table alone: a function merged over builds would bring wide instructions to any processor."""
     builder = native.builder()
     for name, flags in builder.INSTRUCTION_SETS.get(os.uname().machine, {"baseline": []}).items():
         target = tmp_path / f"{name}.o"
