@@ -44,6 +44,7 @@ struct Run {
     std::vector<void*> arguments;
     uint64_t key = 0;
     bool progressed = false;
+    uint64_t copies = 0;  // out to global memory, so far
     std::map<int, SyncGroup> groups;
     std::map<int32_t*, Clock> block_flags;
     std::map<int, std::vector<std::vector<Clock>>> cross_flags;  // by id: for every core, the clock of each set
@@ -188,6 +189,7 @@ void GmBuffer::shadow() {
     reader.resize(entries);
     earlier_reader.resize(entries);
     kind.assign(entries, 0);
+    copied.assign(bytes / CACHE_LINE + 1, 0);
 }
 
 namespace {
@@ -229,6 +231,14 @@ void Core::read_gm(Pipe pipe, GmBuffer& buffer, uint64_t offset, uint64_t bytes,
         if (buffer.reader[i].thread != me.thread) buffer.earlier_reader[i] = buffer.reader[i];
         buffer.reader[i] = me;
     }
+    if (pipe == S) {
+        const uint64_t line = offset / CACHE_LINE;
+        const auto held = cached.emplace(std::pair(&buffer, line), run->copies).first;
+        if (held->second < buffer.copied[line]) {
+            fault("data-cache", "%s reads byte %llu of %s from a cache line that is older than a copy into it: "
+                  "DataCacheCleanAndInvalid is missing", api, static_cast<unsigned long long>(offset), buffer.name.c_str());
+        }
+    }
     Traffic& traffic = counters.gm[buffer.name];
     traffic.read_bytes += bytes;
 }
@@ -251,6 +261,10 @@ void Core::write_gm(Pipe pipe, GmBuffer& buffer, uint64_t offset, uint64_t bytes
         }
         buffer.writer[i] = me;
         buffer.kind[i] = kind;
+    }
+    if (pipe == MTE3) {
+        ++run->copies;
+        for (uint64_t line = offset / CACHE_LINE; line <= (offset + bytes - 1) / CACHE_LINE; ++line) buffer.copied[line] = run->copies;
     }
     if (kind == 2) {  // a whole cache line goes back to memory later: nobody else may write within it
         const uint64_t line = offset / CACHE_LINE * CACHE_LINE / buffer.grain;

@@ -199,6 +199,11 @@ KERNEL(gather_overrun, r.Filled(); Duplicate(r.i, 4096, 64); PipeBarrier<PIPE_V>
 KERNEL(atomic_mode, SetAtomicAdd<float>();)
 KERNEL(pad_range, DataCopyPad(r.a, r.x, DataCopyExtParams(1, 20, 0, 0, 0), DataCopyPadExtParams<float>(true, 9, 0, 0.0f));)
 KERNEL(data_cache, r.y.SetValue(0, 1.0f);)
+KERNEL(data_cache_unread, r.y.SetValue(0, 1.0f); SetFlag<HardEvent::S_MTE2>(EVENT_ID0); WaitFlag<HardEvent::S_MTE2>(EVENT_ID0);
+       DataCopy(r.a, r.y, 64);)
+KERNEL(data_cache_stale, r.y.GetValue(0); Duplicate(r.a, 1.0f, 64); SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
+       WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); SetFlag<HardEvent::S_MTE3>(EVENT_ID0); WaitFlag<HardEvent::S_MTE3>(EVENT_ID0);
+       DataCopy(r.y, r.a, 64); SetFlag<HardEvent::MTE3_S>(EVENT_ID0); WaitFlag<HardEvent::MTE3_S>(EVENT_ID0); r.y.GetValue(1);)
 
 // ---- several cores ----
 

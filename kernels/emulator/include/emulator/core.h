@@ -62,6 +62,7 @@ struct GmBuffer {
     uint32_t grain = 1;  // bytes that one entry of the shadow stands for
     std::vector<GmAccess> writer, reader, earlier_reader;
     std::vector<uint8_t> kind;  // of the last write: 0 plain, 1 atomic, 2 scalar and not yet out of the data cache
+    std::vector<uint64_t> copied;  // by cache line: the number of the last copy into it
     void shadow();
 };
 
@@ -133,6 +134,7 @@ class Core {
     uint64_t compare_mask[2] = {};
     bool hard_sync = false;  // the kernel's type starts the scheduler that cross-core flags need
     std::map<int, uint32_t> cross_waits;
+    std::map<std::pair<const GmBuffer*, uint64_t>, uint64_t> cached;  // lines in the data cache: copies made before
     void* pipe_object = nullptr;
 
   private:

@@ -181,6 +181,8 @@ void DataCacheCleanAndInvalid(const GlobalTensor<T>& tensor) {
     for (uint64_t i = begin; i < end; ++i) {
         if (buffer.kind[i] == 2 && buffer.writer[i].thread / PIPES == core().index) buffer.kind[i] = 0;
     }
+    if (all) core().cached.clear();
+    core().cached.erase({&buffer, line / CACHE_LINE});
 }
 
 }  // namespace AscendC
