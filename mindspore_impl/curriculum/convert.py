@@ -58,9 +58,8 @@ def export_weights(path: Path, out: Path, form: Form, config_file: Path | None =
     """Turn a checkpoint (or any weights) into a Hugging Face folder `out`; return what was done, in a line.
 
     What model they are of is read from `config_file` (a config.json), from the config.json beside them, or from the run
-    that trained them; a tokenizer beside them, or of
-    the run, is copied too. Raises UserError when none of these says it, the weights do
-    not fit it, a value does not fit the dtype, or `out` holds anything.
+    that trained them; a tokenizer beside them, or of the run, is copied too. Raises UserError when none of these says
+    it, the weights do not fit it, a value does not fit the dtype, or `out` holds anything.
     """
     found = named(path)
     source = checkpoint.open_weights(found.weights, found.which)

@@ -1,6 +1,7 @@
 """What a stage reads: its named inputs, its data sets, its model."""
 
 import dataclasses
+from pathlib import Path
 
 from mindspore_impl import files
 from mindspore_impl.config import (
@@ -18,6 +19,7 @@ from mindspore_impl.model.options import ModelOptions
 
 ROLLOUTS = "rollouts"  # the mixture name that stands for a distill stage's rollout input
 TRAINED = (SftStage, DistillStage)
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")  # as they lie beside weights
 
 
 def inputs_of(stage: Stage) -> dict[str, str]:
@@ -69,9 +71,9 @@ def sized_model(config: Config, name: str) -> ModelOptions:
     return dataclasses.replace(options, vocab_size=tokenizer.vocab_size)
 
 
-def check_weights(source, options: ModelOptions, key: str, tokenizer_sha256: str | None) -> None:
-    """Refuse a WeightSource that is of another model than `options` (the entry `key`, such as models.student), or that
-    lies beside another tokenizer than the run's (None: the run trains its own).
+def check_weights(source, folder: Path, options: ModelOptions, key: str, tokenizer: Path | None) -> None:
+    """Refuse a WeightSource, named by the path `folder`, that is of another model than `options` (the entry `key`, such
+    as models.student), or that lies beside another tokenizer than the run's (None: the run trains its own).
 
     Weights whose files do not say what model they are of are held against it by names and shapes, when they are loaded.
     Raises UserError that names the differing keys.
@@ -80,11 +82,12 @@ def check_weights(source, options: ModelOptions, key: str, tokenizer_sha256: str
 
     if source.options is not None:
         check_same(source.options, options, str(source.path), key)
-    tokenizer = source.path / "tokenizer.model"
-    if tokenizer.is_file() and files.sha256_file(tokenizer) != tokenizer_sha256:
+    beside = [path for name in TOKENIZERS if (path := folder / name).is_file()]
+    digest = None if tokenizer is None or not beside else files.sha256_file(tokenizer)
+    if beside and all(files.sha256_file(path) != digest for path in beside):
         raise UserError(
-            f"{tokenizer}: it is not the run's tokenizer, so every id would mean something else; set "
-            f"tokenizer.path={tokenizer}, or remove that file if these weights do belong to the run's tokenizer"
+            f"{beside[0]}: it is not the run's tokenizer, so every id would mean something else; set "
+            f"tokenizer.path={beside[0]}, or remove that file if these weights do belong to the run's tokenizer"
         )
 
 

@@ -97,7 +97,7 @@ class Context:
             folder = self.folder(reference) / "checkpoints"
             return checkpoint.open_weights(folder, self.plan[reference].stage.train.select)
         source = checkpoint.open_weights(reference)
-        check_weights(source, options, f"models.{name}", file_hash(self.tokenizer.path))
+        check_weights(source, Path(reference), options, f"models.{name}", self.tokenizer.path)
         return source
 
 
@@ -168,8 +168,7 @@ def _open_store(context: Context, planned: PlannedStage):
 def _print_training(context: Context, planned: PlannedStage, steps: int, summary: dict) -> None:
     from mindspore_impl.curriculum.estimate import training_estimate
 
-    workers = context.config.runtime.workers
-    estimate = training_estimate(context.model_options(planned.model), planned.stage, workers)
+    estimate = training_estimate(context.model_options(planned.model), planned.stage, context.config.runtime)
     data = planned.stage.data
     mixture = ", ".join(f"{name} {count:,}" for name, count in summary["sets"].items())
     print(
@@ -226,6 +225,7 @@ def run_evaluate(context: Context, planned: PlannedStage, folder: Path) -> dict:
     sets = {name: context.records(name) for name in dict.fromkeys(options.accuracy + options.perplexity)}
     return evaluate(model, context.tokenizer, sets, options, folder, planned.seed)
 
+
 def run_export(context: Context, planned: PlannedStage, folder: Path) -> dict:
     """An export stage."""
     from mindspore_impl.export.build import default_prompts, export_package
@@ -246,14 +246,13 @@ def run_export(context: Context, planned: PlannedStage, folder: Path) -> dict:
     )
 
 
-
 RUNNERS: dict[str, Callable[[Context, PlannedStage, Path], dict]] = {
     "sft": run_training,
     "distill": run_training,
     "rollout": run_rollout,
     "capture": run_capture,
-    "export": run_export,
     "evaluate": run_evaluate,
+    "export": run_export,
 }
 
 
@@ -262,8 +261,8 @@ _OUTPUTS = {
     "distill": ("checkpoints/LATEST",),
     "rollout": ("rollouts.jsonl",),
     "capture": ("store/manifest.json",),
-    "export": ("package/manifest.json", "package/weights.safetensors", "package/decode.mindir"),
     "evaluate": (),
+    "export": ("package/manifest.json", "package/weights.safetensors", "package/decode.mindir"),
 }
 
 

@@ -165,8 +165,9 @@ def open_package(folder: str | Path) -> Package:
 
 
 def is_package(folder: str | Path) -> bool:
-    """Whether a folder claims to be a package (it may be damaged)."""
-    return (Path(folder) / MANIFEST).is_file() and (Path(folder) / WEIGHTS).is_file()
+    """Whether a folder claims to be a package (it may be damaged). A checkpoint has such files too, but a position."""
+    present = all((Path(folder) / name).is_file() for name in (MANIFEST, WEIGHTS))
+    return present and not (Path(folder) / "position.json").is_file()
 
 
 def named_template(folder: str | Path) -> str | None:

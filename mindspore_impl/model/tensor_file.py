@@ -7,7 +7,7 @@ NumPy lacks, is converted by its bits. Legend: `shape` in elements, sizes and of
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,13 +165,11 @@ def write_file(
     shapes: dict[str, tuple[int, ...]],
     dtype: str,
     tensors: Iterable[tuple[str, np.ndarray]],
-    advance: Callable[[int], object] = lambda count: None,
 ) -> None:
     """Write a safetensors file of one dtype from a stream of float32 arrays.
 
-    shapes: name to shape, in the order in which `tensors` yields (name, array); advance: called with the bytes of each
-    tensor once it is written. `path` is overwritten, so give a temporary name. Raises UserError for a value that does
-    not fit `dtype`, OSError when the disk is full.
+    shapes: name to shape, in the order in which `tensors` yields (name, array). `path` is overwritten, so give a
+    temporary name. Raises UserError for a value that does not fit `dtype`, OSError when the disk is full.
     """
     header, position = {"__metadata__": {"format": "pt"}}, 0  # transformers asks for this entry
     for name, shape in shapes.items():
@@ -188,4 +186,3 @@ def write_file(
             flat = np.ascontiguousarray(array).reshape(-1)
             for start in range(0, flat.size, BLOCK):
                 narrow(name, flat[start : start + BLOCK], dtype).tofile(file)
-            advance(data_bytes(shape, dtype))

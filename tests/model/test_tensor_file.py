@@ -1,0 +1,147 @@
+"""Safetensors by hand: conversions exact to the bit, damaged files refused by name, what is written is what is read."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.model import tensor_file
+from tests.model.hf_folders import values, write_safetensors
+
+
+def test_every_bfloat16_comes_back():
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    wide = tensor_file.from_bfloat16(bits)
+    np.testing.assert_array_equal(tensor_file.to_bfloat16(wide), bits)
+    assert wide[0x3F80] == 1.0 and wide[0xC040] == -3.0 and wide[0x7F80] == np.inf
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.floats(width=32), min_size=1, max_size=20))
+def test_bfloat16_is_the_nearest_ties_to_even(numbers):
+    given = np.array(numbers, np.float32)
+    stored = tensor_file.to_bfloat16(given)
+    for number, bits in zip(given, stored, strict=True):
+        if np.isnan(number):
+            assert np.isnan(tensor_file.from_bfloat16(np.array([bits])))[0]
+            continue
+        down = np.array([number]).view(np.uint32)[0] >> 16  # towards zero
+        low, high = (float(tensor_file.from_bfloat16(np.array([b], np.uint16))[0]) for b in (down, down + 1))
+        high = np.copysign(2.0**128, low) if np.isinf(high) else high  # where the next value would be
+        below, above = abs(float(number) - low), abs(high - float(number))
+        wanted = down if below < above or (below == above and down % 2 == 0) else down + 1
+        assert bits == (down if np.isinf(number) else wanted)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_a_file_comes_back_in_small_blocks(tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr(tensor_file, "BLOCK", 7)
+    tensors = {"b": values((5, 9), 0), "a": values((3,), 1), "empty": values((0, 4), 2), "one": values((), 3)}
+    shapes = {name: array.shape for name, array in tensors.items()}
+    tensor_file.write_file(tmp_path / "x.safetensors", shapes, dtype, iter(tensors.items()))
+    header = tensor_file.read_header(tmp_path / "x.safetensors")
+    assert list(header) == list(shapes)
+    for name, info in header.items():
+        found = tensor_file.read_tensor(name, info)
+        assert found.dtype == np.float32 and info.dtype == dtype
+        np.testing.assert_array_equal(found, tensors[name])
+
+
+def test_the_library_reads_what_is_written(tmp_path):
+    array = values((4, 6), 0)
+    tensor_file.write_file(tmp_path / "x.safetensors", {"ä": (4, 6)}, "F16", iter([("ä", array)]))
+    np.testing.assert_array_equal(load_file(tmp_path / "x.safetensors")["ä"], array.astype(np.float16))
+    assert int.from_bytes((tmp_path / "x.safetensors").read_bytes()[:8], "little") % 8 == 0
+
+
+def test_a_stream_in_another_order_is_a_fault(tmp_path):
+    stream = iter([("b", values((2,), 0)), ("a", values((3,), 1))])
+    with pytest.raises(ValueError, match="b .* came instead of a"):
+        tensor_file.write_file(tmp_path / "x.safetensors", {"a": (3,), "b": (2,)}, "F32", stream)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("F16", 65520.0), ("F16", -7e4), ("BF16", 3.4e38)])
+def test_a_value_too_large_is_refused_by_name(dtype, value):
+    array = np.array([1.0, value], np.float32)
+    with pytest.raises(UserError, match=f"'layer' holds .*, too large for {dtype}; choose a wider dtype"):
+        tensor_file.narrow("layer", array, dtype)
+    tensor_file.narrow("layer", array * np.float32(0.9), dtype)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+def test_values_no_model_can_use_are_refused(tmp_path, dtype, value):
+    array = values((8,), 0)
+    array[5] = value
+    write_safetensors(tmp_path / "x.safetensors", {"w": array}, dtype)
+    info = tensor_file.read_header(tmp_path / "x.safetensors")["w"]
+    with pytest.raises(UserError, match="x.safetensors: 'w' holds NaN or infinity"):
+        tensor_file.read_tensor("w", info)
+
+
+def _with(**changes):
+    return lambda header: {**header, "b": {**header["b"], **changes}}
+
+
+def _twice(header):
+    text = json.dumps(header).encode()
+    return text[:-1] + b"," + text[1:]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_with(dtype="F64"), "'b' has the dtype F64; only BF16, F16, F32"),
+        (_with(dtype="I8"), "'b' has the dtype I8"),
+        (_with(dtype=None), "'b' has the dtype None"),
+        (_with(shape=[7]), r"'b': \[7\] of BF16 needs 14 bytes, its offsets hold 12"),
+        (_with(shape=[-2, -3]), "'b': its shape or offsets are not whole numbers"),
+        (_with(shape=[True, 6]), "'b': its shape or offsets are not whole numbers"),
+        (_with(shape=6), "'b': its entry in the header lacks"),
+        (_with(data_offsets=[8, 20]), "'b' begin at 8, not at 10|'b' ends at"),
+        (_with(data_offsets=[1000, 1012]), "'b' begin at 1000, not at 10"),
+        (_with(data_offsets=[22, 10]), "offsets hold -12"),
+        (_with(data_offsets=[10]), "'b': its entry in the header lacks"),
+        (lambda header: {**header, "b": 3}, "'b': its entry in the header lacks"),
+        (lambda header: {"a": header["a"]}, "bytes, but its tensors end at"),
+        (_twice, "its safetensors header is damaged \\('a' stands in it twice\\)"),
+        (lambda header: b'{"a": ', "its safetensors header is damaged"),
+        (lambda header: b"\xff\xfe", "its safetensors header is damaged"),
+        (lambda header: b"[" * 100_000, "its safetensors header is damaged"),
+        (lambda header: b"[]", "its safetensors header is no JSON object"),
+    ],
+)
+def test_a_damaged_header_is_refused_by_name(tmp_path, spoil, message):
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"a": values((5,), 0), "b": values((6,), 1)}, "BF16", spoil)
+    with pytest.raises(UserError, match=f"x.safetensors: .*({message})"):
+        tensor_file.read_header(path)
+
+
+def test_a_truncated_file_is_refused_at_any_length(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"a": values((5,), 0), "b": values((6,), 1)})
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError, match="x.safetensors: .*(cut off|not a safetensors file)"):
+            tensor_file.read_header(path)
+    path.write_bytes(whole + b"x")
+    with pytest.raises(UserError, match="but its tensors end at"):
+        tensor_file.read_header(path)
+    path.write_bytes((1 << 62).to_bytes(8, "little") + whole)
+    with pytest.raises(UserError, match="cut off in its header"):
+        tensor_file.read_header(path)
+
+
+def test_a_file_cut_while_it_is_read_is_noticed(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"a": values((5,), 0)})
+    info = tensor_file.read_header(path)["a"]
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(UserError, match="cut off inside 'a'"):
+        tensor_file.read_tensor("a", info)
