@@ -104,7 +104,8 @@ def run(
     """Run the kernel named `kernel` on `cores` vector cores; arrays are read and written in place.
 
     `arguments` are the kernel's parameters in order: a name for the counters, and an array (contiguous; its item size
-    is the grain of the race checks), bytes (the tiling data) or None (a null pointer). Returns the counters as
+    is the grain of the race checks; the same one again is the same tensor, named as before), bytes (the tiling data) or
+    None (a null pointer). Returns the counters as
     `{"total": {...}, "cores": [{...}, ...]}`, each with gm (by name: read_bytes, written_bytes, read_copies,
     write_copies), repeats and calls (by instruction), scalar, sync, ub_high_water and ub_copies. Raises EmulatorError.
     """
@@ -117,6 +118,9 @@ def run(
     for name, value in arguments:
         if value is None:
             pointers.append(None)
+            continue
+        if known := [base for array, base in zip(held, bases, strict=True) if array is value]:
+            pointers.append(known[0])  # one tensor for two parameters: overwritten in place
             continue
         array = np.frombuffer(bytearray(value), np.uint8) if isinstance(value, bytes | bytearray) else value
         if not array.flags.c_contiguous or not array.flags.writeable:

@@ -16,6 +16,17 @@ struct DataCopyParams {
     uint16_t dstStride = 0;
 };
 
+// With DataCopyPad these are bytes, as in DataCopyExtParams, but of 16 bits.
+struct DataCopyPadParams {
+    DataCopyPadParams() {}
+    DataCopyPadParams(const bool isPadValue, const uint8_t leftPadValue, const uint8_t rightPadValue, const uint64_t padValue)
+        : isPad(isPadValue), leftPadding(leftPadValue), rightPadding(rightPadValue), paddingValue(padValue) {}
+    bool isPad = false;
+    uint8_t leftPadding = 0;
+    uint8_t rightPadding = 0;
+    uint64_t paddingValue = 0;
+};
+
 // blockLen in bytes; a gap is in bytes on the side of global memory and in blocks of 32 bytes on the other.
 struct DataCopyExtParams {
     DataCopyExtParams() {}
@@ -208,6 +219,22 @@ void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const Da
         copy_out(dst, i * (length + dataCopyParams.dstStride), from, length, api);
     }
     ++core().counters.gm[dst.owner->name].write_copies;
+}
+
+// The older forms, with 16-bit lengths.
+template <typename T>
+void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataCopyParams& dataCopyParams,
+                 const DataCopyPadParams& padParams) {
+    T value;
+    std::memcpy(&value, &padParams.paddingValue, sizeof(T));
+    DataCopyPad(dst, src,
+                DataCopyExtParams(dataCopyParams.blockCount, dataCopyParams.blockLen, dataCopyParams.srcStride, dataCopyParams.dstStride, 0),
+                DataCopyPadExtParams<T>(padParams.isPad, padParams.leftPadding, padParams.rightPadding, value));
+}
+template <typename T>
+void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyParams& dataCopyParams) {
+    DataCopyPad(dst, src,
+                DataCopyExtParams(dataCopyParams.blockCount, dataCopyParams.blockLen, dataCopyParams.srcStride, dataCopyParams.dstStride, 0));
 }
 
 template <typename T>
