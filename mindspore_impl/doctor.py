@@ -20,7 +20,7 @@ OPTIONAL = {
 
 def examine() -> list[str]:
     """One line a finding, each starting with ok, missing or note. Never raises for something that is absent."""
-    lines = [_python(), *_packages(), *_device(), _cann(), _operators(), _compiler(), _memory()]
+    lines = [_python(), *_packages(), *_device(), _cann(), _operators(), _native(), _compiler(), _memory()]
     return lines
 
 
@@ -83,12 +83,19 @@ def _operators() -> str:
     path = os.environ.get("ASCEND_CUSTOM_OPP_PATH")
     if path and Path(path).is_dir():
         return _line("ok", "custom operators", path)
-    return _line("note", "custom operators", "none installed; losses are composed from MindSpore's own operators")
+    return _line("note", "custom operators", "none installed for Ascend (ASCEND_CUSTOM_OPP_PATH)")
+
+
+def _native() -> str:
+    library = Path(__file__).parent / "lib" / "libpangu_cpu.so"  # ops/native.py, which this room may not import
+    if library.is_file():
+        return _line("ok", "native operators", str(library))
+    return _line("note", "native operators", "none; built at first use in a clone with g++, else composed ones serve")
 
 
 def _compiler() -> str:
-    found = shutil.which("g++")
-    return _line("ok" if found else "missing", "g++", found or "needed to build custom operators")
+    found = shutil.which(os.environ.get("CXX") or "g++")
+    return _line("ok" if found else "missing", "g++", found or "needed to build the native operators for the CPU")
 
 
 def _memory() -> str:

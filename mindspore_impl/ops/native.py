@@ -25,16 +25,15 @@ def library() -> Path | None:
 
 
 def operator(name: str) -> str | None:
-    """What `ops.Custom(..., func_type="aot")` takes for the operator `name`; None where the library is missing."""
-    path = library()
-    return None if path is None else f"{path}:{name}"
+    """What `ops.Custom(..., func_type="aot")` takes for the operator `name`; None where the library is missing.
 
-
-def set_threads(count: int) -> None:
-    """How many threads the operators use in this process; 0: all cores."""
+    From here on the operators use as many threads as `runtime.setup` was given.
+    """
     path = library()
-    if path is not None:
-        ctypes.CDLL(str(path)).SetThreads(count)
+    if path is None:
+        return None
+    ctypes.CDLL(str(path)).SetThreads(runtime.threads())
+    return f"{path}:{name}"
 
 
 def builder():
