@@ -1,0 +1,70 @@
+"""Small packages, made once a session: one a precision, and the training model they come from."""
+
+import numpy as np
+import pytest
+
+from mindspore_impl.data.list_programs import generate
+from mindspore_impl.text.chat import segments
+from mindspore_impl.text.tokenizer import train_tokenizer
+from tests.model.small_models import build, small_options
+
+CACHE, BUCKETS = 96, [12, 24]
+PROMPTS = [[1, 5, 9, 30, 2, 8], [1, 7, 7, 40, 21, 3, 90, 14, 2, 60, 11, 12, 13, 14, 15, 16, 4]]  # one a bucket
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    texts = [text for record in generate("train", 0, 60, "fast", 0.0, 3, 5, 0) for text in segments(record)]
+    return train_tokenizer(texts, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 120)
+
+
+@pytest.fixture(scope="session")
+def options(tokenizer):
+    return small_options(vocab_size=tokenizer.vocab_size, max_position_embeddings=128)
+
+
+@pytest.fixture(scope="session")
+def model(ms_runtime, options):
+    return build(options)
+
+
+def in_this_process(folder, wanted):
+    from mindspore_impl.export import parity
+    from mindspore_impl.export.session import open_session
+
+    return parity.measure(open_session(folder), wanted)
+
+
+@pytest.fixture(scope="session")
+def packages(ms_runtime, model, options, tokenizer, tmp_path_factory):
+    """precision -> (folder, parity report). All three come from one export, compared in this process."""
+    from mindspore_impl.export import build as exporting
+    from mindspore_impl.export.options import ExportOptions
+
+    found, folder = {}, tmp_path_factory.mktemp("packages")
+    for precision in ("fp32", "fp16", "int8"):
+        buckets = BUCKETS if precision == "fp32" else BUCKETS[1:]
+        settings = ExportOptions(precision, CACHE, buckets, compare=[], parity_tokens=20)
+        report = exporting.export_package(
+            folder / precision, options, lambda: (model, "cafe"), tokenizer, PROMPTS, settings, in_this_process
+        )
+        found[precision] = folder / precision, report
+    return found
+
+
+@pytest.fixture
+def package(packages, tmp_path):
+    """A copy of the fp32 package, to be damaged."""
+    import shutil
+
+    return shutil.copytree(packages["fp32"][0], tmp_path / "package")
+
+
+def full_logits(model, ids):
+    """logits_LV of the training graph at every place of one sequence."""
+    from mindspore import Tensor
+
+    place_L = np.arange(CACHE, dtype=np.int32)
+    ids_L = np.pad(np.array(ids, np.int32), (0, CACHE - len(ids)))
+    inputs = [Tensor(array[None]) for array in (ids_L, place_L, (place_L < len(ids)).astype(np.int32))]
+    return model(*inputs).asnumpy()[0, : len(ids)]
