@@ -17,7 +17,9 @@ CONF_FOLDERS = [
     "mindspore_impl.conf",
     *(f"mindspore_impl.conf.{p.name}" for p in sorted((HERE / "conf").iterdir()) if p.is_dir()),
 ]
-TEST = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.9,<1"]
+HF = ["tokenizers>=0.21,<1"]
+GGUF = ["gguf>=0.17,<1", *HF]
+TEST = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.9,<1", *GGUF]
 BENCH = ["torch==2.13.0", "transformers==4.57.1"]
 
 
@@ -89,8 +91,8 @@ setup(
         "bench": BENCH,
         "sweep": ["hydra-optuna-sweeper>=1.2,<2"],
         "eval": ["lm_eval>=0.4.5,<0.5"],
-        "hf": ["tokenizers>=0.21,<1"],
-        "gguf": ["gguf>=0.10,<1", "tokenizers>=0.21,<1"],
+        "hf": HF,
+        "gguf": GGUF,
     },
     entry_points={
         "console_scripts": [

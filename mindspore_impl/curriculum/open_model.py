@@ -9,6 +9,7 @@ from mindspore_impl import runtime
 from mindspore_impl.curriculum.inputs import TOKENIZERS, TRAINED, model_of
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.conversation import Conversation
+from mindspore_impl.generation.decoder import Decoder
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import check_sampling
 from mindspore_impl.model.options import ModelOptions
@@ -57,26 +58,25 @@ def open_conversation(
     check_sampling(sampling, "sampling")
     if context < 2:
         raise UserError(f"--context: {context} is too short; use 2 or more")
-    runtime.setup(runtime.RuntimeOptions())
-    from mindspore_impl.export.package import is_package
-
-    if is_package(path) and any(path.glob("*.mindir")):  # a checkpoint has a manifest and weights too
-        from mindspore_impl.export.session import open_session
-
-        decoder = open_session(path)
-        tokenizer = decoder.package.tokenizer()
-        if tokenizer_path is not None:
-            decoder.package.check_tokenizer(Tokenizer.load(tokenizer_path, template))
-        return Conversation(decoder, tokenizer, sampling, seed, thinking, system)
-    from mindspore_impl.generation.engine import ModelDecoder  # imports mindspore
-
     found = named(path)
     if tokenizer_path is None and found.tokenizer is None:
         raise UserError(f"{path}: no {' or '.join(TOKENIZERS)} lies beside these weights; give one with --tokenizer")
     tokenizer = Tokenizer.load(tokenizer_path or found.tokenizer, template or found.template)
+    runtime.setup(runtime.RuntimeOptions())
+    return Conversation(_decoder(found, tokenizer, context), tokenizer, sampling, seed, thinking, system)
+
+
+def _decoder(found: Named, tokenizer, context: int) -> Decoder:
+    if _is_package(found.weights):
+        from mindspore_impl.export.session import open_session
+
+        session = open_session(found.weights)
+        session.package.check_tokenizer(tokenizer)
+        return session
+    from mindspore_impl.generation.engine import ModelDecoder  # imports mindspore
+
     model = load_model(found, tokenizer.vocab_size)
-    decoder = ModelDecoder(model, min(context, model.options.max_position_embeddings))
-    return Conversation(decoder, tokenizer, sampling, seed, thinking, system)
+    return ModelDecoder(model, min(context, model.options.max_position_embeddings))
 
 
 def load_model(found: Named, tokenizer_size: int):
@@ -108,7 +108,7 @@ def load_model(found: Named, tokenizer_size: int):
 def _is_package(path: Path) -> bool:
     from mindspore_impl.export.package import is_package
 
-    return is_package(path)
+    return is_package(path) and any(path.glob("*.mindir"))  # a checkpoint has a manifest and weights too
 
 
 def _tokenizer_in(path: Path) -> Path | None:
