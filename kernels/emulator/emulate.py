@@ -21,6 +21,7 @@ HERE = Path(__file__).resolve().parent
 UB_BYTES = {"ascend910b": 192 * 1024, "ascend910_93": 192 * 1024}
 FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fno-strict-aliasing", "-fno-gnu-unique"]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter"]
+RUNTIME = ("core.cpp", "runtime.cpp")
 TRACE_ROOM = 32
 
 
@@ -58,9 +59,10 @@ def build(
     ]  # fmt: skip
     cache = Path(cache or os.environ.get("EMULATOR_CACHE") or Path(tempfile.gettempdir()) / f"emulator-{os.getuid()}")
     cache.mkdir(parents=True, exist_ok=True)
-    runtime = _compiled(command[: len(FLAGS) + len(WARNINGS) + 1], HERE / "runtime.cpp", [HERE], cache, ".o", ["-c"])
+    common = command[: len(FLAGS) + len(WARNINGS) + 1]
+    objects = [str(_compiled(common, HERE / name, [HERE], cache, ".o", ["-c"])) for name in RUNTIME]
     return _compiled(
-        command, source, [HERE, *include_dirs], cache, ".so", ["-shared", "-Wl,-Bsymbolic", str(runtime), "-ldl"]
+        command, source, [HERE, *include_dirs], cache, ".so", ["-shared", "-Wl,-Bsymbolic", *objects, "-ldl"]
     )
 
 

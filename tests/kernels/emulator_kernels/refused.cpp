@@ -3,8 +3,8 @@
 
 using namespace AscendC;
 
-void Refused(LocalTensor<float> f, LocalTensor<half> h, LocalTensor<bfloat16_t> b, LocalTensor<int32_t> i, LocalTensor<uint8_t> u,
-             GlobalTensor<float> g, TPipe& pipe) {
+void Refused(LocalTensor<float> f, LocalTensor<half> h, LocalTensor<bfloat16_t> b, LocalTensor<int32_t> i,
+             LocalTensor<uint8_t> u, GlobalTensor<float> g, TPipe& pipe) {
     Exp(b, b, 64);                                                             // refused
     Adds(b, b, bfloat16_t(1), 64);                                             // refused
     ReduceMax(b, b, b, 64);                                                    // refused

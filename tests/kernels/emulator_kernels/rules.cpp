@@ -93,7 +93,8 @@ KERNEL(relay_flag, KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0); relay(
            r, [] { CrossCoreSetFlag<0, PIPE_MTE3>(1); CrossCoreWaitFlag(1); },
            [] { CrossCoreSetFlag<0, PIPE_MTE3>(1); CrossCoreWaitFlag(1); });)
 // Both cores add to the same floats: atomic copies need no order.
-KERNEL(atomic_add, Duplicate(r.a, 1.0f, 64); SetFlag<HardEvent::V_MTE3>(EVENT_ID0); WaitFlag<HardEvent::V_MTE3>(EVENT_ID0);
+KERNEL(atomic_add, Duplicate(r.a, 1.0f, 64); SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
+       WaitFlag<HardEvent::V_MTE3>(EVENT_ID0);
        SetAtomicAdd<float>(); DataCopy(r.y, r.a, 64); SetAtomicNone();)
 // dst and src1 coincide with a repeat stride of 0: the documented way to accumulate repeats.
 KERNEL(accumulate, Duplicate(r.a, 1.0f, 1024); Duplicate(r.b, 0.0f, 64); PipeBarrier<PIPE_V>();
@@ -126,7 +127,8 @@ KERNEL(uninitialised_again, for (int turn = 0; turn < 3; ++turn) {
     r.out.FreeTensor(t);
 })
 KERNEL(operand_overlap, r.Filled(); Adds(r.a[8], r.a, 1.0f, 512);)
-KERNEL(operand_overlap_cast, r.Filled(); LocalTensor<half> h = r.a.ReinterpretCast<half>(); Cast(r.a, h, RoundMode::CAST_NONE, 512);)
+KERNEL(operand_overlap_cast, r.Filled(); LocalTensor<half> h = r.a.ReinterpretCast<half>();
+       Cast(r.a, h, RoundMode::CAST_NONE, 512);)
 
 // ---- queues ----
 
@@ -159,7 +161,8 @@ KERNEL(vector_after_set, r.a.SetValue(0, 1.0f); Adds(r.b, r.a, 1.0f, 1);)
 KERNEL(vector_after_copy, DataCopy(r.a, r.x, 64); Adds(r.b, r.a, 1.0f, 64);)
 KERNEL(copy_out_after_vector, Duplicate(r.a, 1.0f, 64); DataCopy(r.y, r.a, 64);)
 KERNEL(copy_out_after_set, r.a.SetValue(0, 1.0f); DataCopyPad(r.y, r.a, DataCopyExtParams(1, 4, 0, 0, 0));)
-KERNEL(copy_in_over_vector_read, r.Loaded(); PipeBarrier<PIPE_V>(); Adds(r.i.ReinterpretCast<float>(), r.a, 1.0f, 64); PipeBarrier<PIPE_MTE2>();
+KERNEL(copy_in_over_vector_read, r.Loaded(); PipeBarrier<PIPE_V>(); Adds(r.i.ReinterpretCast<float>(), r.a, 1.0f, 64);
+       PipeBarrier<PIPE_MTE2>();
        DataCopy(r.a, r.x, 64);)
 KERNEL(copy_in_over_copy_out, Duplicate(r.a, 1.0f, 64); SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
        WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); SetFlag<HardEvent::V_MTE2>(EVENT_ID0);
@@ -186,7 +189,8 @@ KERNEL(mask_range_bits, r.Filled(); uint64_t mask[2] = {~0ull, 1}; Adds(r.a, r.b
 KERNEL(mask_mode, SetMaskCount(); SetVectorMask<float, MaskMode::COUNTER>(100);)
 KERNEL(compare_count, r.Filled(); LocalTensor<uint8_t> bits = r.i.ReinterpretCast<uint8_t>();
        CompareScalar(bits, r.a, 1.0f, CMPMODE::EQ, 65);)
-KERNEL(compare_mode, Duplicate(r.i, 1, 64); PipeBarrier<PIPE_V>(); LocalTensor<uint8_t> bits = r.a.ReinterpretCast<uint8_t>();
+KERNEL(compare_mode, Duplicate(r.i, 1, 64); PipeBarrier<PIPE_V>();
+       LocalTensor<uint8_t> bits = r.a.ReinterpretCast<uint8_t>();
        CompareScalar(bits, r.i, 1, CMPMODE::LT, 64);)
 KERNEL(select_mode, r.Filled(); Duplicate(r.i, 1, 64); PipeBarrier<PIPE_V>();
        Select(r.a, r.i.ReinterpretCast<uint8_t>(), r.b, 1.0f, SELMODE::VSEL_TENSOR_TENSOR_MODE, 64);)
@@ -197,13 +201,17 @@ KERNEL(gather_offset, r.Filled(); Duplicate(r.i, 2, 64); PipeBarrier<PIPE_V>();
 KERNEL(gather_overrun, r.Filled(); Duplicate(r.i, 4096, 64); PipeBarrier<PIPE_V>();
        Gather(r.b, r.a, r.i.ReinterpretCast<uint32_t>(), 0, 64);)
 KERNEL(atomic_mode, SetAtomicAdd<float>();)
-KERNEL(pad_range, DataCopyPad(r.a, r.x, DataCopyExtParams(1, 20, 0, 0, 0), DataCopyPadExtParams<float>(true, 9, 0, 0.0f));)
+KERNEL(pad_range, DataCopyPad(r.a, r.x, DataCopyExtParams(1, 20, 0, 0, 0),
+       DataCopyPadExtParams<float>(true, 9, 0, 0.0f));)
 KERNEL(data_cache, r.y.SetValue(0, 1.0f);)
-KERNEL(data_cache_unread, r.y.SetValue(0, 1.0f); SetFlag<HardEvent::S_MTE2>(EVENT_ID0); WaitFlag<HardEvent::S_MTE2>(EVENT_ID0);
+KERNEL(data_cache_unread, r.y.SetValue(0, 1.0f); SetFlag<HardEvent::S_MTE2>(EVENT_ID0);
+       WaitFlag<HardEvent::S_MTE2>(EVENT_ID0);
        DataCopy(r.a, r.y, 64);)
 KERNEL(data_cache_stale, r.y.GetValue(0); Duplicate(r.a, 1.0f, 64); SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
-       WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); SetFlag<HardEvent::S_MTE3>(EVENT_ID0); WaitFlag<HardEvent::S_MTE3>(EVENT_ID0);
-       DataCopy(r.y, r.a, 64); SetFlag<HardEvent::MTE3_S>(EVENT_ID0); WaitFlag<HardEvent::MTE3_S>(EVENT_ID0); r.y.GetValue(1);)
+       WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); SetFlag<HardEvent::S_MTE3>(EVENT_ID0);
+       WaitFlag<HardEvent::S_MTE3>(EVENT_ID0);
+       DataCopy(r.y, r.a, 64); SetFlag<HardEvent::MTE3_S>(EVENT_ID0); WaitFlag<HardEvent::MTE3_S>(EVENT_ID0);
+       r.y.GetValue(1);)
 
 // ---- several cores ----
 
@@ -211,7 +219,8 @@ KERNEL(race_write_write, r.Filled(); SetFlag<HardEvent::V_MTE3>(EVENT_ID0); Wait
        DataCopy(r.y[32 * GetBlockIdx()], r.a, 64);)
 KERNEL(race_read_write, relay(r, [] {}, [] {});)
 KERNEL(race_write_read, if (GetBlockIdx() == 0) { DataCopy(r.b, r.y, 64); } else {
-           r.Filled(); SetFlag<HardEvent::V_MTE3>(EVENT_ID0); WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); DataCopy(r.y, r.a, 64);
+           r.Filled(); SetFlag<HardEvent::V_MTE3>(EVENT_ID0); WaitFlag<HardEvent::V_MTE3>(EVENT_ID0);
+       DataCopy(r.y, r.a, 64);
        })
 KERNEL(race_cache_line, r.y.SetValue(GetBlockIdx(), 1.0f);
        DataCacheCleanAndInvalid<float, CacheLine::SINGLE_CACHE_LINE, DcciDst::CACHELINE_OUT>(r.y);)
@@ -235,7 +244,8 @@ KERNEL(whole_reductions, r.Loaded(); Duplicate(r.b, 0.0f, 1024); PipeBarrier<PIP
        WholeReduceMax<float>(r.b[32], r.a, 64, 16, 1, 1, 8, ReduceOrder::ORDER_ONLY_VALUE);
        WholeReduceSum<float>(r.b[48], r.a, 64, 16, 1, 1, 8); WholeReduceMin<float>(r.b[64], r.a, 50, 1, 1, 1, 8);
        BlockReduceMax<float>(r.b[72], r.a, 2, 64, 1, 1, 8); BlockReduceSum<float>(r.b[88], r.a, 1, 64, 1, 1, 8);
-       PairReduceSum<float>(r.b[96], r.a, 1, 64, 1, 1, 8); ReduceMax(r.b[128], r.a, r.i.ReinterpretCast<float>(), 1000, true);
+       PairReduceSum<float>(r.b[96], r.a, 1, 64, 1, 1, 8);
+       ReduceMax(r.b[128], r.a, r.i.ReinterpretCast<float>(), 1000, true);
        ReduceSum(r.b[136], r.a, r.i.ReinterpretCast<float>()[512], 1000); SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
        WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); DataCopy(r.y, r.b, 1024);)
 KERNEL(selections, r.Loaded(); LocalTensor<uint8_t> bits = r.i.ReinterpretCast<uint8_t>();
@@ -245,7 +255,8 @@ KERNEL(selections, r.Loaded(); LocalTensor<uint8_t> bits = r.i.ReinterpretCast<u
        LocalTensor<int32_t> index = r.out.AllocTensor<int32_t>(); CreateVecIndex(index, 7, 100); PipeBarrier<PIPE_V>();
        Muls(index, index, 4, 100); PipeBarrier<PIPE_V>();
        Gather(r.b[256], r.a, index.ReinterpretCast<uint32_t>(), 4, 100); r.out.FreeTensor(index);
-       SetFlag<HardEvent::V_MTE3>(EVENT_ID0); WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); DataCopyPad(r.y, r.b, DataCopyExtParams(1, 1424, 0, 0, 0));)
+       SetFlag<HardEvent::V_MTE3>(EVENT_ID0); WaitFlag<HardEvent::V_MTE3>(EVENT_ID0);
+       DataCopyPad(r.y, r.b, DataCopyExtParams(1, 1424, 0, 0, 0));)
 // x is seen as 2048 bf16 numbers (8192 bytes a time) and y as halves, bf16 and integers.
 KERNEL(casts, r.Loaded(); LocalTensor<half> h = r.b.ReinterpretCast<half>();
        Cast(h, r.a, RoundMode::CAST_RINT, 512); PipeBarrier<PIPE_V>();
@@ -263,12 +274,15 @@ KERNEL(masks, Duplicate(r.a, 1.0f, 1024); Duplicate(r.b, 0.0f, 1024); PipeBarrie
        Adds<float, false>(r.b[256], r.a, 3.0f, MASK_PLACEHOLDER, 1, UnaryRepeatParams()); SetMaskNorm(); ResetMask();
        SetFlag<HardEvent::V_MTE3>(EVENT_ID0); WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); DataCopy(r.y, r.b, 1024);)
 // Copies of several bursts with gaps, and padding on both sides.
-KERNEL(copies, DataCopyPad(r.a, r.x, DataCopyExtParams(3, 20, 12, 1, 0), DataCopyPadExtParams<float>(true, 1, 2, -1.0f));
+KERNEL(copies, DataCopyPad(r.a, r.x, DataCopyExtParams(3, 20, 12, 1, 0),
+       DataCopyPadExtParams<float>(true, 1, 2, -1.0f));
        SetFlag<HardEvent::MTE2_MTE3>(EVENT_ID0); WaitFlag<HardEvent::MTE2_MTE3>(EVENT_ID0);
        DataCopyPad(r.y, r.a, DataCopyExtParams(3, 32, 1, 8, 0));)
-KERNEL(work, r.Loaded(); Exp(r.a, r.a, 1000); PipeBarrier<PIPE_V>(); Cast(r.b.ReinterpretCast<bfloat16_t>(), r.a, RoundMode::CAST_RINT, 1000);
+KERNEL(work, r.Loaded(); Exp(r.a, r.a, 1000); PipeBarrier<PIPE_V>();
+       Cast(r.b.ReinterpretCast<bfloat16_t>(), r.a, RoundMode::CAST_RINT, 1000);
        SetFlag<HardEvent::V_S>(EVENT_ID0); WaitFlag<HardEvent::V_S>(EVENT_ID0); r.a.GetValue(3); r.x.GetValue(2);
-       PipeBarrier<PIPE_V>(); Max(r.i.ReinterpretCast<int16_t>(), r.b.ReinterpretCast<int16_t>(), r.b.ReinterpretCast<int16_t>(), 1000);)
+       PipeBarrier<PIPE_V>();
+       Max(r.i.ReinterpretCast<int16_t>(), r.b.ReinterpretCast<int16_t>(), r.b.ReinterpretCast<int16_t>(), 1000);)
 
 struct Tiling {
     uint32_t count;

@@ -19,11 +19,16 @@ float widen(T value) {
 inline double round_whole(double x, AscendC::RoundMode mode) {
     using Mode = AscendC::RoundMode;
     switch (mode) {
-        case Mode::CAST_FLOOR: return std::floor(x);
-        case Mode::CAST_CEIL: return std::ceil(x);
-        case Mode::CAST_ROUND: return std::round(x);
-        case Mode::CAST_TRUNC: return std::trunc(x);
-        default: return std::nearbyint(x);
+        case Mode::CAST_FLOOR:
+            return std::floor(x);
+        case Mode::CAST_CEIL:
+            return std::ceil(x);
+        case Mode::CAST_ROUND:
+            return std::round(x);
+        case Mode::CAST_TRUNC:
+            return std::trunc(x);
+        default:
+            return std::nearbyint(x);
     }
 }
 
@@ -89,8 +94,10 @@ D converted(U value, AscendC::RoundMode mode) {
         result.bits = float_to_half(widen(value), mode);
         return result;
     } else if constexpr (std::is_same_v<D, float>) {
-        if constexpr (one_of<U, int32_t, int64_t>) return to_float(static_cast<double>(value), mode);
-        else return widen(value);
+        if constexpr (one_of<U, int32_t, int64_t>)
+            return to_float(static_cast<double>(value), mode);
+        else
+            return widen(value);
     } else if constexpr (std::is_integral_v<U>) {
         return saturated<D>(static_cast<double>(value));
     } else {
@@ -99,14 +106,17 @@ D converted(U value, AscendC::RoundMode mode) {
 }
 
 template <typename D, typename U>
-void cast(const AscendC::LocalTensor<D>& dst, const AscendC::LocalTensor<U>& src, AscendC::RoundMode mode, const Lanes& lanes,
-          const AscendC::UnaryRepeatParams& params) {
+void cast(const AscendC::LocalTensor<D>& dst, const AscendC::LocalTensor<U>& src, AscendC::RoundMode mode,
+          const Lanes& lanes, const AscendC::UnaryRepeatParams& params) {
     static_assert(!(std::is_same_v<D, float> && std::is_same_v<U, float>), "do not Cast float to float");
     constexpr int modes = cast_modes<D, U>();
     static_assert(modes >= 0, "Cast has no such pair of types on A2 and A3");
     using Mode = AscendC::RoundMode;
     const bool exact = mode == Mode::CAST_NONE, odd = mode == Mode::CAST_ODD;
-    const bool allowed = modes == ONLY_NONE ? exact : modes == TO_HALF ? true : modes == WITH_NONE ? !odd : !exact && !odd;
+    const bool allowed = modes == ONLY_NONE   ? exact
+                         : modes == TO_HALF   ? true
+                         : modes == WITH_NONE ? !odd
+                                              : !exact && !odd;
     if (!allowed) fault("cast-mode", "Cast does not round this pair of types with mode %d", static_cast<int>(mode));
     apply<D, U>("Cast", lanes, unary_dst(dst, params), {unary_src(src, params)},
                 [mode](U value) { return converted<D, U>(value, mode); });
@@ -142,7 +152,8 @@ void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode&
 // In the scalar unit: float to half or int32.
 template <typename T, typename U, RoundMode roundMode>
 U ScalarCast(T valueIn) {
-    static_assert(std::is_same_v<T, float> && emulator::one_of<U, half, int32_t>, "ScalarCast takes float to half or int32_t");
+    static_assert(std::is_same_v<T, float> && emulator::one_of<U, half, int32_t>,
+                  "ScalarCast takes float to half or int32_t");
     return emulator::converted<U, T>(valueIn, roundMode);
 }
 

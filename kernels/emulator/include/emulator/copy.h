@@ -19,7 +19,8 @@ struct DataCopyParams {
 // With DataCopyPad these are bytes, as in DataCopyExtParams, but of 16 bits.
 struct DataCopyPadParams {
     DataCopyPadParams() {}
-    DataCopyPadParams(const bool isPadValue, const uint8_t leftPadValue, const uint8_t rightPadValue, const uint64_t padValue)
+    DataCopyPadParams(const bool isPadValue, const uint8_t leftPadValue, const uint8_t rightPadValue,
+                      const uint64_t padValue)
         : isPad(isPadValue), leftPadding(leftPadValue), rightPadding(rightPadValue), paddingValue(padValue) {}
     bool isPad = false;
     uint8_t leftPadding = 0;
@@ -71,12 +72,14 @@ void combine(T* target, const T* source, uint64_t count, Atomic mode) {
 }
 
 template <typename T>
-void copy_out(const AscendC::GlobalTensor<T>& dst, uint64_t gm_begin, uint32_t ub_address, uint64_t bytes, const char* api) {
+void copy_out(const AscendC::GlobalTensor<T>& dst, uint64_t gm_begin, uint32_t ub_address, uint64_t bytes,
+              const char* api) {
     Core& c = core();
     const uint64_t place = dst.at(api, gm_begin, bytes);
     c.read_ub(MTE3, ub_address, static_cast<uint32_t>(bytes), api);
     const bool atomic = c.atomic != Atomic::NONE;
-    if (atomic && c.atomic_type != dtype_code<T>) fault("atomic-mode", "%s: SetAtomic was called for another type", api);
+    if (atomic && c.atomic_type != dtype_code<T>)
+        fault("atomic-mode", "%s: SetAtomic was called for another type", api);
     c.write_gm(MTE3, *dst.owner, place, bytes, api, atomic);
     if (atomic) {
         combine(reinterpret_cast<T*>(dst.owner->base + place), ub_pointer<T>(ub_address), bytes / sizeof(T), c.atomic);
@@ -86,7 +89,8 @@ void copy_out(const AscendC::GlobalTensor<T>& dst, uint64_t gm_begin, uint32_t u
 }
 
 template <typename T>
-void copy_in(const AscendC::GlobalTensor<T>& src, uint64_t gm_begin, uint32_t ub_address, uint64_t bytes, const char* api) {
+void copy_in(const AscendC::GlobalTensor<T>& src, uint64_t gm_begin, uint32_t ub_address, uint64_t bytes,
+             const char* api) {
     Core& c = core();
     const uint64_t place = src.at(api, gm_begin, bytes);
     c.read_gm(MTE2, *src.owner, place, bytes, api);
@@ -189,9 +193,11 @@ void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Da
     const uint64_t length = dataCopyParams.blockLen;
     const uint64_t left = padParams.isPad ? padParams.leftPadding * sizeof(T) : 0;
     const uint64_t right = padParams.isPad ? padParams.rightPadding * sizeof(T) : 0;
-    if (!padParams.isPad && (padParams.leftPadding || padParams.rightPadding)) fault("pad-range", "%s: padding without isPad", api);
+    if (!padParams.isPad && (padParams.leftPadding || padParams.rightPadding))
+        fault("pad-range", "%s: padding without isPad", api);
     if (left > BLOCK || right > BLOCK) fault("pad-range", "%s pads by more than 32 bytes", api);
-    if (length % sizeof(T)) fault("copy-length", "%s of %llu bytes cuts an element", api, static_cast<unsigned long long>(length));
+    if (length % sizeof(T))
+        fault("copy-length", "%s of %llu bytes cuts an element", api, static_cast<unsigned long long>(length));
     const uint64_t filled = left + length + right, slot = (filled + BLOCK - 1) / BLOCK * BLOCK;
     for (uint64_t i = 0; i < dataCopyParams.blockCount; ++i) {
         const uint32_t to = dst.view.at(api, "dst", i * (slot + dataCopyParams.dstStride * BLOCK), slot);
@@ -202,7 +208,8 @@ void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Da
         core().write_ub(MTE2, to, static_cast<uint32_t>(filled), api);
         T* elements = ub_pointer<T>(to);
         for (uint64_t j = 0; j < left / sizeof(T); ++j) elements[j] = padParams.paddingValue;
-        for (uint64_t j = (left + length) / sizeof(T); j < filled / sizeof(T); ++j) elements[j] = padParams.paddingValue;
+        for (uint64_t j = (left + length) / sizeof(T); j < filled / sizeof(T); ++j)
+            elements[j] = padParams.paddingValue;
     }
     ++core().counters.gm[src.owner->name].read_copies;
 }
@@ -213,7 +220,8 @@ void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const Da
     const char* api = "DataCopyPad";
     begin_copy(src.view, MTE3, api, "src");
     const uint64_t length = dataCopyParams.blockLen, slot = (length + BLOCK - 1) / BLOCK * BLOCK;
-    if (length % sizeof(T)) fault("copy-length", "%s of %llu bytes cuts an element", api, static_cast<unsigned long long>(length));
+    if (length % sizeof(T))
+        fault("copy-length", "%s of %llu bytes cuts an element", api, static_cast<unsigned long long>(length));
     for (uint64_t i = 0; i < dataCopyParams.blockCount; ++i) {
         const uint32_t from = src.view.at(api, "src", i * (slot + dataCopyParams.srcStride * BLOCK), length);
         copy_out(dst, i * (length + dataCopyParams.dstStride), from, length, api);
@@ -228,13 +236,15 @@ void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Da
     T value;
     std::memcpy(&value, &padParams.paddingValue, sizeof(T));
     DataCopyPad(dst, src,
-                DataCopyExtParams(dataCopyParams.blockCount, dataCopyParams.blockLen, dataCopyParams.srcStride, dataCopyParams.dstStride, 0),
+                DataCopyExtParams(dataCopyParams.blockCount, dataCopyParams.blockLen, dataCopyParams.srcStride,
+                                  dataCopyParams.dstStride, 0),
                 DataCopyPadExtParams<T>(padParams.isPad, padParams.leftPadding, padParams.rightPadding, value));
 }
 template <typename T>
 void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyParams& dataCopyParams) {
     DataCopyPad(dst, src,
-                DataCopyExtParams(dataCopyParams.blockCount, dataCopyParams.blockLen, dataCopyParams.srcStride, dataCopyParams.dstStride, 0));
+                DataCopyExtParams(dataCopyParams.blockCount, dataCopyParams.blockLen, dataCopyParams.srcStride,
+                                  dataCopyParams.dstStride, 0));
 }
 
 template <typename T>

@@ -1,9 +1,10 @@
 // One emulated vector core: its unified buffer, the clocks that say which work of which pipe is known to be finished,
 // the flags, and the counters. Every rule about ordering and memory is enforced here; runtime.cpp holds the bodies.
 //
-// Ordering. A core has four pipes (S scalar, V vector, MTE2 copies in, MTE3 copies out). Each instruction of a pipe gets
-// the next time of that pipe. `known[p]` is a vector clock: up to which time of every pipe of every core the next
-// instruction of pipe p may rely on results. Only events, barriers and cross-core waits raise it, as with auto-sync off.
+// Ordering. A core has four pipes (S scalar, V vector, MTE2 copies in, MTE3 copies out). Each instruction of a pipe
+// gets the next time of that pipe. `known[p]` is a vector clock: up to which time of every pipe of every core the next
+// instruction of pipe p may rely on results. Only events, barriers and cross-core waits raise it, as with auto-sync
+// off.
 #pragma once
 
 #include <cstdint>
@@ -44,7 +45,7 @@ struct Buffer {
 
 // Who last wrote and read each 32-byte block of the unified buffer.
 struct UbShadow {
-    std::vector<uint8_t> written, writer;            // written: one byte a UB byte, 0 = never written
+    std::vector<uint8_t> written, writer;  // written: one byte a UB byte, 0 = never written
     std::vector<uint32_t> write_time, read_time[PIPES];
     std::vector<const char*> write_api, read_api;
 };
@@ -61,7 +62,7 @@ struct GmBuffer {
     uint64_t bytes = 0;
     uint32_t grain = 1;  // bytes that one entry of the shadow stands for
     std::vector<GmAccess> writer, reader, earlier_reader;
-    std::vector<uint8_t> kind;  // of the last write: 0 plain, 1 atomic, 2 scalar and not yet out of the data cache
+    std::vector<uint8_t> kind;     // of the last write: 0 plain, 1 atomic, 2 scalar and not yet out of the data cache
     std::vector<uint64_t> copied;  // by cache line: the number of the last copy into it
     void shadow();
 };
@@ -94,7 +95,7 @@ class Core {
     void wait_flag(int event, Pipe to, int id);
     void barrier(Pipe pipe);
     void barrier_all();
-    void merge_into(Clock& clock) const;          // clock = max(clock, all that this core has done or knows)
+    void merge_into(Clock& clock) const;           // clock = max(clock, all that this core has done or knows)
     void snapshot(Pipe pipe, Clock& clock) const;  // what is finished when an instruction of `pipe` ends
     void learn(Pipe pipe, const Clock& clock);
     void learn_all(const Clock& clock);
@@ -119,7 +120,7 @@ class Core {
     uint8_t* ub;
     uint32_t time[PIPES] = {};
     Clock known[PIPES];
-    std::map<int, Flag> flags;              // event * EVENT_IDS + id
+    std::map<int, Flag> flags;               // event * EVENT_IDS + id
     std::map<int, uint8_t> occupied_events;  // bit mask of allocated ids by event
     std::vector<Buffer> buffers;
     std::map<int, int> buffers_of_pair;  // by the event that the queue's EnQue sets

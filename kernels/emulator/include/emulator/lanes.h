@@ -1,8 +1,8 @@
 // How one vector instruction walks over its operands: repeats, mask, strides; and its checks, in bulk.
 //
-// A repeat covers 256 bytes of the widest operand. Inside it an operand advances by blocks of 32 bytes (`block_stride`),
-// between repeats by `repeat_stride` blocks. A mask says which elements of a repeat take part; in counter mode, which is
-// also how the calls with a count work, it says how many elements in all.
+// A repeat covers 256 bytes of the widest operand. Inside it an operand advances by blocks of 32 bytes
+// (`block_stride`), between repeats by `repeat_stride` blocks. A mask says which elements of a repeat take part; in
+// counter mode, which is also how the calls with a count work, it says how many elements in all.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,9 @@ struct UnaryRepeatParams {
     UnaryRepeatParams() {}
     UnaryRepeatParams(const uint16_t dstBlkStrideIn, const uint16_t srcBlkStrideIn, const uint8_t dstRepStrideIn,
                       const uint8_t srcRepStrideIn)
-        : dstBlkStride(dstBlkStrideIn), srcBlkStride(srcBlkStrideIn), dstRepStride(dstRepStrideIn),
+        : dstBlkStride(dstBlkStrideIn),
+          srcBlkStride(srcBlkStrideIn),
+          dstRepStride(dstRepStrideIn),
           srcRepStride(srcRepStrideIn) {}
     uint16_t dstBlkStride = 1;
     uint16_t srcBlkStride = 1;
@@ -27,8 +29,12 @@ struct BinaryRepeatParams {
     BinaryRepeatParams() {}
     BinaryRepeatParams(const uint8_t dstBlkStrideIn, const uint8_t src0BlkStrideIn, const uint8_t src1BlkStrideIn,
                        const uint8_t dstRepStrideIn, const uint8_t src0RepStrideIn, const uint8_t src1RepStrideIn)
-        : dstBlkStride(dstBlkStrideIn), src0BlkStride(src0BlkStrideIn), src1BlkStride(src1BlkStrideIn),
-          dstRepStride(dstRepStrideIn), src0RepStride(src0RepStrideIn), src1RepStride(src1RepStrideIn) {}
+        : dstBlkStride(dstBlkStrideIn),
+          src0BlkStride(src0BlkStrideIn),
+          src1BlkStride(src1BlkStrideIn),
+          dstRepStride(dstRepStrideIn),
+          src0RepStride(src0RepStrideIn),
+          src1RepStride(src1RepStrideIn) {}
     uint8_t dstBlkStride = 1;
     uint8_t src0BlkStride = 1;
     uint8_t src1BlkStride = 1;
@@ -69,7 +75,8 @@ inline void ResetMask() { emulator::core().mask_low = emulator::core().mask_high
 
 namespace emulator {
 
-// The API's repeatTime is an uint8_t, which would turn 256 into 0 unseen. This takes what converts to it, and remembers.
+// The API's repeatTime is an uint8_t, which would turn 256 into 0 unseen. This takes what converts to it, and
+// remembers.
 struct RepeatTime {
     int64_t value;
     template <typename N, typename = std::enable_if_t<std::is_integral_v<N>>>
@@ -133,7 +140,8 @@ Lanes masked(uint32_t per_repeat, uint64_t high, uint64_t low, RepeatTime repeat
     lanes.repeats = times;
     lanes.low = c.mask_low;
     lanes.high = c.mask_high;
-    if (set && per_repeat <= 64 && high) fault("mask-range", "%s: mask[1] is not 0, but a repeat has %u elements", api, per_repeat);
+    if (set && per_repeat <= 64 && high)
+        fault("mask-range", "%s: mask[1] is not 0, but a repeat has %u elements", api, per_repeat);
     return lanes;
 }
 
@@ -141,7 +149,8 @@ template <bool set>
 Lanes masked(uint32_t per_repeat, uint64_t mask, RepeatTime repeats, const char* api) {
     if (!set || core().mask_counts) return masked<set>(per_repeat, 0, mask, repeats, api);
     if (mask > per_repeat || mask == 0) {
-        fault("mask-range", "%s: mask %llu, but a repeat has %u elements", api, static_cast<unsigned long long>(mask), per_repeat);
+        fault("mask-range", "%s: mask %llu, but a repeat has %u elements", api, static_cast<unsigned long long>(mask),
+              per_repeat);
     }
     const uint64_t low = mask >= 64 ? ~0ull : (1ull << mask) - 1;
     const uint64_t high = mask <= 64 ? 0 : mask == 128 ? ~0ull : (1ull << (mask - 64)) - 1;
@@ -162,7 +171,9 @@ struct Operand {
 
     uint64_t offset(uint32_t repeat, uint32_t lane) const {
         const uint32_t in_repeat = lane * size;
-        return (static_cast<uint64_t>(repeat) * repeat_stride + static_cast<uint64_t>(in_repeat / BLOCK) * block_stride) * BLOCK +
+        return (static_cast<uint64_t>(repeat) * repeat_stride +
+                static_cast<uint64_t>(in_repeat / BLOCK) * block_stride) *
+                   BLOCK +
                in_repeat % BLOCK;
     }
     bool contiguous(const Lanes& lanes) const {
@@ -200,16 +211,23 @@ inline void touch_write(const Operand& operand, const Lanes& lanes, const char* 
 
 // The documented rule on overlap: within a repeat operands coincide or are apart, and no repeat writes what a later one
 // reads. Add, Sub, Mul, Max and Min may accumulate (`accumulates`): dst is src1 and one of their repeat strides is 0.
-inline void check_overlap(const Operand& dst, const Operand& src, const Lanes& lanes, bool accumulates, const char* api) {
+inline void check_overlap(const Operand& dst, const Operand& src, const Lanes& lanes, bool accumulates,
+                          const char* api) {
     if (!lanes.repeats) return;
     const int64_t d = dst.view.address, s = src.view.address;
-    const int64_t width_d = static_cast<int64_t>(lanes.per_repeat) * dst.size, width_s = static_cast<int64_t>(lanes.per_repeat) * src.size;
-    const int64_t step_d = static_cast<int64_t>(dst.repeat_stride) * BLOCK, step_s = static_cast<int64_t>(src.repeat_stride) * BLOCK;
+    const int64_t width_d = static_cast<int64_t>(lanes.per_repeat) * dst.size,
+                  width_s = static_cast<int64_t>(lanes.per_repeat) * src.size;
+    const int64_t step_d = static_cast<int64_t>(dst.repeat_stride) * BLOCK,
+                  step_s = static_cast<int64_t>(src.repeat_stride) * BLOCK;
     const int64_t repeats = lanes.repeats;
-    if (d == s && dst.size == src.size && (step_d == step_s || repeats == 1) && dst.block_stride == src.block_stride && (step_d || repeats == 1)) return;
+    if (d == s && dst.size == src.size && (step_d == step_s || repeats == 1) && dst.block_stride == src.block_stride &&
+        (step_d || repeats == 1))
+        return;
     if (accumulates && d == s && (step_d == 0 || step_s == 0)) return;
     if (dst.block_stride != 1 || src.block_stride != 1) return;  // interleaved blocks: left to the reader
-    const int64_t tail = lanes.counts ? static_cast<int64_t>(lanes.total - (lanes.total ? (lanes.repeats - 1ull) * lanes.per_repeat : 0)) : lanes.per_repeat;
+    const int64_t tail =
+        lanes.counts ? static_cast<int64_t>(lanes.total - (lanes.total ? (lanes.repeats - 1ull) * lanes.per_repeat : 0))
+                     : lanes.per_repeat;
     if (d + step_d * (repeats - 1) + tail * dst.size <= s || s + step_s * (repeats - 1) + tail * src.size <= d) return;
     for (int64_t repeat = 0; repeat < repeats; ++repeat) {
         const int64_t begin = d + repeat * step_d, end = begin + (repeat == repeats - 1 ? tail * dst.size : width_d);
@@ -224,8 +242,9 @@ inline void check_overlap(const Operand& dst, const Operand& src, const Lanes& l
             if (!step_s) break;
         }
         if (later || (partial && dst.size == src.size)) {
-            fault("operand-overlap", "%s: dst at UB byte %lld overlaps %s at %lld so that a repeat overwrites what is still read",
-                  api, static_cast<long long>(d), src.name, static_cast<long long>(s));
+            fault("operand-overlap",
+                  "%s: dst at UB byte %lld overlaps %s at %lld so that a repeat overwrites what is still read", api,
+                  static_cast<long long>(d), src.name, static_cast<long long>(s));
         }
     }
 }

@@ -61,10 +61,12 @@ class TQueBind {
     static constexpr bool inwards = source == TPosition::GM, outwards = destination == TPosition::GM;
     static_assert(inwards || outwards || (source == TPosition::VECIN && destination == TPosition::VECOUT),
                   "only queues between global memory and the unified buffer are emulated");
-    static constexpr HardEvent enqueue_event =
-        inwards ? HardEvent::MTE2_V : outwards ? HardEvent::V_MTE3 : HardEvent::MTE2_MTE3;
-    static constexpr HardEvent free_event =
-        inwards ? HardEvent::V_MTE2 : outwards ? HardEvent::MTE3_V : HardEvent::MTE3_MTE2;
+    static constexpr HardEvent enqueue_event = inwards    ? HardEvent::MTE2_V
+                                               : outwards ? HardEvent::V_MTE3
+                                                          : HardEvent::MTE2_MTE3;
+    static constexpr HardEvent free_event = inwards    ? HardEvent::V_MTE2
+                                            : outwards ? HardEvent::MTE3_V
+                                                       : HardEvent::MTE3_MTE2;
 
     template <typename T>
     LocalTensor<T> AllocTensor() {
@@ -152,10 +154,13 @@ class TQueBind {
     template <TPosition from, TPosition to>
     static constexpr HardEvent user_event() {
         static_assert(from != to || from != TPosition::GM);
-        return from == TPosition::GM ? HardEvent::MTE2_V : to == TPosition::GM ? HardEvent::V_MTE3
-                                                                               : HardEvent::MTE2_MTE3;
+        return from == TPosition::GM ? HardEvent::MTE2_V
+               : to == TPosition::GM ? HardEvent::V_MTE3
+                                     : HardEvent::MTE2_MTE3;
     }
-    const char* name() const { return count ? emulator::core().buffers[first].name.c_str() : "a queue without InitBuffer"; }
+    const char* name() const {
+        return count ? emulator::core().buffers[first].name.c_str() : "a queue without InitBuffer";
+    }
     template <typename T>
     LocalTensor<T> tensor(int index) const {
         const emulator::Buffer& buffer = emulator::core().buffers[index];
@@ -175,7 +180,8 @@ class TQueBind {
         using emulator::BufferState;
         const bool held = buffer.state == BufferState::ALLOCATED || buffer.state == BufferState::DEQUEUED;
         if (!held || buffer.generation != view.generation) {
-            emulator::fault("enque-not-allocated", "EnQue of a tensor of %s that is not allocated", buffer.name.c_str());
+            emulator::fault("enque-not-allocated", "EnQue of a tensor of %s that is not allocated",
+                            buffer.name.c_str());
         }
         if (waiting == depth) {
             emulator::fault("queue-full", "EnQue: %s already holds its depth of %d", name(), depth);
@@ -196,7 +202,8 @@ class TQueBind {
         emulator::Buffer& buffer = core.buffers[index];
         if (buffer.queue_event != static_cast<int>(event)) {
             emulator::fault("queue-event", "DeQue of %s waits for %s, but EnQue set %s", name(),
-                            emulator::event_name(event), emulator::event_name(static_cast<HardEvent>(buffer.queue_event)));
+                            emulator::event_name(event),
+                            emulator::event_name(static_cast<HardEvent>(buffer.queue_event)));
         }
         core.wait_flag(static_cast<int>(event), emulator::target_of(event), buffer.queue_id);
         core.release_event(static_cast<int>(event), buffer.queue_id);
@@ -237,8 +244,8 @@ class TBuf {
         if (index < 0) emulator::fault("no-buffer", "TBuf without InitBuffer");
         const emulator::Buffer& buffer = emulator::core().buffers[index];
         if (static_cast<uint64_t>(bufOffset) + static_cast<uint64_t>(size) * sizeof(T) > bytes) {
-            emulator::fault("ub-overrun", "TBuf::Get of %u elements of %zu bytes at %u: %s has %u bytes", size, sizeof(T),
-                            bufOffset, buffer.name.c_str(), bytes);
+            emulator::fault("ub-overrun", "TBuf::Get of %u elements of %zu bytes at %u: %s has %u bytes", size,
+                            sizeof(T), bufOffset, buffer.name.c_str(), bytes);
         }
         LocalTensor<T> result;
         result.view = {buffer.address + bufOffset, static_cast<uint32_t>(size * sizeof(T)), index, 0};

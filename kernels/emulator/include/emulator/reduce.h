@@ -9,7 +9,8 @@ enum class Fold : uint8_t { MAX, MIN, SUM };
 
 template <typename T>
 constexpr void reduce_type() {
-    static_assert(one_of<T, half, float>, "reductions take half and float on A2 and A3: Cast bfloat16_t to float first");
+    static_assert(one_of<T, half, float>,
+                  "reductions take half and float on A2 and A3: Cast bfloat16_t to float first");
 }
 
 // Pairs, then pairs of pairs: the order in which the vector unit adds. Values that take no part are 0.
@@ -30,7 +31,8 @@ struct Found {
 
 // The largest (smallest) active value of lanes [begin, end) of a repeat; the first of equals.
 template <typename T>
-Found best_of(const Operand& src, const Lanes& lanes, uint32_t repeat, uint32_t begin, uint32_t end, Fold fold, T& best) {
+Found best_of(const Operand& src, const Lanes& lanes, uint32_t repeat, uint32_t begin, uint32_t end, Fold fold,
+              T& best) {
     Found found;
     for (uint32_t lane = begin; lane < end; ++lane) {
         if (!lanes.active(repeat, lane)) continue;
@@ -52,7 +54,9 @@ T sum_of(const Operand& src, const Lanes& lanes, uint32_t repeat, uint32_t begin
     for (uint32_t lane = begin; lane < end; ++lane) {
         const bool active = lanes.active(repeat, lane);
         any = any || active;
-        values[lane - begin] = active ? *ub_pointer<T>(src.view.address + static_cast<uint32_t>(src.offset(repeat, lane))) : static_cast<T>(0);
+        values[lane - begin] = active
+                                   ? *ub_pointer<T>(src.view.address + static_cast<uint32_t>(src.offset(repeat, lane)))
+                                   : static_cast<T>(0);
     }
     return tree_sum(values, end - begin);
 }
@@ -68,7 +72,8 @@ Operand begin_reduce(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTen
     src.view.check_aligned(api, "src");
     core().begin(V);
     core().count_repeats(api, lanes.repeats);
-    Operand operand{src.view, sizeof(T), static_cast<uint32_t>(block_stride), static_cast<uint32_t>(repeat_stride), "src"};
+    Operand operand{src.view, sizeof(T), static_cast<uint32_t>(block_stride), static_cast<uint32_t>(repeat_stride),
+                    "src"};
     touch_read(operand, lanes, api);
     return operand;
 }
@@ -84,11 +89,15 @@ template <typename T>
 using IndexOf = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
 
 template <typename T>
-void whole_best(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const Lanes& lanes, int32_t dst_stride,
-                int32_t block_stride, int32_t repeat_stride, AscendC::ReduceOrder order, Fold fold, const char* api) {
+void whole_best(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const Lanes& lanes,
+                int32_t dst_stride, int32_t block_stride, int32_t repeat_stride, AscendC::ReduceOrder order, Fold fold,
+                const char* api) {
     using Order = AscendC::ReduceOrder;
-    const uint64_t unit = order == Order::ORDER_ONLY_VALUE ? sizeof(T) : order == Order::ORDER_ONLY_INDEX ? 4 : 2 * sizeof(T);
-    const Operand operand = begin_reduce(dst, src, lanes, block_stride, repeat_stride, static_cast<uint32_t>(unit), api);
+    const uint64_t unit = order == Order::ORDER_ONLY_VALUE   ? sizeof(T)
+                          : order == Order::ORDER_ONLY_INDEX ? 4
+                                                             : 2 * sizeof(T);
+    const Operand operand =
+        begin_reduce(dst, src, lanes, block_stride, repeat_stride, static_cast<uint32_t>(unit), api);
     for (uint32_t repeat = 0; repeat < lanes.repeats; ++repeat) {
         T best = 0;
         const Found found = best_of(operand, lanes, repeat, 0, lanes.per_repeat, fold, best);
@@ -100,13 +109,14 @@ void whole_best(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T
             continue;
         }
         put(dst, place + (order == Order::ORDER_INDEX_VALUE ? sizeof(T) : 0), best, api);
-        if (order != Order::ORDER_ONLY_VALUE) put(dst, place + (order == Order::ORDER_INDEX_VALUE ? 0 : sizeof(T)), index, api);
+        if (order != Order::ORDER_ONLY_VALUE)
+            put(dst, place + (order == Order::ORDER_INDEX_VALUE ? 0 : sizeof(T)), index, api);
     }
 }
 
 template <typename T>
-void whole_sum(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const Lanes& lanes, int32_t dst_stride,
-               int32_t block_stride, int32_t repeat_stride, const char* api) {
+void whole_sum(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const Lanes& lanes,
+               int32_t dst_stride, int32_t block_stride, int32_t repeat_stride, const char* api) {
     const Operand operand = begin_reduce(dst, src, lanes, block_stride, repeat_stride, sizeof(T), api);
     for (uint32_t repeat = 0; repeat < lanes.repeats; ++repeat) {
         bool any;
@@ -117,8 +127,8 @@ void whole_sum(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>
 
 // One result a block of 32 bytes. A block without active elements leaves its result alone.
 template <typename T>
-void block_fold(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const Lanes& lanes, int32_t dst_stride,
-                int32_t block_stride, int32_t repeat_stride, Fold fold, const char* api) {
+void block_fold(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const Lanes& lanes,
+                int32_t dst_stride, int32_t block_stride, int32_t repeat_stride, Fold fold, const char* api) {
     constexpr uint32_t per_block = BLOCK / sizeof(T), unit = 8 * sizeof(T);
     const Operand operand = begin_reduce(dst, src, lanes, block_stride, repeat_stride, unit, api);
     for (uint32_t repeat = 0; repeat < lanes.repeats; ++repeat) {
@@ -136,8 +146,8 @@ void block_fold(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T
 }
 
 template <typename T>
-void pair_sum(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const Lanes& lanes, int32_t dst_stride,
-              int32_t block_stride, int32_t repeat_stride, const char* api) {
+void pair_sum(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const Lanes& lanes,
+              int32_t dst_stride, int32_t block_stride, int32_t repeat_stride, const char* api) {
     const Operand operand = begin_reduce(dst, src, lanes, block_stride, repeat_stride, BLOCK, api);
     for (uint32_t repeat = 0; repeat < lanes.repeats; ++repeat) {
         for (uint32_t pair = 0; pair < lanes.per_repeat / 2; ++pair) {
@@ -177,8 +187,9 @@ uint64_t later_rounds(uint64_t repeats, bool sum) {
 
 // ReduceMax and ReduceMin of `lanes`; the result and, on request, its index among all elements read.
 template <typename T>
-void reduce_best(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const AscendC::LocalTensor<T>& work,
-                 const Lanes& lanes, int32_t repeat_stride, bool with_index, Fold fold, const char* api) {
+void reduce_best(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src,
+                 const AscendC::LocalTensor<T>& work, const Lanes& lanes, int32_t repeat_stride, bool with_index,
+                 Fold fold, const char* api) {
     reduce_type<T>();
     if (!lanes.repeats) return;
     const uint64_t body = lanes.counts ? lanes.total / lanes.per_repeat : lanes.repeats;
@@ -186,7 +197,8 @@ void reduce_best(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<
     work.view.check_alive(api);
     work.view.check_aligned(api, "sharedTmpBuffer");
     if (work.view.bytes < needed) {
-        fault("work-buffer", "%s needs %llu bytes of sharedTmpBuffer, it has %u", api, static_cast<unsigned long long>(needed), work.view.bytes);
+        fault("work-buffer", "%s needs %llu bytes of sharedTmpBuffer, it has %u", api,
+              static_cast<unsigned long long>(needed), work.view.bytes);
     }
     const uint32_t alignment = static_cast<uint32_t>(2 * sizeof(T));
     const Operand operand = begin_reduce(dst, src, lanes, 1, repeat_stride, alignment, api);
@@ -220,8 +232,9 @@ void reduce_best(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<
 
 // Repeats are added up one after another (with a count) or as a tree (with repeats): `in_order`.
 template <typename T>
-void reduce_sum(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const AscendC::LocalTensor<T>& work,
-                const Lanes& lanes, int32_t repeat_stride, bool in_order, const char* api) {
+void reduce_sum(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src,
+                const AscendC::LocalTensor<T>& work, const Lanes& lanes, int32_t repeat_stride, bool in_order,
+                const char* api) {
     reduce_type<T>();
     if (!lanes.repeats) return;
     work.view.check_alive(api);
@@ -231,7 +244,8 @@ void reduce_sum(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T
         const uint64_t needed = work_elements<T>(lanes.repeats, false, true) * sizeof(T);
         work.view.check_aligned(api, "sharedTmpBuffer");
         if (work.view.bytes < needed) {
-            fault("work-buffer", "%s needs %llu bytes of sharedTmpBuffer, it has %u", api, static_cast<unsigned long long>(needed), work.view.bytes);
+            fault("work-buffer", "%s needs %llu bytes of sharedTmpBuffer, it has %u", api,
+                  static_cast<unsigned long long>(needed), work.view.bytes);
         }
         c.counters.repeats[api] += later_rounds<T>(lanes.repeats, true);
         c.write_ub(V, work.view.address, static_cast<uint32_t>(needed), api);
@@ -244,7 +258,8 @@ void reduce_sum(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T
         sums.push_back(sum_of<T>(operand, lanes, repeat, 0, lanes.per_repeat, any));
     }
     if (in_order) {
-        for (size_t i = 1; i < sums.size(); ++i) sums[0] = static_cast<T>(static_cast<float>(sums[0]) + static_cast<float>(sums[i]));
+        for (size_t i = 1; i < sums.size(); ++i)
+            sums[0] = static_cast<T>(static_cast<float>(sums[0]) + static_cast<float>(sums[i]));
     } else {
         size_t room = 1;
         while (room < sums.size()) room *= 2;
@@ -258,57 +273,57 @@ void reduce_sum(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T
 
 namespace AscendC {
 
-#define ASCENDC_WHOLE(NAME, FOLD, MASK, PASS)                                                                          \
-    template <typename T, bool isSetMask = true>                                                                       \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, MASK, const int32_t repeatTime,                    \
-              const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride,                      \
-              ReduceOrder order = ReduceOrder::ORDER_VALUE_INDEX) {                                                    \
-        using namespace emulator;                                                                                      \
-        whole_best(dst, src, masked<isSetMask>(per_repeat<T>, PASS, repeatTime, #NAME), dstRepStride, srcBlkStride,    \
-                   srcRepStride, order, FOLD, #NAME);                                                                  \
+#define ASCENDC_WHOLE(NAME, FOLD, MASK, PASS)                                                                       \
+    template <typename T, bool isSetMask = true>                                                                    \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, MASK, const int32_t repeatTime,                 \
+              const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride,                   \
+              ReduceOrder order = ReduceOrder::ORDER_VALUE_INDEX) {                                                 \
+        using namespace emulator;                                                                                   \
+        whole_best(dst, src, masked<isSetMask>(per_repeat<T>, PASS, repeatTime, #NAME), dstRepStride, srcBlkStride, \
+                   srcRepStride, order, FOLD, #NAME);                                                               \
     }
-#define ASCENDC_WHOLE_SUM(MASK, PASS)                                                                                  \
-    template <typename T, bool isSetMask = true>                                                                       \
-    void WholeReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, MASK, const int32_t repeatTime,          \
-                        const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride) {          \
-        using namespace emulator;                                                                                      \
-        whole_sum(dst, src, masked<isSetMask>(per_repeat<T>, PASS, repeatTime, "WholeReduceSum"), dstRepStride,        \
-                  srcBlkStride, srcRepStride, "WholeReduceSum");                                                       \
+#define ASCENDC_WHOLE_SUM(MASK, PASS)                                                                           \
+    template <typename T, bool isSetMask = true>                                                                \
+    void WholeReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, MASK, const int32_t repeatTime,   \
+                        const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride) {   \
+        using namespace emulator;                                                                               \
+        whole_sum(dst, src, masked<isSetMask>(per_repeat<T>, PASS, repeatTime, "WholeReduceSum"), dstRepStride, \
+                  srcBlkStride, srcRepStride, "WholeReduceSum");                                                \
     }
 // Of these the mask follows the repeats, not the other way round.
-#define ASCENDC_PARTS(NAME, CALL, MASK, PASS)                                                                          \
-    template <typename T, bool isSetMask = true>                                                                       \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t repeatTime, MASK,                    \
-              const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride) {                    \
-        using namespace emulator;                                                                                      \
-        const Lanes lanes = masked<isSetMask>(per_repeat<T>, PASS, repeatTime, #NAME);                                 \
-        CALL;                                                                                                          \
+#define ASCENDC_PARTS(NAME, CALL, MASK, PASS)                                                       \
+    template <typename T, bool isSetMask = true>                                                    \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t repeatTime, MASK, \
+              const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride) { \
+        using namespace emulator;                                                                   \
+        const Lanes lanes = masked<isSetMask>(per_repeat<T>, PASS, repeatTime, #NAME);              \
+        CALL;                                                                                       \
     }
-#define ASCENDC_BLOCK(NAME, FOLD)                                                                                      \
-    ASCENDC_PARTS(NAME, block_fold(dst, src, lanes, dstRepStride, srcBlkStride, srcRepStride, FOLD, #NAME),            \
-                  const int32_t mask, static_cast<uint64_t>(mask))                                                     \
-    ASCENDC_PARTS(NAME, block_fold(dst, src, lanes, dstRepStride, srcBlkStride, srcRepStride, FOLD, #NAME),            \
+#define ASCENDC_BLOCK(NAME, FOLD)                                                                           \
+    ASCENDC_PARTS(NAME, block_fold(dst, src, lanes, dstRepStride, srcBlkStride, srcRepStride, FOLD, #NAME), \
+                  const int32_t mask, static_cast<uint64_t>(mask))                                          \
+    ASCENDC_PARTS(NAME, block_fold(dst, src, lanes, dstRepStride, srcBlkStride, srcRepStride, FOLD, #NAME), \
                   const uint64_t mask[], mask)
-#define ASCENDC_REDUCE(NAME, FOLD)                                                                                     \
-    template <typename T>                                                                                              \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,             \
-              const int32_t mask, const int32_t repeatTime, const int32_t srcRepStride, bool calIndex = 0) {           \
-        using namespace emulator;                                                                                      \
-        reduce_best(dst, src, sharedTmpBuffer, long_masked<T>(static_cast<uint64_t>(mask), repeatTime, #NAME),         \
-                    srcRepStride, calIndex, FOLD, #NAME);                                                              \
-    }                                                                                                                  \
-    template <typename T>                                                                                              \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,             \
-              const uint64_t mask[], const int32_t repeatTime, const int32_t srcRepStride, bool calIndex = 0) {        \
-        using namespace emulator;                                                                                      \
-        reduce_best(dst, src, sharedTmpBuffer, long_masked<T>(mask, repeatTime, #NAME), srcRepStride, calIndex, FOLD,  \
-                    #NAME);                                                                                            \
-    }                                                                                                                  \
-    template <typename T>                                                                                              \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,             \
-              const int32_t count, bool calIndex = 0) {                                                                \
-        using namespace emulator;                                                                                      \
-        reduce_best(dst, src, sharedTmpBuffer, counted(per_repeat<T>, count, #NAME), 8, calIndex, FOLD, #NAME);        \
+#define ASCENDC_REDUCE(NAME, FOLD)                                                                                    \
+    template <typename T>                                                                                             \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,            \
+              const int32_t mask, const int32_t repeatTime, const int32_t srcRepStride, bool calIndex = 0) {          \
+        using namespace emulator;                                                                                     \
+        reduce_best(dst, src, sharedTmpBuffer, long_masked<T>(static_cast<uint64_t>(mask), repeatTime, #NAME),        \
+                    srcRepStride, calIndex, FOLD, #NAME);                                                             \
+    }                                                                                                                 \
+    template <typename T>                                                                                             \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,            \
+              const uint64_t mask[], const int32_t repeatTime, const int32_t srcRepStride, bool calIndex = 0) {       \
+        using namespace emulator;                                                                                     \
+        reduce_best(dst, src, sharedTmpBuffer, long_masked<T>(mask, repeatTime, #NAME), srcRepStride, calIndex, FOLD, \
+                    #NAME);                                                                                           \
+    }                                                                                                                 \
+    template <typename T>                                                                                             \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,            \
+              const int32_t count, bool calIndex = 0) {                                                               \
+        using namespace emulator;                                                                                     \
+        reduce_best(dst, src, sharedTmpBuffer, counted(per_repeat<T>, count, #NAME), 8, calIndex, FOLD, #NAME);       \
     }
 
 }  // namespace AscendC
@@ -365,13 +380,15 @@ template <typename T>
 void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,
                const int32_t mask, const int32_t repeatTime, const int32_t srcRepStride) {
     using namespace emulator;
-    reduce_sum(dst, src, sharedTmpBuffer, long_masked<T>(static_cast<uint64_t>(mask), repeatTime, "ReduceSum"), srcRepStride, false, "ReduceSum");
+    reduce_sum(dst, src, sharedTmpBuffer, long_masked<T>(static_cast<uint64_t>(mask), repeatTime, "ReduceSum"),
+               srcRepStride, false, "ReduceSum");
 }
 template <typename T>
 void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,
                const uint64_t mask[], const int32_t repeatTime, const int32_t srcRepStride) {
     using namespace emulator;
-    reduce_sum(dst, src, sharedTmpBuffer, long_masked<T>(mask, repeatTime, "ReduceSum"), srcRepStride, false, "ReduceSum");
+    reduce_sum(dst, src, sharedTmpBuffer, long_masked<T>(mask, repeatTime, "ReduceSum"), srcRepStride, false,
+               "ReduceSum");
 }
 template <typename T, bool isSetMask = true>
 void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,

@@ -10,12 +10,18 @@ bool compared(T x, T y, AscendC::CMPMODE mode) {
     using Mode = AscendC::CMPMODE;
     const Compute<T> a = static_cast<Compute<T>>(x), b = static_cast<Compute<T>>(y);
     switch (mode) {
-        case Mode::LT: return a < b;
-        case Mode::GT: return a > b;
-        case Mode::EQ: return a == b;
-        case Mode::LE: return a <= b;
-        case Mode::GE: return a >= b;
-        default: return a != b;
+        case Mode::LT:
+            return a < b;
+        case Mode::GT:
+            return a > b;
+        case Mode::EQ:
+            return a == b;
+        case Mode::LE:
+            return a <= b;
+        case Mode::GE:
+            return a >= b;
+        default:
+            return a != b;
     }
 }
 
@@ -23,12 +29,14 @@ template <typename T, typename U>
 void check_compare(AscendC::CMPMODE mode, const char* api) {
     static_assert(one_of<T, half, float, int32_t>, "Compare and CompareScalar take half, float and int32_t");
     static_assert(one_of<U, int8_t, uint8_t>, "the result of a comparison is a tensor of int8_t or uint8_t");
-    if (std::is_same_v<T, int32_t> && mode != AscendC::CMPMODE::EQ) fault("compare-mode", "%s of int32_t compares for equality only", api);
+    if (std::is_same_v<T, int32_t> && mode != AscendC::CMPMODE::EQ)
+        fault("compare-mode", "%s of int32_t compares for equality only", api);
 }
 
 // One bit an element, repeats side by side. The vector unit compares whole repeats: the mask plays no part.
 template <typename T, typename U, typename F>
-void compare(const AscendC::LocalTensor<U>& dst, const Operand& first, const Operand* second, uint32_t repeats, const char* api, F bit) {
+void compare(const AscendC::LocalTensor<U>& dst, const Operand& first, const Operand* second, uint32_t repeats,
+             const char* api, F bit) {
     Lanes lanes;
     lanes.repeats = repeats;
     lanes.per_repeat = per_repeat<T>;
@@ -71,14 +79,16 @@ uint32_t whole_repeats(uint32_t count, const char* api) {
 }
 
 template <typename T, typename U>
-void compare_tensors(const AscendC::LocalTensor<U>& dst, const Operand& a, const Operand& b, AscendC::CMPMODE mode, uint32_t repeats) {
+void compare_tensors(const AscendC::LocalTensor<U>& dst, const Operand& a, const Operand& b, AscendC::CMPMODE mode,
+                     uint32_t repeats) {
     check_compare<T, U>(mode, "Compare");
     compare<T>(dst, a, &b, repeats, "Compare",
                [&](uint32_t r, uint32_t l) { return compared(element<T>(a, r, l), element<T>(b, r, l), mode); });
 }
 
 template <typename T, typename U>
-void compare_scalar(const AscendC::LocalTensor<U>& dst, const Operand& a, T scalar, AscendC::CMPMODE mode, uint32_t repeats) {
+void compare_scalar(const AscendC::LocalTensor<U>& dst, const Operand& a, T scalar, AscendC::CMPMODE mode,
+                    uint32_t repeats) {
     check_compare<T, U>(mode, "CompareScalar");
     compare<T>(dst, a, nullptr, repeats, "CompareScalar",
                [&](uint32_t r, uint32_t l) { return compared(element<T>(a, r, l), scalar, mode); });
@@ -86,13 +96,14 @@ void compare_scalar(const AscendC::LocalTensor<U>& dst, const Operand& a, T scal
 
 // dst = bit ? src0 : src1. In mode 0 one repeat's bits serve all repeats; in modes 1 and 2 the bits run on.
 template <typename T, typename U>
-void select(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<U>& bits, const Operand& first, const Operand* second,
-            T scalar, AscendC::SELMODE mode, const Lanes& lanes, const Operand& target) {
+void select(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<U>& bits, const Operand& first,
+            const Operand* second, T scalar, AscendC::SELMODE mode, const Lanes& lanes, const Operand& target) {
     static_assert(one_of<T, half, float>, "Select takes half and float");
     static_assert(one_of<U, uint8_t, uint16_t, uint32_t, uint64_t>, "selMask is of an unsigned type");
     const char* api = "Select";
     const bool scalar_mode = mode == AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE;
-    if (scalar_mode == (second != nullptr)) fault("select-mode", "Select mode %d does not go with these sources", static_cast<int>(mode));
+    if (scalar_mode == (second != nullptr))
+        fault("select-mode", "Select mode %d does not go with these sources", static_cast<int>(mode));
     const bool runs_on = mode != AscendC::SELMODE::VSEL_CMPMASK_SPR;
     Core& c = core();
     c.begin(V);
@@ -119,11 +130,14 @@ void select(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<U>& b
             if (!lanes.active(repeat, lane)) continue;
             const uint64_t bit = (runs_on ? static_cast<uint64_t>(repeat) * lanes.per_repeat : 0) + lane;
             const bool chosen = flags[bit / 8] >> bit % 8 & 1;
-            results[lane] = chosen ? element<T>(first, repeat, lane) : second ? element<T>(*second, repeat, lane) : scalar;
+            results[lane] = chosen   ? element<T>(first, repeat, lane)
+                            : second ? element<T>(*second, repeat, lane)
+                                     : scalar;
         }
         for (uint32_t lane = 0; lane < lanes.per_repeat; ++lane) {
             if (lanes.active(repeat, lane)) {
-                *ub_pointer<T>(target.view.address + static_cast<uint32_t>(target.offset(repeat, lane))) = results[lane];
+                *ub_pointer<T>(target.view.address + static_cast<uint32_t>(target.offset(repeat, lane))) =
+                    results[lane];
             }
         }
     }
@@ -131,9 +145,10 @@ void select(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<U>& b
 
 // dst[i] = the element of src at byte offset[i] + base.
 template <typename T>
-void gather(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const AscendC::LocalTensor<uint32_t>& offsets,
-            uint32_t base, const Lanes& lanes, uint32_t repeat_stride) {
-    static_assert(one_of<T, half, bfloat16_t, uint16_t, int16_t, float, uint32_t, int32_t>, "Gather does not take this type");
+void gather(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src,
+            const AscendC::LocalTensor<uint32_t>& offsets, uint32_t base, const Lanes& lanes, uint32_t repeat_stride) {
+    static_assert(one_of<T, half, bfloat16_t, uint16_t, int16_t, float, uint32_t, int32_t>,
+                  "Gather does not take this type");
     const char* api = "Gather";
     Core& c = core();
     for (const View* view : {&dst.view, &src.view, &offsets.view}) {
@@ -150,7 +165,8 @@ void gather(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& s
         for (uint32_t lane = 0; lane < lanes.per_repeat; ++lane) {
             if (!lanes.active(repeat, lane)) continue;
             const uint64_t place = static_cast<uint64_t>(element<uint32_t>(places, repeat, lane)) + base;
-            if (place % sizeof(T)) fault("gather-offset", "Gather: offset %llu cuts an element", static_cast<unsigned long long>(place));
+            if (place % sizeof(T))
+                fault("gather-offset", "Gather: offset %llu cuts an element", static_cast<unsigned long long>(place));
             const uint32_t from = src.view.at(api, "src", place, sizeof(T));
             c.read_ub(V, from, sizeof(T), api);
             values.push_back(*ub_pointer<T>(from));
@@ -175,15 +191,15 @@ template <typename T, typename U, bool isSetMask = true>
 void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, CMPMODE cmpMode,
              const uint64_t mask[], const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {
     (void)mask;
-    emulator::compare_tensors<T>(dst, emulator::first_src(src0, repeatParams), emulator::second_src(src1, repeatParams), cmpMode,
-                                 emulator::repeats_of(repeatTime, "Compare"));
+    emulator::compare_tensors<T>(dst, emulator::first_src(src0, repeatParams), emulator::second_src(src1, repeatParams),
+                                 cmpMode, emulator::repeats_of(repeatTime, "Compare"));
 }
 template <typename T, typename U, bool isSetMask = true>
 void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, CMPMODE cmpMode,
              const uint64_t mask, const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {
     (void)mask;
-    emulator::compare_tensors<T>(dst, emulator::first_src(src0, repeatParams), emulator::second_src(src1, repeatParams), cmpMode,
-                                 emulator::repeats_of(repeatTime, "Compare"));
+    emulator::compare_tensors<T>(dst, emulator::first_src(src0, repeatParams), emulator::second_src(src1, repeatParams),
+                                 cmpMode, emulator::repeats_of(repeatTime, "Compare"));
 }
 template <typename T, typename U>
 void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, CMPMODE cmpMode,
@@ -194,7 +210,8 @@ void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalT
 }
 template <typename T, typename U, bool isSetMask = true>
 void CompareScalar(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const T src1Scalar, CMPMODE cmpMode,
-                   const uint64_t mask[], const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {
+                   const uint64_t mask[], const emulator::RepeatTime repeatTime,
+                   const UnaryRepeatParams& repeatParams) {
     (void)mask;
     emulator::compare_scalar<T>(dst, emulator::unary_src(src0, repeatParams), src1Scalar, cmpMode,
                                 emulator::repeats_of(repeatTime, "CompareScalar"));
@@ -213,22 +230,23 @@ void CompareScalar(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const 
                                 emulator::whole_repeats<T>(count, "CompareScalar"));
 }
 
-#define ASCENDC_SELECT(MASK)                                                                                           \
-    template <typename T, typename U, bool isSetMask = true>                                                           \
-    void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0,                  \
-                const LocalTensor<T>& src1, SELMODE selMode, MASK, const emulator::RepeatTime repeatTime,                                 \
-                const BinaryRepeatParams& repeatParams) {                                                              \
-        using namespace emulator;                                                                                      \
-        const Operand second = second_src(src1, repeatParams);                                                         \
-        select(dst, selMask, first_src(src0, repeatParams), &second, T(0), selMode,                                    \
-               masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Select"), unary_dst(dst, repeatParams));            \
-    }                                                                                                                  \
-    template <typename T, typename U, bool isSetMask = true>                                                           \
-    void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0, T src1,          \
-                SELMODE selMode, MASK, const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {                   \
-        using namespace emulator;                                                                                      \
-        select(dst, selMask, first_src(src0, repeatParams), static_cast<const Operand*>(nullptr), src1, selMode,       \
-               masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Select"), unary_dst(dst, repeatParams));            \
+#define ASCENDC_SELECT(MASK)                                                                                     \
+    template <typename T, typename U, bool isSetMask = true>                                                     \
+    void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0,            \
+                const LocalTensor<T>& src1, SELMODE selMode, MASK, const emulator::RepeatTime repeatTime,        \
+                const BinaryRepeatParams& repeatParams) {                                                        \
+        using namespace emulator;                                                                                \
+        const Operand second = second_src(src1, repeatParams);                                                   \
+        select(dst, selMask, first_src(src0, repeatParams), &second, T(0), selMode,                              \
+               masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Select"), unary_dst(dst, repeatParams));      \
+    }                                                                                                            \
+    template <typename T, typename U, bool isSetMask = true>                                                     \
+    void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0, T src1,    \
+                SELMODE selMode, MASK, const emulator::RepeatTime repeatTime,                                    \
+                const BinaryRepeatParams& repeatParams) {                                                        \
+        using namespace emulator;                                                                                \
+        select(dst, selMask, first_src(src0, repeatParams), static_cast<const Operand*>(nullptr), src1, selMode, \
+               masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Select"), unary_dst(dst, repeatParams));      \
     }
 ASCENDC_SELECT(uint64_t mask)
 ASCENDC_SELECT(uint64_t mask[])
@@ -240,7 +258,8 @@ void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const Loca
     using namespace emulator;
     const BinaryRepeatParams plain;
     const Operand second = second_src(src1, plain);
-    select(dst, selMask, first_src(src0, plain), &second, T(0), selMode, counted(per_repeat<T>, count, "Select"), unary_dst(dst, plain));
+    select(dst, selMask, first_src(src0, plain), &second, T(0), selMode, counted(per_repeat<T>, count, "Select"),
+           unary_dst(dst, plain));
 }
 template <typename T, typename U>
 void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0, T src1,
@@ -253,13 +272,15 @@ void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const Loca
 
 template <typename T>
 void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<uint32_t>& srcOffset,
-            const uint32_t srcBaseOffset, const uint64_t mask, const emulator::RepeatTime repeatTime, const uint16_t dstRepStride) {
+            const uint32_t srcBaseOffset, const uint64_t mask, const emulator::RepeatTime repeatTime,
+            const uint16_t dstRepStride) {
     using namespace emulator;
     gather(dst, src, srcOffset, srcBaseOffset, masked<true>(per_repeat<T>, mask, repeatTime, "Gather"), dstRepStride);
 }
 template <typename T>
 void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<uint32_t>& srcOffset,
-            const uint32_t srcBaseOffset, const uint64_t mask[], const emulator::RepeatTime repeatTime, const uint16_t dstRepStride) {
+            const uint32_t srcBaseOffset, const uint64_t mask[], const emulator::RepeatTime repeatTime,
+            const uint16_t dstRepStride) {
     using namespace emulator;
     gather(dst, src, srcOffset, srcBaseOffset, masked<true>(per_repeat<T>, mask, repeatTime, "Gather"), dstRepStride);
 }

@@ -9,7 +9,20 @@ namespace AscendC {
 
 // source_destination. Events of pipes that a vector core does not have are left out.
 enum class HardEvent : uint8_t {
-    MTE2_V, V_MTE2, MTE3_V, V_MTE3, V_V, MTE3_MTE2, MTE2_MTE3, S_V, V_S, S_MTE2, MTE2_S, S_MTE3, MTE3_S, MAX
+    MTE2_V,
+    V_MTE2,
+    MTE3_V,
+    V_MTE3,
+    V_V,
+    MTE3_MTE2,
+    MTE2_MTE3,
+    S_V,
+    V_S,
+    S_MTE2,
+    MTE2_S,
+    S_MTE3,
+    MTE3_S,
+    MAX
 };
 
 }  // namespace AscendC
@@ -21,9 +34,9 @@ struct EventPipes {
     const char* name;
 };
 constexpr EventPipes EVENTS[] = {
-    {MTE2, V, "MTE2_V"}, {V, MTE2, "V_MTE2"}, {MTE3, V, "MTE3_V"}, {V, MTE3, "V_MTE3"}, {V, V, "V_V"},
-    {MTE3, MTE2, "MTE3_MTE2"}, {MTE2, MTE3, "MTE2_MTE3"}, {S, V, "S_V"}, {V, S, "V_S"}, {S, MTE2, "S_MTE2"},
-    {MTE2, S, "MTE2_S"}, {S, MTE3, "S_MTE3"}, {MTE3, S, "MTE3_S"},
+    {MTE2, V, "MTE2_V"},       {V, MTE2, "V_MTE2"},       {MTE3, V, "MTE3_V"}, {V, MTE3, "V_MTE3"}, {V, V, "V_V"},
+    {MTE3, MTE2, "MTE3_MTE2"}, {MTE2, MTE3, "MTE2_MTE3"}, {S, V, "S_V"},       {V, S, "V_S"},       {S, MTE2, "S_MTE2"},
+    {MTE2, S, "MTE2_S"},       {S, MTE3, "S_MTE3"},       {MTE3, S, "MTE3_S"},
 };
 constexpr Pipe source_of(AscendC::HardEvent event) { return EVENTS[static_cast<int>(event)].from; }
 constexpr Pipe target_of(AscendC::HardEvent event) { return EVENTS[static_cast<int>(event)].to; }
@@ -110,7 +123,8 @@ void SyncAll(const GlobalTensor<int32_t>& gmWorkspace, const LocalTensor<int32_t
     static_assert(isAIVOnly, "the soft SyncAll is for kernels without cube cores");
     const int members = usedCores ? usedCores : emulator::block_count();
     if (members > emulator::block_count()) {
-        emulator::fault("sync-cores", "SyncAll of %d cores, but the kernel runs on %d", members, emulator::block_count());
+        emulator::fault("sync-cores", "SyncAll of %d cores, but the kernel runs on %d", members,
+                        emulator::block_count());
     }
     emulator::need_ub_words(ubWorkspace, 8ull * members, "SyncAll");
     int32_t* word = emulator::sync_words(gmWorkspace, 0, 8ull * members, "SyncAll") + 8 * GetBlockIdx();
@@ -177,7 +191,8 @@ void DataCacheCleanAndInvalid(const GlobalTensor<T>& tensor) {
     const uint64_t line = (tensor.origin / CACHE_LINE) * CACHE_LINE;
     const bool all = entireType == CacheLine::ENTIRE_DATA_CACHE;
     const uint64_t begin = all ? 0 : line / buffer.grain;
-    const uint64_t end = all ? buffer.kind.size() : std::min<uint64_t>(buffer.kind.size(), (line + CACHE_LINE) / buffer.grain);
+    const uint64_t end =
+        all ? buffer.kind.size() : std::min<uint64_t>(buffer.kind.size(), (line + CACHE_LINE) / buffer.grain);
     for (uint64_t i = begin; i < end; ++i) {
         if (buffer.kind[i] == 2 && buffer.writer[i].thread / PIPES == core().index) buffer.kind[i] = 0;
     }

@@ -119,7 +119,8 @@ class GlobalTensor {
         if (!owner) emulator::fault("gm-overrun", "SetGlobalBuffer got an address outside every tensor");
         origin = static_cast<uint64_t>(reinterpret_cast<uint8_t*>(buffer) - owner->base);
         bytes = owner->bytes - origin;
-        if (origin % sizeof(T)) emulator::fault("gm-misaligned", "a tensor in %s starts within an element", owner->name.c_str());
+        if (origin % sizeof(T))
+            emulator::fault("gm-misaligned", "a tensor in %s starts within an element", owner->name.c_str());
     }
     const __gm__ T* GetPhyAddr() const { return reinterpret_cast<const T*>(owner->base + origin); }
     __gm__ T* GetPhyAddr(const uint64_t offset) const {

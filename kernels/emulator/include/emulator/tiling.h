@@ -33,12 +33,14 @@ inline void SetSysWorkspace(GM_ADDR workspace) { (void)workspace; }
 }  // namespace AscendC
 
 #define REGISTER_TILING_DEFAULT(STRUCT) using EmulatorTilingDefault = STRUCT
-#define GET_TILING_DATA(NAME, ARGUMENT) EmulatorTilingDefault NAME = emulator::load_tiling<EmulatorTilingDefault>(ARGUMENT)
+#define GET_TILING_DATA(NAME, ARGUMENT) \
+    EmulatorTilingDefault NAME = emulator::load_tiling<EmulatorTilingDefault>(ARGUMENT)
 #define GET_TILING_DATA_WITH_STRUCT(STRUCT, NAME, ARGUMENT) STRUCT NAME = emulator::load_tiling<STRUCT>(ARGUMENT)
-#define GET_TILING_DATA_MEMBER(STRUCT, MEMBER, NAME, ARGUMENT) auto NAME = emulator::load_tiling<STRUCT>(ARGUMENT).MEMBER
+#define GET_TILING_DATA_MEMBER(STRUCT, MEMBER, NAME, ARGUMENT) \
+    auto NAME = emulator::load_tiling<STRUCT>(ARGUMENT).MEMBER
 #define TILING_KEY_IS(KEY) (emulator::tiling_key() == static_cast<uint64_t>(KEY))
 #define KERNEL_TASK_TYPE_DEFAULT(TYPE) emulator::set_kernel_type(emulator::TYPE)
-#define KERNEL_TASK_TYPE(KEY, TYPE)                                    \
-    do {                                                               \
+#define KERNEL_TASK_TYPE(KEY, TYPE)                                        \
+    do {                                                                   \
         if (TILING_KEY_IS(KEY)) emulator::set_kernel_type(emulator::TYPE); \
     } while (0)

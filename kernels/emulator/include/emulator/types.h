@@ -15,7 +15,24 @@ enum class SELMODE : uint8_t { VSEL_CMPMASK_SPR = 0, VSEL_TENSOR_SCALAR_MODE, VS
 enum class ReduceOrder : uint8_t { ORDER_VALUE_INDEX = 0, ORDER_INDEX_VALUE, ORDER_ONLY_VALUE, ORDER_ONLY_INDEX };
 enum class MaskMode : uint8_t { NORMAL = 0, COUNTER };
 enum class TPosition : uint8_t {
-    GM, A1, A2, B1, B2, C1, C2, CO1, CO2, VECIN, VECOUT, VECCALC, LCM, SPM, SHM, TSCM, C2PIPE2GM, MAX
+    GM,
+    A1,
+    A2,
+    B1,
+    B2,
+    C1,
+    C2,
+    CO1,
+    CO2,
+    VECIN,
+    VECOUT,
+    VECCALC,
+    LCM,
+    SPM,
+    SHM,
+    TSCM,
+    C2PIPE2GM,
+    MAX
 };
 using QuePosition = TPosition;
 enum class CacheLine : uint64_t { SINGLE_CACHE_LINE = 0, ENTIRE_DATA_CACHE };
@@ -50,12 +67,22 @@ inline uint32_t round_shift(uint32_t magnitude, int shift, bool negative, Ascend
     bool up = false;
     switch (mode) {
         case Mode::CAST_NONE:
-        case Mode::CAST_RINT: up = rest > tie || (rest == tie && (quotient & 1)); break;
-        case Mode::CAST_ROUND: up = rest >= tie; break;
-        case Mode::CAST_FLOOR: up = rest && negative; break;
-        case Mode::CAST_CEIL: up = rest && !negative; break;
-        case Mode::CAST_ODD: return quotient | (rest ? 1 : 0);
-        case Mode::CAST_TRUNC: break;
+        case Mode::CAST_RINT:
+            up = rest > tie || (rest == tie && (quotient & 1));
+            break;
+        case Mode::CAST_ROUND:
+            up = rest >= tie;
+            break;
+        case Mode::CAST_FLOOR:
+            up = rest && negative;
+            break;
+        case Mode::CAST_CEIL:
+            up = rest && !negative;
+            break;
+        case Mode::CAST_ODD:
+            return quotient | (rest ? 1 : 0);
+        case Mode::CAST_TRUNC:
+            break;
     }
     return quotient + up;
 }
@@ -91,7 +118,8 @@ inline uint16_t float_to_half(float value, AscendC::RoundMode mode) {
 }
 
 inline float half_to_float(uint16_t bits) {
-    const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16, exponent = (bits >> 10) & 31, mantissa = bits & 1023;
+    const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16, exponent = (bits >> 10) & 31,
+                   mantissa = bits & 1023;
     if (exponent == 31) return float_of(sign | 0x7f800000 | (mantissa << 13));
     if (exponent) return float_of(sign | ((exponent + 112) << 23) | (mantissa << 13));
     const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
@@ -109,13 +137,13 @@ struct half {
     operator float() const { return emulator::half_to_float(bits); }
 };
 
-// No arithmetic and no conversion from float: AscendC::ToFloat, ToBfloat16 and Cast are the ways that all versions have.
+// No arithmetic and no conversion from float: AscendC::ToFloat, ToBfloat16 and Cast are the ways that all versions
+// have.
 struct bfloat16_t {
     uint16_t bits;
     bfloat16_t() = default;
     template <typename N, typename = std::enable_if_t<std::is_integral_v<N>>>
-    bfloat16_t(N value)
-        : bits(emulator::float_to_bfloat16(static_cast<float>(value), AscendC::RoundMode::CAST_RINT)) {}
+    bfloat16_t(N value) : bits(emulator::float_to_bfloat16(static_cast<float>(value), AscendC::RoundMode::CAST_RINT)) {}
 };
 
 static_assert(sizeof(half) == 2 && sizeof(bfloat16_t) == 2);
@@ -126,7 +154,10 @@ template <typename T, typename... Allowed>
 constexpr bool one_of = (std::is_same_v<T, Allowed> || ...);
 
 template <typename T>
-constexpr int dtype_code = one_of<T, float> ? 1 : one_of<T, half> ? 2 : one_of<T, bfloat16_t> ? 3 : 10 + int(sizeof(T));
+constexpr int dtype_code = one_of<T, float>        ? 1
+                           : one_of<T, half>       ? 2
+                           : one_of<T, bfloat16_t> ? 3
+                                                   : 10 + int(sizeof(T));
 
 }  // namespace emulator
 

@@ -33,7 +33,8 @@ void evaluate(const Lanes& lanes, const Operand& dst, const std::array<Operand, 
     for (uint32_t repeat = 0; repeat < lanes.repeats; ++repeat) {
         for (uint32_t lane = 0; lane < lanes.per_repeat; ++lane) {
             if (!lanes.active(repeat, lane)) continue;
-            results[lane] = f(*reinterpret_cast<const Sources*>(base + sources[I].view.address + sources[I].offset(repeat, lane))...);
+            results[lane] = f(
+                *reinterpret_cast<const Sources*>(base + sources[I].view.address + sources[I].offset(repeat, lane))...);
         }
         for (uint32_t lane = 0; lane < lanes.per_repeat; ++lane) {
             if (!lanes.active(repeat, lane)) continue;
@@ -44,8 +45,8 @@ void evaluate(const Lanes& lanes, const Operand& dst, const std::array<Operand, 
 
 // dst[i] = f(a[i], b[i], ...) over the lanes. Each repeat is read whole before it is written.
 template <typename D, typename... Sources, typename F>
-void apply(const char* api, const Lanes& lanes, const Operand& dst, const std::array<Operand, sizeof...(Sources)>& sources,
-           F f, bool accumulates = false) {
+void apply(const char* api, const Lanes& lanes, const Operand& dst,
+           const std::array<Operand, sizeof...(Sources)>& sources, F f, bool accumulates = false) {
     Core& c = core();
     c.begin(V);
     c.count_repeats(api, lanes.repeats);
@@ -90,23 +91,23 @@ T shift_left(T value, T by) {
 }
 
 // An operation says its types and its arithmetic; the macros below give it the API's three forms.
-#define EMULATOR_UNARY(NAME, EXPRESSION, ...)                                                                          \
-    template <typename T>                                                                                              \
-    struct NAME##Operation {                                                                                           \
-        static_assert(one_of<T, __VA_ARGS__>, #NAME " does not take this type on A2 and A3: see its table of types");  \
-        static T of(T raw) {                                                                                           \
-            const Compute<T> x = static_cast<Compute<T>>(raw);                                                         \
-            return static_cast<T>(EXPRESSION);                                                                         \
-        }                                                                                                              \
+#define EMULATOR_UNARY(NAME, EXPRESSION, ...)                                                                         \
+    template <typename T>                                                                                             \
+    struct NAME##Operation {                                                                                          \
+        static_assert(one_of<T, __VA_ARGS__>, #NAME " does not take this type on A2 and A3: see its table of types"); \
+        static T of(T raw) {                                                                                          \
+            const Compute<T> x = static_cast<Compute<T>>(raw);                                                        \
+            return static_cast<T>(EXPRESSION);                                                                        \
+        }                                                                                                             \
     };
-#define EMULATOR_BINARY(NAME, EXPRESSION, ...)                                                                         \
-    template <typename T>                                                                                              \
-    struct NAME##Operation {                                                                                           \
-        static_assert(one_of<T, __VA_ARGS__>, #NAME " does not take this type on A2 and A3: see its table of types");  \
-        static T of(T raw_x, T raw_y) {                                                                                \
-            const Compute<T> x = static_cast<Compute<T>>(raw_x), y = static_cast<Compute<T>>(raw_y);                   \
-            return static_cast<T>(EXPRESSION);                                                                         \
-        }                                                                                                              \
+#define EMULATOR_BINARY(NAME, EXPRESSION, ...)                                                                        \
+    template <typename T>                                                                                             \
+    struct NAME##Operation {                                                                                          \
+        static_assert(one_of<T, __VA_ARGS__>, #NAME " does not take this type on A2 and A3: see its table of types"); \
+        static T of(T raw_x, T raw_y) {                                                                               \
+            const Compute<T> x = static_cast<Compute<T>>(raw_x), y = static_cast<Compute<T>>(raw_y);                  \
+            return static_cast<T>(EXPRESSION);                                                                        \
+        }                                                                                                             \
     };
 
 // Saturation of 16- and 32-bit integers is not emulated: they wrap.
@@ -120,14 +121,14 @@ EMULATOR_UNARY(Relu, x > 0 ? x : 0, half, float, int32_t)
 EMULATOR_UNARY(Not, ~x, int16_t, uint16_t)
 EMULATOR_BINARY(Add, x + y, half, float, int16_t, int32_t)
 EMULATOR_BINARY(Sub, x - y, half, float, int16_t, int32_t)
-EMULATOR_BINARY(Mul, x* y, half, float, int16_t, int32_t)
+EMULATOR_BINARY(Mul, (x * y), half, float, int16_t, int32_t)
 EMULATOR_BINARY(Div, x / y, half, float)
 EMULATOR_BINARY(Max, x > y ? x : y, half, float, int16_t, int32_t)
 EMULATOR_BINARY(Min, x < y ? x : y, half, float, int16_t, int32_t)
-EMULATOR_BINARY(And, x& y, int16_t, uint16_t)
+EMULATOR_BINARY(And, (x & y), int16_t, uint16_t)
 EMULATOR_BINARY(Or, x | y, int16_t, uint16_t)
 EMULATOR_BINARY(Adds, x + y, half, float, int16_t, int32_t)
-EMULATOR_BINARY(Muls, x* y, half, float, int16_t, int32_t)
+EMULATOR_BINARY(Muls, (x * y), half, float, int16_t, int32_t)
 EMULATOR_BINARY(Maxs, x > y ? x : y, half, float, int16_t, int32_t)
 EMULATOR_BINARY(Mins, x < y ? x : y, half, float, int16_t, int32_t)
 EMULATOR_BINARY(ShiftLeft, shift_left(raw_x, raw_y), int16_t, uint16_t, int32_t, uint32_t)
@@ -137,32 +138,32 @@ EMULATOR_BINARY(ShiftRight, x >> y, int16_t, uint16_t, int32_t, uint32_t)
 
 namespace AscendC {
 
-#define ASCENDC_UNARY(NAME)                                                                                            \
-    template <typename T, bool isSetMask = true>                                                                       \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask[], const emulator::RepeatTime repeatTime,         \
-              const UnaryRepeatParams& repeatParams) {                                                                 \
-        using namespace emulator;                                                                                      \
-        apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams),    \
-                    {unary_src(src, repeatParams)}, NAME##Operation<T>::of);                                           \
-    }                                                                                                                  \
-    template <typename T, bool isSetMask = true>                                                                       \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask, const emulator::RepeatTime repeatTime,           \
-              const UnaryRepeatParams& repeatParams) {                                                                 \
-        using namespace emulator;                                                                                      \
-        apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams),    \
-                    {unary_src(src, repeatParams)}, NAME##Operation<T>::of);                                           \
-    }                                                                                                                  \
-    template <typename T>                                                                                              \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count) {                            \
-        using namespace emulator;                                                                                      \
-        apply<T, T>(#NAME, counted(per_repeat<T>, count, #NAME), unary_dst(dst, UnaryRepeatParams()),                  \
-                    {unary_src(src, UnaryRepeatParams())}, NAME##Operation<T>::of);                                    \
+#define ASCENDC_UNARY(NAME)                                                                                         \
+    template <typename T, bool isSetMask = true>                                                                    \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask[],                                \
+              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                       \
+        using namespace emulator;                                                                                   \
+        apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
+                    {unary_src(src, repeatParams)}, NAME##Operation<T>::of);                                        \
+    }                                                                                                               \
+    template <typename T, bool isSetMask = true>                                                                    \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask,                                  \
+              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                       \
+        using namespace emulator;                                                                                   \
+        apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
+                    {unary_src(src, repeatParams)}, NAME##Operation<T>::of);                                        \
+    }                                                                                                               \
+    template <typename T>                                                                                           \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count) {                         \
+        using namespace emulator;                                                                                   \
+        apply<T, T>(#NAME, counted(per_repeat<T>, count, #NAME), unary_dst(dst, UnaryRepeatParams()),               \
+                    {unary_src(src, UnaryRepeatParams())}, NAME##Operation<T>::of);                                 \
     }
 
 #define ASCENDC_BINARY(NAME, ACCUMULATES)                                                                              \
     template <typename T, bool isSetMask = true>                                                                       \
     void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, uint64_t mask[],      \
-              const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {                                      \
+              const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {                         \
         using namespace emulator;                                                                                      \
         apply<T, T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
                        {first_src(src0, repeatParams), second_src(src1, repeatParams)}, NAME##Operation<T>::of,        \
@@ -170,7 +171,7 @@ namespace AscendC {
     }                                                                                                                  \
     template <typename T, bool isSetMask = true>                                                                       \
     void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, uint64_t mask,        \
-              const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {                                      \
+              const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {                         \
         using namespace emulator;                                                                                      \
         apply<T, T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
                        {first_src(src0, repeatParams), second_src(src1, repeatParams)}, NAME##Operation<T>::of,        \
@@ -185,29 +186,30 @@ namespace AscendC {
                        {first_src(src0, plain), second_src(src1, plain)}, NAME##Operation<T>::of);                     \
     }
 
-#define ASCENDC_SCALAR(NAME)                                                                                           \
-    template <typename T, bool isSetMask = true>                                                                       \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, uint64_t mask[],             \
-              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                                       \
-        using namespace emulator;                                                                                      \
-        const T scalar = scalarValue;                                                                                  \
-        apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams),    \
-                    {unary_src(src, repeatParams)}, [scalar](T x) { return NAME##Operation<T>::of(x, scalar); });      \
-    }                                                                                                                  \
-    template <typename T, bool isSetMask = true>                                                                       \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, uint64_t mask,               \
-              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                                       \
-        using namespace emulator;                                                                                      \
-        const T scalar = scalarValue;                                                                                  \
-        apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams),    \
-                    {unary_src(src, repeatParams)}, [scalar](T x) { return NAME##Operation<T>::of(x, scalar); });      \
-    }                                                                                                                  \
-    template <typename T, bool isSetMask = true>                                                                       \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count) {      \
-        using namespace emulator;                                                                                      \
-        const T scalar = scalarValue;                                                                                  \
-        apply<T, T>(#NAME, counted(per_repeat<T>, count, #NAME), unary_dst(dst, UnaryRepeatParams()),                  \
-                    {unary_src(src, UnaryRepeatParams())}, [scalar](T x) { return NAME##Operation<T>::of(x, scalar); });\
+#define ASCENDC_SCALAR(NAME)                                                                                        \
+    template <typename T, bool isSetMask = true>                                                                    \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, uint64_t mask[],          \
+              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                       \
+        using namespace emulator;                                                                                   \
+        const T scalar = scalarValue;                                                                               \
+        apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
+                    {unary_src(src, repeatParams)}, [scalar](T x) { return NAME##Operation<T>::of(x, scalar); });   \
+    }                                                                                                               \
+    template <typename T, bool isSetMask = true>                                                                    \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, uint64_t mask,            \
+              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                       \
+        using namespace emulator;                                                                                   \
+        const T scalar = scalarValue;                                                                               \
+        apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
+                    {unary_src(src, repeatParams)}, [scalar](T x) { return NAME##Operation<T>::of(x, scalar); });   \
+    }                                                                                                               \
+    template <typename T, bool isSetMask = true>                                                                    \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count) {   \
+        using namespace emulator;                                                                                   \
+        const T scalar = scalarValue;                                                                               \
+        apply<T, T>(#NAME, counted(per_repeat<T>, count, #NAME), unary_dst(dst, UnaryRepeatParams()),               \
+                    {unary_src(src, UnaryRepeatParams())},                                                          \
+                    [scalar](T x) { return NAME##Operation<T>::of(x, scalar); });                                   \
     }
 
 ASCENDC_UNARY(Exp)
@@ -245,19 +247,24 @@ namespace emulator {
 template <typename T, typename U>
 void axpy(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<U>& src, U scalar, const Lanes& lanes,
           const AscendC::UnaryRepeatParams& params) {
-    static_assert((one_of<T, half, float> && std::is_same_v<T, U>) || (std::is_same_v<T, float> && std::is_same_v<U, half>),
-                  "Axpy takes half += half, float += float or float += half");
+    static_assert(
+        (one_of<T, half, float> && std::is_same_v<T, U>) || (std::is_same_v<T, float> && std::is_same_v<U, half>),
+        "Axpy takes half += half, float += float or float += half");
     const float factor = static_cast<float>(scalar);
     Operand target = unary_dst(dst, params), same = target;
     same.name = "dst";
-    apply<T, U, T>("Axpy", lanes, target, {unary_src(src, params), same},
-                   [factor](U x, T y) { return static_cast<T>(static_cast<float>(y) + static_cast<float>(x) * factor); });
+    apply<T, U, T>("Axpy", lanes, target, {unary_src(src, params), same}, [factor](U x, T y) {
+        return static_cast<T>(static_cast<float>(y) + static_cast<float>(x) * factor);
+    });
 }
 
 template <typename T>
-void duplicate(const AscendC::LocalTensor<T>& dst, T value, const Lanes& lanes, uint32_t block_stride, uint32_t repeat_stride) {
-    static_assert(one_of<T, half, bfloat16_t, int16_t, uint16_t, int32_t, uint32_t, float>, "Duplicate does not take this type");
-    apply<T>("Duplicate", lanes, Operand{dst.view, sizeof(T), block_stride, repeat_stride, "dst"}, {}, [value]() { return value; });
+void duplicate(const AscendC::LocalTensor<T>& dst, T value, const Lanes& lanes, uint32_t block_stride,
+               uint32_t repeat_stride) {
+    static_assert(one_of<T, half, bfloat16_t, int16_t, uint16_t, int32_t, uint32_t, float>,
+                  "Duplicate does not take this type");
+    apply<T>("Duplicate", lanes, Operand{dst.view, sizeof(T), block_stride, repeat_stride, "dst"}, {},
+             [value]() { return value; });
 }
 
 }  // namespace emulator
@@ -287,13 +294,15 @@ template <typename T, bool isSetMask = true>
 void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, uint64_t mask, const emulator::RepeatTime repeatTime,
                const uint16_t dstBlockStride, const uint8_t dstRepeatStride) {
     using namespace emulator;
-    duplicate(dst, scalarValue, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Duplicate"), dstBlockStride, dstRepeatStride);
+    duplicate(dst, scalarValue, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Duplicate"), dstBlockStride,
+              dstRepeatStride);
 }
 template <typename T, bool isSetMask = true>
 void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, uint64_t mask[], const emulator::RepeatTime repeatTime,
                const uint16_t dstBlockStride, const uint8_t dstRepeatStride) {
     using namespace emulator;
-    duplicate(dst, scalarValue, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Duplicate"), dstBlockStride, dstRepeatStride);
+    duplicate(dst, scalarValue, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Duplicate"), dstBlockStride,
+              dstRepeatStride);
 }
 template <typename T>
 void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, const int32_t& count) {
@@ -307,7 +316,8 @@ void CreateVecIndex(LocalTensor<T> dst, const T& firstValue, uint32_t count) {
     static_assert(emulator::one_of<T, half, float, int16_t, int32_t>, "CreateVecIndex does not take this type");
     constexpr uint32_t block = 32 / sizeof(T), repeat = 256 / sizeof(T);
     dst.view.check_aligned("CreateVecIndex", "dst");
-    for (uint32_t i = 0; i < std::min(count, block); ++i) dst.SetValue(i, static_cast<T>(firstValue + static_cast<T>(i)));
+    for (uint32_t i = 0; i < std::min(count, block); ++i)
+        dst.SetValue(i, static_cast<T>(firstValue + static_cast<T>(i)));
     const TEventID id = GetTPipePtr()->FetchEventID(HardEvent::S_V);
     SetFlag<HardEvent::S_V>(id);
     WaitFlag<HardEvent::S_V>(id);
@@ -324,13 +334,15 @@ template <typename T>
 void ArithProgression(const LocalTensor<T>& dst, const T firstValue, const T diffValue, const int32_t count) {
     static_assert(emulator::one_of<T, half, float, int16_t, int32_t>, "ArithProgression does not take this type");
     constexpr int32_t block = 32 / sizeof(T), repeat = 256 / sizeof(T);
-    for (int32_t i = 0; i < std::min(count, block); ++i) dst.SetValue(i, static_cast<T>(firstValue + diffValue * static_cast<T>(i)));
+    for (int32_t i = 0; i < std::min(count, block); ++i)
+        dst.SetValue(i, static_cast<T>(firstValue + diffValue * static_cast<T>(i)));
     const TEventID id = GetTPipePtr()->FetchEventID(HardEvent::S_V);
     SetFlag<HardEvent::S_V>(id);
     WaitFlag<HardEvent::S_V>(id);
     for (int32_t done = block; done < count;) {
         const int32_t step = done < repeat ? block : repeat;
-        Adds(dst[done], dst[done - step], static_cast<T>(diffValue * static_cast<T>(step)), std::min(step, count - done));
+        Adds(dst[done], dst[done - step], static_cast<T>(diffValue * static_cast<T>(step)),
+             std::min(step, count - done));
         PipeBarrier<PIPE_V>();
         done += step;
     }
