@@ -1,0 +1,147 @@
+"""Run the Ascend C kernel on NumPy arrays through the host emulator, with the tiling that the host side would make.
+
+    result = launch(logits_NV, target_ids_N, teacher_ids_NK, teacher_logp_NK, tail_logp_N, row_weight_N, kd_weight=0.5)
+
+Legend: N rows, V columns, K teacher ids a row. bfloat16 logits are given as their bits in uint16: see `to_bfloat16`.
+"""
+
+import ctypes
+import importlib.util
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
+SUPPORTS = ("tail_bucket", "renormalised", "truncated", "sampled")
+TYPES = {"float32": "float", "float16": "half", "uint16": "bfloat16_t"}  # by NumPy's name
+UB_BYTES = 192 * 1024
+
+
+def _load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+emulate = _load(HERE.parent / "emulator" / "emulate.py")
+
+
+class Problem(ctypes.Structure):
+    """TopkDistillLossProblem of op_kernel/topk_distill_loss_tiling.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("rows", "vocab", "topK", "logitBytes", "cores", "ubBytes")),
+        *((name, ctypes.c_float) for name in ("ceWeight", "kdWeight", "temperature")),
+        *((name, ctypes.c_int64) for name in ("divergence", "support")),
+        ("writeGradient", ctypes.c_bool),
+        *((name, ctypes.c_int64) for name in ("split", "maxTile")),
+    ]
+
+
+class Tiling(ctypes.Structure):
+    """TopkDistillLossTiling of op_kernel/topk_distill_loss_tiling.h."""
+
+    _fields_ = [
+        *((n, ctypes.c_uint32) for n in "rows vocab topK cores split span tile slots floats lanes".split()),
+        *((name, ctypes.c_float) for name in ("ceWeight", "kdWeight", "temperature")),
+        *((name, ctypes.c_uint32) for name in ("divergence", "support", "writeGradient")),
+    ]
+
+
+class Launch(NamedTuple):
+    """What a launch leaves: `logits_NV` holds the gradient, or is as given in the loss-only form."""
+
+    logits_NV: np.ndarray
+    ce_N: np.ndarray
+    kd_N: np.ndarray
+    diagnostics_4N: np.ndarray
+    counters: dict
+    tiling: Tiling
+
+
+@cache
+def tiling_library() -> ctypes.CDLL:
+    """The host's tiling function, compiled without the emulator."""
+    source = HERE / "tiling_abi.cpp"
+    library = emulate.build(source, include_dirs=[HERE / "op_kernel"])
+    code = ctypes.CDLL(str(library))
+    code.topk_distill_make_tiling.restype = ctypes.c_char_p
+    code.topk_distill_workspace_bytes.restype = ctypes.c_uint64
+    code.topk_distill_needed_bytes.restype = ctypes.c_int64
+    code.topk_distill_needed_bytes.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    return code
+
+
+def make_tiling(problem: Problem) -> Tiling:
+    """Raises ValueError with the reason where the host side refuses the problem."""
+    tiling = Tiling()
+    refusal = tiling_library().topk_distill_make_tiling(ctypes.byref(problem), ctypes.byref(tiling))
+    if refusal:
+        raise ValueError(refusal.decode())
+    return tiling
+
+
+def launch(
+    logits_NV: np.ndarray,
+    target_ids_N: np.ndarray,
+    teacher_ids_NK: np.ndarray,
+    teacher_logp_NK: np.ndarray,
+    teacher_tail_logp_N: np.ndarray,
+    row_weight_N: np.ndarray,
+    *,
+    ce_weight: float = 0.0,
+    kd_weight: float = 1.0,
+    temperature: float = 1.0,
+    divergence: str = "forward_kl",
+    support: str = "tail_bucket",
+    write_gradient: bool = True,
+    cores: int = 2,
+    split: int = 0,
+    max_tile: int = 0,
+) -> Launch:
+    """One launch of the kernel on copies of the arrays. Raises ValueError (tiling) or emulate.EmulatorError (a rule)."""
+    count, vocab = logits_NV.shape
+    top_k = teacher_ids_NK.shape[1]
+    problem = Problem(
+        count, vocab, top_k, logits_NV.itemsize, cores, UB_BYTES, ce_weight, kd_weight, temperature,
+        DIVERGENCES.index(divergence), SUPPORTS.index(support), write_gradient, split, max_tile,
+    )  # fmt: skip
+    tiling = make_tiling(problem)
+    logits_NV = np.array(logits_NV, order="C")
+    ce_N, kd_N = (np.full(count, np.nan, np.float32) for _ in range(2))
+    diagnostics_4N = np.full((4, count), np.nan, np.float32)
+    words = int(tiling_library().topk_distill_workspace_bytes(ctypes.byref(tiling))) // 4
+    arguments = [
+        ("logits", logits_NV),
+        ("target_ids", np.array(target_ids_N, np.int32)),
+        ("teacher_ids", np.array(teacher_ids_NK, np.int32, order="C")),
+        ("teacher_logp", np.array(teacher_logp_NK, np.float32, order="C")),
+        ("teacher_tail_logp", np.array(teacher_tail_logp_N, np.float32)),
+        ("row_weight", np.array(row_weight_N, np.float32)),
+        ("logits", logits_NV),  # the same memory: the gradient overwrites the logits
+        ("ce", ce_N),
+        ("kd", kd_N),
+        ("diagnostics", diagnostics_4N),
+        ("workspace", np.full(max(words, 8), np.nan, np.float32)),
+        ("tiling", bytes(tiling)),
+    ]
+    kernel = HERE / "op_kernel" / "topk_distill_loss.cpp"
+    library = emulate.build(kernel, defines={"DTYPE_LOGITS": TYPES[logits_NV.dtype.name]})
+    counters = emulate.run(library, "topk_distill_loss", arguments, cores=tiling.cores, ub_bytes=UB_BYTES)
+    return Launch(logits_NV, ce_N, kd_N, diagnostics_4N, counters, tiling)
+
+
+def to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """The bits of the nearest bfloat16 numbers (ties to even), as uint16."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """float32 values of bfloat16 bits."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)

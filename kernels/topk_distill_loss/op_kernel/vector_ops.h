@@ -1,0 +1,145 @@
+// Vector instructions as this kernel uses them: each waits for the ones before it, so that the kernel is right with the
+// compiler's auto-sync off, and each takes a count. Lengths are in elements.
+#pragma once
+
+#include "kernel_operator.h"
+#include "topk_distill_loss_tiling.h"
+
+namespace topk_distill {
+
+using AscendC::GlobalTensor;
+using AscendC::HardEvent;
+using AscendC::LocalTensor;
+
+constexpr float FAR_LOGIT = -1e30f;  // finite: 0 * FAR is 0 where 0 * -inf is NaN, and exp(FAR) is 0
+constexpr float SMALLEST = 1e-37f;   // just above the smallest normal float
+constexpr uint32_t FLOATS_A_REPEAT = 64;
+
+// Event ids. Ids 0 to 4 belong to the ring of tiles; a wait right after its set needs one more. 6 and 7 are the system's.
+constexpr int32_t AT_ONCE = 5;
+
+// What follows on the second pipe of `event` sees all that the first pipe has done.
+template <HardEvent event>
+__aicore__ inline void Order() {
+    AscendC::SetFlag<event>(AT_ONCE);
+    AscendC::WaitFlag<event>(AT_ONCE);
+}
+
+__aicore__ inline void Then() { AscendC::PipeBarrier<PIPE_V>(); }
+
+__aicore__ inline void Fill(const LocalTensor<float>& dst, float value, uint32_t count) {
+    AscendC::Duplicate(dst, value, static_cast<int32_t>(count));
+    Then();
+}
+
+__aicore__ inline void AddScalar(const LocalTensor<float>& dst, const LocalTensor<float>& src, float value, uint32_t count) {
+    AscendC::Adds(dst, src, value, static_cast<int32_t>(count));
+    Then();
+}
+
+__aicore__ inline void Scale(const LocalTensor<float>& dst, const LocalTensor<float>& src, float value, uint32_t count) {
+    AscendC::Muls(dst, src, value, static_cast<int32_t>(count));
+    Then();
+}
+
+// dst += src * value
+__aicore__ inline void AddScaled(const LocalTensor<float>& dst, const LocalTensor<float>& src, float value, uint32_t count) {
+    AscendC::Axpy(dst, src, value, static_cast<int32_t>(count));
+    Then();
+}
+
+__aicore__ inline void Exponential(const LocalTensor<float>& dst, const LocalTensor<float>& src, uint32_t count) {
+    AscendC::Exp(dst, src, static_cast<int32_t>(count));
+    Then();
+}
+
+__aicore__ inline void Logarithm(const LocalTensor<float>& dst, const LocalTensor<float>& src, uint32_t count) {
+    AscendC::Ln(dst, src, static_cast<int32_t>(count));
+    Then();
+}
+
+__aicore__ inline void Add(const LocalTensor<float>& dst, const LocalTensor<float>& a, const LocalTensor<float>& b, uint32_t count) {
+    AscendC::Add(dst, a, b, static_cast<int32_t>(count));
+    Then();
+}
+
+__aicore__ inline void Subtract(const LocalTensor<float>& dst, const LocalTensor<float>& a, const LocalTensor<float>& b, uint32_t count) {
+    AscendC::Sub(dst, a, b, static_cast<int32_t>(count));
+    Then();
+}
+
+__aicore__ inline void Multiply(const LocalTensor<float>& dst, const LocalTensor<float>& a, const LocalTensor<float>& b, uint32_t count) {
+    AscendC::Mul(dst, a, b, static_cast<int32_t>(count));
+    Then();
+}
+
+__aicore__ inline void Larger(const LocalTensor<float>& dst, const LocalTensor<float>& a, const LocalTensor<float>& b, uint32_t count) {
+    AscendC::Max(dst, a, b, static_cast<int32_t>(count));
+    Then();
+}
+
+// One number for every 64: their sum, or their maximum. Returns how many numbers that makes.
+template <bool maximum>
+__aicore__ inline uint32_t Reduce64(const LocalTensor<float>& dst, const LocalTensor<float>& src, uint32_t count) {
+    const int32_t full = static_cast<int32_t>(count / FLOATS_A_REPEAT), rest = static_cast<int32_t>(count % FLOATS_A_REPEAT);
+    if constexpr (maximum) {
+        constexpr AscendC::ReduceOrder value = AscendC::ReduceOrder::ORDER_ONLY_VALUE;
+        if (full) AscendC::WholeReduceMax<float>(dst, src, FLOATS_A_REPEAT, full, 1, 1, 8, value);
+        if (full && rest) Then();  // both write the same block of 32 bytes
+        if (rest) AscendC::WholeReduceMax<float>(dst[full], src[full * FLOATS_A_REPEAT], rest, 1, 1, 1, 8, value);
+    } else {
+        if (full) AscendC::WholeReduceSum<float>(dst, src, FLOATS_A_REPEAT, full, 1, 1, 8);
+        if (full && rest) Then();
+        if (rest) AscendC::WholeReduceSum<float>(dst[full], src[full * FLOATS_A_REPEAT], rest, 1, 1, 1, 8);
+    }
+    Then();
+    return static_cast<uint32_t>(full + (rest > 0));
+}
+
+// dst[0] = the sum (or maximum) of at most 4096 floats; `fold` is scratch of 64.
+template <bool maximum>
+__aicore__ inline void Reduce(const LocalTensor<float>& dst, const LocalTensor<float>& src, const LocalTensor<float>& fold, uint32_t count) {
+    if (count <= FLOATS_A_REPEAT) {
+        Reduce64<maximum>(dst, src, count);
+        return;
+    }
+    const uint32_t left = Reduce64<maximum>(fold, src, count);
+    Reduce64<maximum>(dst, fold, left);
+}
+
+// What the vector unit has put into the first place of a scratch tensor.
+__aicore__ inline float FirstOf(const LocalTensor<float>& scratch) {
+    Order<HardEvent::V_S>();
+    const float value = scratch.GetValue(0);
+    Order<HardEvent::S_V>();
+    return value;
+}
+
+__aicore__ inline float LargerOf(float a, float b) { return a > b ? a : b; }
+
+// A logit of a tile as a float, and the lowest finite logit in its place.
+__aicore__ inline float TakeOut(const LocalTensor<float>& tile, uint32_t at) {
+    const float value = tile.GetValue(at);
+    tile.SetValue(at, -3.4e38f);
+    return value;
+}
+__aicore__ inline float TakeOut(const LocalTensor<half>& tile, uint32_t at) {
+    const float value = static_cast<float>(tile.GetValue(at));
+    tile.ReinterpretCast<uint16_t>().SetValue(at, static_cast<uint16_t>(0xfbff));
+    return value;
+}
+__aicore__ inline float TakeOut(const LocalTensor<bfloat16_t>& tile, uint32_t at) {
+    const float value = AscendC::ToFloat(tile.GetValue(at));
+    tile.ReinterpretCast<uint16_t>().SetValue(at, static_cast<uint16_t>(0xff7f));
+    return value;
+}
+
+__aicore__ inline void PutIn(const LocalTensor<float>& tile, uint32_t at, float value) { tile.SetValue(at, value); }
+__aicore__ inline void PutIn(const LocalTensor<half>& tile, uint32_t at, float value) {
+    tile.SetValue(at, static_cast<half>(value));
+}
+__aicore__ inline void PutIn(const LocalTensor<bfloat16_t>& tile, uint32_t at, float value) {
+    tile.SetValue(at, AscendC::ToBfloat16(value));
+}
+
+}  // namespace topk_distill
