@@ -34,7 +34,8 @@ class _Rows(nn.Cell):
     """The operator of one objective, with the same inputs and outputs whether there is a teacher or not.
 
     construct(logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N) ->
-    (ce_N, kd_N, diagnostics_4N, grad_NV). Without a teacher the middle two are zeros, without a gradient the last is ce.
+    (ce_N, kd_N, diagnostics_4N, grad_NV). Without a teacher the middle two are zeros, without a
+    gradient the last is ce_N.
     """
 
     def __init__(self, options: ObjectiveOptions, with_teacher: bool, gradient: bool):
@@ -103,21 +104,26 @@ class FusedLinear(nn.Cell):
         size = max(1, self.budget // lm_head_VD.shape[0])
         weight_VD = ops.cast(lm_head_VD, self.compute_dtype)
         ce, kd, diagnostics, hidden_grads, weight_grad_VD = (), (), (), (), None
+        done = row_weight_N
         for first in range(0, count, size):
             last = min(first + size, count)
-            hidden_nD = ops.cast(hidden_ND[first:last], self.compute_dtype)
+            # One chunk after the other: unordered, all are projected first, and all logits exist at once.
+            hidden_nD = ops.depend(ops.cast(hidden_ND[first:last], self.compute_dtype), done)
             ce_n, kd_n, diagnostics_4n, grad_nV = self.rows(
                 self.project(hidden_nD, weight_VD), target_ids_N[first:last], row_weight_N[first:last],
                 teacher_ids_NK[first:last], teacher_logp_NK[first:last], teacher_tail_logp_N[first:last],
             )  # fmt: skip
             ce, kd, diagnostics = ce + (ce_n,), kd + (kd_n,), diagnostics + (diagnostics_4n,)
+            done = ce_n
             if self.gradient:
                 hidden_grads = hidden_grads + (self.matmul(grad_nV, weight_VD),)
+                done = hidden_grads[-1]
             if self.head_gradient:
                 if first == 0:
                     weight_grad_VD = self.start(grad_nV, hidden_nD)
                 else:
                     weight_grad_VD = self.add(grad_nV, hidden_nD, weight_grad_VD)
+                done = done, weight_grad_VD
         ce_N, kd_N, diagnostics_4N = _joined(ce, 0), _joined(kd, 0), _joined(diagnostics, 1)
         loss = (row_weight_N * (self.ce_weight * ce_N + self.kd_weight * kd_N)).sum()
         if not self.gradient:

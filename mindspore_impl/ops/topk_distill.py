@@ -61,10 +61,10 @@ def topk_distill(
 
     `ce_N` is at temperature 1, `kd_N` carries T^2 once, neither a weight; `diagnostics_4N` holds teacher entropy,
     teacher mass and student mass on the K ids, and top-1 agreement. `grad_NV` is that of sum(row_weight * (ce_weight *
-    ce + kd_weight * kd)); it is left out where `gradient` is False. Rows of weight 0 are exactly 0 in all outputs. With a
-    gradient the logits must not be read afterwards: a fused backend has overwritten them. Log-masses are those of the
-    store, at T. A teacher id of -1 pads K; ids are below V and differ within a row. Nothing is differentiable: the
-    caller passes the gradient on (`losses/fused_linear.py`).
+    ce + kd_weight * kd)); it is left out where `gradient` is False. Rows of weight 0 are exactly 0 in all outputs.
+    With a gradient the logits must not be read afterwards: a fused backend has overwritten them. Log-masses are those
+    of the store, at T. A teacher id of -1 pads K; ids are below V and differ within a row. Nothing is differentiable:
+    the caller passes the gradient on (`losses/fused_linear.py`).
     Raises ValueError for a pair without meaning.
     """
     if divergence not in DIVERGENCES or support not in SUPPORTS:

@@ -1,4 +1,4 @@
-"""Projection and objective in chunks: as the whole at once, whatever the chunk, the backend and the upstream gradient."""
+"""Projection and objective in chunks: as all at once, whatever the chunk, the backend and the upstream gradient."""
 
 import mindspore as ms
 import numpy as np
