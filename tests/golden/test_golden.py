@@ -34,9 +34,13 @@ OVERRIDES = [
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory) -> Path:
+    return run(tmp_path_factory.mktemp("golden") / "run")
+
+
+def run(folder: Path, *overrides: str) -> Path:
     from mindspore_impl.curriculum import runner
 
-    return runner.run(compose([*OVERRIDES, f"run_dir={tmp_path_factory.mktemp('golden') / 'run'}"]))
+    return runner.run(compose([*OVERRIDES, *overrides, f"run_dir={folder}"]))
 
 
 def curves(run_dir: Path) -> dict[str, dict[str, list[float]]]:
@@ -51,16 +55,26 @@ def curves(run_dir: Path) -> dict[str, dict[str, list[float]]]:
     return found
 
 
-def test_golden_curves(run_dir):
-    found = curves(run_dir)
-    if os.environ.get("PANGU_GOLDEN") == "write":
-        GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+def check_curves(found: dict) -> None:
     golden = json.loads(GOLDEN.read_text())
     assert set(found) == set(golden) == set(STAGES)
     for stage, columns in golden.items():
         for key, values in columns.items():
             assert len(values) == STEPS
             assert found[stage][key] == pytest.approx(values, rel=RELATIVE_TOLERANCE, abs=1e-4), f"{stage} {key}"
+
+
+def test_golden_curves(run_dir):
+    found = curves(run_dir)
+    if os.environ.get("PANGU_GOLDEN") == "write":
+        GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+    check_curves(found)
+
+
+@pytest.mark.slow
+def test_curves_without_the_fused_operators(tmp_path):
+    """The backend of the loss is not mathematics; nor is how the logits are cut."""
+    check_curves(curves(run(tmp_path / "run", "runtime.kernels=composed", "runtime.logits_mb=1")))
 
 
 def test_run_leaves_report_and_metrics(run_dir):
