@@ -128,6 +128,7 @@ RULES = [
     ("vector_after_set", 1, "missing-sync", "no S_V event"),
     ("vector_after_copy", 1, "missing-sync", "no MTE2_V event"),
     ("copy_out_after_vector", 1, "missing-sync", "no V_MTE3 event"),
+    ("copy_out_after_copy_in", 1, "missing-sync", "no MTE2_MTE3 event"),
     ("copy_out_after_set", 1, "missing-sync", "no S_MTE3 event"),
     ("copy_in_over_vector_read", 1, "missing-sync", "which Adds (V) reads: no V_MTE2 event"),
     ("copy_in_over_copy_out", 1, "missing-sync", "which DataCopy (MTE3) reads: no MTE3_MTE2 event"),
@@ -153,6 +154,7 @@ RULES = [
     ("gather_overrun", 1, "ub-overrun", "Gather: src"),
     ("atomic_mode", 1, "atomic-mode", "SetAtomicNone is missing"),
     ("pad_range", 1, "pad-range", "more than 32 bytes"),
+    ("copy_range", 1, "copy-range", "4096 bursts"),
     ("data_cache", 1, "data-cache", "DataCacheCleanAndInvalid is missing"),
     ("data_cache_unread", 1, "data-cache", "which SetValue left in the data cache of core 0"),
     ("data_cache_stale", 1, "data-cache", "older than a copy into it"),
@@ -293,6 +295,12 @@ def test_bursts_gaps_and_padding(rules):
         )
     assert counters["total"]["gm"]["x"] == {"read_bytes": 60, "read_copies": 1, "write_copies": 0, "written_bytes": 0}
     assert counters["total"]["gm"]["y"]["written_bytes"] == 96
+
+
+def test_padding_fills_the_rest_of_its_block(rules):
+    x = floats(5)
+    y, _, _ = run(rules, "padding", x=x)
+    np.testing.assert_array_equal(y[:9], [*x[:3], 7, 7, 7, 7, 7, 0])
 
 
 def test_work_is_counted_by_the_widest_operand(rules):

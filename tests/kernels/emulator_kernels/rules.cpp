@@ -160,6 +160,8 @@ KERNEL(set_after_vector_read, r.Filled(); SetFlag<HardEvent::V_S>(EVENT_ID0); Wa
 KERNEL(vector_after_set, r.a.SetValue(0, 1.0f); Adds(r.b, r.a, 1.0f, 1);)
 KERNEL(vector_after_copy, DataCopy(r.a, r.x, 64); Adds(r.b, r.a, 1.0f, 64);)
 KERNEL(copy_out_after_vector, Duplicate(r.a, 1.0f, 64); DataCopy(r.y, r.a, 64);)
+KERNEL(copy_out_after_copy_in, DataCopy(r.a, r.x, 64); SetFlag<HardEvent::MTE2_V>(EVENT_ID0);
+       WaitFlag<HardEvent::MTE2_V>(EVENT_ID0); DataCopy(r.y, r.a, 64);)
 KERNEL(copy_out_after_set, r.a.SetValue(0, 1.0f); DataCopyPad(r.y, r.a, DataCopyExtParams(1, 4, 0, 0, 0));)
 KERNEL(copy_in_over_vector_read, r.Loaded(); PipeBarrier<PIPE_V>(); Adds(r.i.ReinterpretCast<float>(), r.a, 1.0f, 64);
        PipeBarrier<PIPE_MTE2>();
@@ -203,6 +205,7 @@ KERNEL(gather_overrun, r.Filled(); Duplicate(r.i, 4096, 64); PipeBarrier<PIPE_V>
 KERNEL(atomic_mode, SetAtomicAdd<float>();)
 KERNEL(pad_range, DataCopyPad(r.a, r.x, DataCopyExtParams(1, 20, 0, 0, 0),
        DataCopyPadExtParams<float>(true, 9, 0, 0.0f));)
+KERNEL(copy_range, DataCopyPad(r.a, r.x, DataCopyExtParams(4096, 4, 0, 0, 0), DataCopyPadExtParams<float>());)
 KERNEL(data_cache, r.y.SetValue(0, 1.0f);)
 KERNEL(data_cache_unread, r.y.SetValue(0, 1.0f); SetFlag<HardEvent::S_MTE2>(EVENT_ID0);
        WaitFlag<HardEvent::S_MTE2>(EVENT_ID0);
@@ -278,6 +281,9 @@ KERNEL(copies, DataCopyPad(r.a, r.x, DataCopyExtParams(3, 20, 12, 1, 0),
        DataCopyPadExtParams<float>(true, 1, 2, -1.0f));
        SetFlag<HardEvent::MTE2_MTE3>(EVENT_ID0); WaitFlag<HardEvent::MTE2_MTE3>(EVENT_ID0);
        DataCopyPad(r.y, r.a, DataCopyExtParams(3, 32, 1, 8, 0));)
+// Three floats, one of padding, and the rest of the block, which padding fills too.
+KERNEL(padding, DataCopyPad(r.a, r.x, DataCopyExtParams(1, 12, 0, 0, 0), DataCopyPadExtParams<float>(true, 0, 1, 7.0f));
+       SetFlag<HardEvent::MTE2_MTE3>(EVENT_ID0); WaitFlag<HardEvent::MTE2_MTE3>(EVENT_ID0); DataCopy(r.y, r.a, 8);)
 KERNEL(work, r.Loaded(); Exp(r.a, r.a, 1000); PipeBarrier<PIPE_V>();
        Cast(r.b.ReinterpretCast<bfloat16_t>(), r.a, RoundMode::CAST_RINT, 1000);
        SetFlag<HardEvent::V_S>(EVENT_ID0); WaitFlag<HardEvent::V_S>(EVENT_ID0); r.a.GetValue(3); r.x.GetValue(2);

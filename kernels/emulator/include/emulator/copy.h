@@ -106,6 +106,13 @@ inline uint64_t whole_blocks(const char* api, uint64_t bytes) {
     return bytes;
 }
 
+inline void check_bursts(uint64_t count, uint64_t bytes, const char* api) {
+    if (count > 4095 || bytes > 2097151) {
+        fault("copy-range", "%s of %llu bursts of %llu bytes: at most 4095, of 2097151", api,
+              static_cast<unsigned long long>(count), static_cast<unsigned long long>(bytes));
+    }
+}
+
 inline void begin_copy(const View& view, Pipe pipe, const char* api, const char* operand) {
     view.check_alive(api);
     view.check_aligned(api, operand);
@@ -120,6 +127,7 @@ template <typename T>
 void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataCopyParams& repeatParams) {
     using namespace emulator;
     begin_copy(dst.view, MTE2, "DataCopy", "dst");
+    check_bursts(repeatParams.blockCount, 0, "DataCopy");
     const uint64_t length = repeatParams.blockLen * BLOCK;
     for (uint64_t i = 0; i < repeatParams.blockCount; ++i) {
         const uint32_t to = dst.view.at("DataCopy", "dst", i * (length + repeatParams.dstStride * BLOCK), length);
@@ -132,6 +140,7 @@ template <typename T>
 void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyParams& repeatParams) {
     using namespace emulator;
     begin_copy(src.view, MTE3, "DataCopy", "src");
+    check_bursts(repeatParams.blockCount, 0, "DataCopy");
     const uint64_t length = repeatParams.blockLen * BLOCK;
     for (uint64_t i = 0; i < repeatParams.blockCount; ++i) {
         const uint32_t from = src.view.at("DataCopy", "src", i * (length + repeatParams.srcStride * BLOCK), length);
@@ -147,6 +156,7 @@ void DataCopy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const DataCo
     src.view.check_alive("DataCopy");
     src.view.check_aligned("DataCopy", "src");
     begin_copy(dst.view, V, "DataCopy", "dst");
+    check_bursts(repeatParams.blockCount, 0, "DataCopy");
     const uint64_t length = repeatParams.blockLen * BLOCK;
     for (uint64_t i = 0; i < repeatParams.blockCount; ++i) {
         const uint32_t from = src.view.at("DataCopy", "src", i * (length + repeatParams.srcStride * BLOCK), length);
@@ -190,6 +200,7 @@ void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Da
     using namespace emulator;
     const char* api = "DataCopyPad";
     begin_copy(dst.view, MTE2, api, "dst");
+    check_bursts(dataCopyParams.blockCount, dataCopyParams.blockLen, api);
     const uint64_t length = dataCopyParams.blockLen;
     const uint64_t left = padParams.isPad ? padParams.leftPadding * sizeof(T) : 0;
     const uint64_t right = padParams.isPad ? padParams.rightPadding * sizeof(T) : 0;
@@ -204,12 +215,14 @@ void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Da
         core().write_ub(MTE2, to, static_cast<uint32_t>(slot), api);
         core().forget_ub(to, static_cast<uint32_t>(slot));
         copy_in(src, i * (length + dataCopyParams.srcStride), to + static_cast<uint32_t>(left), length, api);
-        if (!padParams.isPad) continue;
-        core().write_ub(MTE2, to, static_cast<uint32_t>(filled), api);
+        // Padding that was asked for also fills the rest of the block; otherwise that is undefined.
+        if (left + right == 0) continue;
+        core().write_ub(MTE2, to, static_cast<uint32_t>(slot), api);
         T* elements = ub_pointer<T>(to);
-        for (uint64_t j = 0; j < left / sizeof(T); ++j) elements[j] = padParams.paddingValue;
-        for (uint64_t j = (left + length) / sizeof(T); j < filled / sizeof(T); ++j)
-            elements[j] = padParams.paddingValue;
+        const uint64_t first = left / sizeof(T), last = first + length / sizeof(T);
+        for (uint64_t j = 0; j < slot / sizeof(T); ++j) {
+            if (j < first || j >= last) elements[j] = padParams.paddingValue;
+        }
     }
     ++core().counters.gm[src.owner->name].read_copies;
 }
@@ -219,6 +232,7 @@ void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const Da
     using namespace emulator;
     const char* api = "DataCopyPad";
     begin_copy(src.view, MTE3, api, "src");
+    check_bursts(dataCopyParams.blockCount, dataCopyParams.blockLen, api);
     const uint64_t length = dataCopyParams.blockLen, slot = (length + BLOCK - 1) / BLOCK * BLOCK;
     if (length % sizeof(T))
         fault("copy-length", "%s of %llu bytes cuts an element", api, static_cast<unsigned long long>(length));
