@@ -21,9 +21,14 @@ def test_every_bfloat16_comes_back():
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.floats(width=32), min_size=1, max_size=20))
-def test_bfloat16_is_the_nearest_ties_to_even(numbers):
-    given = np.array(numbers, np.float32)
+@given(
+    st.lists(st.tuples(st.integers(0, 0xFFFF), st.sampled_from([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])), min_size=1),
+    st.lists(st.floats(width=32)),
+)
+def test_bfloat16_is_the_nearest_ties_to_even(halves, numbers):
+    """Floats by their upper and lower halves, so that ties are met, and any floats."""
+    bits = np.array([upper << 16 | lower for upper, lower in [*halves, (0x7FFF, 0xFFFF), (0xFF80, 1)]], np.uint32)
+    given = np.concatenate([bits.view(np.float32), np.array(numbers, np.float32)])
     stored = tensor_file.to_bfloat16(given)
     for number, bits in zip(given, stored, strict=True):
         if np.isnan(number):
