@@ -33,7 +33,7 @@ inline float logit_of(uint64_t key) {
 
 inline int64_t id_of(uint64_t key) { return static_cast<uint32_t>(~static_cast<uint32_t>(key)); }
 
-int64_t room_for_keys(const CaptureTask& task) { return 4 * task.top_k + 2 * kStride; }
+int64_t room_for_keys(const CaptureTask& task) { return 3 * task.top_k + 2 * kStride; }
 
 int64_t capture_workspace(const CaptureTask& task) { return room_for_keys(task) * sizeof(uint64_t); }
 
@@ -43,19 +43,23 @@ int64_t find_candidates(const CaptureTask& task, const float* x_V, uint64_t* key
   const int64_t vocab = task.vocab, top_k = task.top_k, room = room_for_keys(task);
   int64_t count = 0;
   float threshold = -INFINITY;  // an equal logit that comes later has the higher id: only larger ones are kept
-  for (int64_t start = 0; start < vocab; start += kStride) {
-    const int64_t size = vocab - start < kStride ? vocab - start : kStride;
-    const float* x = x_V + start;
-    if (size == kStride) {
-      const Floats limit = all(threshold);
-      if (!any((load(x) > limit) | (load(x + kLanes) > limit) | (load(x + 2 * kLanes) > limit) |
-               (load(x + 3 * kLanes) > limit))) {
-        continue;
-      }
+  const auto take = [&](int64_t start, int64_t end) {
+    for (int64_t i = start; i < end; ++i) {
+      keys[count] = key_of(x_V[i], i);
+      count += x_V[i] > threshold;
     }
-    for (int64_t i = 0; i < size; ++i) {
-      keys[count] = key_of(x[i], start + i);
-      count += x[i] > threshold;
+  };
+  for (int64_t start = 0; start < vocab; start += kStride) {
+    if (start + kStride > vocab) {
+      take(start, vocab);
+    } else {
+      const float* x = x_V + start;
+      const Floats limit = all(threshold), v0 = load(x), v1 = load(x + kLanes), v2 = load(x + 2 * kLanes),
+                   v3 = load(x + 3 * kLanes);
+      if (!any(larger(larger(v0, v1), larger(v2, v3)) > limit)) continue;
+      for (int64_t i = start; i < start + kStride; i += kLanes) {
+        if (any(load(x_V + i) > limit)) take(i, i + kLanes);
+      }
     }
     if (count >= room - kStride || (threshold == -INFINITY && count >= top_k)) {
       threshold = logit_of(keep_largest(keys, count, top_k));

@@ -362,7 +362,7 @@ def test_equal_logits_come_by_rising_id_and_all_count(twins):
     for twin in twins.values():
         logits_NV = np.random.default_rng(1).integers(-2, 3, (6, 700)).astype(np.float32)
         logits_NV[0] = 0
-        logits_NV[1, ::2] = -0.0  # equal to 0
+        logits_NV[0, ::2] = -0.0  # equal to 0
         _, ids_NK, logp_NK, tail_N = twin.top_k(logits_NV, 40)
         np.testing.assert_array_equal(ids_NK, np.argsort(-logits_NV, axis=1, kind="stable")[:, :40])
         expected_NK, expected_N = rows_on(ids_NK, log_softmax(logits_NV))
@@ -435,7 +435,7 @@ def test_builds_share_no_code(tmp_path):
     builder = native.builder()
     for name, flags in builder.INSTRUCTION_SETS.get(os.uname().machine, {"baseline": []}).items():
         target = tmp_path / f"{name}.o"
-        command = [builder.compiler(), *builder.FLAGS, *flags, "-O1", f"-DPANGU_ISA={name}", "-c"]
+        command = [builder.compiler(), *builder.FLAGS, *flags, "-O0", f"-DPANGU_ISA={name}", "-c"]
         subprocess.run([*command, str(builder.HERE / "isa_unit.cpp"), "-o", str(target)], check=True)
         symbols = subprocess.run(["nm", str(target)], check=True, capture_output=True, text=True).stdout.split("\n")
         shared = [line.split()[-1] for line in symbols if line and line.split()[-2] in "TWVBDRui"]
