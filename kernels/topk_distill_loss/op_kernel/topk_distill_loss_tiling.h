@@ -4,6 +4,13 @@
 
 #include <cstdint>
 
+// Functions that the device calls too.
+#ifdef __CCE_AICORE__
+#define TOPK_DISTILL_SHARED __aicore__ inline constexpr
+#else
+#define TOPK_DISTILL_SHARED constexpr
+#endif
+
 // What the host knows. `logitBytes` is 4 (fp32) or 2 (fp16, bf16); `ubBytes` the SoC's whole unified buffer.
 struct TopkDistillLossProblem {
     int64_t rows;
@@ -41,6 +48,8 @@ struct TopkDistillLossTiling {
     uint32_t writeGradient;  // 0: the logits are left alone
 };
 
+static_assert(sizeof(TopkDistillLossTiling) == 64, "the kernel copies this struct: keep it small and free of padding");
+
 namespace topk_distill {
 
 constexpr int64_t MAX_TOP_K = 128;           // a list index fits in 8 bits, and the K-wide vectors stay small
@@ -56,21 +65,24 @@ constexpr int64_t CHUNK = 64;          // rows whose weights are read together; 
 constexpr int64_t SCRATCH_BYTES = 8 * 256;  // scalars on their way between the pipes
 constexpr int64_t BLOCK_BYTES = 32;
 
-constexpr int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+TOPK_DISTILL_SHARED int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 // Lanes of a K-wide vector: K padded to a block, one more block for the label or the bucket of the rest.
-constexpr int64_t Lanes(int64_t topK) { return RoundUp(topK, 8) + 8; }
+TOPK_DISTILL_SHARED int64_t Lanes(int64_t topK) { return RoundUp(topK, 8) + 8; }
 
 // Bytes of the unified buffer beside the tiles; the kernel's InitBuffer calls add up to this.
-constexpr int64_t SmallBytes(int64_t lanes, int64_t tile) {
+TOPK_DISTILL_SHARED int64_t SmallBytes(int64_t lanes, int64_t tile) {
     return VECTORS * lanes * 4 + 3 * RoundUp(tile / 64, 64) * 4 + 2 * CHUNK * 4 + CHUNK * BLOCK_BYTES + SCRATCH_BYTES;
 }
 
-constexpr int64_t NeededBytes(int64_t lanes, int64_t tile, int64_t slots, int64_t floats, int64_t logitBytes) {
+TOPK_DISTILL_SHARED int64_t NeededBytes(int64_t lanes, int64_t tile, int64_t slots, int64_t floats, int64_t logitBytes) {
     return SmallBytes(lanes, tile) + tile * (slots * logitBytes + floats * 4);
 }
 
-// Bytes of user workspace: with two cores a row, what they tell each other (two copies, used in turn).
+// What is left of 192 KB at the largest K must hold the smallest tiles twice over.
+static_assert(NeededBytes(Lanes(MAX_TOP_K), 512, STREAM_SLOTS, STREAM_FLOATS, 4) < 192 * 1024 - RESERVED_UB, "no room for tiles");
+
+// From here on for the host only. Bytes of user workspace: with two cores a row, what they tell each other (two copies, used in turn).
 inline uint64_t WorkspaceBytes(const TopkDistillLossTiling& t) {
     return t.split == 2 ? 2ull * t.cores * (t.lanes + 64) * 4 : 0;
 }
