@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -48,7 +49,7 @@ def build(
     """Compile one kernel file into a shared library and return its path; equal sources are compiled once.
 
     `include_dirs` are searched for the kernel's own headers; every file in them is part of the cache key. `cache` is
-    the directory of the libraries (default: EMULATOR_CACHE, or a folder of this user below the temporary directory).
+    the directory of the libraries (default: EMULATOR_CACHE, or ~/.cache/ascendc-emulator).
     Raises EmulatorError with the compiler's first error.
     """
     source = Path(source).resolve()
@@ -57,7 +58,7 @@ def build(
         *FLAGS, *WARNINGS, f"-I{HERE / 'include'}", *(f"-I{directory}" for directory in include_dirs),
         *(f"-D{name}={value}" for name, value in sorted((defines or {}).items())),
     ]  # fmt: skip
-    cache = Path(cache or os.environ.get("EMULATOR_CACHE") or Path(tempfile.gettempdir()) / f"emulator-{os.getuid()}")
+    cache = Path(cache or os.environ.get("EMULATOR_CACHE") or Path.home() / ".cache" / "ascendc-emulator")
     cache.mkdir(parents=True, exist_ok=True)
     common = command[: len(FLAGS) + len(WARNINGS) + 1]
     objects = [str(_compiled(common, HERE / name, [HERE], cache, ".o", ["-c"])) for name in RUNTIME]
@@ -68,13 +69,13 @@ def build(
 
 def _compiled(command, source, watched, cache, suffix, extra):
     """The product of one compiler call, from the cache where all sources and the command are unchanged."""
-    digest = hashlib.sha256("\0".join([*command, *extra, str(source)]).encode())
+    compiler = os.environ.get("CXX") or "g++"
+    digest = hashlib.sha256("\0".join([compiler, platform.machine(), *command, *extra, str(source)]).encode())
     for path in sorted({file for directory in watched for file in _sources(directory)} | {source}):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     product = cache / f"{source.stem}-{digest.hexdigest()[:24]}{suffix}"
     if product.exists():
         return product
-    compiler = os.environ.get("CXX") or "g++"
     if not shutil.which(compiler):
         raise EmulatorError(f"compile: {compiler} is not installed; the emulator needs a C++17 compiler")
     with tempfile.TemporaryDirectory(dir=cache) as folder:

@@ -1,5 +1,6 @@
 """The traffic benchmark: the real kernel is counted right, the roofline is the reference's, sources are named."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,15 @@ import pytest
 
 from mindspore_impl.benchmarks import BENCHMARKS, ascend_traffic
 from mindspore_impl.errors import UserError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    """Compiled kernels go where the tests' other files go."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMULATOR_CACHE", os.environ.get("EMULATOR_CACHE") or str(tmp_path_factory.mktemp("emulator")))
+        yield
+
 
 SOC = {soc.name: soc for soc in ascend_traffic.SOCS}
 
