@@ -230,10 +230,10 @@ def test_greedy_text_of_a_larger_model(ms_runtime, tokenizer, tmp_path):
     settings = ExportOptions("fp32", 128, [64], compare=["fp32", "fp16", "int8"])
     report = export_package(
         tmp_path / "p", options, lambda: (PanguForCausalLM(options, seed=1), "x"), tokenizer,
-        default_prompts(tokenizer, 3), settings,
+        default_prompts(tokenizer, 2), settings,
     )  # fmt: skip
     rows = report["packages"]
-    assert rows["fp32"]["greedy_tokens_equal"] == [64, 64, 64]
+    assert rows["fp32"]["greedy_tokens_equal"] == [64, 64]
     assert max(rows["fp32"]["max_logits_difference"].values()) <= 1e-5 * max(1.0, rows["fp32"]["largest_logit"])
     assert (
         rows["int8"]["bytes"]["weights"]
