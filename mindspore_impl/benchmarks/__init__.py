@@ -12,4 +12,4 @@ def _module(name: str):
 
 
 # Loaded when called: a benchmark may need a peer that is not installed.
-BENCHMARKS = {name: _module(name) for name in ("train_step", "topk_distill", "fused_linear", "ascend_traffic")}
+BENCHMARKS = {name: _module(name) for name in ("train_step", "generate", "topk_distill", "fused_linear", "ascend_traffic")}

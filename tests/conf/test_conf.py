@@ -12,6 +12,7 @@ GIVEN = {
     "paper_1b": ["data.train=a", "data.test=b"],
     "paper_1b_balanced": ["data.train=a", "data.test=b"],
     "records": ["data.train=a", "data.test=b"],
+    "smollm2_kd": ["data.train=a", "data.test=b"],
 }
 
 

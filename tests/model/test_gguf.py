@@ -26,7 +26,7 @@ NAMES = [
     ("self_attn.o_proj", "attn_output"), ("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up"),
     ("mlp.down_proj", "ffn_down"),
 ]  # fmt: skip
-TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *map(chr, range(33, 93)), "AB"]
+TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *map(chr, range(33, 92)), "AB", "12"]
 
 
 def weights(options, seed=0):
@@ -60,7 +60,7 @@ def write(path, options=OPTIONS, kind="F32", changes=(), arrays=None, more=(), a
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(TOKENS)
     writer.add_token_types([3, 3, 3] + [1] * (len(TOKENS) - 3))
-    writer.add_token_merges(["A B"])
+    writer.add_token_merges(["A B", "1 2"])
     writer.add_eos_token_id(2)
     for name, array in (weights(options) if arrays is None else arrays).items():
         for part, count in heads.items():
