@@ -21,7 +21,7 @@ MUTANTS = [
 def tree(tmp_path_factory) -> Path:
     """A copy of the project to be spoiled, so that the real one never is."""
     target = tmp_path_factory.mktemp("tree")
-    for name in ("mindspore_impl", "conf", "tests", "tools"):
+    for name in ("mindspore_impl", "conf", "kernels", "tests", "tools"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", target)
     return target

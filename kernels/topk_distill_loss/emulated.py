@@ -7,7 +7,6 @@ Legend: N rows, V columns, K teacher ids a row. bfloat16 logits are given as the
 
 import ctypes
 import importlib.util
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -104,7 +103,7 @@ def launch(
     split: int = 0,
     max_tile: int = 0,
 ) -> Launch:
-    """One launch of the kernel on copies of the arrays. Raises ValueError (tiling) or emulate.EmulatorError (a rule)."""
+    """One launch on copies of the arrays. Raises ValueError (tiling) or emulate.EmulatorError (a broken rule)."""
     count, vocab = logits_NV.shape
     top_k = teacher_ids_NK.shape[1]
     problem = Problem(

@@ -7,7 +7,9 @@ const char* topk_distill_make_tiling(const TopkDistillLossProblem* problem, Topk
     return topk_distill::MakeTiling(*problem, *tiling);
 }
 
-uint64_t topk_distill_workspace_bytes(const TopkDistillLossTiling* tiling) { return topk_distill::WorkspaceBytes(*tiling); }
+uint64_t topk_distill_workspace_bytes(const TopkDistillLossTiling* tiling) {
+    return topk_distill::WorkspaceBytes(*tiling);
+}
 
 int64_t topk_distill_needed_bytes(const TopkDistillLossTiling* tiling, int64_t logit_bytes) {
     return topk_distill::NeededBytes(tiling->lanes, tiling->tile, tiling->slots, tiling->floats, logit_bytes);

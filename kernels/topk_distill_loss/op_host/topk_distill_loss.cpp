@@ -1,5 +1,5 @@
-// The host side of TopkDistillLoss: prototype, shapes, types and tiling. The build generates aclnnTopkDistillLoss from it.
-// Contract: kernels/README.md.
+// The host side of TopkDistillLoss: prototype, shapes, types and tiling. The build generates aclnnTopkDistillLoss from
+// it. Contract: kernels/README.md.
 #include <cstdio>
 #include <vector>
 

@@ -29,8 +29,8 @@ class RowIds {
     static constexpr uint32_t BUCKETS = static_cast<uint32_t>(CHUNK);
 
     LocalTensor<int32_t> ids, label;  // as loaded; `label` and `tail` hold one value
-    LocalTensor<float> logp, tail;
-    LocalTensor<float> z;       // logits at the ids; FAR where K is padded, or elsewhere than in this core's columns
+    Floats logp, tail;
+    Floats z;       // logits at the ids; FAR where K is padded, or elsewhere than in this core's columns
     LocalTensor<uint32_t> links, heads;
 
     uint32_t topK = 0, labelLane = 0;  // the lane of z that holds the label's logit: K rounded up to a block
@@ -91,7 +91,8 @@ class RowIds {
 
     // Writes the gradients of the tile's ids over what the vector unit put there.
     template <typename T>
-    __aicore__ inline void Scatter(const LocalTensor<T>& tile, uint32_t tileIndex, const LocalTensor<float>& gradients, float labelGradient) const {
+    __aicore__ inline void Scatter(const LocalTensor<T>& tile, uint32_t tileIndex, const Floats& gradients,
+                                   float labelGradient) const {
         const uint32_t begin = plan_.Begin(tileIndex), size = plan_.Size(tileIndex);
         for (uint32_t entry = heads.GetValue(tileIndex % BUCKETS); entry != NONE;) {
             const uint32_t link = links.GetValue(entry), at = (link & 0xffffff) - begin;

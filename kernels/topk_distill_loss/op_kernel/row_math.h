@@ -1,6 +1,6 @@
 // From what the first pass found of a row to its losses, its diagnostics and its gradient: K-wide work in fp32.
-// The mathematics is that of mindspore_impl/losses/oracle.py. The row is split into the teacher's ids, the label when it
-// is none of them, and the tail, which was summed alone: no mass is ever 1 - sum.
+// The mathematics is that of mindspore_impl/losses/oracle.py. The row is split into the teacher's ids, the label when
+// it is none of them, and the tail, which was summed alone: no mass is ever 1 - sum.
 #pragma once
 
 #include "row_ids.h"
@@ -23,9 +23,9 @@ struct RowGradient {
 
 class RowMath {
   public:
-    LocalTensor<float> r, e, eWarm, logq, p, q, slope, part;  // K-wide
-    LocalTensor<float> in, out, sums, fold;                   // scratch: scalars to and from the vector unit
-    LocalTensor<float> gradient;                              // of the ids, after Differentiate
+    Floats r, e, eWarm, logq, p, q, slope, part;  // K-wide
+    Floats in, out, sums, fold;                   // scratch: scalars to and from the vector unit
+    Floats gradient;                              // of the ids, after Differentiate
 
     __aicore__ inline void Init(const TopkDistillLossTiling& tiling) {
         tiling_ = tiling;
@@ -34,7 +34,8 @@ class RowMath {
     }
 
     // `hasTail`: some column is neither label nor teacher id. `warm` at T = 1 and `cool` at T are the same when T = 1.
-    __aicore__ inline RowLoss Measure(RowIds& ids, const TailSum& warm, const TailSum& cool, bool hasTail, uint32_t vocab) {
+    __aicore__ inline RowLoss Measure(RowIds& ids, const TailSum& warm, const TailSum& cool, bool hasTail,
+                                      uint32_t vocab) {
         hasTail_ = hasTail;
         rest_ = ids.valid < vocab;
         bucket_ = rest_ && tiling_.support == 0;
@@ -71,8 +72,8 @@ class RowMath {
         // The label: its cross-entropy part is minus the mass of everything else, never q - 1.
         result.label = -a * (warm_.others / warm_.norm);
         if (ids.LabelInside()) {
-            const float own = renormalised ? -b * slopeSum_ * q.GetValue(ids.labelEntry) : fall * (cool_.label / cool_.norm);
-            result.label += own + b * slope.GetValue(ids.labelEntry);
+            const float mass = renormalised ? q.GetValue(ids.labelEntry) : cool_.label / cool_.norm;
+            result.label += b * slope.GetValue(ids.labelEntry) - b * slopeSum_ * mass;
         } else {
             result.label += fall * (cool_.label / cool_.norm) + bucketSlope * cool_.labelShare;
         }
@@ -114,7 +115,8 @@ class RowMath {
         return mask;
     }
 
-    __aicore__ inline void Normalise(const RowIds& ids, const TailSum& tail, float cooling, const LocalTensor<float>& mass, Masses& m) {
+    __aicore__ inline void Normalise(const RowIds& ids, const TailSum& tail, float cooling, const Floats& mass,
+                                     Masses& m) {
         const float shift = tail.shift * cooling, labelZ = ids.zLabel * cooling;
         float top = LargerOf(ids.zTop, ids.zLabel) * cooling;
         if (hasTail_) top = LargerOf(top, shift + tail.logSum);
@@ -177,9 +179,9 @@ class RowMath {
         Order<HardEvent::S_V>();
     }
 
-    // The divergence between the teacher's and the student's buckets, its slope by log q, and the teacher's diagnostics.
+    // The divergence between both sides' buckets, its slope by log q, and the teacher's diagnostics.
     __aicore__ inline void Compare(RowIds& ids, RowLoss& loss) {
-        const LocalTensor<float>&logp = ids.logp;
+        const Floats& logp = ids.logp;
         Exponential(p, logp, wide_);
         Reduce<false>(sums, p, fold, wide_);
         Multiply(part, p, logp, wide_);
@@ -238,7 +240,7 @@ class RowMath {
     }
 
     // part = each bucket's share of D, slope = dD / d(log q) of each. Needs p, q, logp, logq.
-    __aicore__ inline void Diverge(const LocalTensor<float>& logp, uint32_t count) {
+    __aicore__ inline void Diverge(const Floats& logp, uint32_t count) {
         if (tiling_.divergence == 0) {
             Subtract(part, logp, logq, count);
             Multiply(part, p, part, count);
@@ -268,7 +270,7 @@ class RowMath {
     }
 
     TopkDistillLossTiling tiling_;
-    LocalTensor<float> eCool_;
+    Floats eCool_;
     Masses warm_, cool_;
     uint32_t wide_ = 0;
     bool hasTail_ = false, rest_ = false, bucket_ = false;

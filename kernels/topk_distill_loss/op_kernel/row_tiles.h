@@ -16,11 +16,11 @@ template <typename T>
 class RowTiles {
   public:
     static constexpr bool WIDE = sizeof(T) == 4;  // fp32 logits: no casts
-    LocalTensor<float> partial, found, foundCool;  // a number for every 64 elements of a tile
+    Floats partial, found, foundCool;  // a number for every 64 elements of a tile
     LocalTensor<int16_t> signs;                    // 128 sign bits
     TileRing<T> ring;
 
-    __aicore__ inline void Init(const TopkDistillLossTiling& tiling, const LocalTensor<T>& tiles, const LocalTensor<float>& floats,
+    __aicore__ inline void Init(const TopkDistillLossTiling& tiling, const LocalTensor<T>& tiles, const Floats& floats,
                                 const GlobalTensor<T>& logits, const GlobalTensor<T>& gradients, RowMath* math) {
         tiling_ = tiling;
         floats_ = floats;
@@ -35,12 +35,12 @@ class RowTiles {
     }
 
     // fp32 work for one tile, which may stay until the second sweep.
-    __aicore__ inline LocalTensor<float> Work(uint32_t index) const { return floats_[(index % tiling_.floats) * tiling_.tile]; }
+    __aicore__ inline Floats Work(uint32_t index) const { return floats_[(index % tiling_.floats) * tiling_.tile]; }
 
     // ---- the first sweep ----
 
-    // Sums the tail of a row and fills `ids` with the logits taken out of it. `beside` is called as Tick() at every tile:
-    // scalar work for later that hides behind the vector unit.
+    // Sums the tail of a row and fills `ids` with the logits taken out of it. `beside` is called as Tick() at every
+    // tile: scalar work for later that hides behind the vector unit.
     template <typename Beside>
     __aicore__ inline void Sum(const RowPlan& plan, RowIds& ids, Beside& beside) {
         plan_ = plan;
@@ -78,7 +78,7 @@ class RowTiles {
 
     // ---- the second sweep ----
 
-    // Before the K-wide mathematics: its first tiles are on their way meanwhile. `empty`: the gradient outside the ids is 0.
+    // Its first tiles are on their way during the K-wide mathematics. `empty`: the gradient outside the ids is 0.
     __aicore__ inline void StartSecond(bool empty) {
         empty_ = empty;
         second_ = stays_ ? base_ : base_ + plan_.tiles;
@@ -88,7 +88,8 @@ class RowTiles {
 
     // Writes warm * e^(z - shift) + cool * e^((z - shift) / T) over the row; a warm coefficient of sign s is also
     // s * e^logWarm without the shift. Afterwards the first tiles of `next` are on their way.
-    __aicore__ inline void WriteGradient(float warmScale, float coolScale, float logWarm, float labelGradient, const RowPlan* next) {
+    __aicore__ inline void WriteGradient(float warmScale, float coolScale, float logWarm, float labelGradient,
+                                         const RowPlan* next) {
         const bool folds = !WIDE && plain_ && warm.shift != 0 && logWarm > FAR_LOGIT;
         for (uint32_t job = 0; job <= plan_.tiles; ++job) {
             if (job < plan_.tiles) {
@@ -153,7 +154,9 @@ class RowTiles {
         if (!maximum && !plain_) Fill(foundCool, 0.0f, tiling_.tile / FLOATS_A_REPEAT);
         for (uint32_t index = 0; index < plan_.tiles; ++index) {
             if (!inUb_) {
-                for (; ahead_ < plan_.tiles && ahead_ < index + LOOK_AHEAD; ++ahead_) LoadTile(plan_, ahead_, base_ + ahead_, true);
+                for (; ahead_ < plan_.tiles && ahead_ < index + LOOK_AHEAD; ++ahead_) {
+                    LoadTile(plan_, ahead_, base_ + ahead_, true);
+                }
                 ring.Arrive(true);
                 if (ids_->Any(index)) {
                     ids_->Gather(ring.At(SlotOf(index)), index);
@@ -162,7 +165,7 @@ class RowTiles {
             }
             const uint32_t size = plan_.Size(index);
             if constexpr (maximum) {
-                const LocalTensor<float> values = Values(index, Work(0), size);
+                const Floats values = Values(ring.At(SlotOf(index)), Work(0), size);
                 Larger(found, found, partial, Reduce64<true>(partial, values, size));
             } else if (plain_) {
                 Exponentials(index, size);
@@ -176,20 +179,8 @@ class RowTiles {
         tailColumns = plan_.columns - ids_->own;
     }
 
-    // A tile as fp32: in `work`, or where it lies.
-    __aicore__ inline LocalTensor<float> Values(uint32_t index, const LocalTensor<float>& work, uint32_t size) {
-        const LocalTensor<T> tile = ring.At(SlotOf(index));
-        if constexpr (WIDE) {
-            return tile;
-        } else {
-            AscendC::Cast(work, tile, AscendC::RoundMode::CAST_NONE, size);
-            Then();
-            return work;
-        }
-    }
-
     __aicore__ inline void Exponentials(uint32_t index, uint32_t size) {
-        const LocalTensor<float> work = Work(index), values = Values(index, work, size);
+        const Floats work = Work(index), values = Values(ring.At(SlotOf(index)), work, size);
         if (!decided_) DecideShift(values, size);
         if (warm.shift != 0) {
             AddScalar(work, values, -warm.shift, size);
@@ -201,7 +192,7 @@ class RowTiles {
     }
 
     __aicore__ inline void WarmAndCool(uint32_t index, uint32_t size) {
-        const LocalTensor<float> hot = Work(0), cold = Work(1), values = Values(index, hot, size);
+        const Floats hot = Work(0), cold = Work(1), values = Values(ring.At(SlotOf(index)), hot, size);
         if (!decided_) DecideShift(values, size);
         AddScalar(hot, values, -warm.shift, size);
         Scale(cold, hot, cooling_, size);
@@ -212,7 +203,7 @@ class RowTiles {
     }
 
     // From the beginning of the first tile, which label and teacher ids have left.
-    __aicore__ inline void DecideShift(const LocalTensor<float>& values, uint32_t size) {
+    __aicore__ inline void DecideShift(const Floats& values, uint32_t size) {
         Reduce<true>(math_->sums, values, math_->fold, size < SAMPLE ? size : SAMPLE);
         const float maximum = FirstOf(math_->sums), narrow = cooling_ > 1.0f ? tiling_.temperature : 1.0f;
         const bool inBand = maximum > BAND_LOW * narrow && maximum < BAND_HIGH * narrow;
@@ -222,7 +213,7 @@ class RowTiles {
 
     __aicore__ inline void Total() {
         decided_ = true;
-        const LocalTensor<float>&sums = math_->sums, &logs = math_->out;
+        const Floats &sums = math_->sums, &logs = math_->out;
         Reduce<false>(sums, found, math_->fold, tiling_.tile / FLOATS_A_REPEAT);
         if (!plain_) Reduce<false>(sums[8], foundCool, math_->fold, tiling_.tile / FLOATS_A_REPEAT);
         Logarithm(logs, sums, 1);
@@ -277,7 +268,8 @@ class RowTiles {
             ring.Occupy(slot);
         }
         if (empty_) {
-            AscendC::Duplicate(tile.template ReinterpretCast<int16_t>(), static_cast<int16_t>(0), static_cast<int32_t>(size * sizeof(T) / 2));
+            AscendC::Duplicate(tile.template ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
+                               static_cast<int32_t>(size * sizeof(T) / 2));
             Then();
             return;
         }
@@ -285,9 +277,9 @@ class RowTiles {
             ScaleInto(tile, Work(index), warmScale, size);
             return;
         }
-        const LocalTensor<float> work = Work(residents_ > 0 ? plan_.tiles - residents_ : 0), values = ValuesOf(tile, work, size);
+        const Floats work = Work(residents_ > 0 ? plan_.tiles - residents_ : 0), values = Values(tile, work, size);
         if (!plain_) {
-            const LocalTensor<float> cold = Work(1);
+            const Floats cold = Work(1);
             AddScalar(work, values, -warm.shift, size);
             Scale(cold, work, cooling_, size);
             Exponential(work, work, size);
@@ -310,7 +302,8 @@ class RowTiles {
         }
     }
 
-    __aicore__ inline LocalTensor<float> ValuesOf(const LocalTensor<T>& tile, const LocalTensor<float>& work, uint32_t size) {
+    // A tile as fp32: in `work`, or where it lies.
+    __aicore__ inline Floats Values(const LocalTensor<T>& tile, const Floats& work, uint32_t size) {
         if constexpr (WIDE) {
             return tile;
         } else {
@@ -321,7 +314,7 @@ class RowTiles {
     }
 
     // tile = work * scale, rounded once.
-    __aicore__ inline void ScaleInto(const LocalTensor<T>& tile, const LocalTensor<float>& work, float scale, uint32_t size) {
+    __aicore__ inline void ScaleInto(const LocalTensor<T>& tile, const Floats& work, float scale, uint32_t size) {
         if constexpr (WIDE) {
             Scale(tile, work, scale, size);
         } else {
@@ -330,7 +323,7 @@ class RowTiles {
         }
     }
 
-    __aicore__ inline void Narrow(const LocalTensor<T>& tile, const LocalTensor<float>& work, uint32_t size) {
+    __aicore__ inline void Narrow(const LocalTensor<T>& tile, const Floats& work, uint32_t size) {
         if constexpr (!WIDE) {
             AscendC::Cast(tile, work, AscendC::RoundMode::CAST_RINT, size);
             Then();
@@ -362,7 +355,7 @@ class RowTiles {
     }
 
     TopkDistillLossTiling tiling_;
-    LocalTensor<float> floats_;
+    Floats floats_;
     GlobalTensor<T> logits_, gradients_;
     RowMath* math_ = nullptr;
     RowIds* ids_ = nullptr;

@@ -22,7 +22,7 @@ class TileRing {
     // Starts a copy into a slot. `scalar`: the scalar unit will look at it too, and Arrive must say the same.
     __aicore__ inline void Load(uint32_t slot, const GlobalTensor<T>& source, uint32_t count, bool scalar) {
         Occupy(slot);
-        AscendC::DataCopyPad(At(slot), source, {1, static_cast<uint32_t>(count * sizeof(T)), 0, 0, 0}, {});
+        CopyIn(At(slot), source, count);
         const int32_t id = static_cast<int32_t>(loaded_++ % LOADS);
         if (scalar) AscendC::SetFlag<HardEvent::MTE2_S>(id);
         AscendC::SetFlag<HardEvent::MTE2_V>(id);
@@ -56,7 +56,7 @@ class TileRing {
 
     // Copies a slot out; after that it is free: for the vector unit, or for the next load.
     __aicore__ inline void Store(uint32_t slot, const GlobalTensor<T>& target, uint32_t count, bool toVector) {
-        AscendC::DataCopyPad(target, At(slot), {1, static_cast<uint32_t>(count * sizeof(T)), 0, 0, 0});
+        CopyOut(target, At(slot), count);
         const uint32_t group = slot / grouped_;
         if (--inUse_[group] > 0) return;
         if (toVector) {
@@ -76,7 +76,8 @@ class TileRing {
     }
 
   private:
-    static constexpr uint32_t GROUPS = 5;  // events of slots, ids 0 to 4; neighbouring slots share one when there are more
+    // Events of slots, ids 0 to 4; neighbouring slots share one when there are more.
+    static constexpr uint32_t GROUPS = 5;
     static constexpr uint32_t LOADS = 4;   // loads under way at most, with their events
     enum class Left : uint8_t { NOTHING, BY_VECTOR, BY_STORE, BY_STORE_TO_VECTOR };
 

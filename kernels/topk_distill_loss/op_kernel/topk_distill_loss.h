@@ -15,9 +15,10 @@ namespace topk_distill {
 template <typename T>
 class TopkDistillLossKernel {
   public:
-    __aicore__ inline void Init(GM_ADDR logits, GM_ADDR targetIds, GM_ADDR teacherIds, GM_ADDR teacherLogp, GM_ADDR tailLogp,
-                                GM_ADDR rowWeight, GM_ADDR gradients, GM_ADDR ce, GM_ADDR kd, GM_ADDR diagnostics,
-                                GM_ADDR workspace, const TopkDistillLossTiling& tiling, AscendC::TPipe* pipe) {
+    __aicore__ inline void Init(GM_ADDR logits, GM_ADDR targetIds, GM_ADDR teacherIds, GM_ADDR teacherLogp,
+                                GM_ADDR tailLogp, GM_ADDR rowWeight, GM_ADDR gradients, GM_ADDR ce, GM_ADDR kd,
+                                GM_ADDR diagnostics, GM_ADDR workspace, const TopkDistillLossTiling& tiling,
+                                AscendC::TPipe* pipe) {
         tiling_ = tiling;
         const uint64_t rows = tiling.rows, vocab = tiling.vocab, topK = tiling.topK;
         GlobalTensor<T> logitsGm;
@@ -36,14 +37,16 @@ class TopkDistillLossKernel {
         member_ = block % tiling.split;
         teams_ = tiling.cores / tiling.split;
         messageFloats_ = tiling.lanes + FLOATS_A_REPEAT;
-        if (tiling.split == 2) messages_.SetGlobalBuffer((__gm__ float*)workspace, 2ull * tiling.cores * messageFloats_);
+        const uint64_t messages = 2ull * tiling.cores * messageFloats_;
+        if (tiling.split == 2) messages_.SetGlobalBuffer((__gm__ float*)workspace, messages);
 
         pipe->InitBuffer(tileBuffer_, tiling.slots * tiling.tile * sizeof(T));
         pipe->InitBuffer(floatBuffer_, tiling.floats * tiling.tile * sizeof(float));
         pipe->InitBuffer(smallBuffer_, static_cast<uint32_t>(SmallBytes(tiling.lanes, tiling.tile)));
         Carve();
         math_.Init(tiling);
-        tiles_.Init(tiling, tileBuffer_.template Get<T>(), floatBuffer_.template Get<float>(), logitsGm, gradients_, &math_);
+        tiles_.Init(tiling, tileBuffer_.template Get<T>(), floatBuffer_.template Get<float>(), logitsGm, gradients_,
+                    &math_);
     }
 
     __aicore__ inline void Process() {
@@ -60,6 +63,7 @@ class TopkDistillLossKernel {
   private:
     static constexpr int32_t OUTPUTS = 0;  // event id: the six numbers of a row are on their way
     static constexpr int32_t LISTS = 4;    // event id: the next row's ids have arrived
+    static constexpr uint32_t WORDS = 7;   // of a message between the two cores of a row, before the logits at the ids
 
     // ---- memory ----
 
@@ -120,7 +124,8 @@ class TopkDistillLossKernel {
         const uint32_t line = static_cast<uint32_t>(512 / sizeof(T)), ahead = static_cast<uint32_t>(plan.offset % line);
         plan.tiles = (plan.columns + ahead + plan.tile - 1) / plan.tile;
         // The first tile is the short one (but not too short to choose a shift from): the last ones are worth keeping.
-        const uint32_t slack = plan.tiles * plan.tile - plan.columns - ahead, most = plan.tile > SAMPLE ? plan.tile - SAMPLE : 0;
+        const uint32_t slack = plan.tiles * plan.tile - plan.columns - ahead;
+        const uint32_t most = plan.tile > SAMPLE ? plan.tile - SAMPLE : 0;
         plan.skew = ahead + (plan.tiles == 1 ? 0 : (slack < most ? slack : most) / line * line);
         return true;
     }
@@ -149,7 +154,7 @@ class TopkDistillLossKernel {
     __aicore__ inline void ZeroRow(const RowPlan& plan) {
         WriteOutputs(plan.row, RowLoss(), 0.0f);
         if (!tiling_.writeGradient) return;
-        const LocalTensor<float> work = tiles_.Work(0);
+        const Floats work = tiles_.Work(0);
         if (!zeroed_) {
             Fill(work, 0.0f, tiling_.tile);
             Order<HardEvent::V_MTE3>();
@@ -159,7 +164,7 @@ class TopkDistillLossKernel {
         const uint32_t most = tiling_.tile * static_cast<uint32_t>(sizeof(float) / sizeof(T));
         for (uint32_t begin = 0; begin < plan.columns; begin += most) {
             const uint32_t count = plan.columns - begin < most ? plan.columns - begin : most;
-            AscendC::DataCopyPad(gradients_[plan.offset + begin], zeros, {1, static_cast<uint32_t>(count * sizeof(T)), 0, 0, 0});
+            CopyOut(gradients_[plan.offset + begin], zeros, count);
         }
     }
 
@@ -173,13 +178,14 @@ class TopkDistillLossKernel {
     __aicore__ inline void LoadIds(const RowPlan& plan, RowIds& ids) {
         const uint32_t topK = tiling_.topK;
         const uint8_t padding = static_cast<uint8_t>(ids.labelLane - topK);
-        const AscendC::DataCopyExtParams all(1, static_cast<uint32_t>(topK * sizeof(float)), 0, 0, 0), one(1, sizeof(float), 0, 0, 0);
+        const uint64_t first = static_cast<uint64_t>(plan.row) * topK;
         Order<HardEvent::S_MTE2>();
         Order<HardEvent::V_MTE2>();
-        AscendC::DataCopyPad(ids.ids, teacherIds_[static_cast<uint64_t>(plan.row) * topK], all, {});
-        AscendC::DataCopyPad(ids.logp, teacherLogp_[static_cast<uint64_t>(plan.row) * topK], all, {padding > 0, 0, padding, FAR_LOGIT});
-        AscendC::DataCopyPad(ids.label, targetIds_[plan.row], one, {});
-        AscendC::DataCopyPad(ids.tail, tailLogp_[plan.row], one, {});
+        CopyIn(ids.ids, teacherIds_[first], topK);
+        AscendC::DataCopyPad(ids.logp, teacherLogp_[first], {1, static_cast<uint32_t>(topK * sizeof(float)), 0, 0, 0},
+                             {padding > 0, 0, padding, FAR_LOGIT});
+        CopyIn(ids.label, targetIds_[plan.row], 1);
+        CopyIn(ids.tail, tailLogp_[plan.row], 1);
         AscendC::SetFlag<HardEvent::MTE2_S>(LISTS);
         AscendC::SetFlag<HardEvent::MTE2_V>(LISTS);
         Fill(ids.z, FAR_LOGIT, ids.labelLane + 8);
@@ -253,10 +259,13 @@ class TopkDistillLossKernel {
     }
 
     // `total` is the whole row's tail; `share` turns this core's exponentials into the total's.
-    __aicore__ inline void WriteGradient(const RowPlan& plan, const RowIds& ids, const TailSum& total, float share, const RowPlan* next) {
+    __aicore__ inline void WriteGradient(const RowPlan& plan, const RowIds& ids, const TailSum& total, float share,
+                                         const RowPlan* next) {
         const RowGradient gradient = math_.Differentiate(ids, plan.weight);
         float logWarm = FAR_LOGIT;
-        if (tiles_.warm.shift != 0 && gradient.warm != 0) logWarm = math_.LogOf(gradient.warm) - total.shift - total.logSum;
+        if (tiles_.warm.shift != 0 && gradient.warm != 0) {
+            logWarm = math_.LogOf(gradient.warm) - total.shift - total.logSum;
+        }
         const bool hasTail = total.sum > 0;
         const float warmScale = hasTail ? gradient.warm / total.sum * share : 0.0f;
         const float coolScale = hasTail ? gradient.cool / tiles_.cool.sum : 0.0f;
@@ -292,24 +301,23 @@ class TopkDistillLossKernel {
         outputs_.SetValue(32, loss.studentMass);
         outputs_.SetValue(40, agreement);
         Order<HardEvent::S_MTE3>();
-        const AscendC::DataCopyExtParams one(1, sizeof(float), 0, 0, 0);
-        const AscendC::DataCopyExtParams four(4, sizeof(float), 0, static_cast<uint32_t>((tiling_.rows - 1) * sizeof(float)), 0);
-        AscendC::DataCopyPad(ce_[row], outputs_, one);
-        AscendC::DataCopyPad(kd_[row], outputs_[8], one);
-        AscendC::DataCopyPad(diagnostics_[row], outputs_[16], four);
+        const uint32_t gap = static_cast<uint32_t>((tiling_.rows - 1) * sizeof(float));
+        CopyOut(ce_[row], outputs_, 1);
+        CopyOut(kd_[row], outputs_[8], 1);
+        AscendC::DataCopyPad(diagnostics_[row], outputs_[16], {4, sizeof(float), 0, gap, 0});
         AscendC::SetFlag<HardEvent::MTE3_S>(OUTPUTS);
         outputsBusy_ = true;
     }
 
     // ---- two cores a row ----
 
-    // Both cores of a team sum their columns, tell each other what they found, do the same K-wide mathematics, and write
-    // the gradient of their columns, whose logits never left the unified buffer. All cores meet once a round.
+    // Both cores of a team sum their columns, tell each other what they found, do the same K-wide mathematics, and
+    // write the gradient of their columns, whose logits never left the unified buffer. All cores meet once a round.
     __aicore__ inline void ProcessShared() {
         const uint32_t rounds = (tiling_.rows + teams_ - 1) / teams_;
         RowIds& ids = ids_[0];
         typename RowTiles<T>::Nothing nothing;
-        for (uint32_t word = 0; word < 7; ++word) message_.SetValue(word, 0.0f);
+        for (uint32_t word = 0; word < WORDS; ++word) message_.SetValue(word, 0.0f);
         for (uint32_t index = 0; index <= rounds; ++index) {  // the last round only settles agreements
             RowPlan plan;
             const bool exists = PlanAt(index, plan), counts = exists && plan.weight != 0;
@@ -345,19 +353,16 @@ class TopkDistillLossKernel {
         }
         message_.SetValue(6, tailMaximum_);
         Order<HardEvent::S_MTE3>();
-        AscendC::DataCopyPad(messages_[at], message_, {1, 7 * sizeof(float), 0, 0, 0});
-        if (!counts) return;
-        const uint32_t bytes = (ids.labelLane + 8) * static_cast<uint32_t>(sizeof(float));
-        AscendC::DataCopyPad(messages_[at + FLOATS_A_REPEAT], ids.z, {1, bytes, 0, 0, 0});
+        CopyOut(messages_[at], message_, WORDS);
+        if (counts) CopyOut(messages_[at + FLOATS_A_REPEAT], ids.z, ids.labelLane + 8);
     }
 
     // The other core's message into math_.e, its logits at the ids into math_.r.
     __aicore__ inline void Receive(uint64_t at, bool counts, const RowIds& ids) {
         Order<HardEvent::S_MTE2>();
         Order<HardEvent::V_MTE2>();
-        AscendC::DataCopyPad(math_.e, messages_[at], {1, 7 * sizeof(float), 0, 0, 0}, {});
-        const uint32_t bytes = (ids.labelLane + 8) * static_cast<uint32_t>(sizeof(float));
-        if (counts) AscendC::DataCopyPad(math_.r, messages_[at + FLOATS_A_REPEAT], {1, bytes, 0, 0, 0}, {});
+        CopyIn(math_.e, messages_[at], WORDS);
+        if (counts) CopyIn(math_.r, messages_[at + FLOATS_A_REPEAT], ids.labelLane + 8);
         Order<HardEvent::MTE2_S>();
         Order<HardEvent::MTE2_V>();
     }
@@ -370,7 +375,7 @@ class TopkDistillLossKernel {
         if (outputsBusy_) AscendC::WaitFlag<HardEvent::MTE3_S>(OUTPUTS);
         outputs_.SetValue(48, static_cast<float>(agrees));
         Order<HardEvent::S_MTE3>();
-        AscendC::DataCopyPad(diagnostics_[3ull * tiling_.rows + unsettledRow_], outputs_[48], {1, sizeof(float), 0, 0, 0});
+        CopyOut(diagnostics_[3ull * tiling_.rows + unsettledRow_], outputs_[48], 1);
         AscendC::SetFlag<HardEvent::MTE3_S>(OUTPUTS);
         outputsBusy_ = true;
     }
@@ -387,7 +392,8 @@ class TopkDistillLossKernel {
         Larger(ids.z, ids.z, math_.r, ids.labelLane + 8);
         Order<HardEvent::V_S>();
         float share = 1.0f;
-        const TailSum total = member_ == 0 ? Together(tiles_.warm, theirs, share) : Together(theirs, tiles_.warm, share);
+        const TailSum mine = tiles_.warm;
+        const TailSum total = member_ == 0 ? Together(mine, theirs, share) : Together(theirs, mine, share);
         const Agreement sure = Agrees(ids, total, tailColumns);
         if (sure == Agreement::UNKNOWN) {
             tailMaximum_ = tiles_.tailColumns > 0 ? tiles_.TrueMaximum() : FAR_LOGIT;
@@ -427,7 +433,7 @@ class TopkDistillLossKernel {
     GlobalTensor<float> teacherLogp_, tailLogp_, rowWeight_, ce_, kd_, diagnostics_, messages_;
     AscendC::TBuf<AscendC::TPosition::VECIN> tileBuffer_, smallBuffer_;
     AscendC::TBuf<AscendC::TPosition::VECCALC> floatBuffer_;
-    LocalTensor<float> weights_, outputs_, message_;
+    Floats weights_, outputs_, message_;
     RowIds ids_[2];
     RowMath math_;
     RowTiles<T> tiles_;

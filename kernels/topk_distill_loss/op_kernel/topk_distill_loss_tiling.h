@@ -75,14 +75,17 @@ TOPK_DISTILL_SHARED int64_t SmallBytes(int64_t lanes, int64_t tile) {
     return VECTORS * lanes * 4 + 3 * RoundUp(tile / 64, 64) * 4 + 2 * CHUNK * 4 + CHUNK * BLOCK_BYTES + SCRATCH_BYTES;
 }
 
-TOPK_DISTILL_SHARED int64_t NeededBytes(int64_t lanes, int64_t tile, int64_t slots, int64_t floats, int64_t logitBytes) {
+TOPK_DISTILL_SHARED int64_t NeededBytes(int64_t lanes, int64_t tile, int64_t slots, int64_t floats,
+                                        int64_t logitBytes) {
     return SmallBytes(lanes, tile) + tile * (slots * logitBytes + floats * 4);
 }
 
 // What is left of 192 KB at the largest K must hold the smallest tiles twice over.
-static_assert(NeededBytes(Lanes(MAX_TOP_K), 512, STREAM_SLOTS, STREAM_FLOATS, 4) < 192 * 1024 - RESERVED_UB, "no room for tiles");
+static_assert(NeededBytes(Lanes(MAX_TOP_K), 512, STREAM_SLOTS, STREAM_FLOATS, 4) < 192 * 1024 - RESERVED_UB,
+              "no room for tiles");
 
-// From here on for the host only. Bytes of user workspace: with two cores a row, what they tell each other (two copies, used in turn).
+// From here on for the host only. Bytes of user workspace: with two cores a row, what they tell each other (two
+// copies, used in turn).
 inline uint64_t WorkspaceBytes(const TopkDistillLossTiling& t) {
     return t.split == 2 ? 2ull * t.cores * (t.lanes + 64) * 4 : 0;
 }
@@ -103,7 +106,8 @@ inline bool FitOnChip(const TopkDistillLossProblem& p, int64_t limit, int64_t by
     for (int64_t slots = 1; slots <= 64; ++slots) {
         const int64_t tile = FitTile(limit, lanes, slots, 1, p.logitBytes, bytes);
         if (tile == 0) return false;
-        if (tile * slots < span + 256) continue;  // a row that starts between two 512-byte lines begins with a short tile
+        // a row that starts between two 512-byte lines begins with a short tile
+        if (tile * slots < span + 256) continue;
         t.split = 2;
         t.span = static_cast<uint32_t>(span);
         t.tile = static_cast<uint32_t>(tile);
@@ -116,7 +120,8 @@ inline bool FitOnChip(const TopkDistillLossProblem& p, int64_t limit, int64_t by
 
 inline bool FitStream(const TopkDistillLossProblem& p, int64_t limit, int64_t bytes, TopkDistillLossTiling& t) {
     const int64_t row = RoundUp(p.vocab, 256);
-    const int64_t tile = FitTile(limit < row ? limit : row, Lanes(p.topK), STREAM_SLOTS, STREAM_FLOATS, p.logitBytes, bytes);
+    const int64_t tile = FitTile(limit < row ? limit : row, Lanes(p.topK), STREAM_SLOTS, STREAM_FLOATS, p.logitBytes,
+                                 bytes);
     t.split = 1;
     t.span = static_cast<uint32_t>(p.vocab);
     t.tile = static_cast<uint32_t>(tile);

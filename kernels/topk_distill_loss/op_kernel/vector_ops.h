@@ -10,12 +10,13 @@ namespace topk_distill {
 using AscendC::GlobalTensor;
 using AscendC::HardEvent;
 using AscendC::LocalTensor;
+using Floats = LocalTensor<float>;
 
 constexpr float FAR_LOGIT = -1e30f;  // finite: 0 * FAR is 0 where 0 * -inf is NaN, and exp(FAR) is 0
 constexpr float SMALLEST = 1e-37f;   // just above the smallest normal float
 constexpr uint32_t FLOATS_A_REPEAT = 64;
 
-// Event ids. Ids 0 to 4 belong to the ring of tiles; a wait right after its set needs one more. 6 and 7 are the system's.
+// The event id of a wait right after its set. Ids 0 to 4 belong to the ring of tiles, 6 and 7 to the system.
 constexpr int32_t AT_ONCE = 5;
 
 // What follows on the second pipe of `event` sees all that the first pipe has done.
@@ -27,61 +28,72 @@ __aicore__ inline void Order() {
 
 __aicore__ inline void Then() { AscendC::PipeBarrier<PIPE_V>(); }
 
-__aicore__ inline void Fill(const LocalTensor<float>& dst, float value, uint32_t count) {
+// `count` elements, any number of them.
+template <typename U>
+__aicore__ inline void CopyIn(const LocalTensor<U>& dst, const GlobalTensor<U>& src, uint32_t count) {
+    AscendC::DataCopyPad(dst, src, {1, static_cast<uint32_t>(count * sizeof(U)), 0, 0, 0}, {});
+}
+template <typename U>
+__aicore__ inline void CopyOut(const GlobalTensor<U>& dst, const LocalTensor<U>& src, uint32_t count) {
+    AscendC::DataCopyPad(dst, src, {1, static_cast<uint32_t>(count * sizeof(U)), 0, 0, 0});
+}
+
+__aicore__ inline void Fill(const Floats& dst, float value, uint32_t count) {
     AscendC::Duplicate(dst, value, static_cast<int32_t>(count));
     Then();
 }
 
-__aicore__ inline void AddScalar(const LocalTensor<float>& dst, const LocalTensor<float>& src, float value, uint32_t count) {
+__aicore__ inline void AddScalar(const Floats& dst, const Floats& src, float value, uint32_t count) {
     AscendC::Adds(dst, src, value, static_cast<int32_t>(count));
     Then();
 }
 
-__aicore__ inline void Scale(const LocalTensor<float>& dst, const LocalTensor<float>& src, float value, uint32_t count) {
+__aicore__ inline void Scale(const Floats& dst, const Floats& src, float value, uint32_t count) {
     AscendC::Muls(dst, src, value, static_cast<int32_t>(count));
     Then();
 }
 
 // dst += src * value
-__aicore__ inline void AddScaled(const LocalTensor<float>& dst, const LocalTensor<float>& src, float value, uint32_t count) {
+__aicore__ inline void AddScaled(const Floats& dst, const Floats& src, float value, uint32_t count) {
     AscendC::Axpy(dst, src, value, static_cast<int32_t>(count));
     Then();
 }
 
-__aicore__ inline void Exponential(const LocalTensor<float>& dst, const LocalTensor<float>& src, uint32_t count) {
+__aicore__ inline void Exponential(const Floats& dst, const Floats& src, uint32_t count) {
     AscendC::Exp(dst, src, static_cast<int32_t>(count));
     Then();
 }
 
-__aicore__ inline void Logarithm(const LocalTensor<float>& dst, const LocalTensor<float>& src, uint32_t count) {
+__aicore__ inline void Logarithm(const Floats& dst, const Floats& src, uint32_t count) {
     AscendC::Ln(dst, src, static_cast<int32_t>(count));
     Then();
 }
 
-__aicore__ inline void Add(const LocalTensor<float>& dst, const LocalTensor<float>& a, const LocalTensor<float>& b, uint32_t count) {
+__aicore__ inline void Add(const Floats& dst, const Floats& a, const Floats& b, uint32_t count) {
     AscendC::Add(dst, a, b, static_cast<int32_t>(count));
     Then();
 }
 
-__aicore__ inline void Subtract(const LocalTensor<float>& dst, const LocalTensor<float>& a, const LocalTensor<float>& b, uint32_t count) {
+__aicore__ inline void Subtract(const Floats& dst, const Floats& a, const Floats& b, uint32_t count) {
     AscendC::Sub(dst, a, b, static_cast<int32_t>(count));
     Then();
 }
 
-__aicore__ inline void Multiply(const LocalTensor<float>& dst, const LocalTensor<float>& a, const LocalTensor<float>& b, uint32_t count) {
+__aicore__ inline void Multiply(const Floats& dst, const Floats& a, const Floats& b, uint32_t count) {
     AscendC::Mul(dst, a, b, static_cast<int32_t>(count));
     Then();
 }
 
-__aicore__ inline void Larger(const LocalTensor<float>& dst, const LocalTensor<float>& a, const LocalTensor<float>& b, uint32_t count) {
+__aicore__ inline void Larger(const Floats& dst, const Floats& a, const Floats& b, uint32_t count) {
     AscendC::Max(dst, a, b, static_cast<int32_t>(count));
     Then();
 }
 
 // One number for every 64: their sum, or their maximum. Returns how many numbers that makes.
 template <bool maximum>
-__aicore__ inline uint32_t Reduce64(const LocalTensor<float>& dst, const LocalTensor<float>& src, uint32_t count) {
-    const int32_t full = static_cast<int32_t>(count / FLOATS_A_REPEAT), rest = static_cast<int32_t>(count % FLOATS_A_REPEAT);
+__aicore__ inline uint32_t Reduce64(const Floats& dst, const Floats& src, uint32_t count) {
+    const int32_t full = static_cast<int32_t>(count / FLOATS_A_REPEAT);
+    const int32_t rest = static_cast<int32_t>(count % FLOATS_A_REPEAT);
     if constexpr (maximum) {
         constexpr AscendC::ReduceOrder value = AscendC::ReduceOrder::ORDER_ONLY_VALUE;
         if (full) AscendC::WholeReduceMax<float>(dst, src, FLOATS_A_REPEAT, full, 1, 1, 8, value);
@@ -98,7 +110,7 @@ __aicore__ inline uint32_t Reduce64(const LocalTensor<float>& dst, const LocalTe
 
 // dst[0] = the sum (or maximum) of at most 4096 floats; `fold` is scratch of 64.
 template <bool maximum>
-__aicore__ inline void Reduce(const LocalTensor<float>& dst, const LocalTensor<float>& src, const LocalTensor<float>& fold, uint32_t count) {
+__aicore__ inline void Reduce(const Floats& dst, const Floats& src, const Floats& fold, uint32_t count) {
     if (count <= FLOATS_A_REPEAT) {
         Reduce64<maximum>(dst, src, count);
         return;
@@ -108,7 +120,7 @@ __aicore__ inline void Reduce(const LocalTensor<float>& dst, const LocalTensor<f
 }
 
 // What the vector unit has put into the first place of a scratch tensor.
-__aicore__ inline float FirstOf(const LocalTensor<float>& scratch) {
+__aicore__ inline float FirstOf(const Floats& scratch) {
     Order<HardEvent::V_S>();
     const float value = scratch.GetValue(0);
     Order<HardEvent::S_V>();
@@ -118,7 +130,7 @@ __aicore__ inline float FirstOf(const LocalTensor<float>& scratch) {
 __aicore__ inline float LargerOf(float a, float b) { return a > b ? a : b; }
 
 // A logit of a tile as a float, and the lowest finite logit in its place.
-__aicore__ inline float TakeOut(const LocalTensor<float>& tile, uint32_t at) {
+__aicore__ inline float TakeOut(const Floats& tile, uint32_t at) {
     const float value = tile.GetValue(at);
     tile.SetValue(at, -3.4e38f);
     return value;
@@ -134,7 +146,7 @@ __aicore__ inline float TakeOut(const LocalTensor<bfloat16_t>& tile, uint32_t at
     return value;
 }
 
-__aicore__ inline void PutIn(const LocalTensor<float>& tile, uint32_t at, float value) { tile.SetValue(at, value); }
+__aicore__ inline void PutIn(const Floats& tile, uint32_t at, float value) { tile.SetValue(at, value); }
 __aicore__ inline void PutIn(const LocalTensor<half>& tile, uint32_t at, float value) {
     tile.SetValue(at, static_cast<half>(value));
 }
