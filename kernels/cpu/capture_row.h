@@ -111,7 +111,14 @@ RowResult capture_row(const CaptureTask& task, int64_t row, void* memory,
   const float* x_V = task.logits_NV + row * vocab;
   uint64_t* keys = static_cast<uint64_t*>(memory);
   const int64_t count = find_candidates(task, x_V, keys, keep_largest);
-  if (count < top_k) return {RowFault::kNotFinite, count};
+  if (count < top_k) {  // NaN and -inf are never candidates: the row is not a distribution, and must show it
+    for (int64_t k = 0; k < top_k; ++k) {
+      task.ids_NK[row * top_k + k] = static_cast<int32_t>(k);
+      task.logp_NK[row * top_k + k] = NAN;
+    }
+    task.tail_logp_N[row] = NAN;
+    return {RowFault::kNone, 0};
+  }
   const float limit = logit_of(keep_largest(keys, count, top_k));
   // A plain insertion sort: what arrives in pieces of falling size is few.
   for (int64_t k = 1; k < top_k; ++k) {

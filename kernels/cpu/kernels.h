@@ -31,7 +31,7 @@ struct LossTask {
   bool gradient;
 };
 
-enum class RowFault { kNone, kTarget, kTeacherId, kRepeatedId, kNotFinite };
+enum class RowFault { kNone, kTarget, kTeacherId, kRepeatedId };
 struct RowResult {
   RowFault fault;
   int64_t id;  // the id at fault

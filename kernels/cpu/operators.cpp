@@ -112,8 +112,7 @@ void tell(const Call& call, int64_t row, RowResult result, int64_t vocab) {
   switch (result.fault) {
     case RowFault::kTarget: snprintf(what, sizeof what, "target id %lld is outside the vocabulary", id); break;
     case RowFault::kTeacherId: snprintf(what, sizeof what, "teacher id %lld is outside the vocabulary", id); break;
-    case RowFault::kRepeatedId: snprintf(what, sizeof what, "teacher id %lld is given twice", id); break;
-    default: snprintf(what, sizeof what, "only %lld logits are finite", id);
+    default: snprintf(what, sizeof what, "teacher id %lld is given twice", id);
   }
   fprintf(stderr, "%s: row %lld: %s (V = %lld)\n", call.name, static_cast<long long>(row), what,
           static_cast<long long>(vocab));

@@ -37,6 +37,8 @@ def scale(backend_name: str | None = None) -> nn.Cell:
 
 
 class ComposedOuterProduct(nn.Cell):
+    """`outer_product` by one MatMul."""
+
     def __init__(self):
         super().__init__()
         self.matmul = ops.MatMul(transpose_a=True)
@@ -46,6 +48,8 @@ class ComposedOuterProduct(nn.Cell):
 
 
 class ComposedAddOuterProduct(nn.Cell):
+    """`add_outer_product` with two temporary [V, D]."""
+
     def __init__(self):
         super().__init__()
         self.product = ComposedOuterProduct()
@@ -55,6 +59,8 @@ class ComposedAddOuterProduct(nn.Cell):
 
 
 class ComposedScale(nn.Cell):
+    """`scale` into new memory."""
+
     def construct(self, c, s):
         return c * s
 
@@ -68,6 +74,8 @@ def _token_dtype(*_):
 
 
 class CpuOuterProduct(nn.Cell):
+    """`outer_product` by kernels/cpu."""
+
     def __init__(self):
         super().__init__()
 
@@ -81,6 +89,8 @@ class CpuOuterProduct(nn.Cell):
 
 
 class CpuAddOuterProduct(nn.Cell):
+    """`add_outer_product` by kernels/cpu, in place: `depend` orders its readers after it."""
+
     def __init__(self):
         super().__init__()
         self.run = ops.Custom(native.operator("AddOuterProduct"), _token_shape, _token_dtype, func_type="aot")
@@ -90,6 +100,8 @@ class CpuAddOuterProduct(nn.Cell):
 
 
 class CpuScale(nn.Cell):
+    """`scale` by kernels/cpu, in place; a scale of 1 touches nothing."""
+
     def __init__(self):
         super().__init__()
         self.run = ops.Custom(native.operator("ScaleInPlace"), _token_shape, _token_dtype, func_type="aot")
@@ -112,5 +124,7 @@ class AscendAddOuterProduct(nn.Cell):
 
 
 class AscendScale(nn.Cell):
+    """`scale` by the vendor's in-place product."""
+
     def construct(self, c, s):
         return ops.depend(c, ops.auto_generate.inplace_mul_op(c, s))

@@ -23,7 +23,7 @@ from mindspore_impl.ops.topk_distill_composed import ComposedCrossEntropy, Compo
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 SUPPORTS = ("tail_bucket", "renormalised", "truncated", "sampled")
 ASCEND_ATTRIBUTES = {"ce_weight": "float", "kd_weight": "float", "temperature": "float", "divergence": "int",
-                     "support": "int", "write_gradient": "bool"}  # fmt: skip
+                     "support": "int", "write_gradient": "bool", "cores_a_row": "int"}  # fmt: skip
 ACLNN, HEADER = "aclnnTopkDistillLoss", "aclnn_topk_distill_loss.h"
 
 
@@ -166,7 +166,7 @@ class AscendTopkDistill(_Fused):
         super().__init__()
         self.gradient = gradient
         codes = DIVERGENCES.index(divergence), SUPPORTS.index(support)
-        self.attributes = (ce_weight, kd_weight, temperature, *codes, gradient)
+        self.attributes = (ce_weight, kd_weight, temperature, *codes, gradient, 0)  # 0: the tiling chooses cores a row
         self.run = ops.Custom(ACLNN, _output_shapes, _output_dtypes, func_type="aot", reg_info=ascend_registration())
 
     def launch(self, logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N):
