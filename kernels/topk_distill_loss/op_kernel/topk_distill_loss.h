@@ -135,7 +135,8 @@ class TopkDistillLossKernel {
         const uint16_t count = static_cast<uint16_t>(left < CHUNK ? left : CHUNK);
         const uint32_t gap = static_cast<uint32_t>((teams_ - 1) * sizeof(float));
         Order<HardEvent::S_MTE2>();
-        AscendC::DataCopyPad(weights_, rowWeight_[row], {count, sizeof(float), gap, 0, 0}, {});
+        const AscendC::DataCopyExtParams strided(count, sizeof(float), gap, 0, 0);
+        AscendC::DataCopyPad(weights_, rowWeight_[row], strided, AscendC::DataCopyPadExtParams<float>());
         Order<HardEvent::MTE2_S>();
     }
 
@@ -182,8 +183,9 @@ class TopkDistillLossKernel {
         Order<HardEvent::S_MTE2>();
         Order<HardEvent::V_MTE2>();
         CopyIn(ids.ids, teacherIds_[first], topK);
-        AscendC::DataCopyPad(ids.logp, teacherLogp_[first], {1, static_cast<uint32_t>(topK * sizeof(float)), 0, 0, 0},
-                             {padding > 0, 0, padding, FAR_LOGIT});
+        const AscendC::DataCopyExtParams all(1, static_cast<uint32_t>(topK * sizeof(float)), 0, 0, 0);
+        const AscendC::DataCopyPadExtParams<float> far(padding > 0, 0, padding, FAR_LOGIT);
+        AscendC::DataCopyPad(ids.logp, teacherLogp_[first], all, far);
         CopyIn(ids.label, targetIds_[plan.row], 1);
         CopyIn(ids.tail, tailLogp_[plan.row], 1);
         AscendC::SetFlag<HardEvent::MTE2_S>(LISTS);
@@ -304,7 +306,7 @@ class TopkDistillLossKernel {
         const uint32_t gap = static_cast<uint32_t>((tiling_.rows - 1) * sizeof(float));
         CopyOut(ce_[row], outputs_, 1);
         CopyOut(kd_[row], outputs_[8], 1);
-        AscendC::DataCopyPad(diagnostics_[row], outputs_[16], {4, sizeof(float), 0, gap, 0});
+        AscendC::DataCopyPad(diagnostics_[row], outputs_[16], AscendC::DataCopyExtParams(4, sizeof(float), 0, gap, 0));
         AscendC::SetFlag<HardEvent::MTE3_S>(OUTPUTS);
         outputsBusy_ = true;
     }

@@ -84,8 +84,9 @@ TOPK_DISTILL_SHARED int64_t NeededBytes(int64_t lanes, int64_t tile, int64_t slo
 static_assert(NeededBytes(Lanes(MAX_TOP_K), 512, STREAM_SLOTS, STREAM_FLOATS, 4) < 192 * 1024 - RESERVED_UB,
               "no room for tiles");
 
-// From here on for the host only. Bytes of user workspace: with two cores a row, what they tell each other (two
-// copies, used in turn).
+#ifndef __CCE_AICORE__  // from here on for the host only
+
+// Bytes of user workspace: with two cores a row, what they tell each other (two copies, used in turn).
 inline uint64_t WorkspaceBytes(const TopkDistillLossTiling& t) {
     return t.split == 2 ? 2ull * t.cores * (t.lanes + 64) * 4 : 0;
 }
@@ -177,5 +178,7 @@ inline const char* MakeTiling(const TopkDistillLossProblem& p, TopkDistillLossTi
     t.cores = static_cast<uint32_t>((teams < wanted ? teams : wanted) * t.split);
     return nullptr;
 }
+
+#endif
 
 }  // namespace topk_distill

@@ -31,11 +31,13 @@ __aicore__ inline void Then() { AscendC::PipeBarrier<PIPE_V>(); }
 // `count` elements, any number of them.
 template <typename U>
 __aicore__ inline void CopyIn(const LocalTensor<U>& dst, const GlobalTensor<U>& src, uint32_t count) {
-    AscendC::DataCopyPad(dst, src, {1, static_cast<uint32_t>(count * sizeof(U)), 0, 0, 0}, {});
+    const AscendC::DataCopyExtParams shape(1, static_cast<uint32_t>(count * sizeof(U)), 0, 0, 0);
+    AscendC::DataCopyPad(dst, src, shape, AscendC::DataCopyPadExtParams<U>());
 }
 template <typename U>
 __aicore__ inline void CopyOut(const GlobalTensor<U>& dst, const LocalTensor<U>& src, uint32_t count) {
-    AscendC::DataCopyPad(dst, src, {1, static_cast<uint32_t>(count * sizeof(U)), 0, 0, 0});
+    const AscendC::DataCopyExtParams shape(1, static_cast<uint32_t>(count * sizeof(U)), 0, 0, 0);
+    AscendC::DataCopyPad(dst, src, shape);
 }
 
 __aicore__ inline void Fill(const Floats& dst, float value, uint32_t count) {
