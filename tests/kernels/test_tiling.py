@@ -71,6 +71,17 @@ def test_every_tiling_fits(**asked):
         assert tiling.split == asked.split
 
 
+@pytest.mark.parametrize("vocab", [2048, 2049, 5000, 32_000, VOCAB])
+@pytest.mark.parametrize("largest", [0, 256, 1024])
+def test_a_row_on_chip_has_room_for_a_short_first_tile(vocab, largest):
+    asked = problem(vocab=vocab, split=2, maxTile=largest)
+    if vocab == VOCAB and largest:  # more tiles than a ring has slots
+        with pytest.raises(ValueError, match="half a row"):
+            emulated.make_tiling(asked)
+        return
+    check_tiling(asked, emulated.make_tiling(asked))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
