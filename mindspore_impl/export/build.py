@@ -61,7 +61,7 @@ def memory_estimate(model: ModelOptions, options: ExportOptions) -> dict[str, in
     row = 4 * (6 * model.hidden_size + 4 * queries + 3 * model.intermediate_size)  # float32 at its widest place
     activations = length * row + 3 * 4 * model.num_heads * length**2 + 4 * 2 * model.vocab_size
     if options.precision == "int8":  # the largest weight of a layer while it is dequantised
-        activations += 6 * max(model.hidden_size * model.intermediate_size, model.hidden_size * queries)
+        activations += 12 * max(model.hidden_size * model.intermediate_size, model.hidden_size * queries)
     graphs = len(options.buckets) + 1
     return {
         "weights": weights,

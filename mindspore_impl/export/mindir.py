@@ -19,8 +19,8 @@ from mindspore_impl.export.stored import Stored
 
 # Everything that a graph may consist of: operators that any MindIR backend has. "Custom" is not among them.
 PLAIN_OPERATORS = frozenset(
-    "Add BatchMatMul Cast Concat Constant Depend Gather GreaterEqual LessEqual Load MakeTuple MatMul Mul ReduceMean "
-    "Reshape Rsqrt Sigmoid Softmax Split StridedSlice Sub TensorScatterUpdate Tile Transpose TupleGetItem "
+    "Add BatchMatMul BiasAdd Cast Concat Constant Depend Gather GreaterEqual LessEqual Load MakeTuple MatMul Mul "
+    "ReduceMean Reshape Rsqrt Sigmoid Softmax Split StridedSlice Sub TensorScatterUpdate Tile Transpose TupleGetItem "
     "UpdateState".split()
 )
 _NUMPY = {1: "float32", 10: "float16", 3: "int8", 6: "int32", 7: "int64"}  # the protobuf's number of a dtype

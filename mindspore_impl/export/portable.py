@@ -4,6 +4,10 @@ The training model has fused and custom operators, gradients and float32 master 
 So the mathematics stands here a second time, for inference, and the parity report holds the two against each other.
 Residual stream, norms, softmax and activation are float32; matrix products and the cache have the compute dtype.
 
+Two things are shaped by what MindSpore does on the CPU: an operator that broadcasts keeps 16 bytes for each element of
+its result as long as the graph lives, so whatever is large is tiled first; and what depends on weights alone (casts,
+dequantising) runs first of all and all at once, so a weight is made to wait for the activations that it meets.
+
 Legend: L prompt length, T cache slots, D hidden, F feed-forward, V vocabulary, H query heads, G key/value heads,
 R = H/G, C head dimension, I/O in and out features.
 """
@@ -57,15 +61,18 @@ class _Linear(_Cell):
         self.has_bias = f"{name}.bias" in stored
         self.bias = _parameter(stored, f"{name}.bias") if self.has_bias else None
         self.dtype = dtype
+        self.inputs = stored[f"{name}.weight"].shape[1]
         self.matmul = ops.MatMul(transpose_b=True)
+        self.bias_add = ops.BiasAdd()
 
     def construct(self, x_LI):
-        weight_OI = self.weight
+        weight_OI = ops.depend(self.weight, x_LI)
         if self.quantised:
-            weight_OI = ops.cast(ops.cast(self.weight, mstype.float32) * self.scale, self.dtype)
+            scale_OI = ops.tile(ops.depend(self.scale, x_LI), (1, self.inputs))
+            weight_OI = ops.cast(ops.cast(weight_OI, mstype.float32) * scale_OI, self.dtype)
         y_LO = self.matmul(x_LI, weight_OI)
         if self.has_bias:
-            y_LO = y_LO + self.bias
+            y_LO = self.bias_add(y_LO, self.bias)
         return y_LO
 
 
@@ -75,12 +82,14 @@ class _Norm(_Cell):
     def __init__(self, stored: dict[str, Stored], name: str, eps: float, dtype):
         super().__init__()
         self.weight = _parameter(stored, f"{name}.weight")
-        self.eps, self.dtype = _constant(eps), dtype
+        self.eps, self.dtype, self.size = _constant(eps), dtype, stored[f"{name}.weight"].shape[0]
         self.mean = ops.ReduceMean(keep_dims=True)
         self.rsqrt = ops.Rsqrt()
 
     def construct(self, x_LD):
-        return ops.cast(x_LD * self.rsqrt(self.mean(x_LD * x_LD, -1) + self.eps) * self.weight, self.dtype)
+        factor_L1 = self.rsqrt(self.mean(x_LD * x_LD, -1) + self.eps)
+        weight_LD = ops.tile(ops.reshape(self.weight, (1, self.size)), (x_LD.shape[0], 1))
+        return ops.cast(x_LD * ops.tile(factor_L1, (1, self.size)) * weight_LD, self.dtype)
 
 
 class _Layer(_Cell):
@@ -102,23 +111,23 @@ class _Layer(_Cell):
         )
         self.gate, self.up = _Linear(stored, mlp + "gate_proj", dtype), _Linear(stored, mlp + "up_proj", dtype)
         self.down = _Linear(stored, mlp + "down_proj", dtype)
-        self.scale = _constant(1.0 / math.sqrt(self.width))
         self.dtype = dtype
         self.sigmoid = ops.Sigmoid()
         self.concat = ops.Concat(-1)
         self.split = ops.Split(-1, 2)
 
-    def rotated(self, x_LI, heads, cos_L1C, sin_L1C):
+    def rotated(self, x_LI, cos_LHC, sin_LHC):
         """x_LI -> x_LHC float32, rotated: x * cos + swapped halves * signed sin."""
-        x_LHC = ops.reshape(ops.cast(x_LI, mstype.float32), (-1, heads, self.width))
+        x_LHC = ops.reshape(ops.cast(x_LI, mstype.float32), cos_LHC.shape)
         low, high = self.split(x_LHC)
-        return x_LHC * cos_L1C + self.concat((high, low)) * sin_L1C
+        return x_LHC * cos_LHC + self.concat((high, low)) * sin_LHC
 
-    def project(self, x_LD, cos_L1C, sin_L1C):
+    def project(self, x_LD, tables):
         """x_LD -> query_LHC (rotated and scaled), key_LGC (rotated), value_LGC in the compute dtype."""
+        cos_LHC, sin_LHC, cos_LGC, sin_LGC = tables
         normed_LD = self.before_attention(x_LD)
-        query_LHC = self.rotated(self.query(normed_LD), self.heads, cos_L1C, sin_L1C) * self.scale
-        key_LGC = self.rotated(self.key(normed_LD), self.kv_heads, cos_L1C, sin_L1C)
+        query_LHC = self.rotated(self.query(normed_LD), cos_LHC, sin_LHC)
+        key_LGC = self.rotated(self.key(normed_LD), cos_LGC, sin_LGC)
         value_LGC = ops.reshape(self.value(normed_LD), (-1, self.kv_heads, self.width))
         return ops.cast(query_LHC, self.dtype), ops.cast(key_LGC, self.dtype), value_LGC
 
@@ -155,10 +164,17 @@ class _Body(_Cell):
         self.product_right = ops.BatchMatMul(transpose_b=True)
         self.softmax = ops.Softmax(-1)
         self.one, self.masked = _constant(1.0), _constant(MASKED)
+        self.scale = _constant(1.0 / math.sqrt(self.width))
 
     def hidden(self, seen):
         """0 where `seen`, MASKED elsewhere."""
         return (self.one - ops.cast(seen, mstype.float32)) * self.masked
+
+    def tables(self, cos_L1C, sin_L1C):
+        """Rotary tables spread over the query heads (times the scale of attention scores) and over the key heads."""
+        query, key = (1, self.heads, 1), (1, self.kv_heads, 1)
+        scaled = ops.tile(cos_L1C * self.scale, query), ops.tile(sin_L1C * self.scale, query)
+        return (*scaled, ops.tile(cos_L1C, key), ops.tile(sin_L1C, key))
 
     def embed(self, ids_L):
         """ids_L -> x_LD float32."""
@@ -185,12 +201,12 @@ class PortablePrefill(_Body):
             return x_1GLC
         return self.concat((x_1GLC, ops.zeros((1, self.kv_heads, self.slots - length, self.width), self.dtype)))
 
-    def mixed(self, query_LHC, key_LGC, value_LGC, bias_1LL, length):
+    def mixed(self, query_LHC, key_LGC, value_LGC, bias_HLL, length):
         """Causal attention; the R query heads of a key head are stacked along the sequence."""
         query_GSC = ops.reshape(ops.transpose(query_LHC, (1, 0, 2)), (self.kv_heads, -1, self.width))
         scores_GSL = self.product_right(query_GSC, ops.transpose(key_LGC, (1, 0, 2)))
         scores_HLL = ops.reshape(ops.cast(scores_GSL, mstype.float32), (self.heads, length, length))
-        weights_GSL = ops.reshape(self.softmax(scores_HLL + bias_1LL), (self.kv_heads, -1, length))
+        weights_GSL = ops.reshape(self.softmax(scores_HLL + bias_HLL), (self.kv_heads, -1, length))
         mixed_GSC = self.product(ops.cast(weights_GSL, self.dtype), ops.transpose(value_LGC, (1, 0, 2)))
         mixed_HLC = ops.reshape(mixed_GSC, (self.heads, length, self.width))
         return ops.reshape(ops.transpose(mixed_HLC, (1, 0, 2)), (length, self.heads * self.width))
@@ -198,16 +214,16 @@ class PortablePrefill(_Body):
     def construct(self, input_ids_1L, last_1):
         length = input_ids_1L.shape[1]
         x_LD = self.embed(ops.reshape(input_ids_1L, (-1,)))
-        cos_L1C = ops.reshape(self.cos[:length], (length, 1, self.width))
-        sin_L1C = ops.reshape(self.sin[:length], (length, 1, self.width))
+        rows = (length, 1, self.width)
+        tables = self.tables(ops.reshape(self.cos[:length], rows), ops.reshape(self.sin[:length], rows))
         place_L = ops.arange(length)
         causal_LL = ops.reshape(place_L, (length, 1)) >= ops.reshape(place_L, (1, length))
-        bias_1LL = ops.reshape(self.hidden(causal_LL), (1, length, length))
+        bias_HLL = ops.tile(ops.reshape(self.hidden(causal_LL), (1, length, length)), (self.heads, 1, 1))
         caches = ()
         for layer in self.layers:
-            query_LHC, key_LGC, value_LGC = layer.project(x_LD, cos_L1C, sin_L1C)
+            query_LHC, key_LGC, value_LGC = layer.project(x_LD, tables)
             caches += (self.cached(key_LGC, length), self.cached(value_LGC, length))
-            x_LD = layer.finish(x_LD, self.mixed(query_LHC, key_LGC, value_LGC, bias_1LL, length))
+            x_LD = layer.finish(x_LD, self.mixed(query_LHC, key_LGC, value_LGC, bias_HLL, length))
         return self.logits(self.gather(x_LD, last_1, 0)), caches
 
 
@@ -227,14 +243,15 @@ class PortableDecode(_Body):
 
     def construct(self, token_1, position_1, *caches):
         x_1D = self.embed(token_1)
-        cos_11C = ops.reshape(self.gather(self.cos, position_1, 0), (1, 1, self.width))
-        sin_11C = ops.reshape(self.gather(self.sin, position_1, 0), (1, 1, self.width))
+        row = (1, 1, self.width)
+        cos_11C = ops.reshape(self.gather(self.cos, position_1, 0), row)
+        tables = self.tables(cos_11C, ops.reshape(self.gather(self.sin, position_1, 0), row))
         seen_T = ops.arange(self.slots) <= position_1
         bias_1T = ops.reshape(self.hidden(seen_T), (1, 1, 1, self.slots))
         where_1G3 = self.where(position_1)
         kept = ()
         for index, layer in enumerate(self.layers):
-            query_1HC, key_1GC, value_1GC = layer.project(x_1D, cos_11C, sin_11C)
+            query_1HC, key_1GC, value_1GC = layer.project(x_1D, tables)
             key_cache = self.scatter(caches[2 * index], where_1G3, key_1GC)
             value_cache = self.scatter(caches[2 * index + 1], where_1G3, value_1GC)
             kept += (key_cache, value_cache)

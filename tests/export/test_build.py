@@ -99,13 +99,12 @@ def test_comparison_sees_a_difference_where_it_is():
     same = parity.compare(logits_PSV.copy(), wanted_of(logits_PSV))
     assert same["max_logits_difference"] == {"prefill": 0.0, "decode": 0.0} and same["greedy_tokens_equal"] == [4]
     found_PSV = logits_PSV.copy()
-    found_PSV[0, 2, 4] = 3.5
+    found_PSV[0, 0, 1], found_PSV[0, 2, 4] = 0.25, 3.5
     row = parity.compare(found_PSV, wanted_of(logits_PSV))
-    assert row["max_logits_difference"] == {"prefill": 0.0, "decode": 3.5}
+    assert row["max_logits_difference"] == {"prefill": 0.25, "decode": 3.5}
     assert row["greedy_tokens_equal"] == [2] and row["greedy_equal_prompts"] == 0 and row["top1_agreement"] == 0.75
-    p, q = np.exp(logits_PSV[0, 2]), np.exp(found_PSV[0, 2])
-    p, q = p / p.sum(), q / q.sum()
-    assert row["kl_nats"] == pytest.approx((p * np.log(p / q)).sum() / 4, rel=1e-5)
+    p_SV, q_SV = (np.exp(x[0]) / np.exp(x[0]).sum(1, keepdims=True) for x in (logits_PSV, found_PSV))
+    assert row["kl_nats"] == pytest.approx((p_SV * np.log(p_SV / q_SV)).sum() / 4, rel=1e-5)
 
 
 def test_not_a_number_is_never_near():
