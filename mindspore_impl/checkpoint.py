@@ -25,6 +25,7 @@ from safetensors.numpy import load_file, save_file
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.model import hf_config
+from mindspore_impl.model.adapter_file import merged, read_adapters
 from mindspore_impl.model.gguf import is_gguf, open_gguf
 from mindspore_impl.model.weights import WeightSource, check_shapes, fit, is_hf_folder, open_file, open_hf
 
@@ -157,12 +158,14 @@ def read_arrays(file: str | Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def open_weights(path: str | Path, which: str = "last") -> WeightSource:
+def open_weights(path: str | Path, which: str = "last", base: Callable[[], WeightSource] | None = None) -> WeightSource:
     """Weights on disk, to be read one tensor at a time: a Hugging Face folder, a checkpoint, a .safetensors file or a
     .gguf file.
 
     A folder of checkpoints, or one that holds such a folder as checkpoints/, stands for its last or best one (`which`).
-    Raises UserError when there is nothing, or it is damaged or of a model that is not supported.
+    `base` opens the weights that LoRA adapters were trained on; a checkpoint of adapters stands for those weights with
+    the adapters merged in. Raises UserError when there is nothing, or it is damaged or of a model that is not
+    supported, or when adapters come without a base, or with another one.
     """
     path = Path(path)
     if is_gguf(path):
@@ -181,25 +184,36 @@ def open_weights(path: str | Path, which: str = "last") -> WeightSource:
         chosen = selected(inner if inner.is_dir() else path, which)  # verified, so its hash need not be computed again
         folder, digest = chosen.path, chosen.weights_sha256
     source = dataclasses.replace(open_file(folder / WEIGHTS), path=folder, sha256=digest)
+    adapters = read_adapters(folder / WEIGHTS)
+    if adapters is not None:
+        if base is None:
+            raise UserError(
+                f"{folder}: holds LoRA adapters alone; name the stage inside its run, which knows their base"
+            )
+        return merged(source, adapters, base())
     if not (folder / CONFIG).is_file():
         return source
     options, config = hf_config.read_config(folder)
     return dataclasses.replace(fit(source, options), options=options, config=config)
 
 
-def weights_of(model) -> dict[str, np.ndarray]:
-    """All parameters of a Cell by name, as float32 arrays (copies)."""
-    return {parameter.name: np.array(parameter.asnumpy(), np.float32) for parameter in model.get_parameters()}
+def weights_of(model, trained: bool = False) -> dict[str, np.ndarray]:
+    """All parameters of a Cell by name, or those alone that are trained, as float32 arrays (copies)."""
+    return {parameter.name: np.array(parameter.asnumpy(), np.float32) for parameter in _parameters(model, trained)}
 
 
-def load_into(model, weights: dict[str, np.ndarray], where: str) -> None:
-    """Set every parameter of the Cell `model` from `weights`; names and shapes must agree exactly.
+def _parameters(model, trained: bool) -> list:
+    return list(model.trainable_params() if trained else model.get_parameters())
+
+
+def load_into(model, weights: dict[str, np.ndarray], where: str, trained: bool = False) -> None:
+    """Set every (trained) parameter of the Cell `model` from `weights`; names and shapes must agree exactly.
 
     Raises UserError that names `where`, the first parameter that differs, both shapes, and what to do.
     """
     import mindspore as ms
 
-    parameters = {parameter.name: parameter for parameter in model.get_parameters()}
+    parameters = {parameter.name: parameter for parameter in _parameters(model, trained)}
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     check_shapes(shapes, {name: tuple(array.shape) for name, array in weights.items()}, where)
     for name, parameter in parameters.items():

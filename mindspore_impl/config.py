@@ -19,7 +19,7 @@ from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.export.options import ExportOptions
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.losses.options import ObjectiveOptions
-from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.model.options import LoraOptions, ModelOptions
 from mindspore_impl.runtime import RuntimeOptions
 from mindspore_impl.text.options import TokenizerOptions
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
@@ -32,6 +32,7 @@ class SftStage:
     kind: Literal["sft"]
     model: str = "student"  # an entry of `models`
     init: str | None = None  # stage or path whose weights it starts from; null: random
+    lora: LoraOptions | None = None  # null: all weights are trained
     seed: int | None = None  # null: the run's seed
     data: BatchOptions = field(default_factory=BatchOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
@@ -47,6 +48,7 @@ class DistillStage:
     store: str = ""  # the capture stage
     model: str = "student"
     init: str | None = None
+    lora: LoraOptions | None = None
     rollouts: str | None = None  # rollout stage whose sequences are trained on
     seed: int | None = None
     data: BatchOptions = field(default_factory=BatchOptions)

@@ -266,6 +266,12 @@ def _check_training(config: Config, name: str, stage, model: str) -> Iterator[st
         yield f"{key}.data.mixture: a weight is negative"
     if data.mixture.get(ROLLOUTS) and not getattr(stage, "rollouts", None):
         yield f"{key}.rollouts: the mixture uses rollouts, but no rollout stage is named"
+    if stage.lora is not None:
+        from mindspore_impl.model.adapter_file import check_lora
+
+        yield from _attempt(check_lora, stage.lora, f"{key}.lora")
+        if stage.init is None:
+            yield f"{key}.lora: adapters need weights below them; name a stage or path in {key}.init, or set lora=null"
     if stage.init in config.stages and (other := model_of(config, config.stages[stage.init])) != model:
         yield f"{key}.init: {stage.init!r} trains model {other!r}, this stage {model!r}"
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from mindspore_impl import checkpoint, config, files
-from mindspore_impl.curriculum.open_model import named
+from mindspore_impl.curriculum.open_model import named, open_weights
 from mindspore_impl.errors import UserError
 from mindspore_impl.model import gguf, hf_config, tensor_file, weights
 from mindspore_impl.model.options import ModelOptions
@@ -62,7 +62,7 @@ def export_weights(path: Path, out: Path, form: Form, config_file: Path | None =
     it, the weights do not fit it, a value does not fit the dtype, or `out` holds anything.
     """
     found = named(path)
-    source = checkpoint.open_weights(found.weights, found.which)
+    source = open_weights(found.weights, found.which)
     options, described, token_ids = source.options or found.options, source.config, {}
     if config_file is not None:
         options, described = hf_config.read_config(config_file)

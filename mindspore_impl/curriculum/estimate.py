@@ -6,15 +6,17 @@ from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.runtime import RuntimeOptions
 
 BYTES_PER_ELEMENT = 4  # everything is counted as fp32, whatever the compute dtype
-BYTES_PER_PARAMETER = 16  # fp32 weights, gradients and two AdamW moments
+BYTES_PER_PARAMETER = 16  # of one that is trained: fp32 weight, gradient and two AdamW moments
 
 
 def training_estimate(model: ModelOptions, stage: Stage, runtime: RuntimeOptions) -> dict[str, int]:
-    """Parameters and modelled bytes of one training step on one of `runtime.workers` devices.
+    """Parameters, those of them that are trained, and modelled bytes of one step on one of `runtime.workers` devices.
 
+    With LoRA the model's own parameters are weights alone, and its tied embedding has no gradient.
     Counts every layer's activations (one layer's when layers are recomputed) of the rows / (accumulation * workers)
     rows that a device holds at a time, one chunk of logits and of their gradient, and a tied embedding's own gradient.
     """
+    from mindspore_impl.model.adapter_file import adapter_count
     from mindspore_impl.model.pangu import parameter_count
 
     data = stage.data
@@ -22,10 +24,13 @@ def training_estimate(model: ModelOptions, stage: Stage, runtime: RuntimeOptions
     layers = 1 if model.recompute else model.num_layers
     activations = layers * _layer_elements(model, rows, data.sequence_length)
     logits = 2 * _logits_elements(rows * data.sequence_length, model, runtime)
-    embedding = model.vocab_size * model.hidden_size if model.tie_embeddings else 0
-    parameters = parameter_count(model)
-    size = BYTES_PER_PARAMETER * parameters + BYTES_PER_ELEMENT * (activations + logits + embedding)
-    return {"parameters": parameters, "bytes": size}
+    frozen, trained, embedding = 0, parameter_count(model), 0
+    if stage.lora is not None:
+        frozen, trained = trained, adapter_count(model, stage.lora)
+    elif model.tie_embeddings:
+        embedding = model.vocab_size * model.hidden_size
+    size = BYTES_PER_PARAMETER * trained + BYTES_PER_ELEMENT * (frozen + activations + logits + embedding)
+    return {"parameters": frozen + trained, "trained": trained, "bytes": size}
 
 
 def inference_estimate(

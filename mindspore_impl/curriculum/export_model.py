@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mindspore_impl import runtime
-from mindspore_impl.curriculum.open_model import load_model, named
+from mindspore_impl.curriculum.open_model import load_model, named, open_weights
 from mindspore_impl.errors import UserError
 from mindspore_impl.export.options import ExportOptions
 
@@ -16,7 +16,6 @@ def export_model(
 
     Raises UserError when there is no model or tokenizer, they do not fit, or the options have no meaning.
     """
-    from mindspore_impl import checkpoint
     from mindspore_impl.export.build import default_prompts, export_package
     from mindspore_impl.model.weights import identity
     from mindspore_impl.text.tokenizer import Tokenizer
@@ -28,7 +27,7 @@ def export_model(
     prompts = _prompts(prompts_path, tokenizer, options.parity_prompts) if prompts_path else None
     runtime.setup(runtime.RuntimeOptions())
     model = [load_model(found, tokenizer.vocab_size)]  # taken out below, so that the export can let it go
-    digest = identity(checkpoint.open_weights(found.weights, found.which))
+    digest = identity(open_weights(found.weights, found.which))
     return export_package(
         target,
         model[0].options,

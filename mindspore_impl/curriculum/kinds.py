@@ -14,6 +14,7 @@ from mindspore_impl.curriculum.inputs import ROLLOUTS, check_weights, is_path
 from mindspore_impl.curriculum.plan import PlannedStage, file_hash
 from mindspore_impl.data.options import BatchOptions
 from mindspore_impl.errors import UserError
+from mindspore_impl.model.options import LoraOptions
 
 
 @dataclass
@@ -64,14 +65,21 @@ class Context:
         samples = self.rollout_samples(stage.rollouts) if stage.rollouts else []
         return samples + [sample for name in stage.sets for sample in self.samples(name)]
 
-    def build_model(self, name: str, reference: str | None):
-        """The model of the entry `name` and the SHA-256 of its weights: those of a stage or path, or random ones."""
+    def build_model(self, name: str, reference: str | None, lora: LoraOptions | None = None, seed: int = 0):
+        """The model of the entry `name` and the SHA-256 of its weights: those of a stage or path, or random ones.
+
+        lora: adapters to be trained beside them, drawn with `seed`.
+        """
+        from mindspore_impl.model.lora import with_adapters
         from mindspore_impl.model.pangu import PanguForCausalLM
         from mindspore_impl.model.weights import identity, load_into
 
         options = self.model_options(name)
         source = None if reference is None else self._open_weights(name, options, reference)
-        model = PanguForCausalLM(options, initialise=source is None)
+        if lora is not None:
+            model = with_adapters(options, lora, seed)
+        else:
+            model = PanguForCausalLM(options, initialise=source is None)
         if source is None:
             return model, None
         load_into(model, source, "load" if is_path(reference) else None)
@@ -91,12 +99,11 @@ class Context:
 
     def _open_weights(self, name: str, options, reference: str):
         """The source of a stage's or path's weights, held against the model entry `name` and the tokenizer."""
-        from mindspore_impl import checkpoint
+        from mindspore_impl.curriculum.open_model import open_weights
 
         if not is_path(reference):
-            folder = self.folder(reference) / "checkpoints"
-            return checkpoint.open_weights(folder, self.plan[reference].stage.train.select)
-        source = checkpoint.open_weights(reference)
+            return open_weights(self.folder(reference), self.plan[reference].stage.train.select)
+        source = open_weights(Path(reference))
         check_weights(source, Path(reference), options, f"models.{name}", self.tokenizer.path)
         return source
 
@@ -105,11 +112,12 @@ def run_training(context: Context, planned: PlannedStage, folder: Path) -> dict:
     """An sft or distill stage."""
     from mindspore_impl.data.batches import BatchStream, one_pass
     from mindspore_impl.losses.options import ObjectiveOptions
+    from mindspore_impl.model.adapter_file import Adapters
     from mindspore_impl.training.trainer import train
 
     stage, data = planned.stage, planned.stage.data
     distills = isinstance(stage, DistillStage)
-    model, _ = context.build_model(planned.model, stage.init)
+    model, digest = context.build_model(planned.model, stage.init, stage.lora, planned.seed)
     samples = {}
     for name in (name for name, weight in data.mixture.items() if weight):
         samples[name] = context.rollout_samples(stage.rollouts) if name == ROLLOUTS else context.samples(name)
@@ -134,6 +142,7 @@ def run_training(context: Context, planned: PlannedStage, folder: Path) -> dict:
         with_teacher=distills,
         title=planned.name,
         profile_steps=context.config.runtime.profile_steps,
+        adapters=stage.lora and Adapters(stage.lora, digest),
     )
     return metrics | {"data": summary}
 
@@ -169,11 +178,12 @@ def _print_training(context: Context, planned: PlannedStage, steps: int, summary
     from mindspore_impl.curriculum.estimate import training_estimate
 
     estimate = training_estimate(context.model_options(planned.model), planned.stage, context.config.runtime)
-    data = planned.stage.data
+    data, lora = planned.stage.data, planned.stage.lora
+    trained = f", {estimate['trained']:,} of them beside the frozen ones (LoRA rank {lora.rank})" if lora else ""
     mixture = ", ".join(f"{name} {count:,}" for name, count in summary["sets"].items())
     print(
-        f"  {estimate['parameters']:,} parameters, about {estimate['bytes'] / 2**30:.2f} GiB; {steps:,} steps x "
-        f"{data.rows} rows x {data.sequence_length} tokens ({data.accumulation} micro-batches); "
+        f"  {estimate['parameters']:,} parameters{trained}, about {estimate['bytes'] / 2**30:.2f} GiB; {steps:,} steps "
+        f"x {data.rows} rows x {data.sequence_length} tokens ({data.accumulation} micro-batches); "
         f"{summary['samples']:,} samples ({mixture}), packing "
         f"efficiency {summary['efficiency']:.1%}, dropped {summary['dropped']}"
     )

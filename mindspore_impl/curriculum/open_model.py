@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindspore_impl import runtime
-from mindspore_impl.curriculum.inputs import TOKENIZERS, TRAINED, model_of
+from mindspore_impl.config import Config, DistillStage, SftStage, nearest, validate
+from mindspore_impl.curriculum.inputs import TOKENIZERS, TRAINED, is_path, model_of
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.conversation import Conversation
 from mindspore_impl.generation.decoder import Decoder
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import check_sampling
 from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.model.weights import WeightSource
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,42 @@ def _decoder(found: Named, tokenizer, context: int) -> Decoder:
     return ModelDecoder(model, min(context, model.options.max_position_embeddings))
 
 
+def open_weights(path: Path, which: str = "last") -> WeightSource:
+    """`checkpoint.open_weights`, which also finds what LoRA adapters were trained on: the run around them says it."""
+    from mindspore_impl import checkpoint
+
+    return checkpoint.open_weights(path, which, lambda: _base_of(path))
+
+
+def _base_of(path: Path) -> WeightSource:
+    """The weights below the adapters in `path`, a stage of a run or a checkpoint of one, their hash known."""
+    from mindspore_impl.curriculum.plan import file_hash
+    from mindspore_impl.model.weights import identity
+
+    run = _run_of(path)
+    stage = run and _stage_around(path, run)[1]
+    if stage is None or stage.init is None:
+        raise UserError(f"{path}: holds LoRA adapters alone; name the stage inside its run, which knows their base")
+    if is_path(stage.init):
+        base = open_weights(Path(stage.init))
+    else:
+        before = _config_of(run).stages[stage.init]
+        folders = [folder for folder in _trained_in(run) if folder.partition("_")[2] == stage.init]
+        if not folders:
+            raise UserError(
+                f"{path}: its adapters were trained on stage {stage.init!r}, which is not in {run} any more"
+            )
+        base = open_weights(run / "stages" / folders[0], before.train.select)
+    return dataclasses.replace(base, sha256=identity(base, file_hash))
+
+
 def load_model(found: Named, tokenizer_size: int):
     """The model that `found` stands for, its weights loaded. Raises UserError when its sizes are not known, its
     vocabulary is smaller than the tokenizer's, or its weights do not fit."""
-    from mindspore_impl import checkpoint
     from mindspore_impl.model.pangu import PanguForCausalLM
     from mindspore_impl.model.weights import load_into
 
-    source = checkpoint.open_weights(found.weights, found.which)
+    source = open_weights(found.weights, found.which)
     options = source.options or found.options
     if options is None:
         raise UserError(
@@ -125,20 +155,33 @@ def _run_of(path: Path) -> Path | None:
 
 
 def _of_run(path: Path, run: Path) -> Named:
-    from mindspore_impl.config import nearest, validate
-    from mindspore_impl.report.run_files import read_config
-
-    config = validate(read_config(run)[0])
-    inside = path.resolve().relative_to(run.resolve()).parts
-    trained = [folder.name for folder in sorted((run / "stages").iterdir()) if (folder / "checkpoints").is_dir()]
-    if not trained:
-        raise UserError(f"{run}: no stage of this run has weights yet; run its curriculum first")
-    folder = inside[1] if len(inside) > 1 else trained[-1]
-    name = folder.partition("_")[2]
-    stage = config.stages.get(name)
-    if folder not in trained or not isinstance(stage, TRAINED):
-        raise UserError(f"{path}: this stage of the run has no weights{nearest(folder, trained)}")
+    config = _config_of(run)
+    folder, stage = _stage_around(path, run)
     tokenizer = Path(config.tokenizer.path or run / "tokenizer" / "tokenizer.model")
-    weights = path if len(inside) > 1 else run / "stages" / folder
+    weights = path if folder in path.resolve().parts else run / "stages" / folder
     options = config.models[model_of(config, stage)]
     return Named(weights, options, stage.train.select, tokenizer, config.tokenizer.template)
+
+
+def _config_of(run: Path) -> Config:
+    from mindspore_impl.report.run_files import read_config
+
+    return validate(read_config(run)[0])
+
+
+def _trained_in(run: Path) -> list[str]:
+    """The folders of the stages that have weights, in order."""
+    return [folder.name for folder in sorted((run / "stages").iterdir()) if (folder / "checkpoints").is_dir()]
+
+
+def _stage_around(path: Path, run: Path) -> tuple[str, SftStage | DistillStage]:
+    """The stage in which `path` lies, by folder and options; the last one that has weights for the run itself."""
+    trained = _trained_in(run)
+    if not trained:
+        raise UserError(f"{run}: no stage of this run has weights yet; run its curriculum first")
+    inside = path.resolve().relative_to(run.resolve()).parts
+    folder = inside[1] if len(inside) > 1 else trained[-1]
+    stage = _config_of(run).stages.get(folder.partition("_")[2])
+    if folder not in trained or not isinstance(stage, TRAINED):
+        raise UserError(f"{path}: this stage of the run has no weights{nearest(folder, trained)}")
+    return folder, stage

@@ -1,6 +1,6 @@
-"""The shape of a dense openPangu (Llama-like) model."""
+"""The shape of a dense openPangu (Llama-like) model, and of adapters to it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -22,3 +22,12 @@ class ModelOptions:
     tie_embeddings: bool = True  # lm_head shares the embedding matrix
     initializer_range: float = 0.02
     recompute: bool = False  # recompute each layer's activations in the backward pass
+
+
+@dataclass
+class LoraOptions:
+    """Low-rank adapters that are trained in place of the weights: W + (alpha / rank) * B @ A."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])

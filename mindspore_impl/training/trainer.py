@@ -11,6 +11,7 @@ from mindspore_impl import checkpoint, runtime
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.objective import METRICS, LossNetwork, held_out_loss, tensors_of
 from mindspore_impl.losses.options import ObjectiveOptions
+from mindspore_impl.model.adapter_file import Adapters, read_adapters, write_adapters
 from mindspore_impl.training import optimizer as optimizers
 from mindspore_impl.training.metrics import MetricsLog, Progress
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
@@ -32,10 +33,12 @@ def train(
     with_teacher: bool,
     title: str,
     profile_steps: int = 0,
+    adapters: Adapters | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place for `steps` steps, or for what is left of them, and leave the selected weights in it.
 
-    stream: BatchStream; validation: PackedBatches by set, weight 1 on supervised positions. Writes below `folder`:
+    stream: BatchStream; validation: PackedBatches by set, weight 1 on supervised positions; adapters: of a model from
+    `lora.with_adapters`, whose checkpoints hold its trainable parameters alone. Writes below `folder`:
     checkpoints/, metrics.jsonl, tensorboard/, profile/. Returns steps, seconds (without compilation), tokens,
     supervised_tokens, tokens_per_second, compile_seconds, skipped_steps, selected_step, validation_before and
     validation_after ({set: {loss, perplexity, tokens}}, after: of the selected weights) and the last logged means.
@@ -44,14 +47,16 @@ def train(
     folder = Path(folder)
     if options.select == "best" and not validation:
         raise UserError("train.select=best needs a validation set: name one in data.validation, or use select=last")
-    progress, found = _resume(model, folder, steps)
+    progress, found = _resume(model, folder, steps, adapters)
     if progress.step < steps:
-        with _open(model, validation, objective, optimizer, options, folder, steps, with_teacher, progress) as session:
+        with _open(
+            model, validation, objective, optimizer, options, folder, steps, with_teacher, progress, adapters
+        ) as session:
             if found is not None:
                 arrays = checkpoint.read_arrays(found.optimizer_path)
                 optimizers.load_state(session.updates, arrays, str(found.optimizer_path))
             _loop(session, stream, title, StepProfiler(folder / "profile", profile_steps))
-    return _finish(model, folder, options, progress)
+    return _finish(model, folder, options, progress, adapters)
 
 
 def _loop(session: "_Session", stream, title: str, profiler: StepProfiler) -> None:
@@ -101,6 +106,7 @@ class _Session:
     with_teacher: bool
     progress: Progress
     log: MetricsLog
+    adapters: Adapters | None
     run_step: Callable | None = None
     run_validation: LossNetwork | None = None
 
@@ -130,6 +136,13 @@ class _Session:
         self.log.write({"step": self.progress.step, "validation": found})
         return found
 
+    def weights(self) -> dict | Callable[[Path], None]:
+        """What a checkpoint holds: all weights, or the adapters, as `checkpoint.save` takes them."""
+        arrays = checkpoint.weights_of(self.model, trained=self.adapters is not None)
+        if self.adapters is None:
+            return arrays
+        return lambda path: write_adapters(path, arrays, self.adapters)
+
     def save(self, metric: float | None) -> None:
         """Write a checkpoint of this step. metric: its validation loss, where it was measured."""
         self.log.sync()
@@ -137,7 +150,7 @@ class _Session:
             checkpoint.save(
                 self.folder / "checkpoints",
                 self.progress.step,
-                checkpoint.weights_of(self.model),
+                self.weights(),
                 optimizers.state_of(self.updates),
                 self.progress.position(),
                 self.options.keep_checkpoints,
@@ -146,20 +159,21 @@ class _Session:
 
 
 @contextmanager
-def _open(model, validation, objective, optimizer, options, folder, steps, with_teacher, progress):
+def _open(model, validation, objective, optimizer, options, folder, steps, with_teacher, progress, adapters):
     """Build optimizer, objective and log; -> the session, whose log is closed at the end."""
     updates = optimizers.make_optimizer(list(model.trainable_params()), optimizer, steps)
     network = LossNetwork(model, objective, with_teacher)
     log = MetricsLog(folder, progress.step, options.tensorboard, active=runtime.rank() == 0)
     try:
         yield _Session(
-            model, updates, network, validation, optimizer, options, folder, steps, with_teacher, progress, log
+            model, updates, network, validation, optimizer, options, folder, steps, with_teacher, progress, log,
+            adapters,
         )  # fmt: skip
     finally:
         log.close()
 
 
-def _resume(model, folder: Path, steps: int) -> tuple[Progress, checkpoint.Checkpoint | None]:
+def _resume(model, folder: Path, steps: int, adapters) -> tuple[Progress, checkpoint.Checkpoint | None]:
     """Put the newest checkpoint's weights into `model`; -> its progress, or a fresh one."""
     found = checkpoint.latest(folder / "checkpoints")
     if found is None:
@@ -169,8 +183,21 @@ def _resume(model, folder: Path, steps: int) -> tuple[Progress, checkpoint.Check
             f"{found.path}: it is of step {found.step}, but this stage has {steps} steps; raise train.steps, or choose "
             "another run_dir"
         )
-    checkpoint.load_into(model, checkpoint.read_weights(found.path), str(found.weights_path))
+    _load(model, found, adapters)
     return Progress.from_position(found.position), found
+
+
+def _load(model, found: checkpoint.Checkpoint, adapters: Adapters | None) -> None:
+    """Put the weights of a checkpoint of this stage into `model`."""
+    stored = read_adapters(found.weights_path)
+    if stored != adapters:
+        raise UserError(
+            f"{found.weights_path}: it is not of this stage's adapters or not of their base; remove the stage's folder "
+            "to train it again, or choose another run_dir"
+        )
+    checkpoint.load_into(
+        model, checkpoint.read_weights(found.path), str(found.weights_path), trained=adapters is not None
+    )  # fmt: skip
 
 
 def _due(step: int, interval: int, steps: int) -> bool:
@@ -187,12 +214,11 @@ def _check_finite(progress: Progress, options: TrainOptions, folder: Path) -> No
         )
 
 
-def _finish(model, folder: Path, options: TrainOptions, progress: Progress) -> dict[str, Any]:
+def _finish(model, folder: Path, options: TrainOptions, progress: Progress, adapters) -> dict[str, Any]:
     """Load the selected weights where they are not the last ones; -> the stage's metrics."""
     best = options.select == "best"
     if best and progress.best_step != progress.step:
-        chosen = checkpoint.selected(folder / "checkpoints", "best")
-        checkpoint.load_into(model, checkpoint.read_weights(chosen.path), str(chosen.weights_path))
+        _load(model, checkpoint.selected(folder / "checkpoints", "best"), adapters)
     means = {name: progress.line[name] for name in (*METRICS[:-1], "loss", "grad_norm") if name in progress.line}
     return {
         "steps": progress.step,

@@ -1,0 +1,68 @@
+"""LoRA: low-rank pairs beside chosen linear layers of a model whose own parameters are frozen (`adapter_file.py`).
+
+Legend: N tokens, I/O in and out features, R rank.
+"""
+
+import dataclasses
+import zlib
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from mindspore_impl import runtime
+from mindspore_impl.model.adapter_file import adapter_names, check_lora, scale_of
+from mindspore_impl.model.options import LoraOptions, ModelOptions
+from mindspore_impl.model.pangu import Linear, PanguForCausalLM
+
+
+def initial_a(name: str, shape: tuple[int, int], seed: int) -> np.ndarray:
+    """The float32 value an A starts from, uniform within 1 / sqrt(inputs) as in PEFT; of seed and name alone."""
+    generator = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
+    return generator.uniform(-1, 1, shape).astype(np.float32) / np.float32(shape[1] ** 0.5)
+
+
+class LoraLinear(nn.Cell):
+    """x_NI -> linear(x_NI) + (alpha / rank) * x_NI @ A_RI^T @ B_OR^T, in the compute dtype; A and B are float32.
+
+    B starts at zero, so that a new pair changes nothing.
+    """
+
+    def __init__(self, linear: Linear, options: LoraOptions, seed: int):
+        super().__init__(auto_prefix=False)
+        self.linear = linear
+        outputs, inputs = linear.weight.shape
+        name_a, name_b = adapter_names(linear.weight.name)
+        self.lora_a = Parameter(Tensor(initial_a(name_a, (options.rank, inputs), seed)), name=name_a)
+        self.lora_b = Parameter(Tensor(np.zeros((outputs, options.rank), np.float32)), name=name_b)
+        self.scale = scale_of(options)
+        self.dtype = runtime.compute_dtype()
+        self.matmul = ops.MatMul(transpose_b=True)
+
+    def update_parameters_name(self, prefix="", recurse=True):
+        """Keep all names: those of the linear layer are complete already, those of the pair are PEFT's."""
+
+    def construct(self, x_NI):
+        low_NR = self.matmul(x_NI, ops.cast(self.lora_a, self.dtype))
+        return self.linear(x_NI) + self.matmul(low_NR, ops.cast(self.lora_b, self.dtype)) * self.scale
+
+
+def with_adapters(options: ModelOptions, lora: LoraOptions, seed: int) -> PanguForCausalLM:
+    """A model whose only trainable parameters are the new pairs of `lora`; its own are zero until they are loaded.
+
+    Raises UserError for options without meaning.
+    """
+    check_lora(lora, "lora")
+    # Recomputation is asked for once, when all cells are there.
+    model = PanguForCausalLM(dataclasses.replace(options, recompute=False), initialise=False)
+    model.options = options
+    for parameter in model.get_parameters():
+        parameter.requires_grad = False
+    for layer in model.model.layers:
+        for part in (layer.self_attn, layer.mlp):
+            for target in lora.targets:
+                linear = getattr(part, target, None)
+                if linear is not None:
+                    setattr(part, target, LoraLinear(linear, lora, seed))
+        if options.recompute:
+            layer.recompute()
+    return model

@@ -1,0 +1,255 @@
+"""LoRA pairs: exactly W + (alpha / rank) B A, gradients of the pairs alone, files that hold the pairs alone."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from mindspore_impl import checkpoint, files
+from mindspore_impl.errors import UserError
+from mindspore_impl.model.options import LoraOptions
+from tests.model.small_models import build, pack, run, small_options, weights_of
+
+LORA = LoraOptions(rank=3, alpha=5.0, targets=["q_proj", "v_proj", "o_proj", "down_proj"])
+ALL = LoraOptions(2, 4.0, ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+INPUTS = pack([[[5, 9, 2, 7, 7], [3, 1, 4]], [[8, 2, 6, 30, 12, 4, 1, 9, 20]]], 10)
+
+
+def adapted(options, lora=LORA, seed=3, scatter=True):
+    """(plain model, model with adapters on the same weights); `scatter`: B is drawn too, instead of zero."""
+    from mindspore import Tensor
+
+    from mindspore_impl.model.lora import with_adapters
+
+    plain = build(options)
+    model = with_adapters(options, lora, seed)
+    base = weights_of(plain)
+    draw = np.random.default_rng(seed)
+    for parameter in model.get_parameters():
+        if parameter.name in base:
+            parameter.set_data(Tensor(base[parameter.name]))
+        elif scatter:
+            parameter.set_data(Tensor(0.3 * draw.standard_normal(parameter.shape).astype(np.float32)))
+    model.set_train(False)
+    return plain, model
+
+
+def source_of(path, arrays, **more):
+    """A file with `arrays`, opened."""
+    from safetensors.numpy import save_file
+
+    from mindspore_impl.model.weights import open_file
+
+    save_file(arrays, path, **more)
+    return open_file(path)
+
+
+@pytest.fixture
+def folder(tmp_path, ms_runtime):
+    """A function that saves base and adapters as two stages would; -> their checkpoint folders, plain and adapted."""
+    from mindspore_impl.model.adapter_file import Adapters, write_adapters
+
+    def save(lora=LORA, options=None):
+        plain, model = adapted(options or small_options(), lora)
+        base = checkpoint.save(tmp_path / "base", 1, weights_of(plain), {}, {}, 1)
+        adapters = Adapters(lora, base.weights_sha256)
+        arrays = checkpoint.weights_of(model, trained=True)
+        found = checkpoint.save(
+            tmp_path / "pairs", 1, lambda path: write_adapters(path, arrays, adapters), {}, {}, 1
+        )  # fmt: skip
+        return plain, model, found
+
+    save.base = lambda: checkpoint.open_weights(tmp_path / "base")
+    return save
+
+
+def test_names_shapes_and_what_is_trained(ms_runtime):
+    from mindspore_impl.model.adapter_file import adapter_count, adapter_shapes
+    from mindspore_impl.model.pangu import parameter_shapes
+
+    options = small_options()
+    _, model = adapted(options)
+    expected = parameter_shapes(options)
+    pairs = adapter_shapes(expected, LORA)
+    shapes = {parameter.name: tuple(parameter.shape) for parameter in model.get_parameters()}
+    assert shapes == {**expected, **pairs}
+    assert {parameter.name for parameter in model.trainable_params()} == set(pairs)
+    stem = "base_model.model.model.layers.1.mlp.down_proj.lora_"
+    assert (pairs[stem + "A.weight"], pairs[stem + "B.weight"]) == ((3, 40), (24, 3))
+    assert len(pairs) == 2 * 2 * 4
+    assert adapter_count(options, LORA) == sum(math.prod(shape) for shape in pairs.values())
+    assert not model.lm_head_weight.requires_grad
+
+
+def test_new_pairs_change_nothing_and_depend_on_the_seed_alone(ms_runtime):
+    plain, model = adapted(small_options(), scatter=False)
+    np.testing.assert_array_equal(run(model, *INPUTS), run(plain, *INPUTS))
+    again, other = (adapted(small_options(), seed=seed, scatter=False)[1] for seed in (3, 4))
+    ours, equal, unequal = (checkpoint.weights_of(cell, trained=True) for cell in (model, again, other))
+    for name, value in ours.items():
+        is_a, bound = ".lora_A." in name, 1 / math.sqrt(value.shape[1])
+        np.testing.assert_array_equal(value, equal[name])
+        assert np.array_equal(value, unequal[name]) == (not is_a)
+        assert (0.5 * bound < np.abs(value).max() <= bound) if is_a else not value.any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "lora"),
+    [({}, ALL), ({"tie_embeddings": False, "qkv_bias": False, "o_bias": False, "head_dim": 10, "num_layers": 1}, LORA)],
+    ids=["tied", "untied"],
+)
+def test_merged_weights_equal_the_unmerged_model(folder, shape, lora):
+    """And both equal the definition, written out in float64."""
+    options = small_options(**shape)
+    plain, model, found = folder(lora, options)
+    source = checkpoint.open_weights(found.path, base=folder.base)
+    from mindspore_impl.model.pangu import PanguForCausalLM
+    from mindspore_impl.model.weights import load_into
+
+    together = PanguForCausalLM(options, initialise=False)
+    load_into(together, source)
+    together.set_train(False)
+    wanted, base = run(model, *INPUTS), weights_of(plain)
+    np.testing.assert_allclose(run(together, *INPUTS), wanted, rtol=1e-4, atol=2e-5)
+    assert np.abs(run(plain, *INPUTS) - wanted).max() > 0.1
+    pairs = {parameter.name: parameter.asnumpy().astype(np.float64) for parameter in model.trainable_params()}
+    for name, value in weights_of(together).items():
+        stem = "base_model.model." + name.removesuffix("weight") + "lora_"
+        if stem + "A.weight" in pairs:
+            change = lora.alpha / lora.rank * pairs[stem + "B.weight"] @ pairs[stem + "A.weight"]
+            np.testing.assert_allclose(value, base[name] + change, rtol=1e-5, atol=1e-6, err_msg=name)
+        else:
+            np.testing.assert_array_equal(value, base[name], err_msg=name)
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(1, 1.0), (4, 2.0), (4, 32.0)])
+def test_alpha_over_rank_is_the_scale(rank, alpha, ms_runtime):
+    from mindspore import Tensor
+
+    from mindspore_impl.model.lora import LoraLinear
+    from mindspore_impl.model.pangu import Linear
+
+    linear = Linear(5, 7, True)
+    linear.weight.name = "model.layers.0.self_attn.q_proj.weight"
+    cell = LoraLinear(linear, LoraOptions(rank, alpha, ["q_proj"]), 0)
+    draw = np.random.default_rng(0)
+    values = {"w": (7, 5), "bias": (7,), "a": (rank, 5), "b": (7, rank), "x": (3, 5)}
+    w, bias, a, b, x = (draw.standard_normal(shape).astype(np.float32) for shape in values.values())
+    for parameter, value in ((linear.weight, w), (linear.bias, bias), (cell.lora_a, a), (cell.lora_b, b)):
+        parameter.set_data(Tensor(value))
+    np.testing.assert_allclose(run(cell, x), x @ w.T + bias + alpha / rank * (x @ a.T) @ b.T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_follow_from_those_of_the_merged_weights(recompute, ms_runtime):
+    """dL/dA = s B^T G and dL/dB = s G A^T, with G = dL/dW of a plain model that has the merged weights."""
+    import mindspore as ms
+    from mindspore import Tensor
+
+    from mindspore_impl.losses.objective import LossNetwork
+    from mindspore_impl.losses.options import ObjectiveOptions
+
+    options = small_options(num_layers=1, recompute=recompute)
+    plain, model = adapted(options, ALL)
+    pairs = {parameter.name: parameter.asnumpy() for parameter in model.trainable_params()}
+    scale = ALL.alpha / ALL.rank
+    for parameter in plain.get_parameters():
+        stem = "base_model.model." + parameter.name.removesuffix("weight") + "lora_"
+        if stem + "A.weight" in pairs:
+            change = scale * pairs[stem + "B.weight"] @ pairs[stem + "A.weight"]
+            parameter.set_data(Tensor(parameter.asnumpy() + change))
+    ids, positions, segments = INPUTS
+    weight_BL = np.where(segments > 0, 1 / np.count_nonzero(segments), 0).astype(np.float32)
+    batch = [Tensor(array) for array in (ids, np.roll(ids, -1, 1), weight_BL, segments, positions)]
+
+    def gradients(cell):
+        network = LossNetwork(cell, ObjectiveOptions(), False)
+        assert network.rows.head_gradient == (cell is plain)
+        parameters = ms.ParameterTuple(cell.trainable_params())
+        found = ms.value_and_grad(network, None, parameters, has_aux=True)(*batch)[1]
+        return {p.name: g.asnumpy() for p, g in zip(parameters, found, strict=True)}
+
+    dense, got = gradients(plain), gradients(model)
+    assert set(got) == set(pairs)
+    for name in (name for name in dense if name.endswith("_proj.weight")):
+        stem = "base_model.model." + name.removesuffix("weight") + "lora_"
+        a, b = pairs[stem + "A.weight"], pairs[stem + "B.weight"]
+        for part, wanted in (("A", scale * b.T @ dense[name]), ("B", scale * dense[name] @ a.T)):
+            error = np.abs(got[f"{stem}{part}.weight"] - wanted).max() / np.abs(wanted).max()
+            assert error < 2e-4, (name, part, error)
+
+
+def test_file_holds_the_adapters_alone_and_knows_its_base(folder):
+    from mindspore_impl.model.adapter_file import read_adapters
+
+    _, model, found = folder()
+    arrays = checkpoint.read_arrays(found.weights_path)
+    assert set(arrays) == {parameter.name for parameter in model.trainable_params()}
+    adapters = read_adapters(found.weights_path)
+    assert adapters.options == LORA and adapters.base_sha256 == files.sha256_file(folder.base().files[0])
+    assert read_adapters(folder.base().files[0]) is None
+    once = found.weights_path.read_bytes()
+    assert folder()[2].weights_path.read_bytes() == once  # equal content, equal bytes, equal hash
+
+
+def test_merged_weights_have_an_identity_of_their_own(folder):
+    from mindspore_impl.model.weights import identity
+
+    _, _, found = folder()
+    digests = {identity(checkpoint.open_weights(found.path, base=folder.base)), identity(folder.base()),
+               found.weights_sha256}  # fmt: skip
+    assert len(digests) == 3
+
+
+def test_adapters_of_other_weights_are_refused(folder, tmp_path):
+    plain, _, found = folder()
+    with pytest.raises(
+        UserError, match=r"pairs/step_00000001: holds LoRA adapters alone; name the stage inside its run"
+    ):
+        checkpoint.open_weights(found.path)
+    other = weights_of(plain)
+    other["model.norm.weight"] = other["model.norm.weight"] + 1
+    with pytest.raises(UserError, match=r"were trained on the weights .*other.safetensors holds"):
+        checkpoint.open_weights(found.path, base=lambda: source_of(tmp_path / "other.safetensors", other))
+
+
+def test_missing_pairs_and_damaged_metadata_are_refused(folder, tmp_path):
+    from mindspore_impl.model.adapter_file import merged, read_adapters
+
+    _, _, found = folder()
+    adapters, arrays = read_adapters(found.weights_path), checkpoint.read_arrays(found.weights_path)
+    missing = sorted(arrays)[0]
+    lacking = source_of(tmp_path / "lacking.safetensors", {k: v for k, v in arrays.items() if k != missing})
+    with pytest.raises(UserError, match=f"{missing}.* is not in it; the adapters do not fit"):
+        merged(lacking, adapters, folder.base())
+    wider = dataclasses.replace(adapters, options=dataclasses.replace(LORA, rank=4))
+    whole = source_of(tmp_path / "whole.safetensors", arrays)
+    with pytest.raises(
+        UserError, match=r"has shape \[3, 40\] there and \[4, 40\] in the model; the adapters do not fit"
+    ):
+        merged(whole, wider, folder.base())
+    for text in ("{", "[]", '{"rank": 0, "alpha": 1, "targets": ["q_proj"], "base_sha256": "x"}', '{"rank": 1}'):
+        source_of(tmp_path / "bad.safetensors", arrays, metadata={"lora": text})
+        with pytest.raises(UserError, match=r"bad.safetensors: cannot be read as LoRA adapters .*copy the file again"):
+            read_adapters(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (LoraOptions(rank=0), r"lora.rank: 0 is below 1; for full fine-tuning set lora=null"),
+        (LoraOptions(rank=-2), r"lora.rank: -2 is below 1"),
+        (LoraOptions(alpha=0.0), r"lora.alpha: 0 is not above 0"),
+        (LoraOptions(alpha=math.inf), r"lora.alpha: inf is not above 0"),
+        (LoraOptions(targets=[]), r"lora.targets: no layer is named; choose from q_proj, k_proj"),
+        (LoraOptions(targets=["q_porj"]), r"no linear layer is called 'q_porj'; did you mean 'q_proj'\?"),
+        (LoraOptions(targets=["lm_head"]), r"no linear layer is called 'lm_head'"),
+        (LoraOptions(targets=["q_proj", "q_proj"]), r"a layer stands twice"),
+    ],
+)
+def test_options_without_meaning_are_refused(options, message, ms_runtime):
+    from mindspore_impl.model.lora import with_adapters
+
+    with pytest.raises(UserError, match=message):
+        with_adapters(small_options(), options, 0)
