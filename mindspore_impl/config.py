@@ -202,11 +202,16 @@ def _force(overrides: list[str], folder: Path) -> list[str]:
 
 def validate(plain: dict) -> Config:
     """Build a Config from plain containers. Raises UserError that lists every wrong key, type and missing value."""
+    return build(Config, plain, "")
+
+
+def build(schema: type, plain: dict, where: str) -> Any:
+    """The dataclass `schema` from plain containers; `where` is its path. Raises UserError as `validate` does."""
     problems: list[str] = []
-    config = _build(Config, plain, "", problems)
+    built = _build(schema, plain, where, problems)
     if problems:
         raise UserError("configuration: " + "\n  ".join(problems))
-    return config
+    return built
 
 
 def nearest(word: str, choices) -> str:

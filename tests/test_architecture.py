@@ -12,8 +12,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each room may import rooms of lower rank, and itself.
 RANKS = [
     {"cli"},
-    {"curriculum", "benchmarks"},
-    {"training", "distill", "evaluation", "export", "report", "integrations"},
+    {"curriculum", "benchmarks", "integrations"},
+    {"training", "distill", "evaluation", "export", "report"},
     {"generation"},
     {"data"},
     {"losses", "checkpoint"},

@@ -1,0 +1,1 @@
+"""Other frameworks as users of our parts."""

@@ -1,0 +1,303 @@
+"""Our model, objective, batches and training step as types that a mindformers YAML can name.
+
+    register()                      # once, before mindformers builds anything
+    Trainer(args="stage.yaml").train()
+
+| in the YAML | type | is |
+|---|---|---|
+| model.model_config | PanguPosttrainConfig | the sizes of `ModelOptions`, weights to start from, the loss |
+| model.arch | PanguPosttrainModel | the causal LM with its loss: columns -> (loss, metrics) |
+| model.model_config.loss | PanguObjective | the keys of `ObjectiveOptions`, `with_teacher` |
+| train_dataset_task | PanguPackedDataset | the packed batches of `data/batches.py`, with a teacher store or without |
+| lr_schedule | PanguSchedule | the schedules of `training/schedule.py` |
+| runner_wrapper | PanguTrainStep | the step of `training/step.py`: clipping, no update where a gradient is not finite |
+
+Only this file and `training/` import mindformers (1.9.0, legacy models), and only when asked. The classes are made in
+functions, because their bases are mindformers'.
+"""
+
+import dataclasses
+import difflib
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mindspore_impl import checkpoint, runtime
+from mindspore_impl.config import build, nearest
+from mindspore_impl.data.options import BatchOptions, DatasetOptions
+from mindspore_impl.errors import UserError
+from mindspore_impl.losses.options import ObjectiveOptions
+from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.text.options import TokenizerOptions
+from mindspore_impl.training.options import OptimizerOptions
+
+
+@dataclass
+class PackedData:
+    """What `train_dataset.data_loader` holds: the data of one training stage. Exactly one of `steps` and `epochs`."""
+
+    steps: int | None = None
+    epochs: float | None = None
+    seed: int = 0  # draws and order of the batches
+    set_seed: int = 0  # of generated sets
+    tokenizer: TokenizerOptions = field(default_factory=TokenizerOptions)
+    sets: dict[str, DatasetOptions] = field(default_factory=dict)
+    rollouts: str | None = None  # a rollout file, the mixture's set `rollouts`
+    keep_truncated: bool = True  # of the rollouts
+    store: str | None = None  # a teacher store
+    batch: BatchOptions = field(default_factory=BatchOptions)
+
+
+def register(options: runtime.RuntimeOptions | None = None) -> None:
+    """Set the machine up and make our types known to mindformers. May be called again."""
+    runtime.setup(options or runtime.RuntimeOptions())
+    _register()
+
+
+@functools.cache
+def _register() -> None:
+    from mindspore_impl.training.optimizer import import_mindformers
+
+    import_mindformers("tools.register", "models", "core.loss", "core.lr", "wrapper", "dataset", "trainer")
+    from mindformers.tools.register import MindFormerModuleType as Kind
+    from mindformers.tools.register import MindFormerRegister
+
+    config = _config_class()
+    MindFormerRegister.register_cls(config, Kind.CONFIG)
+    MindFormerRegister.register_cls(_model_class(config), Kind.MODELS)
+    MindFormerRegister.register_cls(_objective_class(), Kind.LOSS)
+    MindFormerRegister.register_cls(_step_class(), Kind.WRAPPER)
+    MindFormerRegister.register_cls(PanguPackedDataset, Kind.DATASET)
+    MindFormerRegister.register_cls(PanguSchedule, Kind.LR)
+
+
+def train(path: Path) -> None:
+    """Train as the mindformers YAML `path` says, through mindformers' Trainer.
+
+    Raises UserError when the file is no YAML of a training with our types.
+    """
+    if not path.is_file() or path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{path}: no such YAML file; write one with tools/train_mindformers.py write STAGE {path}")
+    register()
+    from mindformers import MindFormerConfig, Trainer
+    from mindformers.core.context import build_context
+
+    config = MindFormerConfig(str(path))
+    if not config.model or not config.train_dataset_task:
+        raise UserError(f"{path}: holds no model or no train_dataset_task; it is not a training of mindformers")
+    build_context(config)  # before anything asks for mindformers' context, which would switch graph mode off
+    Trainer(args=config).train()
+
+
+def _refuse_typos(given, ours: tuple[str, ...], where: str) -> None:
+    """mindformers adds keys of its own to what a YAML says, so only those that look like one of `ours` are faults."""
+    for key in given:
+        if difflib.get_close_matches(key, ours, n=1, cutoff=0.7):
+            raise UserError(f"{where}.{key}: unknown key{nearest(key, ours)}")
+
+
+def _config_class() -> type:
+    from mindformers.models import PretrainedConfig
+
+    class PanguPosttrainConfig(PretrainedConfig):
+        """model.model_config: `model` (ModelOptions), `loss` (a LOSS), `weights` (whatever a stage can start from), `seed`
+        of random weights."""
+
+        model_type = "pangu_posttrain"
+
+        def __init__(self, model=None, loss=None, weights=None, seed=0, **more):
+            _refuse_typos(more, ("model", "loss", "weights", "seed"), "model_config")
+            super().__init__(**more)
+            self.model = build(ModelOptions, dict(model or {}), "model_config.model")
+            self.loss, self.weights, self.seed = loss, weights, seed
+
+    return PanguPosttrainConfig
+
+
+def _model_class(config: type) -> type:
+    from mindformers.core.loss import build_loss
+    from mindformers.models import PreTrainedModel
+
+    from mindspore_impl.model.pangu import PanguForCausalLM
+    from mindspore_impl.model.weights import load_into
+
+    class PanguPosttrainModel(PreTrainedModel):
+        """construct(*columns of PanguPackedDataset) -> (loss, metrics_M) of its PanguObjective."""
+
+        config_class = config
+
+        def __init__(self, config):
+            super().__init__(config, auto_prefix=False)  # parameters keep the published names
+            model = PanguForCausalLM(config.model, config.seed, initialise=config.weights is None)
+            if config.weights is not None:
+                load_into(model, checkpoint.open_weights(config.weights))
+            self.objective = build_loss(dict(config.loss), default_args={"model": model})
+
+        @classmethod
+        def can_generate(cls) -> bool:
+            """No: mindformers' generation knows other models."""
+            return False
+
+        def construct(self, *columns):
+            return self.objective(*columns)
+
+    return PanguPosttrainModel
+
+
+def _objective_class() -> type:
+    from mindspore_impl.losses.objective import LossNetwork
+
+    class PanguObjective(LossNetwork):
+        """The objective over `model`, from the keys of ObjectiveOptions."""
+
+        def __init__(self, model, with_teacher=False, **options):
+            super().__init__(model, build(ObjectiveOptions, options, "model_config.loss"), with_teacher)
+
+    return PanguObjective
+
+
+def _step_class() -> type:
+    import mindspore as ms
+
+    from mindspore_impl.training.step import TrainStep
+
+    class PanguTrainStep(TrainStep):
+        """construct(*columns) -> (loss, overflow, loss scale, learning rate, gradient norm), as mindformers' callbacks
+        read them; the scale is always 1."""
+
+        def __init__(self, network, optimizer, clip_norm=1.0, **more):
+            _refuse_typos(more, ("clip_norm",), "runner_wrapper")
+            super().__init__(network, optimizer, float(clip_norm), runtime.world_size())
+            self.unscaled = ms.Tensor(1.0, ms.float32)
+
+        def construct(self, *columns):
+            rate = self.optimizer.learning_rate
+            if self.optimizer.dynamic_lr:
+                rate = rate(self.optimizer.global_step).reshape(())
+            loss, metrics_M, gradients = self.differentiate(columns)
+            report = self.update(loss, metrics_M, gradients)
+            return report[0], report[2] == 0, self.unscaled, rate, report[1]
+
+    return PanguTrainStep
+
+
+class PanguSchedule:
+    """Makes the LearningRateSchedule of `training/schedule.py` from the keys of OptimizerOptions that concern it."""
+
+    def __new__(cls, total_steps, **options):
+        """-> a schedule of `total_steps` updates."""
+        from mindspore_impl.training.schedule import make_schedule
+
+        return make_schedule(build(OptimizerOptions, options, "lr_schedule"), total_steps)
+
+
+class PanguPackedDataset:
+    """Makes a MindSpore data set of packed batches, a step an element."""
+
+    def __new__(cls, dataset_config):
+        """-> the data set that `dataset_config["data_loader"]` describes (see PackedData)."""
+        given = {key: value for key, value in dataset_config["data_loader"].items() if key != "type"}
+        return packed_dataset(build(PackedData, given, "train_dataset.data_loader"))
+
+
+def packed_dataset(data: PackedData):
+    """A GeneratorDataset whose columns are those of the objective: input_ids, target_ids, loss_weight, segment_ids and
+    position_ids, and with a store teacher_ids, teacher_logp and teacher_tail_logp.
+
+    Raises UserError when the data cannot be read, or the step does not fit mindformers.
+    """
+    import mindspore.dataset as ds
+
+    from mindspore_impl.losses.objective import FIELDS, TEACHER_FIELDS
+
+    where = "train_dataset.data_loader"
+    if data.batch.accumulation != 1:
+        raise UserError(f"{where}.batch.accumulation: {data.batch.accumulation} micro-batches; mindformers takes 1")
+    if (data.steps is None) == (data.epochs is None):
+        raise UserError(f"{where}: give exactly one of steps and epochs")
+    stream = _stream(data)
+    names = FIELDS if data.store is None else FIELDS + TEACHER_FIELDS
+
+    class Steps:
+        def __len__(self):
+            return data.steps or stream.steps_for_epochs(data.epochs)
+
+        def __getitem__(self, step):
+            (batch,) = stream.step(int(step))
+            return tuple(getattr(batch, name) for name in names)
+
+    columns = [name.rpartition("_")[0] for name in names]
+    return ds.GeneratorDataset(Steps(), columns, shuffle=False, num_parallel_workers=1, python_multiprocessing=False)
+
+
+def _stream(data: PackedData):
+    """The BatchStream of this rank."""
+    from mindspore_impl.data.batches import BatchStream
+    from mindspore_impl.data.rollouts import read_rollouts, to_sample
+    from mindspore_impl.data.sources import load_set
+    from mindspore_impl.data.teacher_store import StoreReader
+    from mindspore_impl.text.chat import render
+    from mindspore_impl.text.tokenizer import Tokenizer
+
+    if data.tokenizer.path is None:
+        raise UserError("train_dataset.data_loader.tokenizer.path: no tokenizer is named")
+    tokenizer = Tokenizer.load(data.tokenizer.path, data.tokenizer.template)
+    samples = {
+        name: [render(record, tokenizer) for record in load_set(name, options, data.set_seed)]
+        for name, options in data.sets.items()
+    }
+    if data.rollouts is not None:
+        found = read_rollouts(Path(data.rollouts), tokenizer, data.keep_truncated)
+        samples["rollouts"] = [to_sample(rollout, tokenizer) for rollout in found]
+    teacher = None if data.store is None else StoreReader(Path(data.store), tokenizer_sha256=tokenizer.sha256)
+    return BatchStream(samples, data.batch, data.seed, runtime.rank(), runtime.world_size(), teacher=teacher)
+
+
+def trainer_config(
+    model: ModelOptions, weights: Path | None, objective: ObjectiveOptions, optimizer: OptimizerOptions,
+    data: PackedData, output_dir: Path, log_interval: int = 1, checkpoint_interval: int = 0,
+) -> dict:  # fmt: skip
+    """The content of a mindformers YAML for one training stage; weights: what it starts from, None for random ones."""
+    schedule = dataclasses.asdict(optimizer)
+    betas, eps, decay, clip = [schedule.pop("beta1"), schedule.pop("beta2")], *map(
+        schedule.pop, ("eps", "weight_decay", "clip_norm")
+    )  # fmt: skip
+    callbacks = [{"type": "MFLossMonitor", "per_print_times": log_interval}]
+    if checkpoint_interval:
+        callbacks.append({
+            "type": "CheckpointMonitor", "prefix": "pangu", "save_checkpoint_steps": checkpoint_interval,
+            "checkpoint_format": "safetensors", "save_network_params": True, "integrated_save": False,
+            "async_save": False,
+        })  # fmt: skip
+    return {
+        "seed": data.seed,
+        "run_mode": "train",
+        "output_dir": str(output_dir),
+        "load_checkpoint": "",
+        "use_parallel": False,
+        "parallel": {"parallel_mode": 0, "gradients_mean": False},
+        "parallel_config": {"data_parallel": 1, "model_parallel": 1, "pipeline_stage": 1},
+        "micro_batch_interleave_num": 1,
+        # Affinity can be set once a process, and `register` has: null keeps mindformers from it.
+        "context": {"mode": 0, "device_target": runtime.device(), "max_call_depth": 10000, "affinity_cpu_list": None},
+        "trainer": {"type": "CausalLanguageModelingTrainer", "model_name": "pangu_posttrain"},
+        "runner_config": {"epochs": 1, "batch_size": data.batch.rows, "sink_mode": False},
+        "runner_wrapper": {"type": "PanguTrainStep", "clip_norm": clip},
+        "model": {
+            "model_config": {
+                "type": "PanguPosttrainConfig",
+                "model": dataclasses.asdict(model),
+                "weights": None if weights is None else str(weights),
+                "seed": data.seed,
+                "loss": {
+                    "type": "PanguObjective", "with_teacher": data.store is not None, **dataclasses.asdict(objective),
+                },
+            },
+            "arch": {"type": "PanguPosttrainModel"},
+        },
+        "optimizer": {"type": "AdamW", "betas": betas, "eps": eps, "weight_decay": decay},
+        "lr_schedule": {"type": "PanguSchedule", "total_steps": -1, **schedule},
+        "train_dataset": {"data_loader": dataclasses.asdict(data)},
+        "train_dataset_task": {"type": "PanguPackedDataset"},
+        "callbacks": callbacks,
+    }  # fmt: skip
