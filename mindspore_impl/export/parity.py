@@ -9,7 +9,6 @@ Legend: B = 1 sequence, L padded length, S steps, V vocabulary.
 
 import ctypes
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -135,14 +134,17 @@ def check(precision: str, row: dict) -> None:
         )
 
 
-def _resident() -> int | None:
-    """Bytes of this process in memory, where /proc tells; what the C library keeps of freed memory goes back first."""
+def _memory(key: str) -> int | None:
+    """Bytes of this process: VmRSS (now) or VmHWM (at most so far), where /proc tells.
+
+    What the C library keeps of freed memory goes back first. (`ru_maxrss` would be the parent's after an exec.)
+    """
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key + ":"))
+    except (OSError, StopIteration):
         return None
 
 
@@ -155,17 +157,17 @@ def _main(folder: str, given: str, result: str) -> None:
     with np.load(given) as content:
         flat, lengths, tokens, logits = (content[name] for name in ("flat", "lengths", "tokens", "logits"))
     prompts = [part.tolist() for part in np.split(flat, np.cumsum(lengths)[:-1])]
-    memory, start = {"start": _resident()}, time.perf_counter()
+    memory, start = {"start": _memory("VmRSS")}, time.perf_counter()
     package = open_package(folder)
     graphs = MindSporeGraphs(package)
     loaded = time.perf_counter() - start
     graphs.run(DECODE, [np.zeros(1, np.int32), np.zeros(1, np.int32)], graphs.empty_caches())
-    memory["one_graph"] = _resident()
+    memory["one_graph"] = _memory("VmRSS")
     session = Session(package, graphs)
     session.prefill(np.array([prompts[0]], np.int32), np.array([len(prompts[0])]))
-    memory["both_graphs"] = _resident()
+    memory["both_graphs"] = _memory("VmRSS")
     row = measure(session, Reference(prompts, tokens, logits, 0.0))
-    memory["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    memory["peak"] = _memory("VmHWM")
     row["seconds"]["load"] = loaded
     files.write_json(result, row | {"process_memory_bytes": memory})
 
