@@ -12,4 +12,5 @@ def _module(name: str):
 
 
 # Loaded when called: a benchmark may need a peer that is not installed.
-BENCHMARKS = {name: _module(name) for name in ("train_step", "generate", "topk_distill", "fused_linear", "ascend_traffic")}
+NAMES = ("train_step", "generate", "topk_distill", "fused_linear", "ascend_traffic")
+BENCHMARKS = {name: _module(name) for name in NAMES}

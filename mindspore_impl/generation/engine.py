@@ -111,7 +111,7 @@ class Engine:
         compilations. Raises UserError as `generate` does.
         """
         self.drawing.check_prompt("the prompt", prompt, sampling.max_new_tokens, self.limit, LIMIT_NAME)
-        slots = slots or self._slots(len(prompt) + sampling.max_new_tokens)
+        slots = slots or self.slots_for(len(prompt) + sampling.max_new_tokens)
         yield from stream(self.decoder(slots), self.drawing, prompt, sampling, seed)
 
     def decoder(self, slots: int) -> ModelDecoder:
@@ -120,13 +120,14 @@ class Engine:
             self._decoders[slots] = ModelDecoder(self.model, slots)
         return self._decoders[slots]
 
-    def _slots(self, tokens: int) -> int:
+    def slots_for(self, tokens: int) -> int:
+        """The length of the cache for this many tokens."""
         return min(-(-tokens // SLOT_MULTIPLE) * SLOT_MULTIPLE, self.limit)
 
     def _run(self, prompts, seeds, length: int, rows: int, sampling: SamplingOptions, bar) -> list[Generation]:
         """Decode one batch of `rows` rows, of which the first len(prompts) are real."""
         count, steps = len(prompts), sampling.max_new_tokens
-        decoder = self.decoder(self._slots(length + steps))
+        decoder = self.decoder(self.slots_for(length + steps))
         length_B = np.array([len(prompt) for prompt in prompts] + [1] * (rows - count), np.int32)
         input_ids_BL = np.full((rows, length), self.drawing.pad_id, np.int32)
         for row, prompt in enumerate(prompts):

@@ -19,7 +19,7 @@ def test_size_is_that_of_smollm2():
 
 @pytest.mark.slow
 def test_both_compute_the_same(ms_runtime):
-    ours, theirs = generate.Ours(SMALL, 32), generate.Theirs(SMALL)
+    ours, theirs = generate.Ours(SMALL), generate.Theirs(SMALL)
     ids_BL = generate.prompts(3, 12, SMALL)
     generate.check_equal(ours, theirs, ids_BL)
     np.testing.assert_array_equal(ours.decode(4), ours.decode(4))
