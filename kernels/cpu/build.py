@@ -31,7 +31,7 @@ FLAGS = [
 ]
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
-COMMON = ("operators", "parallel")  # what no vocabulary-wide loop is in
+COMMON = ("operators", "parallel", "tasks")  # what no vocabulary-wide loop is in
 INSTRUCTION_SETS = {
     "x86_64": {"baseline": [], "avx2": AVX2, "avx512": AVX512},
 }
@@ -74,15 +74,13 @@ def build(folder: Path) -> Path:
     wanted = source_hash()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as work:
-        commands = [
-            [cxx, *FLAGS, "-c", str(HERE / f"{name}.cpp"), "-o", f"{name}.o"] for name in ("operators", "parallel")
-        ]
+        commands = [[cxx, *FLAGS, "-c", str(HERE / f"{name}.cpp"), "-o", f"{name}.o"] for name in COMMON]
         for name, flags in INSTRUCTION_SETS.get(platform.machine(), {"baseline": []}).items():
             options = [*flags, "-fno-exceptions", f"-DPANGU_ISA={name}"]
             commands.append([cxx, *FLAGS, *options, "-c", str(HERE / "isa_unit.cpp"), "-o", f"{name}.o"])
         _run_all(commands, work)
         # nodelete: the helpers of parallel.cpp sleep in this library's code, whoever closes it.
-        _run_all([[cxx, "-shared", "-pthread", "-Wl,-z,nodelete", *(c[-1] for c in commands), "-o", NAME]], work)
+        _run_all([[cxx, "-shared", "-pthread", "-Wl,-z,nodelete,-z,defs", *(c[-1] for c in commands), "-o", NAME]], work)
         os.replace(Path(work) / NAME, folder / NAME)
         (Path(work) / "hash").write_text(wanted)
         os.replace(Path(work) / "hash", folder / f"{NAME}.sha256")

@@ -238,13 +238,13 @@ Slopes finish_row(const LossTask& task, int64_t row, const Workspace& space, int
   if (tail_exists) entropy -= exp(log_p_tail) * log_p_tail;
   const double agreement = count && best_z >= 0;
   const double diagnostics[4] = {entropy, teacher_mass, student_mass, agreement};
-  for (int i = 0; i < 4; ++i) task.diagnostics_4N[i * task.rows + row] = static_cast<float>(diagnostics[i]);
+  for (int i = 0; i < 4; ++i) task.diagnostics_4N[i * task.diagnostics_stride + row] = static_cast<float>(diagnostics[i]);
   return slopes;
 }
 
 void zero_row(const LossTask& task, int64_t row) {
   task.ce_N[row] = task.kd_N[row] = 0;
-  for (int i = 0; i < 4; ++i) task.diagnostics_4N[i * task.rows + row] = 0;
+  for (int i = 0; i < 4; ++i) task.diagnostics_4N[i * task.diagnostics_stride + row] = 0;
   if (!task.gradient) return;
   const int64_t bytes = task.vocab * (task.type == Type::kFloat32 ? 4 : 2);
   memset(static_cast<char*>(task.logits_NV) + row * bytes, 0, bytes);

@@ -4,6 +4,7 @@
 #include "capture_row.h"
 #include "distill_row.h"
 #include "outer.h"
+#include "products.h"
 
 namespace {
 
@@ -27,6 +28,7 @@ namespace pangu {
 extern const Kernels PANGU_TABLE;
 const Kernels PANGU_TABLE = {
     PANGU_TEXT(PANGU_ISA), loss_workspace, loss_row,   capture_workspace, capture_row, kRows,
-    kColumns,              kDepth,         outer_pack, outer_strip,       scale,       exponentials,
+    kColumns,              kDepth,         outer_pack, outer_strip,       project_pack,      project_panel,
+    back_project_columns,  scale,    exponentials,
 };
 }  // namespace pangu

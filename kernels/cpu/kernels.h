@@ -18,6 +18,7 @@ struct LossTask {
   void* logits_NV;
   Type type;
   int64_t rows, vocab, top_k;
+  int64_t diagnostics_stride;  // between the four rows of diagnostics
   const int32_t* target_ids_N;
   const int32_t* teacher_ids_NK;
   const float* teacher_logp_NK;
@@ -56,6 +57,22 @@ struct OuterTask {
   bool accumulate;
 };
 
+// out_NV = hidden_ND weight_VD^T.
+struct ProjectTask {
+  const float* hidden_ND;
+  const float* weight_VD;
+  float* out_NV;
+  int64_t rows, vocab, width;
+};
+
+// c_ND = a_NV weight_VD.
+struct BackProjectTask {
+  const float* a_NV;
+  const float* weight_VD;
+  float* c_ND;
+  int64_t rows, vocab, width;
+};
+
 struct Kernels {
   const char* name;
   int64_t (*loss_workspace)(const LossTask&);  // bytes a thread needs
@@ -69,6 +86,9 @@ struct Kernels {
   int64_t outer_depth;   // rows of a and b that are multiplied at once
   void (*outer_pack)(const OuterTask&, int64_t panel, float* packed_b);
   void (*outer_strip)(const OuterTask&, const float* packed_b, int64_t first, int64_t last, float* packed_a);
+  void (*project_pack)(const ProjectTask&, int64_t index, float* packed_a);  // outer_tile rows at a time
+  void (*project_panel)(const ProjectTask&, const float* packed_a, int64_t index, float* packed_b);
+  void (*back_project_columns)(const BackProjectTask&, int64_t first, int64_t last, float* packed);
   void (*scale)(float* x, int64_t count, float factor);
   void (*exponentials)(const float* x, float* y, int64_t count);
 };

@@ -6,75 +6,24 @@
 //                           overwrites the logits. settings_5: ce_weight, kd_weight, temperature, divergence, support.
 //   TopkDistillLossForward  the same without the gradient
 //   TopkLogprobs            logits_NV, settings_1 (temperature) -> ids_NK, logp_NK, tail_logp_N
-//   OuterProduct            a_NV, b_ND -> c_VD = a^T b
-//   AddOuterProduct         a_NV, b_ND, c_VD -> token_1 (0); c += a^T b in place
+//   FusedLinear             hidden_ND, weight_VD, the five that follow the logits above, settings_6 (those above, and
+//                           how many rows are projected at once) -> ce_N, kd_N, diagnostics_4N[, hidden_grad_ND[,
+//                           weight_grad_VD]]; only so many rows of logits exist at a time
 //   ScaleInPlace            x, scale_1 -> token_1 (0); x *= scale in place, left untouched by a scale of 1
+//   OuterProduct, Project, BackProject    a_NV^T b_ND, hidden_ND weight_VD^T, a_NV weight_VD: its products, for tests
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <algorithm>
-#include <atomic>
-#include <functional>
-#include <memory>
-#include <new>
-#include <thread>
+#include <exception>
+#include <initializer_list>
 
-#include "kernels.h"
-#include "parallel.h"
+#include "tasks.h"
+#include "workspace.h"
 
 namespace pangu {
 namespace {
-
-constexpr int64_t kGrain = 100000;  // elements that are worth a thread
-
-std::atomic<int> wanted_threads{0};
-
-const Kernels& choose() {
-  const char* wanted = getenv("PANGU_CPU_ISA");
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  const bool any = wanted == nullptr || *wanted == 0;
-  if (avx512 && (any || strcmp(wanted, "avx512") == 0)) return kernels_avx512;
-  if (avx2 && (any || strcmp(wanted, "avx2") == 0)) return kernels_avx2;
-#endif
-  if (wanted != nullptr && *wanted != 0 && strcmp(wanted, "baseline") != 0) {
-    fprintf(stderr, "PANGU_CPU_ISA=%s: this processor or build lacks it; the baseline is used\n", wanted);
-  }
-  return kernels_baseline;
-}
-
-const Kernels& kernels() {
-  static const Kernels& chosen = choose();
-  return chosen;
-}
-
-int threads_for(int64_t elements) {
-  const int wanted = wanted_threads.load();
-  const int64_t cores = wanted > 0 ? wanted : std::max(1u, std::thread::hardware_concurrency());
-  return static_cast<int>(std::max<int64_t>(1, std::min(cores, elements / kGrain)));
-}
-
-// One piece of memory a thread, 64-byte aligned. A page exists once its thread has written to it.
-class Workspaces {
- public:
-  Workspaces(int threads, int64_t bytes) : stride_((bytes + 127) / 64 * 64) {
-    memory_.reset(static_cast<char*>(aligned_alloc(64, threads * stride_)));
-    if (memory_ == nullptr) throw std::bad_alloc();
-  }
-  char* of(int thread) const { return memory_.get() + thread * stride_; }
-
- private:
-  struct Free {
-    void operator()(char* memory) const { free(memory); }
-  };
-  int64_t stride_;
-  std::unique_ptr<char, Free> memory_;
-};
 
 // One operator's call; `fail` prints the line that names it.
 struct Call {
@@ -99,6 +48,14 @@ struct Call {
     for (int i = 0; i < ndims[index]; ++i) size *= shapes[index][i];
     return size;
   }
+  // Whether the parameters are float32 of these shapes, one for one.
+  bool floats(std::initializer_list<std::initializer_list<int64_t>> shapes) const {
+    int index = 0;
+    for (const auto& shape : shapes) {
+      if (index >= nparam || !fits(index++, "float32", shape)) return false;
+    }
+    return index == nparam;
+  }
   // Whether parameter `index` has this dtype and shape.
   bool fits(int index, const char* dtype, std::initializer_list<int64_t> shape) const {
     return is(index, dtype) && ndims[index] == static_cast<int>(shape.size()) &&
@@ -106,80 +63,101 @@ struct Call {
   }
 };
 
-void tell(const Call& call, int64_t row, RowResult result, int64_t vocab) {
-  const long long id = result.id;
-  char what[80] = "";
-  switch (result.fault) {
-    case RowFault::kTarget: snprintf(what, sizeof what, "target id %lld is outside the vocabulary", id); break;
-    case RowFault::kTeacherId: snprintf(what, sizeof what, "teacher id %lld is outside the vocabulary", id); break;
-    default: snprintf(what, sizeof what, "teacher id %lld is given twice", id);
+// The inputs of the loss from parameter `first` on: target_ids_N, teacher_ids_NK, teacher_logp_NK,
+// teacher_tail_logp_N, row_weight_N, settings (ce_weight, kd_weight, temperature, divergence, support, ...); then at
+// `outputs` ce_N, kd_N, diagnostics_4N. nullptr, or what is wrong with them.
+const char* read_loss(const Call& call, int first, int64_t settings, int outputs, LossTask* task) {
+  const int64_t rows = task->rows, top_k = task->top_k = call.ndims[first + 1] == 2 ? call.shapes[first + 1][1] : -1;
+  if (!(call.fits(first, "int32", {rows}) && call.fits(first + 1, "int32", {rows, top_k}) &&
+        call.fits(first + 2, "float32", {rows, top_k}) && call.fits(first + 3, "float32", {rows}) &&
+        call.fits(first + 4, "float32", {rows}) && call.fits(first + 5, "float32", {settings}) &&
+        call.fits(outputs, "float32", {rows}) && call.fits(outputs + 1, "float32", {rows}) &&
+        call.fits(outputs + 2, "float32", {4, rows}))) {
+    return "a shape or dtype differs from target_ids_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N, "
+           "row_weight_N, settings -> ce_N, kd_N, diagnostics_4N";
   }
-  fprintf(stderr, "%s: row %lld: %s (V = %lld)\n", call.name, static_cast<long long>(row), what,
-          static_cast<long long>(vocab));
-}
-
-// Runs work(row, workspace) for each row; the first fault that is met is told, and 1 returned.
-int for_rows(const Call& call, int64_t rows, int64_t row_size, int64_t vocab, int64_t workspace,
-             const std::function<RowResult(int64_t, void*)>& work) {
-  std::atomic<bool> failed{false};
-  const int threads = threads_for(rows * row_size);
-  // A few rows at a time when they are short; one, so that masked rows even out, when they are long.
-  const int64_t step = std::max<int64_t>(1, std::min(rows / (4 * threads), 8192 / std::max<int64_t>(row_size, 1)));
-  const Workspaces spaces(threads, workspace);
-  parallel_for((rows + step - 1) / step, threads, [&](int64_t piece, int thread) {
-    for (int64_t row = piece * step; row < std::min(rows, (piece + 1) * step) && !failed; ++row) {
-      const RowResult result = work(row, spaces.of(thread));
-      if (result.fault != RowFault::kNone && !failed.exchange(true)) tell(call, row, result, vocab);
-    }
-  });
-  return failed ? 1 : 0;
+  task->target_ids_N = call.at<int32_t>(first);
+  task->teacher_ids_NK = call.at<int32_t>(first + 1);
+  task->teacher_logp_NK = call.at<float>(first + 2);
+  task->teacher_tail_logp_N = call.at<float>(first + 3);
+  task->row_weight_N = call.at<float>(first + 4);
+  const float* values = call.at<float>(first + 5);
+  task->ce_weight = values[0];
+  task->kd_weight = values[1];
+  task->temperature = values[2];
+  task->divergence = static_cast<int>(values[3]);
+  task->support = static_cast<int>(values[4]);
+  task->ce_N = call.at<float>(outputs);
+  task->kd_N = call.at<float>(outputs + 1);
+  task->diagnostics_4N = call.at<float>(outputs + 2);
+  task->diagnostics_stride = rows;
+  if (!(task->temperature > 0)) return "the temperature must be positive";
+  const bool bounded = task->support == kTailBucket || task->support == kRenormalised;
+  if (task->divergence < kForwardKl || task->divergence > kJsd || task->support < kTailBucket ||
+      task->support > kSampled || (task->divergence != kForwardKl && !bounded)) {
+    return "this divergence is not defined on this support";
+  }
+  return nullptr;
 }
 
 int distill(const Call& call, bool gradient) {
-  if (call.nparam != 10 || call.ndims[0] != 2 || call.ndims[2] != 2) return call.fail("7 inputs and 3 outputs, please");
+  if (call.nparam != 10 || call.ndims[0] != 2) return call.fail("7 inputs and 3 outputs, please");
   LossTask task{};
   task.type = call.is(0, "float32") ? Type::kFloat32 : call.is(0, "float16") ? Type::kFloat16 : Type::kBfloat16;
-  const int64_t rows = task.rows = call.shapes[0][0], vocab = task.vocab = call.shapes[0][1];
-  const int64_t top_k = task.top_k = call.shapes[2][1];
   if (task.type == Type::kBfloat16 && !call.is(0, "bfloat16")) {
     return call.fail("logits are float32, float16 or bfloat16");
   }
-  if (!(call.fits(1, "int32", {rows}) && call.fits(2, "int32", {rows, top_k}) &&
-        call.fits(3, "float32", {rows, top_k}) && call.fits(4, "float32", {rows}) && call.fits(5, "float32", {rows}) &&
-        call.fits(6, "float32", {5}) && call.fits(7, "float32", {rows}) && call.fits(8, "float32", {rows}) &&
-        call.fits(9, "float32", {4, rows}))) {
-    return call.fail("a shape or dtype differs from logits_NV, target_ids_N, teacher_ids_NK, teacher_logp_NK, "
-                     "teacher_tail_logp_N, row_weight_N, settings_5 -> ce_N, kd_N, diagnostics_4N");
-  }
   task.logits_NV = call.at<void>(0);
-  task.target_ids_N = call.at<int32_t>(1);
-  task.teacher_ids_NK = call.at<int32_t>(2);
-  task.teacher_logp_NK = call.at<float>(3);
-  task.teacher_tail_logp_N = call.at<float>(4);
-  task.row_weight_N = call.at<float>(5);
-  const float* settings = call.at<float>(6);
-  task.ce_weight = settings[0];
-  task.kd_weight = settings[1];
-  task.temperature = settings[2];
-  task.divergence = static_cast<int>(settings[3]);
-  task.support = static_cast<int>(settings[4]);
-  task.ce_N = call.at<float>(7);
-  task.kd_N = call.at<float>(8);
-  task.diagnostics_4N = call.at<float>(9);
+  task.rows = call.shapes[0][0];
+  task.vocab = call.shapes[0][1];
   task.gradient = gradient;
-  if (!(task.temperature > 0)) return call.fail("the temperature must be positive");
-  const bool bounded = task.support == kTailBucket || task.support == kRenormalised;
-  if (task.divergence < kForwardKl || task.divergence > kJsd || task.support < kTailBucket ||
-      task.support > kSampled || (task.divergence != kForwardKl && !bounded)) {
-    return call.fail("this divergence is not defined on this support");
-  }
-  return for_rows(call, rows, vocab, vocab, kernels().loss_workspace(task),
-                  [&](int64_t row, void* workspace) { return kernels().loss_row(task, row, workspace); });
+  const char* wrong = read_loss(call, 1, 5, 7, &task);
+  return wrong != nullptr ? call.fail(wrong) : run_loss(task, call.name, 0);
 }
 
-uint64_t keep_largest(uint64_t* keys, int64_t count, int64_t k) {
-  if (count > k) std::nth_element(keys, keys + k - 1, keys + count, std::greater<uint64_t>());
-  return *std::min_element(keys, keys + k);
+// The whole of losses/fused_linear.py: chunks of `settings[5]` rows are projected, turned into gradients, and added up.
+int fused_linear(const Call& call) {
+  const bool gradient = call.nparam > 11, weights = call.nparam == 13;
+  if (call.nparam < 11 || call.nparam > 13 || call.ndims[0] != 2 || call.ndims[1] != 2) {
+    return call.fail("8 inputs and 3, 4 or 5 outputs, please");
+  }
+  const float* hidden_ND = call.at<float>(0);
+  const float* weight_VD = call.at<float>(1);
+  LossTask whole{};
+  whole.type = Type::kFloat32;
+  whole.gradient = gradient;
+  const int64_t rows = whole.rows = call.shapes[0][0], width = call.shapes[0][1];
+  const int64_t vocab = whole.vocab = call.shapes[1][0];
+  if (!(call.is(0, "float32") && call.fits(1, "float32", {vocab, width}) &&
+        (!gradient || call.fits(11, "float32", {rows, width})) &&
+        (!weights || call.fits(12, "float32", {vocab, width})))) {
+    return call.fail("hidden_ND, weight_VD and their gradients are float32 and of equal shapes");
+  }
+  const char* wrong = read_loss(call, 2, 6, 8, &whole);
+  if (wrong != nullptr) return call.fail(wrong);
+  const int64_t step = std::max<int64_t>(1, std::min(rows, static_cast<int64_t>(call.at<float>(7)[5])));
+  const Workspaces logits(1, step * vocab * sizeof(float));
+  float* logits_nV = reinterpret_cast<float*>(logits.of(0));
+  for (int64_t first = 0; first < rows; first += step) {
+    LossTask chunk = whole;
+    const int64_t count = chunk.rows = std::min(step, rows - first);
+    run_project({hidden_ND + first * width, weight_VD, logits_nV, count, vocab, width});
+    chunk.logits_NV = logits_nV;
+    chunk.target_ids_N += first;
+    chunk.teacher_ids_NK += first * whole.top_k;
+    chunk.teacher_logp_NK += first * whole.top_k;
+    chunk.teacher_tail_logp_N += first;
+    chunk.row_weight_N += first;
+    chunk.ce_N += first;
+    chunk.kd_N += first;
+    chunk.diagnostics_4N += first;
+    if (run_loss(chunk, call.name, first) != 0) return 1;
+    if (gradient) run_back_project({logits_nV, weight_VD, call.at<float>(11) + first * width, count, vocab, width});
+    if (weights) {
+      run_outer({logits_nV, hidden_ND + first * width, call.at<float>(12), count, vocab, width, first > 0});
+    }
+  }
+  return 0;
 }
 
 int capture(const Call& call) {
@@ -198,35 +176,34 @@ int capture(const Call& call) {
   task.tail_logp_N = call.at<float>(4);
   if (!(task.temperature > 0)) return call.fail("the temperature must be positive");
   if (top_k < 1 || top_k > vocab) return call.fail("K must be 1 to V");
-  return for_rows(call, rows, vocab, vocab, kernels().capture_workspace(task), [&](int64_t row, void* workspace) {
-    return kernels().capture_row(task, row, workspace, keep_largest);
-  });
+  run_capture(task);
+  return 0;
 }
 
-int outer(const Call& call, bool accumulate) {
-  if (call.nparam != (accumulate ? 4 : 3) || call.ndims[0] != 2 || call.ndims[1] != 2) {
-    return call.fail("a_NV, b_ND -> c_VD, or a_NV, b_ND, c_VD -> token_1, please");
-  }
+// The products of FusedLinear by themselves.
+int outer_product(const Call& call) {
+  if (call.ndims[0] != 2 || call.ndims[1] != 2) return call.fail("a_NV, b_ND -> c_VD, please");
   const int64_t rows = call.shapes[0][0], vocab = call.shapes[0][1], width = call.shapes[1][1];
-  if (!(call.is(0, "float32") && call.fits(1, "float32", {rows, width}) && call.fits(2, "float32", {vocab, width}))) {
-    return call.fail("a_NV, b_ND and c_VD are float32 and share N, V and D");
+  if (!call.floats({{rows, vocab}, {rows, width}, {vocab, width}})) return call.fail("a_NV, b_ND -> c_VD, please");
+  run_outer({call.at<float>(0), call.at<float>(1), call.at<float>(2), rows, vocab, width, false});
+  return 0;
+}
+
+int project(const Call& call) {
+  if (call.ndims[0] != 2 || call.ndims[1] != 2) return call.fail("hidden_ND, weight_VD -> out_NV, please");
+  const int64_t rows = call.shapes[0][0], width = call.shapes[0][1], vocab = call.shapes[1][0];
+  if (!call.floats({{rows, width}, {vocab, width}, {rows, vocab}})) {
+    return call.fail("hidden_ND, weight_VD -> out_NV, please");
   }
-  if (accumulate) *call.at<float>(3) = 0;
-  const OuterTask task{call.at<float>(0), call.at<float>(1), call.at<float>(2), rows, vocab, width, accumulate};
-  const Kernels& table = kernels();
-  const int threads = threads_for(rows * vocab * width / 16);
-  const int64_t panels = (width + table.outer_panel - 1) / table.outer_panel;
-  const Workspaces packed_b(1, panels * table.outer_panel * rows * sizeof(float));
-  float* packed = reinterpret_cast<float*>(packed_b.of(0));
-  parallel_for(panels, threads_for(rows * width), [&](int64_t panel, int) { table.outer_pack(task, panel, packed); });
-  // Strips of up to 192 rows: their part of `a` stays in the second cache. More than one a thread where V is small.
-  const int64_t fair = (vocab + 4 * threads - 1) / (4 * threads), tile = table.outer_tile;
-  const int64_t height = std::min<int64_t>(192, (fair + tile - 1) / tile * tile);
-  const Workspaces packed_a(threads, height * std::min(rows, table.outer_depth) * sizeof(float));
-  parallel_for((vocab + height - 1) / height, threads, [&](int64_t strip, int thread) {
-    table.outer_strip(task, packed, strip * height, std::min(vocab, (strip + 1) * height),
-                      reinterpret_cast<float*>(packed_a.of(thread)));
-  });
+  run_project({call.at<float>(0), call.at<float>(1), call.at<float>(2), rows, vocab, width});
+  return 0;
+}
+
+int back_project(const Call& call) {
+  if (call.ndims[0] != 2 || call.ndims[1] != 2) return call.fail("a_NV, weight_VD -> c_ND, please");
+  const int64_t rows = call.shapes[0][0], vocab = call.shapes[0][1], width = call.shapes[1][1];
+  if (!call.floats({{rows, vocab}, {vocab, width}, {rows, width}})) return call.fail("a_NV, weight_VD -> c_ND, please");
+  run_back_project({call.at<float>(0), call.at<float>(1), call.at<float>(2), rows, vocab, width});
   return 0;
 }
 
@@ -236,13 +213,7 @@ int scale_in_place(const Call& call) {
   }
   *call.at<float>(2) = 0;
   const float factor = *call.at<float>(1);
-  if (factor == 1) return 0;
-  constexpr int64_t kPiece = 1 << 16;
-  const int64_t size = call.size(0);
-  float* x = call.at<float>(0);
-  parallel_for((size + kPiece - 1) / kPiece, threads_for(size), [&](int64_t piece, int) {
-    kernels().scale(x + piece * kPiece, std::min(kPiece, size - piece * kPiece), factor);
-  });
+  if (factor != 1) run_scale(call.at<float>(0), call.size(0), factor);
   return 0;
 }
 
@@ -265,12 +236,14 @@ int scale_in_place(const Call& call) {
 PANGU_OPERATOR(TopkDistillLoss, distill(call, true))
 PANGU_OPERATOR(TopkDistillLossForward, distill(call, false))
 PANGU_OPERATOR(TopkLogprobs, capture(call))
-PANGU_OPERATOR(OuterProduct, outer(call, false))
-PANGU_OPERATOR(AddOuterProduct, outer(call, true))
+PANGU_OPERATOR(FusedLinear, fused_linear(call))
 PANGU_OPERATOR(ScaleInPlace, scale_in_place(call))
+PANGU_OPERATOR(OuterProduct, outer_product(call))
+PANGU_OPERATOR(Project, project(call))
+PANGU_OPERATOR(BackProject, back_project(call))
 
 // How many threads the operators use from now on; 0: all cores.
-PANGU_EXPORT void SetThreads(int threads) { pangu::wanted_threads = threads; }
+PANGU_EXPORT void SetThreads(int threads) { pangu::set_threads(threads); }
 
 // For tests: exp() as the operators compute it, and the instruction set in use.
 PANGU_EXPORT void Exponentials(const float* x, float* y, int64_t count) { pangu::kernels().exponentials(x, y, count); }

@@ -163,11 +163,10 @@ def torch_chunked(given: dict[str, np.ndarray], sizes: dict[str, int]) -> tuple[
 
 def main(name: str, sizes: dict[str, int]) -> None:
     """One measurement; prints one line of JSON."""
-    given = inputs(sizes)
     if name == "torch":
-        step, version = torch_chunked(given, sizes)
+        step, version = torch_chunked(inputs(sizes), sizes)
     else:
-        step, version = ours(given, sizes, "composed" if name == "composed" else "auto")
+        step, version = ours(inputs(sizes), sizes, "composed" if name == "composed" else "auto")
     start = time.perf_counter()
     loss = step()
     seconds = time.perf_counter() - start

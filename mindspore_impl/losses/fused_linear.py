@@ -3,19 +3,22 @@
 Hidden states are cut into chunks of as many rows as `runtime.logits_mb` holds logits for. Each chunk is projected with
 lm_head, the distillation operator turns its logits into their gradient, and that goes at once into the gradients of
 hidden states and lm_head. Peak memory: one chunk of logits and one float32 [V, D]. The backward pass has nothing left
-to compute: it scales both gradients by the upstream scalar. A tied embedding's own gradient is another [V, D], made by
+to compute: it scales both gradients by the upstream scalar. On the CPU one native operator does all of it
+(kernels/cpu); elsewhere the chunks are a loop in the graph. A tied embedding's own gradient is another [V, D], made by
 the embedding's lookup and added by the framework.
 
 Legend: N tokens, n rows of a chunk, D hidden, V vocabulary, K teacher ids.
 """
 
-from mindspore import nn, ops
+import mindspore as ms
+from mindspore import Tensor, nn, ops
 
 from mindspore_impl import runtime
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.losses.oracle import ce_weight
-from mindspore_impl.ops.outer_product import add_outer_product, outer_product, scale
-from mindspore_impl.ops.topk_distill import cross_entropy, topk_distill
+from mindspore_impl.ops.accumulate import OuterProduct, add_outer_product, scale
+from mindspore_impl.ops.linear_distill import linear_distill
+from mindspore_impl.ops.topk_distill import DIVERGENCES, SUPPORTS, backend, cross_entropy, no_teacher, topk_distill
 
 
 class Projection(nn.Cell):
@@ -73,27 +76,17 @@ def _joined(parts, axis: int):
     return parts[0] if len(parts) == 1 else ops.Concat(axis)(parts)
 
 
-class FusedLinear(nn.Cell):
-    """construct(hidden_ND, lm_head_VD f32, target_ids_N i32, row_weight_N f32, teacher_ids_NK i32, teacher_logp_NK,
-    teacher_tail_logp_N f32) -> (loss f32 scalar, ce_N, kd_N, diagnostics_4N, gradients...)
+class _ChunkLoop(nn.Cell):
+    """The chunks as a loop in the graph: construct(hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK,
+    teacher_logp_NK, teacher_tail_logp_N) -> (ce_N, kd_N, diagnostics_4N[, hidden_grad_ND[, lm_head_grad_VD f32]])."""
 
-    loss = sum(row_weight * (ce_weight * ce + kd_weight * kd)); the others are those of `ops/topk_distill.py` and carry
-    no gradient. Only the loss is differentiable, with respect to hidden_ND and, where `head_gradient`, lm_head_VD. What
-    follows them are the gradients themselves, for this Cell's own backward pass. Without a teacher the teacher's inputs
-    are not read. `gradient` False (evaluation) computes the losses alone.
-    """
-
-    def __init__(
-        self, options: ObjectiveOptions, with_teacher: bool, gradient: bool = True, head_gradient: bool = True
-    ):
+    def __init__(self, options: ObjectiveOptions, with_teacher: bool, gradient: bool, head_gradient: bool):
         super().__init__()
-        self.ce_weight, self.kd_weight = float(ce_weight(options)), float(options.kd_weight)
-        self.gradient, self.head_gradient = gradient, gradient and head_gradient
+        self.gradient, self.head_gradient = gradient, head_gradient
         self.project = Projection()
         self.rows = _Rows(options, with_teacher, gradient)
         self.matmul = ops.MatMul()
-        self.start, self.add = outer_product(), add_outer_product()
-        self.scale = scale()
+        self.start, self.add = OuterProduct(), add_outer_product()
         self.compute_dtype = runtime.compute_dtype()
         self.budget = runtime.logits_elements()
 
@@ -108,7 +101,7 @@ class FusedLinear(nn.Cell):
         for first in range(0, count, size):
             last = min(first + size, count)
             # One chunk after the other: unordered, all are projected first, and all logits exist at once.
-            hidden_nD = ops.depend(ops.cast(hidden_ND[first:last], self.compute_dtype), done)
+            hidden_nD = ops.cast(ops.depend(hidden_ND, done)[first:last], self.compute_dtype)
             ce_n, kd_n, diagnostics_4n, grad_nV = self.rows(
                 self.project(hidden_nD, weight_VD), target_ids_N[first:last], row_weight_N[first:last],
                 teacher_ids_NK[first:last], teacher_logp_NK[first:last], teacher_tail_logp_N[first:last],
@@ -124,20 +117,72 @@ class FusedLinear(nn.Cell):
                 else:
                     weight_grad_VD = self.add(grad_nV, hidden_nD, weight_grad_VD)
                 done = done, weight_grad_VD
-        ce_N, kd_N, diagnostics_4N = _joined(ce, 0), _joined(kd, 0), _joined(diagnostics, 1)
-        loss = (row_weight_N * (self.ce_weight * ce_N + self.kd_weight * kd_N)).sum()
-        if not self.gradient:
-            return loss, ce_N, kd_N, diagnostics_4N
-        hidden_grad_ND = ops.cast(_joined(hidden_grads, 0), hidden_ND.dtype)
-        if not self.head_gradient:
-            return loss, ce_N, kd_N, diagnostics_4N, hidden_grad_ND
-        return loss, ce_N, kd_N, diagnostics_4N, hidden_grad_ND, weight_grad_VD
+        outputs = _joined(ce, 0), _joined(kd, 0), _joined(diagnostics, 1)
+        if self.gradient:
+            outputs = outputs + (ops.cast(_joined(hidden_grads, 0), hidden_ND.dtype),)
+        if self.head_gradient:
+            outputs = outputs + (weight_grad_VD,)
+        return outputs
+
+
+class _NativeChunks(nn.Cell):
+    """`_ChunkLoop` as one operator of kernels/cpu."""
+
+    def __init__(self, options: ObjectiveOptions, with_teacher: bool, gradient: bool, head_gradient: bool):
+        super().__init__()
+        self.with_teacher = with_teacher
+        self.run = linear_distill(gradient, head_gradient)
+        self.budget = runtime.logits_elements()
+        kind = DIVERGENCES.index(options.divergence), SUPPORTS.index(options.support)
+        weights = ce_weight(options), options.kd_weight if with_teacher else 0.0
+        self.settings_5 = Tensor([*weights, options.temperature, *kind], ms.float32)
+
+    def construct(
+        self, hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N
+    ):
+        if not self.with_teacher:
+            teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N = no_teacher(target_ids_N, row_weight_N)
+        size_1 = ops.full((1,), float(max(1, self.budget // lm_head_VD.shape[0])), dtype=ms.float32)
+        return self.run(
+            hidden_ND, lm_head_VD, target_ids_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N, row_weight_N,
+            ops.concat((self.settings_5, size_1)),
+        )  # fmt: skip
+
+
+class FusedLinear(nn.Cell):
+    """construct(hidden_ND, lm_head_VD f32, target_ids_N i32, row_weight_N f32, teacher_ids_NK i32, teacher_logp_NK,
+    teacher_tail_logp_N f32) -> (loss f32 scalar, ce_N, kd_N, diagnostics_4N, gradients...)
+
+    loss = sum(row_weight * (ce_weight * ce + kd_weight * kd)); the others are those of `ops/topk_distill.py` and carry
+    no gradient. Only the loss is differentiable, with respect to hidden_ND and, where `head_gradient`, lm_head_VD. What
+    follows them are the gradients themselves, for this Cell's own backward pass. Without a teacher the teacher's inputs
+    are not read. `gradient` False (evaluation) computes the losses alone.
+    """
+
+    def __init__(
+        self, options: ObjectiveOptions, with_teacher: bool, gradient: bool = True, head_gradient: bool = True
+    ):
+        super().__init__()
+        self.ce_weight, self.kd_weight = float(ce_weight(options)), float(options.kd_weight)
+        self.head_gradient = gradient and head_gradient
+        chunks = _NativeChunks if backend() == "cpu" else _ChunkLoop
+        self.chunks = chunks(options, with_teacher, gradient, self.head_gradient)
+        self.scale = scale()
+
+    def construct(
+        self, hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N
+    ):
+        outputs = self.chunks(
+            hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N
+        )
+        loss = (row_weight_N * (self.ce_weight * outputs[0] + self.kd_weight * outputs[1])).sum()
+        return (loss,) + outputs
 
     def bprop(
         self, hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N,
         out, dout,
     ):  # fmt: skip
-        hidden_grad_ND = out[4] * ops.cast(dout[0], out[4].dtype)
+        hidden_grad_ND = self.scale(out[4], ops.cast(dout[0], out[4].dtype))
         weight_grad_VD = self.scale(out[5], dout[0]) if self.head_gradient else ops.zeros_like(lm_head_VD)
         return (
             hidden_grad_ND, weight_grad_VD, ops.zeros_like(target_ids_N), ops.zeros_like(row_weight_N),

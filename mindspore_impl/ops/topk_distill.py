@@ -87,17 +87,21 @@ def cross_entropy(ce_weight: float, gradient: bool = True, backend_name: str | N
     return WithoutTeacher(topk_distill("forward_kl", "tail_bucket", 1.0, ce_weight, 0.0, gradient, name), gradient)
 
 
+def no_teacher(target_ids_N, row_weight_N):
+    """-> teacher_ids_N1, teacher_logp_N1, teacher_tail_logp_N of no teacher: one padded id, all mass outside it."""
+    zero_N = row_weight_N * 0
+    return (target_ids_N * 0 - 1).reshape((-1, 1)), zero_N.reshape((-1, 1)), zero_N
+
+
 class WithoutTeacher(nn.Cell):
-    """Cross-entropy from the fused operator: one padded teacher id a row, and the whole mass outside it."""
+    """Cross-entropy from the fused operator."""
 
     def __init__(self, operator: nn.Cell, gradient: bool):
         super().__init__()
         self.operator, self.gradient = operator, gradient
 
     def construct(self, logits_NV, target_ids_N, row_weight_N):
-        no_ids_N1 = (target_ids_N * 0 - 1).reshape((-1, 1))
-        zero_N = row_weight_N * 0
-        outputs = self.operator(logits_NV, target_ids_N, row_weight_N, no_ids_N1, zero_N.reshape((-1, 1)), zero_N)
+        outputs = self.operator(logits_NV, target_ids_N, row_weight_N, *no_teacher(target_ids_N, row_weight_N))
         if self.gradient:
             return outputs[0], outputs[3]
         return outputs[0]

@@ -14,7 +14,7 @@ from mindspore_impl.ops.log_floor import LOG_FLOOR
 from tests.kernels.twin_calls import ISAS, Twin
 from tests.losses.teacher_cases import MASKS, PAIRS, SUPPORTS, log_softmax, make_case, row_error, rows_on
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason="the native CPU operators could not be built here")
+pytestmark = pytest.mark.skipif(native.builder().compiler() is None, reason="no C++ compiler")
 TOLERANCE = 1e-5
 TERMS = ((1.0, 0.0), (0.0, 1.0), (0.3, 0.7))  # weights of cross-entropy and divergence
 MANTISSA = {"float16": (10, -14), "bfloat16": (7, -126)}  # bits, and the exponent of the smallest normal number
@@ -388,16 +388,70 @@ def test_outer_product(twins, count, vocab, width):
     rng = np.random.default_rng(0)
     a_NV = rng.standard_normal((count, vocab)).astype(np.float32)
     b_ND = rng.standard_normal((count, width)).astype(np.float32)
-    start_VD = rng.standard_normal((vocab, width)).astype(np.float32)
     expected_VD = a_NV.astype(np.float64).T @ b_ND
     room_VD = 1e-6 * (np.abs(a_NV).T @ np.abs(b_ND) + 1)
     for twin in twins.values():
-        c_VD, token = np.full((vocab, width), np.nan, np.float32), np.full(1, 7, np.float32)
+        c_VD = np.full((vocab, width), np.nan, np.float32)
         assert twin.call("OuterProduct", a_NV, b_ND, c_VD) == 0
         assert (np.abs(c_VD - expected_VD) <= room_VD).all()
-        c_VD = start_VD.copy()
-        assert twin.call("AddOuterProduct", a_NV, b_ND, c_VD, token) == 0 and token == 0
-        assert (np.abs(c_VD - start_VD - expected_VD) <= room_VD).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "vocab", "width"), [(1, 1, 1), (7, 25, 33), (13, 192, 16), (100, 77, 513), (25, 1100, 200)]
+)
+def test_products_around_the_logits(twins, count, vocab, width):
+    """hidden weight^T, and a weight, against float64; sizes that fill tiles and panels, and that do not."""
+    rng = np.random.default_rng(0)
+    hidden_ND, weight_VD, a_NV = (
+        rng.standard_normal(shape).astype(np.float32) for shape in ((count, width), (vocab, width), (count, vocab))
+    )
+    expected_NV, expected_ND = hidden_ND.astype(np.float64) @ weight_VD.T, a_NV.astype(np.float64) @ weight_VD
+    room_NV = 1e-6 * (np.abs(hidden_ND) @ np.abs(weight_VD).T + 1)
+    room_ND = 1e-6 * (np.abs(a_NV) @ np.abs(weight_VD) + 1)
+    for twin in twins.values():
+        out_NV, out_ND = np.full((count, vocab), np.nan, np.float32), np.full((count, width), np.nan, np.float32)
+        assert twin.call("Project", hidden_ND, weight_VD, out_NV) == 0
+        assert (np.abs(out_NV - expected_NV) <= room_NV).all()
+        assert twin.call("BackProject", a_NV, weight_VD, out_ND) == 0
+        assert (np.abs(out_ND - expected_ND) <= room_ND).all()
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 4, 5, 11, 100])
+def test_fused_linear(twin, rows_at_once):
+    """Chunks that divide the rows, do not, or hold all: losses and both gradients as of the whole in float64."""
+    rng = np.random.default_rng(0)
+    hidden_ND, weight_VD = (rng.standard_normal((rows, 6)).astype(np.float32) for rows in (11, 143))
+    case = make_case(0, 11, 143, 5, 1.0, mask="some")._replace(logits_NV=hidden_ND @ weight_VD.T)
+    reference = objective(*case, ObjectiveOptions(0.7, 0.3, "jsd"))
+    on_N = case.loss_weight_N != 0
+    settings_6 = np.array([0.3, 0.7, 1.0, 2, 0, rows_at_once], np.float32)
+    inputs = (case.target_ids_N, *case[3:], case.loss_weight_N, settings_6)
+    for gradients in (2, 1, 0):
+        ce_N, kd_N = (np.full(11, np.nan, np.float32) for _ in range(2))
+        diagnostics_4N = np.full((4, 11), np.nan, np.float32)
+        grads = [np.full_like(array, np.nan) for array in (hidden_ND, weight_VD)][:gradients]
+        outputs = (ce_N, kd_N, diagnostics_4N, *grads)
+        assert twin.call("FusedLinear", hidden_ND, weight_VD, *inputs, *outputs) == 0
+        assert row_error(ce_N, reference.ce_N * on_N, 1e-6) < 1e-5
+        assert row_error(kd_N, reference.kd_N * on_N, 0.02) < 1e-5
+        np.testing.assert_allclose(diagnostics_4N, np.stack(list(reference.diagnostics.values())) * on_N, atol=1e-5)
+        expected = (reference.grad_NV @ weight_VD, reference.grad_NV.T @ hidden_ND)
+        for grad, wanted in zip(grads, expected, strict=False):
+            assert row_error(grad, wanted, 0.02) < 1e-5
+
+
+def test_fused_linear_names_the_row_of_a_fault(twin, capfd):
+    """A bad id in a later chunk is told by its row in the whole."""
+    case = make_case(0, 11, 43, 5, 1.0, mask="none")
+    case.target_ids_N[9] = 43
+    hidden_ND, weight_VD = np.ones((11, 6), np.float32), np.ones((43, 6), np.float32)
+    settings_6 = np.array([1, 0, 1, 0, 0, 4], np.float32)
+    outputs = [np.zeros(11, np.float32), np.zeros(11, np.float32), np.zeros((4, 11), np.float32)]
+    inputs = (case.target_ids_N, *case[3:], case.loss_weight_N, settings_6)
+    assert twin.call("FusedLinear", hidden_ND, weight_VD, *inputs, *outputs) != 0
+    assert "FusedLinear: row 9: target id 43 is outside the vocabulary (V = 43)" in capfd.readouterr().err
+    assert twin.call("FusedLinear", hidden_ND, weight_VD[:, :5].copy(), *inputs, *outputs) != 0
+    assert "of equal shapes" in capfd.readouterr().err
 
 
 def test_scale_in_place(twin):

@@ -18,8 +18,8 @@ COUNT, WIDTH, VOCAB, TOP_K = 11, 6, 43, 5
 
 @pytest.fixture(params=["composed", "auto"])
 def kernels(request, monkeypatch):
-    if request.param == "auto" and native.library() is None:
-        pytest.skip("the native CPU operators could not be built here")
+    if request.param == "auto" and native.builder().compiler() is None:
+        pytest.skip("no C++ compiler")
     monkeypatch.setitem(runtime._state, "kernels", request.param)
     return request.param
 

@@ -18,8 +18,8 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(params=["composed", "cpu"])
 def backend(request):
-    if request.param == "cpu" and native.library() is None:
-        pytest.skip("the native CPU operators could not be built here")
+    if request.param == "cpu" and native.builder().compiler() is None:
+        pytest.skip("no C++ compiler")
     return request.param
 
 
@@ -206,8 +206,8 @@ def test_the_loss_alone_is_the_same_and_leaves_the_logits(temperature, backend):
 
 
 def test_the_fused_gradient_takes_the_logits_memory():
-    if native.library() is None:
-        pytest.skip("the native CPU operators could not be built here")
+    if native.builder().compiler() is None:
+        pytest.skip("no C++ compiler")
     case = make_case(8, 7, 423, 10, 1.0)
     logits_NV = Tensor(case.logits_NV.copy())
     operator = topk_distill("forward_kl", "tail_bucket", 1.0, 0.5, 0.5, True, "cpu")
