@@ -54,7 +54,7 @@ def run(json_path: str | Path | None = None, rounds: int = 5, sizes: dict[str, i
     table = [
         compared(NAME, case, metric, unit, middle["ours"][key], peer[key], words, False, versions=versions)
         for words, peer in peers.items()
-        for metric, key, unit in (("loss and all gradients", "seconds", "s"), ("peak of the process", "peak_mb", "MB"))
+        for metric, key, unit in (("loss and all gradients", "seconds", "s"), ("peak of the process", "peak_mb", "MiB"))
     ]
     publish(table, json_path)
     return table
@@ -70,7 +70,7 @@ def apart(name: str, sizes: dict[str, int]) -> dict:
 
 
 def peak_mb() -> float:
-    """The process's peak resident memory in MB, as Linux counts it."""
+    """The process's peak resident memory in MiB, as Linux counts it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 

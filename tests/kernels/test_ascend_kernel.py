@@ -373,3 +373,21 @@ def test_only_names_that_all_toolkits_have():
         )
         assert f'AddConfig("{unit}")' in host
         assert unit in (ROOT / "kernels" / "CMakePresets.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("divergence", "support"), PAIRS)
+def test_trap_08_gradient_by_finite_differences(divergence, support):
+    """Independent of the oracle: central differences of the kernel's own loss, all columns moved in one launch."""
+    mode, vocab, step = "sampled" if support == "sampled" else "top_k", 23, 0.02
+    for temperature in (1.0, 2.0):
+        one = make_case(5, 1, vocab, 4, 2.0, temperature, "teacher", "none", mode)
+        case = Case(*(np.repeat(array, 2 * vocab, axis=0) for array in one))
+        shift_NV = step * np.concatenate([np.eye(vocab), -np.eye(vocab)])
+        case = case._replace(logits_NV=(case.logits_NV + shift_NV).astype(np.float32))
+        settings = {"ce_weight": 0.3, "kd_weight": 0.7, "temperature": temperature, "divergence": divergence}
+        settings |= {"support": support}
+        moved = launch(case, write_gradient=False, **settings)[0]
+        loss_N = case.loss_weight_N * (0.3 * moved.ce_N.astype(np.float64) + 0.7 * moved.kd_N)
+        numeric_V = (loss_N[:vocab] - loss_N[vocab:]) / (2 * step)
+        grad_V = launch(one, **settings)[0].logits_NV[0]
+        assert np.abs(grad_V - numeric_V).max() <= 2e-3 * np.abs(grad_V).max()
