@@ -80,7 +80,8 @@ def build(folder: Path) -> Path:
             commands.append([cxx, *FLAGS, *options, "-c", str(HERE / "isa_unit.cpp"), "-o", f"{name}.o"])
         _run_all(commands, work)
         # nodelete: the helpers of parallel.cpp sleep in this library's code, whoever closes it.
-        _run_all([[cxx, "-shared", "-pthread", "-Wl,-z,nodelete,-z,defs", *(c[-1] for c in commands), "-o", NAME]], work)
+        link = [cxx, "-shared", "-pthread", "-Wl,-z,nodelete,-z,defs"]
+        _run_all([[*link, *(command[-1] for command in commands), "-o", NAME]], work)
         os.replace(Path(work) / NAME, folder / NAME)
         (Path(work) / "hash").write_text(wanted)
         os.replace(Path(work) / "hash", folder / f"{NAME}.sha256")

@@ -12,7 +12,15 @@ import pytest
 
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.losses.oracle import objective
-from tests.losses.teacher_cases import MASKS, PAIRS, SUPPORTS, Case, log_softmax, make_case, row_error, rows_on
+from tests.losses.teacher_cases import (
+    MASKS,
+    PAIRS,
+    SUPPORTS,
+    Case,
+    falling_tails,
+    make_case,
+    row_error,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = ("float32", "float16", "bfloat16")
@@ -199,16 +207,7 @@ def test_shifts_that_the_first_tile_does_not_announce(dtype):
 
 def test_trap_15_tail_mass_keeps_its_digits():
     """Student tails of 1e-4 down to 1e-30, where 1 - sum has no correct digit in float32."""
-    rng = np.random.default_rng(0)
-    logits_NV = rng.standard_normal((7, 423)).astype(np.float32)
-    log_p_NV = log_softmax(rng.standard_normal((7, 423)))
-    ids_NK = np.argsort(-log_p_NV, axis=1)[:, :10].astype(np.int32)
-    np.put_along_axis(logits_NV, ids_NK, np.take_along_axis(logits_NV, ids_NK, 1) + np.linspace(10, 70, 7)[:, None], 1)
-    logp_NK, tail_N = rows_on(ids_NK, log_p_NV)
-    case = make_case(0, 7, 423, 10, 1.0, mask="none")._replace(
-        logits_NV=logits_NV, teacher_ids_NK=ids_NK,
-        teacher_logp_NK=logp_NK.astype(np.float32), teacher_tail_logp_N=tail_N.astype(np.float32),
-    )  # fmt: skip
+    case = falling_tails()
     result, _ = launch(case, kd_weight=1.0, max_tile=256)
     reference = objective(*case, ObjectiveOptions(1.0))
     assert reference.kd_N[-1] > 20  # the tail decides

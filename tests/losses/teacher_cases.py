@@ -93,6 +93,20 @@ def run_operator(
     return loss, ce_N, kd_N, diagnostics_4N, grad_NV
 
 
+def falling_tails() -> Case:
+    """Seven rows whose K teacher ids the student prefers by more and more: its tail goes from 1e-4 down to 1e-30."""
+    rng = np.random.default_rng(0)
+    logits_NV = rng.standard_normal((7, 423)).astype(np.float32)
+    log_p_NV = log_softmax(rng.standard_normal((7, 423)))
+    ids_NK = np.argsort(-log_p_NV, axis=1)[:, :10].astype(np.int32)
+    np.put_along_axis(logits_NV, ids_NK, np.take_along_axis(logits_NV, ids_NK, 1) + np.linspace(10, 70, 7)[:, None], 1)
+    logp_NK, tail_N = rows_on(ids_NK, log_p_NV)
+    return make_case(0, 7, 423, 10, 1.0, mask="none")._replace(
+        logits_NV=logits_NV, teacher_ids_NK=ids_NK,
+        teacher_logp_NK=logp_NK.astype(np.float32), teacher_tail_logp_N=tail_N.astype(np.float32),
+    )  # fmt: skip
+
+
 def row_error(got: np.ndarray, reference: np.ndarray, floor: np.ndarray | float) -> float:
     """The largest over rows of max|difference| / max|reference|, the latter not below `floor`."""
     got, reference = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (got, reference))

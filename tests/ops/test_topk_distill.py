@@ -10,7 +10,15 @@ from mindspore_impl.losses.oracle import objective
 from mindspore_impl.ops import native
 from mindspore_impl.ops import topk_distill as topk_distill_module
 from mindspore_impl.ops.topk_distill import cross_entropy, topk_distill
-from tests.losses.teacher_cases import MASKS, PAIRS, SUPPORTS, log_softmax, make_case, row_error, rows_on, run_operator
+from tests.losses.teacher_cases import (
+    MASKS,
+    PAIRS,
+    SUPPORTS,
+    falling_tails,
+    make_case,
+    row_error,
+    run_operator,
+)
 
 pytestmark = pytest.mark.usefixtures("ms_runtime")
 TOLERANCE = 1e-5
@@ -121,16 +129,7 @@ def test_trap_05_extreme_rows_of_weight_zero_stay_out(divergence, support, backe
 
 def test_trap_15_tail_mass_keeps_its_digits(backend):
     """Student tails of 1e-4 down to 1e-30, where 1 - sum has no correct digit in float32."""
-    rng = np.random.default_rng(0)
-    logits_NV = rng.standard_normal((7, 423)).astype(np.float32)
-    log_p_NV = log_softmax(rng.standard_normal((7, 423)))
-    ids_NK = np.argsort(-log_p_NV, axis=1)[:, :10].astype(np.int32)
-    np.put_along_axis(logits_NV, ids_NK, np.take_along_axis(logits_NV, ids_NK, 1) + np.linspace(10, 70, 7)[:, None], 1)
-    logp_NK, tail_N = rows_on(ids_NK, log_p_NV)
-    case = make_case(0, 7, 423, 10, 1.0, mask="none")._replace(
-        logits_NV=logits_NV, teacher_ids_NK=ids_NK,
-        teacher_logp_NK=logp_NK.astype(np.float32), teacher_tail_logp_N=tail_N.astype(np.float32),
-    )  # fmt: skip
+    case = falling_tails()
     reference = objective(*case, ObjectiveOptions(1.0))
     _, _, kd_N, _, _ = run_operator(case, "forward_kl", "tail_bucket", 1.0, 0.0, 1.0, backend)
     assert reference.kd_N[-1] > 20  # the tail decides
