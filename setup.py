@@ -103,6 +103,7 @@ setup(
             "pangu-convert-weights = mindspore_impl.cli:convert_weights_main",
             "pangu-chat = mindspore_impl.cli:chat_main",
             "pangu-export = mindspore_impl.cli:export_main",
+            "pangu-train-mindformers = mindspore_impl.cli:train_mindformers_main",
             "pangu-benchmark = mindspore_impl.cli:benchmark_main",
             "pangu-doctor = mindspore_impl.cli:doctor_main",
         ]

@@ -320,6 +320,37 @@ def _numbers(text: str) -> list[int]:
 
 
 @command
+def train_mindformers(arguments: list[str]) -> None:
+    """Train a stage through mindformers' Trainer."""
+    parser = _parser(
+        "Write a training stage of a run as a mindformers YAML that names our types, or run such a file through\n"
+        "mindformers' Trainer. The stages before it must have run; its validation sets are left to mindformers.",
+        "python tools/train_mindformers.py write distill_fast distill.yaml experiment=quickstart\n  "
+        "python tools/train_mindformers.py run distill.yaml",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="write | run")
+    verb = verbs.add_parser("write", help="a stage -> mindformers YAML")
+    verb.add_argument("stage", metavar="STAGE")
+    verb.add_argument("file", type=Path, metavar="FILE.yaml")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help="as for tools/train.py")
+    verb = verbs.add_parser("run", help="train as a mindformers YAML says")
+    verb.add_argument("file", type=Path, metavar="FILE.yaml")
+    options = parser.parse_args(arguments)
+    from mindspore_impl.integrations import mindformers
+
+    if options.verb == "run":
+        mindformers.train(options.file)
+        return
+    from mindspore_impl.config import compose
+    from mindspore_impl.curriculum.stage_files import stage_files
+
+    config = compose(options.overrides)
+    found = stage_files(config, options.stage)
+    mindformers.write_stage(options.file, config, options.stage, **vars(found))
+    print(options.file)
+
+
+@command
 def benchmark(arguments: list[str]) -> None:
     """Run a benchmark by name."""
     from mindspore_impl.benchmarks import BENCHMARKS
@@ -356,5 +387,6 @@ verify_store_main = _entry(verify_store)
 convert_weights_main = _entry(convert_weights)
 chat_main = _entry(chat)
 export_main = _entry(export)
+train_mindformers_main = _entry(train_mindformers)
 benchmark_main = _entry(benchmark)
 doctor_main = _entry(doctor)

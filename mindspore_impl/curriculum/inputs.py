@@ -14,10 +14,10 @@ from mindspore_impl.config import (
     Stage,
     nearest,
 )
+from mindspore_impl.data.options import ROLLOUTS
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
 
-ROLLOUTS = "rollouts"  # the mixture name that stands for a distill stage's rollout input
 TRAINED = (SftStage, DistillStage)
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")  # as they lie beside weights
 

@@ -115,11 +115,14 @@ def run_training(context: Context, planned: PlannedStage, folder: Path) -> dict:
     from mindspore_impl.model.adapter_file import Adapters
     from mindspore_impl.training.trainer import train
 
-    stage, data = planned.stage, planned.stage.data
+    stage = planned.stage
+    # A weight of 0 leaves a set out: it need not be there.
+    mixture = {name: weight for name, weight in stage.data.mixture.items() if weight}
+    data = dataclasses.replace(stage.data, mixture=mixture)
     distills = isinstance(stage, DistillStage)
     model, digest = context.build_model(planned.model, stage.init, stage.lora, planned.seed)
     samples = {}
-    for name in (name for name, weight in data.mixture.items() if weight):
+    for name in mixture:
         samples[name] = context.rollout_samples(stage.rollouts) if name == ROLLOUTS else context.samples(name)
     reader = _open_store(context, planned) if distills else None
     stream = BatchStream(samples, data, planned.seed, runtime.rank(), runtime.world_size(), teacher=reader)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+ROLLOUTS = "rollouts"  # the mixture name that stands for a distill stage's rollout input
+
 
 @dataclass
 class DatasetOptions:

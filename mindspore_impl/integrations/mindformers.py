@@ -19,12 +19,13 @@ functions, because their bases are mindformers'.
 import dataclasses
 import difflib
 import functools
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mindspore_impl import checkpoint, runtime
-from mindspore_impl.config import build, nearest
-from mindspore_impl.data.options import BatchOptions, DatasetOptions
+from mindspore_impl import checkpoint, files, runtime
+from mindspore_impl.config import Config, build, nearest
+from mindspore_impl.data.options import ROLLOUTS, BatchOptions, DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.options import ModelOptions
@@ -71,8 +72,8 @@ def _register() -> None:
     MindFormerRegister.register_cls(PanguSchedule, Kind.LR)
 
 
-def train(path: Path) -> None:
-    """Train as the mindformers YAML `path` says, through mindformers' Trainer.
+def train(path: Path, callbacks: list | None = None) -> None:
+    """Train as the mindformers YAML `path` says, through mindformers' Trainer, with more of its callbacks if given.
 
     Raises UserError when the file is no YAML of a training with our types.
     """
@@ -81,12 +82,21 @@ def train(path: Path) -> None:
     register()
     from mindformers import MindFormerConfig, Trainer
     from mindformers.core.context import build_context
+    from mindformers.tools.logger import get_logger
+    from mindspore import Callback
 
     config = MindFormerConfig(str(path))
     if not config.model or not config.train_dataset_task:
         raise UserError(f"{path}: holds no model or no train_dataset_task; it is not a training of mindformers")
     build_context(config)  # before anything asks for mindformers' context, which would switch graph mode off
-    Trainer(args=config).train()
+
+    class Reports(Callback):
+        """Lets mindformers' logger, which is quiet while things are imported and built, report the training."""
+
+        def on_train_begin(self, run_context):
+            get_logger().setLevel(logging.INFO)
+
+    Trainer(args=config, callbacks=[Reports(), *(callbacks or [])]).train()
 
 
 def _refuse_typos(given, ours: tuple[str, ...], where: str) -> None:
@@ -100,8 +110,8 @@ def _config_class() -> type:
     from mindformers.models import PretrainedConfig
 
     class PanguPosttrainConfig(PretrainedConfig):
-        """model.model_config: `model` (ModelOptions), `loss` (a LOSS), `weights` (whatever a stage can start from), `seed`
-        of random weights."""
+        """model.model_config: `model` (ModelOptions), `loss` (a LOSS), `weights` (whatever a stage can start from), and
+        `seed` for random ones."""
 
         model_type = "pangu_posttrain"
 
@@ -211,8 +221,7 @@ def packed_dataset(data: PackedData):
     from mindspore_impl.losses.objective import FIELDS, TEACHER_FIELDS
 
     where = "train_dataset.data_loader"
-    if data.batch.accumulation != 1:
-        raise UserError(f"{where}.batch.accumulation: {data.batch.accumulation} micro-batches; mindformers takes 1")
+    _check_accumulation(data.batch, f"{where}.batch")
     if (data.steps is None) == (data.epochs is None):
         raise UserError(f"{where}: give exactly one of steps and epochs")
     stream = _stream(data)
@@ -248,9 +257,53 @@ def _stream(data: PackedData):
     }
     if data.rollouts is not None:
         found = read_rollouts(Path(data.rollouts), tokenizer, data.keep_truncated)
-        samples["rollouts"] = [to_sample(rollout, tokenizer) for rollout in found]
+        samples[ROLLOUTS] = [to_sample(rollout, tokenizer) for rollout in found]
     teacher = None if data.store is None else StoreReader(Path(data.store), tokenizer_sha256=tokenizer.sha256)
     return BatchStream(samples, data.batch, data.seed, runtime.rank(), runtime.world_size(), teacher=teacher)
+
+
+def write_stage(
+    path: Path, config: Config, name: str, model: ModelOptions, seed: int, tokenizer: Path, weights: Path | None,
+    rollouts: Path | None, keep_truncated: bool, store: Path | None,
+) -> None:  # fmt: skip
+    """Write the sft or distill stage `name` as a mindformers YAML; the rest is what `curriculum/stage_files.py` finds.
+
+    Raises UserError when mindformers cannot train it, or `path` cannot be written.
+    """
+    import yaml
+
+    stage = config.stages[name]
+    _check_accumulation(stage.data, f"stages.{name}.data")
+    mixture = {each: weight for each, weight in stage.data.mixture.items() if weight}
+    data = PackedData(
+        steps=stage.train.steps,
+        epochs=stage.train.epochs,
+        seed=seed,
+        set_seed=config.seed,
+        tokenizer=dataclasses.replace(config.tokenizer, path=str(tokenizer)),
+        sets={each: _absolute(config.data.sets[each]) for each in mixture if each != ROLLOUTS},
+        rollouts=str(rollouts) if ROLLOUTS in mixture else None,
+        keep_truncated=keep_truncated,
+        store=store and str(store),
+        batch=dataclasses.replace(stage.data, mixture=mixture, validation=[]),
+    )
+    objective = getattr(stage, "objective", ObjectiveOptions())
+    content = trainer_config(
+        model, weights, objective, stage.optimizer, data, path.resolve().with_suffix(""), stage.train.log_interval,
+        stage.train.checkpoint_interval or stage.train.steps or 0,
+    )  # fmt: skip
+    head = f"# Stage {name} of {config.name}, with the types of mindspore_impl.integrations.mindformers:\n"
+    head += f"#   python tools/train_mindformers.py run {path}\n"
+    files.write_text(path, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def _absolute(options: DatasetOptions) -> DatasetOptions:
+    return dataclasses.replace(options, path=options.path and str(Path(options.path).resolve()))
+
+
+def _check_accumulation(batch: BatchOptions, where: str) -> None:
+    if batch.accumulation != 1:
+        raise UserError(f"{where}.accumulation: mindformers takes a step as one batch; set it to 1")
 
 
 def trainer_config(

@@ -1,0 +1,80 @@
+"""What a training stage of a run reads from disk, for those who train it elsewhere."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mindspore_impl.config import Config, nearest
+from mindspore_impl.curriculum.inputs import TRAINED, is_path
+from mindspore_impl.curriculum.kinds import Context
+from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.errors import UserError
+from mindspore_impl.model.options import ModelOptions
+
+
+@dataclass(frozen=True)
+class StageFiles:
+    """Absolute paths of a stage's inputs that are given, its model with the tokenizer's vocabulary, and its seed."""
+
+    model: ModelOptions
+    seed: int
+    tokenizer: Path
+    weights: Path | None = None
+    rollouts: Path | None = None
+    keep_truncated: bool = True
+    store: Path | None = None
+
+
+def stage_files(config: Config, name: str) -> StageFiles:
+    """The files of the sft or distill stage `name`.
+
+    Raises UserError when there is no such stage, the stages before it have not run yet, or it (or its start) has LoRA
+    adapters, which nobody else can read.
+    """
+    from mindspore_impl.text.tokenizer import Tokenizer
+
+    context = Context(config, Path(config.run_dir), {planned.name: planned for planned in make_plan(config)})
+    trained = [each for each, planned in context.plan.items() if isinstance(planned.stage, TRAINED)]
+    if name not in trained:
+        raise UserError(f"{name!r} is no sft or distill stage of this curriculum{nearest(name, trained)}")
+    planned = context.plan[name]
+    stage = planned.stage
+    if stage.lora is not None:
+        raise UserError(f"stages.{name}.lora: adapters are trained here alone; set it to null")
+    tokenizer = _there(config.tokenizer.path or context.run_dir / "tokenizer" / "tokenizer.model", name)
+    context.tokenizer = Tokenizer.load(tokenizer, config.tokenizer.template)
+    rollouts, store = getattr(stage, "rollouts", None), getattr(stage, "store", None)
+    from_file = rollouts is not None and is_path(rollouts)
+    return StageFiles(
+        context.model_options(planned.model),
+        planned.seed,
+        tokenizer,
+        None if stage.init is None else _weights(context, stage.init, name),
+        None
+        if rollouts is None
+        else _there(rollouts if from_file else context.folder(rollouts) / "rollouts.jsonl", name),
+        rollouts is None or from_file or context.plan[rollouts].stage.rollout.keep_truncated,
+        None if store is None else _there(context.folder(store) / "store", name),
+    )
+
+
+def _there(path: str | Path, name: str) -> Path:
+    if not Path(path).exists():
+        raise UserError(f"{path}: is not there yet; run the curriculum up to {name!r} first")
+    return Path(path).resolve()
+
+
+def _weights(context: Context, reference: str, name: str) -> Path:
+    """What stands for the weights of a stage or path."""
+    from mindspore_impl import checkpoint
+    from mindspore_impl.model.adapter_file import read_adapters
+
+    if is_path(reference):
+        return _there(reference, name)
+    folder = _there(context.folder(reference) / "checkpoints", name)
+    found = checkpoint.selected(folder, context.plan[reference].stage.train.select)
+    if read_adapters(found.weights_path) is not None:
+        raise UserError(
+            f"{found.path}: holds LoRA adapters alone; merge them with `tools/convert_weights.py export "
+            f"{folder.parent} DIR` and set stages.{name}.init=DIR"
+        )
+    return found.path

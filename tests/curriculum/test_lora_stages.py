@@ -1,0 +1,136 @@
+"""LoRA as an option of a stage: what is refused, fingerprints, memory, and a whole curriculum over merged weights."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+
+from mindspore_impl import checkpoint, files
+from mindspore_impl.config import SftStage, compose
+from mindspore_impl.curriculum import open_model
+from mindspore_impl.curriculum.convert import Form, export_weights
+from mindspore_impl.curriculum.estimate import training_estimate
+from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.curriculum.stage_files import stage_files
+from mindspore_impl.data.options import BatchOptions
+from mindspore_impl.errors import UserError
+from mindspore_impl.model.options import LoraOptions
+from mindspore_impl.runtime import RuntimeOptions
+
+LORA = "+lora@stages.sft_fast.lora=attention"
+
+
+def plan(*overrides):
+    return {planned.name: planned for planned in make_plan(compose(["experiment=quickstart", *overrides]))}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([LORA, "stages.sft_fast.lora.rank=0"], r"stages.sft_fast.lora.rank: 0 is below 1; for full fine-tuning set"),
+        ([LORA, "stages.sft_fast.lora.targets=[q_porj]"], r"lora.targets: no linear layer is called 'q_porj'; did"),
+        ([LORA, "stages.sft_fast.lora.alpha=0"], r"stages.sft_fast.lora.alpha: 0 is not above 0"),
+        ([LORA, "stages.sft_fast.lora.dropout=0.1"], r"stages.sft_fast.lora.dropout: unknown key"),
+        ([LORA, "stages.sft_fast.init=null"], r"sft_fast.lora: adapters need weights below them; name"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        plan(*overrides)
+
+
+def test_the_options_are_part_of_the_fingerprint():
+    full, eight, wide = (plan(*more) for more in ([], [LORA], [LORA, "stages.sft_fast.lora.rank=9"]))
+    prints = [each["sft_fast"].fingerprint for each in (full, eight, wide)]
+    assert len(set(prints)) == 3
+    assert len({each["distill_fast"].fingerprint for each in (full, eight, wide)}) == 3  # what depends on it
+    assert len({each["sft_reasoning"].fingerprint for each in (full, eight, wide)}) == 1
+
+
+def test_frozen_weights_need_no_gradient_and_no_moments():
+    model = compose(["model@models.student=pangu_1b"]).models["student"]
+    stage = SftStage("sft", data=BatchOptions(sequence_length=4096, rows=1))
+    lora = dataclasses.replace(stage, lora=LoraOptions(rank=8, targets=["q_proj", "k_proj"]))
+    full, frozen = (training_estimate(model, each, RuntimeOptions()) for each in (stage, lora))
+    pairs = 26 * 8 * ((1536 + 1536) + (1536 + 768))
+    assert (full["trained"], frozen["trained"]) == (1_155_912_192, pairs)
+    assert frozen["parameters"] == 1_155_912_192 + pairs
+    assert full["bytes"] - frozen["bytes"] == 12 * 1_155_912_192 - 16 * pairs + 4 * 153376 * 1536
+
+
+SMALL = [
+    "experiment=quickstart",
+    "runtime=cpu",
+    "tokenizer.vocab_size=110",
+    "order=[teacher,sft_reasoning,sft_fast,capture_fast,distill_fast]",
+    *(f"data.sets.{name}.count=60" for name in ("teacher_reasoning", "teacher_fast", "reasoning", "fast")),
+    *(f"data.sets.{kind}_{mode}.count=8" for kind in ("validation", "test") for mode in ("reasoning", "fast")),
+    *(f"models.{name}.{key}" for name in ("student", "teacher") for key in ("hidden_size=48", "num_layers=1")),
+    *(f"stages.{name}.train.steps=4" for name in ("teacher", "sft_reasoning", "sft_fast", "distill_fast")),
+    *(f"stages.{name}.evaluate=false" for name in ("teacher", "sft_reasoning", "sft_fast")),
+    "evaluation.max_new_tokens=4",
+    "stages.capture_fast.rollouts=null",
+    "stages.capture_fast.sets=[fast]",
+    "stages.distill_fast.rollouts=null",
+    "stages.distill_fast.data.mixture={rollouts:0,fast:1}",
+    LORA,
+    "stages.sft_fast.train.select=best",
+    "+lora@stages.distill_fast.lora=all_linear",
+]
+
+
+@pytest.mark.slow
+def test_adapters_on_adapters_through_a_whole_curriculum(tmp_path, ms_runtime, capsys):
+    """sft with LoRA -> distill with LoRA on top -> evaluate; what others open is plain and merged, wherever it lies."""
+    from mindspore_impl.curriculum import runner
+
+    run_dir = runner.run(compose([*SMALL, f"run_dir={tmp_path / 'run'}"]))
+    assert "of them beside the frozen ones (LoRA rank 16)" in capsys.readouterr().out
+    evaluated = files.read_json(next(run_dir.glob("stages/*_eval_distill_fast/stage.json")))["metrics"]
+    assert evaluated["perplexity"]["validation_fast"]["perplexity"] > 1
+
+    stage = {name: next(run_dir.glob(f"stages/*_{name}")) for name in ("sft_reasoning", "sft_fast", "distill_fast")}
+    weights = checkpoint.read_weights(checkpoint.latest(stage["sft_reasoning"] / "checkpoints").path)
+    for name, scale in (("sft_fast", 16 / 8), ("distill_fast", 32 / 16)):
+        which = "best" if name == "sft_fast" else "last"
+        pairs = checkpoint.read_arrays(checkpoint.selected(stage[name] / "checkpoints", which).weights_path)
+        assert pairs and all(".lora_" in key for key in pairs)
+        merged = open_model.open_weights(stage[name], which)
+        assert set(merged.shapes) == set(weights)
+        for key, value in weights.items():
+            stem = "base_model.model." + key.removesuffix("weight") + "lora_"
+            if stem + "A.weight" in pairs:
+                value = value + scale * (pairs[stem + "B.weight"] @ pairs[stem + "A.weight"])
+                assert not np.array_equal(value, weights[key])
+            weights[key] = value
+            np.testing.assert_allclose(merged.read(key), value, rtol=1e-6, atol=1e-7, err_msg=key)
+
+    shutil.copytree(run_dir, tmp_path / "elsewhere")
+    shutil.rmtree(run_dir)
+    moved = tmp_path / "elsewhere"
+    export_weights(moved, tmp_path / "hf", Form("fp32"))  # the run's last stage
+    exported = checkpoint.open_weights(tmp_path / "hf")
+    for key, value in weights.items():
+        np.testing.assert_allclose(exported.read(key), value, rtol=1e-6, atol=1e-7, err_msg=key)
+
+    # The same place in another run: a path as init, through config.yaml of the run that it lies in.
+    step = next((moved / "stages").glob("*_distill_fast/checkpoints/step_*"))
+    np.testing.assert_array_equal(
+        open_model.open_weights(step).read("model.norm.weight"), exported.read("model.norm.weight")
+    )
+    shutil.copytree(step, tmp_path / "lone")
+    with pytest.raises(UserError, match=r"lone: holds LoRA adapters alone; name the stage inside its run"):
+        open_model.open_weights(tmp_path / "lone")
+
+    capsys.readouterr()
+    runner.run(compose([*SMALL, f"run_dir={moved}"]))  # nothing is trained again
+    assert capsys.readouterr().out.count("finished before, skipped") == 6
+    config = compose([*SMALL, f"run_dir={moved}", "stages.distill_fast.lora=null"])
+    with pytest.raises(UserError, match=r"holds LoRA adapters alone; merge them with `tools/convert_weights.py export"):
+        stage_files(config, "distill_fast")
+
+    changed = next(moved.glob("stages/*_sft_reasoning"))
+    shutil.rmtree(changed)
+    with pytest.raises(UserError, match="its adapters were trained on stage 'sft_reasoning', which is not in"):
+        open_model.open_weights(next(moved.glob("stages/*_sft_fast")))
