@@ -88,6 +88,7 @@ def train(path: Path, callbacks: list | None = None) -> None:
     config = MindFormerConfig(str(path))
     if not config.model or not config.train_dataset_task:
         raise UserError(f"{path}: holds no model or no train_dataset_task; it is not a training of mindformers")
+    config.context = MindFormerConfig(**{**(config.context or {}), **runtime.context()})
     build_context(config)  # before anything asks for mindformers' context, which would switch graph mode off
 
     class Reports(Callback):
@@ -331,8 +332,8 @@ def trainer_config(
         "parallel": {"parallel_mode": 0, "gradients_mean": False},
         "parallel_config": {"data_parallel": 1, "model_parallel": 1, "pipeline_stage": 1},
         "micro_batch_interleave_num": 1,
-        # Affinity can be set once a process, and `register` has: null keeps mindformers from it.
-        "context": {"mode": 0, "device_target": runtime.device(), "max_call_depth": 10000, "affinity_cpu_list": None},
+        # Processors can be chosen once a process, and `register` has: null keeps mindformers from trying again.
+        "context": {"mode": 0, "max_call_depth": 10000, "affinity_cpu_list": None},
         "trainer": {"type": "CausalLanguageModelingTrainer", "model_name": "pangu_posttrain"},
         "runner_config": {"epochs": 1, "batch_size": data.batch.rows, "sink_mode": False},
         "runner_wrapper": {"type": "PanguTrainStep", "clip_norm": clip},
