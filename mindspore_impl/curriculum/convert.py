@@ -73,7 +73,8 @@ def export_weights(path: Path, out: Path, form: Form, config_file: Path | None =
         )
     elif described is None and found.tokenizer is not None:
         tokenizer = Tokenizer.load(found.tokenizer, found.template)
-        token_ids = {f"{role}_token_id": getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "pad")}
+        roles = {role: getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "pad")}
+        token_ids = {f"{role}_token_id": token_id for role, token_id in roles.items() if token_id is not None}
     if not options.vocab_size and EMBEDDING in source.shapes:
         options = dataclasses.replace(options, vocab_size=source.shapes[EMBEDDING][0])
     source = dataclasses.replace(weights.fit(source, options), options=options, config=described)

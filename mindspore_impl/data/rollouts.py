@@ -176,5 +176,5 @@ def _check_finish(rollout: Rollout, tokenizer: Tokenizer, where: str) -> None:
         refuse(
             where,
             f"finish is {rollout.finish!r}, but completion_ids {'end' if ended else 'do not end'} with "
-            "[unused10]; they must end with it exactly when finish is 'stop'",
+            f"{tokenizer.template.turn_end}; they must end with it exactly when finish is 'stop'",
         )
