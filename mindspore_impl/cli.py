@@ -218,6 +218,12 @@ def _form_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _tokenizer_options(parser: argparse.ArgumentParser) -> None:
+    """How a model that is named by a path is talked to."""
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="default: the one beside the model")
+    parser.add_argument("--template", help="pangu, chatml or smollm2 (default: the run's, or by the kind of tokenizer)")
+
+
 @command
 def chat(arguments: list[str]) -> None:
     """Talk to a model."""
@@ -227,8 +233,7 @@ def chat(arguments: list[str]) -> None:
         "python tools/chat.py --model outputs/quickstart --prompt 'list a b c d apply reverse sort'",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="PATH")
-    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="default: the one beside the model")
-    parser.add_argument("--template", help="pangu, chatml or smollm2 (default: the run's, or by the kind of tokenizer)")
+    _tokenizer_options(parser)
     parser.add_argument("--prompt", metavar="TEXT", help="answer this and stop, instead of a conversation")
     parser.add_argument("--system", metavar="TEXT", help="content of the system turn")
     parser.add_argument("--thinking", choices=("reasoning", "fast"), default="fast")
@@ -289,8 +294,7 @@ def export(arguments: list[str]) -> None:
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt a line (default: the bundled task's)")
     parser.add_argument("--parity-prompts", type=int, default=4)
     parser.add_argument("--parity-tokens", type=int, default=64)
-    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="default: the one beside the model")
-    parser.add_argument("--template", help="pangu, chatml or smollm2 (default: the run's, or by the kind of tokenizer)")
+    _tokenizer_options(parser)
     options = parser.parse_args(arguments)
     from mindspore_impl.curriculum.export_model import export_model
     from mindspore_impl.export.options import ExportOptions

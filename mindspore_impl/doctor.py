@@ -87,9 +87,10 @@ def _operators() -> str:
 
 
 def _native() -> str:
-    library = Path(__file__).parent / "lib" / "libpangu_cpu.so"  # ops/native.py, which this room may not import
-    if library.is_file():
-        return _line("ok", "native operators", str(library))
+    from mindspore_impl.ops.native import LIBRARY
+
+    if LIBRARY.is_file():
+        return _line("ok", "native operators", str(LIBRARY))
     return _line("note", "native operators", "none; built at first use in a clone with g++, else composed ones serve")
 
 

@@ -12,7 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each room may import rooms of lower rank, and itself.
 RANKS = [
     {"cli"},
-    {"curriculum", "benchmarks", "integrations"},
+    {"curriculum", "benchmarks", "integrations", "doctor"},
     {"training", "distill", "evaluation", "export", "report"},
     {"generation"},
     {"data"},
@@ -20,7 +20,7 @@ RANKS = [
     {"model"},
     {"text"},
     {"ops"},
-    {"config", "doctor"},
+    {"config"},
     {"runtime"},
     {"files"},
     {"errors"},

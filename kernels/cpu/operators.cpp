@@ -7,8 +7,8 @@
 //   TopkDistillLossForward  the same without the gradient
 //   TopkLogprobs            logits_NV, settings_1 (temperature) -> ids_NK, logp_NK, tail_logp_N
 //   FusedLinear             hidden_ND, weight_VD, the five that follow the logits above, settings_6 (those above, and
-//                           how many rows are projected at once) -> ce_N, kd_N, diagnostics_4N[, hidden_grad_ND[,
-//                           weight_grad_VD]]; only so many rows of logits exist at a time
+//                           how many logits may exist at once) -> ce_N, kd_N, diagnostics_4N[, hidden_grad_ND[,
+//                           weight_grad_VD]]
 //   ScaleInPlace            x, scale_1 -> token_1 (0); x *= scale in place, left untouched by a scale of 1
 //   OuterProduct, Project, BackProject    a_NV^T b_ND, hidden_ND weight_VD^T, a_NV weight_VD: its products, for tests
 
@@ -115,7 +115,8 @@ int distill(const Call& call, bool gradient) {
   return wrong != nullptr ? call.fail(wrong) : run_loss(task, call.name, 0);
 }
 
-// The whole of losses/fused_linear.py: chunks of `settings[5]` rows are projected, turned into gradients, and added up.
+// The whole of losses/fused_linear.py: chunks of rows are projected, turned into gradients, and added up. At most
+// `settings[5]` logits exist at a time, but a row of them at least.
 int fused_linear(const Call& call) {
   const bool gradient = call.nparam > 11, weights = call.nparam == 13;
   if (call.nparam < 11 || call.nparam > 13 || call.ndims[0] != 2 || call.ndims[1] != 2) {
@@ -135,7 +136,7 @@ int fused_linear(const Call& call) {
   }
   const char* wrong = read_loss(call, 2, 6, 8, &whole);
   if (wrong != nullptr) return call.fail(wrong);
-  const int64_t step = std::max<int64_t>(1, std::min(rows, static_cast<int64_t>(call.at<float>(7)[5])));
+  const int64_t step = std::max<int64_t>(1, std::min(rows, static_cast<int64_t>(call.at<float>(7)[5]) / vocab));
   const Workspaces logits(1, step * vocab * sizeof(float));
   float* logits_nV = reinterpret_cast<float*>(logits.of(0));
   for (int64_t first = 0; first < rows; first += step) {

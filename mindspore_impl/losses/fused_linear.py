@@ -132,20 +132,18 @@ class _NativeChunks(nn.Cell):
         super().__init__()
         self.with_teacher = with_teacher
         self.run = linear_distill(gradient, head_gradient)
-        self.budget = runtime.logits_elements()
         kind = DIVERGENCES.index(options.divergence), SUPPORTS.index(options.support)
         weights = ce_weight(options), options.kd_weight if with_teacher else 0.0
-        self.settings_5 = Tensor([*weights, options.temperature, *kind], ms.float32)
+        self.settings_6 = Tensor([*weights, options.temperature, *kind, runtime.logits_elements()], ms.float32)
 
     def construct(
         self, hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N
     ):
         if not self.with_teacher:
             teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N = no_teacher(target_ids_N, row_weight_N)
-        size_1 = ops.full((1,), float(max(1, self.budget // lm_head_VD.shape[0])), dtype=ms.float32)
         return self.run(
             hidden_ND, lm_head_VD, target_ids_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N, row_weight_N,
-            ops.concat((self.settings_5, size_1)),
+            self.settings_6,
         )  # fmt: skip
 
 

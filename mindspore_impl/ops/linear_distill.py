@@ -4,37 +4,26 @@ Legend: N tokens, D hidden, V vocabulary, K teacher ids. What a row's loss is: `
 """
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import ops
 
 from mindspore_impl.ops import native
 
 
-def linear_distill(gradient: bool, head_gradient: bool) -> nn.Cell:
+def linear_distill(gradient: bool, head_gradient: bool) -> ops.Custom:
     """The operator; only where `topk_distill.backend()` is "cpu".
 
-    construct(hidden_ND, lm_head_VD f32, target_ids_N, teacher_ids_NK i32, teacher_logp_NK, teacher_tail_logp_N,
-    row_weight_N, settings_6 f32) -> (ce_N, kd_N, diagnostics_4N[, hidden_grad_ND[, lm_head_grad_VD]]), all f32
+    (hidden_ND, lm_head_VD f32, target_ids_N, teacher_ids_NK i32, teacher_logp_NK, teacher_tail_logp_N, row_weight_N,
+    settings_6 f32) -> (ce_N, kd_N, diagnostics_4N[, hidden_grad_ND[, lm_head_grad_VD]]), all f32
 
-    settings_6: ce_weight, kd_weight, temperature, places of divergence and support, and how many rows' logits may exist
-    at once. Nothing is differentiable: the gradients are outputs.
+    settings_6: ce_weight, kd_weight, temperature, places of divergence and support, and how many logits may exist at
+    once. Nothing is differentiable: the gradients are outputs.
     """
-    return CpuLinearDistill(gradient, head_gradient)
+    outputs = 3 + gradient + (gradient and head_gradient)
 
+    def shapes(hidden_ND, lm_head_VD, target_ids_N, *_):
+        return (target_ids_N, target_ids_N, [4, *target_ids_N], hidden_ND, lm_head_VD)[:outputs]
 
-class CpuLinearDistill(nn.Cell):
-    """See `linear_distill`. A Cell, so that the graph knows the number of outputs."""
+    def dtypes(*_):
+        return (ms.float32,) * outputs
 
-    def __init__(self, gradient: bool, head_gradient: bool):
-        super().__init__()
-        outputs = 3 + gradient + (gradient and head_gradient)
-
-        def shapes(hidden_ND, lm_head_VD, target_ids_N, *_):
-            return (target_ids_N, target_ids_N, [4, *target_ids_N], hidden_ND, lm_head_VD)[:outputs]
-
-        def dtypes(*_):
-            return (ms.float32,) * outputs
-
-        self.run = ops.Custom(native.operator("FusedLinear"), shapes, dtypes, func_type="aot")
-
-    def construct(self, *inputs):
-        return self.run(*inputs)
+    return ops.Custom(native.operator("FusedLinear"), shapes, dtypes, func_type="aot")

@@ -8,7 +8,6 @@ import ctypes
 import fcntl
 import functools
 import importlib.util
-import os
 import sys
 from pathlib import Path
 
@@ -17,11 +16,6 @@ from mindspore_impl import runtime
 PACKAGE = Path(__file__).resolve().parent.parent
 LIBRARY = PACKAGE / "lib" / "libpangu_cpu.so"
 BUILDER = PACKAGE.parent / "kernels" / "cpu" / "build.py"  # in a clone
-
-
-def library() -> Path | None:
-    """The library's path, loadable; None where there is none, or PANGU_NATIVE=0 asks for composed operators."""
-    return None if os.environ.get("PANGU_NATIVE") == "0" else _library()
 
 
 def operator(name: str) -> str | None:
@@ -45,7 +39,8 @@ def builder():
 
 
 @functools.cache
-def _library() -> Path | None:
+def library() -> Path | None:
+    """The library's path, loadable and built where it was not; None where there is none, which is said once."""
     try:
         if BUILDER.is_file():
             _build_if_old()

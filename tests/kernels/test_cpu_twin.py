@@ -424,7 +424,7 @@ def test_fused_linear(twin, rows_at_once):
     case = make_case(0, 11, 143, 5, 1.0, mask="some")._replace(logits_NV=hidden_ND @ weight_VD.T)
     reference = objective(*case, ObjectiveOptions(0.7, 0.3, "jsd"))
     on_N = case.loss_weight_N != 0
-    settings_6 = np.array([0.3, 0.7, 1.0, 2, 0, rows_at_once], np.float32)
+    settings_6 = np.array([0.3, 0.7, 1.0, 2, 0, rows_at_once * 143 + 100], np.float32)
     inputs = (case.target_ids_N, *case[3:], case.loss_weight_N, settings_6)
     for gradients in (2, 1, 0):
         ce_N, kd_N = (np.full(11, np.nan, np.float32) for _ in range(2))
@@ -445,7 +445,7 @@ def test_fused_linear_names_the_row_of_a_fault(twin, capfd):
     case = make_case(0, 11, 43, 5, 1.0, mask="none")
     case.target_ids_N[9] = 43
     hidden_ND, weight_VD = np.ones((11, 6), np.float32), np.ones((43, 6), np.float32)
-    settings_6 = np.array([1, 0, 1, 0, 0, 4], np.float32)
+    settings_6 = np.array([1, 0, 1, 0, 0, 4 * 43], np.float32)
     outputs = [np.zeros(11, np.float32), np.zeros(11, np.float32), np.zeros((4, 11), np.float32)]
     inputs = (case.target_ids_N, *case[3:], case.loss_weight_N, settings_6)
     assert twin.call("FusedLinear", hidden_ND, weight_VD, *inputs, *outputs) != 0

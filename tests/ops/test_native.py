@@ -35,7 +35,6 @@ def clone(tmp_path) -> Path:
 
 def run(clone: Path, code: str = PRINT_LIBRARY, **variables: str) -> tuple[list[str], str]:
     environment = {**os.environ, "PYTHONPATH": str(clone), "RANK_ID": "0", **variables}
-    environment.pop("PANGU_NATIVE", None) if "PANGU_NATIVE" not in variables else None
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=True)
     return result.stdout.split("\n")[:-1], result.stderr
@@ -99,11 +98,6 @@ def test_an_installed_package_without_the_library_says_so(clone):
     shutil.rmtree(clone / "kernels")
     (path, _), said = run(clone)
     assert path == "None" and "installed without it" in said
-
-
-def test_native_operators_can_be_turned_off(clone):
-    (path, _), said = run(clone, PANGU_NATIVE="0")
-    assert path == "None" and said == ""
 
 
 @needs_compiler
