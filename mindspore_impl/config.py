@@ -45,7 +45,7 @@ class DistillStage:
     """Training on stored teacher distributions. The mixture name `rollouts` stands for the `rollouts` input."""
 
     kind: Literal["distill"]
-    store: str = ""  # the capture stage
+    store: str = ""  # the capture stage, or the path of a store that was made elsewhere (tools/query_teacher.py)
     model: str = "student"
     init: str | None = None
     lora: LoraOptions | None = None

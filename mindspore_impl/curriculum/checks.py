@@ -91,12 +91,12 @@ def _named_sets(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _check_input(config: Config, seen: set[str], key: str, role: str, value: str, name: str) -> list[str]:
-    if role != "store" and is_path(value):
+    if is_path(value):
         return [] if Path(value).exists() else [f"{key}: {value}: no such file or folder"]
     expected = _EXPECTED_KIND[role]
     fitting = [n for n in config.order if isinstance(config.stages[n], expected) and n != name]
     if value not in config.stages:
-        if role != "store" and Path(value).exists():
+        if Path(value).exists():
             return [f"{key}: no stage is named {value!r}; for the path, write ./{value}"]
         return [f"{key}: no stage is named {value!r}{nearest(value, fitting)}"]
     if not isinstance(config.stages[value], expected):
@@ -279,18 +279,20 @@ def _check_training(config: Config, name: str, stage, model: str) -> Iterator[st
 def _check_distillation(config: Config, name: str, stage: DistillStage, model: str) -> Iterator[str]:
     from mindspore_impl.losses.oracle import check_objective
 
-    capture, key, source = config.stages[stage.store], f"stages.{name}", f"stages.{stage.store}"
+    key, source = f"stages.{name}", f"stages.{stage.store}"
     yield from _attempt(check_objective, stage.objective, f"{key}.objective")
-    if (capture.capture.mode == "sampled") != (stage.objective.support == "sampled"):
-        yield (
-            f"{key}.objective.support: {stage.objective.support!r} does not fit {source}.capture.mode "
-            f"{capture.capture.mode!r}; sampled goes with sampled only"
-        )
-    if capture.capture.temperature != stage.objective.temperature:
-        yield (
-            f"{key}.objective.temperature: {stage.objective.temperature} differs from {source}.capture.temperature "
-            f"{capture.capture.temperature}; a top-k store cannot be re-tempered"
-        )
+    if is_path(stage.store):  # made outside of this curriculum: its samples are looked up when the stage starts
+        from mindspore_impl.data.teacher_store import read_header
+
+        try:
+            header = read_header(stage.store)
+        except UserError as error:
+            yield f"{key}.store: {error}"
+            return
+        yield from _check_fit(key, stage, header.mode, header.temperature, stage.store)
+        return
+    capture = config.stages[stage.store]
+    yield from _check_fit(key, stage, capture.capture.mode, capture.capture.temperature, f"{source}.capture")
     for set_name, weight in stage.data.mixture.items():
         if weight and set_name == ROLLOUTS and stage.rollouts != capture.rollouts:
             yield f"{key}.rollouts: {stage.rollouts!r} was not captured; {source}.rollouts is {capture.rollouts!r}"
@@ -299,6 +301,20 @@ def _check_distillation(config: Config, name: str, stage: DistillStage, model: s
     teacher = config.models[model_of(config, capture)].vocab_size
     if config.models[model].vocab_size != teacher:
         yield f"models.{model}.vocab_size: {config.models[model].vocab_size} differs from the teacher's {teacher}"
+
+
+def _check_fit(key: str, stage: DistillStage, mode: str, temperature: float, source: str) -> Iterator[str]:
+    """The objective against the mode and the temperature of its teacher store."""
+    if (mode == "sampled") != (stage.objective.support == "sampled"):
+        yield (
+            f"{key}.objective.support: {stage.objective.support!r} does not fit the mode {mode!r} of {source}; "
+            "sampled goes with sampled only"
+        )
+    if temperature != stage.objective.temperature:
+        yield (
+            f"{key}.objective.temperature: {stage.objective.temperature} differs from the temperature {temperature} of "
+            f"{source}; a top-k store cannot be re-tempered"
+        )
 
 
 def _captured(config: Config, set_name: str, capture: CaptureStage) -> bool:

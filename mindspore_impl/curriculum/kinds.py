@@ -32,6 +32,10 @@ class Context:
         """The folder of the stage called `name`."""
         return self.run_dir / "stages" / self.plan[name].folder_name
 
+    def store(self, reference: str) -> Path:
+        """The teacher store of a capture stage, or the one at a path."""
+        return Path(reference) if is_path(reference) else self.folder(reference) / "store"
+
     def records(self, name: str) -> list:
         """The records of a data set."""
         from mindspore_impl.data.sources import load_set
@@ -170,7 +174,7 @@ def _open_store(context: Context, planned: PlannedStage):
     from mindspore_impl.data.teacher_store import StoreReader
     from mindspore_impl.losses.objective import check_store
 
-    path = context.folder(planned.stage.store) / "store"
+    path = context.store(planned.stage.store)
     reader = StoreReader(path, tokenizer_sha256=context.tokenizer.sha256)
     head, vocab_size = reader.header, context.model_options(planned.model).vocab_size
     check_store(planned.stage.objective, head.temperature, head.mode, head.vocab_size, vocab_size, str(path))

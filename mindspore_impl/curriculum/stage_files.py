@@ -53,7 +53,7 @@ def stage_files(config: Config, name: str) -> StageFiles:
         if rollouts is None
         else _there(rollouts if from_file else context.folder(rollouts) / "rollouts.jsonl", name),
         rollouts is None or from_file or context.plan[rollouts].stage.rollout.keep_truncated,
-        None if store is None else _there(context.folder(store) / "store", name),
+        None if store is None else _there(context.store(store), name),
     )
 
 

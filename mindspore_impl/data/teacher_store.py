@@ -12,6 +12,7 @@ the (first, length) of each run of supervised targets.
 
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -69,30 +70,34 @@ def check_rows(
 
     Padding is -1 and comes last. With mode top_k the ids are in order of falling probability. All masses sum to 1.
     """
-
-    def refuse(bad_S: np.ndarray, fault: str) -> None:
-        if bad_S.any():
-            raise UserError(f"{where}: teacher row {int(np.argmax(bad_S))}: {fault}; capture it again")
-
     shape = (len(tail_logp_S), header.top_k)
     if teacher_ids_SK.shape != shape or teacher_logp_SK.shape != shape or tail_logp_S.ndim != 1:
         raise UserError(
             f"{where}: teacher ids {teacher_ids_SK.shape}, log-probabilities {teacher_logp_SK.shape} and tail "
             f"{tail_logp_S.shape} do not fit together with top_k={header.top_k}"
         )
+    for bad_S, fault in row_faults(header, teacher_ids_SK, teacher_logp_SK, tail_logp_S):
+        if bad_S.any():
+            raise UserError(f"{where}: teacher row {int(np.argmax(bad_S))}: {fault}; capture it again")
+
+
+def row_faults(
+    header: StoreHeader, teacher_ids_SK: np.ndarray, teacher_logp_SK: np.ndarray, tail_logp_S: np.ndarray
+) -> Iterator[tuple[np.ndarray, str]]:
+    """Yield (bool[S]: the rows that have it, fault) for everything that can be wrong with a row; see `check_rows`."""
     real_SK = teacher_ids_SK >= 0
     outside_SK = (teacher_ids_SK < -1) | (teacher_ids_SK >= header.vocab_size)
-    refuse(outside_SK.any(1), f"an id is outside the vocabulary of {header.vocab_size}")
-    refuse((real_SK[:, 1:] & ~real_SK[:, :-1]).any(1), "an id follows padding")
+    yield outside_SK.any(1), f"an id is outside the vocabulary of {header.vocab_size}"
+    yield (real_SK[:, 1:] & ~real_SK[:, :-1]).any(1), "an id follows padding"
     sorted_SK = np.sort(teacher_ids_SK, axis=1)
-    refuse(((np.diff(sorted_SK, axis=1) == 0) & (sorted_SK[:, 1:] >= 0)).any(1), "an id occurs twice")
+    yield ((np.diff(sorted_SK, axis=1) == 0) & (sorted_SK[:, 1:] >= 0)).any(1), "an id occurs twice"
     logp_SK = np.where(real_SK, teacher_logp_SK, LOG_FLOOR).astype(np.float64)
-    refuse(~np.isfinite(logp_SK).all(1) | ~np.isfinite(tail_logp_S), "a log-probability is not finite")
-    refuse((logp_SK > 1e-4).any(1) | (tail_logp_S > 1e-4), "a log-probability is above 0")
+    yield ~np.isfinite(logp_SK).all(1) | ~np.isfinite(tail_logp_S), "a log-probability is not finite"
+    yield (logp_SK > 1e-4).any(1) | (tail_logp_S > 1e-4), "a log-probability is above 0"
     if header.mode == "top_k":
-        refuse((np.diff(logp_SK, axis=1) > 0).any(1), "the ids are not in order of falling probability")
-    total_S = np.exp(logp_SK).sum(1) + np.exp(tail_logp_S.astype(np.float64))
-    refuse(np.abs(total_S - 1) > SUM_TOLERANCE, "its masses, the tail included, do not sum to 1")
+        yield (logp_SK[:, 1:] > logp_SK[:, :-1]).any(1), "the ids are not in order of falling probability"
+    total_S = np.exp(np.minimum(logp_SK, 1)).sum(1) + np.exp(np.minimum(tail_logp_S.astype(np.float64), 1))
+    yield np.abs(total_S - 1) > SUM_TOLERANCE, "its masses, the tail included, do not sum to 1"
 
 
 def pack_ids(teacher_ids_PK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -142,6 +147,14 @@ def _read_listing(path: Path) -> tuple[StoreHeader, list[dict], dict]:
         raise UserError(f"{path}: not a teacher store's listing ({error!r}); it is damaged, capture again") from error
     check_header(header, str(path))
     return header, shards, content
+
+
+def read_header(folder: str | Path) -> StoreHeader:
+    """The header of a published store, without a look at its shards. Raises UserError when there is none."""
+    path = Path(folder) / MANIFEST
+    if not path.exists():
+        raise UserError(f"{path}: no such file, so there is no finished teacher store; name the folder that holds it")
+    return _read_listing(path)[0]
 
 
 def _same_header(found: StoreHeader, header: StoreHeader, path: Path) -> None:
