@@ -19,7 +19,8 @@ CONF_FOLDERS = [
 ]
 HF = ["tokenizers>=0.21,<1"]
 GGUF = ["gguf>=0.17,<1", *HF]
-TEST = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.9,<1", *GGUF]
+SELECT = ["datasketch>=2,<3"]  # the index of near-duplicates
+TEST = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.9,<1", *GGUF, *SELECT]
 BENCH = ["torch==2.13.0", "transformers==4.57.1"]
 
 
@@ -93,6 +94,7 @@ setup(
         "eval": ["lm_eval>=0.4.5,<0.5"],
         "hf": HF,
         "gguf": GGUF,
+        "select": SELECT,
     },
     entry_points={
         "console_scripts": [
@@ -104,6 +106,7 @@ setup(
             "pangu-chat = mindspore_impl.cli:chat_main",
             "pangu-export = mindspore_impl.cli:export_main",
             "pangu-train-mindformers = mindspore_impl.cli:train_mindformers_main",
+            "pangu-select-data = mindspore_impl.cli:select_data_main",
             "pangu-benchmark = mindspore_impl.cli:benchmark_main",
             "pangu-doctor = mindspore_impl.cli:doctor_main",
         ]

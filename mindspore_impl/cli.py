@@ -355,6 +355,29 @@ def train_mindformers(arguments: list[str]) -> None:
 
 
 @command
+def select_data(arguments: list[str]) -> None:
+    """Choose the records worth training on."""
+    parser = _parser(
+        "Choose the records worth training on: a recipe of conf/selection (or a .yaml file) filters, de-duplicates,\n"
+        "decontaminates and mixes them into OUTPUT/selected.jsonl, with a report of what each step dropped and why.",
+        "python tools/select_data.py gsm8k data.train=train.jsonl data.test=test.jsonl output=outputs/selected",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="gsm8k, general, filters_only or the path of a .yaml file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. steps.0.length.min_characters=20")
+    parser.add_argument("--force", action="store_true", help="run again, and replace another recipe's selection")
+    options = parser.parse_intermixed_args(arguments)
+    from mindspore_impl.data.selection import recipe, runner
+
+    chosen = recipe.load(options.recipe, options.overrides)
+    report = runner.run(chosen, options.recipe, options.force)
+    output = Path(chosen.options.output)
+    if report is None:
+        print(f"{output / 'selected.jsonl'}: nothing has changed since it was made; --force makes it again")
+    else:
+        print(f"{output / 'selected.jsonl'}: {report['kept']} of {report['read']} records; {output / 'report.md'}")
+
+
+@command
 def benchmark(arguments: list[str]) -> None:
     """Run a benchmark by name."""
     from mindspore_impl.benchmarks import BENCHMARKS
@@ -392,5 +415,6 @@ convert_weights_main = _entry(convert_weights)
 chat_main = _entry(chat)
 export_main = _entry(export)
 train_mindformers_main = _entry(train_mindformers)
+select_data_main = _entry(select_data)
 benchmark_main = _entry(benchmark)
 doctor_main = _entry(doctor)

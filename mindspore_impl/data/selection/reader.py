@@ -1,0 +1,100 @@
+"""Sets as streams of Items: one line at a time, so that a file of any size passes through little memory."""
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mindspore_impl import files
+from mindspore_impl.data.options import DatasetOptions
+from mindspore_impl.data.selection.stream import Drop, Item
+from mindspore_impl.data.sources import ADAPTERS, load_set
+from mindspore_impl.errors import UserError
+
+HALF_PAIR = re.compile("[\ud800-\udfff]")
+Refused = Callable[[str, Drop], None]  # place of a line that is no record, and why
+
+
+def read_set(
+    name: str, options: DatasetOptions, seed: int = 0, mend: bool = False, refused: Refused | None = None,
+    prefix: str = "",
+) -> Iterator[Item]:  # fmt: skip
+    """The records of the set `name` in the order of its file; `first` and `count` as in sources.load_set.
+
+    A line without an id gets `<prefix><file name>:<line>`. With `mend`, half a surrogate pair becomes U+FFFD, for a
+    step that drops such records. A line that is no record goes to `refused`; without it, UserError names file:line.
+    A JSON array and the bundled generator are read whole; JSON lines are not.
+    """
+    if options.source == "list_programs":
+        yield from (Item(record, name, record.id) for record in load_set(name, options, seed))
+        return
+    if options.path is None:
+        raise UserError(f"data.sets.{name}.path is null; give the file to read for source {options.source}")
+    adapter, path = ADAPTERS[options.source], Path(options.path)
+    stop = None if options.count is None else options.first + options.count
+    for place, text in islice(_texts(path), options.first, stop):
+        where = f"{path}:{place}"
+        try:
+            value = _object(text, path, place)
+            if mend and _has_escape(text):
+                value = _mended(value)
+            record = adapter(value, where, f"{prefix}{path.name}:{place}", options.thinking)
+        except UserError as error:
+            if refused is None:
+                raise
+            refused(where, Drop("line that is no record", str(error).removeprefix(f"{where}: ")))
+            continue
+        yield Item(record, name, where)
+
+
+def count_lines(path: str | Path) -> int:
+    """Lines of a file, for a progress bar."""
+    with open(path, "rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def _texts(path: Path) -> Iterator[tuple[str, bytes | dict]]:
+    """(place, line) of JSON lines, or (place, object) of a JSON array; blank lines are passed over."""
+    try:
+        with open(path, "rb") as file:
+            if _is_array(file):
+                values = files.read_json(path)
+                yield from ((f"[{index}]", value) for index, value in enumerate(values))
+                return
+            file.seek(3 if file.read(3) == b"\xef\xbb\xbf" else 0)
+            for number, line in enumerate(file, start=1):
+                if not line.isspace():
+                    yield str(number), line
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _is_array(file) -> bool:
+    opening = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    file.seek(0)
+    return opening == b"["
+
+
+def _object(text: bytes | dict, path: Path, place: str) -> dict:
+    if isinstance(text, bytes):
+        try:
+            text = files.parse_json(text.decode(), path, int(place))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{place}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    if not isinstance(text, dict):
+        raise UserError(f"{path}:{place}: expected one JSON object, found {type(text).__name__}")
+    return text
+
+
+def _has_escape(text: bytes | dict) -> bool:
+    """Whether half a pair is possible: UTF-8 holds none, only the escapes of JSON do."""
+    return not isinstance(text, bytes) or b"\\ud" in text or b"\\uD" in text
+
+
+def _mended(value: Any) -> Any:
+    if isinstance(value, str):
+        return HALF_PAIR.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {key: _mended(entry) for key, entry in value.items()}
+    return [_mended(entry) for entry in value] if isinstance(value, list) else value

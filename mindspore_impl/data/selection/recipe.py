@@ -1,0 +1,125 @@
+"""A recipe: a YAML file with sets, steps and an output; a typo in any key is refused with the nearest valid name."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mindspore_impl.config import build, conf_folder, nearest
+from mindspore_impl.data.options import DataOptions
+from mindspore_impl.data.selection.steps import STEPS
+from mindspore_impl.data.selection.stream import Step
+from mindspore_impl.errors import UserError
+
+
+@dataclass
+class RecipeOptions:
+    """A recipe without its steps."""
+
+    output: str  # a folder: selected.jsonl, report.md, report.json, selection.json
+    select: list[str]  # sets of data.sets whose records go through the steps, in this order
+    data: DataOptions = field(default_factory=DataOptions)
+    seed: int = 0  # of the bundled generator
+    unreadable: Literal["error", "drop"] = "error"  # a line that is no record: stop there, or count it and go on
+    dropped: bool = False  # write the dropped records and why to dropped.jsonl
+    examples: int = 5  # ids shown in the report for each reason
+
+
+@dataclass
+class PlannedStep:
+    """One line of `steps`."""
+
+    name: str
+    where: str  # steps[2].near_duplicates
+    step: Step
+    options: Any
+
+
+@dataclass
+class Recipe:
+    """A recipe that holds nothing unknown."""
+
+    options: RecipeOptions
+    steps: list[PlannedStep]
+
+    def plain(self) -> dict:
+        """Everything that decides what is selected: not where it is written nor how much is shown."""
+        plain = asdict(self.options)
+        for key in ("output", "dropped", "examples"):
+            del plain[key]
+        return plain | {"steps": [{planned.name: asdict(planned.options)} for planned in self.steps]}
+
+    def sets(self) -> list[str]:
+        """Every set that is read: what is selected from, then what steps compare with."""
+        names = [name for planned in self.steps for name in planned.step.sets(planned.options)]
+        return list(dict.fromkeys(self.options.select + names))
+
+    def files(self) -> list[str]:
+        """Every other file that a step reads."""
+        return list(dict.fromkeys(name for planned in self.steps for name in planned.step.files(planned.options)))
+
+
+def load(name: str, overrides: list[str]) -> Recipe:
+    """The recipe conf/selection/<name>.yaml, or a file of that path, with `key=value` overrides (Hydra's syntax).
+
+    Raises UserError for a missing file or value, an unknown step, set or key, or a wrong type.
+    """
+    plain = _resolved(_path_of(name), overrides)
+    steps = plain.pop("steps", None)
+    options = build(RecipeOptions, plain, "")
+    if not isinstance(steps, list) or not steps:
+        raise UserError(f"{name}: steps: expected a list of `name: {{option: value}}`, found {steps!r}")
+    recipe = Recipe(options, [_planned(entry, f"steps[{index}]") for index, entry in enumerate(steps)])
+    if not options.select:
+        raise UserError(f"{name}: select: name at least one set of data.sets")
+    if options.examples < 0:
+        raise UserError(f"{name}: examples={options.examples} must be 0 or more")
+    for set_name in recipe.sets():
+        if set_name not in options.data.sets:
+            raise UserError(f"{name}: no set {set_name!r} in data.sets{nearest(set_name, options.data.sets)}")
+    return recipe
+
+
+def _planned(entry: Any, where: str) -> PlannedStep:
+    """`name: {options}`, `name:` or the bare name."""
+    name, options = (entry, None) if isinstance(entry, str) else next(iter(entry.items()), (None, None)) if (
+        isinstance(entry, dict) and len(entry) == 1
+    ) else (None, None)  # fmt: skip
+    if name is None:
+        raise UserError(f"{where}: expected `name: {{option: value}}`, found {entry!r}")
+    if name not in STEPS:
+        raise UserError(f"{where}: no step is called {name!r}{nearest(name, STEPS)}")
+    where = f"{where}.{name}"
+    return PlannedStep(name, where, STEPS[name], build(STEPS[name].options, {} if options is None else options, where))
+
+
+def _path_of(name: str) -> Path:
+    folder = conf_folder() / "selection"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in folder.glob("*.yaml"))
+        raise UserError(f"{name}: no such recipe{nearest(name, known)} (or the path of a .yaml file)")
+    return path
+
+
+def _resolved(path: Path, overrides: list[str]) -> dict:
+    """The file with its overrides, interpolations resolved, as plain containers."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        config = OmegaConf.load(path)
+        if not isinstance(config, DictConfig):
+            raise UserError(f"{path}: expected a mapping with data, select, steps and output")
+        for override in OverridesParser.create().parse_overrides(overrides):
+            OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = getattr(error, "full_key", None) or "a value"
+        raise UserError(f"{key}: no value given; add {key}=VALUE to the command line") from error
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, AttributeError, TypeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "See https"))]
+        raise UserError(f"{path}: {' '.join(lines)}") from error

@@ -1,0 +1,209 @@
+"""Runs a recipe: sets -> steps -> selected.jsonl, with a report, and without doing again what is done."""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from mindspore_impl import files, runtime
+from mindspore_impl.data.selection.reader import count_lines, read_set
+from mindspore_impl.data.selection.recipe import PlannedStep, Recipe
+from mindspore_impl.data.selection.report import markdown
+from mindspore_impl.data.selection.stream import Check, Context, Item
+from mindspore_impl.data.selection.tally import Tally
+from mindspore_impl.errors import UserError
+from mindspore_impl.text.records import record_to_json
+
+FORMAT = 1  # of what the steps do: raised when the same recipe would select something else
+MENDS = "broken_unicode"  # the step for whose sake half surrogate pairs are let in
+
+
+def run(recipe: Recipe, name: str, force: bool = False) -> dict | None:
+    """Select into the folder `recipe.options.output`; returns the report, or None where nothing has changed.
+
+    The folder gets selected.jsonl, report.json, report.md, selection.json (what it was made of) and, where asked
+    for, dropped.jsonl. Each appears whole or not at all. Raises UserError for an unreadable line or file, a folder
+    that holds something else or another recipe's selection (unless `force`), and a full disk.
+    """
+    started, folder = time.perf_counter(), Path(recipe.options.output)
+    hashes = _hashes(recipe)
+    made_of = {"format": FORMAT, "recipe": recipe.plain(), "files": hashes}
+    if not force and _is_done(recipe, folder, made_of, name):
+        return None
+    _forget(folder)
+    files.write_json(folder / "selection.json", made_of | {"output_sha256": None})  # ours, and not finished
+    tallies = [Tally("read", "read", recipe.options.examples)]
+    written = _write(recipe, folder, tallies)
+    if changed := [path for path, sha256 in hashes.items() if files.sha256_file(path) != sha256]:
+        raise UserError(f"{changed[0]}: changed while it was read; run again when nothing writes to it")
+    seconds = time.perf_counter() - started
+    report = {
+        "recipe_name": name,
+        "read": tallies[0].saw,
+        "kept": written,
+        "seconds": round(seconds, 3),
+        "records_per_second": round(tallies[0].saw / seconds, 1),
+        "peak_mb": _peak_megabytes(),
+        "steps": [tally.to_json() for tally in tallies],
+        "files": hashes,
+        "recipe_sha256": files.sha256_json(recipe.plain()),
+        "output_sha256": files.sha256_file(folder / "selected.jsonl"),
+        "versions": runtime.versions(),
+    }
+    files.write_json(folder / "report.json", files.jsonable(report))
+    files.write_text(folder / "report.md", markdown(report))
+    files.write_json(folder / "selection.json", made_of | {"output_sha256": report["output_sha256"]})
+    return report
+
+
+def _peak_megabytes() -> float | None:
+    """The most memory that this process has held, where /proc tells."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(round(int(line.split()[1]) * 1024 / 1e6, 1) for line in file if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return None
+
+
+def _hashes(recipe: Recipe) -> dict[str, str]:
+    """SHA-256 of every file that the recipe reads; a missing one is refused before any work."""
+    sets = recipe.options.data.sets
+    paths = [sets[name].path for name in recipe.sets() if sets[name].path] + recipe.files()
+    return {path: files.sha256_file(path) for path in dict.fromkeys(paths)}
+
+
+def _is_done(recipe: Recipe, folder: Path, made_of: dict, name: str) -> bool:
+    """Whether `folder` holds this very selection; refuses one that holds another recipe's, or something else."""
+    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
+        return False
+    if not (folder / "selection.json").is_file():
+        raise UserError(f"{folder}: is there already and no selection; choose another output, or use --force")
+    found = files.read_json(folder / "selection.json")
+    recorded = found.get("recipe") if isinstance(found, dict) else None
+    if recorded != json.loads(json.dumps(made_of["recipe"])):
+        raise UserError(
+            f"{folder}: holds the selection of another recipe than {name}{_difference(recorded, made_of['recipe'])}; "
+            "choose another output, or use --force to replace it"
+        )
+    output = folder / "selected.jsonl"
+    same = {key: found.get(key) for key in made_of} == json.loads(json.dumps(made_of))
+    wanted = [output, folder / "report.json"] + [folder / "dropped.jsonl"] * recipe.options.dropped
+    complete = all(path.is_file() for path in wanted)
+    return same and complete and files.sha256_file(output) == found.get("output_sha256")
+
+
+def _difference(old, new) -> str:
+    """ (steps[1].length.min_characters: 1 before, 5 now) for the first difference of two recipes."""
+
+    def first(old, new, path):
+        if isinstance(old, dict) and isinstance(new, dict):
+            for key in [*new, *(key for key in old if key not in new)]:
+                if key not in old or key not in new:
+                    return f"{path}{key}"
+                if old[key] != new[key]:
+                    return first(old[key], new[key], f"{path}{key}.")
+        if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+            index = next(index for index in range(len(new)) if old[index] != new[index])
+            return first(old[index], new[index], f"{path.rstrip('.')}[{index}].")
+        return f"{path.rstrip('.')}: {str(old)[:60]} before, {str(new)[:60]} now"
+
+    return f" ({first(old, new, '')})" if isinstance(old, dict) else ""
+
+
+def _forget(folder: Path) -> None:
+    """A stale selection.json would vouch for files that are about to change; a stale report for old ones."""
+    for name in ("report.json", "report.md", "dropped.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _write(recipe: Recipe, folder: Path, tallies: list[Tally]) -> int:
+    """Write selected.jsonl (and dropped.jsonl) from the whole chain; returns the number of records kept."""
+    with ExitStack() as stack:
+        try:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".scratch.", dir=folder)))
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another output") from error
+
+        def write(dropped=None) -> int:
+            tallies[0].file = dropped
+            stream = _chain(recipe, scratch, tallies, dropped)
+            return files.write_jsonl(folder / "selected.jsonl", (record_to_json(item.record) for item in stream))
+
+        if not recipe.options.dropped:
+            return write()
+        kept = 0
+
+        def write_both(temporary: Path) -> None:
+            nonlocal kept
+            with open(temporary, "w", encoding="utf-8") as file:
+                kept = write(file)
+
+        files.atomic_write(folder / "dropped.jsonl", write_both)
+        return kept
+
+
+def _chain(recipe: Recipe, scratch: Path, tallies: list[Tally], dropped) -> Iterator[Item]:
+    """The reader and every step, one behind the other; checks in a row share one loop."""
+    stream, checks = _read(recipe, tallies[0]), []
+    for planned in recipe.steps:
+        tally = Tally(planned.name, planned.where, recipe.options.examples, dropped)
+        tallies.append(tally)
+        context = Context(planned.where, partial(_records_of, recipe), tally.drop, scratch, tally.notes)
+        if planned.step.check:
+            checks.append((tally, planned.step.check(planned.options, context)))
+            continue
+        if checks:
+            stream, checks = _checked(stream, checks), []
+        stream = _counted(planned, context, stream, tally)
+    return _checked(stream, checks) if checks else stream
+
+
+def _records_of(recipe: Recipe, name: str) -> Iterator[Item]:
+    return read_set(name, recipe.options.data.sets[name], recipe.options.seed)
+
+
+def _read(recipe: Recipe, tally: Tally) -> Iterator[Item]:
+    options, sets = recipe.options, recipe.options.data.sets
+    mend = any(planned.name == MENDS for planned in recipe.steps)
+    refused = tally.refuse if options.unreadable == "drop" else None
+    chosen = [(name, sets[name]) for name in options.select]
+    total = sum(count_lines(entry.path) if entry.path else entry.count or 0 for _, entry in chosen)
+    with runtime.progress_bar(total, "select", " records", unit_scale=True) as bar:
+        for name, entry in chosen:
+            prefix = f"{name}/" if len(chosen) > 1 else ""  # two sets of one file must not share their ids
+            for item in read_set(name, entry, options.seed, mend, refused, prefix):
+                tally.kept += 1
+                if not tally.kept % 1000:
+                    bar.update(1000)
+                yield item
+        bar.update(tally.kept % 1000)
+    tally.saw = tally.kept + tally.dropped
+
+
+def _checked(stream: Iterator[Item], checks: list[tuple[Tally, Check]]) -> Iterator[Item]:
+    saw = 0
+    for item in stream:
+        saw += 1
+        for tally, check in checks:
+            if drop := check(item):
+                tally.drop(item, drop)
+                break
+        else:
+            yield item
+    for tally, _ in checks:
+        tally.saw, tally.kept = saw, saw - tally.dropped
+        saw = tally.kept
+
+
+def _counted(planned: PlannedStep, context: Context, stream: Iterator[Item], tally: Tally) -> Iterator[Item]:
+    def entering() -> Iterator[Item]:
+        for item in stream:
+            tally.saw += 1
+            yield item
+
+    for item in planned.step.stream(planned.options, context, entering()):
+        tally.kept += 1
+        yield item

@@ -1,0 +1,89 @@
+"""What flows through the steps of a selection, and how a step is declared.
+
+A step is one of two kinds. A *check* looks at one record at a time: `make(options, context)` gives a function from an
+Item to a Drop, or to None for a record that stays. A *stream* step sees all records: `make(options, context, items)` is
+a generator that yields the items that stay (or new ones) and hands the others to `context.drop(item, Drop(...))`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.text.records import Record
+
+
+class Drop(NamedTuple):
+    """Why a record goes. `reason` is counted, so it holds no value of the record; `detail` and `other` may."""
+
+    reason: str
+    detail: str = ""
+    other: str = ""  # id of the record it repeats or gives away
+
+
+Part = Literal["conversation", "prompt", "response", "reasoning", "answer"]
+
+
+class Item:
+    """A record on its way, with the name of its set and its place (file:line)."""
+
+    __slots__ = ("record", "set", "place", "_parts")
+
+    def __init__(self, record: Record, set_name: str, place: str):
+        self.record, self.set, self.place = record, set_name, place
+        self._parts: dict[str, str] | None = None
+
+    def text(self, part: Part) -> str:
+        """One part of the record: `answer` is the last assistant turn's content, `response` its reasoning and content,
+        `prompt` the turns before it, `conversation` everything. Parts that are not there are empty."""
+        if self._parts is None:
+            self._parts = {}
+        if part not in self._parts:
+            self._parts[part] = _part(self.record, part)
+        return self._parts[part]
+
+
+def _part(record: Record, part: str) -> str:
+    last = record.messages[-1]
+    answered = last.role == "assistant"
+    if part == "answer":
+        return last.content if answered else ""
+    if part == "reasoning":
+        return last.reasoning or "" if answered else ""
+    if part == "response":
+        messages = (last,) if answered else ()
+    else:
+        messages = record.messages[:-1] if part == "prompt" and answered else record.messages
+    if len(messages) == 1 and not messages[0].reasoning:
+        return messages[0].content
+    return "\n".join([text for message in messages for text in (message.reasoning, message.content) if text])
+
+
+@dataclass
+class Context:
+    """What a step is told and may do."""
+
+    where: str  # the step's place in the recipe, for messages: steps[2].near_duplicates
+    records: Callable[[str], Iterator[Item]]  # the records of a set of the recipe, by its name
+    drop: Callable[[Item, Drop], None]  # for a stream step: this one goes
+    scratch: Path  # a folder for temporary files, removed at the end
+    notes: dict[str, Any] = field(default_factory=dict)  # whatever the report should say of this step
+
+    def refuse(self, text: str) -> UserError:
+        """The error to raise about this step's settings."""
+        return UserError(f"{self.where}: {text}")
+
+
+Check = Callable[[Item], Drop | None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """How a step is declared in steps.STEPS: its options and one of the two kinds of functions."""
+
+    options: type
+    check: Callable[[Any, Context], Check] | None = None
+    stream: Callable[[Any, Context, Iterator[Item]], Iterator[Item]] | None = None
+    files: Callable[[Any], list[str]] = lambda options: []  # files it reads: their hashes decide whether to run again
+    sets: Callable[[Any], list[str]] = lambda options: []  # sets of the recipe it reads
