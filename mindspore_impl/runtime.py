@@ -1,10 +1,12 @@
 """The machine under the program: device, precision, threads, seeds, rank. Nothing else asks which device it is on,
 except `ops/`, which asks here."""
 
+import faulthandler
 import os
 import platform
 import random
 import sys
+import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +28,17 @@ class RuntimeOptions:
     profile_steps: int = 0  # profile this many training steps of each stage into <stage>/profile; 0: off
 
 
-_state = {"device": "CPU", "precision": "fp32", "threads_set": False, "threads": 0, "kernels": "auto", "logits_mb": 128}
+_state = {
+    "device": "CPU",
+    "device_set": None,  # as MindSpore knows it
+    "precision": "fp32",
+    "threads_set": False,
+    "threads": 0,
+    "kernels": "auto",
+    "logits_mb": 128,
+    "limit": 0,  # of the watchdog, seconds
+    "armed_at": 0.0,
+}
 
 
 def setup(options: RuntimeOptions, seed: int = 0) -> None:
@@ -37,12 +49,7 @@ def setup(options: RuntimeOptions, seed: int = 0) -> None:
     os.environ.setdefault("GLOG_v", "3")
     import mindspore as ms
 
-    available = _ascend_available()
-    if options.device == "Ascend" and not available:
-        raise UserError(
-            "runtime.device=Ascend: no Ascend device answers; run tools/doctor.py, or set runtime.device=CPU"
-        )
-    _state["device"] = "Ascend" if options.device == "Ascend" or (options.device == "auto" and available) else "CPU"
+    choose_device(options.device)
     precision = options.precision
     if precision == "auto":
         precision = "bf16" if _state["device"] == "Ascend" else "fp32"
@@ -52,14 +59,31 @@ def setup(options: RuntimeOptions, seed: int = 0) -> None:
     if options.logits_mb < 1:
         raise UserError(f"runtime.logits_mb={options.logits_mb} must be at least 1 (megabytes)")
     _state["kernels"], _state["logits_mb"], _state["threads"] = options.kernels, options.logits_mb, options.threads
-    ms.set_context(mode=ms.GRAPH_MODE)
-    ms.set_device(_state["device"])
     if _state["device"] == "CPU" and not _state["threads_set"]:  # MindSpore takes these once a process
         _state["threads_set"] = True
         ms.runtime.set_cpu_affinity(False)
         threads = options.threads or os.cpu_count() or 1
         ms.device_context.cpu.op_tuning.threads_num(threads)
     set_seed(seed)
+
+
+def choose_device(wanted: str) -> None:
+    """Graph mode on the device `wanted` ("auto", "CPU", "Ascend"); MindSpore takes it once a process.
+
+    Raises UserError when it does not exist here.
+    """
+    import mindspore as ms
+
+    available = _ascend_available()
+    if wanted == "Ascend" and not available:
+        raise UserError(
+            "runtime.device=Ascend: no Ascend device answers; run tools/doctor.py, or set runtime.device=CPU"
+        )
+    device = "Ascend" if wanted == "Ascend" or (wanted == "auto" and available) else "CPU"
+    ms.set_context(mode=ms.GRAPH_MODE)
+    if _state["device_set"] != device:
+        ms.set_device(device)
+    _state["device"] = _state["device_set"] = device
 
 
 def set_seed(seed: int) -> None:
@@ -150,12 +174,36 @@ def device_description() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
+def watch(seconds: int) -> None:
+    """End this process with the tracebacks of its threads when `alive` is not called for so long; 0: never."""
+    _state["limit"], _state["armed_at"] = seconds, -1.0
+    if seconds <= 0:
+        faulthandler.cancel_dump_traceback_later()
+    alive()
+
+
+def alive() -> None:
+    """Say that this process gets on. Every progress bar does, and every meeting of ranks."""
+    now = time.monotonic()
+    if _state["limit"] > 0 and now - _state["armed_at"] >= min(1.0, _state["limit"] / 4):
+        _state["armed_at"] = now
+        faulthandler.dump_traceback_later(_state["limit"], exit=True)
+
+
 def progress_bar(total: int, title: str, unit: str, initial: int = 0, shown: bool = True, **more):
-    """A tqdm bar on stderr, of rank 0 alone; every half second on a terminal, every half minute in a log file."""
+    """A tqdm bar on stderr, of rank 0 alone; every half second on a terminal, every half minute in a log file.
+
+    Its updates also tell the watchdog (see `watch`) that this process gets on.
+    """
     from tqdm import tqdm
 
+    class Bar(tqdm):
+        def update(self, n=1):
+            alive()
+            return super().update(n)
+
     interval = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm(
+    return Bar(
         total=total,
         initial=initial,
         desc=title,

@@ -1,6 +1,14 @@
 """Fixtures that several rooms share."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+
+ENTRY = Path(__file__).parent / "rank_entry.py"
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +28,29 @@ def ms_runtime():
 
     runtime.setup(runtime.RuntimeOptions(device="CPU", threads=2), seed=0)
     return runtime
+
+
+@pytest.fixture
+def two_ranks(tmp_path):
+    """run(script, function) -> [JSON result of rank 0, of rank 1]: a function of a file, run by two processes.
+
+    The function takes a folder that both share (`run.folder`), and returns a JSON value.
+    """
+    folder = tmp_path / "ranks"
+    folder.mkdir()
+
+    def run(script: Path, function: str) -> list:
+        from mindspore_impl.ranks import free_port
+
+        port = free_port()
+        command = ["msrun", "--worker_num=2", "--local_worker_num=2", f"--master_port={port}", "--join=True"]
+        command += [f"--log_dir={folder / 'log'}", str(ENTRY), str(script), function, str(folder)]
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = os.environ | {"PATH": path, "GLOG_v": "3"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        logs = "\n".join(path.read_text(errors="replace")[-3000:] for path in sorted(folder.glob("log/worker_*.log")))
+        assert done.returncode == 0, f"{logs}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return [json.loads((folder / f"result_{rank}.json").read_text()) for rank in range(2)]
+
+    run.folder = folder
+    return run

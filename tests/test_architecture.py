@@ -21,6 +21,7 @@ RANKS = [
     {"text"},
     {"ops"},
     {"config"},
+    {"ranks"},
     {"runtime"},
     {"files"},
     {"errors"},

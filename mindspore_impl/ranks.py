@@ -1,0 +1,226 @@
+"""Several processes as one run: they join, agree, wait for each other and stop together.
+
+Everything between processes outside of compiled graphs goes through here. It is built on AllGather of float32 alone,
+which both backends have (the CPU backend has no barrier), and it does nothing in a run of one process.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from mindspore_impl import runtime
+
+GRACE_SECONDS = 60  # between SIGTERM and the end of a process that has not stopped by itself
+STOPPED = 143  # exit code of a run that SIGTERM stopped: 128 + 15, as shells count
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+T = TypeVar("T")
+
+
+class Stopped(BaseException):
+    """SIGTERM came and everything that had to be saved is saved. No Exception: nothing should handle it on the way.
+
+    `agreed`: every rank raises it now.
+    """
+
+    def __init__(self, agreed: bool):
+        super().__init__("stopped by SIGTERM; the same command continues")
+        self.agreed = agreed
+
+
+_state: dict[str, Any] = {"gather": None, "stop": False, "timer": None}
+
+
+def joined() -> bool:
+    """Whether this process is one of several that have joined."""
+    return _state["gather"] is not None
+
+
+def is_scheduler() -> bool:
+    """Whether msrun started this process to bring the others together: it computes nothing."""
+    return os.environ.get("MS_ROLE") == "MS_SCHED"
+
+
+def is_worker() -> bool:
+    """Whether msrun started this process as one of the ranks."""
+    return os.environ.get("MS_ROLE") == "MS_WORKER"
+
+
+def join(device: str) -> None:
+    """Join the other processes of this msrun launch. device: as in RuntimeOptions. Returns when all are there.
+
+    From here on this process gets SIGTERM when its parent dies, so that no rank is left behind.
+    """
+    import mindspore as ms
+    from mindspore.communication import get_group_size, get_rank, init
+
+    die_with_parent(signal.SIGTERM)
+    runtime.choose_device(device)
+    init()
+    os.environ["RANK_ID"], os.environ["RANK_SIZE"] = str(get_rank()), str(get_group_size())
+    _state["gather"] = ms.ops.AllGather()
+
+
+def serve_scheduler() -> None:
+    """What the scheduler process does: bring the ranks together, and go when they are gone.
+
+    MindSpore's scheduler notices a dead rank only after half a minute, and msrun waits for it that long. The workers
+    are its siblings, so a child of its own (a thread would starve: init() keeps Python's lock) can see sooner.
+    """
+    die_with_parent(signal.SIGKILL)
+    launcher, scheduler = os.getppid(), os.getpid()
+    if os.fork() == 0:
+        die_with_parent(signal.SIGKILL)
+        _outlive_workers(launcher, scheduler)
+    import mindspore as ms
+    from mindspore.communication import init
+
+    ms.set_device("CPU")
+    init()  # returns when the job has ended
+
+
+def _outlive_workers(launcher: int, scheduler: int) -> None:
+    """End the scheduler once `launcher` has had workers and none of them lives, then this process."""
+    seen = False
+    while _alive(scheduler):
+        time.sleep(0.5)
+        workers = sum(_alive(child) and _is_python(child) for child in _children(launcher) if child != scheduler)
+        seen = seen or workers > 0
+        if seen and not workers:
+            time.sleep(3.0)  # after a job that ended well it goes by itself
+            os.kill(scheduler, signal.SIGKILL)
+    os._exit(0)
+
+
+def _children(parent: int) -> list[int]:
+    try:
+        with open(f"/proc/{parent}/task/{parent}/children", encoding="ascii") as file:
+            return [int(number) for number in file.read().split()]
+    except OSError:
+        return []
+
+
+def _is_python(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/comm", encoding="ascii") as file:
+            return "python" in file.read()
+    except OSError:
+        return False
+
+
+def _alive(process: int) -> bool:
+    """Whether the process exists and is not a zombie."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def die_with_parent(number: int) -> None:
+    """Have the kernel send this process the signal `number` when the process that started it ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, number, 0, 0, 0)
+
+
+def gather(value: Any) -> list[Any]:
+    """The JSON `value` of every rank, in the order of ranks. Raises Stopped on all when one has been told to stop."""
+    if not joined():
+        return [value]
+    return [json.loads(text) for text in _meet(json.dumps(value).encode())]
+
+
+def barrier() -> None:
+    """Return when every rank has called this. Raises Stopped as `gather` does."""
+    if joined():
+        _meet(b"")
+
+
+def first(function: Callable[[], T]) -> T:
+    """What `function` returns (a JSON value) on rank 0, on every rank. Others wait; an error there ends the job."""
+    if not joined():
+        return function()
+    return gather(function() if runtime.rank() == 0 else None)[0]
+
+
+def should_stop() -> bool:
+    """Whether SIGTERM came, here or (the same answer everywhere) at any rank. A meeting: every rank must call it."""
+    return bool(_collect(np.array([_state["stop"]], np.float32)).any()) if joined() else _state["stop"]
+
+
+def check_stop() -> None:
+    """Raise Stopped when SIGTERM came to this process. For places where a rank works alone and nothing is half done."""
+    if _state["stop"]:
+        raise Stopped(agreed=not joined())
+
+
+def settle(stop: Stopped) -> None:
+    """Let all ranks arrive before the first exits: msrun kills those that still save when one has gone."""
+    if not joined():
+        return
+    if not stop.agreed:
+        try:
+            _meet(b"")  # tells the others, at whatever meeting they come to next
+        except Stopped:
+            pass
+    _collect(np.zeros(1, np.float32))
+
+
+def _meet(data: bytes) -> list[bytes]:
+    head = _collect(np.array([_state["stop"], len(data)], np.float32))
+    if head[:, 0].any():
+        raise Stopped(agreed=True)
+    lengths = head[:, 1].astype(int)
+    if not lengths.max():
+        return [b""] * len(lengths)
+    padded = np.zeros(lengths.max(), np.float32)  # one byte a number: no bit pattern that a backend could change
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    rows = _collect(padded).astype(np.uint8)
+    return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
+
+
+def _collect(values: np.ndarray) -> np.ndarray:
+    """float32 [n] of each rank -> [ranks, n]."""
+    import mindspore as ms
+
+    runtime.alive()
+    found = _state["gather"](ms.Tensor(values)).asnumpy().reshape(runtime.world_size(), -1)
+    runtime.alive()
+    return found
+
+
+def stop_on_sigterm() -> None:
+    """From now on SIGTERM asks for a clean stop; a second one, or GRACE_SECONDS without one, ends the process."""
+
+    def ask(*_) -> None:
+        if _state["stop"]:
+            os._exit(STOPPED)
+        _state["stop"] = True
+        _state["timer"] = timer = threading.Timer(GRACE_SECONDS, os._exit, (STOPPED,))
+        timer.daemon = True
+        timer.start()
+
+    signal.signal(signal.SIGTERM, ask)
+
+
+def forget_stop() -> None:
+    """Forget an earlier SIGTERM (for processes that go on, as tests do)."""
+    if (timer := _state["timer"]) is not None:
+        timer.cancel()
+    _state.update(stop=False, timer=None)
