@@ -198,8 +198,8 @@ def _print_training(context: Context, planned: PlannedStage, steps: int, summary
 
 def run_rollout(context: Context, planned: PlannedStage, folder: Path) -> dict:
     """A rollout stage."""
+    from mindspore_impl.data import answers
     from mindspore_impl.distill.rollout import run_rollout as generate
-    from mindspore_impl.evaluation import tasks
 
     stage = planned.stage
     model, weights = context.build_model(planned.model, stage.init)
@@ -213,7 +213,7 @@ def run_rollout(context: Context, planned: PlannedStage, folder: Path) -> dict:
         weights,
         folder,
         planned.seed,
-        check=lambda record, completion: tasks.correct(record, completion) if tasks.checkable(record) else None,
+        check=lambda record, completion: answers.correct(record, completion) if answers.checkable(record) else None,
     )
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mindspore_impl import files, runtime
+from mindspore_impl.data import answers
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation import tasks
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.evaluation.scoring import wilson_interval
 from mindspore_impl.generation.options import SamplingOptions
@@ -79,8 +79,8 @@ def measure_accuracy(
                 "prompt": prompt_text(record),
                 "reasoning": completion.reasoning,
                 "answer": completion.answer,
-                "expected": tasks.expected(record),
-                "correct": generation.finished and tasks.correct(record, completion),
+                "expected": answers.expected(record),
+                "correct": generation.finished and answers.correct(record, completion),
                 "finished": bool(generation.finished),
                 "shown": number < options.samples_in_report,
                 "tokens": len(generation.ids),
@@ -134,7 +134,7 @@ def _chosen(sets: dict[str, list[Record]], name: str, options: EvaluationOptions
 
 def _prompt(record: Record, tokenizer) -> list[int]:
     """Prompt ids of a record that has a known right answer."""
-    tasks.expected(record)
+    answers.expected(record)
     return render_prompt(prompt_messages(record), tokenizer, record.thinking)
 
 

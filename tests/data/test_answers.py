@@ -4,10 +4,10 @@ from fractions import Fraction
 
 import pytest
 
+from mindspore_impl.data import answers
+from mindspore_impl.data.answers.gsm8k import final_number
 from mindspore_impl.data.list_programs import generate
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation import tasks
-from mindspore_impl.evaluation.tasks.gsm8k import final_number
 from mindspore_impl.text.chat import Completion
 from mindspore_impl.text.records import Message, Record
 
@@ -22,30 +22,30 @@ def completion(answer, reasoning="", finished=True, well_formed=True):
 
 def test_a_fast_answer_that_thinks_is_wrong():
     fast, reasoning = record("fast", task="exact", answer="a b"), record("reasoning", task="exact", answer="a b")
-    assert tasks.correct(fast, completion("a b"))
-    assert not tasks.correct(fast, completion("a b", reasoning="first a, then b"))
-    assert tasks.correct(fast, completion("a b", reasoning=" \n"))
-    assert tasks.correct(reasoning, completion("a b", reasoning="first a, then b"))
+    assert answers.correct(fast, completion("a b"))
+    assert not answers.correct(fast, completion("a b", reasoning="first a, then b"))
+    assert answers.correct(fast, completion("a b", reasoning=" \n"))
+    assert answers.correct(reasoning, completion("a b", reasoning="first a, then b"))
 
 
 def test_a_cut_answer_is_wrong():
     for thinking in ("fast", "reasoning"):
-        assert not tasks.correct(record(thinking, task="exact", answer="a b"), completion("a b", finished=False))
+        assert not answers.correct(record(thinking, task="exact", answer="a b"), completion("a b", finished=False))
 
 
 def test_reasoning_mode_needs_a_thinking_span_and_fast_mode_does_not():
-    assert not tasks.correct(record("reasoning", task="exact", answer="a b"), completion("a b", well_formed=False))
-    assert tasks.correct(record("fast", task="exact", answer="a b"), completion("a b", well_formed=False))
+    assert not answers.correct(record("reasoning", task="exact", answer="a b"), completion("a b", well_formed=False))
+    assert answers.correct(record("fast", task="exact", answer="a b"), completion("a b", well_formed=False))
 
 
 def test_list_programs_are_executed_not_looked_up():
     (item,) = generate("test", 0, 1, "fast", 0.0, 3, 5, 0)
-    right = tasks.expected(item)
-    assert right == item.meta["answer"] and tasks.correct(item, completion(f" {right}\n"))
+    right = answers.expected(item)
+    assert right == item.meta["answer"] and answers.correct(item, completion(f" {right}\n"))
     mislabelled = Record(item.id, item.messages, "fast", {**item.meta, "answer": "z z"})
-    assert tasks.expected(mislabelled) == right and not tasks.correct(mislabelled, completion("z z"))
-    assert not tasks.correct(item, completion(right[::-1]))
-    assert not tasks.correct(item, completion(right.replace(" ", "")))
+    assert answers.expected(mislabelled) == right and not answers.correct(mislabelled, completion("z z"))
+    assert not answers.correct(item, completion(right[::-1]))
+    assert not answers.correct(item, completion(right.replace(" ", "")))
 
 
 @pytest.mark.parametrize(
@@ -66,15 +66,15 @@ def test_final_number(text, number):
 def test_gsm8k_compares_numbers():
     item = record(task="gsm8k", answer="1234")
     for right in ("1,234", "$1234.", "so he pays 1234.00 dollars", "#### 1234"):
-        assert tasks.correct(item, completion(right)), right
+        assert answers.correct(item, completion(right)), right
     for wrong in ("12345", "123.4", "1234, or rather 1235", "", "-1234"):
-        assert not tasks.correct(item, completion(wrong)), wrong
+        assert not answers.correct(item, completion(wrong)), wrong
 
 
 def test_exact_ignores_space_and_composition_but_not_case():
     item = record(task="exact", answer="Café au lait")
-    assert tasks.correct(item, completion("  Cafe\u0301  au\nlait "))
-    assert not tasks.correct(item, completion("café au lait"))
+    assert answers.correct(item, completion("  Cafe\u0301  au\nlait "))
+    assert not answers.correct(item, completion("café au lait"))
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_exact_ignores_space_and_composition_but_not_case():
 )
 def test_a_record_without_a_known_answer_is_named(meta, words):
     with pytest.raises(UserError, match=words):
-        tasks.expected(record(**meta))
+        answers.expected(record(**meta))

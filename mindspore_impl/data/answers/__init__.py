@@ -1,4 +1,4 @@
-"""The registry of tasks: who decides whether a completion answers a record.
+"""The registry of tasks: the one place that decides whether an answer to a record is right.
 
 A record names its task in `meta["task"]`. What holds for every task is decided here, once; a file of this folder
 compares answers and offers `expected(record) -> str` and `matches(record, answer) -> bool`.
@@ -6,8 +6,8 @@ compares answers and offers `expected(record) -> str` and `matches(record, answe
 
 from types import ModuleType
 
+from mindspore_impl.data.answers import exact, gsm8k, list_programs
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.tasks import exact, gsm8k, list_programs
 from mindspore_impl.text.chat import Completion
 from mindspore_impl.text.records import Record
 
@@ -38,6 +38,17 @@ def correct(record: Record, completion: Completion) -> bool:
     if record.thinking == "reasoning" and not completion.well_formed:
         return False
     return task.matches(record, completion.answer)
+
+
+def label_correct(record: Record) -> bool:
+    """Whether the record's own last message, which training would learn, gives the right answer: its text alone, as
+    the thinking span of a label is made when it is rendered. Raises UserError like `expected`, and for a record that
+    ends without an assistant's message.
+    """
+    last = record.messages[-1]
+    if last.role != "assistant":
+        raise UserError(f"record {record.id!r}: it ends with a {last.role} message, so it has no answer to verify")
+    return _task(record).matches(record, last.content)
 
 
 def _task(record: Record) -> ModuleType:

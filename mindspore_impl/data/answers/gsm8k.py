@@ -3,8 +3,8 @@
 import re
 from fractions import Fraction
 
+from mindspore_impl.data.answers import exact
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.tasks import exact
 from mindspore_impl.text.records import Record
 
 # A number is not part of a word or an exponent (m2, x^2), and a minus counts only where it is a sign (not in 5-3).
