@@ -21,6 +21,7 @@ from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.options import LoraOptions, ModelOptions
 from mindspore_impl.runtime import RuntimeOptions
+from mindspore_impl.sweep.options import SweepOptions
 from mindspore_impl.text.options import TokenizerOptions
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
 
@@ -135,6 +136,7 @@ class Config:
     data: DataOptions = field(default_factory=DataOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     stages: dict[str, Stage] = field(default_factory=dict)
+    sweep: SweepOptions | None = None  # many runs (tools/train.py --multirun); null in each of them
 
 
 def conf_folder() -> Path:

@@ -1,5 +1,6 @@
 """Durable files: atomic writes, SHA-256, JSON and JSON lines, and paths that cannot leave their folder."""
 
+import fcntl
 import hashlib
 import json
 import math
@@ -7,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,28 @@ def fsync_folder(folder: str | Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def locked(path: str | Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path` (made if need be); the system frees it when this process ends.
+
+    waiting: called once when another process holds it, before waiting for that one (it may raise instead).
+    Raises UserError when the file cannot be opened.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "a")  # noqa: SIM115 (held until the end of the block)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is not None:
+                waiting()
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
@@ -149,6 +173,45 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
         raise UserError(f"{path}: not UTF-8 text ({error})") from error
     if not seen:
         raise UserError(f"{path}: the file holds no record")
+
+
+def scan_jsonl(path: str | Path) -> Iterator[tuple[int, int, dict | UserError]]:
+    """Yield (line number from 1, offset in bytes, object) for each non-blank line, and go on after a bad one.
+
+    In place of a line that is not one JSON object comes the UserError that `read_jsonl` would raise for it. Raises
+    UserError when the file itself cannot be read. `read_line` gives the object at an offset again.
+    """
+    offset = 0
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, offset, _object(line, path, number)
+                offset += len(line)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_line(path: str | Path, offset: int) -> dict:
+    """The object of the line that begins at `offset`, as `scan_jsonl` gave it. Raises UserError when it is none."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        value = _object(file.readline(), path, None)
+    if isinstance(value, UserError):
+        raise value
+    return value
+
+
+def _object(line: bytes, path: str | Path, number: int | None) -> dict | UserError:
+    try:
+        value = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"), path, number)
+    except UnicodeDecodeError as error:
+        return UserError(f"{path}:{number}: not UTF-8 text ({error.reason} at byte {error.start} of the line)")
+    except UserError as error:
+        return error
+    if not isinstance(value, dict):
+        return UserError(f"{path}:{number}: expected one JSON object a line, found {type(value).__name__}")
+    return value
 
 
 def write_jsonl(path: str | Path, values) -> int:

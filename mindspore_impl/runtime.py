@@ -26,6 +26,7 @@ class RuntimeOptions:
     kernels: Literal["auto", "composed"] = "auto"  # composed: plain operators in place of the fused ones, to compare
     logits_mb: int = 128  # megabytes of logits that a loss or a capture may hold at once; rows are cut into chunks
     profile_steps: int = 0  # profile this many training steps of each stage into <stage>/profile; 0: off
+    cache: str | None = None  # folder of finished stages that runs share; null: none (a sweep makes its own)
 
 
 _state = {
@@ -119,6 +120,11 @@ def compute_dtype():
     import mindspore as ms
 
     return ms.bfloat16 if _state["precision"] == "bf16" else ms.float32
+
+
+def numerics() -> str:
+    """What of the machine changes results beyond rounding: device and precision, such as "CPU-fp32"."""
+    return f"{_state['device']}-{_state['precision']}"
 
 
 def kernels() -> str:

@@ -1,0 +1,24 @@
+"""Options of a sweep: the `sweep` group of conf/."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class OptunaOptions:
+    """Trials that are proposed from the results of earlier ones."""
+
+    n_trials: int = 20
+    sampler: Literal["tpe", "random", "grid"] = "tpe"  # grid: every combination in turn, without Optuna
+    seed: int = 0  # of the proposals
+
+
+@dataclass
+class SweepOptions:
+    """What is varied, and by what number a trial is judged."""
+
+    metric: str | None = None  # STAGE.accuracy.SET, STAGE.perplexity.SET or another path in a stage's metrics
+    direction: Literal["maximize", "minimize"] = "maximize"
+    trials: dict[str, list[str]] = field(default_factory=dict)  # name: overrides; times all of `params`
+    params: dict[str, str] = field(default_factory=dict)  # key: values as on the command line, such as "0.5, 0.9"
+    optuna: OptunaOptions | None = None  # null: every combination
