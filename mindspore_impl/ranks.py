@@ -89,14 +89,13 @@ def serve_scheduler() -> None:
 
 
 def _outlive_workers(launcher: int, scheduler: int) -> None:
-    """End the scheduler once `launcher` has had workers and none of them lives, then this process."""
-    seen = False
-    while _alive(scheduler):
-        time.sleep(0.5)
-        workers = sum(_alive(child) and _is_python(child) for child in _children(launcher) if child != scheduler)
-        seen = seen or workers > 0
-        if seen and not workers:
-            time.sleep(3.0)  # after a job that ended well it goes by itself
+    """End the scheduler once a worker of `launcher` has failed and msrun has ended the others, then this process."""
+    failed = False
+    while _state_of(scheduler)[0] not in "ZX":
+        time.sleep(0.1)
+        workers = [_state_of(child) for child in _children(launcher) if child != scheduler]
+        failed = failed or any(state == "Z" and code != 0 for state, code in workers)
+        if failed and all(state in "ZX" for state, _ in workers):
             os.kill(scheduler, signal.SIGKILL)
     os._exit(0)
 
@@ -104,12 +103,13 @@ def _outlive_workers(launcher: int, scheduler: int) -> None:
 def _children(parent: int) -> list[int]:
     try:
         with open(f"/proc/{parent}/task/{parent}/children", encoding="ascii") as file:
-            return [int(number) for number in file.read().split()]
+            return [int(number) for number in file.read().split() if _is_python(int(number))]
     except OSError:
         return []
 
 
 def _is_python(process: int) -> bool:
+    """Whether it is a rank: msrun's other children only show their logs."""
     try:
         with open(f"/proc/{process}/comm", encoding="ascii") as file:
             return "python" in file.read()
@@ -117,13 +117,14 @@ def _is_python(process: int) -> bool:
         return False
 
 
-def _alive(process: int) -> bool:
-    """Whether the process exists and is not a zombie."""
+def _state_of(process: int) -> tuple[str, int]:
+    """State letter of proc(5), "X" when it is gone, and the wait status of one that has ended."""
     try:
         with open(f"/proc/{process}/stat", encoding="ascii") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+            fields = file.read().rpartition(")")[2].split()
+        return fields[0], int(fields[49])
     except OSError:
-        return False
+        return "X", 0
 
 
 def free_port() -> int:
