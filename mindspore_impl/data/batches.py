@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mindspore_impl.data import difficulty
 from mindspore_impl.data.options import BatchOptions
 from mindspore_impl.data.packing import FilledRows, Pieces, cut, efficiency, fill, pack_lengths
 from mindspore_impl.data.teacher_store import StoreReader
@@ -22,6 +23,8 @@ from mindspore_impl.ops.log_floor import LOG_FLOOR
 
 if TYPE_CHECKING:
     from mindspore_impl.text.chat import Sample
+
+ORDERED_STEPS = 4  # fewer steps follow an order more closely, more pack their rows more tightly
 
 
 @dataclass
@@ -58,6 +61,9 @@ class BatchStream:
     to epoch, so a single set is passed once an epoch. Rows of successive epochs are concatenated: a step may hold the
     end of one and the beginning of the next, and no sample is lost. `teacher` is an open store that holds every sample
     that `options.overlong` leaves. Raises UserError that names the key or record.
+
+    With an `options.order` other than shuffled, what an epoch has drawn of all sets is sorted by how hard it is (equal
+    ones shuffled) and cut into stretches of about ORDERED_STEPS steps, whose rows are packed and shuffled on their own.
     """
 
     def __init__(
@@ -96,6 +102,7 @@ class BatchStream:
         for sample in [self._samples[index] for index in kept] if teacher is not None else ():
             with _naming(sample):
                 teacher.check(sample.ids, sample.supervised)
+        self._hardness_S = self._read_hardness()
         self._lock = threading.RLock()  # over the two caches below: the prefetching thread fills them too
         self._epochs: dict[int, list[list[int]]] = {}  # rows of the first epoch and of those around the last asked for
         self._first_row = [0]  # of each epoch, as far as counted
@@ -122,11 +129,13 @@ class BatchStream:
     def summary(self) -> dict[str, Any]:
         """Numbers of the first epoch: samples drawn (also by set), tokens, supervised targets, efficiency, rows.
 
-        `dropped` counts samples (overlong=drop) or pieces without a target (overlong=split) of all sets.
+        `dropped` counts samples (overlong=drop) or pieces without a target (overlong=split) of all sets. With an order,
+        "order" has the means of its number over up to ten equal parts of the epoch.
         """
         rows, length_P = self._rows(0), self._pieces.length_P
         placed = [piece for row in rows for piece in row]
-        return {
+        ordered = {} if self._hardness_S is None else {"order": self._order_summary(placed)}
+        return ordered | {
             "samples": sum(self._quotas.values()),
             "sets": dict(self._quotas),
             "tokens": int(length_P[placed].sum()),
@@ -169,7 +178,8 @@ class BatchStream:
 
     def _epoch_start(self, epoch: int) -> int:
         """Number of the first row of an epoch. When every quota is whole passes, all epochs have equally many rows."""
-        if all(quota % self._sizes[name] == 0 for name, quota in self._quotas.items()):
+        # Not so with an order: equally hard samples change places, and with them the cuts between stretches.
+        if self._hardness_S is None and all(quota % self._sizes[name] == 0 for name, quota in self._quotas.items()):
             return epoch * len(self._rows(0)) if epoch else 0
         with self._lock:
             while len(self._first_row) <= epoch:
@@ -177,7 +187,7 @@ class BatchStream:
             return self._first_row[epoch]
 
     def _rows(self, epoch: int) -> list[list[int]]:
-        """Rows of one epoch as lists of pieces: drawn, packed first-fit-decreasing, then shuffled."""
+        """Rows of one epoch as lists of pieces: drawn, (sorted,) packed first-fit-decreasing, then shuffled."""
         with self._lock:
             if epoch not in self._epochs:
                 self._epochs = {key: rows for key, rows in self._epochs.items() if not key or abs(key - epoch) <= 1}
@@ -190,10 +200,41 @@ class BatchStream:
         for name, size in self._sizes.items():
             drawn += [self._pieces_of[first + i] for i in self._draw(name, size, epoch)]
             first += size
-        pieces = np.concatenate(drawn)
-        rows = pack_lengths(self._pieces.length_P[pieces], self.options.sequence_length)
-        order = _generator(self.seed, "rows", epoch).permutation(len(rows))
-        return [pieces[rows[r]].tolist() for r in order]
+        generator = _generator(self.seed, "rows", epoch)
+        rows: list[list[int]] = []
+        for pieces in self._stretches(np.concatenate(drawn), epoch):
+            packed = pack_lengths(self._pieces.length_P[pieces], self.options.sequence_length)
+            rows += [pieces[packed[r]].tolist() for r in generator.permutation(len(packed))]
+        return rows
+
+    def _stretches(self, pieces: np.ndarray, epoch: int) -> list[np.ndarray]:
+        """An epoch's pieces in the parts that are packed and shuffled on their own: one, or several in order."""
+        if self._hardness_S is None:
+            return [pieces]
+        pieces = pieces[_generator(self.seed, "equally hard", epoch).permutation(len(pieces))]
+        hardness_P = self._hardness_S[self._pieces.sample_P[pieces]]
+        turned_P = hardness_P if self.options.order == "easy_to_hard" else -hardness_P
+        pieces = pieces[np.argsort(turned_P, kind="stable")]
+        room = ORDERED_STEPS * self.options.rows * self.options.sequence_length
+        stretch_P = (np.cumsum(self._pieces.length_P[pieces]) - 1) // room
+        return np.split(pieces, np.flatnonzero(np.diff(stretch_P)) + 1)
+
+    def _read_hardness(self) -> np.ndarray | None:
+        """How hard each sample is, for an order that needs it."""
+        by = self.options.order_by
+        if self.options.order == "shuffled":
+            return None
+        key = f"data.order={self.options.order}"
+        values = [
+            difficulty.number_of(sample.meta, by, f"{key}: record {sample.record_id!r}") for sample in self._samples
+        ]
+        return difficulty.hardness(np.array(values), by)
+
+    def _order_summary(self, placed: list[int]) -> dict[str, Any]:
+        by = self.options.order_by
+        values = difficulty.hardness(self._hardness_S, by)[self._pieces.sample_P[placed]]  # turned back
+        parts = np.array_split(values, min(10, len(values)))
+        return {"order": self.options.order, "by": by, "means": [float(part.mean()) for part in parts]}
 
     def _draw(self, name: str, size: int, epoch: int) -> np.ndarray:
         """Indices drawn from one set in one epoch: a window of the endless sequence of its shuffled passes."""

@@ -7,11 +7,23 @@ ROLLOUTS = "rollouts"  # the mixture name that stands for a distill stage's roll
 
 
 @dataclass
+class KeepOptions:
+    """The part of a set that is kept, by a number in the meta of each record (after `first` and `count`)."""
+
+    field: str = "difficulty_loss"  # difficulty_length, difficulty_loss, difficulty_pass_rate, or a number of your own
+    low: float | None = None  # null: no limit on this side
+    high: float | None = None
+    by: Literal["value", "quantile"] = "value"  # quantile: low and high are shares of the set, its easiest record first
+    ends: Literal["included", "excluded"] = "included"  # value: whether low and high themselves are kept
+    bucket: Literal["easy", "medium", "hard"] | None = None  # a third of the set, in place of low and high
+
+
+@dataclass
 class DatasetOptions:
     """One named set of conversation records (an entry of `data.sets`)."""
 
     source: Literal["list_programs", "gsm8k", "records", "alpaca", "sharegpt", "prompt_answer"] = "records"
-    path: str | None = None  # the file; not used by list_programs
+    path: str | None = None  # the file (records: or a stage that writes records); not used by list_programs
     thinking: Literal["reasoning", "fast"] = "fast"  # how an assistant turn is rendered
     split: Literal["train", "validation", "test"] = "train"  # list_programs: disjoint by construction
     first: int = 0  # skip this many records
@@ -19,6 +31,7 @@ class DatasetOptions:
     noise: float = 0.0  # list_programs: share of labels with one wrong swap that propagates
     operations: int = 3  # list_programs: at most this many operations
     length: int = 5  # list_programs: at most this many letters in the list
+    keep: KeepOptions | None = None  # null: every record
 
 
 @dataclass
@@ -41,4 +54,6 @@ class BatchOptions:
     rows: int = 16  # packed rows in the global batch (all ranks, all accumulation steps)
     accumulation: int = 1  # micro-batches a step on each rank
     overlong: Literal["error", "drop", "split"] = "error"  # a sample longer than sequence_length
+    order: Literal["shuffled", "easy_to_hard", "hard_to_easy"] = "shuffled"  # of each epoch anew
+    order_by: str = "difficulty_loss"  # the number in each record's meta that `order` goes by
     prefetch: int = 4  # steps prepared ahead of the training loop

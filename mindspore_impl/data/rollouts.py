@@ -96,7 +96,7 @@ def to_sample(rollout: Rollout, tokenizer: Tokenizer) -> Sample:
     completed = _with_ids(rollout, tokenizer, f"rollout {rollout.id!r}")
     _check_finish(completed, tokenizer, f"rollout {rollout.id!r}")
     return chat.sample_from_completion(
-        completed.prompt_ids, completed.completion_ids, completed.id, completed.thinking, tokenizer
+        completed.prompt_ids, completed.completion_ids, completed.id, completed.thinking, tokenizer, completed.meta
     )
 
 

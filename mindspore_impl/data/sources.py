@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from mindspore_impl import files
-from mindspore_impl.data import list_programs
+from mindspore_impl.data import difficulty, list_programs
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.records import Message, Record, parse_messages, parse_record, refuse, require_keys, text_field
@@ -19,7 +19,7 @@ SHAREGPT_ROLES = {
 
 
 def load_set(name: str, options: DatasetOptions, seed: int) -> list[Record]:
-    """The records of the set `name`: `options.first` are skipped, then `options.count` taken.
+    """The records of the set `name`: `options.first` are skipped, `options.count` taken, those in `options.keep` kept.
 
     A file may be JSON lines or one JSON array, whatever the source. `options.thinking` says how assistant turns are
     made; `records` files say it themselves, line by line, and the option only fills in where a line does not.
@@ -27,6 +27,12 @@ def load_set(name: str, options: DatasetOptions, seed: int) -> list[Record]:
     Raises UserError naming data.sets.<name>.<key> for a setting, or file:line and the field for malformed data. Lines
     outside first .. first + count are not looked at.
     """
+    records = load_whole(name, options, seed)
+    return records if options.keep is None else difficulty.kept(records, options.keep, f"data.sets.{name}.keep")
+
+
+def load_whole(name: str, options: DatasetOptions, seed: int) -> list[Record]:
+    """`load_set` before `options.keep` is applied."""
     key = f"data.sets.{name}"
     if options.first < 0 or (options.count is not None and options.count < 1):
         raise UserError(f"{key}: first={options.first} must be 0 or more, count={options.count} 1 or more, or null")

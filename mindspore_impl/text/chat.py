@@ -15,7 +15,7 @@ The tokenizer brings its template (`template.py`). openPangu's, for example:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,13 +29,15 @@ from mindspore_impl.text.tokenizer import Tokenizer
 class Sample:
     """One rendered sequence.
 
-    ids: int32 [L], one BOS first if the template has one; supervised: bool [L], True where the id is learned.
+    ids: int32 [L], one BOS first if the template has one; supervised: bool [L], True where the id is learned; meta: the
+    record's own, not a copy.
     """
 
     ids: np.ndarray
     supervised: np.ndarray
     record_id: str
     thinking: str
+    meta: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def render(record: Record, tokenizer: Tokenizer) -> Sample:
         part_ids = _encode(part, tokenizer)
         ids += part_ids
         supervised += [part.supervised] * len(part_ids)
-    return _checked(ids, supervised, record.id, record.thinking)
+    return _checked(ids, supervised, record.id, record.thinking, record.meta)
 
 
 def render_prompt(messages: Sequence[Message], tokenizer: Tokenizer, thinking: str) -> list[int]:
@@ -103,7 +105,12 @@ def render_prompt(messages: Sequence[Message], tokenizer: Tokenizer, thinking: s
 
 
 def sample_from_completion(
-    prompt_ids: Sequence[int], completion_ids: Sequence[int], record_id: str, thinking: str, tokenizer: Tokenizer
+    prompt_ids: Sequence[int],
+    completion_ids: Sequence[int],
+    record_id: str,
+    thinking: str,
+    tokenizer: Tokenizer,
+    meta: dict | None = None,
 ) -> Sample:
     """A generated answer as a sample that supervises exactly `completion_ids`.
 
@@ -124,7 +131,7 @@ def sample_from_completion(
     if tokenizer.eos_id in completion_ids[:-1]:
         raise UserError(f"{where}: completion_ids go on after {tokenizer.template.turn_end}; cut them behind it")
     supervised = [False] * len(prompt_ids) + [True] * len(completion_ids)
-    return _checked(prompt_ids + completion_ids, supervised, record_id, thinking)
+    return _checked(prompt_ids + completion_ids, supervised, record_id, thinking, meta or {})
 
 
 def _check_bos(prompt_ids: list[int], completion_ids: list[int], bos_id: int, where: str) -> None:
@@ -253,8 +260,8 @@ def _encode(part: _Part, tokenizer: Tokenizer) -> list[int]:
     return [tokenizer.special[part.text]] if part.is_piece else tokenizer.encode(part.text)
 
 
-def _checked(ids: list[int], supervised: list[bool], record_id: str, thinking: str) -> Sample:
+def _checked(ids: list[int], supervised: list[bool], record_id: str, thinking: str, meta: dict) -> Sample:
     if not any(supervised) or all(supervised):
         what = "every token" if supervised and all(supervised) else "no token"
         raise UserError(f"record {record_id!r}: {what} would be supervised; it needs a prompt and an answer")
-    return Sample(np.array(ids, np.int32), np.array(supervised, bool), record_id, thinking)
+    return Sample(np.array(ids, np.int32), np.array(supervised, bool), record_id, thinking, meta)

@@ -1,0 +1,118 @@
+"""Difficulty: numbers in the meta of a record, which band of a set they keep, and how that changes the set.
+
+Three numbers are measured here or by a score stage; any other number in meta serves as well, higher being harder.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from mindspore_impl.data.options import DatasetOptions, KeepOptions
+from mindspore_impl.errors import UserError
+from mindspore_impl.text.records import Record
+
+LENGTH = "difficulty_length"  # tokens of the rendered sample
+LOSS = "difficulty_loss"  # mean cross-entropy of some weights on its supervised tokens, in nats
+PASS_RATE = "difficulty_pass_rate"  # share of a student's answers to its prompt that were right: high is easy
+BUCKETS = ("easy", "medium", "hard")
+BINS = 16
+
+
+def number_of(meta: dict, field: str, where: str) -> float:
+    """The number that `meta` has under `field`. Raises UserError naming `where` when it is absent or not finite."""
+    value = meta.get(field)
+    if value is None:
+        there = ", ".join(sorted(meta)) or "nothing"
+        raise UserError(
+            f"{where}: meta has no {field} (it has {there}); measure it with a stage of kind score, whose name is then "
+            "the set's path, or name another field"
+        )
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{where}: meta.{field} is {value!r}, no finite number; measure it again or name another field")
+    return float(value)
+
+
+def hardness(values: np.ndarray, field: str) -> np.ndarray:
+    """`values` of `field` turned so that higher is harder."""
+    return -values if field == PASS_RATE else values
+
+
+def check_keep(keep: KeepOptions, key: str) -> None:
+    """Raise UserError naming `key` for a band that has no meaning."""
+    low, high = keep.low, keep.high
+    if (keep.bucket is None) == (low is None and high is None):
+        raise UserError(f"{key}: give low, high or both; or a bucket ({', '.join(BUCKETS)}) instead of them")
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    if not low <= high or low == high and keep.ends == "excluded":
+        raise UserError(f"{key}: nothing lies between low={keep.low} and high={keep.high}; lower low or raise high")
+    if keep.by == "quantile" and any(end is not None and not 0 <= end <= 1 for end in (keep.low, keep.high)):
+        raise UserError(f"{key}: low={keep.low} and high={keep.high} are shares of the set, from 0 to 1")
+    if keep.ends == "excluded" and (keep.by == "quantile" or keep.bucket):
+        raise UserError(f"{key}.ends: excluded has a meaning with values alone; set by=value, or ends=included")
+
+
+def kept(records: Sequence[Record], keep: KeepOptions, key: str) -> list[Record]:
+    """The records inside the band, in their order. `key` names the band in messages.
+
+    Shares and buckets go by rank, the easiest record first and equal ones in their order, so that neighbouring shares
+    neither overlap nor leave anything out. Raises UserError for a band without a meaning, a record without the number,
+    or a band that keeps nothing.
+    """
+    check_keep(keep, key)
+    values = np.array([number_of(r.meta, keep.field, f"{key}: record {r.id!r}") for r in records])
+    inside = _by_value(values, keep) if keep.by == "value" and keep.bucket is None else _by_rank(values, keep)
+    found = [record for record, chosen in zip(records, inside, strict=True) if chosen]
+    if not found:
+        spread = f"from {values.min():g} to {values.max():g}" if len(values) else "of no record"
+        raise UserError(f"{key}: this keeps none of {len(values)} records, whose {keep.field} is {spread}; widen it")
+    return found
+
+
+def _by_value(values: np.ndarray, keep: KeepOptions) -> np.ndarray:
+    low, high = -math.inf if keep.low is None else keep.low, math.inf if keep.high is None else keep.high
+    if keep.ends == "excluded":
+        return (values > low) & (values < high)
+    return (values >= low) & (values <= high)
+
+
+def _by_rank(values: np.ndarray, keep: KeepOptions) -> np.ndarray:
+    low, high = keep.low or 0.0, 1.0 if keep.high is None else keep.high
+    if keep.bucket is not None:
+        low, high = BUCKETS.index(keep.bucket) / 3, (BUCKETS.index(keep.bucket) + 1) / 3
+    first, last = round(low * len(values)), round(high * len(values))
+    inside = np.zeros(len(values), bool)
+    inside[np.argsort(hardness(values, keep.field), kind="stable")[first:last]] = True
+    return inside
+
+
+def change(before: Sequence[Record], after: Sequence[Record], field: str, name: str) -> dict:
+    """What a band did to the set `name`: counts, means and a histogram of `field` over the same bins, before and after.
+
+    {"field", "before", "after", "mean_before", "mean_after", "edges" [BINS + 1], "counts_before", "counts_after"}.
+    """
+    parts = [np.array([number_of(r.meta, field, f"{name}: record {r.id!r}") for r in part]) for part in (before, after)]
+    edges = np.histogram_bin_edges(parts[0], BINS)
+    counts = [np.histogram(part, edges)[0].tolist() for part in parts]
+    return {
+        "field": field,
+        "before": len(parts[0]),
+        "after": len(parts[1]),
+        "mean_before": float(parts[0].mean()),
+        "mean_after": float(parts[1].mean()),
+        "edges": edges.tolist(),
+        "counts_before": counts[0],
+        "counts_after": counts[1],
+    }
+
+
+def check_sets(sets: dict[str, DatasetOptions], names: Sequence[str]) -> list[str]:
+    """What is wrong with the bands of the sets `names`, each naming its key."""
+    problems = []
+    for name in names:
+        if name in sets and sets[name].keep is not None:
+            try:
+                check_keep(sets[name].keep, f"data.sets.{name}.keep")
+            except UserError as error:
+                problems.append(str(error))
+    return problems

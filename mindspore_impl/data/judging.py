@@ -1,0 +1,86 @@
+"""Several answers to one prompt, judged: which share is right, and the shortest right one as a record to train on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from mindspore_impl.data import answers
+from mindspore_impl.data.rollouts import Rollout
+from mindspore_impl.errors import UserError
+from mindspore_impl.text.chat import Completion, parse_completion
+from mindspore_impl.text.records import Message, Record
+from mindspore_impl.text.template import REASONING_END
+from mindspore_impl.text.tokenizer import Tokenizer
+
+Prompt = tuple[str, str]  # id of the prompt's record and its thinking mode: one problem may be asked in both
+
+
+@dataclass
+class Verdict:
+    """What the answers to one prompt were worth. `best` is the shortest right one that training can take."""
+
+    answers: int = 0
+    right: int = 0
+    best: Rollout | None = None
+    best_completion: Completion | None = None
+
+    @property
+    def pass_rate(self) -> float:
+        """The share of the answers that were right."""
+        return self.right / self.answers
+
+
+def judge(rollouts: Iterable[Rollout], tokenizer: Tokenizer) -> dict[Prompt, Verdict]:
+    """A verdict for each prompt, in order of first appearance; the order of its answers changes nothing.
+
+    Right is what `answers.correct` says of the completion and the record's meta that the rollout carries, whatever the
+    file says; a cut answer is wrong. The shortest counts tokens; of equally long ones the first id wins. Raises
+    UserError naming the rollout that does not say its prompt (meta.prompt_id) or its task.
+    """
+    verdicts: dict[Prompt, Verdict] = {}
+    for rollout in rollouts:
+        verdict = verdicts.setdefault(_prompt_of(rollout), Verdict())
+        verdict.answers += 1
+        completion = parse_completion(rollout.completion_ids, tokenizer)
+        question = Record(f"rollout {rollout.id}", rollout.messages, rollout.thinking, rollout.meta)
+        if not answers.correct(question, completion):
+            continue
+        verdict.right += 1
+        completion = _split(completion, rollout.thinking, tokenizer)
+        trainable = rollout.thinking == "fast" or bool(completion.reasoning.strip())
+        if trainable and (verdict.best is None or _size(rollout) < _size(verdict.best)):
+            verdict.best, verdict.best_completion = rollout, completion
+    return verdicts
+
+
+def best_record(verdict: Verdict, identity: str) -> Record | None:
+    """The shortest right answer as a record to train on, called `identity`; None where no answer was right.
+
+    Its meta is the prompt's, with prompt_id, rollout (the id of the answer), answers and right (how many).
+    """
+    rollout, completion = verdict.best, verdict.best_completion
+    if rollout is None:
+        return None
+    reasoning = completion.reasoning if rollout.thinking == "reasoning" else None
+    messages = (*rollout.messages, Message("assistant", completion.answer, reasoning))
+    meta = {key: value for key, value in rollout.meta.items() if key not in ("sample", "correct")}
+    meta |= {"rollout": rollout.id, "answers": verdict.answers, "right": verdict.right}
+    return Record(identity, messages, rollout.thinking, meta)
+
+
+def _prompt_of(rollout: Rollout) -> Prompt:
+    prompt = rollout.meta.get("prompt_id")
+    if not isinstance(prompt, str) or not prompt:
+        raise UserError(f"rollout {rollout.id!r}: meta.prompt_id does not say whose answer it is; give the record's id")
+    return prompt, rollout.thinking
+
+
+def _split(completion: Completion, thinking: str, tokenizer: Tokenizer) -> Completion:
+    """Reasoning and answer apart where the template has no span for reasoning and writes it before the answer."""
+    if tokenizer.template.thinks or thinking != "reasoning":
+        return completion
+    reasoning, _, answer = completion.answer.rpartition(REASONING_END)
+    return replace(completion, reasoning=reasoning, answer=answer)
+
+
+def _size(rollout: Rollout) -> tuple[int, str]:
+    return len(rollout.completion_ids), rollout.id

@@ -1,0 +1,89 @@
+"""Several answers to a prompt: the share that is right, and the shortest right one as a record."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from mindspore_impl.data import list_programs
+from mindspore_impl.data.judging import best_record, judge
+from mindspore_impl.data.rollouts import Rollout
+from mindspore_impl.errors import UserError
+from mindspore_impl.text import chat
+from mindspore_impl.text.records import Message, Record, prompt_messages
+from mindspore_impl.text.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def records():
+    return list(list_programs.generate("train", 0, 40, "reasoning", 0.0, 3, 5, 0))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(records, tmp_path_factory):
+    texts = [text for record in records for text in chat.segments(record)]
+    return train_tokenizer(texts, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 130)
+
+
+def answer_of(record, tokenizer, index, reasoning=None, answer=None, finished=True) -> Rollout:
+    """An answer to the record's prompt: its own label, unless told otherwise."""
+    label = record.messages[-1]
+    message = Message("assistant", answer or label.content, reasoning or label.reasoning)
+    said = Record(record.id, (*record.messages[:-1], message), record.thinking, record.meta)
+    prompt = chat.render_prompt(prompt_messages(record), tokenizer, record.thinking)
+    ids = chat.render(said, tokenizer).ids[len(prompt) :].tolist()
+    ids = ids if finished else ids[:-1]
+    return Rollout(
+        f"{record.id}#{index}", prompt_messages(record), record.thinking, prompt, ids, tokenizer.decode(ids),
+        "stop" if finished else "length", meta={**record.meta, "prompt_id": record.id, "sample": index},
+    )  # fmt: skip
+
+
+def test_the_shortest_right_answer_wins_whatever_the_order(records, tokenizer):
+    record = records[0]
+    right = record.messages[-1].content
+    items = [
+        answer_of(record, tokenizer, 0, reasoning="reverse a b c d sort a b c d reverse a"),
+        answer_of(record, tokenizer, 1, reasoning="sort a b"),
+        answer_of(record, tokenizer, 2, reasoning="a", answer=right[::-1]),  # shorter, and wrong
+        answer_of(record, tokenizer, 3, reasoning="a", finished=False),  # shorter, and cut
+        answer_of(record, tokenizer, 4, reasoning="sort a b"),  # as short as 1
+    ]
+    for _ in range(5):
+        random.Random(len(items)).shuffle(items)
+        (verdict,) = judge(items, tokenizer).values()
+        assert (verdict.answers, verdict.right, verdict.pass_rate) == (5, 3, 0.6)
+        best = best_record(verdict, "mine")
+        assert best.meta["rollout"] == f"{record.id}#1"
+    assert best.messages[-1] == Message("assistant", right, "sort a b") and best.messages[:-1] == record.messages[:-1]
+    assert best.id == "mine" and best.meta["answer"] == right and "sample" not in best.meta
+    assert (best.meta["answers"], best.meta["right"]) == (5, 3)
+    chat.render(best, tokenizer)  # training takes it
+
+
+def test_a_prompt_without_a_right_answer_has_no_record(records, tokenizer):
+    items = [answer_of(records[0], tokenizer, 0), answer_of(records[1], tokenizer, 0, answer="a")]
+    found = judge(items, tokenizer)
+    assert list(found) == [(record.id, "reasoning") for record in records[:2]]
+    assert [best_record(verdict, "x") is None for verdict in found.values()] == [False, True]
+
+
+def test_the_file_is_not_believed(records, tokenizer):
+    item = answer_of(records[0], tokenizer, 0, answer="a")
+    (verdict,) = judge([replace(item, meta={**item.meta, "correct": True})], tokenizer).values()
+    assert verdict.right == 0
+
+
+def test_both_modes_of_a_problem_are_prompts_of_their_own(records, tokenizer):
+    fast = replace(records[0], thinking="fast")
+    found = judge([answer_of(records[0], tokenizer, 0), answer_of(fast, tokenizer, 1)], tokenizer)
+    assert [verdict.answers for verdict in found.values()] == [1, 1]
+    assert best_record(found[(fast.id, "fast")], "x").messages[-1].reasoning is None
+
+
+@pytest.mark.parametrize(("key", "words"), [("prompt_id", "does not say whose answer it is"), ("task", "meta.task is")])
+def test_an_answer_of_nobody_is_refused(records, tokenizer, key, words):
+    item = answer_of(records[0], tokenizer, 0)
+    del item.meta[key]
+    with pytest.raises(UserError, match=f"rollout.*{words}"):
+        judge([item], tokenizer)
