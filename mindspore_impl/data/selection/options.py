@@ -1,7 +1,15 @@
 """The options of the selection's own steps. `of` names the part of a record that a step looks at (Item.text)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+REFUSALS = [
+    "i'm sorry, but", "i am sorry, but", "i apologize, but", "i cannot assist", "i can't assist", "i cannot help with",
+    "i can't help with", "i'm unable to", "i am unable to", "i cannot fulfill", "i can't fulfill", "i cannot provide",
+    "i can't provide", "as an ai", "as a language model", "as a large language model",
+    "抱歉", "对不起", "很遗憾，我", "我无法", "我不能提供", "我不能回答", "作为一个人工智能", "作为ai",
+    "作为一个语言模型", "作为语言模型",
+]  # fmt: skip
 
 
 @dataclass
@@ -14,3 +22,109 @@ class LengthOptions:
     tokenizer: str | None = None  # tokenizer.model or tokenizer.json, needed for the two below
     min_tokens: int | None = None
     max_tokens: int | None = None
+
+
+@dataclass
+class LanguageOptions:
+    """Shares of CJK and of Latin letters among all letters, 0 to 1. A text without letters stays."""
+
+    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "conversation"
+    min_cjk: float = 0.0
+    max_cjk: float = 1.0
+    min_latin: float = 0.0
+    max_latin: float = 1.0
+    min_either: float = 0.0  # of the two together
+
+
+@dataclass
+class RepetitionOptions:
+    """Shares of repeated lines and of repeated runs of words, 0 to 1 (a CJK character is a word)."""
+
+    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "response"
+    max_repeated_lines: float = 0.3
+    ngram: int = 4  # words in a run
+    max_repeated_ngrams: float = 0.4
+    min_words: int = 20  # shorter texts are not judged by their runs
+
+
+@dataclass
+class BrokenUnicodeOptions:
+    """U+FFFD, half surrogate pairs, control characters and, where asked, text decoded with the wrong table."""
+
+    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "conversation"
+    mojibake: bool = True
+
+
+@dataclass
+class MissingAnswerOptions:
+    """No closing answer of the assistant, none that `pattern` finds, or (reasoning mode) no reasoning before it."""
+
+    pattern: str | None = None  # a regular expression that the answer must hold, e.g. '\\\\boxed'
+    reference: bool = False  # meta.answer must be there too, as accuracy needs it
+    reasoning: bool = True  # a record of reasoning mode must have reasoning
+
+
+@dataclass
+class RefusalOptions:
+    """A phrase of a refusal at the start of the answer."""
+
+    phrases: list[str] = field(default_factory=lambda: list(REFUSALS))  # letters' case does not matter
+    within: int = 200  # characters at the start of the answer
+
+
+@dataclass
+class CodeFencesOptions:
+    """A code block that opens and never closes."""
+
+    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "response"
+
+
+@dataclass
+class CompressionOptions:
+    """Compressed size over size (zlib): low where a text repeats itself, or what came before it in its group."""
+
+    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "conversation"
+    over: Literal["record", "set", "thinking", "task"] = "record"  # or after the last 32 KB kept of its group
+    min_ratio: float = 0.2
+    max_ratio: float | None = None  # noise does not compress
+    min_characters: int = 200  # shorter texts are not judged
+
+
+@dataclass
+class ExactDuplicatesOptions:
+    """The same text but for case and white space; the first stays. Holds 8-byte hashes."""
+
+    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "conversation"
+
+
+@dataclass
+class NearDuplicatesOptions:
+    """Jaccard similarity of the sets of word runs, with a record that stays; the first stays. Needs extra `select`."""
+
+    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "conversation"
+    threshold: float = 0.8
+    ngram: int = 3  # words in a run
+    permutations: int = 96  # MinHash values of a record
+    seed: int = 1
+
+
+@dataclass
+class DecontaminateOptions:
+    """A run of words shared with a record of an evaluation set, blind to case and punctuation."""
+
+    against: list[str]  # sets of the recipe
+    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "conversation"
+    evaluation: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "prompt"
+    ngram: int = 13  # words in a run; an evaluation text that is shorter is one run
+    min_words: int = 5  # a still shorter evaluation text is not looked for
+
+
+@dataclass
+class MixtureOptions:
+    """Shares of groups, e.g. {reasoning: 3, fast: 1}; which records of a group stay is decided by a hash of the id."""
+
+    weights: dict[str, float]
+    by: Literal["thinking", "set", "task"] = "thinking"
+    how: Literal["down", "repeat"] = "down"  # drop from groups that are too large, or repeat those that are too small
+    total: int | None = None  # records in all; null: as many as `how` gives
+    seed: int = 0

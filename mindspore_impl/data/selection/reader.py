@@ -34,18 +34,20 @@ def read_set(
     adapter, path = ADAPTERS[options.source], Path(options.path)
     stop = None if options.count is None else options.first + options.count
     for place, text in islice(_texts(path), options.first, stop):
-        where = f"{path}:{place}"
+        where, line = f"{path}:{place}", None
         try:
             value = _object(text, path, place)
             if mend and _has_escape(text):
                 value = _mended(value)
+            elif options.source == "records" and isinstance(text, bytes) and "id" in value and "thinking" in value:
+                line = text.strip()
             record = adapter(value, where, f"{prefix}{path.name}:{place}", options.thinking)
         except UserError as error:
             if refused is None:
                 raise
             refused(where, Drop("line that is no record", str(error).removeprefix(f"{where}: ")))
             continue
-        yield Item(record, name, where)
+        yield Item(record, name, where, line)
 
 
 def count_lines(path: str | Path) -> int:

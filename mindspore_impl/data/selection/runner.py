@@ -96,7 +96,7 @@ def _is_done(recipe: Recipe, folder: Path, made_of: dict, name: str) -> bool:
 
 
 def _difference(old, new) -> str:
-    """ (steps[1].length.min_characters: 1 before, 5 now) for the first difference of two recipes."""
+    """(steps[1].length.min_characters: 1 before, 5 now) for the first difference of two recipes."""
 
     def first(old, new, path):
         if isinstance(old, dict) and isinstance(new, dict):
@@ -130,7 +130,17 @@ def _write(recipe: Recipe, folder: Path, tallies: list[Tally]) -> int:
         def write(dropped=None) -> int:
             tallies[0].file = dropped
             stream = _chain(recipe, scratch, tallies, dropped)
-            return files.write_jsonl(folder / "selected.jsonl", (record_to_json(item.record) for item in stream))
+            kept = 0
+
+            def write_selected(temporary: Path) -> None:
+                nonlocal kept
+                with open(temporary, "wb") as file:
+                    for item in stream:
+                        file.write((item.line or _line_of(item)) + b"\n")
+                        kept += 1
+
+            files.atomic_write(folder / "selected.jsonl", write_selected)
+            return kept
 
         if not recipe.options.dropped:
             return write()
@@ -143,6 +153,10 @@ def _write(recipe: Recipe, folder: Path, tallies: list[Tally]) -> int:
 
         files.atomic_write(folder / "dropped.jsonl", write_both)
         return kept
+
+
+def _line_of(item: Item) -> bytes:
+    return json.dumps(record_to_json(item.record), ensure_ascii=False).encode()
 
 
 def _chain(recipe: Recipe, scratch: Path, tallies: list[Tally], dropped) -> Iterator[Item]:

@@ -1,8 +1,19 @@
 """All steps by the name that a recipe gives them. A new step is one line here."""
 
-from mindspore_impl.data.selection import options, rules
+from mindspore_impl.data.selection import contamination, diversity, duplicates, mixture, options, rules
 from mindspore_impl.data.selection.stream import Step
 
 STEPS: dict[str, Step] = {
     "length": Step(options.LengthOptions, check=rules.length, files=rules.tokenizer_files),
+    "language": Step(options.LanguageOptions, check=rules.language),
+    "repetition": Step(options.RepetitionOptions, check=rules.repetition),
+    "broken_unicode": Step(options.BrokenUnicodeOptions, check=rules.broken_unicode),
+    "missing_answer": Step(options.MissingAnswerOptions, check=rules.missing_answer),
+    "refusal": Step(options.RefusalOptions, check=rules.refusal),
+    "code_fences": Step(options.CodeFencesOptions, check=rules.code_fences),
+    "compression": Step(options.CompressionOptions, check=diversity.compression),
+    "exact_duplicates": Step(options.ExactDuplicatesOptions, check=duplicates.exact),
+    "near_duplicates": Step(options.NearDuplicatesOptions, check=duplicates.near),
+    "decontaminate": Step(options.DecontaminateOptions, check=contamination.against, sets=contamination.sets),
+    "mixture": Step(options.MixtureOptions, stream=mixture.mixture),
 }

@@ -26,22 +26,25 @@ Part = Literal["conversation", "prompt", "response", "reasoning", "answer"]
 
 
 class Item:
-    """A record on its way, with the name of its set and its place (file:line)."""
+    """A record on its way, with the name of its set and its place (file:line).
 
-    __slots__ = ("record", "set", "place", "_parts")
+    `line` is the source line where that is the very record (without line end), so that it need not be written anew. A
+    step that changes a record yields a new Item of it.
+    """
 
-    def __init__(self, record: Record, set_name: str, place: str):
-        self.record, self.set, self.place = record, set_name, place
-        self._parts: dict[str, str] | None = None
+    __slots__ = ("record", "set", "place", "line", "_parts")
+
+    def __init__(self, record: Record, set_name: str, place: str, line: bytes | None = None):
+        self.record, self.set, self.place, self.line = record, set_name, place, line
+        self._parts: dict[str, str] = {}
 
     def text(self, part: Part) -> str:
         """One part of the record: `answer` is the last assistant turn's content, `response` its reasoning and content,
         `prompt` the turns before it, `conversation` everything. Parts that are not there are empty."""
-        if self._parts is None:
-            self._parts = {}
-        if part not in self._parts:
-            self._parts[part] = _part(self.record, part)
-        return self._parts[part]
+        text = self._parts.get(part)
+        if text is None:
+            text = self._parts[part] = _part(self.record, part)
+        return text
 
 
 def _part(record: Record, part: str) -> str:
@@ -87,3 +90,10 @@ class Step:
     stream: Callable[[Any, Context, Iterator[Item]], Iterator[Item]] | None = None
     files: Callable[[Any], list[str]] = lambda options: []  # files it reads: their hashes decide whether to run again
     sets: Callable[[Any], list[str]] = lambda options: []  # sets of the recipe it reads
+
+
+def group_of(item: Item, by: str) -> str:
+    """The group of a record: its set, its thinking mode, or the task in its meta ("none" without one)."""
+    if by == "set":
+        return item.set
+    return item.record.thinking if by == "thinking" else str(item.record.meta.get("task", "none"))

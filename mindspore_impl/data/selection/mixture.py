@@ -1,0 +1,93 @@
+"""Mixture weights: how many records of each group stay, or how often each is repeated."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from mindspore_impl.data.selection.options import MixtureOptions
+from mindspore_impl.data.selection.stream import Context, Drop, Item, group_of
+from mindspore_impl.data.selection.words import hash64
+from mindspore_impl.text.records import parse_record, record_to_json
+
+BINS = 1 << 16  # of the hashes' leading bits: which records stay is known from counts, without holding the records
+
+
+def mixture(options: MixtureOptions, context: Context, items: Iterator[Item]) -> Iterator[Item]:
+    """Brings the groups to the given shares.
+
+    The records wait in a scratch file while they are counted; of each group those with the smallest hashes of
+    (seed, id) stay, so the choice does not depend on the order of groups. A record that is given twice gets `#2`.
+    """
+    if not options.weights or any(weight <= 0 for weight in options.weights.values()):
+        raise context.refuse(f"weights={options.weights} must name groups with numbers above 0")
+    counts = {name: np.zeros(BINS, np.int64) for name in options.weights}
+    waiting = context.scratch / f"mixture_{id(counts)}.jsonl"
+    with open(waiting, "w+", encoding="utf-8") as file:
+        for item in items:
+            group = group_of(item, options.by)
+            if group not in counts:
+                raise context.refuse(
+                    f"{item.place}: its {options.by} is {group!r}, which weights does not name; it names "
+                    f"{', '.join(options.weights)}"
+                )
+            counts[group][_bin(item, options)] += 1
+            file.write(json.dumps([item.set, item.place, record_to_json(item.record)], ensure_ascii=False) + "\n")
+        asked = _asked({name: int(bins.sum()) for name, bins in counts.items()}, options, context)
+        quotas = {name: _Quota(bins, asked[name]) for name, bins in counts.items()}
+        file.seek(0)
+        given = Counter()
+        for line in file:
+            set_name, place, plain = json.loads(line)
+            item = Item(parse_record(plain, place), set_name, place)
+            group = group_of(item, options.by)
+            copies = quotas[group].copies(_bin(item, options))
+            given[group] += copies
+            if not copies:
+                context.drop(item, Drop(f"more of {group} than the mixture asks for"))
+            for copy in range(copies):
+                record = item.record if not copy else replace(item.record, id=f"{item.record.id}#{copy + 1}")
+                yield Item(record, set_name, place)
+    context.notes["weights"] = options.weights
+    context.notes["given"] = {name: given[name] for name in options.weights}
+
+
+def _bin(item: Item, options: MixtureOptions) -> int:
+    return hash64(f"{options.seed} {item.record.id}") >> 48
+
+
+def _asked(sizes: dict[str, int], options: MixtureOptions, context: Context) -> dict[str, int]:
+    """Records to give of each group."""
+    if empty := [name for name, size in sizes.items() if not size]:
+        raise context.refuse(f"no record of {options.by} {empty[0]!r} came this far, and weights asks for some")
+    shares = {name: weight / sum(options.weights.values()) for name, weight in options.weights.items()}
+    totals = [sizes[name] / share for name, share in shares.items()]
+    total = options.total or (min(totals) if options.how == "down" else max(totals))
+    asked = {name: round(total * share) for name, share in shares.items()}
+    if options.how == "down" and (short := [name for name in asked if asked[name] > sizes[name]]):
+        name = short[0]
+        raise context.refuse(
+            f"total={options.total} asks for {asked[name]} records of {name!r}, and {sizes[name]} are there; lower it, "
+            "or use how: repeat"
+        )
+    return asked
+
+
+class _Quota:
+    """Gives `asked` of the records whose bins are counted: every one so many times, the smallest hashes once more."""
+
+    def __init__(self, bins: np.ndarray, asked: int):
+        self.times, extra = divmod(asked, int(bins.sum()))
+        below = np.cumsum(bins)
+        self.edge = int(np.searchsorted(below, extra, side="right"))  # the bin of which only some get one more
+        self.left = extra - (int(below[self.edge - 1]) if self.edge else 0)
+
+    def copies(self, at: int) -> int:
+        """How often the next record, of that bin, is given."""
+        more = at < self.edge
+        if at == self.edge and self.left:
+            self.left -= 1
+            more = True
+        return self.times + more

@@ -1,0 +1,66 @@
+"""Words and their hashes: what near-duplicates and contamination are measured on, blind to case and punctuation."""
+
+import hashlib
+import json
+import re
+from functools import lru_cache
+from tempfile import TemporaryFile
+
+import numpy as np
+
+CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+")
+_WORD_ASCII = re.compile(r"[a-z0-9]+")
+_FACTOR = 0x9E3779B97F4A7C15  # odd, so that multiplying loses nothing modulo 2^64
+
+
+def words(text: str) -> list[str]:
+    """Lower-case runs of letters and digits; every CJK character is a word of its own."""
+    return (_WORD_ASCII if text.isascii() else _WORD).findall(text.lower())
+
+
+@lru_cache(maxsize=1 << 17)
+def _word_hash(word: str) -> int:
+    return hash64(word)
+
+
+def hash64(text: str) -> int:
+    """64 bits that are the same on every machine and in every run (Python's own hash is not)."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def word_hashes(text: str) -> np.ndarray:
+    """uint64 hash of each word, in order."""
+    return np.array([_word_hash(word) for word in words(text)], np.uint64)
+
+
+def ngram_hashes(hashes: np.ndarray, size: int) -> np.ndarray:
+    """uint64 hash of every run of `size` words, in order; none where the text is shorter."""
+    count = len(hashes) - size + 1
+    if count < 1:
+        return np.empty(0, np.uint64)
+    total, factor = np.zeros(count, np.uint64), np.uint64(_FACTOR)
+    for offset in range(size):
+        total = (total ^ (total >> np.uint64(29))) * factor + hashes[offset : offset + count]
+    return total ^ (total >> np.uint64(32))
+
+
+class IdBook:
+    """Ids on disk: 8 bytes of memory name a record that was seen long ago."""
+
+    def __init__(self, folder):
+        self._file = TemporaryFile(dir=folder)
+        self._end = 0
+
+    def add(self, identity: str) -> int:
+        """Remember an id; returns its number for `find`."""
+        position = self._end
+        self._end += self._file.write(json.dumps(identity).encode() + b"\n")
+        return position
+
+    def find(self, position: int) -> str:
+        """The id of that number."""
+        self._file.seek(position)
+        identity = json.loads(self._file.readline())
+        self._file.seek(self._end)
+        return identity
