@@ -2,12 +2,13 @@
 
 import fcntl
 import hashlib
+import io
 import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}); choose another folder or free some room"
+            f"{path}: cannot be written ({error.strerror or error}); choose another folder or free some room"
         ) from error
     os.close(handle)
     temporary = Path(name)
@@ -40,7 +41,10 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
         fsync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); the previous content is kept") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); the previous content is kept, free some room and "
+            "run again"
+        ) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -71,7 +75,8 @@ def new_folder(path: str | Path, fill: Callable[[Path], None]) -> None:
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError):
-            raise UserError(f"{path}: cannot be written ({error.strerror}); free some room and run again") from error
+            reason = error.strerror or error  # NumPy's own errors have a text alone
+            raise UserError(f"{path}: cannot be written ({reason}); free some room and run again") from error
         raise
 
 
@@ -113,7 +118,36 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically. NaN and infinity are refused (they are not JSON)."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    text = json_bytes(value)
+    atomic_write(path, lambda temporary: temporary.write_bytes(text) and None)
+
+
+def json_bytes(value: Any) -> bytes:
+    """The content of a JSON file of ours. NaN and infinity are refused."""
+    return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+
+
+def write_blocks(path: str | Path, blocks: Iterable[bytes | memoryview]) -> tuple[int, str]:
+    """Write a new file from blocks of bytes and flush it to disk; -> its size and SHA-256, taken on the way.
+
+    Not atomic: for files of a folder that is still temporary. Raises OSError.
+    """
+    size, digest = 0, hashlib.sha256()
+    with open(path, "wb", buffering=0) as file:
+        for block in blocks:
+            digest.update(block)
+            write_all(file, block)
+            size += len(block)
+        os.fsync(file.fileno())
+        os.chmod(path, 0o644)
+    return size, digest.hexdigest()
+
+
+def write_all(file: io.RawIOBase, data: bytes | memoryview) -> None:
+    """Write all of `data` to an unbuffered file, which takes less at a time when a disk gets full. Raises OSError."""
+    left = memoryview(data)
+    while len(left):
+        left = left[file.write(left) :]
 
 
 def parse_json(text: str, path: str | Path, line: int | None = None) -> Any:

@@ -1,0 +1,1 @@
+"""Teachers and students that run elsewhere: what a vLLM (or vLLM-Ascend) server or script says, in our files."""

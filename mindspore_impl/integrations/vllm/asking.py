@@ -1,0 +1,170 @@
+"""Ask a server, keep every good answer in a JSONL file, and import that file: `tools/query_teacher.py`.
+
+The file is a batch file of vLLM's form, one line an answer, written and flushed to disk at once. A second run cuts off
+a half-written line, asks only what has no usable answer there yet, and goes on.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mindspore_impl import files
+from mindspore_impl.data.teacher_store import StoreHeader, sample_key
+from mindspore_impl.distill.capture import distinct
+from mindspore_impl.errors import UserError
+from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.integrations.vllm.answers import BadAnswer, counted, parse_answer
+from mindspore_impl.integrations.vllm.client import Question, Server, ask_all, served_model
+from mindspore_impl.integrations.vllm.rollouts import Prompt, rollout_of, rollout_request
+from mindspore_impl.integrations.vllm.topk import teacher_rows, topk_request
+from mindspore_impl.text.chat import Sample
+from mindspore_impl.text.tokenizer import Tokenizer
+
+SHOWN = 10  # given-up questions told one by one
+
+
+def ask_topk(server: Server, samples: Sequence[Sample], header: StoreHeader, path: Path) -> None:
+    """Ask for the top K of every distinct sample and keep the answers in `path`. Raises UserError: some are missing."""
+    by_key = {sample_key(sample.ids): sample for sample in distinct(samples)}
+    server = _named(server, max(len(sample.ids) for sample in by_key.values()) + 1)
+
+    def check(question: Question, body: dict) -> None:
+        teacher_rows(parse_answer(body), by_key[question.key], header, Counter())
+
+    bodies = {key: lambda s=sample: topk_request(s, header.top_k, server.model) for key, sample in by_key.items()}
+    _ask(server, bodies, check, path, header.tokenizer_sha256, "top-k")
+
+
+def ask_rollouts(
+    server: Server, prompts: Sequence[Prompt], sampling: SamplingOptions, tokenizer: Tokenizer, path: Path,
+    allow_missing: int = 0,
+) -> None:  # fmt: skip
+    """Ask for an answer to every prompt and keep them in `path`. Raises UserError when too many are missing."""
+    by_key = {prompt.key: prompt for prompt in prompts}
+    server = _named(server, max(len(prompt.ids) for prompt in prompts) + 1)
+
+    def check(question: Question, body: dict) -> None:
+        answer, prompt = parse_answer(body), by_key[question.key]
+        if answer.prompt_ids is not None and answer.prompt_ids != prompt.ids:
+            raise BadAnswer("about another prompt", f"of {len(answer.prompt_ids)} tokens")
+        if len(answer.outputs) != 1:
+            raise BadAnswer("another form", f"{len(answer.outputs)} choices, and one was asked for")
+        rollout_of(answer.outputs[0], prompt, sampling, tokenizer, None, Counter())
+
+    bodies = {
+        key: lambda p=prompt: rollout_request(p, sampling, tokenizer, server.model) for key, prompt in by_key.items()
+    }
+    _ask(server, bodies, check, path, tokenizer.sha256, "rollout", allow_missing)
+
+
+def _named(server: Server, longest: int) -> Server:
+    return dataclasses.replace(server, model=served_model(server, longest))
+
+
+def _ask(
+    server: Server,
+    bodies: dict[str, Callable[[], dict]],
+    check: Callable[[Question, dict], None],
+    path: Path,
+    tokenizer_sha256: str,
+    title: str,
+    allow_missing: int = 0,
+) -> None:
+    with _opened(path) as log:
+        answered, useless = _answered(path, bodies, check)
+        if useless:
+            print(f"  {path}: lines without use, asked again: {counted(useless)}")
+        missing = [key for key in bodies if key not in answered]
+        print(
+            f"{title}: {len(missing):,} questions to {server.model} at {server.url}, {len(answered):,} answered before"
+        )
+
+        def keep(question: Question, body: dict) -> None:
+            line = {
+                "custom_id": question.key,
+                "request_sha256": files.sha256_json(question.body),
+                "tokenizer_sha256": tokenizer_sha256,
+                "response": {"status_code": 200, "body": body},
+            }
+            log.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            log.flush()
+            os.fsync(log.fileno())
+            answered.add(question.key)
+
+        questions = (Question(key, bodies[key]()) for key in missing)
+        faults, given_up = ask_all(server, questions, len(missing), check, keep, title)
+    if faults:
+        print(f"  failed tries: {counted(faults)}")
+    for message in given_up[:SHOWN]:
+        print(f"  given up: {message}")
+    unanswered = len(bodies) - len(answered)
+    if unanswered > allow_missing:
+        raise UserError(
+            f"{path}: {unanswered:,} of {len(bodies):,} questions are unanswered"
+            + (f"; the last fault was: {given_up[-1]}" if given_up else "")
+            + "; the same command asks only these"
+        )
+
+
+@contextmanager
+def _opened(path: Path):
+    """The answer file for appending, by one process at a time; a line that a kill cut is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(path, "a+b") as log:
+            try:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{path}: another process is asking into this file; wait for it") from error
+            _cut_half_line(log, path)
+            yield log
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); what was answered is kept") from error
+
+
+def _cut_half_line(log, path: Path) -> None:
+    end = size = log.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - (1 << 20))
+        log.seek(start)
+        block = log.read(end - start)
+        if (newline := block.rfind(b"\n")) >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end < size:
+        log.truncate(end)
+        print(f"  {path}: a half-written line of {size - end} bytes is cut off")
+
+
+def _answered(path: Path, bodies: dict[str, Callable[[], dict]], check) -> tuple[set[str], Counter]:
+    """Keys whose very question has a usable answer in the file, and what the other lines are."""
+    known: set[str] = set()
+    useless: Counter = Counter()
+    for key, digest, body in _lines(path, useless):
+        if key not in bodies:
+            useless["to no question of this run"] += 1
+            continue
+        question = Question(key, bodies[key]())
+        if digest != files.sha256_json(question.body):
+            useless["to another request (settings, model)"] += 1
+            continue
+        try:
+            check(question, body)
+            known.add(key)
+        except BadAnswer as error:
+            useless[error.fault] += 1
+    return known, useless
+
+
+def _lines(path: Path, useless: Counter) -> Iterator[tuple[str, str, dict]]:
+    for _, _, value in files.scan_jsonl(path):
+        try:
+            yield value["custom_id"], value["request_sha256"], value["response"]["body"]
+        except (KeyError, TypeError):
+            useless["not a line of ours"] += 1

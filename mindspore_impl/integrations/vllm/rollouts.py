@@ -1,0 +1,186 @@
+"""Answers that a student (or teacher) gave on a vLLM server, into our rollout file."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mindspore_impl.data.rollouts import Rollout, to_sample, write_rollouts
+from mindspore_impl.distill.rollout import rollout_id, sample_seed
+from mindspore_impl.errors import UserError
+from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.integrations.vllm.answers import (
+    Answer,
+    BadAnswer,
+    Found,
+    Output,
+    Served,
+    answer_at,
+    check_tokenizer,
+    look_through,
+)
+from mindspore_impl.integrations.vllm.topk import neutral
+from mindspore_impl.text.chat import Completion, parse_completion, render_prompt
+from mindspore_impl.text.records import Record, prompt_messages
+from mindspore_impl.text.tokenizer import Tokenizer
+
+Check = Callable[[Record, Completion], bool | None]
+
+CLOSED = "closing pieces that the engine had stripped were added"
+BAR = -100.0  # the strongest bias the API takes
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One answer that is wanted: the record, the number of the sample, its ids and its seed. key: the rollout's id."""
+
+    key: str
+    record: Record
+    index: int
+    ids: list[int]
+    seed: int
+
+
+def prompts_of(records: Sequence[Record], tokenizer: Tokenizer, samples_per_prompt: int, seed: int) -> list[Prompt]:
+    """The prompts of `records`, each as often as asked, with the ids and seeds of an in-process rollout.
+
+    Raises UserError when two records would give rollouts of one name.
+    """
+    made: dict[str, Prompt] = {}
+    for record in records:
+        ids = render_prompt(prompt_messages(record), tokenizer, record.thinking)
+        for index in range(samples_per_prompt):
+            key = rollout_id(record, index)
+            if key in made:
+                raise UserError(f"two prompts would be called {key!r}; give the records different ids")
+            made[key] = Prompt(key, record, index, ids, sample_seed(seed, record.id, index))
+    if not made:
+        raise UserError("there is no prompt to answer; name records, or a stage that has prompts")
+    return list(made.values())
+
+
+def rollout_request(prompt: Prompt, sampling: SamplingOptions, tokenizer: Tokenizer, model: str) -> dict:
+    """The body for the completions endpoint. BOS is barred, as it is in our own generation."""
+    return {
+        "model": model,
+        "prompt": prompt.ids,
+        "add_special_tokens": False,
+        "return_token_ids": True,
+        "skip_special_tokens": False,
+        **neutral(),
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k or -1,
+        "repetition_penalty": sampling.repetition_penalty,
+        "max_tokens": sampling.max_new_tokens,
+        "stop_token_ids": [tokenizer.eos_id, *sampling.stop_ids],
+        "seed": prompt.seed,
+    } | ({} if tokenizer.bos_id is None else {"logit_bias": {str(tokenizer.bos_id): BAR}})
+
+
+def rollout_of(
+    output: Output, prompt: Prompt, sampling: SamplingOptions, tokenizer: Tokenizer, weights_sha256: str | None,
+    repairs: Counter, check: Check | None = None,
+) -> Rollout:  # fmt: skip
+    """One output as a rollout. Log-probabilities of the completion, which an answer may hold, have no place in it.
+
+    An engine that says `stop` without writing the closing piece gets it added, which `repairs` counts. Raises BadAnswer
+    for any other end than the closing piece, an id of `sampling.stop_ids` or the limit, and for what no rollout can be.
+    """
+    ids = None if output.ids is None else list(output.ids)
+    stopped_by = (None, tokenizer.eos_id, tokenizer.template.turn_end)
+    if ids and ids[-1] == tokenizer.eos_id:
+        finish = "stop"
+    elif output.finish == "length" or output.finish == "stop" and output.stop in sampling.stop_ids:
+        finish = "length"  # as in our own generation: only the closing piece finishes an answer
+    elif output.finish == "stop" and output.stop in stopped_by:
+        finish = "stop"
+        if ids is not None:
+            ids.append(tokenizer.eos_id)
+            repairs[CLOSED] += 1
+    else:
+        raise BadAnswer("ended otherwise", f"finish_reason {output.finish!r}, stop_reason {output.stop!r}")
+    meta = {**prompt.record.meta, "prompt_id": prompt.record.id, "sample": prompt.index}
+    text = output.text if ids is None else tokenizer.decode(ids, skip_special=False)
+    settings = {key: value for key, value in asdict(sampling).items() if key != "batch_size"}
+    rollout = Rollout(
+        prompt.key, prompt_messages(prompt.record), prompt.record.thinking, prompt.ids, ids, text, finish,
+        weights_sha256, tokenizer.sha256, {**settings, "seed": prompt.seed}, meta,
+    )  # fmt: skip
+    try:
+        sample = to_sample(rollout, tokenizer)
+    except UserError as error:
+        raise BadAnswer("no rollout", str(error)) from error
+    right = check(prompt.record, parse_completion(sample.ids[sample.supervised], tokenizer)) if check else None
+    if right is not None:
+        meta["correct"] = bool(right)
+    return rollout
+
+
+def import_rollouts(
+    paths: Sequence[Path], prompts: Sequence[Prompt], sampling: SamplingOptions, tokenizer: Tokenizer,
+    path: str | Path, weights_sha256: str | None = None, allow_missing: int = 0, check: Check | None = None,
+) -> dict:  # fmt: skip
+    """Write the rollout file `path` from answer files, in the order of `prompts`; return what became of them.
+
+    An answer is to the prompt that its custom_id names, else to those with its prompt ids, one output a sample. Raises
+    UserError when more than `allow_missing` prompts have no usable answer.
+    """
+    by_key = {prompt.key: prompt for prompt in prompts}
+    same_ids: dict[tuple[int, ...], list[Prompt]] = defaultdict(list)
+    for prompt in prompts:
+        same_ids[tuple(prompt.ids)].append(prompt)
+
+    def served(answer: Answer, found: Found) -> Iterator[Served]:
+        check_tokenizer(answer, tokenizer.sha256)
+        waiting = _waiting(answer, by_key, same_ids, found.places)
+        for part, output in enumerate(answer.outputs):
+            if part == len(waiting):
+                yield BadAnswer("to no question of ours", f"{len(answer.outputs) - part} outputs more than were wanted")
+                return
+            try:
+                rollout_of(output, waiting[part], sampling, tokenizer, weights_sha256, Counter())
+                yield waiting[part].key, part
+            except BadAnswer as error:
+                yield error
+
+    found = look_through(paths, served)
+    found.report()
+    missing = [prompt.key for prompt in prompts if prompt.key not in found.places]
+    if len(missing) > allow_missing or len(missing) == len(prompts):
+        raise UserError(
+            f"{', '.join(map(str, paths))}: {len(missing)} of {len(prompts)} prompts have no usable answer, the first "
+            f"is {missing[0]!r}; ask again (what is answered is kept), or allow it with --allow-missing {len(missing)}"
+        )
+    repairs: Counter = Counter()
+
+    def rollouts() -> Iterator[Rollout]:
+        for prompt in prompts:
+            if place := found.places.get(prompt.key):
+                output = answer_at(place).outputs[place.part]
+                yield rollout_of(output, prompt, sampling, tokenizer, weights_sha256, repairs, check)
+
+    return {
+        "rollouts": write_rollouts(path, rollouts()),
+        "missing": len(missing),
+        "repaired": {kind: number for kind, number in repairs.items() if number},
+        "refused": dict(found.faults),
+    }
+
+
+def _waiting(answer: Answer, by_key: dict, same_ids: dict, answered: dict) -> list[Prompt]:
+    """The prompts that the outputs of an answer are for, in order."""
+    named = by_key.get(answer.custom_id)
+    if named is not None:
+        if answer.prompt_ids is not None and answer.prompt_ids != named.ids:
+            raise BadAnswer("about another prompt", f"custom_id {answer.custom_id!r}")
+        return [named]
+    if answer.prompt_ids is None:
+        raise BadAnswer("to no question of ours", f"custom_id {answer.custom_id!r}, and there are no prompt_token_ids")
+    alike = same_ids.get(tuple(answer.prompt_ids), [])
+    if not alike:
+        raise BadAnswer("to no question of ours", f"a prompt of {len(answer.prompt_ids)} tokens")
+    waiting = [prompt for prompt in alike if prompt.key not in answered]
+    if not waiting:
+        raise BadAnswer("repeated", f"{alike[0].key!r} is answered already")
+    return waiting

@@ -1,0 +1,186 @@
+"""A teacher's top-K log-probabilities from vLLM's `prompt_logprobs` into our teacher store.
+
+vLLM gives one entry a prompt token: null for the first, and for token i the distribution that PREDICTED it, which the
+model said at position i - 1. `packing.shift` owns our side: position t predicts token t + 1, so the row of position t
+is entry t + 1. An entry maps ids to log-probabilities: the K most probable ones and, when it is not among them, the
+prompt's own token, which makes K + 1. That one is not part of the top K and is dropped.
+
+The temperature is 1. The K log-probabilities at T = 1 do not fix those at another T: the normaliser at T needs every
+logit. Only their ratios can be tempered, which would serve the support `renormalised` alone, and a store does not say
+which support it is for; so T != 1 is refused.
+
+Legend: S supervised targets of a sequence, K teacher ids.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mindspore_impl.data.packing import shift
+from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, StoreWriter, sample_key
+from mindspore_impl.distill.capture import distinct, store_metrics
+from mindspore_impl.errors import UserError
+from mindspore_impl.integrations.vllm.answers import (
+    Answer,
+    BadAnswer,
+    Served,
+    answer_at,
+    check_tokenizer,
+    look_through,
+)
+from mindspore_impl.ops.log_floor import LOG_FLOOR
+from mindspore_impl.text.chat import Sample
+
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+SUM_ABOVE = 1e-3  # how far rounding may lift the sum of K masses above 1; servers round to about 4 decimals at worst
+# The K masses are float32, so a tail below their resolution is not known: it is taken for this much, not for nothing.
+TAIL_RESOLUTION = math.log(2.0**-23)
+SCALED, TAIL_UNKNOWN = "rows summed to more than 1 and were scaled", "tails were below the resolution of float32"
+
+
+def topk_request(sample: Sample, top_k: int, model: str) -> dict:
+    """The body for the completions endpoint. Every sampling setting is given, or the server would take its model's own
+    (`generation_config.json`), which a server in a `processed` logprobs mode applies to the answer."""
+    return {
+        "model": model,
+        "prompt": [int(token_id) for token_id in sample.ids],
+        "prompt_logprobs": top_k,
+        "max_tokens": 1,  # 0 is refused by many versions; the one token is thrown away
+        "add_special_tokens": False,
+        "return_token_ids": True,
+        **neutral(),
+    }
+
+
+def neutral() -> dict:
+    """Sampling settings that leave the model's distribution as it is."""
+    return {
+        "temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0,
+        "presence_penalty": 0.0, "frequency_penalty": 0.0,
+    }  # fmt: skip
+
+
+def outside_header(
+    teacher_sha256: str, tokenizer_sha256: str, vocab_size: int, top_k: int, temperature: float
+) -> StoreHeader:
+    """The header of an imported store. Raises UserError for a temperature other than 1, and K above the vocabulary."""
+    if temperature != 1:
+        raise UserError(
+            f"capture.temperature: {temperature}, but a server's log-probabilities are those at 1, and K of them do "
+            "not fix the normaliser at another temperature; set capture.temperature=1 and objective.temperature=1, or "
+            "capture in process"
+        )
+    if not 1 <= top_k <= vocab_size:
+        raise UserError(f"capture.top_k: {top_k} is not between 1 and the vocabulary of {vocab_size}")
+    return StoreHeader(teacher_sha256, tokenizer_sha256, vocab_size, top_k, 1.0, "top_k")
+
+
+def teacher_rows(answer: Answer, sample: Sample, header: StoreHeader, repairs: Counter) -> Rows:
+    """The rows of one sequence: (teacher_ids_SK int32, teacher_logp_SK float32, tail_logp_S float32).
+
+    The tail is log1p(-sum) of the K masses in float64. `repairs` counts what was mended. Raises BadAnswer when the
+    answer is not about exactly this sequence, or an entry that is needed is no top-K of a distribution.
+    """
+    entries = _entries(answer, sample)
+    position_S = np.flatnonzero(shift(sample.ids, sample.supervised)[1])
+    rows = [_row(entries[t + 1], int(sample.ids[t + 1]), header, f"token {t + 1}") for t in position_S]
+    ids_SK = np.array([ids for ids, _ in rows], np.int32)
+    logp_SK = np.array([logp for _, logp in rows], np.float64)
+    sum_S = np.exp(logp_SK).sum(1)
+    if (sum_S > 1 + SUM_ABOVE).any():
+        worst = int(np.argmax(sum_S))
+        raise BadAnswer("masses sum to more than 1", f"{sum_S[worst]:.6f} at token {position_S[worst] + 1}")
+    above_S = sum_S > 1
+    logp_SK -= np.where(above_S, np.log(np.maximum(sum_S, 1)), 0)[:, None]
+    repairs[SCALED] += int(above_S.sum())
+    if header.top_k == header.vocab_size:
+        tail_S = np.full(len(rows), LOG_FLOOR)
+    else:
+        with np.errstate(divide="ignore"):
+            tail_S = np.log1p(-np.minimum(sum_S, 1))
+        repairs[TAIL_UNKNOWN] += int((tail_S < TAIL_RESOLUTION).sum())
+        tail_S = np.maximum(tail_S, TAIL_RESOLUTION)
+    return ids_SK, logp_SK.astype(np.float32), tail_S.astype(np.float32)
+
+
+def _entries(answer: Answer, sample: Sample) -> list:
+    """The entries of `prompt_logprobs`, once they are seen to be about this very sequence."""
+    length, entries = len(sample.ids), answer.prompt_logprobs
+    if not isinstance(entries, list):
+        raise BadAnswer("no prompt_logprobs", "ask with prompt_logprobs=K")
+    if answer.prompt_ids is not None and answer.prompt_ids != sample.ids.tolist():
+        raise BadAnswer("about another prompt", f"of {len(answer.prompt_ids)} tokens, not the {length} that were asked")
+    if len(entries) != length:
+        raise BadAnswer("of another length", f"{len(entries)} entries for a sequence of {length} tokens")
+    if entries[0] is not None:
+        raise BadAnswer("not shifted as vLLM's", "the first entry is not null, though nothing predicts the first token")
+    for place, (token_id, entry) in enumerate(zip(sample.ids.tolist(), entries, strict=True)):
+        # vLLM always adds the prompt's own token, so its absence shows another prompt or another shift.
+        if isinstance(entry, dict) and str(token_id) not in entry:
+            raise BadAnswer("about another prompt", f"entry {place} lacks the prompt's own token {token_id}")
+    return entries
+
+
+def _row(entry, own: int, header: StoreHeader, where: str) -> tuple[list[int], list[float]]:
+    """The K most probable ids of an entry and their log-probabilities, falling; `own` is the prompt's token there."""
+    if not isinstance(entry, dict):
+        raise BadAnswer("null entry", where)
+    pairs = []
+    for name, value in entry.items():
+        logp = value.get("logprob") if isinstance(value, dict) else value  # older scripts give the bare number
+        if not (name.isascii() and name.isdigit() and str(int(name)) == name) or type(logp) not in (float, int):
+            raise BadAnswer("another form", f"{where}: {name!r}: {str(value)[:80]}")
+        if int(name) >= header.vocab_size:
+            raise BadAnswer("id out of range", f"{where}: {name}, but the vocabulary has {header.vocab_size}")
+        if math.isnan(logp):
+            raise BadAnswer("NaN", where)
+        if logp > 1e-4:
+            raise BadAnswer("log-probability above 0", f"{where}: {logp:g}; does the server give raw_logits?")
+        pairs.append((-max(logp, LOG_FLOOR), int(name) == own, int(name)))  # of equals, the added one comes last
+    if len(pairs) < header.top_k:
+        raise BadAnswer("fewer than K ids", f"{where}: {len(pairs)}, but K is {header.top_k}")
+    kept = sorted(pairs)[: header.top_k]
+    return [token_id for _, _, token_id in kept], [-minus for minus, _, _ in kept]
+
+
+def import_topk(paths: Sequence[Path], samples: Sequence[Sample], header: StoreHeader, folder: str | Path) -> dict:
+    """Fill the store `folder` from answer files and publish it; return its metrics and what was repaired or refused.
+
+    Sequences are written in the order of `samples`, so the store does not depend on the order of the answers. Raises
+    UserError when a sample has no usable answer (the store stays unpublished), or as StoreWriter does.
+    """
+    samples = distinct(samples)
+    by_key = {sample_key(sample.ids): sample for sample in samples}
+
+    def served(answer: Answer, _) -> list[Served]:
+        check_tokenizer(answer, header.tokenizer_sha256)
+        key = answer.custom_id if answer.custom_id in by_key else None
+        if key is None and answer.prompt_ids is not None:
+            key = sample_key(np.array(answer.prompt_ids, np.int64))
+        if key not in by_key:
+            raise BadAnswer("to no question of ours", f"custom_id {answer.custom_id!r}")
+        teacher_rows(answer, by_key[key], header, Counter())
+        return [(key, 0)]
+
+    found = look_through(paths, served)
+    found.report()
+    if missing := [sample for key, sample in by_key.items() if key not in found.places]:
+        raise UserError(
+            f"{', '.join(map(str, paths))}: {len(missing)} of {len(by_key)} sequences have no usable answer, the first "
+            f"is record {missing[0].record_id!r}; ask again (what is answered is kept), then import"
+        )
+    repairs: Counter = Counter()
+    writer = StoreWriter(folder, header)
+    for key, sample in by_key.items():
+        rows = teacher_rows(answer_at(found.places[key]), sample, header, repairs)
+        writer.add(sample.ids, sample.supervised, *rows)
+    writer.close()
+    return {
+        **store_metrics(StoreReader(folder), samples),
+        "repaired": {kind: number for kind, number in repairs.items() if number},
+        "refused": dict(found.faults),
+    }

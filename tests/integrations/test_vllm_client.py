@@ -1,0 +1,328 @@
+"""Asking a server that fails: what is wrong is refused and counted, nothing is lost, and a second run completes."""
+
+import json
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from mindspore_impl.data.teacher_store import StoreReader, sample_key
+from mindspore_impl.errors import UserError
+from mindspore_impl.integrations.vllm import asking
+from mindspore_impl.integrations.vllm.client import Question, Server, ask_all, check_url, served_model
+from mindspore_impl.integrations.vllm.topk import import_topk, outside_header
+from mindspore_impl.text.chat import Sample
+from tests.integrations.fake_server import LONGEST, MODEL, log_softmax, serving
+
+VOCAB, TOP_K = 40, 4
+HEADER = outside_header("t" * 64, "k" * 64, VOCAB, TOP_K, 1.0)
+
+
+def logits_of(ids):
+    """Logits [L, V] that depend on the whole prefix."""
+    return np.stack([np.random.default_rng(ids[: t + 1]).normal(0, 3, VOCAB) for t in range(len(ids))])
+
+
+def make_samples(count=5):
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(count):
+        supervised = np.array([False, False, True, True, number % 2 == 0, True])
+        made.append(Sample(rng.integers(0, VOCAB, 6).astype(np.int32), supervised, f"r{number}", "fast"))
+    return made
+
+
+SAMPLES = make_samples()
+FIRST = tuple(SAMPLES[0].ids.tolist())
+
+
+def server_at(fake, **changes) -> Server:
+    return Server(**{"url": fake.url, "timeout": 0.3, "in_flight": 3, "retries": 1, "backoff": 0.01} | changes)
+
+
+def expected(sample):
+    """(ids, log-probabilities) of the TOP_K most probable, by hand."""
+    before = [t - 1 for t in range(1, len(sample.ids)) if sample.supervised[t]]
+    logp_SV = log_softmax(logits_of(sample.ids.tolist()))[before]
+    ids_SK = np.argsort(-logp_SV, axis=1)[:, :TOP_K]
+    return ids_SK, np.take_along_axis(logp_SV, ids_SK, 1)
+
+
+def check_store(folder):
+    reader = StoreReader(folder)
+    assert reader.sequences == len(SAMPLES)
+    for sample in SAMPLES:
+        ids_SK, logp_SK, _ = reader.lookup(sample.ids, sample.supervised)
+        wanted_ids_SK, wanted_SK = expected(sample)
+        np.testing.assert_array_equal(ids_SK, wanted_ids_SK)
+        np.testing.assert_allclose(logp_SK, wanted_SK, atol=5e-3)
+
+
+# fault of the server: the kind under which it is counted
+FAULTS = {
+    "500": "HTTP 500", "503": "HTTP 503", "429 0.01": "HTTP 429", "400": "HTTP 400", "drop": "connection",
+    "half": "connection", "slow": "timeout", "truncated": "not JSON", "html": "not JSON",
+    "other prompt": "about another prompt", "other prompt, unnamed": "about another prompt",
+    "fewer": "fewer than K ids", "range": "id out of range", "nan": "NaN", "null": "null entry",
+    "longer": "of another length", "shorter": "of another length", "above": "masses sum to more than 1",
+    "logits": "log-probability above 0", "unshifted": "not shifted as vLLM's", "names": "another form",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_told_and_a_second_run_asks_only_for_what_is_missing(fault, tmp_path, capsys):
+    path = tmp_path / "answers.jsonl"
+    with serving(logits_of) as fake:
+        fake.faults[FIRST] = [fault, "for ever"]
+        with pytest.raises(UserError, match=r"1 of 5 questions are unanswered; the last fault was"):
+            asking.ask_topk(server_at(fake), SAMPLES, HEADER, path)
+        tries = 1 if fault == "400" else 2
+        assert f"failed tries: {tries} x {FAULTS[fault]}" in capsys.readouterr().out
+        assert len(path.read_text().splitlines()) == 4
+        with pytest.raises(UserError, match="1 of 5 sequences have no usable answer, the first is record 'r0'"):
+            import_topk([path], SAMPLES, HEADER, tmp_path / "store")
+        fake.faults.clear()
+        fake.asked.clear()
+        asking.ask_topk(server_at(fake), SAMPLES, HEADER, path)
+        assert fake.asked == {FIRST: 1}
+    import_topk([path], SAMPLES, HEADER, tmp_path / "store")
+    check_store(tmp_path / "store")
+
+
+def test_faults_that_pass_are_survived_and_counted(tmp_path, capsys):
+    with serving(logits_of) as fake:
+        fake.faults[FIRST] = ["500", "drop", "truncated", "nan", "429 0"]
+        asking.ask_topk(server_at(fake, retries=5), SAMPLES, HEADER, tmp_path / "a.jsonl")
+        assert fake.asked[FIRST] == 6
+    told = capsys.readouterr().out
+    for kind in ("HTTP 500", "connection", "not JSON", "NaN", "HTTP 429"):
+        assert f"1 x {kind}" in told
+
+
+def test_a_half_written_line_is_cut_and_asked_again(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    with serving(logits_of) as fake:
+        asking.ask_topk(server_at(fake), SAMPLES, HEADER, path)
+        whole = path.read_bytes()
+        lost = json.loads(whole.splitlines()[-1])["custom_id"]
+        path.write_bytes(whole[:-25])
+        fake.asked.clear()
+        asking.ask_topk(server_at(fake), SAMPLES, HEADER, path)
+        assert sum(fake.asked.values()) == 1 and sample_key(np.array(next(iter(fake.asked)))) == lost
+    assert "a half-written line of" in capsys.readouterr().out
+    assert len(path.read_bytes().splitlines()) == 5 and path.read_bytes().startswith(whole[: len(whole) // 2])
+
+
+def test_answers_to_other_settings_and_damaged_lines_are_asked_again(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    with serving(logits_of) as fake:
+        asking.ask_topk(server_at(fake), SAMPLES, outside_header("t" * 64, "k" * 64, VOCAB, 2, 1.0), path)
+        with open(path, "a") as file:
+            file.write('{"a": 1}\nnonsense\n')
+        fake.asked.clear()
+        asking.ask_topk(server_at(fake), SAMPLES, HEADER, path)
+        assert sum(fake.asked.values()) == 5
+    told = capsys.readouterr().out
+    assert "5 x to another request" in told and "2 x not a line of ours" in told
+    summary = import_topk([path], SAMPLES, HEADER, tmp_path / "store")  # the first five lines hold too few ids
+    assert summary["refused"]["fewer than K ids"] == 5
+    check_store(tmp_path / "store")
+
+
+def test_repeated_and_foreign_answers_are_counted_and_left(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with serving(logits_of) as fake:
+        asking.ask_topk(server_at(fake), make_samples(6), HEADER, path)
+    path.write_bytes(path.read_bytes() * 2)
+    summary = import_topk([path], SAMPLES, HEADER, tmp_path / "store")
+    assert summary["refused"] == {"repeated": 5, "to no question of ours": 2}
+    check_store(tmp_path / "store")
+
+
+def test_the_store_does_not_depend_on_the_order_of_the_answers(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with serving(logits_of) as fake:
+        asking.ask_topk(server_at(fake), SAMPLES, HEADER, path)
+    import_topk([path], SAMPLES, HEADER, tmp_path / "one")
+    path.write_bytes(b"".join(reversed(path.read_bytes().splitlines(keepends=True))))
+    import_topk([path], SAMPLES, HEADER, tmp_path / "two")
+    one, two = (StoreReader(tmp_path / name) for name in ("one", "two"))
+    assert [shard["sha256"] for shard in one.shards] == [shard["sha256"] for shard in two.shards]
+
+
+def test_requests_in_flight_are_bounded_and_questions_drawn_as_room_comes_free():
+    drawn = []
+    kept = []
+    with serving(logits_of) as fake:
+        fake.delay = 0.03
+
+        def questions():
+            for number in range(9):
+                drawn.append((number, len(kept)))
+                yield Question(str(number), {"prompt": [number, 1, 2], "prompt_logprobs": 2})
+
+        ask_all(
+            server_at(fake), questions(), 9, lambda *_: None, lambda question, body: kept.append(question.key), "test"
+        )
+    assert fake.most <= 3 and sorted(kept) == [str(number) for number in range(9)]
+    assert all(number - answered < 3 for number, answered in drawn)
+
+
+def test_the_threads_end(tmp_path):
+    with serving(logits_of) as fake:
+        fake.faults[FIRST] = ["401"]
+        with pytest.raises(UserError, match="unanswered"):
+            asking.ask_topk(server_at(fake, in_flight=7), SAMPLES, HEADER, tmp_path / "a.jsonl")
+        asking.ask_topk(server_at(fake, in_flight=7), SAMPLES, HEADER, tmp_path / "a.jsonl")
+    mine = [thread for thread in threading.enumerate() if thread.name == "asking"]
+    for thread in mine:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in mine)
+
+
+@pytest.mark.parametrize("status", ["401", "403", "404", "302"])
+def test_a_server_that_refuses_everybody_is_not_asked_for_all(tmp_path, status):
+    samples = make_samples(30)
+    with serving(logits_of) as fake:
+        for sample in samples:
+            fake.faults[tuple(sample.ids.tolist())] = [status, "for ever"]
+        with pytest.raises(UserError, match=f"30 of 30 questions are unanswered; the last fault was: .*HTTP {status}"):
+            asking.ask_topk(server_at(fake), samples, HEADER, tmp_path / "a.jsonl")
+        assert sum(fake.asked.values()) <= 6  # those under way when the first answer came
+
+
+def test_a_server_that_only_fails_is_given_up(tmp_path):
+    samples = make_samples(30)
+    with serving(logits_of) as fake:
+        for sample in samples:
+            fake.faults[tuple(sample.ids.tolist())] = ["500", "for ever"]
+        with pytest.raises(UserError, match="30 of 30 questions are unanswered"):
+            asking.ask_topk(server_at(fake), samples, HEADER, tmp_path / "a.jsonl")
+        assert sum(fake.asked.values()) < 20
+
+
+def test_waits_double_are_seeded_and_obey_retry_after(tmp_path, monkeypatch):
+    waits = []
+
+    def wait(self, seconds=None):
+        waits.append(seconds)
+        return False
+
+    monkeypatch.setattr("mindspore_impl.integrations.vllm.client.threading.Event.wait", wait)
+    from mindspore_impl.integrations.vllm import client
+
+    answers = iter([client.Failure("HTTP 500", "", 0.0)] * 4 + [client.Failure("HTTP 429", "", w) for w in (9.0, 1e9)])
+    monkeypatch.setattr(client, "request", lambda *_: (_ for _ in ()).throw(next(answers)))
+    event = threading.Event()
+    server = Server("http://h/v1", retries=6, backoff=1.0, longest_wait=20.0)
+    with pytest.raises((StopIteration, RuntimeError)):
+        client._ask(server, Question("a", {}), lambda *_: None, event)
+    assert all(0.5 * 2**n <= waits[n] <= 2**n for n in range(4))
+    assert 9.0 <= waits[4] <= 16 and waits[5] == 20.0  # asked for more than anybody waits
+    first = list(waits)
+    waits.clear()
+    answers = iter([client.Failure("HTTP 500", "", 0.0)] * 4)
+    with pytest.raises((StopIteration, RuntimeError)):
+        client._ask(server, Question("a", {}), lambda *_: None, event)
+    assert waits == first[:4]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("7", 7.0), ("-3", 0.0), ("nan", 0.0), ("inf", 0.0), ("soon", 0.0), ("", 0.0),
+    ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+])  # fmt: skip
+def test_retry_after_is_read(text, seconds):
+    from mindspore_impl.integrations.vllm.client import _retry_after
+
+    class Response:
+        def getheader(self, name):
+            return text
+
+    assert _retry_after(Response()) == seconds
+
+
+def test_the_request_names_every_setting_and_the_key_stays_in_its_header(tmp_path):
+    path = tmp_path / "a.jsonl"
+    server = None
+    with serving(logits_of) as fake:
+        server = server_at(fake, api_key="s3cret")
+        asking.ask_topk(server, SAMPLES, HEADER, path)
+        body, headers = fake.bodies[0], fake.headers[0]
+    assert headers["Authorization"] == "Bearer s3cret"
+    assert "s3cret" not in path.read_text() + repr(server) + json.dumps(body)
+    assert body["prompt_logprobs"] == TOP_K and body["model"] == MODEL and body["add_special_tokens"] is False
+    neutral = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert {key: body[key] for key in neutral} == neutral
+
+
+@pytest.mark.parametrize("url", [
+    "ftp://host/v1", "file:///etc/passwd", "host:8000", "http://", "http://user:pass@host/v1", "http://host/v1?key=1",
+    "http://host:port/v1", "http://host/v1#x", "javascript:alert(1)",
+])  # fmt: skip
+def test_only_plain_http_addresses(url):
+    with pytest.raises(UserError, match="--url") as caught:
+        check_url(url)
+    assert "pass@" not in str(caught.value)
+
+
+def test_addresses_are_completed():
+    assert check_url("http://host:8000") == "http://host:8000/v1" == check_url("http://host:8000/v1/")
+    assert check_url("https://host/api/v1") == "https://host/api/v1"
+
+
+def test_the_model_and_its_length_are_looked_at_first(tmp_path):
+    with serving(logits_of) as fake:
+        assert served_model(server_at(fake), LONGEST) == MODEL
+        with pytest.raises(UserError, match=f"teacher-7b takes {LONGEST} tokens and the longest question needs 65"):
+            served_model(server_at(fake), LONGEST + 1)
+        with pytest.raises(UserError, match="--model: other is given, and the server has: teacher-7b"):
+            served_model(server_at(fake, model="other"), 1)
+        fake.models.append({"id": "second"})
+        with pytest.raises(UserError, match="--model: none is given, and the server has: second, teacher-7b"):
+            served_model(server_at(fake), 1)
+        fake.models[:] = ["x"]
+        with pytest.raises(UserError, match="not the list of"):
+            served_model(server_at(fake), 1)
+        url = fake.url
+    with pytest.raises(UserError, match="connection.*is the server up"):
+        served_model(Server(url, timeout=0.3), 1)
+
+
+def test_two_processes_do_not_write_one_file(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with serving(logits_of) as fake, asking._opened(path), pytest.raises(UserError, match="another process is asking"):
+        asking.ask_topk(server_at(fake), SAMPLES, HEADER, path)
+
+
+def test_a_fault_of_ours_is_not_swallowed(tmp_path):
+    def broken(*_):
+        raise ZeroDivisionError
+
+    with serving(logits_of) as fake, pytest.raises(ZeroDivisionError):
+        questions = iter([Question("a", {"prompt": [1, 2], "prompt_logprobs": 2})])
+        ask_all(server_at(fake), questions, 1, broken, lambda *_: None, "test")
+
+
+def test_a_dripping_server_runs_into_the_timeout():
+    import socket
+
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def drip():
+        connection, _ = listener.accept()
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        try:
+            for _ in range(40):
+                connection.sendall(b" ")
+                threading.Event().wait(0.05)
+        except OSError:
+            pass
+        connection.close()
+
+    threading.Thread(target=drip, daemon=True).start()
+    server = Server(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", timeout=0.3, retries=0, in_flight=1)
+    faults, given_up = ask_all(server, [Question("a", {"prompt": []})], 1, lambda *_: None, lambda *_: None, "test")
+    listener.close()
+    assert faults == Counter({"timeout": 1}) and "no whole answer within 0.3 s" in given_up[0]
