@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mindspore_impl import checkpoint, files
+from mindspore_impl.checkpoint import saving
 from mindspore_impl.errors import UserError
 
 FILES = ("weights.safetensors", "optimizer.safetensors", "position.json", "manifest.json")
@@ -116,7 +117,7 @@ def test_a_killed_writer_leaves_the_old_one_in_force(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "_replace_folder", killed)
+    monkeypatch.setattr(saving, "_replace_folder", killed)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path, 20)
     monkeypatch.undo()
@@ -149,7 +150,7 @@ def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(files, "write_all", full)
     with pytest.raises(UserError, match="step_00000020.*No space left.*free some room"):
         write(tmp_path, 20)
     assert numbered(tmp_path) == ["step_00000010"]

@@ -1,0 +1,108 @@
+"""What is in a checkpoint, or in other weights on disk, and how it comes into a model and out of it."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from mindspore_impl.checkpoint.folders import CONFIG, WEIGHTS, selected
+from mindspore_impl.errors import UserError
+from mindspore_impl.model import hf_config
+from mindspore_impl.model.adapter_file import merged, read_adapters
+from mindspore_impl.model.gguf import is_gguf, open_gguf
+from mindspore_impl.model.weights import WeightSource, check_shapes, fit, is_hf_folder, open_file, open_hf
+
+
+def read_weights(path: str | Path) -> dict[str, np.ndarray]:
+    """Read weights as float32 arrays by name, from a checkpoint folder or a plain .safetensors file.
+
+    Raises UserError when the file is missing, is not safetensors, or holds something else than floats NumPy knows.
+    """
+    path = Path(path)
+    file = path / WEIGHTS if path.is_dir() else path
+    arrays = read_arrays(file)
+    for name, array in arrays.items():
+        if array.dtype not in (np.float16, np.float32, np.float64):
+            raise UserError(
+                f"{file}: {name!r} is {array.dtype}, not a float; store the weights as float32 safetensors first"
+            )
+    return {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+
+
+def read_arrays(file: str | Path) -> dict[str, np.ndarray]:
+    """Read every array of one safetensors file. Raises UserError that names the file."""
+    file = Path(file)
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; name a checkpoint folder or a .safetensors file")
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{file}: cannot be read as safetensors of NumPy types ({error}); it is damaged, or holds a type such as "
+            "bfloat16: store the weights as float32 safetensors first"
+        ) from error
+
+
+def open_weights(path: str | Path, which: str = "last", base: Callable[[], WeightSource] | None = None) -> WeightSource:
+    """Weights on disk, to be read one tensor at a time: a Hugging Face folder, a checkpoint, a .safetensors file or a
+    .gguf file.
+
+    A folder of checkpoints, or one that holds such a folder as checkpoints/, stands for its last or best one (`which`).
+    `base` opens the weights that LoRA adapters were trained on; a checkpoint of adapters stands for those weights with
+    the adapters merged in. Raises UserError when there is nothing, or it is damaged or of a model that is not
+    supported, or when adapters come without a base, or with another one.
+    """
+    path = Path(path)
+    if is_gguf(path):
+        return open_gguf(path)
+    if path.is_file() and path.name != WEIGHTS:
+        return open_file(path)
+    if path.is_file():
+        path = path.parent
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder; name a checkpoint, a Hugging Face folder or a .safetensors")
+    if is_hf_folder(path):
+        return open_hf(path)
+    folder, digest = path, None
+    if not (path / WEIGHTS).is_file():
+        inner = path / "checkpoints"
+        chosen = selected(inner if inner.is_dir() else path, which)  # verified, so its hash need not be computed again
+        folder, digest = chosen.path, chosen.weights_sha256
+    source = dataclasses.replace(open_file(folder / WEIGHTS), path=folder, sha256=digest)
+    adapters = read_adapters(folder / WEIGHTS)
+    if adapters is not None:
+        if base is None:
+            raise UserError(
+                f"{folder}: holds LoRA adapters alone; name the stage inside its run, which knows their base"
+            )
+        return merged(source, adapters, base())
+    if not (folder / CONFIG).is_file():
+        return source
+    options, config = hf_config.read_config(folder)
+    return dataclasses.replace(fit(source, options), options=options, config=config)
+
+
+def weights_of(model, trained: bool = False) -> dict[str, np.ndarray]:
+    """All parameters of a Cell by name, or those alone that are trained, as float32 arrays (copies)."""
+    return {parameter.name: np.array(parameter.asnumpy(), np.float32) for parameter in _parameters(model, trained)}
+
+
+def _parameters(model, trained: bool) -> list:
+    return list(model.trainable_params() if trained else model.get_parameters())
+
+
+def load_into(model, weights: dict[str, np.ndarray], where: str, trained: bool = False) -> None:
+    """Set every (trained) parameter of the Cell `model` from `weights`; names and shapes must agree exactly.
+
+    Raises UserError that names `where`, the first parameter that differs, both shapes, and what to do.
+    """
+    import mindspore as ms
+
+    parameters = {parameter.name: parameter for parameter in _parameters(model, trained)}
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    check_shapes(shapes, {name: tuple(array.shape) for name, array in weights.items()}, where)
+    for name, parameter in parameters.items():
+        parameter.set_data(ms.Tensor(np.ascontiguousarray(weights[name], np.float32)).astype(parameter.dtype))

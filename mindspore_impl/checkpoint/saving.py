@@ -1,0 +1,191 @@
+"""Writing a checkpoint: fill a folder, flush it, rename it, point at it, drop old ones.
+
+A kill at any moment leaves what was there before in force: a temporary folder (removed by the next save), a renamed
+folder that LATEST does not name yet (likewise), or everything.
+"""
+
+import json
+import math
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+
+from mindspore_impl import files
+from mindspore_impl.checkpoint.folders import (
+    BEST,
+    CONFIG,
+    LATEST,
+    MANIFEST,
+    OPTIMIZER,
+    POSITION,
+    VERSION,
+    WEIGHTS,
+    Checkpoint,
+    name_of,
+    names_of,
+    opened,
+    pointer_of,
+    read_manifest,
+    step_of,
+)
+from mindspore_impl.errors import UserError
+
+# In the order in which the safetensors library stores them, so that equal arrays are equal files.
+_DTYPES = {"<i8": "I64", "<f8": "F64", "<f4": "F32", "<i4": "I32", "<f2": "F16"}
+_BLOCK = 1 << 22  # bytes hashed and written at a time
+
+
+def save(
+    folder: str | Path,
+    step: int,
+    weights: dict[str, np.ndarray] | Callable[[Path], None],
+    optimizer: dict[str, np.ndarray],
+    position: dict,
+    keep: int,
+    metric: float | None = None,
+    config: dict | None = None,
+    keep_every: int = 0,
+) -> Checkpoint:
+    """Write checkpoint `step` durably, point LATEST (and BEST, if `metric` is the lowest so far) at it, drop old ones.
+
+    weights: fp32 master weights by parameter name, or a function that writes them to a safetensors file; optimizer: its
+    state by name; position: JSON values (step, window, counters); metric: validation loss, lower is better; config:
+    content of a config.json that is kept beside the weights, so that the folder says what model it is of. The best
+    checkpoint, the `keep` newest and those of every `keep_every`-th step (0: none) stay.
+    Raises UserError when the disk is full or not writable; earlier checkpoints are then untouched.
+    """
+    folder, name = Path(folder), name_of(step)
+    contents = {WEIGHTS: weights, OPTIMIZER: optimizer, POSITION: position}
+    if config is not None:
+        contents[CONFIG] = config
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=folder))
+        try:
+            manifest = _fill(temporary, step, contents, metric)
+            _replace_folder(temporary, folder / name)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{folder / name}: the checkpoint cannot be written ({error}); earlier checkpoints are kept, "
+            "free some room and run again"
+        ) from error
+    if metric is not None and math.isfinite(metric) and metric < _best_metric(folder, name):
+        files.write_text(folder / BEST, name + "\n")
+    files.write_text(folder / LATEST, name + "\n")
+    _retain(folder, max(1, keep), keep_every)
+    return opened(folder / name, manifest, position)
+
+
+def _fill(folder: Path, step: int, contents: dict, metric: float | None) -> dict:
+    """Write the files of a checkpoint into `folder`, flushed to disk; return the manifest."""
+    entries = {}
+    for name, content in contents.items():
+        size, digest = _write(folder / name, content, name.endswith(".json"))
+        entries[name] = {"bytes": size, "sha256": digest}
+    manifest = {"version": VERSION, "step": step, "metric": metric, "files": entries}
+    _write(folder / MANIFEST, manifest, True)
+    os.chmod(folder, 0o755)
+    files.fsync_folder(folder)
+    return manifest
+
+
+def _write(path: Path, content, is_json: bool) -> tuple[int, str]:
+    """One file, flushed to disk: JSON, arrays by name, or whatever the function `content` writes; -> bytes, SHA-256."""
+    if callable(content):
+        content(path)
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+        return path.stat().st_size, files.sha256_file(path)
+    return files.write_blocks(path, [files.json_bytes(content)] if is_json else safetensors_blocks(content))
+
+
+def safetensors_blocks(arrays: dict[str, np.ndarray]) -> Iterator[memoryview]:
+    """The bytes of a safetensors file, which are those that the library writes, without a copy of the arrays.
+
+    (The library serialises under Python's lock, which would stop the training step for as long.)
+    """
+    order = list(_DTYPES)
+    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    names = sorted(plain, key=lambda name: (order.index(plain[name].dtype.str), name))
+    header, position = {}, 0
+    for name in names:
+        array = plain[name]
+        end = position + array.nbytes
+        header[name] = {"dtype": _DTYPES[array.dtype.str], "shape": list(arrays[name].shape),
+                        "data_offsets": [position, end]}  # fmt: skip
+        position = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield memoryview(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        view = memoryview(plain[name].reshape(-1).view(np.uint8))
+        for start in range(0, len(view), _BLOCK):
+            yield view[start : start + _BLOCK]
+
+
+def _replace_folder(temporary: Path, target: Path) -> None:
+    """Rename `temporary` to `target`; a folder that is already there (a damaged or unpublished one) goes away."""
+    if os.path.lexists(target):
+        _discard(target)
+    os.rename(temporary, target)
+    files.fsync_folder(target.parent)
+
+
+def _discard(path: Path) -> None:
+    """Remove a checkpoint so that a half-removed one never looks like a checkpoint. Needs no room on the disk."""
+    trash = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    os.rename(path, trash)
+    if trash.is_dir() and not trash.is_symlink():
+        shutil.rmtree(trash, ignore_errors=True)
+    else:
+        trash.unlink()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary folders and pointers of a writer that was killed."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _retain(folder: Path, keep: int, keep_every: int) -> None:
+    """Drop what need not stay: neither the best, nor the newest, nor of every `keep_every`-th step."""
+    names = names_of(folder)
+    best, last = pointer_of(folder, BEST), pointer_of(folder, LATEST)
+    published = names[names.index(last) :]
+    stay = {best, *published[:keep]}
+    if keep_every > 0:
+        stay |= {name for name in published if step_of(name) % keep_every == 0}
+    for name in names:
+        if name not in stay:
+            try:
+                _discard(folder / name)
+            except OSError as error:
+                raise UserError(
+                    f"{folder / name}: an old checkpoint cannot be removed ({error.strerror}); the newest is written: "
+                    "remove it by hand and run again"
+                ) from error
+
+
+def _best_metric(folder: Path, name: str) -> float:
+    """Metric of the checkpoint that BEST names, or infinity; `name` itself does not count (it is being replaced)."""
+    best = pointer_of(folder, BEST)
+    if best is None or best == name:
+        return math.inf
+    try:
+        metric = read_manifest(folder / best)["metric"]
+    except (UserError, OSError):
+        return math.inf
+    return math.inf if metric is None else metric
