@@ -12,6 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each room may import rooms of lower rank, and itself.
 RANKS = [
     {"cli"},
+    {"sweep"},
     {"curriculum", "benchmarks", "integrations", "doctor"},
     {"training", "distill", "evaluation", "export", "report"},
     {"generation"},

@@ -53,7 +53,7 @@ class Entry:
             shutil.rmtree(folder, ignore_errors=True)  # at most a half-made copy of this very result
             os.rename(temporary, folder)
         except OSError as error:
-            raise UserError(f"{folder}: cannot be filled from {self.path} ({error.strerror}); free some room") from error
+            raise UserError(f"{folder}: cannot be filled from {self.path} ({error.strerror})") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return content["note"]

@@ -27,6 +27,7 @@ class StageView:
     validations: list[tuple[int, dict]] = field(default_factory=list)  # (step, {set: {"loss", ...}})
     samples: list[dict] = field(default_factory=list)
     settings: dict = field(default_factory=dict)  # the stage's part of config.yaml
+    cached: bool = False  # taken from the results of another run
 
     @property
     def measured(self) -> str:
@@ -129,6 +130,7 @@ def _read_stage(number: int, name: str, folder: Path | None, settings: dict) -> 
         inputs=_inputs(record.get("inputs") or settings or _implied(name)),
         metrics=record.get("metrics") or {},
         settings=settings,
+        cached=finished and "cache" in record,
     )
     if folder:
         for line in _read_log(folder / "metrics.jsonl"):

@@ -8,7 +8,8 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.report import figures
 from mindspore_impl.report.page import figure, page, table, tiles
 from mindspore_impl.report.run_files import RunView, read_run
-from mindspore_impl.report.statistics import deviation, mean, paired_difference
+from mindspore_impl.report.statistics import paired_difference, spread
+from mindspore_impl.report.tables import DIFFERENCE_HEAD, difference_rows, difference_table, markdown_table, percent
 
 SCHEMA = 1
 Values = dict[tuple[str, str], dict[str, float]]  # (stage, set): {seed: accuracy}
@@ -69,9 +70,7 @@ def _resolve(runs: dict[str, RunView], stages: list[str], compare: tuple[str, st
 
 
 def _row(stage: str, name: str, by_seed: dict[str, float]) -> dict:
-    found = list(by_seed.values())
-    spread = {"mean": mean(found), "deviation": deviation(found), "n": len(found)}
-    return {"stage": stage, "set": name, **spread, "values": by_seed}
+    return {"stage": stage, "set": name, **spread(list(by_seed.values())), "values": by_seed}
 
 
 def _difference(one: str, reference: str, name: str, values: Values) -> dict | None:
@@ -85,44 +84,30 @@ def _difference(one: str, reference: str, name: str, values: Values) -> dict | N
 
 
 _STAGE_HEAD = ["stage", "set", "mean", "standard deviation", "n"]
-_DIFFERENCE_HEAD = ["difference", "set", "mean", "95 % interval", "n"]
 
 
 def _stage_rows(summary: dict) -> list[list[str]]:
     return [
-        [row["stage"], row["set"], _percent(row["mean"]), _percent(row["deviation"]), str(row["n"])]
-        + [_percent(row["values"].get(seed)) for seed in summary["seeds"]]
+        [row["stage"], row["set"], percent(row["mean"]), percent(row["deviation"]), str(row["n"])]
+        + [percent(row["values"].get(seed)) for seed in summary["seeds"]]
         for row in summary["stages"]
     ]
-
-
-def _difference_rows(summary: dict) -> list[list[str]]:
-    rows = []
-    for row in summary["differences"]:
-        interval = "–" if row["low"] is None else f"{_points(row['low'])} to {_points(row['high'])}"
-        rows.append([f"{row['stage']} − {row['reference']}", row["set"], _points(row["mean"]), interval, str(row["n"])])
-    return rows
 
 
 def _markdown(name: str, summary: dict) -> str:
     head = _STAGE_HEAD + [f"seed {seed}" for seed in summary["seeds"]]
     parts = [f"# {name}: {len(summary['seeds'])} seeds\n", "Accuracy in percent.\n"]
-    parts += [_markdown_table(head, _stage_rows(summary))]
+    parts += [markdown_table(head, _stage_rows(summary))]
     if summary["differences"]:
         parts += ["\nDifferences in percentage points, paired over the seeds, with 95 % t intervals.\n"]
-        parts += [_markdown_table(_DIFFERENCE_HEAD, _difference_rows(summary))]
+        parts += [markdown_table(DIFFERENCE_HEAD, difference_rows(summary["differences"]))]
     return "\n".join(parts)
-
-
-def _markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---", "---"] + ["---:"] * (len(head) - 2), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
 def _page(name: str, summary: dict, stages: list[str], sets: list[str], values: Values, headline: Sequence[str]) -> str:
     lists = {key: list(by_seed.values()) for key, by_seed in values.items()}
     first = [row for stage in headline for row in summary["stages"] if row["stage"] == stage]
-    told = "; ".join(f"{row['stage']} {row['set']} mean {_percent(row['mean'])}" for row in summary["stages"])
+    told = "; ".join(f"{row['stage']} {row['set']} mean {percent(row['mean'])}" for row in summary["stages"])
     plot = figure(
         figures.seeds_figure(stages, sets, lists),
         f"Accuracy by stage over {len(summary['seeds'])} seeds: {told}",
@@ -130,19 +115,15 @@ def _page(name: str, summary: dict, stages: list[str], sets: list[str], values: 
     )
     head = _STAGE_HEAD + [f"seed {seed}" for seed in summary["seeds"]]
     result = tiles(
-        [(f"{row['set']}, after {row['stage']}", _percent(row["mean"]) + " %", _spread(row)) for row in first]
+        [(f"{row['set']}, after {row['stage']}", percent(row["mean"]) + " %", _spread(row)) for row in first]
     )
-    differences = ""
-    if summary["differences"]:
-        caption = "In percentage points, paired over the seeds. An interval without 0 is a difference at the 5 % level."
-        differences = table(_DIFFERENCE_HEAD, _difference_rows(summary), caption, text_columns=2)
     return page(
         f"{name}: {len(summary['seeds'])} seeds",
         f"<p>{len(stages)} evaluated stages; each seed's own report is in its folder.</p>",
         [
             ("summary", "Result", result if first else ""),
             ("accuracy", "Accuracy by stage", plot),
-            ("differences", "Differences between stages", differences),
+            ("differences", "Differences between stages", difference_table(summary["differences"])),
             ("values", "Every value", table(head, _stage_rows(summary), "Accuracy in percent.", 2) if stages else ""),
         ],
     )
@@ -150,12 +131,4 @@ def _page(name: str, summary: dict, stages: list[str], sets: list[str], values: 
 
 def _spread(row: dict) -> str:
     seeds = "1 seed" if row["n"] == 1 else f"{row['n']} seeds"
-    return f"mean of {seeds}, standard deviation {_percent(row['deviation'])}"
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}"
+    return f"mean of {seeds}, standard deviation {percent(row['deviation'])}"

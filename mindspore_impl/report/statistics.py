@@ -23,6 +23,11 @@ def deviation(values: Sequence[float]) -> float | None:
     return math.sqrt(sum((value - centre) ** 2 for value in values) / (len(values) - 1))
 
 
+def spread(values: Sequence[float]) -> dict:
+    """{"mean", "deviation", "n"} of at least one value."""
+    return {"mean": mean(values), "deviation": deviation(values), "n": len(values)}
+
+
 def paired_difference(one: Sequence[float], reference: Sequence[float]) -> dict:
     """one - reference, pair by pair: {"mean", "deviation", "n", "low", "high"} with the 95 % t interval of the mean.
 

@@ -1,0 +1,65 @@
+"""sweep.json: what a sweep is, and how each of its trials went. Written while it runs, read by the report."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from mindspore_impl import files
+from mindspore_impl.config import build
+from mindspore_impl.errors import UserError
+
+SCHEMA = 1
+FILE = "sweep.json"
+WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
+
+
+@dataclass
+class Trial:
+    """One run of a sweep."""
+
+    number: int  # from 1
+    name: str  # its choices in short, such as "kd_weight=0.9, seed=1"
+    group: str  # the same without its seed
+    folder: str  # its run directory, below the sweep's
+    overrides: list[str]  # its choices
+    config: str = ""  # hash of its stages' fingerprints
+    status: str = WAITING
+    seconds: float = 0.0
+    metric: float | None = None
+    error: str | None = None  # one message
+
+
+@dataclass
+class Sweep:
+    """A sweep directory's record. `name`, `fixed` and `space` make it this sweep and no other."""
+
+    name: str  # of the experiment
+    fixed: list[str]  # overrides that all trials share, without run_dir and runtime
+    space: dict[str, str]  # what is varied: key, and how ("list", or an interval)
+    metric: str | None = None
+    direction: str = "maximize"
+    trials: list[Trial] = field(default_factory=list)
+
+
+def write_sweep(folder: str | Path, sweep: Sweep) -> None:
+    """Write `folder`/sweep.json."""
+    files.write_json(Path(folder) / FILE, {"schema": SCHEMA} | files.jsonable(asdict(sweep)))
+
+
+def is_sweep(folder: str | Path) -> bool:
+    """Whether the folder is a sweep's."""
+    return (Path(folder) / FILE).is_file()
+
+
+def read_sweep(folder: str | Path) -> Sweep:
+    """Read `folder`/sweep.json. Raises UserError when it is missing, damaged or of another version."""
+    path = Path(folder) / FILE
+    content = files.read_json(path)
+    if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
+        raise UserError(f"{path}: not a sweep's record of this version (schema {SCHEMA})")
+    try:
+        sweep = build(Sweep, content, "")
+    except UserError as error:
+        raise UserError(f"{path}: damaged ({' '.join(str(error).split())})") from error
+    for trial in sweep.trials:
+        files.inside(folder, trial.folder)
+    return sweep

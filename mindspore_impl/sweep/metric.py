@@ -1,0 +1,46 @@
+"""The number a trial is judged by: STAGE.accuracy.SET, STAGE.perplexity.SET, or another path in a stage's metrics."""
+
+import math
+
+from mindspore_impl.config import Config, EvaluateStage, nearest
+from mindspore_impl.curriculum.plan import PlannedStage
+from mindspore_impl.errors import UserError
+
+MEASURES = ("accuracy", "perplexity")
+
+
+def check_metric(metric: str, config: Config, plan: list[PlannedStage]) -> None:
+    """Refuse a metric that no stage of the plan can produce. Raises UserError with the nearest that one does."""
+    stage, _, path = metric.partition(".")
+    known = [name for planned in plan for name in _measured(config, planned)]
+    if metric in known:
+        return
+    runs = any(planned.name in (stage, f"eval_{stage}") for planned in plan)
+    # What else a stage's metrics hold is known when it has run.
+    if not runs or not path or path.split(".")[0] in MEASURES:
+        raise UserError(f"sweep.metric: no stage produces {metric!r}{nearest(metric, known)}")
+
+
+def _measured(config: Config, planned: PlannedStage) -> list[str]:
+    if not isinstance(planned.stage, EvaluateStage):
+        return []
+    options = planned.stage.options or config.evaluation
+    init = planned.stage.init
+    name = init if planned.name == f"eval_{init}" else planned.name
+    return [f"{name}.{measure}.{found}" for measure in MEASURES for found in getattr(options, measure)]
+
+
+def metric_of(metrics: dict, metric: str) -> float:
+    """The value of `metric` in a run's metrics.json. Raises UserError when it is not there or no finite number."""
+    stage, *path = metric.split(".")
+    for entry in metrics["stages"]:
+        if entry["name"] not in (stage, f"eval_{stage}"):
+            continue
+        value = entry["metrics"]
+        for word in path:
+            value = value.get(word) if isinstance(value, dict) else None
+        if isinstance(value, dict):  # such as accuracy.SET: {"accuracy": 0.5, "low": ...}
+            value = value.get(path[0])
+        if isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    raise UserError(f"sweep.metric: no finite number is called {metric!r} in the metrics of this trial")

@@ -1,0 +1,122 @@
+"""The words after --multirun, in Hydra's own grammar: what is fixed, and what is varied how."""
+
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from mindspore_impl import config
+from mindspore_impl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers from low to high, both included. Only Optuna draws from it."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+    def __str__(self) -> str:
+        text = f"interval({self.low},{self.high})"
+        text = f"tag(log,{text})" if self.log else text
+        return f"int({text})" if self.whole else text
+
+
+@dataclass
+class Space:
+    """Overrides taken apart. Values are kept as override text, so that any kind can be swept."""
+
+    fixed: list[str] = field(default_factory=list)
+    choices: dict[str, list[str]] = field(default_factory=dict)  # key: values
+    intervals: dict[str, Interval] = field(default_factory=dict)
+
+    def add(self, other: "Space") -> None:
+        """Take what `other` varies, except for keys that are set here already: the command line wins."""
+        given = {*self.choices, *self.intervals, *(text.partition("=")[0].lstrip("+") for text in self.fixed)}
+        self.choices |= {key: values for key, values in other.choices.items() if key not in given}
+        self.intervals |= {key: interval for key, interval in other.intervals.items() if key not in given}
+
+    def combinations(self) -> Iterator[list[str]]:
+        """Every combination of choices as overrides; the last key varies fastest."""
+        for values in itertools.product(*self.choices.values()):
+            yield [f"{key}={value}" for key, value in zip(self.choices, values, strict=True)]
+
+    def sample(self) -> list[str]:
+        """One point of the space, to see whether its keys exist."""
+        first = [f"{key}={values[0]}" for key, values in self.choices.items()]
+        return first + [f"{key}={interval.low!r}" for key, interval in self.intervals.items()]
+
+    def short_keys(self) -> dict[str, str]:
+        """Each varied key by as few of its last words as tell it from the others."""
+        words = {key: re.split("[.@]", key) for key in (*self.choices, *self.intervals)}
+        short = {}
+        for key, parts in words.items():
+            tails = (parts[-n:] for n in range(1, len(parts) + 1))
+            fits = (tail for tail in tails if sum(other[-len(tail) :] == tail for other in words.values()) == 1)
+            short[key] = ".".join(next(fits, parts))
+        return short
+
+    def described(self, exact: bool) -> dict[str, str]:
+        """Each varied key and how: "list" (which may grow when the sweep is continued), or exactly what."""
+        lists = {key: ",".join(values) if exact else "list" for key, values in self.choices.items()}
+        return lists | {key: str(value) for key, value in self.intervals.items()}
+
+
+def read_space(overrides: list[str]) -> Space:
+    """Take `overrides` apart. Raises UserError for one that Hydra cannot read or that leaves nothing to choose."""
+    space = Space()
+    with _parser() as parse:
+        for text in overrides:
+            _add(space, text, parse(text))
+    return space
+
+
+@contextmanager
+def _parser():
+    """Hydra's parser of one override; glob() looks into conf/."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    def parse(text: str):
+        try:
+            return parser.parse_overrides([text])[0]
+        except HydraException as error:
+            reason = " ".join(line for line in str(error).splitlines() if "https://" not in line)
+            raise UserError(f"{text}: not an override as Hydra writes them ({reason})") from error
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(config.conf_folder())):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        yield parse
+
+
+def _add(space: Space, text: str, override) -> None:
+    key = override.get_key_element().lstrip("+")
+    for group in (space.choices, space.intervals):
+        group.pop(key, None)  # as in a single run, the last word for a key counts
+    if not override.is_sweep_override():
+        space.fixed.append(text)
+        return
+    if key in ("run_dir", "sweep") or key.startswith("sweep."):
+        raise UserError(f"{text}: {key} belongs to the whole sweep and has one value")
+    if not override.is_discrete_sweep():
+        space.intervals[key] = _interval(text, override.value())
+        return
+    values = list(dict.fromkeys(override.sweep_string_iterator()))
+    if not values:
+        raise UserError(f"{text}: nothing to choose from; give at least one value")
+    space.choices[key] = values
+
+
+def _interval(text: str, found) -> Interval:
+    whole = isinstance(found.start, int) and isinstance(found.end, int)
+    interval = Interval(found.start, found.end, "log" in found.tags, whole)
+    if not -math.inf < interval.low < interval.high < math.inf or (interval.log and interval.low <= 0):
+        raise UserError(f"{text}: an interval goes from a lower to a higher number, both above 0 where it is log")
+    return interval
