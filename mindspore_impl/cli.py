@@ -1,17 +1,19 @@
 """One function a command; tools/*.py and the console scripts only call them.
 
 Every command exits 0 on success, 2 on a fault of the user's (one message on stderr, no traceback unless
-PANGU_DEBUG=1), 130 on Ctrl-C.
+PANGU_DEBUG=1), 1 when a job of several processes or a trial of a sweep failed, 130 on Ctrl-C, 143 after SIGTERM.
 """
 
 import argparse
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mindspore_impl.errors import UserError
+from mindspore_impl import ranks, runtime
+from mindspore_impl.errors import JobFailed, UserError
 
 
 def command(function: Callable[[list[str]], None]) -> Callable[[list[str] | None], int]:
@@ -27,9 +29,16 @@ def command(function: Callable[[list[str]], None]) -> Callable[[list[str] | None
                 raise
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except JobFailed as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             print("interrupted; the same command continues where it stopped", file=sys.stderr)
             return 130
+        except ranks.Stopped as stop:
+            ranks.settle(stop)
+            print("stopped by SIGTERM; the same command continues where it stopped", file=sys.stderr)
+            return ranks.STOPPED
         return 0
 
     return entry
@@ -45,27 +54,70 @@ def _parser(description: str, example: str) -> argparse.ArgumentParser:
 def train(arguments: list[str]) -> None:
     """Run a curriculum."""
     parser = _parser(
-        "Run a curriculum: every stage that is not finished, then the report. Settings are Hydra overrides of conf/.",
-        "python tools/train.py experiment=quickstart seed=2 run_dir=outputs/mine stages.teacher.train.steps=200",
+        "Run a curriculum: every stage that is not finished, then the report. Settings are Hydra overrides of conf/.\n"
+        "With --multirun a value can be a list, range(), glob() or, for Optuna, interval(): one run a combination, in\n"
+        "run_dir/trials; run_dir is outputs/NAME_sweep if not given. Exit code 1 when a trial failed.",
+        "python tools/train.py experiment=quickstart seed=2 run_dir=outputs/mine stages.teacher.train.steps=200\n"
+        "  python tools/train.py --multirun seed=1,2,3 stages.distill_fast.objective.kd_weight=0.5,0.9 "
+        "run_dir=outputs/sweep\n"
+        "  python tools/train.py --multirun sweep=paper_ablation run_dir=outputs/paper_ablation",
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="e.g. experiment=gsm8k data.train=train.jsonl"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan, sizes and memory estimates, then stop")
     parser.add_argument("--show-config", action="store_true", help="print the resolved configuration, then stop")
+    parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="run what RUN_DIR/config.yaml says, as it is")
+    parser.add_argument("--multirun", action="store_true", help="a sweep: a run for every combination of listed values")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials of a sweep at a time (default 1)")
+    parser.add_argument("--launched", type=Path, help=argparse.SUPPRESS)  # a rank reads what its launcher composed
     options = parser.parse_intermixed_args(arguments)
+    if ranks.is_scheduler():
+        return ranks.serve_scheduler()
+    ranks.stop_on_sigterm()
     from mindspore_impl.config import compose, to_plain
+    from mindspore_impl.curriculum.reopen import reopen
 
-    config = compose(options.overrides)
+    if options.multirun:
+        from mindspore_impl.sweep.runner import run_sweep
+
+        return run_sweep(options.overrides, options.jobs, options.dry_run)
+    if ranks.is_worker():
+        return _train_rank(options)
+    config = compose(options.overrides) if options.resume is None else reopen(options.resume, options.overrides)
+    if config.sweep is not None:
+        raise UserError("sweep: many runs need --multirun; without it leave `sweep` out")
     if options.show_config:
         from omegaconf import OmegaConf
 
         print(OmegaConf.to_yaml(OmegaConf.create(to_plain(config))), end="")
         return
-    from mindspore_impl.curriculum import runner
+    from mindspore_impl.curriculum import launch, runner
 
     runner.print_plan(config)
-    if not options.dry_run:
+    if options.dry_run:
+        return
+    if config.runtime.workers > 1:
+        launch.spawn(config, options.overrides)
+    else:
+        runner.run(config)
+
+
+def _train_rank(options: argparse.Namespace) -> None:
+    """One rank of a launch by msrun, ours or the user's own."""
+    ranks.die_with_parent(signal.SIGTERM)
+    from mindspore_impl import files
+    from mindspore_impl.config import compose, validate
+    from mindspore_impl.curriculum import launch, runner
+
+    with launch.recorded(options.launched):
+        if options.launched is None:
+            config = compose(options.overrides)
+        else:
+            config = validate(files.read_json(options.launched)["config"])
+        config = launch.join(config, options.overrides)
+        if runtime.rank() == 0 and options.launched is None:
+            runner.print_plan(config)
         runner.run(config)
 
 
@@ -73,7 +125,7 @@ def train(arguments: list[str]) -> None:
 def report(arguments: list[str]) -> None:
     """Write report.html and metrics.json of a run again."""
     parser = _parser(
-        "Write report.html and metrics.json of a run directory again, or the comparison of a run over seeds.",
+        "Write the report of a run directory again, or the comparison of a run over seeds, or that of a sweep.",
         "python tools/report.py outputs/quickstart",
     )
     parser.add_argument("run_dir", type=Path)
@@ -82,7 +134,13 @@ def report(arguments: list[str]) -> None:
     from mindspore_impl.report.run_files import read_config
     from mindspore_impl.report.run_report import write_report
     from mindspore_impl.report.seeds_report import write_seeds_report
+    from mindspore_impl.report.sweep_files import is_sweep
 
+    if is_sweep(options.run_dir):
+        from mindspore_impl.report.sweep_report import write_sweep_report
+
+        print(write_sweep_report(options.run_dir))
+        return
     config, _ = read_config(options.run_dir)
     for key in ("seeds", "compare"):
         if not isinstance(config.get(key) or [], list):

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The text names the file, key or record and says what to do. `cli.command` prints it without a traceback and exits 2.
     """
+
+
+class JobFailed(Exception):
+    """A job of several processes, or a trial of a sweep, has failed; the message says which and why. Exit code 1."""

@@ -78,6 +78,11 @@ def serve_scheduler() -> None:
     """
     die_with_parent(signal.SIGKILL)
     launcher, scheduler = os.getppid(), os.getpid()
+    port = int(os.environ.get("MS_SCHED_PORT", "0"))
+    if port_in_use(port):  # MindSpore's ranks would wait for minutes
+        print(f"Error: port {port} is in use; give msrun another --master_port", file=sys.stderr, flush=True)
+        _end_workers(launcher, scheduler)
+        sys.exit(2)
     if os.fork() == 0:
         die_with_parent(signal.SIGKILL)
         _outlive_workers(launcher, scheduler)
@@ -86,6 +91,16 @@ def serve_scheduler() -> None:
 
     ms.set_device("CPU")
     init()  # returns when the job has ended
+
+
+def _end_workers(launcher: int, scheduler: int) -> None:
+    """Kill the workers, which msrun starts after the scheduler."""
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        for child in _children(launcher):
+            if child != scheduler:
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.1)
 
 
 def _outlive_workers(launcher: int, scheduler: int) -> None:
@@ -134,6 +149,17 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def port_in_use(port: int) -> bool:
+    """Whether something listens on this port of this machine."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return True
+    return False
+
+
 def die_with_parent(number: int) -> None:
     """Have the kernel send this process the signal `number` when the process that started it ends (Linux)."""
     if sys.platform == "linux":
@@ -145,6 +171,11 @@ def gather(value: Any) -> list[Any]:
     if not joined():
         return [value]
     return [json.loads(text) for text in _meet(json.dumps(value).encode())]
+
+
+def gather_array(values: np.ndarray) -> np.ndarray:
+    """float32 [n] of each rank -> [ranks, n] in the order of ranks. A meeting that SIGTERM does not disturb."""
+    return _collect(values) if joined() else values[None]
 
 
 def barrier() -> None:

@@ -21,8 +21,11 @@ class RuntimeOptions:
 
     device: Literal["auto", "CPU", "Ascend"] = "auto"  # auto: Ascend when an NPU answers, else CPU
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: fp32 on CPU, bf16 on Ascend
-    threads: int = 0  # operator threads on the CPU; 0: all cores
-    workers: int = 1  # processes, one a device
+    threads: int = 0  # operator threads on the CPU; 0: all cores, shared by the workers
+    workers: int = 1  # processes, one a device; more than one are started through msrun
+    port: int = 0  # where they find each other; 0: any free one
+    join_seconds: int = 300  # how long they wait for each other at the start
+    hang_seconds: int = 1800  # one of several that shows no progress for so long ends the job; 0: never
     kernels: Literal["auto", "composed"] = "auto"  # composed: plain operators in place of the fused ones, to compare
     logits_mb: int = 128  # megabytes of logits that a loss or a capture may hold at once; rows are cut into chunks
     profile_steps: int = 0  # profile this many training steps of each stage into <stage>/profile; 0: off
@@ -63,7 +66,7 @@ def setup(options: RuntimeOptions, seed: int = 0) -> None:
     if _state["device"] == "CPU" and not _state["threads_set"]:  # MindSpore takes these once a process
         _state["threads_set"] = True
         ms.runtime.set_cpu_affinity(False)
-        threads = options.threads or os.cpu_count() or 1
+        threads = options.threads or max(1, (os.cpu_count() or 1) // world_size())
         ms.device_context.cpu.op_tuning.threads_num(threads)
     set_seed(seed)
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mindspore_impl import runtime
+from mindspore_impl import ranks, runtime
 from mindspore_impl.config import CaptureStage, Config, DistillStage, ExportStage, to_plain
-from mindspore_impl.curriculum.inputs import ROLLOUTS, check_weights, is_path
+from mindspore_impl.curriculum.inputs import RECORDS, ROLLOUTS, check_weights, is_path, maker_of
 from mindspore_impl.curriculum.plan import PlannedStage, file_hash
-from mindspore_impl.data.options import BatchOptions
+from mindspore_impl.data.options import BatchOptions, DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import LoraOptions
 
@@ -41,8 +41,24 @@ class Context:
         from mindspore_impl.data.sources import load_set
 
         if name not in self._records:
-            self._records[name] = load_set(name, self.config.data.sets[name], self.config.seed)
+            self._records[name] = load_set(name, self.set_options(name), self.config.seed)
         return self._records[name]
+
+    def set_options(self, name: str) -> DatasetOptions:
+        """The options of a data set; the path of one that a stage makes is that stage's file."""
+        options = self.config.data.sets[name]
+        maker = maker_of(options)
+        return dataclasses.replace(options, path=str(self.folder(maker) / RECORDS)) if maker else options
+
+    def selection(self, name: str, order: str, order_by: str) -> dict | None:
+        """What the band of a set did to it (`difficulty.change`), None where neither band nor order asks."""
+        from mindspore_impl.data.difficulty import change
+        from mindspore_impl.data.sources import load_whole
+
+        options, kept = self.set_options(name), self.records(name)
+        if options.keep is None:
+            return None if order == "shuffled" else change(kept, kept, order_by, name)
+        return change(load_whole(name, options, self.config.seed), kept, options.keep.field, name)
 
     def samples(self, name: str) -> list:
         """The rendered samples of a data set."""
@@ -54,15 +70,19 @@ class Context:
 
     def rollout_samples(self, name: str) -> list:
         """The rendered samples of a finished rollout stage, or of a rollout file that another engine wrote."""
-        from mindspore_impl.data.rollouts import read_rollouts, to_sample
+        from mindspore_impl.data.rollouts import to_sample
 
         key = f"rollouts of {name}"
         if key not in self._samples:
-            path = Path(name) if is_path(name) else self.folder(name) / "rollouts.jsonl"
-            keep = is_path(name) or self.plan[name].stage.rollout.keep_truncated
-            found = read_rollouts(path, self.tokenizer, keep)
-            self._samples[key] = [to_sample(rollout, self.tokenizer) for rollout in found]
+            self._samples[key] = [to_sample(rollout, self.tokenizer) for rollout in self.rollouts(name)]
         return self._samples[key]
+
+    def rollouts(self, name: str) -> list:
+        """The rollouts of a finished rollout stage, or of a file that another engine wrote."""
+        from mindspore_impl.data.rollouts import read_rollouts
+
+        path = Path(name) if is_path(name) else self.folder(name) / "rollouts.jsonl"
+        return read_rollouts(path, self.tokenizer, is_path(name) or self.plan[name].stage.rollout.keep_truncated)
 
     def captured_samples(self, stage: CaptureStage) -> list:
         """What a capture stage scores: its rollouts, then the labels of its sets."""
@@ -134,7 +154,8 @@ def run_training(context: Context, planned: PlannedStage, folder: Path) -> dict:
         name: [batch for batch, _ in one_pass(_fitting(context.samples(name), data), data.sequence_length, _rows(data))]
         for name in data.validation
     }
-    summary = stream.summary()
+    changes = {name: context.selection(name, data.order, data.order_by) for name in mixture if name != ROLLOUTS}
+    summary = stream.summary() | {"selection": {name: change for name, change in changes.items() if change}}
     steps = stage.train.steps or stream.steps_for_epochs(stage.train.epochs)
     _print_training(context, planned, steps, summary)
     metrics = train(
@@ -194,6 +215,11 @@ def _print_training(context: Context, planned: PlannedStage, steps: int, summary
         f"{summary['samples']:,} samples ({mixture}), packing "
         f"efficiency {summary['efficiency']:.1%}, dropped {summary['dropped']}"
     )
+    for name, change in summary["selection"].items():
+        print(
+            f"  {name}: {change['after']:,} of {change['before']:,} records kept; mean {change['field']} "
+            f"{change['mean_before']:.4g} before, {change['mean_after']:.4g} after"
+        )
 
 
 def run_rollout(context: Context, planned: PlannedStage, folder: Path) -> dict:
@@ -233,6 +259,20 @@ def run_capture(context: Context, planned: PlannedStage, folder: Path) -> dict:
     return capture(model, header, samples, options, stage.sequence_length, folder, planned.seed)
 
 
+def run_score(context: Context, planned: PlannedStage, folder: Path) -> dict:
+    """A score stage."""
+    from mindspore_impl.curriculum.make_records import score
+
+    return score(context, planned, folder)
+
+
+def run_reject(context: Context, planned: PlannedStage, folder: Path) -> dict:
+    """A reject stage."""
+    from mindspore_impl.curriculum.make_records import reject
+
+    return reject(context, planned, folder)
+
+
 def run_evaluate(context: Context, planned: PlannedStage, folder: Path) -> dict:
     """An evaluate stage."""
     from mindspore_impl.evaluation.harness import evaluate
@@ -253,14 +293,18 @@ def run_export(context: Context, planned: PlannedStage, folder: Path) -> dict:
     each = -(-stage.export.parity_prompts // max(1, len(stage.prompts)))
     records = [record for name in stage.prompts for record in context.records(name)[:each]]
     prompts = [render_prompt(prompt_messages(record), context.tokenizer, record.thinking) for record in records]
-    return export_package(
-        folder / "package",
-        context.model_options(planned.model),
-        lambda: context.build_model(planned.model, stage.init),
-        context.tokenizer,
-        prompts[: stage.export.parity_prompts] or default_prompts(context.tokenizer, stage.export.parity_prompts),
-        stage.export,
-    )
+
+    def export() -> dict:
+        return export_package(
+            folder / "package",
+            context.model_options(planned.model),
+            lambda: context.build_model(planned.model, stage.init),
+            context.tokenizer,
+            prompts[: stage.export.parity_prompts] or default_prompts(context.tokenizer, stage.export.parity_prompts),
+            stage.export,
+        )
+
+    return ranks.first(export)
 
 
 RUNNERS: dict[str, Callable[[Context, PlannedStage, Path], dict]] = {
@@ -268,6 +312,8 @@ RUNNERS: dict[str, Callable[[Context, PlannedStage, Path], dict]] = {
     "distill": run_training,
     "rollout": run_rollout,
     "capture": run_capture,
+    "score": run_score,
+    "reject": run_reject,
     "evaluate": run_evaluate,
     "export": run_export,
 }
@@ -278,6 +324,8 @@ _OUTPUTS = {
     "distill": ("checkpoints/LATEST",),
     "rollout": ("rollouts.jsonl",),
     "capture": ("store/manifest.json",),
+    "score": (RECORDS,),
+    "reject": (RECORDS,),
     "evaluate": (),
     "export": ("package/manifest.json", "package/weights.safetensors", "package/decode.mindir"),
 }

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-from mindspore_impl import files, runtime
+from mindspore_impl import files, ranks, runtime
 from mindspore_impl.config import Config, to_plain
 from mindspore_impl.curriculum import estimate
 from mindspore_impl.curriculum.inputs import sized_model
@@ -23,10 +23,9 @@ FINISHED, RUNNING = "finished", "running"
 def run(config: Config) -> Path:
     """Run every stage that needs it, then write the report; return the run directory.
 
-    With `config.seeds` the whole run is repeated once a seed, in folders of its own, and compared.
+    With `config.seeds` the whole run is repeated once a seed, in folders of its own, and compared. Every rank of a
+    launch calls this (see launch.py); rank 0 alone decides and writes what belongs to the run.
     """
-    if config.runtime.workers > 1:
-        raise UserError(f"runtime.workers: {config.runtime.workers} processes cannot be launched yet; set it to 1")
     if config.seeds:
         return _run_seeds(config)
     plan = make_plan(config)
@@ -34,18 +33,28 @@ def run(config: Config) -> Path:
     with _opened(config, run_dir):
         runtime.setup(config.runtime, config.seed)
         context = Context(config, run_dir, {planned.name: planned for planned in plan})
-        context.tokenizer = prepare_tokenizer(context)
+        context.tokenizer = _shared_tokenizer(context)
         _check_evaluations(context)
         try:
             for planned in plan:
+                if ranks.should_stop():
+                    raise ranks.Stopped(agreed=True)
                 _run_stage(context, planned, len(plan))
         except BaseException:
             with suppress(Exception):  # what stopped the run matters more than its report
                 _write_report(run_dir)
             raise
         _write_report(run_dir)
+        ranks.barrier()
     print(f"report: {run_dir / 'report.html'}")
     return run_dir
+
+
+def _shared_tokenizer(context: Context):
+    """The tokenizer, which rank 0 alone may train; the others find it finished."""
+    found = prepare_tokenizer(context) if runtime.rank() == 0 else None
+    ranks.barrier()
+    return found or prepare_tokenizer(context)
 
 
 def _check_evaluations(context: Context) -> None:
@@ -69,7 +78,9 @@ def _run_seeds(config: Config) -> Path:
             print(f"== seed {seed} ({number} of {len(config.seeds)})", flush=True)
             single = dataclasses.replace(config, seed=seed, seeds=[], run_dir=str(seed_folder(run_dir, seed)))
             folders[seed] = run(single)
-        write_seeds_report(folders, run_dir, compare=tuple(config.compare) or None)
+        if runtime.rank() == 0:
+            write_seeds_report(folders, run_dir, compare=tuple(config.compare) or None)
+        ranks.barrier()
     print(f"comparison: {run_dir / 'summary.md'}")
     return run_dir
 
@@ -86,7 +97,7 @@ def print_plan(config: Config) -> None:
     plan, run_dir = make_plan(config), Path(config.run_dir)
     times = f", once for each seed of {config.seeds}" if config.seeds else ""
     print(f"{config.name}: {len(plan)} stages in {run_dir}{times}")
-    for name in dict.fromkeys(planned.model for planned in plan):
+    for name in dict.fromkeys(planned.model for planned in plan if planned.model):
         options = sized_model(config, name)
         print(f"  model {name}: {parameter_count(options):,} parameters, vocabulary {options.vocab_size:,}")
     if config.seeds:
@@ -97,7 +108,9 @@ def print_plan(config: Config) -> None:
         line += estimate.describe_work(planned.stage)
         if planned.inputs:
             line += "  <- " + ", ".join(f"{role} {value}" for role, value in planned.inputs.items())
-        print(f"{line}  (about {_modelled_bytes(config, planned) / 2**30:.2f} GiB a device, modelled)")
+        if planned.model:
+            line += f"  (about {_modelled_bytes(config, planned) / 2**30:.2f} GiB a device, modelled)"
+        print(line)
 
 
 def _modelled_bytes(config: Config, planned: PlannedStage) -> int:
@@ -127,35 +140,43 @@ def _find_folder(run_dir: Path, name: str) -> Path | None:
 
 def _run_stage(context: Context, planned: PlannedStage, total: int) -> None:
     label = f"[{planned.index}/{total}] {planned.name} ({planned.kind})"
-    state = status(context.run_dir, planned)
-    folder = _place_folder(context, planned, state)
+    state = ranks.first(lambda: status(context.run_dir, planned))
+    ranks.first(lambda: str(_place_folder(context, planned, state)))
+    folder = context.folder(planned.name)
     if state == "skip":
         print(f"{label}: finished before, skipped", flush=True)
         return
     print(f"{label}: {'resumes' if state == 'resume' else 'starts'}", flush=True)
+    record = ranks.first(lambda: _begin(context, planned, folder, state))
+    runtime.set_seed(planned.seed)
+    start = time.perf_counter()
+
+    def write(entries: dict) -> float:
+        seconds = round(record["seconds"] + time.perf_counter() - start, 3)
+        if runtime.rank() == 0:
+            files.write_json(folder / "stage.json", record | entries | {"seconds": seconds})
+        return seconds
+
+    try:
+        metrics = RUNNERS[planned.kind](context, planned, folder)
+        ranks.barrier()  # what another rank writes belongs to the stage
+    except BaseException:
+        with suppress(UserError):  # a full disk must not hide what stopped the stage
+            write({})
+        raise
+    seconds = write({"status": FINISHED, "tokens": int(metrics.get("tokens", 0)), "metrics": metrics})
+    print(f"{label}: done in {seconds:.1f} s {summarise(metrics)}", flush=True)
+
+
+def _begin(context: Context, planned: PlannedStage, folder: Path, state: str) -> dict:
+    """Write that the stage is running; -> its record, with the seconds that an interrupted run has spent on it."""
     _write_environment(context.run_dir)
     path = folder / "stage.json"
     earlier = files.read_json(path).get("seconds", 0.0) if state == "resume" else 0.0
     record = {"name": planned.name, "kind": planned.kind, "fingerprint": planned.fingerprint, **describe(planned)}
     record |= {"started": _now(), "status": RUNNING, "seconds": earlier}
     files.write_json(path, record)
-    runtime.set_seed(planned.seed)
-    start = time.perf_counter()
-    try:
-        metrics = RUNNERS[planned.kind](context, planned, folder)
-    except BaseException:
-        with suppress(UserError):  # a full disk must not hide what stopped the stage
-            files.write_json(path, record | {"seconds": round(earlier + time.perf_counter() - start, 3)})
-        raise
-    seconds = earlier + time.perf_counter() - start
-    done = {
-        "status": FINISHED,
-        "seconds": round(seconds, 3),
-        "tokens": int(metrics.get("tokens", 0)),
-        "metrics": metrics,
-    }
-    files.write_json(path, record | done)
-    print(f"{label}: done in {seconds:.1f} s {summarise(metrics)}", flush=True)
+    return record
 
 
 def _now() -> str:
@@ -192,37 +213,59 @@ def _place_folder(context: Context, planned: PlannedStage, state: str) -> Path:
 
 @contextmanager
 def _opened(config: Config, run_dir: Path):
-    """Claim the run directory: refuse one of another experiment or of a living process, then write config.yaml."""
-    from omegaconf import OmegaConf
+    """Claim the run directory for this process and its ranks until the end, and write config.yaml."""
+    lock = _claim(config, run_dir) if runtime.rank() == 0 else None
+    ranks.barrier()
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
 
+
+def check_run_dir(config: Config, run_dir: Path) -> None:
+    """Raise UserError when `run_dir` is of another experiment, no folder, or holds files of something else."""
     from mindspore_impl.report.run_files import read_config
 
-    known = run_dir / "config.yaml"
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"run_dir: {run_dir} is not a folder")
-    if known.is_file():
+    if (run_dir / "config.yaml").is_file():
         earlier = read_config(run_dir)[0].get("name")
         if earlier != config.name:
             raise UserError(
                 f"run_dir: {run_dir} holds experiment {earlier!r}, not {config.name!r}; choose another run_dir"
             )
-    elif run_dir.is_dir() and any(entry.name != ".lock" for entry in run_dir.iterdir()):
+    elif run_dir.is_dir() and any(entry.name not in (".lock", "logs") for entry in run_dir.iterdir()):
         raise UserError(f"run_dir: {run_dir} is not empty and holds no config.yaml; choose a new or empty folder")
+
+
+def _claim(config: Config, run_dir: Path):
+    """Refuse a run directory of another experiment or of a living process, then write config.yaml; -> the lock."""
+    from omegaconf import OmegaConf
+
+    check_run_dir(config, run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = open(run_dir / ".lock", "w")  # noqa: SIM115 (held until the run ends)
     except OSError as error:
         raise UserError(f"run_dir: {run_dir} cannot be written ({error.strerror})") from error
+    # Ranks whose launcher was killed may still be saving.
+    deadline = time.monotonic() + (ranks.GRACE_SECONDS + 5 if ranks.joined() else 0)
+    while not _locked(lock):
+        if time.monotonic() >= deadline:
+            lock.close()
+            raise UserError(f"run_dir: another process is running in {run_dir}")
+        time.sleep(0.5)
+    files.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(to_plain(config))))
+    return lock
+
+
+def _locked(lock) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise UserError(f"run_dir: another process is running in {run_dir}") from error
-    try:
-        files.write_text(known, OmegaConf.to_yaml(OmegaConf.create(to_plain(config))))
-        yield
-    finally:
-        lock.close()
+    except BlockingIOError:
+        return False
+    return True
 
 
 def prepare_tokenizer(context: Context):
@@ -260,4 +303,5 @@ def _write_environment(run_dir: Path) -> None:
 def _write_report(run_dir: Path) -> None:
     from mindspore_impl.report.run_report import write_report
 
-    write_report(run_dir)
+    if runtime.rank() == 0:
+        write_report(run_dir)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindspore_impl import checkpoint, runtime
+from mindspore_impl import checkpoint, ranks, runtime
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.objective import METRICS, LossNetwork, held_out_loss, tensors_of
 from mindspore_impl.losses.options import ObjectiveOptions
@@ -34,15 +34,17 @@ def train(
     title: str,
     profile_steps: int = 0,
     adapters: Adapters | None = None,
+    config: dict | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place for `steps` steps, or for what is left of them, and leave the selected weights in it.
 
     stream: BatchStream; validation: PackedBatches by set, weight 1 on supervised positions; adapters: of a model from
-    `lora.with_adapters`, whose checkpoints hold its trainable parameters alone. Writes below `folder`:
-    checkpoints/, metrics.jsonl, tensorboard/, profile/. Returns steps, seconds (without compilation), tokens,
-    supervised_tokens, tokens_per_second, compile_seconds, skipped_steps, selected_step, validation_before and
-    validation_after ({set: {loss, perplexity, tokens}}, after: of the selected weights) and the last logged means.
-    Raises UserError when too many steps in a row are not finite, or a checkpoint does not fit.
+    `lora.with_adapters`, whose checkpoints hold its trainable parameters alone; config: content of the config.json that
+    other checkpoints hold. Writes below `folder`: checkpoints/, metrics.jsonl, tensorboard/, profile/. Returns steps,
+    seconds (without compilation), tokens, supervised_tokens, tokens_per_second, compile_seconds, skipped_steps,
+    checkpoint_copy_seconds and checkpoint_wait_seconds (in which steps stood still), selected_step, validation_before
+    and validation_after ({set: {loss, perplexity, tokens}}, after: of the selected weights) and the last logged means.
+    Raises UserError when too many steps in a row are not finite, or a checkpoint does not fit or cannot be written.
     """
     folder = Path(folder)
     if options.select == "best" and not validation:
@@ -50,7 +52,7 @@ def train(
     progress, found = _resume(model, folder, steps, adapters)
     if progress.step < steps:
         with _open(
-            model, validation, objective, optimizer, options, folder, steps, with_teacher, progress, adapters
+            model, validation, objective, optimizer, options, folder, steps, with_teacher, progress, adapters, config
         ) as session:
             if found is not None:
                 arrays = checkpoint.read_arrays(found.optimizer_path)
@@ -69,6 +71,7 @@ def _loop(session: "_Session", stream, title: str, profiler: StepProfiler) -> No
             progress.validation_before = session.validate()
         start = time.perf_counter()
         for micro_batches in stream.steps(progress.step, steps):
+            session.saver.check()
             report, compiled = session.step(micro_batches)
             seconds = time.perf_counter() - start
             tokens = sum(batch.tokens for batch in micro_batches) * runtime.world_size()  # ranks get equally many rows
@@ -82,8 +85,12 @@ def _loop(session: "_Session", stream, title: str, profiler: StepProfiler) -> No
             if validated:
                 progress.note_validation(session.validate())
             improved = validated and options.select == "best" and progress.best_step == progress.step
-            if improved or _due(progress.step, options.checkpoint_interval, steps):
+            intervals = (options.checkpoint_interval, options.keep_every)
+            if improved or any(_due(progress.step, interval, steps) for interval in intervals):
                 session.save(progress.last_metric if validated else None)
+            elif ranks.should_stop():
+                session.save(None)
+                raise ranks.Stopped(agreed=True)
             bar.update()
             start = time.perf_counter()
     finally:
@@ -106,7 +113,9 @@ class _Session:
     with_teacher: bool
     progress: Progress
     log: MetricsLog
+    saver: checkpoint.Background
     adapters: Adapters | None
+    config: dict | None
     run_step: Callable | None = None
     run_validation: LossNetwork | None = None
 
@@ -144,31 +153,39 @@ class _Session:
         return lambda path: write_adapters(path, arrays, self.adapters)
 
     def save(self, metric: float | None) -> None:
-        """Write a checkpoint of this step. metric: its validation loss, where it was measured."""
-        self.log.sync()
-        if runtime.rank() == 0:
+        """Copy what a checkpoint of this step holds and have it written. metric: its validation loss, if measured."""
+        self.progress.checkpoint_wait_seconds += self.saver.wait()  # before the copy: two of them may not fit
+        start = time.perf_counter()
+        state = optimizers.state_of(self.updates)  # on every rank: each may hold a part
+        if runtime.rank() != 0:
+            return
+        weights = self.weights()
+        self.progress.checkpoint_copy_seconds += time.perf_counter() - start
+        step, position = self.progress.step, self.progress.position()
+
+        def write() -> None:
+            self.log.sync()  # first: no line that this checkpoint counts on can be lost
             checkpoint.save(
-                self.folder / "checkpoints",
-                self.progress.step,
-                self.weights(),
-                optimizers.state_of(self.updates),
-                self.progress.position(),
-                self.options.keep_checkpoints,
-                metric,
-            )
+                self.folder / "checkpoints", step, weights, state, position, self.options.keep_checkpoints, metric,
+                None if self.adapters else self.config, self.options.keep_every,
+            )  # fmt: skip
+
+        self.saver.submit(write)
 
 
 @contextmanager
-def _open(model, validation, objective, optimizer, options, folder, steps, with_teacher, progress, adapters):
-    """Build optimizer, objective and log; -> the session, whose log is closed at the end."""
+def _open(model, validation, objective, optimizer, options, folder, steps, with_teacher, progress, adapters, config):
+    """Build optimizer, objective and log; -> the session. At the end the last checkpoint is there, for every rank."""
     updates = optimizers.make_optimizer(list(model.trainable_params()), optimizer, steps)
     network = LossNetwork(model, objective, with_teacher)
     log = MetricsLog(folder, progress.step, options.tensorboard, active=runtime.rank() == 0)
     try:
-        yield _Session(
-            model, updates, network, validation, optimizer, options, folder, steps, with_teacher, progress, log,
-            adapters,
-        )  # fmt: skip
+        with checkpoint.Background(options.async_checkpoint) as saver:
+            yield _Session(
+                model, updates, network, validation, optimizer, options, folder, steps, with_teacher, progress, log,
+                saver, adapters, config,
+            )  # fmt: skip
+        ranks.barrier()
     finally:
         log.close()
 
@@ -228,6 +245,8 @@ def _finish(model, folder: Path, options: TrainOptions, progress: Progress, adap
         "tokens_per_second": progress.timed_tokens / progress.seconds if progress.seconds else None,
         "compile_seconds": progress.compile_seconds,
         "skipped_steps": progress.skipped_steps,
+        "checkpoint_copy_seconds": progress.checkpoint_copy_seconds,
+        "checkpoint_wait_seconds": progress.checkpoint_wait_seconds,
         "selected_step": progress.best_step if best else progress.step,
         "validation_before": progress.validation_before,
         "validation_after": progress.validation_best if best else progress.validation_last,

@@ -1,0 +1,285 @@
+"""One run on several processes, started here (`runtime.workers=N`) or by msrun; every rank runs one config and code.
+
+<run>/logs/<time>_<nonce>/launch.json      the composed config, which the ranks read
+                          worker_K.log     output of rank K; that of rank 0 is also shown
+                          rank_K.json      its process, and how it ended
+                          msrun.log, scheduler.log
+"""
+
+import dataclasses
+import functools
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import mindspore_impl
+from mindspore_impl import files, ranks, runtime
+from mindspore_impl.config import Config, to_plain, validate
+from mindspore_impl.errors import JobFailed, UserError
+
+POLL_SECONDS = 0.2
+_RANK = "import sys; from mindspore_impl import cli; sys.exit(cli.train())"
+_NOISE = ("[INFO] ", "[WARNING] ")  # MindSpore's own lines; they stay in the log file
+
+
+def spawn(config: Config, overrides: list[str]) -> None:
+    """Run `config` on `runtime.workers` processes of this machine, and return when all have ended well.
+
+    Shows rank 0's output. Ctrl-C and SIGTERM let the ranks save and stop, and end all of them after a minute. Raises
+    UserError when the ranks do, and JobFailed with the traceback, rank and log file of one that failed.
+    """
+    from mindspore_impl.curriculum.runner import check_run_dir
+
+    run_dir, workers = Path(config.run_dir), config.runtime.workers
+    check_run_dir(config, run_dir)
+    port = _port(config.runtime.port)
+    msrun = _msrun()
+    folder = run_dir / "logs" / f"{datetime.now():%Y%m%d-%H%M%S}_{secrets.token_hex(4)}"
+    files.write_json(folder / "launch.json", {"config": to_plain(config), "overrides": overrides})
+    command = [str(msrun), f"--worker_num={workers}", f"--local_worker_num={workers}", f"--master_port={port}"]
+    command += ["--join=True", f"--log_dir={folder}", f"--cluster_time_out={config.runtime.join_seconds}"]
+    command += ["python", "-c", _RANK, "--launched", str(folder / "launch.json")]
+    print(f"{workers} processes through msrun; their logs are in {folder}", flush=True)
+    with open(folder / "msrun.log", "w", encoding="utf-8") as log, _stop_requests() as asked:
+        process = subprocess.Popen(
+            command,
+            env=_environment(msrun),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=functools.partial(ranks.die_with_parent, signal.SIGKILL),
+        )
+        _follow(process, folder, workers, asked)
+    _judge(process, folder, workers, asked, config.runtime.hang_seconds)
+
+
+def _msrun() -> Path:
+    """MindSpore's launcher, of this Python."""
+    path = Path(sys.executable).with_name("msrun")
+    found = path if path.is_file() else shutil.which("msrun")
+    if found is None:
+        raise UserError("runtime.workers: MindSpore's launcher `msrun` is not beside this Python nor in PATH")
+    return Path(found)
+
+
+def _environment(msrun: Path) -> dict[str, str]:
+    """msrun starts "python" from PATH: this one, with this package."""
+    package = str(Path(mindspore_impl.__file__).resolve().parent.parent)
+    search = [str(Path(sys.executable).parent), str(msrun.parent), os.environ.get("PATH", "")]
+    modules = [package, os.environ.get("PYTHONPATH", "")]
+    paths = {"PATH": os.pathsep.join(search), "PYTHONPATH": os.pathsep.join(filter(None, modules))}
+    return os.environ | paths | {"GLOG_v": os.environ.get("GLOG_v", "3")}
+
+
+def _port(wanted: int) -> int:
+    """The port where the ranks find each other. Raises UserError when something listens there already."""
+    if wanted == 0:
+        return ranks.free_port()
+    if ranks.port_in_use(wanted):
+        raise UserError(f"runtime.port={wanted}: something listens on this port already; choose another, or 0 for any")
+    return wanted
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that gets the number of each SIGINT or SIGTERM that comes meanwhile."""
+    asked: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    earlier = {number: signal.signal(number, lambda got, _: asked.append(got)) for number in numbers}
+    try:
+        yield asked
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _follow(process: subprocess.Popen, folder: Path, workers: int, asked: list[int]) -> None:
+    """Show rank 0's log until msrun ends; hand requests to stop on to the ranks, and end those that do not heed."""
+    shown = _Tail(folder / "worker_0.log")
+    told, deadline = 0, None
+    while process.poll() is None:
+        shown.relay()
+        if len(asked) > told:
+            told = len(asked)
+            now = time.monotonic()
+            deadline = now if told > 1 or not _tell(folder, workers, signal.SIGTERM) else now + ranks.GRACE_SECONDS + 5
+        if deadline is not None and time.monotonic() >= deadline:
+            _end(process, folder, workers)
+        time.sleep(POLL_SECONDS)
+    shown.relay()
+
+
+class _Tail:
+    """Shows what is appended to a log file, without MindSpore's own lines."""
+
+    def __init__(self, path: Path):
+        self.path, self.offset, self.rest = path, 0, b""
+
+    def relay(self) -> None:
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                new = file.read()
+        except OSError:
+            return
+        self.offset += len(new)
+        *lines, self.rest = (self.rest + new).split(b"\n")
+        text = "".join(f"{line}\n" for raw in lines if not (line := raw.decode(errors="replace")).startswith(_NOISE))
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def _tell(folder: Path, workers: int, number: int) -> bool:
+    """Send the signal to every rank that has started; -> whether there was one."""
+    told = False
+    for rank in range(workers):
+        note = _note(folder, rank)
+        if note is not None and "exit_code" not in note:
+            try:
+                os.kill(note["pid"], number)
+                told = True
+            except ProcessLookupError:
+                pass
+    return told
+
+
+def _end(process: subprocess.Popen, folder: Path, workers: int) -> None:
+    _tell(folder, workers, signal.SIGKILL)
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _note(folder: Path, rank: int) -> dict | None:
+    path = folder / f"rank_{rank}.json"
+    return files.read_json(path) if path.is_file() else None
+
+
+def _judge(process: subprocess.Popen, folder: Path, workers: int, asked: list[int], hang_seconds: int) -> None:
+    """Raise what the end of the job amounts to; return when it ended well."""
+    if asked:
+        if asked[0] == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise ranks.Stopped(agreed=True)
+    if process.returncode == 0:
+        return
+    notes = [_note(folder, rank) or {} for rank in range(workers)]
+    if any(note.get("exit_code") == ranks.STOPPED for note in notes):
+        raise ranks.Stopped(agreed=True)
+    ended = [(note.get("ended", float("inf")), rank) for rank, note in enumerate(notes) if note.get("exit_code")]
+    hung = [rank for rank in range(workers) if "Timeout (" in _last(folder / f"worker_{rank}.log", 200)]
+    if ended:  # the first to fail; msrun ends the others, which then leave no note of their end
+        rank = min(ended)[1]
+        if notes[rank]["exit_code"] == 2:
+            raise UserError(f"{notes[rank]['error']} (rank {rank}; its log: {folder / f'worker_{rank}.log'})")
+        raise JobFailed(f"rank {rank} failed; {folder / f'worker_{rank}.log'}:\n{notes[rank]['error']}")
+    if hung:
+        rank = hung[0]
+        raise JobFailed(
+            f"no progress for {hang_seconds} s (runtime.hang_seconds) at rank{'s' if len(hung) > 1 else ''} "
+            f"{', '.join(map(str, hung))}: one of the ranks hangs. Where each stood is at the end of its log; "
+            f"{folder / f'worker_{rank}.log'}:\n{_last(folder / f'worker_{rank}.log', 30)}"
+        )
+    raise JobFailed(_died(folder, notes))
+
+
+def _died(folder: Path, notes: list[dict]) -> str:
+    """What to say of a job whose ranks left no word: killed from outside, out of memory, or never started."""
+    started = [rank for rank, note in enumerate(notes) if note]
+    if not started:
+        return f"no rank has started; {folder / 'msrun.log'}:\n{_last(folder / 'msrun.log', 20)}"
+    logs = "\n".join(f"{folder / f'worker_{rank}.log'}:\n{_last(folder / f'worker_{rank}.log', 8)}" for rank in started)
+    return (
+        "a rank was ended from outside (killed, or the machine ran out of memory: see `dmesg`); the same command "
+        f"continues where it stopped\n{logs}"
+    )
+
+
+def _last(path: Path, count: int) -> str:
+    """The last lines of a log, without MindSpore's own."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join([line for line in lines if not line.startswith(_NOISE)][-count:])
+
+
+def join(config: Config, overrides: list[str]) -> Config:
+    """Join the other ranks of an msrun launch; -> the config of rank 0, which all of them run.
+
+    Raises UserError when the ranks were started with other overrides or run other code, when one is missing, or when
+    `runtime.workers` says another number of them.
+    """
+    try:
+        ranks.join(config.runtime.device)
+    except RuntimeError as error:
+        expected = os.environ.get("MS_WORKER_NUM", "?")
+        raise UserError(
+            f"not all of the {expected} ranks have met within {os.environ.get('MS_TOPO_TIMEOUT', '?')} s: see that as "
+            "many were started, on every node, with the same --master_addr and --master_port, and that the port is "
+            f"free ({str(error).strip().splitlines()[0]})"
+        ) from error
+    runtime.watch(config.runtime.hang_seconds)
+    _agree("the command line", ranks.gather(overrides), show=shlex.join)
+    _agree("the code of mindspore_impl", ranks.gather(code_hash()), show=str)
+    agreed = validate(ranks.first(lambda: to_plain(config)))
+    world = runtime.world_size()
+    if agreed.runtime.workers not in (1, world):
+        raise UserError(f"runtime.workers={agreed.runtime.workers}, but msrun started {world} ranks; leave it out")
+    return dataclasses.replace(agreed, runtime=dataclasses.replace(agreed.runtime, workers=world))
+
+
+def _agree(what: str, found: list, show) -> None:
+    odd = [rank for rank, value in enumerate(found) if value != found[0]]
+    if odd:
+        raise UserError(
+            f"{what} differs between the ranks: rank 0 has {show(found[0])}, rank {odd[0]} has {show(found[odd[0]])}; "
+            "start all of them with the same command, from the same version of the project"
+        )
+
+
+def code_hash() -> str:
+    """SHA-256 over the package's Python files and their names."""
+    package = Path(mindspore_impl.__file__).parent
+    sources = sorted(package.rglob("*.py"))
+    return files.sha256_json({str(path.relative_to(package)): files.sha256_file(path) for path in sources})
+
+
+@contextmanager
+def recorded(launched: Path | None) -> Iterator[None]:
+    """Leave a note of this rank's process, and of how it ended, beside launch.json for the process that launched it."""
+    if launched is None:
+        yield
+        return
+    path = launched.parent / f"rank_{os.environ.get('RANK_ID', '0')}.json"
+    note = {"pid": os.getpid(), "host": socket.gethostname(), "command": shlex.join(sys.argv)}
+    files.write_json(path, note)
+
+    def ended(code: int, error: str = "") -> None:
+        files.write_json(path, note | {"exit_code": code, "error": error, "ended": time.time()})
+
+    try:
+        yield
+        ended(0)
+    except UserError as error:
+        ended(2, str(error))
+        raise
+    except ranks.Stopped:
+        ended(ranks.STOPPED)
+        raise
+    except BaseException:
+        ended(1, traceback.format_exc())
+        raise
