@@ -1,10 +1,11 @@
 """Answers that a student (or teacher) gave on a vLLM server, into our rollout file."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mindspore_impl.data import answers
 from mindspore_impl.data.rollouts import Rollout, to_sample, write_rollouts
 from mindspore_impl.distill.rollout import rollout_id, sample_seed
 from mindspore_impl.errors import UserError
@@ -20,11 +21,9 @@ from mindspore_impl.integrations.vllm.answers import (
     look_through,
 )
 from mindspore_impl.integrations.vllm.topk import neutral
-from mindspore_impl.text.chat import Completion, parse_completion, render_prompt
+from mindspore_impl.text.chat import parse_completion, render_prompt
 from mindspore_impl.text.records import Record, prompt_messages
 from mindspore_impl.text.tokenizer import Tokenizer
-
-Check = Callable[[Record, Completion], bool | None]
 
 CLOSED = "closing pieces that the engine had stripped were added"
 BAR = -100.0  # the strongest bias the API takes
@@ -80,7 +79,7 @@ def rollout_request(prompt: Prompt, sampling: SamplingOptions, tokenizer: Tokeni
 
 def rollout_of(
     output: Output, prompt: Prompt, sampling: SamplingOptions, tokenizer: Tokenizer, weights_sha256: str | None,
-    repairs: Counter, check: Check | None = None,
+    repairs: Counter,
 ) -> Rollout:  # fmt: skip
     """One output as a rollout. Log-probabilities of the completion, which an answer may hold, have no place in it.
 
@@ -111,15 +110,15 @@ def rollout_of(
         sample = to_sample(rollout, tokenizer)
     except UserError as error:
         raise BadAnswer("no rollout", str(error)) from error
-    right = check(prompt.record, parse_completion(sample.ids[sample.supervised], tokenizer)) if check else None
-    if right is not None:
-        meta["correct"] = bool(right)
+    if answers.checkable(prompt.record):
+        completion = parse_completion(sample.ids[sample.supervised], tokenizer)
+        meta["correct"] = answers.correct(prompt.record, completion)
     return rollout
 
 
 def import_rollouts(
     paths: Sequence[Path], prompts: Sequence[Prompt], sampling: SamplingOptions, tokenizer: Tokenizer,
-    path: str | Path, weights_sha256: str | None = None, allow_missing: int = 0, check: Check | None = None,
+    path: str | Path, weights_sha256: str | None = None, allow_missing: int = 0,
 ) -> dict:  # fmt: skip
     """Write the rollout file `path` from answer files, in the order of `prompts`; return what became of them.
 
@@ -158,7 +157,7 @@ def import_rollouts(
         for prompt in prompts:
             if place := found.places.get(prompt.key):
                 output = answer_at(place).outputs[place.part]
-                yield rollout_of(output, prompt, sampling, tokenizer, weights_sha256, repairs, check)
+                yield rollout_of(output, prompt, sampling, tokenizer, weights_sha256, repairs)
 
     return {
         "rollouts": write_rollouts(path, rollouts()),

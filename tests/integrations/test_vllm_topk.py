@@ -1,0 +1,260 @@
+"""vLLM's prompt_logprobs as rows of our store: the shift, the dropped token, the tail, and parity with a capture."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mindspore_impl.data.teacher_store import StoreReader, sample_key
+from mindspore_impl.errors import UserError
+from mindspore_impl.integrations.vllm import topk
+from mindspore_impl.integrations.vllm.answers import Answer, BadAnswer, parse_answer
+from mindspore_impl.integrations.vllm.topk import TAIL_RESOLUTION, import_topk, outside_header, teacher_rows
+from mindspore_impl.ops.log_floor import LOG_FLOOR
+from mindspore_impl.text.chat import Sample
+from tests.integrations.fake_server import log_softmax, prompt_logprobs
+
+VOCAB, TOP_K, LENGTH = 40, 4, 32
+HEADER = outside_header("t" * 64, "k" * 64, VOCAB, TOP_K, 1.0)
+SAMPLE = Sample(np.array([7, 3, 9, 3], np.int32), np.array([False, False, True, True]), "r", "fast")
+
+
+def answer_of(*masses: dict[int, float], ids=(7, 3, 9, 3), prompt=(7, 3, 9, 3)) -> Answer:
+    """An answer whose entries for tokens 1, 2, ... give `masses`; the prompt's own token is added where it lacks."""
+    entries = [None] + [
+        {str(token_id): {"logprob": math.log(mass)} for token_id, mass in {own: 1e-3, **given}.items()}
+        for own, given in zip(ids[1:], masses, strict=True)
+    ]
+    return Answer(None, list(prompt), entries, ())
+
+
+PLAIN = {1: 0.4, 2: 0.3, 5: 0.1, 6: 0.05}
+
+
+def test_trap_01_an_entry_is_the_distribution_that_predicted_its_own_token():
+    """Rows of tokens 2 and 3 are entries 2 and 3, and entry 1 (an unsupervised token's) is nobody's."""
+    second, third = {10: 0.4, 11: 0.3, 12: 0.1, 13: 0.05}, {20: 0.4, 21: 0.3, 22: 0.1, 23: 0.05}
+    ids_SK, logp_SK, _ = teacher_rows(answer_of(PLAIN, second, third), SAMPLE, HEADER, Counter())
+    np.testing.assert_array_equal(ids_SK, [[10, 11, 12, 13], [20, 21, 22, 23]])
+    np.testing.assert_allclose(np.exp(logp_SK), [[0.4, 0.3, 0.1, 0.05]] * 2, rtol=1e-6)
+
+
+def test_the_prompts_own_token_is_dropped_where_it_was_added_and_kept_where_it_belongs():
+    among = {9: 0.2, 1: 0.4, 5: 0.1, 6: 0.05}
+    ids_SK, _, tail_S = teacher_rows(answer_of(PLAIN, among, PLAIN), SAMPLE, HEADER, Counter())
+    np.testing.assert_array_equal(ids_SK, [[1, 9, 5, 6], [1, 2, 5, 6]])  # 9 of K entries, 3 of K + 1
+    np.testing.assert_allclose(np.exp(tail_S), [0.25, 0.15], rtol=1e-6)
+
+
+def test_of_equal_masses_the_added_token_is_the_one_that_goes():
+    equal = {30: 0.4, 31: 0.3, 32: 0.1, 33: 0.001}
+    ids_SK, _, _ = teacher_rows(answer_of(PLAIN, PLAIN, equal), SAMPLE, HEADER, Counter())
+    np.testing.assert_array_equal(ids_SK[1], [30, 31, 32, 33])  # 3, the prompt's, has 0.001, too
+
+
+def test_more_ids_than_k_are_cut_to_the_most_probable_in_any_order():
+    many = {5: 0.1, 8: 0.01, 1: 0.4, 6: 0.05, 2: 0.3}
+    ids_SK, _, tail_S = teacher_rows(answer_of(PLAIN, many, many), SAMPLE, HEADER, Counter())
+    np.testing.assert_array_equal(ids_SK, [[1, 2, 5, 6]] * 2)
+    np.testing.assert_allclose(np.exp(tail_S), 0.15, rtol=1e-6)
+
+
+def test_the_tail_is_what_the_k_masses_leave_in_float64():
+    small = {1: 0.5, 2: 0.3, 5: 0.2 - 2e-6, 9: 1e-6}
+    with_tail = teacher_rows(answer_of(PLAIN, small, PLAIN), SAMPLE, HEADER, Counter())[2]
+    assert math.exp(with_tail[0]) == pytest.approx(1e-6, rel=1e-4)
+
+
+def test_a_sum_above_1_by_rounding_is_scaled_and_beyond_it_refused():
+    repairs: Counter = Counter()
+    little = {1: 0.5, 2: 0.3, 5: 0.2, 6: topk.SUM_ABOVE * 0.9}
+    _, logp_SK, tail_S = teacher_rows(answer_of(PLAIN, little, PLAIN), SAMPLE, HEADER, repairs)
+    assert np.exp(logp_SK[0].astype(np.float64)).sum() == pytest.approx(1, abs=1e-6)
+    assert tail_S[0] == pytest.approx(TAIL_RESOLUTION)  # not known, and not nothing
+    assert repairs == {topk.SCALED: 1, topk.TAIL_UNKNOWN: 1}
+    much = {1: 0.5, 2: 0.3, 5: 0.2, 6: topk.SUM_ABOVE * 1.2}
+    with pytest.raises(BadAnswer, match="masses sum to more than 1: 1.0012.* at token 2"):
+        teacher_rows(answer_of(PLAIN, much, PLAIN), SAMPLE, HEADER, Counter())
+
+
+def test_k_of_the_whole_vocabulary_leaves_no_tail():
+    header, sample = (
+        outside_header("t" * 64, "k" * 64, 4, 4, 1.0),
+        replace(SAMPLE, ids=np.array([0, 1, 2, 3], np.int32)),
+    )
+    whole = {0: 0.4, 1: 0.3, 2: 0.2, 3: 0.1}
+    answer = answer_of(whole, whole, whole, ids=(0, 1, 2, 3), prompt=(0, 1, 2, 3))
+    assert (teacher_rows(answer, sample, header, Counter())[2] == LOG_FLOOR).all()
+
+
+def test_no_mass_is_the_floor_and_bare_numbers_are_read():
+    answer = answer_of(PLAIN, PLAIN, PLAIN)
+    answer.prompt_logprobs[2] = {"1": 0.0, "9": -9999.0, "5": float("-inf"), "6": -20000}
+    ids_SK, logp_SK, _ = teacher_rows(answer, SAMPLE, HEADER, Counter())
+    assert ids_SK[0][0] == 1 and logp_SK[0][0] == 0 and (logp_SK[0][1:] <= -9999).all() and np.isfinite(logp_SK).all()
+
+
+def test_a_null_entry_where_nothing_is_supervised_does_not_matter():
+    answer = answer_of(PLAIN, PLAIN, PLAIN)
+    answer.prompt_logprobs[1] = None
+    assert len(teacher_rows(answer, SAMPLE, HEADER, Counter())[0]) == 2
+    answer.prompt_logprobs[2] = None
+    with pytest.raises(BadAnswer, match="null entry: token 2"):
+        teacher_rows(answer, SAMPLE, HEADER, Counter())
+
+
+def test_an_answer_shifted_by_one_is_seen():
+    """Every entry names its own prompt token, so entries that were moved by one do not."""
+    answer = answer_of(PLAIN, PLAIN, PLAIN)
+    moved = [None, *answer.prompt_logprobs[2:], {}]
+    with pytest.raises(BadAnswer, match="entry 1 lacks the prompt's own token 3"):
+        teacher_rows(replace(answer, prompt_ids=None, prompt_logprobs=moved), SAMPLE, HEADER, Counter())
+
+
+def test_another_temperature_is_refused_and_explained():
+    with pytest.raises(UserError, match="capture.temperature: 2.0, .*do not fix the normaliser.*=1"):
+        outside_header("t" * 64, "k" * 64, VOCAB, TOP_K, 2.0)
+    with pytest.raises(UserError, match="capture.top_k: 41 is not between 1 and the vocabulary of 40"):
+        outside_header("t" * 64, "k" * 64, VOCAB, 41, 1.0)
+
+
+def test_the_three_forms_say_the_same():
+    entries = [None, {"3": {"logprob": -1.0}}]
+    offline = {"request_id": "0", "prompt_token_ids": [7, 3], "prompt_logprobs": entries,
+               "outputs": [{"index": 0, "text": "x", "token_ids": [4], "finish_reason": "length"}]}  # fmt: skip
+    body = {"choices": [{**offline["outputs"][0], "prompt_token_ids": [7, 3], "prompt_logprobs": entries}]}
+    batch = {"id": "v-1", "custom_id": "q", "response": {"status_code": 200, "body": body}, "error": None}
+    flat = {"custom_id": "q", "response": body}
+    plain = parse_answer(offline)
+    assert plain.prompt_ids == [7, 3] and plain.prompt_logprobs == entries and plain.outputs[0].ids == [4]
+    assert parse_answer(body) == plain
+    assert parse_answer(batch) == parse_answer(flat) == replace(plain, custom_id="q")
+
+
+@pytest.mark.parametrize("value", [
+    {}, {"choices": []}, {"choices": [3]}, {"choices": [{}]}, {"outputs": {}}, {"response": {"body": 3}},
+    {"choices": [{"text": "x", "token_ids": [1.5]}]}, {"choices": [{"text": "x", "token_ids": [2**40]}]},
+    {"error": {"message": "no"}}, {"response": {"status_code": 500, "body": {}}}, {"response": None, "error": "x"},
+])  # fmt: skip
+def test_other_forms_are_refused(value):
+    with pytest.raises(BadAnswer):
+        parse_answer(value)
+
+
+def test_a_file_of_another_tokenizer_is_refused(tmp_path):
+    line = {"tokenizer_sha256": "e" * 64, "prompt_token_ids": [7, 3, 9, 3], "outputs": [{"text": "x"}],
+            "prompt_logprobs": answer_of(PLAIN, PLAIN, PLAIN).prompt_logprobs}  # fmt: skip
+    path = tmp_path / "offline.jsonl"
+    path.write_text(json.dumps(line) + "\nnonsense\n")
+    with pytest.raises(UserError, match="1 of 1 sequences have no usable answer"):
+        import_topk([path], [SAMPLE], HEADER, tmp_path / "store")
+    del line["tokenizer_sha256"]
+    path.write_text(json.dumps(line) + "\nnonsense\n")
+    assert import_topk([path], [SAMPLE], HEADER, tmp_path / "store")["refused"] == {"not JSON": 1}
+    assert StoreReader(tmp_path / "store", tokenizer_sha256="k" * 64).positions == 2
+
+
+# -- parity with an in-process capture of the same teacher
+
+
+@pytest.fixture(scope="module")
+def captured(ms_runtime, tmp_path_factory):
+    """(model, samples, reader of the captured store, the rows that went into it) of one small teacher at T = 1."""
+    from mindspore_impl.data.teacher_store import StoreHeader
+    from mindspore_impl.distill.capture import TeacherScorer, run_capture
+    from mindspore_impl.distill.options import CaptureOptions
+    from tests.distill.test_capture import make_model, make_samples
+
+    rows, score = {}, TeacherScorer.score
+
+    def remembered(*arguments):
+        for sample, scored in score(*arguments):
+            rows[sample_key(sample.ids)] = scored
+            yield sample, scored
+
+    model, samples, folder = make_model(1), make_samples(10), tmp_path_factory.mktemp("captured")
+    header = StoreHeader("t" * 64, "k" * 64, VOCAB, TOP_K, 1.0, "top_k")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TeacherScorer, "score", remembered)
+        run_capture(model, header, samples, CaptureOptions("top_k", TOP_K, 1.0, rows_per_batch=4), LENGTH, folder, 0)
+    return model, samples, StoreReader(folder / "store"), rows
+
+
+def stored(reader, sample):
+    """The three arrays of a sample as they are on disk."""
+    number, first, runs = reader._find(sample.ids, sample.supervised)
+    return reader._decode(number, first, int(runs[:, 1].sum()))
+
+
+def write_offline(path, samples, entries_of):
+    with open(path, "w") as file:
+        for sample in samples:
+            line = {"prompt_token_ids": sample.ids.tolist(), "prompt_logprobs": entries_of(sample), "outputs": [
+                {"index": 0, "text": "x", "token_ids": [1]}]}  # fmt: skip
+            file.write(json.dumps(line) + "\n")
+
+
+def test_the_numbers_of_a_capture_imported_give_the_same_store(captured, tmp_path):
+    """Fed with the float32 log-probabilities of the capture itself, ids and log-probabilities are bit for bit those of
+    its store. The tail is not: a capture sums it over the ids outside, an import has only 1 minus the sum of K float32
+    masses, which is off by their rounding, 1e-6 at most."""
+    _, samples, reader, rows = captured
+
+    def entries_of(sample):
+        entries = [None] + [{str(token_id): {"logprob": -1.0}} for token_id in sample.ids[1:].tolist()]
+        targets = [t for t in range(1, len(sample.ids)) if sample.supervised[t]]
+        for t, ids_K, logp_K in zip(targets, *rows[sample_key(sample.ids)][:2], strict=True):
+            own = {str(sample.ids[t]): {"logprob": float(logp_K[-1]) - 0.5}}
+            entries[t] = own | {str(i): {"logprob": float(logp)} for i, logp in zip(ids_K, logp_K, strict=True)}
+        return entries
+
+    write_offline(tmp_path / "offline.jsonl", samples, entries_of)
+    metrics = import_topk([tmp_path / "offline.jsonl"], samples, HEADER, tmp_path / "store")
+    imported = StoreReader(tmp_path / "store")
+    assert imported.header == reader.header and metrics["positions"] == reader.positions
+    for sample in samples:
+        (ids, logp, tail), (ids_2, logp_2, tail_2) = stored(reader, sample), stored(imported, sample)
+        np.testing.assert_array_equal(ids, ids_2)
+        np.testing.assert_array_equal(logp.view(np.int32), logp_2.view(np.int32))
+        np.testing.assert_allclose(np.exp(tail), np.exp(tail_2), atol=1e-6 + 1e-3 * np.exp(tail).max())
+
+
+def test_the_teachers_own_logits_through_a_server_give_the_same_store(captured, tmp_path):
+    """Softmax in float64 on the other side: the same ids; log-probabilities equal to one step of float16, since float32
+    and float64 may fall on either side of a rounding."""
+    from mindspore import Tensor
+
+    from mindspore_impl.data.batches import one_pass
+    from mindspore_impl.integrations.vllm import asking
+    from mindspore_impl.integrations.vllm.client import Server
+    from tests.integrations.fake_server import serving
+
+    model, samples, reader, _ = captured
+    logits = {}
+    for sample in samples:
+        batch, _ = next(one_pass([sample], LENGTH, 4))
+        arrays = (Tensor(a) for a in (batch.input_ids_BL, batch.position_ids_BL, batch.segment_ids_BL))
+        logits[tuple(sample.ids.tolist())] = model(*arrays).asnumpy()[0, : len(sample.ids)]
+    with serving(lambda ids: logits[tuple(ids)]) as fake:
+        asking.ask_topk(Server(fake.url, timeout=5, in_flight=4), samples, HEADER, tmp_path / "a.jsonl")
+    import_topk([tmp_path / "a.jsonl"], samples, HEADER, tmp_path / "store")
+    imported = StoreReader(tmp_path / "store")
+    for sample in samples:
+        (ids, logp, tail), (ids_2, logp_2, tail_2) = stored(reader, sample), stored(imported, sample)
+        np.testing.assert_array_equal(ids, ids_2)
+        step = np.spacing(np.abs(logp).astype(np.float16)).astype(np.float32)
+        assert (np.abs(logp - logp_2) <= step).all()
+        np.testing.assert_allclose(np.exp(tail), np.exp(tail_2), atol=1e-3)
+
+
+def test_rows_of_the_fake_server_are_vllms_form():
+    """K or K + 1 entries, the prompt's own token always there: what the other tests stand on."""
+    logp_LV = log_softmax(np.random.default_rng(0).normal(0, 3, (6, VOCAB)))
+    ids = [3, 8, 21, 4, 4, 17]
+    entries = prompt_logprobs(ids, logp_LV, TOP_K)
+    assert entries[0] is None and len(entries) == 6
+    assert {len(entry) for entry in entries[1:]} <= {TOP_K, TOP_K + 1}
+    assert all(str(own) in entry for own, entry in zip(ids[1:], entries[1:], strict=True))
