@@ -6,12 +6,15 @@ that an uninterrupted one would.
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mindspore_impl import files
+from mindspore_impl.errors import UserError
+from mindspore_impl.training.events import Events
 from mindspore_impl.training.step import StepReport
 
 
@@ -39,6 +42,8 @@ class Progress:
     timed_tokens: int = 0  # tokens of the steps that `seconds` covers
     seconds: float = 0.0
     compile_seconds: float = 0.0
+    checkpoint_copy_seconds: float = 0.0  # in which steps stood still: copying what a checkpoint holds,
+    checkpoint_wait_seconds: float = 0.0  # and waiting for the earlier one to be written
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     last_finite_step: int = 0
@@ -52,10 +57,16 @@ class Progress:
     best_metric: float | None = None
 
     @classmethod
-    def from_position(cls, position: dict) -> "Progress":
-        """The progress that a checkpoint stored."""
-        values = dict(position["progress"])
-        return cls(**values | {"window": Window(**values["window"])})
+    def from_position(cls, position: dict, where: str) -> "Progress":
+        """The progress that a checkpoint stored. Raises UserError that names `where` when it is not one."""
+        try:
+            values = dict(position["progress"])
+            return cls(**values | {"window": Window(**values["window"])})
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{where}: not the progress of a training stage, or that of a newer program ({error}); continue with "
+                "the program that wrote it, or choose another run_dir"
+            ) from error
 
     def position(self) -> dict:
         """For `checkpoint.save`."""
@@ -121,46 +132,60 @@ class Progress:
 class MetricsLog:
     """metrics.jsonl and, if asked for, TensorBoard events below `folder`, both cut back to `step` steps at the start.
 
-    With `active=False` (every rank but the first) nothing is touched.
+    With `active=False` (every rank but the first) nothing is touched. Every method raises UserError when the disk is
+    full or not writable; what is whole in the files by then is read again when the stage resumes.
     """
 
     def __init__(self, folder: Path, step: int, tensorboard: bool, active: bool):
         self.file = self.events = None
+        self.path = folder / "metrics.jsonl"
         if not active:
             return
-        path = folder / "metrics.jsonl"
-        kept = [line for line in _lines(path) if step > 0 and line["step"] <= step]
-        files.write_text(path, "".join(_encoded(line) for line in kept))
-        self.file = open(path, "a", encoding="utf-8")
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else 0)
+        kept = [line for line in _lines(self.path) if step > 0 and line["step"] <= step]
+        files.write_text(self.path, "".join(_encoded(line) for line in kept))
+        with self._writing():
+            self.file = open(self.path, "ab", buffering=0)  # no buffer that could fail once more when it is closed
+            if tensorboard:
+                self.events = Events(folder / "tensorboard", step)
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line; numbers also go to TensorBoard under train/ and validation/<set>/."""
         if self.file is None:
             return
-        self.file.write(_encoded(line))
-        self.file.flush()
-        if self.events is not None:
-            groups = {f"validation/{name}": values for name, values in line.get("validation", {}).items()}
-            for group, values in (groups or {"train": line}).items():
-                for name, value in values.items():
-                    if name != "step" and value is not None:
-                        self.events.add_scalar(f"{group}/{name}", value, line["step"])
+        with self._writing():
+            files.write_all(self.file, _encoded(line).encode())
+            if self.events is not None:
+                groups = {f"validation/{name}": values for name, values in line.get("validation", {}).items()}
+                for group, values in (groups or {"train": line}).items():
+                    for name, value in values.items():
+                        if name != "step" and value is not None:
+                            self.events.add(f"{group}/{name}", value, line["step"])
 
     def sync(self) -> None:
         """Make what was written durable; before each checkpoint, so that no line older than it can be lost."""
         if self.file is not None:
-            os.fsync(self.file.fileno())
+            with self._writing():
+                os.fsync(self.file.fileno())
+                if self.events is not None:
+                    self.events.flush()
 
     def close(self) -> None:
         """Close both."""
         if self.file is not None:
-            self.file.close()
-        if self.events is not None:
-            self.events.close()
+            with self._writing():
+                self.file.close()
+                if self.events is not None:
+                    self.events.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or self.path.parent}: metrics cannot be written ({error.strerror or error}); free "
+                "some room and run again: the stage continues at its last checkpoint"
+            ) from error
 
 
 def _encoded(line: dict[str, Any]) -> str:

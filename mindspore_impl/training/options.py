@@ -31,6 +31,8 @@ class TrainOptions:
     validation_interval: int = 0  # steps between validations; 0: only at the start and the end
     checkpoint_interval: int = 200  # steps between checkpoints; 0: only at the end
     keep_checkpoints: int = 2  # the newest ones that are kept, besides the best
+    keep_every: int = 0  # steps between checkpoints that are kept for ever; 0: none
+    async_checkpoint: bool = True  # write beside the steps, which stop for a copy of the state alone
     select: Literal["last", "best"] = "last"  # which weights the stage hands on; best: lowest validation loss
     max_skipped_steps: int = 10  # non-finite steps in a row before the stage stops
     tensorboard: bool = True

@@ -201,7 +201,7 @@ def _resume(model, folder: Path, steps: int, adapters) -> tuple[Progress, checkp
             "another run_dir"
         )
     _load(model, found, adapters)
-    return Progress.from_position(found.position), found
+    return Progress.from_position(found.position, str(found.path)), found
 
 
 def _load(model, found: checkpoint.Checkpoint, adapters: Adapters | None) -> None:

@@ -52,7 +52,7 @@ def test_progress_survives_json():
     progress = Progress()
     progress.add(report(1 / 3, 7), NAMES, 20, 0.1, False)
     progress.note_validation({"a": {"loss": 1 / 7, "perplexity": 1.1, "tokens": 3}})
-    back = Progress.from_position(json.loads(json.dumps(progress.position())))
+    back = Progress.from_position(json.loads(json.dumps(progress.position())), "here")
     assert back == progress
     assert back.best_step == 1
 
