@@ -15,7 +15,7 @@ from typing import Any, Literal, Union
 from mindspore_impl.data.options import BatchOptions, DataOptions
 from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.options import EvaluationOptions
+from mindspore_impl.evaluation.options import EvaluationOptions, ScoreOptions
 from mindspore_impl.export.options import ExportOptions
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.losses.options import ObjectiveOptions
@@ -87,6 +87,30 @@ class CaptureStage:
 
 
 @dataclass
+class ScoreStage:
+    """How hard each record of a set is, written into its meta. A data set whose `path` is this stage reads it."""
+
+    kind: Literal["score"]
+    set: str = ""  # the data set
+    init: str | None = None  # stage or path of weights: their loss on each record is difficulty_loss
+    model: str | None = None  # null: the model of the stage in `init`
+    rollouts: str | None = None  # rollout stage or file with answers to its prompts: difficulty_pass_rate
+    sequence_length: int = 128
+    seed: int | None = None
+    score: ScoreOptions = field(default_factory=ScoreOptions)
+
+
+@dataclass
+class RejectStage:
+    """Rejection sampling: of several answers to a prompt the shortest right one, as a record; prompts without one go.
+    A data set whose `path` is this stage reads the result."""
+
+    kind: Literal["reject"]
+    rollouts: str = ""  # rollout stage or file
+    seed: int | None = None
+
+
+@dataclass
 class EvaluateStage:
     """Accuracy by generation and held-out perplexity of one set of weights."""
 
@@ -109,12 +133,14 @@ class ExportStage:
     export: ExportOptions = field(default_factory=ExportOptions)
 
 
-Stage = SftStage | DistillStage | RolloutStage | CaptureStage | EvaluateStage | ExportStage
+Stage = SftStage | DistillStage | RolloutStage | CaptureStage | ScoreStage | RejectStage | EvaluateStage | ExportStage
 STAGE_KINDS: dict[str, type] = {
     "sft": SftStage,
     "distill": DistillStage,
     "rollout": RolloutStage,
     "capture": CaptureStage,
+    "score": ScoreStage,
+    "reject": RejectStage,
     "evaluate": EvaluateStage,
     "export": ExportStage,
 }

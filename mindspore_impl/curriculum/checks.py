@@ -10,16 +10,22 @@ from mindspore_impl.config import (
     DistillStage,
     EvaluateStage,
     ExportStage,
+    RejectStage,
     RolloutStage,
+    ScoreStage,
     nearest,
     to_plain,
 )
 from mindspore_impl.curriculum.inputs import (
+    RECORD_MAKERS,
     ROLLOUTS,
     TRAINED,
     check_weights,
     inputs_of,
     is_path,
+    maker_of,
+    makers_of,
+    measures,
     model_of,
     sets_of,
     sized_model,
@@ -56,11 +62,12 @@ def _check_order(config: Config) -> list[str]:
     return problems
 
 
-_EXPECTED_KIND = {"init": TRAINED, "teacher": TRAINED, "store": (CaptureStage,), "rollouts": (RolloutStage,)}
-
-
+_EXPECTED_KIND = {
+    "init": TRAINED, "teacher": TRAINED, "store": (CaptureStage,), "rollouts": (RolloutStage,), "set": RECORD_MAKERS,
+}  # fmt: skip
 _REQUIRED = {
     DistillStage: "store", RolloutStage: "init", CaptureStage: "teacher", EvaluateStage: "init", ExportStage: "init",
+    RejectStage: "rollouts",
 }  # fmt: skip
 
 
@@ -73,11 +80,18 @@ def _check_inputs(config: Config) -> list[str]:
             problems.append(f"stages.{name}.{role}: no input given; name a stage")
         for role, value in inputs_of(stage).items():
             problems += _check_input(config, seen, f"stages.{name}.{role}", role, value, name)
+        makers = makers_of(stage, config)
+        if isinstance(stage, TRAINED) and stage.evaluate and measures(config.evaluation):
+            makers |= makers_of(EvaluateStage("evaluate", init=name), config)
+        for set_name, maker in makers.items():
+            problems += _check_input(config, seen, f"data.sets.{set_name}.path", "set", maker, name)
         seen.add(name)
     for key, set_name in _named_sets(config):
         if set_name not in config.data.sets:
             problems.append(f"{key}: no data set is named {set_name!r}{nearest(set_name, config.data.sets)}")
-    return problems
+        elif key == "tokenizer.train_on" and (maker := maker_of(config.data.sets[set_name])):
+            problems.append(f"{key}: {set_name!r} is made by stage {maker!r}, after the tokenizer; name other sets")
+    return list(dict.fromkeys(problems))
 
 
 def _named_sets(config: Config) -> Iterator[tuple[str, str]]:
@@ -146,18 +160,22 @@ def _check_numbers(config: Config) -> Iterator[str]:
             yield from _check_capture(config, name, stage, models[-1])
         if isinstance(stage, RolloutStage) and not stage.prompts:
             yield f"stages.{name}.prompts: no data set is named"
+        if isinstance(stage, ScoreStage):
+            yield from _check_score(config, name, stage, models[-1])
         if isinstance(stage, ExportStage):
             yield from _check_export(config, name, stage, models[-1])
-    yield from _check_models(config, list(dict.fromkeys(models)))
+    yield from _check_models(config, [model for model in dict.fromkeys(models) if model])
 
 
 # The smallest value that makes sense, by the last part of a key.
 _AT_LEAST = {
     "workers": 1, "threads": 0, "profile_steps": 0, "seed": 0, "rows": 1, "accumulation": 1, "sequence_length": 2,
     "prefetch": 0, "steps": 1, "log_interval": 0, "validation_interval": 0, "checkpoint_interval": 0,
-    "keep_checkpoints": 1, "max_skipped_steps": 1, "rows_per_batch": 1, "positions_per_shard": 1, "limit": 1,
-    "samples_per_prompt": 1, "prompts_per_part": 1, "max_new_tokens": 1, "batch_size": 1, "samples_in_report": 0,
-    "count": 1, "first": 0, "learning_rate": 0, "warmup_steps": 0, "weight_decay": 0, "clip_norm": 0,
+    "keep_checkpoints": 1, "keep_every": 0, "max_skipped_steps": 1, "rows_per_batch": 1, "positions_per_shard": 1,
+    "limit": 1,
+    "samples_per_prompt": 1, "prompts_per_part": 1, "records_per_part": 1, "max_new_tokens": 1, "batch_size": 1,
+    "samples_in_report": 0, "count": 1, "first": 0, "learning_rate": 0, "warmup_steps": 0, "weight_decay": 0,
+    "clip_norm": 0,
 }  # fmt: skip
 _ZERO_TO_ONE = {"warmup_ratio", "decay_ratio", "min_lr_ratio", "noise", "character_coverage", "beta1", "beta2", "top_p"}
 
@@ -177,6 +195,8 @@ def _check_ranges(value, path: str) -> Iterator[str]:
 
 
 def _check_files(config: Config) -> Iterator[str]:
+    from mindspore_impl.data.difficulty import check_keep
+
     if config.tokenizer.path is None and not config.tokenizer.train_on:
         yield "tokenizer.path: give a SentencePiece model or a tokenizer.json, or name data sets in tokenizer.train_on"
     elif config.tokenizer.path is None and config.tokenizer.template != "pangu":
@@ -184,9 +204,12 @@ def _check_files(config: Config) -> Iterator[str]:
     elif config.tokenizer.path is not None and not Path(config.tokenizer.path).is_file():
         yield f"tokenizer.path: {config.tokenizer.path}: no such file"
     for name in dict.fromkeys(name for _, name in _named_sets(config)):
-        path = config.data.sets[name].path
-        if config.data.sets[name].source != "list_programs" and path and not Path(path).is_file():
-            yield f"data.sets.{name}.path: {path}: no such file"
+        options = config.data.sets[name]
+        if options.source != "list_programs" and options.path and not maker_of(options):
+            if not Path(options.path).is_file():
+                yield f"data.sets.{name}.path: {options.path}: no such file"
+        if options.keep is not None:
+            yield from _attempt(check_keep, options.keep, f"data.sets.{name}.keep")
     paths = [dataset.path or "" for dataset in config.data.sets.values()]
     for key in ("train", "validation", "test"):
         given = getattr(config.data, key)
@@ -326,6 +349,20 @@ def _check_export(config: Config, name: str, stage: ExportStage, model: str) -> 
     from mindspore_impl.export.build import check_export
 
     yield from _attempt(check_export, stage.export, config.models[model], f"stages.{name}.export")
+
+
+def _check_score(config: Config, name: str, stage: ScoreStage, model: str) -> Iterator[str]:
+    key = f"stages.{name}"
+    if not stage.set:
+        yield f"{key}.set: no data set is named"
+    if stage.init is not None:
+        yield from _too_long(config, f"{key}.sequence_length", stage.sequence_length, model)
+    answered = config.stages.get(stage.rollouts)
+    if answered is not None and not answered.rollout.keep_truncated:
+        yield (
+            f"{key}.rollouts: {stage.rollouts!r} leaves out its cut answers, which count as wrong in a pass rate; set "
+            f"stages.{stage.rollouts}.rollout.keep_truncated=true"
+        )
 
 
 def _check_capture(config: Config, name: str, stage: CaptureStage, model: str) -> Iterator[str]:

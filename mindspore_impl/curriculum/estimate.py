@@ -1,6 +1,6 @@
 """Sizes of a stage before it runs: parameters, tokens, and memory from a simple model (modelled, not measured)."""
 
-from mindspore_impl.config import STAGE_KINDS, CaptureStage, EvaluateStage, ExportStage, RolloutStage, Stage
+from mindspore_impl.config import STAGE_KINDS, CaptureStage, EvaluateStage, ExportStage, RolloutStage, ScoreStage, Stage
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.runtime import RuntimeOptions
@@ -35,14 +35,15 @@ def training_estimate(model: ModelOptions, stage: Stage, runtime: RuntimeOptions
 
 def inference_estimate(
     model: ModelOptions,
-    stage: RolloutStage | CaptureStage | EvaluateStage | ExportStage,
+    stage: RolloutStage | CaptureStage | ScoreStage | EvaluateStage | ExportStage,
     evaluation: EvaluationOptions,
     runtime: RuntimeOptions,
 ) -> dict[str, int]:
     """Parameters and modelled bytes on one device of a stage that trains nothing; the weights are fp32.
 
-    Capture adds one layer's activations of a packed batch and the logits that exist at once; rollout and evaluate the
-    key/value cache of a full batch, its prompts taken to be as long as the answers, and the logits of one step.
+    Capture and score add one layer's activations of a packed batch and the logits that exist at once; rollout and
+    evaluate the key/value cache of a full batch, its prompts taken to be as long as the answers, and the logits of one
+    step.
     `evaluation` holds for an evaluate stage without options of its own.
     """
     from mindspore_impl.model.pangu import head_dim, parameter_count
@@ -53,8 +54,9 @@ def inference_estimate(
 
         extra = memory_estimate(model, stage.export)["weights_shared"]  # the package runs beside the training model
         return {"parameters": parameters, "bytes": BYTES_PER_ELEMENT * parameters + extra}
-    if isinstance(stage, CaptureStage):
-        rows, length = stage.capture.rows_per_batch, stage.sequence_length
+    if isinstance(stage, CaptureStage | ScoreStage):
+        options = stage.capture if isinstance(stage, CaptureStage) else stage.score
+        rows, length = options.rows_per_batch, stage.sequence_length
         elements = _layer_elements(model, rows, length)
         elements += _logits_elements(rows * length, model, runtime)
     else:
@@ -87,6 +89,9 @@ def describe_work(stage: Stage) -> str:
         return f"{stage.rollout.samples_per_prompt} x prompts of {', '.join(stage.prompts)}"
     if isinstance(stage, STAGE_KINDS["capture"]):
         return f"{stage.capture.mode} K={stage.capture.top_k} at T={stage.capture.temperature:g}"
+    if isinstance(stage, ScoreStage):
+        measured = ["length", *(["loss"] if stage.init else []), *(["pass rate"] if stage.rollouts else [])]
+        return f"{', '.join(measured)} of each record of {stage.set}"
     if isinstance(stage, ExportStage):
         return f"{stage.export.precision}, cache {stage.export.cache_length}, buckets {stage.export.buckets}"
     return ""

@@ -9,16 +9,20 @@ from mindspore_impl.config import (
     Config,
     DistillStage,
     ExportStage,
+    RejectStage,
     RolloutStage,
+    ScoreStage,
     SftStage,
     Stage,
     nearest,
 )
-from mindspore_impl.data.options import ROLLOUTS
+from mindspore_impl.data.options import ROLLOUTS, DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
 
 TRAINED = (SftStage, DistillStage)
+RECORD_MAKERS = (ScoreStage, RejectStage)
+RECORDS = "records.jsonl"  # what they make
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")  # as they lie beside weights
 
 
@@ -36,8 +40,21 @@ def sets_of(stage: Stage, config: Config) -> list[str]:
         return list(stage.prompts)
     if isinstance(stage, CaptureStage):
         return list(stage.sets)
+    if isinstance(stage, RECORD_MAKERS):
+        return [stage.set] if isinstance(stage, ScoreStage) else []
     options = stage.options or config.evaluation
     return list(dict.fromkeys(options.accuracy + options.perplexity))
+
+
+def maker_of(options: DatasetOptions) -> str | None:
+    """The stage that makes the records of a set; None where they come from a file or a generator."""
+    return options.path if options.source == "records" and options.path and not is_path(options.path) else None
+
+
+def makers_of(stage: Stage, config: Config) -> dict[str, str]:
+    """set: the stage that makes it, of the sets a stage reads."""
+    made = {name: maker_of(config.data.sets[name]) for name in sets_of(stage, config) if name in config.data.sets}
+    return {name: maker for name, maker in made.items() if maker}
 
 
 def is_path(reference: str) -> bool:
@@ -46,10 +63,13 @@ def is_path(reference: str) -> bool:
 
 
 def model_of(config: Config, stage: Stage) -> str:
-    """The entry of `models` a stage uses: its own `model`, or that of the stage its weights come from."""
-    name = stage.model
+    """The entry of `models` a stage uses: its own `model`, or that of the stage its weights come from; "" for a stage
+    that needs none."""
+    name = getattr(stage, "model", None)
     if name is None:
         source = getattr(stage, "init", None) or getattr(stage, "teacher", None)
+        if source is None and isinstance(stage, RECORD_MAKERS):
+            return ""
         if source not in config.stages:
             raise UserError(f"model: weights from {source!r} need a model; name one of: {', '.join(config.models)}")
         return model_of(config, config.stages[source])

@@ -13,7 +13,7 @@ from typing import Any
 from mindspore_impl import files
 from mindspore_impl.config import Config, EvaluateStage, Stage, to_plain
 from mindspore_impl.curriculum.checks import problems_of
-from mindspore_impl.curriculum.inputs import TRAINED, inputs_of, measures, model_of, sets_of
+from mindspore_impl.curriculum.inputs import TRAINED, inputs_of, maker_of, makers_of, measures, model_of, sets_of
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.errors import UserError
 
@@ -25,11 +25,14 @@ _NOT_IN_FINGERPRINT = {
     "log_interval",
     "checkpoint_interval",
     "keep_checkpoints",
+    "keep_every",
+    "async_checkpoint",
     "tensorboard",
     "prefetch",
     "samples_in_report",
     "positions_per_shard",
     "prompts_per_part",
+    "records_per_part",
     "max_skipped_steps",
     "recompute",
 }
@@ -43,13 +46,13 @@ class PlannedStage:
     name: str
     stage: Stage
     model: str  # an entry of config.models; "" where none is needed
-    inputs: dict[str, str] = field(default_factory=dict)  # role: stage name or path
+    inputs: dict[str, str] = field(default_factory=dict)  # role, or set that a stage makes: stage name or path
     seed: int = 0
     fingerprint: str = ""
 
     @property
     def kind(self) -> str:
-        """sft, distill, rollout, capture, evaluate or export."""
+        """A key of config.STAGE_KINDS."""
         return self.stage.kind
 
     @property
@@ -75,7 +78,8 @@ def make_plan(config: Config) -> list[PlannedStage]:
 
 def _append(planned: dict[str, PlannedStage], config: Config, name: str, stage: Stage) -> None:
     seed = config.seed if stage.seed is None else stage.seed
-    entry = PlannedStage(len(planned) + 1, name, stage, model_of(config, stage), inputs_of(stage), seed)
+    inputs = inputs_of(stage) | {f"set {each}": maker for each, maker in makers_of(stage, config).items()}
+    entry = PlannedStage(len(planned) + 1, name, stage, model_of(config, stage), inputs, seed)
     entry.fingerprint = _fingerprint(config, entry, planned)
     planned[name] = entry
 
@@ -92,7 +96,7 @@ def _fingerprint(config: Config, entry: PlannedStage, planned: dict[str, Planned
     content = {
         "format": CODE_FORMAT,
         "stage": _without_logging(options),
-        "model": _without_logging(to_plain(config.models[entry.model])),
+        "model": _without_logging(to_plain(config.models[entry.model])) if entry.model else None,
         "seed": entry.seed,
         "tokenizer": tokenizer_fingerprint(config),
         "sets": {name: _set_content(config, config.data.sets[name]) for name in sets_of(stage, config)},
@@ -123,6 +127,8 @@ def _set_content(config: Config, options: DatasetOptions) -> dict:
     content = dataclasses.asdict(options)
     if options.source == "list_programs":
         return content | {"seed": config.seed}
+    if maker_of(options):
+        return content | {"path": None}  # an input of the stage, which counts by its fingerprint
     # The file's name is part of record ids, which seed the sampling of rollouts.
     path = Path(options.path) if options.path else None
     return content | {"path": (path.name, file_hash(path)) if path else None}

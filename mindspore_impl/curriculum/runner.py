@@ -12,7 +12,7 @@ from pathlib import Path
 from mindspore_impl import files, ranks, runtime
 from mindspore_impl.config import Config, to_plain
 from mindspore_impl.curriculum import estimate
-from mindspore_impl.curriculum.inputs import sized_model
+from mindspore_impl.curriculum.inputs import maker_of, sized_model
 from mindspore_impl.curriculum.kinds import RUNNERS, Context, describe, outputs_present
 from mindspore_impl.curriculum.plan import PlannedStage, make_plan, tokenizer_fingerprint
 from mindspore_impl.errors import UserError
@@ -64,7 +64,9 @@ def _check_evaluations(context: Context) -> None:
     for planned in context.plan.values():
         if planned.kind == "evaluate" and status(context.run_dir, planned) != "skip":
             options = planned.stage.options or context.config.evaluation
-            check_records({name: context.records(name) for name in options.accuracy}, options, context.tokenizer)
+            there = [name for name in options.accuracy if maker_of(context.config.data.sets[name]) is None]
+            options = dataclasses.replace(options, accuracy=there)
+            check_records({name: context.records(name) for name in there}, options, context.tokenizer)
 
 
 def _run_seeds(config: Config) -> Path:

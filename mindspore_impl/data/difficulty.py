@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mindspore_impl.data.options import DatasetOptions, KeepOptions
+from mindspore_impl.data.options import KeepOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.records import Record
 
@@ -104,15 +104,3 @@ def change(before: Sequence[Record], after: Sequence[Record], field: str, name: 
         "counts_before": counts[0],
         "counts_after": counts[1],
     }
-
-
-def check_sets(sets: dict[str, DatasetOptions], names: Sequence[str]) -> list[str]:
-    """What is wrong with the bands of the sets `names`, each naming its key."""
-    problems = []
-    for name in names:
-        if name in sets and sets[name].keep is not None:
-            try:
-                check_keep(sets[name].keep, f"data.sets.{name}.keep")
-            except UserError as error:
-                problems.append(str(error))
-    return problems
