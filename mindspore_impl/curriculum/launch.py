@@ -23,11 +23,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-import mindspore_impl
 from mindspore_impl import files, ranks, runtime
 from mindspore_impl.config import Config, to_plain, validate
 from mindspore_impl.errors import JobFailed, UserError
 
+PACKAGE = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.2
 _RANK = "import sys; from mindspore_impl import cli; sys.exit(cli.train())"
 _NOISE = ("[INFO] ", "[WARNING] ")  # MindSpore's own lines; they stay in the log file
@@ -76,7 +76,7 @@ def _msrun() -> Path:
 
 def _environment(msrun: Path) -> dict[str, str]:
     """msrun starts "python" from PATH: this one, with this package."""
-    package = str(Path(mindspore_impl.__file__).resolve().parent.parent)
+    package = str(PACKAGE.parent)
     search = [str(Path(sys.executable).parent), str(msrun.parent), os.environ.get("PATH", "")]
     modules = [package, os.environ.get("PYTHONPATH", "")]
     paths = {"PATH": os.pathsep.join(search), "PYTHONPATH": os.pathsep.join(filter(None, modules))}
@@ -253,9 +253,8 @@ def _agree(what: str, found: list, show) -> None:
 
 def code_hash() -> str:
     """SHA-256 over the package's Python files and their names."""
-    package = Path(mindspore_impl.__file__).parent
-    sources = sorted(package.rglob("*.py"))
-    return files.sha256_json({str(path.relative_to(package)): files.sha256_file(path) for path in sources})
+    sources = sorted(PACKAGE.rglob("*.py"))
+    return files.sha256_json({str(path.relative_to(PACKAGE)): files.sha256_file(path) for path in sources})
 
 
 @contextmanager

@@ -196,9 +196,3 @@ def test_copied_run_directory_is_the_same_run(tmp_path, calls):
     del calls[:]
     run(tmp_path / "copy")
     assert calls == []
-
-
-def test_several_workers_are_refused_before_anything_is_written(tmp_path, calls):
-    with pytest.raises(UserError, match="runtime.workers"):
-        run(tmp_path / "run", "runtime.workers=2")
-    assert not (tmp_path / "run").exists()
