@@ -107,6 +107,7 @@ setup(
             "pangu-export = mindspore_impl.cli:export_main",
             "pangu-train-mindformers = mindspore_impl.cli:train_mindformers_main",
             "pangu-select-data = mindspore_impl.cli:select_data_main",
+            "pangu-query-teacher = mindspore_impl.cli:query_teacher_main",
             "pangu-benchmark = mindspore_impl.cli:benchmark_main",
             "pangu-doctor = mindspore_impl.cli:doctor_main",
         ]

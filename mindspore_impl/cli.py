@@ -176,33 +176,12 @@ def train_tokenizer(arguments: list[str]) -> None:
     parser.add_argument("--vocab-size", type=int, default=2048)
     parser.add_argument("--character-coverage", type=float, default=1.0)
     options = parser.parse_args(arguments)
+    from mindspore_impl.text.tokenizer import texts_of
     from mindspore_impl.text.tokenizer import train_tokenizer as fit
 
-    texts = (text for path in options.inputs for text in _texts_of(path))
+    texts = (text for path in options.inputs for text in texts_of(path))
     tokenizer = fit(texts, options.output, options.vocab_size, options.character_coverage)
     print(f"{options.output}: {tokenizer.vocab_size} pieces, sha256 {tokenizer.sha256}")
-
-
-def _texts_of(path: Path):
-    """Every piece of text in a JSONL file, or the lines of a text file."""
-    from mindspore_impl import files
-
-    def walk(value):
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, dict | list):
-            for item in value.values() if isinstance(value, dict) else value:
-                yield from walk(item)
-
-    if path.suffix == ".jsonl":
-        for _, record in files.read_jsonl(path):
-            yield from walk(record)
-        return
-    try:
-        with open(path, encoding="utf-8") as file:
-            yield from file
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 
 @command
@@ -436,6 +415,23 @@ def select_data(arguments: list[str]) -> None:
 
 
 @command
+def query_teacher(arguments: list[str]) -> None:
+    """Ask a teacher or student on a server, and import its answers."""
+    from mindspore_impl.curriculum import outside
+    from mindspore_impl.integrations.vllm import command as vllm
+
+    parser = _parser(
+        "Ask a vLLM (or vLLM-Ascend) server for a teacher's top-k along given sequences, or for answers to prompts,\n"
+        "and import them as a teacher store or a rollout file. The same command asks again only for what is missing.",
+        "python tools/query_teacher.py --run outputs/quickstart --stage capture_fast --url http://localhost:8000/v1",
+    )
+    outside.add_options(parser)
+    vllm.add_options(parser)
+    options = parser.parse_args(arguments)
+    vllm.run(*outside.questions_of(options), options)
+
+
+@command
 def benchmark(arguments: list[str]) -> None:
     """Run a benchmark by name."""
     from mindspore_impl.benchmarks import BENCHMARKS
@@ -474,5 +470,6 @@ chat_main = _entry(chat)
 export_main = _entry(export)
 train_mindformers_main = _entry(train_mindformers)
 select_data_main = _entry(select_data)
+query_teacher_main = _entry(query_teacher)
 benchmark_main = _entry(benchmark)
 doctor_main = _entry(doctor)

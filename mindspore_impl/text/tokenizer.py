@@ -6,7 +6,7 @@ normalisation), so a text gets the same ids wherever it stands, in training and 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -187,6 +187,27 @@ def _tokenizers_backend(content: bytes, path: Path) -> TokenizersBackend:
         ) from error
     except Exception as error:  # the library raises bare Exception  # noqa: BLE001
         raise UserError(f"{path}: not a tokenizer.json of the tokenizers library ({error})") from error
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """Every piece of text in a JSONL file, or the lines of a text file. Raises UserError when it cannot be read."""
+
+    def walk(value) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict | list):
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from walk(item)
+
+    if path.suffix == ".jsonl":
+        for _, record in files.read_jsonl(path):
+            yield from walk(record)
+        return
+    try:
+        with open(path, encoding="utf-8") as file:
+            yield from file
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 
 def train_tokenizer(

@@ -31,7 +31,7 @@ SHOWN = 10  # given-up questions told one by one
 def ask_topk(server: Server, samples: Sequence[Sample], header: StoreHeader, path: Path) -> None:
     """Ask for the top K of every distinct sample and keep the answers in `path`. Raises UserError: some are missing."""
     by_key = {sample_key(sample.ids): sample for sample in distinct(samples)}
-    server = _named(server, max(len(sample.ids) for sample in by_key.values()) + 1)
+    server = named(server, max(len(sample.ids) for sample in by_key.values()) + 1)
 
     def check(question: Question, body: dict) -> None:
         teacher_rows(parse_answer(body), by_key[question.key], header, Counter())
@@ -46,7 +46,7 @@ def ask_rollouts(
 ) -> None:  # fmt: skip
     """Ask for an answer to every prompt and keep them in `path`. Raises UserError when too many are missing."""
     by_key = {prompt.key: prompt for prompt in prompts}
-    server = _named(server, max(len(prompt.ids) for prompt in prompts) + 1)
+    server = named(server, max(len(prompt.ids) for prompt in prompts) + 1)
 
     def check(question: Question, body: dict) -> None:
         answer, prompt = parse_answer(body), by_key[question.key]
@@ -62,7 +62,8 @@ def ask_rollouts(
     _ask(server, bodies, check, path, tokenizer.sha256, "rollout", allow_missing)
 
 
-def _named(server: Server, longest: int) -> Server:
+def named(server: Server, longest: int) -> Server:
+    """The same server with the name of the model that it serves; see `served_model`."""
     return dataclasses.replace(server, model=served_model(server, longest))
 
 
