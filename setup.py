@@ -109,6 +109,7 @@ setup(
             "pangu-select-data = mindspore_impl.cli:select_data_main",
             "pangu-query-teacher = mindspore_impl.cli:query_teacher_main",
             "pangu-benchmark = mindspore_impl.cli:benchmark_main",
+            "pangu-chaos = mindspore_impl.cli:chaos_main",
             "pangu-doctor = mindspore_impl.cli:doctor_main",
         ]
     },

@@ -9,6 +9,7 @@ import functools
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -447,6 +448,29 @@ def benchmark(arguments: list[str]) -> None:
 
 
 @command
+def chaos(arguments: list[str]) -> None:
+    """Kill runs at random moments."""
+    parser = _parser(
+        "Kill a small run with SIGKILL in each of its stages, at random moments and in the middle of writes, start it\n"
+        "again with the same command, and compare its results with those of a run that was left alone.\n"
+        "The last line says how many of the kills changed nothing; exit code 1 unless all.",
+        "python tools/chaos.py --kills 50",
+    )
+    parser.add_argument("--kills", type=int, default=16, metavar="N", help="at least so many (default 16)")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[1, 2], help="ranks of the runs in turn (default 1 2)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="for the runs and their logs; default: a new one in outputs/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the run, as in train.py")
+    options = parser.parse_intermixed_args(arguments)
+    from mindspore_impl.curriculum import chaos
+
+    folder = options.folder or Path("outputs") / f"chaos_{time.strftime('%Y%m%d-%H%M%S')}"
+    chaos.run(options.kills, options.workers, folder, options.seed, tuple(options.overrides))
+
+
+@command
 def doctor(arguments: list[str]) -> None:
     """Say what this machine has and lacks."""
     parser = _parser("Say what this machine has and what is missing for what.", "python tools/doctor.py")
@@ -472,4 +496,5 @@ train_mindformers_main = _entry(train_mindformers)
 select_data_main = _entry(select_data)
 query_teacher_main = _entry(query_teacher)
 benchmark_main = _entry(benchmark)
+chaos_main = _entry(chaos)
 doctor_main = _entry(doctor)
