@@ -2,7 +2,7 @@
 
 from mindspore_impl.data.selection.options import DecontaminateOptions
 from mindspore_impl.data.selection.stream import Check, Context, Drop, Item
-from mindspore_impl.data.selection.words import ngram_hashes, word_hashes, words
+from mindspore_impl.data.selection.words import ngram_hashes, words
 
 
 def sets(options: DecontaminateOptions) -> list[str]:
@@ -23,7 +23,7 @@ def against(options: DecontaminateOptions, context: Context) -> Check:
     compared = ignored = 0
     for name in options.against:
         for item in context.records(name):
-            hashes = word_hashes(item.text(options.evaluation))
+            hashes = item.word_hashes(options.evaluation)
             size = min(options.ngram, len(hashes))
             if size < options.min_words:
                 ignored += 1
@@ -39,7 +39,7 @@ def against(options: DecontaminateOptions, context: Context) -> Check:
         raise context.refuse(f"no record of {', '.join(options.against)} has {options.min_words} words or more")
 
     def check(item: Item) -> Drop | None:
-        hashes = word_hashes(item.text(options.of))
+        hashes = item.word_hashes(options.of)
         for size, table in owners.items():
             keys = ngram_hashes(hashes, size)
             if len(keys) and not table.keys().isdisjoint(listed := keys.tolist()):

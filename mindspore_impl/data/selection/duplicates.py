@@ -3,8 +3,8 @@
 import numpy as np
 
 from mindspore_impl.data.selection.options import ExactDuplicatesOptions, NearDuplicatesOptions
-from mindspore_impl.data.selection.stream import Check, Context, Drop, Item
-from mindspore_impl.data.selection.words import IdBook, hash64, ngram_hashes, word_hashes
+from mindspore_impl.data.selection.stream import Check, Context, Drop, Item, group_of
+from mindspore_impl.data.selection.words import IdBook, hash64, ngram_hashes
 from mindspore_impl.errors import UserError
 
 RECALL = 0.99  # of pairs at the threshold that must meet in a band
@@ -16,9 +16,11 @@ def exact(options: ExactDuplicatesOptions, context: Context) -> Check:
     Two different texts meet in 64 bits with a chance of n^2 / 2^65: 3e-8 for a million records.
     """
     first, ids, drop = {}, IdBook(context.scratch), Drop(f"exact duplicate of an earlier {options.of}")
+    apart = options.apart
 
     def check(item: Item) -> Drop | None:
-        key = hash64(" ".join(item.text(options.of).lower().split()))
+        words = item.text(options.of).lower().split()
+        key = hash64(" ".join([group_of(item, apart), *words] if apart else words))
         position = first.get(key)
         if position is not None:
             return drop._replace(other=ids.find(position))
@@ -42,23 +44,26 @@ def near(options: NearDuplicatesOptions, context: Context) -> Check:
     if not 0 < options.threshold <= 1 or options.ngram < 1:
         raise context.refuse(f"threshold={options.threshold} must be above 0 and at most 1, ngram={options.ngram} >= 1")
     bands, rows = band_shape(options.threshold, options.permutations, context)
-    index = MinHashLSH(num_perm=bands * rows, params=(bands, rows))
+    indexes = {}
     sign = signer(bands * rows, options.seed)
     ids, runs_of = IdBook(context.scratch), {}
     drop = Drop(f"near duplicate of an earlier {options.of}")
 
     def check(item: Item) -> Drop | None:
-        runs = shingles(item.text(options.of), options.ngram)
+        runs = shingles(item.word_hashes(options.of), options.ngram)
         if not len(runs):
             return None
+        group = group_of(item, options.apart) if options.apart else ""
+        if group not in indexes:
+            indexes[group] = MinHashLSH(num_perm=bands * rows, params=(bands, rows))
         signature = LeanMinHash(seed=options.seed, hashvalues=sign(runs), scheme="legacy")
-        for position in sorted(index.query(signature)):
+        for position in sorted(indexes[group].query(signature)):
             similarity = jaccard(runs, np.frombuffer(runs_of[position], np.uint32))
             if similarity >= options.threshold:
                 return drop._replace(detail=f"similarity {similarity:.3f}", other=ids.find(position))
         position = ids.add(item.record.id)
         runs_of[position] = runs.tobytes()
-        index.insert(position, signature, check_duplication=False)
+        indexes[group].insert(position, signature, check_duplication=False)
         return None
 
     return check
@@ -75,9 +80,8 @@ def band_shape(threshold: float, permutations: int, context: Context) -> tuple[i
     )
 
 
-def shingles(text: str, size: int) -> np.ndarray:
-    """The sorted set of hashes (uint32) of all runs of `size` words; a shorter text is one run."""
-    hashes = word_hashes(text)
+def shingles(hashes: np.ndarray, size: int) -> np.ndarray:
+    """The sorted set of hashes (uint32) of all runs of `size` words (uint64 hashes); a shorter text is one run."""
     return np.unique((ngram_hashes(hashes, min(size, len(hashes)) or 1) >> np.uint64(32)).astype(np.uint32))
 
 

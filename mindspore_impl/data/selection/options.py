@@ -95,6 +95,7 @@ class ExactDuplicatesOptions:
     """The same text but for case and white space; the first stays. Holds 8-byte hashes."""
 
     of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "conversation"
+    apart: Literal["set", "thinking", "task"] | None = None  # compare within such groups only; null: all with all
 
 
 @dataclass
@@ -105,6 +106,7 @@ class NearDuplicatesOptions:
     threshold: float = 0.8
     ngram: int = 3  # words in a run
     permutations: int = 96  # MinHash values of a record
+    apart: Literal["set", "thinking", "task"] | None = None  # compare within such groups only; null: all with all
     seed: int = 1
 
 

@@ -20,7 +20,7 @@ def read_set(
     name: str, options: DatasetOptions, seed: int = 0, mend: bool = False, refused: Refused | None = None,
     prefix: str = "",
 ) -> Iterator[Item]:  # fmt: skip
-    """The records of the set `name` in the order of its file; `first` and `count` as in sources.load_set.
+    """The records of the set `name` in the order of its file: `first` are skipped, then `count` taken.
 
     A line without an id gets `<prefix><file name>:<line>`. With `mend`, half a surrogate pair becomes U+FFFD, for a
     step that drops such records. A line that is no record goes to `refused`; without it, UserError names file:line.

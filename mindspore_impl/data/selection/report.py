@@ -44,7 +44,8 @@ def _step(step: dict) -> list[str]:
 
 
 def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+    percent = 100 * part / whole if whole else None
+    return "-" if percent is None else f"{percent:.1f} %" if percent >= 1 or not part else f"{percent:.2g} %"
 
 
 def _cell(text: str) -> str:

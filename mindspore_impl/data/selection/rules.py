@@ -64,7 +64,7 @@ def tokenizer_files(options: LengthOptions) -> list[str]:
 def _length_in_tokens(options: LengthOptions):
     from mindspore_impl.text.tokenizer import Tokenizer
 
-    tokenizer, least, most = Tokenizer(Path(options.tokenizer)), options.min_tokens, options.max_tokens
+    tokenizer, least, most = Tokenizer.load(Path(options.tokenizer)), options.min_tokens, options.max_tokens
 
     def check(text: str) -> Drop | None:
         count = len(tokenizer.encode(text))

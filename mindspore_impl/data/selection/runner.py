@@ -69,7 +69,7 @@ def _peak_megabytes() -> float | None:
 
 
 def _hashes(recipe: Recipe) -> dict[str, str]:
-    """SHA-256 of every file that the recipe reads; a missing one is refused before any work."""
+    """SHA-256 of every file that the recipe reads; a missing one is refused before any work begins."""
     sets = recipe.options.data.sets
     paths = [sets[name].path for name in recipe.sets() if sets[name].path] + recipe.files()
     return {path: files.sha256_file(path) for path in dict.fromkeys(paths)}
@@ -83,12 +83,12 @@ def _is_done(recipe: Recipe, folder: Path, made_of: dict, name: str) -> bool:
         raise UserError(f"{folder}: is there already and no selection; choose another output, or use --force")
     found = files.read_json(folder / "selection.json")
     recorded = found.get("recipe") if isinstance(found, dict) else None
-    if recorded != json.loads(json.dumps(made_of["recipe"])):
+    output = folder / "selected.jsonl"
+    if recorded != json.loads(json.dumps(made_of["recipe"])) and output.exists():
         raise UserError(
             f"{folder}: holds the selection of another recipe than {name}{_difference(recorded, made_of['recipe'])}; "
             "choose another output, or use --force to replace it"
         )
-    output = folder / "selected.jsonl"
     same = {key: found.get(key) for key in made_of} == json.loads(json.dumps(made_of))
     wanted = [output, folder / "report.json"] + [folder / "dropped.jsonl"] * recipe.options.dropped
     complete = all(path.is_file() for path in wanted)
@@ -187,12 +187,15 @@ def _read(recipe: Recipe, tally: Tally) -> Iterator[Item]:
     total = sum(count_lines(entry.path) if entry.path else entry.count or 0 for _, entry in chosen)
     with runtime.progress_bar(total, "select", " records", unit_scale=True) as bar:
         for name, entry in chosen:
+            before = tally.kept + tally.dropped
             prefix = f"{name}/" if len(chosen) > 1 else ""  # two sets of one file must not share their ids
             for item in read_set(name, entry, options.seed, mend, refused, prefix):
                 tally.kept += 1
                 if not tally.kept % 1000:
                     bar.update(1000)
                 yield item
+            if tally.kept + tally.dropped == before:
+                raise UserError(f"data.sets.{name}: {entry.path} holds no record from first={entry.first} on")
         bar.update(tally.kept % 1000)
     tally.saw = tally.kept + tally.dropped
 

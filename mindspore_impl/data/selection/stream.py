@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
+from mindspore_impl.data.selection.words import word_hashes
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.records import Record
 
@@ -32,11 +35,12 @@ class Item:
     step that changes a record yields a new Item of it.
     """
 
-    __slots__ = ("record", "set", "place", "line", "_parts")
+    __slots__ = ("record", "set", "place", "line", "_parts", "_hashes")
 
     def __init__(self, record: Record, set_name: str, place: str, line: bytes | None = None):
         self.record, self.set, self.place, self.line = record, set_name, place, line
         self._parts: dict[str, str] = {}
+        self._hashes: dict[str, np.ndarray] = {}
 
     def text(self, part: Part) -> str:
         """One part of the record: `answer` is the last assistant turn's content, `response` its reasoning and content,
@@ -45,6 +49,13 @@ class Item:
         if text is None:
             text = self._parts[part] = _part(self.record, part)
         return text
+
+    def word_hashes(self, part: Part) -> np.ndarray:
+        """uint64 hashes of the words of a part; counted once for all steps."""
+        hashes = self._hashes.get(part)
+        if hashes is None:
+            hashes = self._hashes[part] = word_hashes(self.text(part))
+        return hashes
 
 
 def _part(record: Record, part: str) -> str:

@@ -31,18 +31,31 @@ def hash64(text: str) -> int:
 
 def word_hashes(text: str) -> np.ndarray:
     """uint64 hash of each word, in order."""
-    return np.array([_word_hash(word) for word in words(text)], np.uint64)
+    found = words(text)
+    return np.fromiter(map(_word_hash, found), np.uint64, len(found))
 
 
 def ngram_hashes(hashes: np.ndarray, size: int) -> np.ndarray:
-    """uint64 hash of every run of `size` words, in order; none where the text is shorter."""
+    """uint64 hash of every run of `size` words, in order; none where the text is shorter.
+
+    A polynomial in an odd factor modulo 2^64: prefix sums and the factor's inverse give all runs at once, of any size.
+    """
     count = len(hashes) - size + 1
     if count < 1:
         return np.empty(0, np.uint64)
-    total, factor = np.zeros(count, np.uint64), np.uint64(_FACTOR)
-    for offset in range(size):
-        total = (total ^ (total >> np.uint64(29))) * factor + hashes[offset : offset + count]
-    return total ^ (total >> np.uint64(32))
+    powers, inverses = _powers(1 << len(hashes).bit_length())
+    sums = np.zeros(len(hashes) + 1, np.uint64)
+    np.cumsum(hashes * powers[: len(hashes)], out=sums[1:])
+    return (sums[size:] - sums[:count]) * inverses[:count]
+
+
+@lru_cache(maxsize=32)
+def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Powers of the factor and of its inverse, modulo 2^64."""
+    factors = np.full((2, count), 1, np.uint64)
+    factors[:, 1:] = np.array([[_FACTOR], [pow(_FACTOR, -1, 1 << 64)]], np.uint64)
+    powers, inverses = np.multiply.accumulate(factors, axis=1)
+    return powers, inverses
 
 
 class IdBook:

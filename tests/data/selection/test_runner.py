@@ -1,0 +1,266 @@
+"""Recipes from file to file: what is written, what is said, what is refused."""
+
+import json
+import resource
+import signal
+
+import pytest
+
+from mindspore_impl import config, files
+from mindspore_impl.cli import select_data
+from mindspore_impl.data.options import DatasetOptions
+from mindspore_impl.data.selection import recipe, runner
+from mindspore_impl.data.selection.steps import STEPS
+from mindspore_impl.data.sources import load_set
+from mindspore_impl.errors import UserError
+
+LINES = [{"prompt": f"Question {n}?", "answer": "x" * n} for n in range(1, 11)]
+SHORT = [{"length": {"of": "answer", "min_characters": 4}}]
+RECIPES = sorted((config.conf_folder() / "selection").glob("*.yaml"))
+
+
+def test_report_and_files(select):
+    steps = [*SHORT, {"length": {"of": "answer", "max_characters": 8}}, "exact_duplicates"]
+    lines = LINES + [{"prompt": "QUESTION  5?", "answer": "X" * 5}]
+    report, selected, output = select(lines, steps, dropped=True, examples=2)
+    assert [record["id"] for record in selected] == [f"train.jsonl:{n}" for n in range(4, 9)]
+    assert [(step["saw"], step["kept"], step["dropped"]) for step in report["steps"]] == [
+        (11, 11, 0), (11, 8, 3), (8, 6, 2), (6, 5, 1)
+    ]  # fmt: skip
+    assert report["steps"][1]["reasons"] == {"answer shorter than 4 characters": 3}
+    assert len(report["steps"][1]["examples"]["answer shorter than 4 characters"]) == 2
+    (repeat,) = report["steps"][3]["examples"]["exact duplicate of an earlier conversation"]
+    assert (repeat["id"], repeat["other"]) == ("train.jsonl:11", "train.jsonl:5")
+    dropped = [json.loads(line) for line in (output / "dropped.jsonl").read_text("utf-8").splitlines()]
+    assert len(dropped) == 6 and len(dropped) + len(selected) == report["read"]
+    assert dropped[0]["step"] == "steps[0].length" and dropped[0]["record"]["messages"][1]["content"] == "x"
+    assert report == json.loads((output / "report.json").read_text("utf-8"))
+    page = (output / "report.md").read_text("utf-8")
+    assert "| steps[1].length | 8 | 6 | 2 | 25.0 % |" in page
+    assert "`train.jsonl:11` because of `train.jsonl:5`" in page
+    assert report["output_sha256"] == files.sha256_file(output / "selected.jsonl")
+    assert sorted(path.name for path in output.iterdir()) == [
+        "dropped.jsonl", "report.json", "report.md", "selected.jsonl", "selection.json"
+    ]  # fmt: skip
+
+
+def test_output_is_a_set_to_train_on(select):
+    _, _, output = select(LINES, SHORT)
+    options = DatasetOptions(source="records", path=str(output / "selected.jsonl"))
+    assert len(load_set("train", options, 0)) == 7
+
+
+def test_lines_of_records_are_kept_as_they_are(select, tmp_path):
+    line = '{"thinking":"fast",  "messages":[{"role":"user","content":"caf\\u00e9?"}], "id":"a", "meta":{"n":1e3}}'
+    sets = {"train": {"source": "records", "path": str(tmp_path / "train.jsonl")}}
+    _, _, output = select([line], ["broken_unicode"], data={"sets": sets})
+    assert (output / "selected.jsonl").read_text("utf-8") == line + "\n"
+
+
+def test_nothing_changed_says_so_and_stops(select):
+    first, _, output = select(LINES, SHORT)
+    before = (output / "selected.jsonl").stat().st_mtime_ns
+    assert select(LINES, SHORT)[0] is None
+    assert (output / "selected.jsonl").stat().st_mtime_ns == before
+    assert select(LINES, SHORT, examples=3)[0] is None  # shows more, selects the same
+    assert select(LINES, SHORT, force=True)[0]["output_sha256"] == first["output_sha256"]
+
+
+def test_what_changed_is_made_again(select):
+    select(LINES, SHORT)
+    assert select(LINES[:8], SHORT)[0]["kept"] == 5  # other input
+    _, _, output = select(None, SHORT)
+    (output / "selected.jsonl").write_text("damaged")
+    report, selected, _ = select(None, SHORT)
+    assert report["kept"] == len(selected) == 5
+    assert select(None, SHORT, dropped=True)[0]["kept"] == 5  # the file of dropped ones is asked for now
+    assert (output / "dropped.jsonl").is_file()
+
+
+def test_another_recipe_is_not_overwritten(select):
+    _, _, output = select(LINES, SHORT)
+    other = [{"length": {"of": "answer", "min_characters": 6}}]
+    with pytest.raises(UserError, match=r"another recipe than mine \(steps\[0\].*min_characters: 4 before, 6 now\)"):
+        select(None, other)
+    assert len((output / "selected.jsonl").read_text().splitlines()) == 7
+    assert select(None, other, force=True)[0]["kept"] == 5
+
+
+def test_a_folder_of_something_else_is_not_touched(select, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is there already and no selection"):
+        select(LINES, SHORT)
+
+
+def test_unreadable_lines(select):
+    lines = [
+        LINES[5],
+        '{"prompt": "broken',
+        {"prompt": "no answer"},
+        "[1]",
+        '{"prompt": "\\ud83d", "answer": "half a pair"}',
+    ]
+    with pytest.raises(UserError, match=r"train.jsonl:2: not valid JSON"):
+        select(lines, SHORT)
+    report, selected, _ = select(lines, SHORT, unreadable="drop")
+    assert report["steps"][0]["reasons"] == {"line that is no record": 4}
+    assert report["read"] == 5 and len(selected) == 1
+    details = [example["detail"] for example in report["steps"][0]["examples"]["line that is no record"]]
+    assert details[0].startswith("not valid JSON") and "'answer' is missing" in details[1]
+    report, _, _ = select(lines, ["broken_unicode"], unreadable="drop", force=True)
+    assert report["steps"][0]["dropped"] == 3 and report["steps"][1]["dropped"] == 1
+
+
+def test_line_that_is_not_utf8(select, tmp_path):
+    (tmp_path / "train.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a", "answer": "b"}\n\n{"prompt": "\xff"}\n')
+    with pytest.raises(UserError, match=r"train.jsonl:3: not UTF-8 text"):
+        select(None, ["exact_duplicates"])
+    assert select(None, ["exact_duplicates"], unreadable="drop")[0]["kept"] == 1
+
+
+def test_array_and_window(select, tmp_path):
+    (tmp_path / "train.jsonl").write_text(json.dumps(LINES))
+    sets = {"train": {"source": "prompt_answer", "path": str(tmp_path / "train.jsonl"), "first": 2, "count": 3}}
+    _, selected, _ = select(None, ["exact_duplicates"], data={"sets": sets})
+    assert [record["id"] for record in selected] == [f"train.jsonl:[{n}]" for n in (2, 3, 4)]
+
+
+def test_sets_of_one_file_have_ids_of_their_own(select, tmp_path):
+    one = {"source": "prompt_answer", "path": str(tmp_path / "train.jsonl")}
+    _, selected, _ = select(LINES[:2], ["missing_answer"], select=["a", "b"], data={"sets": {"a": one, "b": one}})
+    assert [record["id"] for record in selected] == [
+        "a/train.jsonl:1", "a/train.jsonl:2", "b/train.jsonl:1", "b/train.jsonl:2"
+    ]  # fmt: skip
+
+
+def test_evaluation_file(select, tmp_path):
+    sets = {"train": {"source": "prompt_answer", "path": str(tmp_path / "train.jsonl")},
+            "test": {"source": "prompt_answer", "path": str(tmp_path / "test.jsonl")}}  # fmt: skip
+    steps = [{"decontaminate": {"against": ["test"], "min_words": 2}}]
+    with pytest.raises(UserError, match=r"test.jsonl: cannot be read \(No such file"):
+        select(LINES, steps, data={"sets": sets})
+    (tmp_path / "test.jsonl").write_text(json.dumps(LINES[3]) + "\n")
+    report, _, _ = select(LINES, steps, data={"sets": sets})
+    (hit,) = report["steps"][1]["examples"]["shares 2 words in a row with a record of test"]
+    assert (hit["id"], hit["other"]) == ("train.jsonl:4", "test.jsonl:1")
+    (tmp_path / "test.jsonl").write_text(json.dumps(LINES[4]) + "\n")
+    assert select(None, steps, data={"sets": sets})[0]["kept"] == 9  # another evaluation file: made again
+
+
+@pytest.mark.parametrize(
+    "steps, message",
+    [([{"lenght": {}}], r"steps\[0\]: no step is called 'lenght'; did you mean 'length'\?"),
+     (["missing_answer", {"length": {"min_carac": 2}}], r"steps\[1\].length.min_carac: unknown key; did you mean"),
+     ([{"length": {"min_characters": "2"}}], "expected a whole number, found '2'"),
+     ([{"length": {"of": "promt"}}], "'promt' is not allowed; did you mean 'prompt'"),
+     ([{"mixture": {}}], "mixture.weights: no value given"),
+     ([{"length": {}, "refusal": {}}], r"steps\[0\]: expected `name:"), ([7], r"steps\[0\]: expected `name:"),
+     ([], "steps: expected a list"), ([{"decontaminate": {"against": ["tset"]}}], "no set 'tset' in data.sets"),
+     ([{"decontaminate": {"against": ["train"], "min_words": 0}}], r"steps\[0\].decontaminate: min_words=0"),
+     ([{"near_duplicates": {"threshold": 1.5}}], r"steps\[0\].near_duplicates: threshold=1.5"),
+     ([{"near_duplicates": {"threshold": 0.2, "permutations": 8}}], "raise permutations"),
+     ([{"repetition": {"ngram": 0}}], "ngram=0"), ([{"language": {"min_cjk": 2.0}}], "must be ordered"),
+     ([{"compression": {"min_ratio": 0.5, "max_ratio": 0.1}}], "max_ratio=0.1"),
+     ([{"length": {"tokenizer": "nowhere.model", "max_tokens": 5}}], "nowhere.model: cannot be read")],
+)  # fmt: skip
+def test_wrong_steps(select, steps, message):
+    with pytest.raises(UserError, match=message):
+        select(LINES, steps)
+
+
+def test_wrong_keys(select):
+    for key, message in (("selekt", "selekt: unknown key; did you mean 'select'"), ("unreadable", "is not allowed")):
+        with pytest.raises(UserError, match=message):
+            select(LINES, SHORT, **{key: "x"})
+    with pytest.raises(UserError, match="examples=-1"):
+        select(LINES, SHORT, examples=-1)
+    with pytest.raises(UserError, match="no such recipe; did you mean 'gsm8k'"):
+        recipe.load("gsm8", [])
+    with pytest.raises(UserError, match="data.train: no value given; add data.train=VALUE"):
+        recipe.load("gsm8k", [])
+    with pytest.raises(UserError, match="outptu: unknown key; did you mean 'output'"):
+        recipe.load("filters_only", ["data.train=x", "outptu=y"])
+
+
+def test_overrides_reach_steps(select):
+    assert select(LINES, SHORT, overrides=["steps.0.length.min_characters=9"])[0]["kept"] == 2
+
+
+def test_full_disk(select, tmp_path):
+    """A limit on the size of files stands for the full disk: the same call fails with an error of the system."""
+    select(LINES, SHORT)
+    before = (tmp_path / "out" / "selected.jsonl").read_bytes()
+    limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    many = [{"prompt": f"Question {n}?", "answer": "y" * 500} for n in range(400)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in many))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        with pytest.raises(UserError, match=r"selected.jsonl: cannot be written \(File too large\)"):
+            select(None, SHORT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (tmp_path / "out" / "selected.jsonl").read_bytes() == before
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["selected.jsonl", "selection.json"]
+    assert select(None, SHORT)[0]["kept"] == 400
+
+
+def test_input_that_changes_meanwhile(select, tmp_path, monkeypatch):
+    write = runner._write
+
+    def write_and_append(*arguments):
+        kept = write(*arguments)
+        with open(tmp_path / "train.jsonl", "a") as file:
+            file.write(json.dumps(LINES[0]) + "\n")
+        return kept
+
+    monkeypatch.setattr(runner, "_write", write_and_append)
+    with pytest.raises(UserError, match="train.jsonl: changed while it was read"):
+        select(LINES, SHORT)
+
+
+def test_empty_file(select):
+    with pytest.raises(UserError, match="train.jsonl holds no record"):
+        select([], SHORT)
+
+
+def test_bundled_generator(select):
+    sets = {"train": {"source": "list_programs", "count": 20, "thinking": "reasoning"}}
+    assert select(None, [{"missing_answer": {"reference": True}}], data={"sets": sets})[0]["kept"] == 20
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_load_by_the_command_in_their_head(path):
+    head = [line.strip("# \n") for line in path.read_text("utf-8").splitlines() if line.startswith("#")]
+    commands = [line.split() for line in head if line.startswith("python tools/select_data.py")]
+    assert commands and len(head) > len(commands)
+    for _, _, name, *overrides in commands:
+        assert recipe.load(name, overrides).steps and name == path.stem
+
+
+def test_every_option_stands_in_a_recipe():
+    import dataclasses
+
+    import yaml
+
+    entries = [entry for path in RECIPES for entry in yaml.safe_load(path.read_text("utf-8"))["steps"]]
+    entries = [{entry: None} if isinstance(entry, str) else entry for entry in entries]
+    for name, step in STEPS.items():
+        named = {key for entry in entries for key in (entry.get(name) or {})}
+        assert {field.name for field in dataclasses.fields(step.options)} <= named, name
+    keys = {key for path in RECIPES for key in yaml.safe_load(path.read_text("utf-8"))}
+    assert {field.name for field in dataclasses.fields(recipe.RecipeOptions)} <= keys
+
+
+def test_command(tmp_path, capsys):
+    train = tmp_path / "train.jsonl"
+    files.write_jsonl(
+        train, [{"id": "a", "thinking": "fast", "messages": [{"role": "user", "content": "Why is it so?"}]}]
+    )
+    call = ["filters_only", f"data.train={train}", f"output={tmp_path / 'out'}"]
+    assert select_data(call) == 0 and "selected.jsonl: 0 of 1 records" in capsys.readouterr().out
+    assert select_data(call) == 0 and "nothing has changed" in capsys.readouterr().out
+    assert select_data([*call, "--force"]) == 0 and "0 of 1" in capsys.readouterr().out
+    assert select_data(["filters_only", "data.train=nowhere"]) == 2
+    assert "nowhere: cannot be read" in capsys.readouterr().err
