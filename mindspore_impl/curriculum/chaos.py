@@ -1,7 +1,7 @@
 """Kills runs at random moments and compares what they end with to a run that was left alone.
 
-A chain is one run of conf/experiment/rehearsal.yaml (every kind of stage) that is killed with SIGKILL once in each of its
-stages and started again with the same command each time. Half of the kills come at a random moment, the others
+A chain is one run of conf/experiment/rehearsal.yaml (every kind of stage) that is killed with SIGKILL once in each of
+its stages and started again with the same command each time. Half of the kills come at a random moment, the others
 when a file is just being written. Some of the chains run on several ranks, where one of the processes is hit.
 """
 
