@@ -1,7 +1,8 @@
 """One function a command; tools/*.py and the console scripts only call them.
 
 Every command exits 0 on success, 2 on a fault of the user's (one message on stderr, no traceback unless
-PANGU_DEBUG=1), 1 when a job of several processes or a trial of a sweep failed, 130 on Ctrl-C, 143 after SIGTERM.
+PANGU_DEBUG=1), 1 when a job of several processes or a trial of a sweep failed, or a check found problems in a file,
+130 on Ctrl-C, 143 after SIGTERM.
 """
 
 import argparse
@@ -17,14 +18,15 @@ from mindspore_impl import ranks, runtime
 from mindspore_impl.errors import JobFailed, UserError
 
 
-def command(function: Callable[[list[str]], None]) -> Callable[[list[str] | None], int]:
-    """Turn `function(arguments)` into an entry point that maps errors to messages and exit codes."""
+def command(function: Callable[[list[str]], int | None]) -> Callable[[list[str] | None], int]:
+    """Turn `function(arguments)`, which may return an exit code, into an entry point that maps errors to messages and
+    exit codes."""
 
     @functools.wraps(function)
     def entry(arguments: list[str] | None = None) -> int:
         os.environ.setdefault("GLOG_v", "3")  # MindSpore's own log: errors only
         try:
-            function(sys.argv[1:] if arguments is None else arguments)
+            return function(sys.argv[1:] if arguments is None else arguments) or 0
         except UserError as error:
             if os.environ.get("PANGU_DEBUG") == "1":
                 raise
@@ -40,7 +42,6 @@ def command(function: Callable[[list[str]], None]) -> Callable[[list[str] | None
             ranks.settle(stop)
             print("stopped by SIGTERM; the same command continues where it stopped", file=sys.stderr)
             return ranks.STOPPED
-        return 0
 
     return entry
 
@@ -186,10 +187,11 @@ def train_tokenizer(arguments: list[str]) -> None:
 
 
 @command
-def verify_store(arguments: list[str]) -> None:
+def verify_store(arguments: list[str]) -> int:
     """Check a teacher store."""
     parser = _parser(
-        "Check a teacher store: shard hashes, counts, ranges; with --run also score a sample with the teacher again.",
+        "Check a teacher store: shard hashes, counts, ranges; with --run also score a sample with the teacher again.\n"
+        "Problems are listed one a line, with shard and row; then the exit code is 1.",
         "python tools/verify_store.py outputs/quickstart/stages/10_capture_fast/store --run outputs/quickstart",
     )
     parser.add_argument("store", type=Path)
@@ -199,7 +201,7 @@ def verify_store(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     from mindspore_impl.curriculum.verify import verify
 
-    verify(options.store, options.run, options.samples, options.tolerance)
+    return 1 if verify(options.store, options.run, options.samples, options.tolerance) else 0
 
 
 @command
@@ -393,17 +395,30 @@ def train_mindformers(arguments: list[str]) -> None:
 
 
 @command
-def select_data(arguments: list[str]) -> None:
+def select_data(arguments: list[str]) -> int | None:
     """Choose the records worth training on."""
     parser = _parser(
         "Choose the records worth training on: a recipe of conf/selection (or a .yaml file) filters, de-duplicates,\n"
         "decontaminates and mixes them into OUTPUT/selected.jsonl, with a report of what each step dropped and why.",
-        "python tools/select_data.py gsm8k data.train=train.jsonl data.test=test.jsonl output=outputs/selected",
+        "python tools/select_data.py gsm8k data.train=train.jsonl data.test=test.jsonl output=outputs/selected\n  "
+        "python tools/select_data.py --check train.jsonl rollouts.jsonl --tokenizer tokenizer.model",
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="gsm8k, general, filters_only or the path of a .yaml file")
+    parser.add_argument("recipe", nargs="?", help="gsm8k, general, filters_only or the path of a .yaml file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. steps.0.length.min_characters=20")
     parser.add_argument("--force", action="store_true", help="run again, and replace another recipe's selection")
+    parser.add_argument("--check", nargs="+", metavar="FILE", help="instead: check record files, rollout files and "
+                        "teacher stores, a line a problem; exit code 1 when there are any")  # fmt: skip
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="for --check: render everything, too")
+    parser.add_argument("--template", help="for --check: pangu, chatml or smollm2 (default: by the kind of tokenizer)")
     options = parser.parse_intermixed_args(arguments)
+    if options.check:
+        from mindspore_impl.data.validators import check_all
+        from mindspore_impl.text.tokenizer import Tokenizer
+
+        tokenizer = options.tokenizer and Tokenizer.load(options.tokenizer, options.template)
+        return 1 if check_all(options.check, tokenizer) else 0
+    if options.recipe is None:
+        parser.error("name a RECIPE, or files to --check")
     from mindspore_impl.data.selection import recipe, runner
 
     chosen = recipe.load(options.recipe, options.overrides)
@@ -479,22 +494,3 @@ def doctor(arguments: list[str]) -> None:
 
     for line in examine():
         print(line)
-
-
-def _entry(function: Callable[[], int]) -> Callable[[], None]:
-    return lambda: sys.exit(function())
-
-
-train_main = _entry(train)
-report_main = _entry(report)
-train_tokenizer_main = _entry(train_tokenizer)
-verify_store_main = _entry(verify_store)
-convert_weights_main = _entry(convert_weights)
-chat_main = _entry(chat)
-export_main = _entry(export)
-train_mindformers_main = _entry(train_mindformers)
-select_data_main = _entry(select_data)
-query_teacher_main = _entry(query_teacher)
-benchmark_main = _entry(benchmark)
-chaos_main = _entry(chaos)
-doctor_main = _entry(doctor)

@@ -9,18 +9,28 @@ from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.errors import UserError
 
 
-def verify(store: Path, run_dir: Path | None, count: int, tolerance: float) -> None:
+def verify(store: Path, run_dir: Path | None, count: int, tolerance: float) -> int:
     """Print what is in `store`; with `run_dir`, score `count` of its sequences with the teacher again.
 
-    Raises UserError when the store is damaged, or differs from its teacher by more than `tolerance` (in nats; fp16
-    storage alone explains about 1e-2 at log-probabilities near -16).
+    Returns the number of problems in a damaged store, each printed with its shard and row. Raises UserError when there
+    is no store, or it differs from its teacher by more than `tolerance` (in nats; fp16 storage alone explains about
+    1e-2 at log-probabilities near -16).
     """
     from mindspore_impl.data.teacher_store import StoreReader, verify_store
+    from mindspore_impl.data.validators import check_all
 
-    for key, value in verify_store(store).items():
+    if not store.is_dir():
+        raise UserError(f"{store}: no such folder; name a teacher store")
+    try:
+        summary = verify_store(store)
+    except UserError:
+        if problems := check_all([store]):
+            return problems
+        raise
+    for key, value in summary.items():
         print(f"{key}: {value}")
     if run_dir is None:
-        return
+        return 0
     from mindspore_impl.distill.capture import fitting, rescore
 
     context = open_run(run_dir)
@@ -39,6 +49,7 @@ def verify(store: Path, run_dir: Path | None, count: int, tolerance: float) -> N
             f"{store}: the teacher's log-probabilities differ by up to {result['max_abs_logp_difference']:.3g} "
             f"(allowed: {tolerance:g}); capture again with these weights"
         )
+    return 0
 
 
 def open_run(run_dir: Path) -> Context:

@@ -77,7 +77,7 @@ def read_rollouts(path: str | Path, tokenizer: Tokenizer, keep_truncated: bool) 
     """
     rollouts, lines = [], {}
     for number, value in files.read_jsonl(path):
-        rollout = _parse(value, f"{path}:{number}", tokenizer)
+        rollout = parse_rollout(value, f"{path}:{number}", tokenizer)
         if rollout.id in lines:
             refuse(f"{path}:{number}", f"rollout {rollout.id!r} is on line {lines[rollout.id]} already")
         lines[rollout.id] = number
@@ -100,7 +100,11 @@ def to_sample(rollout: Rollout, tokenizer: Tokenizer) -> Sample:
     )
 
 
-def _parse(value: Any, where: str, tokenizer: Tokenizer) -> Rollout:
+def parse_rollout(value: Any, where: str, tokenizer: Tokenizer | None) -> Rollout:
+    """Check one JSON object of the rollout form; absent ids are made. Raises UserError that names `where`.
+
+    Without a tokenizer only the form is checked, and absent ids stay absent.
+    """
     check_keys(value, KEYS, REQUIRED, where)
     identity = text_field(value, "id", where)
     where = f"{where}: rollout {identity!r}"
@@ -120,19 +124,21 @@ def _parse(value: Any, where: str, tokenizer: Tokenizer) -> Rollout:
         object_field(value, "sampling", where),
         object_field(value, "meta", where),
     )
+    if tokenizer is None:
+        return rollout
     _check_tokenizer(rollout, tokenizer, where)
     rollout = _with_ids(rollout, tokenizer, where)
     _check_finish(rollout, tokenizer, where)
     return rollout
 
 
-def _ids(value: dict, key: str, where: str, tokenizer: Tokenizer) -> list[int] | None:
+def _ids(value: dict, key: str, where: str, tokenizer: Tokenizer | None) -> list[int] | None:
     ids = value.get(key)
     if ids is None:
         return None
     if not isinstance(ids, list) or not ids or any(type(token_id) is not int for token_id in ids):
         refuse(where, f"{key} must be a non-empty array of integers, or be left out")
-    if min(ids) < 0 or max(ids) >= tokenizer.vocab_size:
+    if tokenizer is not None and (min(ids) < 0 or max(ids) >= tokenizer.vocab_size):
         worst = min(ids) if min(ids) < 0 else max(ids)
         refuse(
             where,

@@ -201,7 +201,7 @@ class StoreWriter:
         for name in sorted({entry["file"] for entry in listed} - {entry["file"] for entry in entries}):
             print(f"{self.folder / name}: gone; its sequences will be captured again", file=sys.stderr)
         for entry in entries:
-            runs_of = _read_index(_check_shard(self.folder, entry), entry)
+            runs_of = read_index(_check_shard(self.folder, entry), entry)
             self._known |= {key.hex(): runs.tobytes() for key, runs in runs_of.items()}
         prefix = f"shard-{part:03d}-"
         self._shards = [entry for entry in entries if entry["file"].startswith(prefix)]
@@ -332,7 +332,7 @@ def _present(folder: Path, shards: list[dict]) -> list[dict]:
     return [kept[name] for name in sorted(kept)]
 
 
-def _read_index(path: Path, entry: dict) -> dict[bytes, np.ndarray]:
+def read_index(path: Path, entry: dict) -> dict[bytes, np.ndarray]:
     """The sequences of a shard in order, as key: runs [M, 2]. Raises UserError when they do not fit the manifest."""
     from safetensors import SafetensorError, safe_open
 
@@ -372,7 +372,7 @@ class StoreReader:
         self._entries: dict[bytes, tuple[int, int, np.ndarray]] = {}  # key: shard, first position there, runs
         for number, entry in enumerate(self.shards):
             first = 0
-            for key, runs in _read_index(_check_shard(self.folder, entry), entry).items():
+            for key, runs in read_index(_check_shard(self.folder, entry), entry).items():
                 self._entries.setdefault(key, (number, first, runs))  # two ranks may have met the same sequence
                 first += int(runs[:, 1].sum())
         self.sequences = len(self._entries)
@@ -422,11 +422,16 @@ class StoreReader:
                 shard = self._open[number] = safe_open(str(path), "np")
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{path}: changed or gone since the store was opened; run the capture again") from error
-        K, last = self.top_k, first + count
-        high = shard.get_slice("ids_high")[first * K // 4 : -(-last * K // 4)]
-        ids_PK = unpack_ids(shard.get_slice("ids_low")[first:last], high, first * K % 4)
-        logp_PK = shard.get_slice("logp")[first:last].astype(np.float32)
-        return ids_PK, logp_PK, shard.get_slice("tail_logp")[first:last].astype(np.float32)
+        return rows_of(shard, self.top_k, first, count)
+
+
+def rows_of(shard, K: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows first..first+count of an open shard as stored: ids int32, log-probabilities and tail float32."""
+    last = first + count
+    high = shard.get_slice("ids_high")[first * K // 4 : -(-last * K // 4)]
+    ids_PK = unpack_ids(shard.get_slice("ids_low")[first:last], high, first * K % 4)
+    logp_PK = shard.get_slice("logp")[first:last].astype(np.float32)
+    return ids_PK, logp_PK, shard.get_slice("tail_logp")[first:last].astype(np.float32)
 
 
 def shards_present(folder: str | Path) -> bool:
