@@ -3,6 +3,7 @@
 import json
 import resource
 import signal
+import tracemalloc
 
 import pytest
 
@@ -218,6 +219,40 @@ def test_input_that_changes_meanwhile(select, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "_write", write_and_append)
     with pytest.raises(UserError, match="train.jsonl: changed while it was read"):
         select(LINES, SHORT)
+
+
+def peak_of(run) -> int:
+    tracemalloc.start()
+    try:
+        run()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+RULES = ["broken_unicode", "missing_answer", "refusal", "code_fences", {"language": {"min_either": 0.5}}, "repetition"]
+
+
+@pytest.mark.parametrize(
+    "steps, most", [([*RULES, {"mixture": {"weights": {"fast": 1}}}], 60), (["exact_duplicates"], 250)], ids=["rules", "hashes"]
+)
+def test_memory_does_not_grow_with_the_file(tmp_path, steps, most):
+    """Rules hold a record, the mixture counts, exact duplicates hashes: `most` bytes for one more record of 1,600."""
+
+    def grown(count: int) -> int:
+        lines = ({"prompt": f"Question {n}?", "answer": f"word{n} " * 4 + "x" * 1500} for n in range(count))
+        files.write_jsonl(tmp_path / "train.jsonl", lines)
+        return peak_of(lambda: runner.run(recipe_of(tmp_path, steps), "mine", force=True))
+
+    grown(20)  # loads what is loaded once
+    assert (grown(2200) - grown(800)) / 1400 < most  # both larger than a block of the hash
+
+
+def recipe_of(folder, steps) -> recipe.Recipe:
+    sets = {"train": {"source": "prompt_answer", "path": str(folder / "train.jsonl")}}
+    plain = {"select": ["train"], "output": str(folder / "out"), "data": {"sets": sets}, "steps": steps}
+    (folder / "mine.yaml").write_text(json.dumps(plain), encoding="utf-8")
+    return recipe.load(str(folder / "mine.yaml"), [])
 
 
 def test_empty_file(select):

@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 
+from mindspore_impl.benchmarks.select_data import planted, similarity_of
 from mindspore_impl.data.selection import duplicates, options
 from mindspore_impl.data.selection.words import IdBook, ngram_hashes, word_hashes, words
 from mindspore_impl.errors import UserError
@@ -52,43 +53,14 @@ def test_exact_duplicates(apply, item):
     assert apply("exact_duplicates", modes).kept == ["r"]
 
 
-def exact_jaccard(left, right, size=3):
-    left, right = (
-        {tuple(found[n : n + size]) for n in range(len(found) - size + 1)} for found in (left.split(), right.split())
-    )
-    return len(left & right) / len(left | right)
-
-
-def spoiled(text, similarity, draw):
-    """`text` with words changed one by one, as long as it stays as similar as that."""
-    found = text.split()
-    for place in draw.sample(range(len(found)), len(found)):
-        changed = found[:place] + ["changed" + str(place)] + found[place + 1 :]
-        if exact_jaccard(text, " ".join(changed)) < similarity:
-            break
-        found = changed
-    return " ".join(found)
-
-
 def test_near_duplicates_recall_and_precision(apply):
-    """2,000 texts; 300 repeats at 0.8 or just above must go, 300 at just below 0.8 and all others must stay."""
-    draw = random.Random(5)
-    texts = [sentence(draw, draw.randint(60, 120)) for _ in range(1400)]
-    planted, close = {}, {}
-    for number in range(600):
-        source = draw.randrange(1400)
-        target = planted if number % 2 else close
-        text = spoiled(texts[source], 0.8 if number % 2 else 0.72, draw)
-        target[len(texts)] = exact_jaccard(texts[source], text)
-        texts.append(text)
-    assert all(0.8 <= value < 0.9 for value in planted.values())
+    """4,000 texts; 100 repeats at 0.8 or just above must go, 100 just below and all others must stay."""
+    texts, similar = planted(4000)
+    right = {str(number) for number, similarity in similar.items() if similarity >= 0.8}
+    assert len(right) == 100 and all(0.7 < similarity < 0.95 for similarity in similar.values())
     dropped = set(apply("near_duplicates", texts, of="answer").drops)
-    right = {str(number) for number in planted}
-    below = {str(number) for number, value in close.items() if value < 0.8}
-    assert len(below) > 250
-    recall, precision = len(dropped & right) / len(right), len(dropped - below) / len(dropped)
+    recall, precision = len(dropped & right) / len(right), len(dropped & right) / len(dropped)
     assert recall >= 0.95 and precision >= 0.95, (recall, precision)
-    assert dropped <= right | set(map(str, close))
 
 
 def test_near_duplicates_name_the_first(apply, item):
@@ -97,7 +69,7 @@ def test_near_duplicates_name_the_first(apply, item):
     texts = [sentence(draw, 80), text, text + " more", "short", "!?", "short", "!?"]
     result = apply("near_duplicates", texts, of="answer")
     assert {identity: drop.other for identity, drop in result.drops.items()} == {"2": "1", "5": "3"}
-    assert result.drops["2"].detail == f"similarity {exact_jaccard(texts[1], texts[2]):.3f}"
+    assert result.drops["2"].detail == f"similarity {similarity_of(texts[1], texts[2]):.3f}"
     modes = [item(text, identity="r", thinking="reasoning"), item(text, identity="f")]
     assert apply("near_duplicates", modes, of="answer", apart="thinking").kept == ["r", "f"]
 
