@@ -143,6 +143,37 @@ def distill_figure(stages: list[StageView], supports: list[str]) -> str | None:
     return _svg("distill", draw, 9.0, 5.6)
 
 
+def difficulty_figure(changes: list[tuple[str, dict]], orders: list[tuple[str, dict]]) -> str | None:
+    """A histogram for each set that a band was laid over, before and after; a line for each order. None without data.
+
+    changes: (title, difficulty.change); orders: (title, {"by", "means"}), the means of parts of an epoch.
+    """
+    panels = len(changes) + len(orders)
+    if not panels:
+        return None
+    columns = min(3, panels)
+    lines = -(-panels // columns)
+
+    def draw(figure: Figure) -> None:
+        grid = [figure.add_subplot(lines, columns, number + 1) for number in range(panels)]
+        for axes, (title, change) in zip(grid, changes, strict=False):
+            edges, seen = change["edges"], set()
+            axes.stairs(change["counts_before"], edges, color=PALETTE["grey"][0], lw=1.4, **_once("whole set", seen))
+            axes.stairs(change["counts_after"], edges, color=PALETTE["blue"][0], fill=True, **_once("trained on", seen))
+            axes.set_title(_short(title, 36), fontsize=10, loc="left")
+            axes.set_xlabel(change["field"])
+            axes.set_ylabel("records")
+            _legend(axes, inside=True)
+        for axes, (title, order) in zip(grid[len(changes) :], orders, strict=True):
+            parts = [(part + 0.5) / len(order["means"]) for part in range(len(order["means"]))]
+            axes.plot(parts, order["means"], color=PALETTE["vermillion"][0], marker="o", markersize=4, lw=1.6)
+            axes.set_title(_short(title, 36), fontsize=10, loc="left")
+            axes.set_xlabel("share of an epoch")
+            axes.set_ylabel(f"mean {order['by']}")
+
+    return _svg("difficulty", draw, 9.0, 0.5 + 2.6 * lines)
+
+
 def cost_figure(stages: list[StageView]) -> str | None:
     """Wall-clock time and tokens of each stage, as horizontal bars. None without data."""
     stages = [stage for stage in stages if stage.seconds is not None]

@@ -157,7 +157,8 @@ def _inputs(source: dict) -> dict[str, str]:
             value = value.get("stage") or value.get("name") or value.get("path")
         if value:
             found[role] = str(value)
-    return found
+    made = {role: str(value) for role, value in source.items() if str(role).startswith("set ")}  # sets that stages make
+    return found | made
 
 
 def _read_log(path: Path) -> list[dict]:

@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 from mindspore_impl import files
-from mindspore_impl.report import figures
+from mindspore_impl.report import difficulty, figures
 from mindspore_impl.report.figures import count, duration
 from mindspore_impl.report.page import esc, figure, page, table, tiles
 from mindspore_impl.report.run_files import RunView, StageView, evaluation_of, read_run
@@ -88,6 +88,7 @@ def render_page(run: RunView) -> str:
             ("accuracy", "Accuracy by stage", _accuracy(run)),
             ("loss", "Loss", _loss(run)),
             ("distillation", "Distillation", _distillation(run)),
+            ("difficulty", "Difficulty of what was trained on", difficulty.section(run)),
             ("cost", "Time and tokens", _cost(run)),
             ("stages", "Stages in numbers", _stage_table(run)),
             ("samples", "Sample outputs", _samples(run)),
