@@ -248,26 +248,52 @@ class BatchStream:
         return np.concatenate([*passes, np.zeros(0, np.int64)]).astype(np.int64)[first - start : last - start]
 
 
-def one_pass(
-    samples: "Sequence[Sample]",
-    sequence_length: int,
-    rows: int,
-    teacher: StoreReader | None = None,
-    loss_weight: float = 1.0,
-    overlong: str = "error",
-) -> Iterator[tuple[PackedBatch, list[list[tuple[int, int]]]]]:
-    """Every sample once, packed and unshuffled, `rows` rows a batch; the last batch is filled up with empty rows.
+class Pass:
+    """Every sample once, packed and unshuffled, as a sequence of batches that are made when they are asked for.
 
-    Yields (batch, placements): for each row its (index of the sample, first column). `loss_weight` stands at every
-    supervised position. `overlong` is BatchOptions.overlong. Raises UserError as BatchStream does.
+    Batch n is (PackedBatch, placements) of `rows` rows, the last one filled up with empty rows; placements: for each
+    row its (index of the sample, first column). `loss_weight` stands at every supervised position. `overlong` is
+    BatchOptions.overlong. Raises UserError as BatchStream does.
     """
-    pieces = cut(samples, sequence_length, overlong)
-    packed = pack_lengths(pieces.length_P, sequence_length)
-    for first in range(0, len(packed), rows):
-        chosen = packed[first : first + rows]
-        filled = fill(chosen + [[]] * (rows - len(chosen)), pieces, samples, sequence_length)
-        placements = [[(int(pieces.sample_P[p]), column) for p, column in row] for row in filled.placements]
-        yield PackedBatch(*_arrays(filled, pieces, samples, loss_weight, teacher)), placements
+
+    def __init__(
+        self,
+        samples: "Sequence[Sample]",
+        sequence_length: int,
+        rows: int,
+        teacher: StoreReader | None = None,
+        loss_weight: float = 1.0,
+        overlong: str = "error",
+    ):
+        self.samples, self.sequence_length, self.rows = samples, sequence_length, rows
+        self.teacher, self.loss_weight = teacher, loss_weight
+        self._pieces = cut(samples, sequence_length, overlong)
+        self._packed = pack_lengths(self._pieces.length_P, sequence_length)
+
+    def __len__(self) -> int:
+        return -(-len(self._packed) // self.rows)
+
+    def _rows_of(self, number: int) -> list[list[int]]:
+        if not 0 <= number < len(self):
+            raise IndexError(number)  # ends an iteration
+        return self._packed[number * self.rows : (number + 1) * self.rows]
+
+    def members(self, number: int) -> list[int]:
+        """Indices of the samples of batch `number`, in the order of its placements."""
+        return [int(self._pieces.sample_P[piece]) for row in self._rows_of(number) for piece in row]
+
+    def __getitem__(self, number: int) -> tuple[PackedBatch, list[list[tuple[int, int]]]]:
+        chosen = self._rows_of(number)
+        rows = chosen + [[]] * (self.rows - len(chosen))
+        filled = fill(rows, self._pieces, self.samples, self.sequence_length)
+        placements = [[(int(self._pieces.sample_P[p]), column) for p, column in row] for row in filled.placements]
+        arrays = _arrays(filled, self._pieces, self.samples, self.loss_weight, self.teacher)
+        return PackedBatch(*arrays), placements
+
+
+def one_pass(samples: "Sequence[Sample]", sequence_length: int, rows: int, *rest, **more):
+    """An iterator over the batches of a `Pass` with these arguments."""
+    return iter(Pass(samples, sequence_length, rows, *rest, **more))
 
 
 def _quotas(sets: "dict[str, list[Sample]]", mixture: dict[str, float]) -> tuple[dict[str, int], dict[str, int]]:

@@ -12,12 +12,13 @@ the (first, length) of each run of supervised targets.
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
+from mindspore_impl.data import parts
 from mindspore_impl.errors import UserError
 from mindspore_impl.files import atomic_write, inside, read_json, sha256_bytes, sha256_file, write_json
 from mindspore_impl.ops.log_floor import LOG_FLOOR
@@ -130,8 +131,12 @@ def _to_half(logp: np.ndarray) -> np.ndarray:
 
 
 def _read_listing(path: Path) -> tuple[StoreHeader, list[dict], dict]:
-    """Header, shard entries and the whole of a manifest or a part's journal. Raises UserError when it is malformed."""
+    """Header, shard entries and the whole of a manifest. Raises UserError when it is malformed."""
     content = read_json(path)
+    return *_parse_listing(content, path), content
+
+
+def _parse_listing(content: dict, path: Path) -> tuple[StoreHeader, list[dict]]:
     try:
         schema, values, shards = content["schema"], content["header"], content["shards"]
         if schema != SCHEMA:
@@ -146,7 +151,7 @@ def _read_listing(path: Path) -> tuple[StoreHeader, list[dict], dict]:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a teacher store's listing ({error!r}); it is damaged, capture again") from error
     check_header(header, str(path))
-    return header, shards, content
+    return header, shards
 
 
 def read_header(folder: str | Path) -> StoreHeader:
@@ -177,36 +182,120 @@ def _check_shard(folder: Path, entry: dict) -> Path:
     return path
 
 
-class StoreWriter:
-    """Writes one part of a store; each rank writes its own. Reopening a folder continues after the last full shard.
+@dataclass(frozen=True)
+class Row:
+    """What the store keeps of one sequence."""
 
-    `part` is this rank's number. With `parts` = 1 `close` publishes the manifest; with more, rank 0 calls `publish`
-    once every rank has closed. Raises UserError when the folder holds a store with another header, or a damaged shard.
+    key: str
+    runs: np.ndarray  # uint32 [M, 2]
+    ids_SK: np.ndarray  # int32; -1 is padding
+    logp_SK: np.ndarray  # float16
+    tail_logp_S: np.ndarray  # float16
+
+
+def make_row(
+    header: StoreHeader,
+    ids: np.ndarray,
+    supervised: np.ndarray,
+    teacher_ids_SK: np.ndarray,
+    teacher_logp_SK: np.ndarray,
+    tail_logp_S: np.ndarray,
+) -> Row:
+    """What the teacher said about one sequence, as it is stored.
+
+    ids int[L], supervised bool[L]; row r of the teacher arrays predicts the r-th supervised token; -1 pads K. Raises
+    UserError when a row is no distribution, or their number is wrong.
+    """
+    key, runs = sample_key(ids), target_runs(supervised)
+    where = f"sequence {key[:16]} of {len(ids)} tokens"
+    targets = int(runs[:, 1].sum())
+    if not targets or targets != len(tail_logp_S) or len(ids) != len(supervised):
+        raise UserError(
+            f"{where}: {len(tail_logp_S)} teacher rows for {targets} targets in a mask of {len(supervised)}"
+        )
+    check_rows(header, teacher_ids_SK, teacher_logp_SK, tail_logp_S, where)
+    logp_SK = np.where(teacher_ids_SK < 0, LOG_FLOOR, teacher_logp_SK)
+    return Row(key, runs, teacher_ids_SK.astype(np.int32), _to_half(logp_SK), _to_half(tail_logp_S))
+
+
+def shard_path(folder: str | Path, number: int) -> Path:
+    """Where shard `number` of a store is."""
+    return Path(folder) / f"shard-{number:05d}.safetensors"
+
+
+def write_shard(path: Path, rows: list[Row]) -> None:
+    """Write one shard, atomically. Raises UserError when the disk is full."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    low_PK, high = pack_ids(np.concatenate([row.ids_SK for row in rows]))
+    tensors = {
+        "ids_low": low_PK,
+        "ids_high": high,
+        "logp": np.concatenate([row.logp_SK for row in rows]),
+        "tail_logp": np.concatenate([row.tail_logp_S for row in rows]),
+        "keys": np.frombuffer(bytes.fromhex("".join(row.key for row in rows)), np.uint8).reshape(-1, 32),
+        "run_counts": np.array([len(row.runs) for row in rows], np.uint32),
+        "runs": np.concatenate([row.runs for row in rows]),
+    }
+    try:
+        atomic_write(path, lambda temporary: save_file(tensors, str(temporary)))
+    except SafetensorError as error:  # how it reports a full disk
+        raise UserError(
+            f"{path}: the shard cannot be written ({error}); earlier shards are kept, free some room and run again"
+        ) from error
+
+
+def shard_note(header: StoreHeader, path: Path, rows: list[Row]) -> dict:
+    """What the note of a shard says of it (see `data/parts.py`) until a manifest lists it."""
+    positions = sum(len(row.tail_logp_S) for row in rows)
+    counts = {"sequences": len(rows), "positions": positions}
+    return {"schema": SCHEMA, "header": asdict(header), "file": path.name, **counts}
+
+
+def begun(folder: str | Path, header: StoreHeader) -> dict[str, dict]:
+    """The intact shards of a store that may be unfinished, from its manifest and from notes: {file: entry}.
+
+    A shard of the manifest that is gone or damaged is said on stderr and left out. Raises UserError when the store was
+    begun with another header.
+    """
+    folder, found = Path(folder), {}
+    check_header(header, f"teacher store {folder}")
+    if (manifest := folder / MANIFEST).exists():
+        known, shards, _ = _read_listing(manifest)
+        _same_header(known, header, manifest)
+        for entry in shards:
+            path = inside(folder, entry["file"])
+            if path.exists() and sha256_file(path) == entry["sha256"]:
+                found[path.name] = entry
+            else:
+                state = "damaged" if path.exists() else "gone"
+                print(f"{path}: {state}; its sequences will be captured again", file=sys.stderr)
+    for path in sorted(folder.glob("shard-*.safetensors")):
+        if (note := parts.read_note(path)) is not None:
+            known, (entry,) = _parse_listing(note | {"shards": [note]}, parts.note_path(path))
+            _same_header(known, header, parts.note_path(path))
+            found[path.name] = entry
+    return found
+
+
+class StoreWriter:
+    """Writes a store sequence by sequence, in one process. Reopening a folder continues after the last full shard.
+
+    `close` publishes it. Raises UserError as `begun` does.
     """
 
-    def __init__(
-        self, folder: str | Path, header: StoreHeader, positions_per_shard: int = 65536, part: int = 0, parts: int = 1
-    ):
-        self.folder, self.header, self.part, self.parts = Path(folder), header, part, parts
-        self.positions_per_shard = positions_per_shard
-        check_header(header, f"teacher store {folder}")
+    def __init__(self, folder: str | Path, header: StoreHeader, positions_per_shard: int = 65536):
+        self.folder, self.header, self.positions_per_shard = Path(folder), header, positions_per_shard
+        self._entries = begun(folder, header)
         self._known: dict[str, bytes] = {}  # key: its runs, to refuse the same ids under another mask
-        self._buffer: list[tuple[bytes, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
-        self._buffered = 0
-        listings = [(path, *_read_listing(path)) for path in _listing_paths(self.folder)]
-        for path, found, _, _ in listings:
-            _same_header(found, header, path)
-        listed = [shard for _, _, shards, _ in listings for shard in shards]
-        entries = _present(self.folder, listed)
-        for name in sorted({entry["file"] for entry in listed} - {entry["file"] for entry in entries}):
-            print(f"{self.folder / name}: gone; its sequences will be captured again", file=sys.stderr)
-        for entry in entries:
-            runs_of = read_index(_check_shard(self.folder, entry), entry)
+        for entry in self._entries.values():
+            runs_of = read_index(self.folder / entry["file"], entry)
             self._known |= {key.hex(): runs.tobytes() for key, runs in runs_of.items()}
-        prefix = f"shard-{part:03d}-"
-        self._shards = [entry for entry in entries if entry["file"].startswith(prefix)]
-        self._next = 1 + max((int(entry["file"][len(prefix) :].split(".")[0]) for entry in self._shards), default=-1)
-        self._write_journal(complete=False)
+        self._buffer: list[Row] = []
+        self._buffered = 0
+        numbers = [re.fullmatch(r"shard-(\d+)\.safetensors", name) for name in self._entries]
+        self._next = 1 + max((int(number[1]) for number in numbers if number), default=-1)
 
     def has(self, key: str, runs: np.ndarray | None = None) -> bool:
         """Whether the sequence with this `sample_key` is stored, or waits to be written with the next shard.
@@ -220,116 +309,51 @@ class StoreWriter:
             )
         return key in self._known
 
-    def add(
-        self,
-        ids: np.ndarray,
-        supervised: np.ndarray,
-        teacher_ids_SK: np.ndarray,
-        teacher_logp_SK: np.ndarray,
-        tail_logp_S: np.ndarray,
-    ) -> bool:
-        """Store what the teacher said about one sequence; False when the sequence is there already.
+    def add(self, ids: np.ndarray, supervised: np.ndarray, *teacher_rows: np.ndarray) -> bool:
+        """Store what the teacher said about one sequence, as `make_row` takes it; False when it is there already.
 
-        ids int[L], supervised bool[L]; row r of the teacher arrays predicts the r-th supervised token; -1 pads K.
-        Raises UserError when a row is no distribution, their number is wrong, or the ids are known under another mask.
+        Raises UserError as `make_row` and `has` do.
         """
-        key, runs = sample_key(ids), target_runs(supervised)
-        where = f"sequence {key[:16]} of {len(ids)} tokens"
-        if key in self._known:
-            if self._known[key] != runs.tobytes():
-                raise UserError(f"{where}: already stored with another supervised mask; remove one of the two records")
+        if self.has(sample_key(ids), target_runs(supervised)):
             return False
-        targets = int(runs[:, 1].sum())
-        if not targets or targets != len(tail_logp_S) or len(ids) != len(supervised):
-            raise UserError(
-                f"{where}: {len(tail_logp_S)} teacher rows for {targets} targets in a mask of {len(supervised)}"
-            )
-        check_rows(self.header, teacher_ids_SK, teacher_logp_SK, tail_logp_S, where)
-        logp_SK = np.where(teacher_ids_SK < 0, LOG_FLOOR, teacher_logp_SK)
-        self._known[key] = runs.tobytes()
-        row = (bytes.fromhex(key), runs, teacher_ids_SK.astype(np.int32), _to_half(logp_SK), _to_half(tail_logp_S))
+        row = make_row(self.header, ids, supervised, *teacher_rows)
+        self._known[row.key] = row.runs.tobytes()
         self._buffer.append(row)
-        self._buffered += targets
+        self._buffered += len(row.tail_logp_S)
         if self._buffered >= self.positions_per_shard:
             self._flush()
         return True
 
     def close(self) -> None:
-        """Write what is buffered and mark this part complete; with a single part, publish the manifest."""
+        """Write what is buffered and publish the manifest."""
         self._flush()
-        self._write_journal(complete=True)
-        if self.parts == 1:
-            publish(self.folder)
+        publish(self.folder, self.header, self._entries.values())
 
     def _flush(self) -> None:
         if not self._buffer:
             return
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
-
-        keys, runs, ids, logp, tail = zip(*self._buffer, strict=True)
-        low_PK, high = pack_ids(np.concatenate(ids))
-        tensors = {
-            "ids_low": low_PK,
-            "ids_high": high,
-            "logp": np.concatenate(logp),
-            "tail_logp": np.concatenate(tail),
-            "keys": np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32),
-            "run_counts": np.array([len(part) for part in runs], np.uint32),
-            "runs": np.concatenate(runs),
-        }
-        name = f"shard-{self.part:03d}-{self._next:05d}.safetensors"
-        try:
-            atomic_write(self.folder / name, lambda temporary: save_file(tensors, str(temporary)))
-        except SafetensorError as error:  # how it reports a full disk
-            raise UserError(
-                f"{self.folder / name}: the shard cannot be written ({error}); earlier shards are kept, free some room "
-                f"and run again"
-            ) from error
-        digest = sha256_file(self.folder / name)
-        self._shards.append({"file": name, "sha256": digest, "sequences": len(keys), "positions": self._buffered})
+        path, rows = shard_path(self.folder, self._next), self._buffer
+        note = parts.publish(path, lambda path: write_shard(path, rows), shard_note(self.header, path, rows))
+        self._entries[path.name] = note
         self._next += 1
         self._buffer, self._buffered = [], 0
-        self._write_journal(complete=False)
-
-    def _write_journal(self, complete: bool) -> None:
-        journal = {"schema": SCHEMA, "header": asdict(self.header), "complete": complete, "shards": self._shards}
-        write_json(self.folder / f"part-{self.part:03d}.json", journal)
 
 
-def publish(folder: str | Path, parts: int = 1) -> None:
-    """Merge the journals of all parts into `manifest.json`, written last. Called by rank 0 once all parts are closed.
+def publish(folder: str | Path, header: StoreHeader, entries: Iterable[dict]) -> None:
+    """Write `manifest.json` with these shards; then remove notes, other shards and what kills left.
 
-    Raises UserError when one of `parts` is missing or unfinished, or their headers differ.
+    For one process, when nobody else writes to the store.
     """
     folder = Path(folder)
-    for part in range(parts):
-        path = folder / f"part-{part:03d}.json"
-        if not path.exists() or not _read_listing(path)[2].get("complete"):
-            raise UserError(f"{path}: this part is not finished; run the capture stage again, and it continues")
-    listings = [(path, *_read_listing(path)) for path in _listing_paths(folder)]
-    header = listings[0][1]
-    for path, found, _, _ in listings:
-        _same_header(found, header, path)
-    shards = _present(folder, [shard for _, _, shards, _ in listings for shard in shards])
+    keys = ("file", "sha256", "sequences", "positions")
+    shards = [{key: entry[key] for key in keys} for entry in sorted(entries, key=lambda entry: entry["file"])]
     counts = {name: sum(entry[name] for entry in shards) for name in ("sequences", "positions")}
     write_json(folder / MANIFEST, {"schema": SCHEMA, "header": asdict(header), "counts": counts, "shards": shards})
     listed = {entry["file"] for entry in shards}
-    for path in folder.iterdir():  # journals, what a kill left behind, and shards no listing knows
+    for path in folder.iterdir():
         stray = path.name.startswith("shard-") and path.name not in listed
-        if stray or re.fullmatch(r"part-\d+\.json|\.(shard|part)-.*\.tmp", path.name):
+        if stray or re.fullmatch(r"\.(shard|manifest)[-.].*\.tmp", path.name):
             path.unlink()
-
-
-def _listing_paths(folder: Path) -> list[Path]:
-    manifest = folder / MANIFEST
-    return ([manifest] if manifest.exists() else []) + sorted(folder.glob("part-*.json"))
-
-
-def _present(folder: Path, shards: list[dict]) -> list[dict]:
-    """Each listed shard once, by name, as last listed; without those whose file is gone."""
-    kept = {entry["file"]: entry for entry in shards if inside(folder, entry["file"]).exists()}
-    return [kept[name] for name in sorted(kept)]
 
 
 def read_index(path: Path, entry: dict) -> dict[bytes, np.ndarray]:
@@ -373,7 +397,7 @@ class StoreReader:
         for number, entry in enumerate(self.shards):
             first = 0
             for key, runs in read_index(_check_shard(self.folder, entry), entry).items():
-                self._entries.setdefault(key, (number, first, runs))  # two ranks may have met the same sequence
+                self._entries.setdefault(key, (number, first, runs))  # an older store may hold one twice
                 first += int(runs[:, 1].sum())
         self.sequences = len(self._entries)
         self.positions = sum(entry["positions"] for entry in self.shards)

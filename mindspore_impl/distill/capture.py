@@ -1,14 +1,15 @@
 """Capture: the teacher reads every sample once, and what it says at each supervised position goes into a store.
 
 Legend: B rows, L positions of a packed row, D hidden, V vocabulary, K ids, S supervised targets of one sample, R rows
-the output projection handles at a time. Samples and the keys and masks of what is stored are held for the whole
-capture, the teacher's arrays are not: one batch is scored, its sequences go to the writer, and the writer keeps at most
-one shard.
+the output projection handles at a time. The samples are packed once, and consecutive batches make a shard. A shard is
+what the ranks share and what a killed capture goes on at: it is scored whole, by one rank, in the same batches, so the
+store is byte for byte the same whatever number of ranks made it and however often they were interrupted.
 """
 
+import functools
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,16 +17,31 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindspore_impl import runtime
-from mindspore_impl.data.batches import one_pass
+from mindspore_impl import ranks, runtime
+from mindspore_impl.data import parts
+from mindspore_impl.data.batches import PackedBatch, Pass, one_pass
 from mindspore_impl.data.packing import shift
-from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, StoreWriter, publish, sample_key, target_runs
+from mindspore_impl.data.teacher_store import (
+    StoreHeader,
+    StoreReader,
+    begun,
+    make_row,
+    publish,
+    read_index,
+    sample_key,
+    shard_note,
+    shard_path,
+    target_runs,
+    write_shard,
+)
 from mindspore_impl.distill.options import CaptureOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.fused_linear import Projection
 from mindspore_impl.ops.log_floor import LOG_FLOOR
 from mindspore_impl.ops.topk_logprobs import LogprobsAt, SampledIds, topk_logprobs
 from mindspore_impl.text.chat import Sample
+
+Batch = tuple[PackedBatch, list[list[tuple[int, int]]]]  # as `Pass` gives it
 
 
 def run_capture(
@@ -37,51 +53,89 @@ def run_capture(
     folder: str | Path,
     seed: int,
 ) -> dict[str, float]:
-    """Score `samples` with `model` and publish `folder`/store; a killed capture goes on after its last full shard.
+    """Score `samples` with `model` and publish `folder`/store; a killed capture goes on after its finished shards.
 
-    `header` names teacher, tokenizer and vocabulary; K, temperature and mode are those of `options`. Each rank scores
-    every world_size-th distinct sample into a part of its own; rank 0 publishes. What is stored of a sample depends on
-    its ids and `seed` alone, not on what it was packed with (to float32 rounding) or on where a run was interrupted.
+    `header` names teacher, tokenizer and vocabulary; K, temperature and mode are those of `options`. Each distinct
+    sample is scored once, by one of the ranks. What is stored of a sample depends on its ids and `seed` alone, not on
+    what it was packed with (to float32 rounding).
     Returns the metrics of the whole store: positions, sequences, bytes and bytes_per_position (everything in the
     folder), teacher_mass, teacher_entropy and tail (means over positions, of the K ids and the bucket for the rest, as
-    read back), dropped (samples left out by overlong=drop), and of this run and rank: seconds, tokens,
+    read back), dropped (samples left out by overlong=drop), and of this run alone, all ranks together: seconds, tokens,
     tokens_per_second.
     Raises UserError when an id lies outside the vocabulary, K exceeds it, a sample is longer than a packed row under
     overlong=error, equal ids come under two supervised masks, or the teacher's logits are not finite.
     """
     header = replace(header, top_k=options.top_k, temperature=options.temperature, mode=options.mode)
-    rank, world_size = runtime.rank(), runtime.world_size()
     given = len(samples)
     if options.overlong == "drop":
         samples = fitting(samples, sequence_length)
     dropped = given - len(samples)
-    if dropped and rank == 0:
+    if dropped and runtime.rank() == 0:
         print(f"  capture: {dropped} of {given} samples longer than {sequence_length} are left out")
     check_capture(model, header, samples, sequence_length)
     samples = distinct(samples)
+    packed = Pass(samples, sequence_length, options.rows_per_batch)
+    plan = plan_shards(packed, options.positions_per_shard)
     store = Path(folder) / "store"
-    writer = StoreWriter(store, header, options.positions_per_shard, part=rank, parts=world_size)
-    waiting = [sample for sample in samples[rank::world_size] if not _stored(writer, sample)]
-    started, tokens = time.perf_counter(), sum(len(sample.ids) for sample in waiting)
+    there = functools.cache(lambda: begun(store, header))  # on rank 0 alone
+    tokens, started = 0, time.perf_counter()
     scorer = TeacherScorer(model, header, seed)
-    with runtime.progress_bar(tokens, "capture", "tok", unit_scale=True) as bar:
-        for sample, rows in scorer.score(waiting, sequence_length, options.rows_per_batch):
-            writer.add(sample.ids, sample.supervised, *rows)
+    total = sum(len(sample.ids) for sample in samples)
+
+    def known(number: int) -> dict | None:
+        path = shard_path(store, number)
+        entry = there().get(path.name)
+        return entry if entry and _holds(read_index(path, entry), packed, plan[number]) else None
+
+    def make(number: int) -> tuple[parts.Publish, dict]:
+        nonlocal tokens
+        rows = []
+        for sample, teacher_rows in scorer.score(samples, _stoppable(packed, plan[number])):
+            rows.append(make_row(header, sample.ids, sample.supervised, *teacher_rows))
+            tokens += len(sample.ids)
             bar.update(len(sample.ids))
-    writer.close()
+        return lambda path: write_shard(path, rows), shard_note(header, shard_path(store, number), rows)
+
+    with runtime.progress_bar(total, "capture", "tok", unit_scale=True) as bar:
+        entries = parts.share([shard_path(store, number) for number in range(len(plan))], make, known)
+    ranks.first(lambda: publish(store, header, entries))
     seconds = time.perf_counter() - started
-    if world_size > 1:
-        _wait_for_ranks()
-        if rank == 0:
-            publish(store, world_size)
-        _wait_for_ranks()
+    tokens = sum(ranks.gather(tokens))
     return {
-        **store_metrics(StoreReader(store), samples),
+        **ranks.first(lambda: store_metrics(StoreReader(store), samples)),
         "dropped": dropped,
         "seconds": seconds,
         "tokens": tokens,
         "tokens_per_second": tokens / seconds if tokens else 0.0,
     }
+
+
+def plan_shards(packed: Pass, positions_per_shard: int) -> list[range]:
+    """The batches of each shard: consecutive ones, until they hold `positions_per_shard` supervised targets."""
+    plan, first, positions = [], 0, 0
+    for number in range(len(packed)):
+        members = (packed.samples[index] for index in packed.members(number))
+        positions += sum(int(np.count_nonzero(sample.supervised[1:])) for sample in members)
+        if positions >= positions_per_shard or number + 1 == len(packed):
+            plan.append(range(first, number + 1))
+            first, positions = number + 1, 0
+    return plan
+
+
+def _holds(found: dict[bytes, np.ndarray], packed: Pass, batches: range) -> bool:
+    """Whether a shard, whose index is `found`, is of these batches: the same sequences and masks in this order."""
+    wanted = [packed.samples[index] for number in batches for index in packed.members(number)]
+    return [key.hex() for key in found] == [sample_key(sample.ids) for sample in wanted] and all(
+        np.array_equal(runs, target_runs(sample.supervised))
+        for runs, sample in zip(found.values(), wanted, strict=True)
+    )
+
+
+def _stoppable(packed: Pass, batches: range):
+    """These batches; SIGTERM is seen before each, and the shard is scored again later."""
+    for number in batches:
+        ranks.check_stop()
+        yield packed[number]
 
 
 def fitting(samples: Sequence[Sample], sequence_length: int) -> list[Sample]:
@@ -110,13 +164,6 @@ def distinct(samples: Sequence[Sample]) -> list[Sample]:
                 f"capture them in two stages"
             )
     return list(first.values())
-
-
-def _stored(writer: StoreWriter, sample: Sample) -> bool:
-    try:
-        return writer.has(sample_key(sample.ids), target_runs(sample.supervised))
-    except UserError as error:
-        raise UserError(f"record {sample.record_id!r}: {error}") from error
 
 
 def check_capture(model: nn.Cell, header: StoreHeader, samples: Sequence[Sample], sequence_length: int) -> None:
@@ -163,10 +210,13 @@ class TeacherScorer:
         self.head = _Head(model, header.vocab_size, take).set_train(False)
 
     def score(
-        self, samples: Sequence[Sample], sequence_length: int, rows: int
+        self, samples: Sequence[Sample], batches: Iterable[Batch]
     ) -> Iterator[tuple[Sample, tuple[np.ndarray, ...]]]:
-        """Yield (sample, (teacher_ids_SK, teacher_logp_SK, tail_logp_S)) in order of packing, `rows` rows a forward."""
-        for hidden_ND, placed in self.forward(samples, sequence_length, rows):
+        """Yield (sample, (teacher_ids_SK, teacher_logp_SK, tail_logp_S)) in order of packing, one batch a forward.
+
+        batches: of a `Pass` over `samples`.
+        """
+        for hidden_ND, placed in self.forward(samples, batches):
             if self.header.mode == "sampled":
                 uniform_SK = np.concatenate([self._uniform(sample, len(positions)) for sample, positions in placed])
                 drawn_SK, logp_SK = self.apply(self.head, hidden_ND, placed, uniform_SK)
@@ -180,13 +230,14 @@ class TeacherScorer:
             parts = zip(*(np.split(array, bounds) for array in results), strict=True)
             yield from ((sample, part) for (sample, _), part in zip(placed, parts, strict=True))
 
-    def forward(self, samples: Sequence[Sample], sequence_length: int, rows: int):
+    def forward(self, samples: Sequence[Sample], batches: Iterable[Batch]):
         """Yield (hidden_ND, [(sample, positions in N of its teacher rows)]) for each packed batch.
 
         A row is read where `shift` puts its target: at the position before each supervised token.
         """
-        for batch, placements in one_pass(samples, sequence_length, rows):
+        for batch, placements in batches:
             inputs = (batch.input_ids_BL, batch.position_ids_BL, batch.segment_ids_BL)
+            sequence_length = batch.input_ids_BL.shape[1]
             placed = []
             for row, pieces in enumerate(placements):
                 for index, column in pieces:
@@ -274,6 +325,7 @@ def store_metrics(reader: StoreReader, samples: Sequence[Sample]) -> dict[str, f
         if key in seen:
             continue
         seen.add(key)
+        runtime.alive()
         _, logp_SK, tail_logp_S = (
             np.asarray(array, np.float64) for array in reader.lookup(sample.ids, sample.supervised)
         )
@@ -314,7 +366,7 @@ def rescore(
     head = _Head(model, header.vocab_size, again).set_train(False)
     worst, total, same, count, positions, sequences = 0.0, 0.0, 0, 0, 0, 0
     surplus, variance = 0.0, 0.0  # of the drawn log-probabilities over their expectation, in sum
-    for hidden_ND, placed in scorer.forward(samples, sequence_length, rows):
+    for hidden_ND, placed in scorer.forward(samples, one_pass(samples, sequence_length, rows)):
         stored = [reader.lookup(sample.ids, sample.supervised) for sample, _ in placed]
         ids_SK, stored_SK = np.concatenate([row[0] for row in stored]), np.concatenate([row[1] for row in stored])
         teacher_SK, agree_SK, mean_S, variance_S = scorer.apply(head, hidden_ND, placed, ids_SK)
@@ -338,17 +390,3 @@ def rescore(
         "mean_abs_logp_difference": total / count,
         "id_agreement": same / count,
     }
-
-
-class _AllRanks(nn.Cell):
-    def __init__(self):
-        super().__init__()
-        self.all_reduce = ops.AllReduce()
-
-    def construct(self, one):
-        return self.all_reduce(one)
-
-
-def _wait_for_ranks() -> None:
-    """Return when every rank has called this (a sum over ranks: the CPU backend has no barrier)."""
-    _AllRanks()(Tensor(np.ones(1, np.float32))).asnumpy()

@@ -1,28 +1,25 @@
 """Offline on-policy generations: each prompt answered once (or several times) by one fixed set of weights.
 
-The work is cut into parts of about `prompts_per_part` prompts. A part is published atomically, so a killed stage goes
-on at the next part; with several ranks each takes every world_size-th part and rank 0 merges them. A rank that fails
-leaves `failed_<rank>.json`, so that the others do not wait for it for ever.
+The work is cut into parts of about `prompts_per_part` prompts (see `data/parts.py`): a killed stage goes on at the next
+part, several ranks share the parts, and rank 0 merges them. A part is always generated whole, in the same batches, so
+rollouts.jsonl is byte for byte the same whatever number of ranks made it and however often they were interrupted.
 """
 
 import functools
-import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from mindspore_impl import files, runtime
+from mindspore_impl import files, ranks, runtime
+from mindspore_impl.data import parts
 from mindspore_impl.data.rollouts import Rollout, read_rollouts, write_rollouts
 from mindspore_impl.distill.options import RolloutOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.text.chat import Completion, parse_completion, render_prompt
-from mindspore_impl.text.records import Record, prompt_messages
+from mindspore_impl.text.records import Record, messages_to_json, prompt_messages
 
 Check = Callable[[Record, Completion], bool | None]
-WAIT_SECONDS = 0.5  # between two looks at what the other ranks have published
-STALE_SECONDS = 60.0  # a failure found at the start counts after this long: it may be an earlier run's, not yet cleared
 
 
 def run_rollout(
@@ -41,8 +38,8 @@ def run_rollout(
     All of `records` are answered: `options.limit`, which counts a set, is applied where the sets are put together.
     `check(record, completion)` says whether an answer is right, or None where that cannot be told. Returns metrics:
     prompts, generations, kept, finished_share, tokens (generated), seconds, tokens_per_second, and correct_share
-    where something could be checked. Raises UserError when there is no prompt, nothing is left to keep, or another
-    rank has failed.
+    where something could be checked, of all ranks and of an interrupted run's parts, too. Raises UserError when there
+    is no prompt, or nothing is left to keep.
     """
     from mindspore_impl.generation.engine import Engine  # imports mindspore, which a finished stage does not need
 
@@ -71,82 +68,26 @@ def roll_out(
     if not records:
         raise UserError(f"{folder.name}: no prompt to answer; check the sets in the stage's `prompts`, `rollout.limit`")
     _check_unique(records, folder.name)
-    names = [rollout_id(record, 0) for record in records]
-    hashes = [weights_sha256, tokenizer.sha256]
-    answers = files.sha256_json([names, options.samples_per_prompt, _settings(sampling), hashes, seed])
+    asked = [[rollout_id(record, 0), messages_to_json(prompt_messages(record)), record.meta] for record in records]
+    made_by = [weights_sha256, tokenizer.sha256, runtime.numerics()]
+    answers = files.sha256_json([asked, options.samples_per_prompt, _settings(sampling), made_by, seed])
     plan = files.sha256_json([answers, options.keep_truncated])
-    if (metrics := _finished(folder, plan)) is not None:
+    if (metrics := ranks.first(lambda: parts.result(folder / "rollouts.jsonl", plan))) is not None:
         return metrics
     size = _part_size(options, sampling)
-    # Parts of other answers, or of another size, are never read: they live under another name.
-    parts = folder / "parts" / f"{answers[:16]}_{size}"
     spans = [records[first : first + size] for first in range(0, len(records), size)]
+    # Parts of other answers, or of another size, are never read: they live under another name.
+    place = folder / parts.FOLDER / f"{answers[:16]}_{size}"
+    paths = [place / f"part_{number:05d}.jsonl" for number in range(len(spans))]
+    engine = functools.cache(make_engine)
 
-    def generate(engine, span: list[Record], title: str) -> list[Rollout]:
-        return _generate(engine, tokenizer, span, options, sampling, weights_sha256, seed, title, check)
+    def make(number: int) -> tuple[parts.Publish, dict]:
+        title = f"rollout part {number + 1}/{len(spans)}"
+        items = _generate(engine(), tokenizer, spans[number], options, sampling, weights_sha256, seed, title, check)
+        return lambda path: write_rollouts(path, items), _note(items)
 
-    with _Failures(folder) as failures:
-        engine, found = None, {}
-        for number in range(runtime.rank(), len(spans), runtime.world_size()):
-            if (metrics := _part_metrics(parts, number)) is None:
-                engine = engine or make_engine()
-                started = time.perf_counter()
-                title = f"rollout part {number + 1}/{len(spans)}"
-                items = generate(engine, spans[number], title)
-                metrics = _write_part(parts, number, items, time.perf_counter() - started)
-            found[number] = metrics
-        if runtime.rank() != 0:
-            return failures.wait_for(lambda: _finished(folder, plan))
-        for number in range(len(spans)):
-            if number not in found:
-                found[number] = failures.wait_for(functools.partial(_part_metrics, parts, number))
-        found = [found[number] for number in range(len(spans))]
-        return _publish(folder, plan, parts, found, len(records), tokenizer, options.keep_truncated)
-
-
-class _Failures:
-    """Tells the other ranks when this one fails, and raises here what one of them has told.
-
-    Each rank clears its own file when it starts. Another's that stands already may be of an earlier run.
-    """
-
-    def __init__(self, folder: Path):
-        self.own = _failure(folder, runtime.rank())
-        self.own.unlink(missing_ok=True)
-        others = [rank for rank in range(runtime.world_size()) if rank != runtime.rank()]
-        self.others = {rank: _failure(folder, rank) for rank in others}
-        self.standing = {rank: _changed(path) for rank, path in self.others.items()}
-        self.started = time.monotonic()
-
-    def __enter__(self) -> "_Failures":
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
-        if self.others and isinstance(error, Exception):
-            files.write_json(self.own, {"error": str(error) or kind.__name__})
-
-    def wait_for(self, look: Callable[[], dict | None]) -> dict:
-        """What `look` gives, once it gives something. Raises UserError when another rank has failed meanwhile."""
-        while (value := look()) is None:
-            for rank, path in self.others.items():
-                changed = _changed(path)
-                old = changed == self.standing[rank] and time.monotonic() - self.started < STALE_SECONDS
-                if changed is not None and not old:
-                    raise UserError(f"{path}: rank {rank} has failed: {files.read_json(path)['error']}")
-            time.sleep(WAIT_SECONDS)
-        return value
-
-
-def _failure(folder: Path, rank: int) -> Path:
-    return folder / f"failed_{rank}.json"
-
-
-def _changed(path: Path) -> int | None:
-    """When the file was written (ns), None when there is none."""
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return None
+    notes = parts.share(paths, make)
+    return ranks.first(lambda: _publish(folder, plan, paths, notes, len(records), tokenizer, options.keep_truncated))
 
 
 def sample_seed(seed: int, record_id: str, index: int) -> int:
@@ -218,67 +159,30 @@ def _generate(engine, tokenizer, records, options, sampling, weights_sha256, see
     return items
 
 
-def _write_part(parts: Path, number: int, items: list[Rollout], seconds: float) -> dict:
-    """Publish one part, return its metrics; its JSON file is written last and vouches for the lines."""
-    lines = parts / f"part_{number:05d}.jsonl"
-    write_rollouts(lines, items)
+def _note(items: list[Rollout]) -> dict:
+    """What the metrics need to know of one part."""
     checked = [item.meta["correct"] for item in items if "correct" in item.meta]
-    metrics = {
-        "sha256": files.sha256_file(lines),
-        "rank": runtime.rank(),
+    return {
         "generations": len(items),
         "finished": sum(item.finish == "stop" for item in items),
         "tokens": sum(len(item.completion_ids) for item in items),
         "checked": len(checked),
         "correct": sum(checked),
-        "seconds": seconds,
     }
-    files.write_json(parts / f"part_{number:05d}.json", metrics)
-    return metrics
 
 
-def _part_metrics(parts: Path, number: int) -> dict | None:
-    """The metrics of a part that is complete and undamaged, else None."""
-    lines, summary = parts / f"part_{number:05d}.jsonl", parts / f"part_{number:05d}.json"
-    if not (lines.exists() and summary.exists()):
-        return None
-    metrics = files.read_json(summary)
-    return metrics if metrics["sha256"] == files.sha256_file(lines) else None
-
-
-def _finished(folder: Path, plan: str) -> dict | None:
-    """The metrics of this very plan when its rollouts.jsonl is published and intact, else None."""
-    summary, lines = folder / "rollout.json", folder / "rollouts.jsonl"
-    if not (summary.exists() and lines.exists()):
-        return None
-    value = files.read_json(summary)
-    return value["metrics"] if value["plan"] == plan and value["sha256"] == files.sha256_file(lines) else None
-
-
-def _publish(folder, plan, parts, found, prompts, tokenizer, keep_truncated) -> dict:
-    """Merge the parts, whose metrics are `found`, into rollouts.jsonl, then drop them; return the metrics of all."""
-    kept = 0
-
-    def merged():
-        nonlocal kept
-        for number in range(len(found)):
-            for item in read_rollouts(parts / f"part_{number:05d}.jsonl", tokenizer, keep_truncated=True):
-                if keep_truncated or item.finish == "stop":
-                    kept += 1
-                    yield item
-
-    lines = folder / "rollouts.jsonl"
-    write_rollouts(lines, merged())
+def _publish(folder, plan, paths, notes, prompts, tokenizer, keep_truncated) -> dict:
+    """Merge the parts `paths`, of which `notes` tell, into rollouts.jsonl; return the metrics of all."""
     keys = ("generations", "finished", "tokens", "checked", "correct")
-    totals = {key: sum(part[key] for part in found) for key in keys}
+    totals = {key: sum(note[key] for note in notes) for key in keys}
+    kept = totals["generations" if keep_truncated else "finished"]
+    lines = folder / "rollouts.jsonl"
     if kept == 0:
         raise UserError(
             f"{lines}: all {totals['generations']} generations were cut and rollout.keep_truncated is false; "
             "raise sampling.max_new_tokens or keep truncated answers"
         )
-    ranks = {part["rank"] for part in found}
-    # Ranks work side by side: the slowest one's time is the stage's.
-    seconds = max(sum(part["seconds"] for part in found if part["rank"] == rank) for rank in ranks)
+    seconds = parts.seconds(notes)
     metrics = {
         "prompts": prompts,
         "generations": totals["generations"],
@@ -290,6 +194,11 @@ def _publish(folder, plan, parts, found, prompts, tokenizer, keep_truncated) -> 
     }
     if totals["checked"]:
         metrics["correct_share"] = totals["correct"] / totals["checked"]
-    files.write_json(folder / "rollout.json", {"plan": plan, "sha256": files.sha256_file(lines), "metrics": metrics})
-    shutil.rmtree(folder / "parts", ignore_errors=True)
-    return metrics
+
+    def merged() -> Iterator[Rollout]:
+        for path in paths:
+            for item in read_rollouts(path, tokenizer, keep_truncated=True):
+                if keep_truncated or item.finish == "stop":
+                    yield item
+
+    return parts.publish_result(lines, lambda path: write_rollouts(path, merged()), plan, metrics)

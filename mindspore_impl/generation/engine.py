@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from mindspore import Tensor
 
-from mindspore_impl import runtime
+from mindspore_impl import ranks, runtime
 from mindspore_impl.generation.decoder import Drawing, stream
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import check_sampling
@@ -139,6 +139,7 @@ class Engine:
         next_B = np.full(rows, self.drawing.pad_id, np.int32)
         logits_BV = decoder.prefill(input_ids_BL, length_B)
         while True:
+            ranks.check_stop()
             running = int((~draws.ended_B).sum())
             size_B += ~draws.ended_B
             next_B[:count] = draws.draw(logits_BV[:count])

@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindspore_impl.data import teacher_store
+from mindspore_impl.data import parts, teacher_store
 from mindspore_impl.data.teacher_store import (
     StoreHeader,
     StoreReader,
     StoreWriter,
     pack_ids,
-    publish,
     sample_key,
     target_runs,
     unpack_ids,
@@ -177,13 +176,11 @@ def test_a_full_disk_is_one_error_and_the_capture_goes_on(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
     try:
-        with pytest.raises(
-            UserError, match=r"shard-000-00000\.safetensors: .*cannot be written .*earlier shards are kept"
-        ):
+        with pytest.raises(UserError, match=r"shard-00000\.safetensors: .*cannot be written .*earlier shards are kept"):
             writer.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert [path.name for path in tmp_path.iterdir()] == ["part-000.json"]
+    assert not list(tmp_path.iterdir())
     writer.close()
     assert_holds(StoreReader(tmp_path), stored)
 
@@ -287,12 +284,12 @@ def test_a_header_that_cannot_be_stored_is_refused(tmp_path, changes):
 
 def test_a_tampered_shard_is_named(tmp_path):
     write(tmp_path)[0].close()
-    path = tmp_path / "shard-000-00001.safetensors"
+    path = tmp_path / "shard-00001.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    for open_it in (StoreReader, verify_store, lambda folder: StoreWriter(folder, header())):
-        with pytest.raises(UserError, match="shard-000-00001.safetensors: its SHA-256"):
+    for open_it in (StoreReader, verify_store):
+        with pytest.raises(UserError, match="shard-00001.safetensors: its SHA-256"):
             open_it(tmp_path)
 
 
@@ -304,7 +301,7 @@ def test_another_tokenizer_is_refused(tmp_path):
 
 @pytest.mark.parametrize("field, value", [("top_k", 64), ("temperature", 2.0), ("teacher_sha256", "d" * 64)])
 def test_another_header_is_refused_by_the_field_that_differs(tmp_path, field, value):
-    write(tmp_path)  # not closed: the journal alone must tell
+    write(tmp_path)  # not closed: the notes alone must tell
     with pytest.raises(UserError, match=f"begun with {field}="):
         StoreWriter(tmp_path, header(**{field: value}))
 
@@ -340,7 +337,7 @@ def test_a_damaged_manifest_is_a_user_error(tmp_path, change):
 
 def test_a_killed_writer_continues_after_its_last_full_shard(tmp_path):
     _, stored = write(tmp_path / "killed", count=7)  # 2 shards of 3 sequences; the seventh was only in memory
-    (tmp_path / "killed" / ".shard-000-00002.safetensors.x.tmp").write_bytes(b"half")
+    (tmp_path / "killed" / ".shard-00002.safetensors.x.tmp").write_bytes(b"half")
     writer = StoreWriter(tmp_path / "killed", header(), 30)
     assert [writer.has(sample_key(item[0])) for item in stored] == [True] * 6 + [False]
     assert [writer.add(*item) for item in stored] == [False] * 6 + [True]
@@ -352,10 +349,10 @@ def test_a_killed_writer_continues_after_its_last_full_shard(tmp_path):
     assert all(sha256_file(tmp_path / "killed" / name) == sha256_file(tmp_path / "whole" / name) for name in names)
 
 
-def test_a_writer_killed_before_its_journal_writes_the_shard_again(tmp_path, monkeypatch):
+def test_a_writer_killed_before_its_note_writes_the_shard_again(tmp_path, monkeypatch):
     writer, stored = write(tmp_path, count=5)
     with monkeypatch.context() as patch:
-        patch.setattr(teacher_store, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(parts.files, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             writer.close()
     writer = StoreWriter(tmp_path, header(), 30)
@@ -378,32 +375,15 @@ def test_a_finished_store_can_grow(tmp_path):
 def test_the_sequences_of_a_deleted_shard_are_captured_again(tmp_path, capsys):
     writer, stored = write(tmp_path, count=6)
     writer.close()
-    (tmp_path / "shard-000-00000.safetensors").unlink()
-    with pytest.raises(UserError, match="shard-000-00000"):
+    (tmp_path / "shard-00000.safetensors").unlink()
+    with pytest.raises(UserError, match="shard-00000"):
         StoreReader(tmp_path)
     writer = StoreWriter(tmp_path, header(), 30)
-    assert "shard-000-00000.safetensors: gone" in capsys.readouterr().err
+    assert "shard-00000.safetensors: gone" in capsys.readouterr().err
     assert [writer.add(*item) for item in stored] == [True] * 3 + [False] * 3
     writer.close()
     assert capsys.readouterr().err == ""  # said once, where it is true
     assert_holds(StoreReader(tmp_path), stored)
-
-
-def test_ranks_write_parts_and_one_publishes(tmp_path):
-    first, second = (StoreWriter(tmp_path, header(), 30, part, parts=2) for part in (0, 1))
-    _, stored = write(tmp_path, writer=first)
-    _, more = write(tmp_path, seed=1, writer=second)
-    first.close()
-    with pytest.raises(UserError, match="part-001.json: this part is not finished"):
-        publish(tmp_path, parts=2)
-    second.add(*stored[0])  # both ranks met this one
-    second.close()
-    assert not (tmp_path / "manifest.json").exists()
-    publish(tmp_path, parts=2)
-    assert not list(tmp_path.glob("part-*"))
-    assert_holds(StoreReader(tmp_path), stored + more)
-    summary = verify_store(tmp_path)
-    assert (summary["sequences"], summary["duplicates"], summary["positions"]) == (16, 1, 170)
 
 
 def test_verify_counts_and_measures(tmp_path):
@@ -425,5 +405,5 @@ def test_verify_finds_a_bad_value_behind_a_good_hash(tmp_path, monkeypatch):
     writer.add(ids, supervised, ids_SK, logp_SK, tail_S)
     writer.close()
     monkeypatch.undo()
-    with pytest.raises(UserError, match=r"shard-000-00000\.safetensors: teacher row 6: an id is outside"):
+    with pytest.raises(UserError, match=r"shard-00000\.safetensors: teacher row 6: an id is outside"):
         verify_store(tmp_path)

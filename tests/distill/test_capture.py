@@ -1,15 +1,17 @@
 """Capture end to end: what is stored, where it is read, and that a killed capture goes on."""
 
-import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from mindspore import Tensor
 
-from mindspore_impl.data.batches import one_pass
+from mindspore_impl import ranks
+from mindspore_impl.data import parts
+from mindspore_impl.data.batches import Pass, one_pass
 from mindspore_impl.data.packing import shift
-from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, StoreWriter, sample_key, verify_store
+from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, sample_key, verify_store
 from mindspore_impl.distill import capture
 from mindspore_impl.distill.capture import TeacherScorer, counted, rescore, run_capture
 from mindspore_impl.distill.options import CaptureOptions
@@ -119,45 +121,76 @@ def test_metrics_describe_the_whole_store(captured):
     assert metrics["teacher_mass"] + metrics["tail"] == pytest.approx(1, abs=1e-6)
     assert 0 < metrics["teacher_mass"] < 1 and 0 < metrics["teacher_entropy"] < np.log(TOP_K + 1)
     assert metrics["tokens"] == sum(len(s.ids) for s in samples) and metrics["tokens_per_second"] > 0
-    assert len(files) > 3  # several shards
+    assert len(files) == 3  # the manifest and two shards
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in (folder / "store").iterdir()}
 
 
 @pytest.mark.parametrize("options", [OPTIONS, pytest.param(SAMPLED, marks=pytest.mark.slow)], ids=["top_k", "sampled"])
 def test_trap_14_a_killed_capture_goes_on_and_stores_the_same(model, options, tmp_path, monkeypatch):
-    """Killed in the middle, started again: only what is missing is scored, and every row is as without the kill."""
-    samples = make_samples(12, seed=5)
+    """Killed in the middle, started again: only what is missing is scored, and the store is the same to the byte."""
+    samples = make_samples(24, seed=5)
     header = replace(HEADER, mode=options.mode)
     run_capture(model, header, samples, options, LENGTH, tmp_path / "whole", 7)
-    add, added = StoreWriter.add, []
+    score, scored = TeacherScorer.score, []
 
-    def counting(self, ids, *rest):
-        if len(added) == 7:
-            raise KeyboardInterrupt
-        added.append(ids)
-        return add(self, ids, *rest)
+    def counting(self, *arguments):
+        for found in score(self, *arguments):
+            if len(scored) == 20:
+                raise KeyboardInterrupt
+            scored.append(found)
+            yield found
 
-    monkeypatch.setattr(StoreWriter, "add", counting)
+    monkeypatch.setattr(TeacherScorer, "score", counting)
     with pytest.raises(KeyboardInterrupt):
         run_capture(model, header, samples, options, LENGTH, tmp_path / "killed", 7)
-    monkeypatch.setattr(StoreWriter, "add", add)
-    metrics = run_capture(model, header, samples[::-1], options, LENGTH, tmp_path / "killed", 7)
+    monkeypatch.setattr(TeacherScorer, "score", score)
+    assert not (tmp_path / "killed" / "store" / "manifest.json").exists()
+    metrics = run_capture(model, header, samples, options, LENGTH, tmp_path / "killed", 7)
     assert 0 < metrics["tokens"] < sum(len(s.ids) for s in samples)
-    one, two = (StoreReader(tmp_path / name / "store") for name in ("whole", "killed"))
-    for sample in samples:
-        first, second = (reader.lookup(sample.ids, sample.supervised) for reader in (one, two))
-        np.testing.assert_array_equal(first[0], second[0])
-        np.testing.assert_allclose(first[1], second[1], atol=2e-3)
+    assert content(tmp_path / "killed") == content(tmp_path / "whole") and len(content(tmp_path / "whole")) == 4
     again = run_capture(model, header, samples, options, LENGTH, tmp_path / "killed", 7)
     assert again["tokens"] == 0 and again["positions"] == metrics["positions"]
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("fault", ["gone", "damaged"])
+def test_a_lost_shard_alone_is_captured_again(model, captured, tmp_path, capsys, fault):
+    folder, metrics, samples = captured
+    shutil.copytree(folder / "store", tmp_path / "store")
+    lost = tmp_path / "store" / "shard-00001.safetensors"
+    lost.unlink() if fault == "gone" else lost.write_bytes(lost.read_bytes()[:-1] + b"x")
+    again = run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path, 0)
+    assert f"shard-00001.safetensors: {fault}; its sequences will be captured again" in capsys.readouterr().err
+    assert 0 < again["tokens"] < metrics["tokens"] and content(tmp_path) == content(folder)
+
+
+def test_a_store_of_other_samples_is_captured_anew(model, captured, tmp_path):
+    """Also when the ids are the same and only a mask differs."""
+    folder, metrics, samples = captured
+    shutil.copytree(folder / "store", tmp_path / "store")
+    short = min(range(len(samples)), key=lambda index: len(samples[index].ids))
+    mask = samples[short].supervised.copy()
+    mask[1] ^= True
+    changed = [*samples[:short], replace(samples[short], supervised=mask), *samples[short + 1 :]]
+    again = run_capture(model, HEADER, changed, OPTIONS, LENGTH, tmp_path, 0)
+    assert 0 < again["tokens"] < metrics["tokens"]
+    StoreReader(tmp_path / "store").check(samples[short].ids, mask)
+    run_capture(model, HEADER, samples[:4], OPTIONS, LENGTH, tmp_path, 0)
+    assert verify_store(tmp_path / "store")["sequences"] == 4
+    run_capture(model, HEADER, samples[:4], OPTIONS, LENGTH, tmp_path / "new", 0)
+    assert content(tmp_path) == content(tmp_path / "new")
 
 
 def test_a_sample_is_stored_alike_whatever_it_was_packed_with(model, captured):
     """Attention, positions and teacher rows of a packed sample are those of the sample alone."""
     _, _, samples = captured
     scorer = TeacherScorer(model, HEADER)
-    packed = {s.record_id: rows for s, rows in scorer.score(samples, LENGTH, ROWS)}
+    packed = {s.record_id: rows for s, rows in scorer.score(samples, one_pass(samples, LENGTH, ROWS))}
     for sample in samples[:4]:
-        ((_, alone),) = scorer.score([sample], LENGTH, ROWS)
+        ((_, alone),) = scorer.score([sample], one_pass([sample], LENGTH, ROWS))
         np.testing.assert_array_equal(packed[sample.record_id][0], alone[0])
         np.testing.assert_allclose(packed[sample.record_id][1], alone[1], atol=1e-5)
 
@@ -199,7 +232,7 @@ def test_sampled_rows_are_counts_of_draws_from_the_teacher(model, tmp_path):
     scorer = TeacherScorer(model, replace(header, top_k=8))
     results = []
     for scorer.seed in (1, 1, 2):
-        results.append(next(iter(scorer.score(samples[:1], LENGTH, ROWS)))[1][0])
+        results.append(next(iter(scorer.score(samples[:1], one_pass(samples[:1], LENGTH, ROWS))))[1][0])
     np.testing.assert_array_equal(results[0], results[1])
     assert not np.array_equal(results[0], results[2])
 
@@ -236,9 +269,10 @@ def test_rescoring_a_store_of_draws(model, tmp_path):
 def test_projection_in_chunks_gives_the_same(model, captured, monkeypatch):
     """Three positions at a time, the last chunk filled up: as all at once."""
     _, _, samples = captured
-    whole = dict((s.record_id, rows) for s, rows in TeacherScorer(model, HEADER).score(samples, LENGTH, ROWS))
+    batches = Pass(samples, LENGTH, ROWS)
+    whole = dict((s.record_id, rows) for s, rows in TeacherScorer(model, HEADER).score(samples, batches))
     monkeypatch.setattr(capture.runtime, "logits_elements", lambda: 3 * VOCAB)
-    for sample, rows in TeacherScorer(model, HEADER).score(samples, LENGTH, ROWS):
+    for sample, rows in TeacherScorer(model, HEADER).score(samples, batches):
         np.testing.assert_array_equal(rows[0], whole[sample.record_id][0])
         np.testing.assert_allclose(rows[1], whole[sample.record_id][1], atol=1e-5)
 
@@ -255,7 +289,8 @@ def test_trap_11_padded_vocabulary_gets_no_mass(model, tmp_path):
     padded.lm_head_weight.set_data(
         Tensor(np.concatenate([plain.lm_head_weight.asnumpy(), np.full((8, 16), 3, np.float32)]))
     )
-    one, two = ([rows for _, rows in TeacherScorer(m, HEADER).score(samples, LENGTH, ROWS)] for m in (padded, plain))
+    batches = Pass(samples, LENGTH, ROWS)
+    one, two = ([rows for _, rows in TeacherScorer(m, HEADER).score(samples, batches)] for m in (padded, plain))
     for first, second in zip(one, two, strict=True):
         np.testing.assert_array_equal(first[0], second[0])
         np.testing.assert_allclose(first[2], second[2], atol=1e-5)
@@ -321,29 +356,58 @@ def test_trap_07_equal_ids_under_two_masks_are_refused_before_scoring(model, cap
     with pytest.raises(UserError, match="records 'r1' and 'the other' have the same .* tokens"):
         run_capture(model, HEADER, [*samples[:4], other], OPTIONS, LENGTH, tmp_path, 0)
     assert not (tmp_path / "store").exists()
-    with pytest.raises(UserError, match="record 'the other': .*under another supervised mask; delete the store"):
-        run_capture(model, HEADER, [other], OPTIONS, LENGTH, folder, 0)
 
 
-def test_ranks_share_the_distinct_samples(model, tmp_path, monkeypatch):
-    """Each sample is there twice, once in each rank's share: it is scored by one rank alone."""
-    samples = [sample for sample in make_samples(4, seed=9) for _ in range(2)]
+def test_ranks_share_the_shards(model, tmp_path, monkeypatch):
+    """Rank 1 of 2 scores every second shard and is killed with rank 0, which had none; one process does the rest."""
+    samples = [sample for sample in make_samples(20, seed=9) for _ in range(2)]
+    run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path / "one", 0)
 
-    def capture_as(rank):
-        monkeypatch.setattr(capture.runtime, "rank", lambda: rank)
-        return run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path, 0)
-
-    def killed():
+    def killed(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(capture.runtime, "world_size", lambda: 2)
-    monkeypatch.setattr(capture, "_wait_for_ranks", killed)  # the other rank has not begun
-    with pytest.raises(KeyboardInterrupt):
-        capture_as(1)
-    shards = json.loads((tmp_path / "store" / "part-001.json").read_text())["shards"]
-    assert sum(shard["sequences"] for shard in shards) == 2
-    monkeypatch.setattr(capture, "_wait_for_ranks", lambda: None)
-    assert capture_as(0)["tokens"] == len(samples[0].ids) + len(samples[4].ids)
-    summary = verify_store(tmp_path / "store")
-    assert summary["sequences"] == len({sample_key(sample.ids) for sample in samples}) == 4
-    assert summary["duplicates"] == 0
+    with monkeypatch.context() as patch:
+        patch.setenv("RANK_ID", "1")
+        patch.setenv("RANK_SIZE", "2")
+        patch.setattr(parts.ranks, "gather", killed)  # rank 0 has not come so far
+        with pytest.raises(KeyboardInterrupt):
+            run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path / "two", 0)
+    assert [path.name for path in sorted((tmp_path / "two" / "store").iterdir())] == [
+        "shard-00001.json",
+        "shard-00001.safetensors",
+    ]
+    metrics = run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path / "two", 0)
+    assert 0 < metrics["tokens"] < sum(len(sample.ids) for sample in samples) / 2
+    assert content(tmp_path / "two") == content(tmp_path / "one")
+    assert verify_store(tmp_path / "two" / "store")["sequences"] == len({sample_key(s.ids) for s in samples}) == 20
+
+
+def test_shards_hold_whole_batches(model):
+    samples = make_samples(40, seed=2)
+    packed = Pass(samples, LENGTH, 2)
+    plan = capture.plan_shards(packed, 20)
+    assert [number for batches in plan for number in batches] == list(range(len(packed))) and len(plan) > 3
+    targets = [
+        [sum(int(samples[i].supervised[1:].sum()) for i in packed.members(number)) for number in batches]
+        for batches in plan
+    ]
+    assert all(sum(of_shard) >= 20 > sum(of_shard[:-1]) for of_shard in targets[:-1])
+    assert sorted(i for number in range(len(packed)) for i in packed.members(number)) == list(range(40))
+
+
+def test_sigterm_stops_a_capture_between_two_batches(model, captured, tmp_path, monkeypatch):
+    folder, _, samples = captured
+    calls = []
+
+    def told():
+        calls.append(1)
+        if len(calls) == 3:  # before shard 0, before its batch, before shard 1
+            raise ranks.Stopped(agreed=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ranks, "check_stop", told)
+        with pytest.raises(ranks.Stopped):
+            run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path, 0)
+    assert {path.name for path in (tmp_path / "store").iterdir()} == {"shard-00000.json", "shard-00000.safetensors"}
+    run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path, 0)
+    assert content(tmp_path) == content(folder)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mindspore_impl.data import parts
 from mindspore_impl.data.rollouts import read_rollouts, to_sample
 from mindspore_impl.distill.options import RolloutOptions
 from mindspore_impl.distill.rollout import roll_out, sample_seed
@@ -67,6 +68,10 @@ def run(tokenizer, folder, records, engine=None, sampling=None, seed=5, check=No
     )
 
 
+def content(folder):
+    return (folder / "rollouts.jsonl").read_bytes()
+
+
 def lines_of(folder):
     return [json.loads(line) for line in (folder / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()]
 
@@ -122,7 +127,7 @@ def test_truncated_answers_can_be_left_out(tokenizer, tmp_path):
 def test_nothing_left_to_keep_is_told(tokenizer, tmp_path):
     with pytest.raises(UserError, match="max_new_tokens"):
         run(tokenizer, tmp_path, make_records(3), engine=FakeEngine(tokenizer, cut=1.1), keep_truncated=False)
-    assert not (tmp_path / "rollout.json").exists()
+    assert not (tmp_path / "rollouts.json").exists()
 
 
 @pytest.mark.parametrize("dies_at", [0, 3, 8, 9, 23, 25])
@@ -239,112 +244,40 @@ def test_what_is_kept_is_decided_after_a_kill(tokenizer, tmp_path):
     assert idle.prompts == 26 == len(lines_of(tmp_path / "whole")), "another file is asked for"
 
 
-@pytest.fixture
-def as_rank(monkeypatch):
-    """Become one of two ranks, whose sleep does what is told."""
-    from mindspore_impl.distill import rollout
-
-    def become(rank, sleep=None):
-        monkeypatch.setattr(rollout.runtime, "world_size", lambda: 2)
-        monkeypatch.setattr(rollout.runtime, "rank", lambda: rank)
-        monkeypatch.setattr(rollout.time, "sleep", sleep or (lambda _: pytest.fail("nothing to wait for")))
-
-    return become
-
-
-class FailingEngine:
-    def generate(self, *_, **__):
-        raise UserError("logits are NaN")
-
-
-@pytest.mark.parametrize(("failing", "waiting"), [(0, 1), (1, 0)])
-def test_a_rank_that_fails_is_not_waited_for(tokenizer, tmp_path, as_rank, failing, waiting):
-    records, waits = make_records(13), []
-
-    def other_fails(_seconds):
-        waits.append(1)
-        as_rank(failing)
-        with pytest.raises(UserError, match="logits are NaN"):
-            run(tokenizer, tmp_path, records, engine=FailingEngine())
-        as_rank(waiting)
-
-    as_rank(waiting, other_fails)
-    with pytest.raises(UserError, match=f"rank {failing} has failed: rollout part.*logits are NaN"):
-        run(tokenizer, tmp_path, records)
-    assert waits == [1]
-
-
-def test_a_failure_of_an_earlier_run_is_cleared_or_told_in_the_end(tokenizer, tmp_path, as_rank, monkeypatch):
-    from mindspore_impl.distill import rollout
-
-    records, clock = make_records(13), [0.0]
-    (tmp_path / "failed_0.json").write_text('{"error": "of yesterday"}', encoding="utf-8")
-    monkeypatch.setattr(rollout.time, "monotonic", lambda: clock[0])
-
-    def rank_0_works(_seconds):
-        as_rank(0)
-        run(tokenizer, tmp_path, records)
-        as_rank(1)
-
-    def time_passes(_seconds):
-        assert clock[0] < 60
-        clock[0] += 20.0
-
-    as_rank(1, time_passes)
-    with pytest.raises(UserError, match="of yesterday"):
-        run(tokenizer, tmp_path, records)
-    assert clock == [60.0]
-    as_rank(1, rank_0_works)
-    assert run(tokenizer, tmp_path, records)["generations"] == 26
-    assert not list(tmp_path.glob("failed_0.json"))
-
-
-def test_rank_0_hashes_each_part_once_while_it_waits(tokenizer, tmp_path, as_rank, monkeypatch):
-    from mindspore_impl.distill import rollout
-
-    hashed, waits, records = [], [], make_records(21)
-    sha256_file = rollout.files.sha256_file
-
-    def counted(path):
-        hashed.append(path.name)
-        return sha256_file(path)
-
-    def rank_1_works(_seconds):
-        waits.append(1)
-        if len(waits) == 4:
-            as_rank(1, lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-            with pytest.raises(KeyboardInterrupt):
-                run(tokenizer, tmp_path, records)
-            as_rank(0)
-            hashed.clear()
-
-    as_rank(0, rank_1_works)
-    monkeypatch.setattr(rollout.files, "sha256_file", counted)
-    assert run(tokenizer, tmp_path, records)["generations"] == 42 and len(waits) == 4
-    assert [name for name in hashed if name.startswith("part")] == [f"part_{n:05d}.jsonl" for n in (1, 3, 5)]
-
-
-def test_ranks_share_the_parts_and_rank_0_merges(tokenizer, tmp_path, monkeypatch):
-    from mindspore_impl.distill import rollout
-
-    records = make_records(13)
+@pytest.mark.parametrize("others", [2, 3])
+def test_ranks_share_the_parts_and_any_number_may_go_on(tokenizer, tmp_path, monkeypatch, others):
+    """Rank 1 does its parts and is killed with the others, which had none; one process does the rest."""
+    records = make_records(21)
     run(tokenizer, tmp_path / "one", records)
-    monkeypatch.setattr(rollout.runtime, "world_size", lambda: 2)
-    monkeypatch.setattr(rollout.runtime, "rank", lambda: 1)
-    waits = []
 
-    def other_rank_works(_seconds):
-        """Rank 1 waits for the merge: meanwhile rank 0 does its parts, then merges."""
-        waits.append(1)
-        monkeypatch.setattr(rollout.runtime, "rank", lambda: 0)
-        engines.append(FakeEngine(tokenizer))
-        run(tokenizer, tmp_path / "two", records, engine=engines[1])
+    def killed(_):
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(rollout.time, "sleep", other_rank_works)
-    engines = [FakeEngine(tokenizer)]
-    metrics = run(tokenizer, tmp_path / "two", records, engine=engines[0])
-    assert waits == [1] and [engine.prompts for engine in engines] == [10, 16]
-    assert lines_of(tmp_path / "two") == lines_of(tmp_path / "one") and metrics["generations"] == 26
+    engines = [FakeEngine(tokenizer), FakeEngine(tokenizer)]
+    with monkeypatch.context() as patch:
+        patch.setenv("RANK_ID", "1")
+        patch.setenv("RANK_SIZE", str(others))
+        patch.setattr(parts.ranks, "gather", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tokenizer, tmp_path / "two", records, engine=engines[0])
+    metrics = run(tokenizer, tmp_path / "two", records, engine=engines[1])
+    mine = len(range(1, 6, others))  # of 6 parts of 4 prompts x 2 samples; the last one has one prompt
+    assert [engine.prompts for engine in engines] == [mine * 8 - 6 * (others == 2), 42 - mine * 8 + 6 * (others == 2)]
+    assert content(tmp_path / "two") == content(tmp_path / "one") and metrics["generations"] == 42
+
+
+def test_the_missing_parts_are_what_is_shared(tokenizer, tmp_path, monkeypatch):
+    """After a run of two ranks of which one did all of its parts, both have work again."""
+    records = make_records(21)
+    with pytest.raises(KeyboardInterrupt):
+        run(tokenizer, tmp_path, records, engine=FakeEngine(tokenizer, dies_at=17))  # parts 0 and 1
+    engine = FakeEngine(tokenizer)
+    monkeypatch.setenv("RANK_ID", "1")
+    monkeypatch.setenv("RANK_SIZE", "2")
+    monkeypatch.setattr(parts.ranks, "gather", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(tokenizer, tmp_path, records, engine=engine)
+    assert engine.prompts == 8 + 2, "parts 3 and 5 of the missing 2, 3, 4, 5"
 
 
 @pytest.mark.parametrize(
