@@ -1,17 +1,25 @@
-"""What a set of weights can do: accuracy by greedy generation, perplexity along the labels."""
+"""What a set of weights can do: accuracy by greedy generation, perplexity along the labels.
 
-import time
+The work is cut into parts that do not depend on the number of ranks (see `data/parts.py`): a killed evaluation goes on
+at the next part, several ranks share them, and the numbers are the same bit for bit.
+"""
+
+import functools
+import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
-from mindspore_impl import files, runtime
-from mindspore_impl.data import answers
+from mindspore_impl import files, ranks, runtime
+from mindspore_impl.data import answers, parts
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.evaluation.scoring import wilson_interval
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.text.chat import Sample, parse_completion, render, render_prompt
-from mindspore_impl.text.records import Record, prompt_messages
+from mindspore_impl.text.records import Record, prompt_messages, record_to_json
+
+BATCHES_PER_PART = 4  # of perplexity
 
 
 def check_records(sets: dict[str, list[Record]], options: EvaluationOptions, tokenizer) -> dict[str, list[list[int]]]:
@@ -24,95 +32,163 @@ def check_records(sets: dict[str, list[Record]], options: EvaluationOptions, tok
 
 
 def evaluate(
-    model, tokenizer, sets: dict[str, list[Record]], options: EvaluationOptions, folder: Path, seed: int
+    model,
+    tokenizer,
+    sets: dict[str, list[Record]],
+    options: EvaluationOptions,
+    folder: Path,
+    seed: int,
+    weights_sha256: str | None = None,
 ) -> dict:
     """Measure `model` on the sets that `options` names; write every generation to `folder`/samples.jsonl.
 
     Returns {"accuracy": {set: {"correct", "total", "accuracy", "low", "high", "truncated", "seconds"}}, "perplexity":
     {set: {"loss", "perplexity", "tokens"}}, "tokens"}: shares in [0, 1] with their 95 % Wilson interval, loss in nats a
-    token, tokens generated and scored together.
-    Loss and perplexity are None when the model gives no finite loss. Raises UserError that names set and
+    token, tokens generated and scored together; seconds of all ranks side by side, and of interrupted runs, too.
+    Loss and perplexity are None when the model gives no finite loss. `weights_sha256` (the model's) keeps parts and
+    results of other weights in `folder` from being taken over. Raises UserError that names set and
     record, like `check_records`, and for a perplexity set whose records cannot be rendered.
     """
+    folder = Path(folder)
     # Rendered first: a bad record is reported before minutes of generation, not after.
     prompts = check_records(sets, options, tokenizer)
     samples = {n: _rendered(n, _chosen(sets, n, options), tokenizer, render) for n in options.perplexity}
-    accuracy, lines, tokens = {}, [], 0
-    if prompts:
-        from mindspore_impl.generation.engine import Engine  # imports mindspore
+    asked = {name: [record_to_json(r) for r in _chosen(sets, name, options)] for name in [*prompts, *samples]}
+    shaping = asdict(options) | {"samples_in_report": None}
+    made_by = [weights_sha256, tokenizer.sha256, runtime.numerics()]
+    work = files.sha256_json([asked, shaping, made_by, seed])
+    plan = files.sha256_json([work, options.samples_in_report])
+    if (results := ranks.first(lambda: parts.result(folder / "samples.jsonl", plan))) is not None:
+        return results
+    place = folder / parts.FOLDER / work[:16]
+    accuracy, lines = {}, []
+    make_engine = functools.cache(lambda: _engine(model, tokenizer))
+    for number, name in enumerate(prompts):
+        records = _chosen(sets, name, options)
+        accuracy[name], found = measure_accuracy(
+            make_engine, tokenizer, name, records, prompts[name], options, seed, place / f"accuracy_{number}"
+        )
+        lines += found
+    perplexity = measure_perplexity(model, samples, options, place)
+    tokens = sum(line["tokens"] for line in lines) + sum(value["tokens"] for value in perplexity.values())
+    results = {"accuracy": accuracy, "perplexity": perplexity, "tokens": tokens}
+    write = functools.partial(files.write_jsonl, values=lines)
+    return ranks.first(lambda: parts.publish_result(folder / "samples.jsonl", write, plan, results))
 
-        engine = Engine(model, tokenizer)
-        for name in prompts:
-            records = _chosen(sets, name, options)
-            accuracy[name], found = measure_accuracy(engine, tokenizer, name, records, prompts[name], options, seed)
-            tokens += sum(line["tokens"] for line in found)
-            lines += found
-        if runtime.rank() == 0:
-            files.write_jsonl(Path(folder) / "samples.jsonl", lines)
-    perplexity = measure_perplexity(model, samples, options) if samples else {}
-    tokens += sum(value["tokens"] for value in perplexity.values())
-    return {"accuracy": accuracy, "perplexity": perplexity, "tokens": tokens}
+
+def _engine(model, tokenizer):
+    from mindspore_impl.generation.engine import Engine  # imports mindspore, which a finished evaluation does not need
+
+    return Engine(model, tokenizer)
 
 
 def measure_accuracy(
-    engine, tokenizer, name: str, records: list[Record], prompts: list[list[int]], options: EvaluationOptions, seed: int
+    make_engine: Callable,
+    tokenizer,
+    name: str,
+    records: list[Record],
+    prompts: list[list[int]],
+    options: EvaluationOptions,
+    seed: int,
+    folder: Path,
 ) -> tuple[dict, list[dict]]:
-    """Accuracy of one set by greedy generation, and one object a record for samples.jsonl.
+    """Accuracy of one set by greedy generation, and one object a record for samples.jsonl; its parts go to `folder`.
 
-    `shown` marks the first `samples_in_report` records of the set: the report shows these, right or wrong.
+    `make_engine()` is called when something is left to generate. Prompts of like length make a part, of `batch_size` at
+    most. `shown` marks the first `samples_in_report` records of the set: the report shows these, right or wrong.
     """
-    started = time.perf_counter()
     sampling = SamplingOptions(temperature=0.0, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
-    try:
-        generations = engine.generate(prompts, sampling, [seed] * len(prompts), progress=f"accuracy {name}")
-    except UserError as error:
-        raise UserError(f"evaluation set {name!r}: {error}") from error
-    lines, truncated = [], 0
-    for number, (record, generation) in enumerate(zip(records, generations, strict=True)):
-        completion = parse_completion([int(i) for i in generation.ids], tokenizer)
-        truncated += not generation.finished
-        lines.append(
-            {
-                "id": record.id,
-                "set": name,
-                "thinking": record.thinking,
-                "prompt": prompt_text(record),
-                "reasoning": completion.reasoning,
-                "answer": completion.answer,
-                "expected": answers.expected(record),
-                "correct": generation.finished and answers.correct(record, completion),
-                "finished": bool(generation.finished),
-                "shown": number < options.samples_in_report,
-                "tokens": len(generation.ids),
-            }
-        )
-    right, total = sum(line["correct"] for line in lines), len(lines)
+    spans = _even([index for index, _ in sorted(enumerate(prompts), key=lambda item: len(item[1]))], options.batch_size)
+
+    def make(number: int) -> tuple[parts.Publish, dict]:
+        chosen = [prompts[index] for index in spans[number]]
+        title = f"accuracy {name} part {number + 1}/{len(spans)}"
+        try:
+            generations = make_engine().generate(chosen, sampling, [seed] * len(chosen), progress=title)
+        except UserError as error:
+            raise UserError(f"evaluation set {name!r}: {error}") from error
+        done = zip((records[index] for index in spans[number]), generations, strict=True)
+        lines = [_line(name, record, generation, tokenizer) for record, generation in done]
+        return lambda path: files.write_jsonl(path, lines), {}
+
+    paths = [folder / f"part_{number:05d}.jsonl" for number in range(len(spans))]
+    notes = parts.share(paths, make)
+    found: list = [None] * len(records)
+    for index, line in zip((index for span in spans for index in span), parts.lines_of(paths), strict=True):
+        found[index] = line | {"shown": index < options.samples_in_report}
+    right, total = sum(line["correct"] for line in found), len(found)
     low, high = wilson_interval(right, total)
-    seconds = time.perf_counter() - started
     result = {"correct": right, "total": total, "accuracy": right / total, "low": low, "high": high}
-    return {**result, "truncated": truncated, "seconds": seconds}, lines
+    truncated = sum(not line["finished"] for line in found)
+    return {**result, "truncated": truncated, "seconds": parts.seconds(notes)}, found
 
 
-def measure_perplexity(model, samples: dict[str, list[Sample]], options: EvaluationOptions) -> dict:
-    """Mean cross-entropy (nats) over the supervised tokens of each set, and its exponential; None when not finite."""
-    from mindspore_impl.data.batches import one_pass
-    from mindspore_impl.losses.objective import LossNetwork, held_out_loss
-    from mindspore_impl.losses.options import ObjectiveOptions
+def _even(indices: list[int], size: int) -> list[list[int]]:
+    """`indices` in runs of at most `size`, as even as can be: the last one should not need a shape of its own."""
+    count = -(-len(indices) // size)
+    bounds = [len(indices) * number // count for number in range(count + 1)]
+    return [indices[first:last] for first, last in zip(bounds, bounds[1:], strict=False)]
 
-    network = LossNetwork(model, ObjectiveOptions(), with_teacher=False, gradient=False)
-    network.set_train(False)
+
+def _line(name: str, record: Record, generation, tokenizer) -> dict:
+    """What samples.jsonl says of one answer, but for `shown`."""
+    completion = parse_completion([int(i) for i in generation.ids], tokenizer)
+    return {
+        "id": record.id,
+        "set": name,
+        "thinking": record.thinking,
+        "prompt": prompt_text(record),
+        "reasoning": completion.reasoning,
+        "answer": completion.answer,
+        "expected": answers.expected(record),
+        "correct": generation.finished and answers.correct(record, completion),
+        "finished": bool(generation.finished),
+        "tokens": len(generation.ids),
+    }
+
+
+def measure_perplexity(model, samples: dict[str, list[Sample]], options: EvaluationOptions, folder: Path) -> dict:
+    """Mean cross-entropy (nats) over the supervised tokens of each set, and its exponential; None when not finite.
+
+    Parts go to `folder`. Sums are kept by batch and added up in the order of batches, whoever computed them.
+    """
+    if not samples:
+        return {}
+    from mindspore_impl.data.batches import Pass
+    from mindspore_impl.losses.objective import mean_loss
+
+    network = functools.cache(lambda: _loss_network(model))
     results = {}
-    for name, items in samples.items():
+    for number, (name, items) in enumerate(samples.items()):
+        packed = Pass(items, options.sequence_length, options.rows)
+        count, place = -(-len(packed) // BATCHES_PER_PART), folder / f"perplexity_{number}"
+        paths = [place / f"part_{part:05d}.jsonl" for part in range(count)]
         with runtime.progress_bar(len(items), f"perplexity {name}", "sample") as bar:
-            results[name] = held_out_loss(network, _counted(items, options, bar, one_pass), name)
+            parts.share(paths, functools.partial(_sum_part, network, packed, bar))
+        lines = parts.lines_of(paths)
+        sums = [(math.nan if line["ce"] is None else line["ce"], line["tokens"]) for line in lines]
+        results[name] = mean_loss(sums, name)
     return results
 
 
-def _counted(items: list[Sample], options: EvaluationOptions, bar, one_pass):
-    """The packed batches of `items`, moving `bar` by the samples in each."""
-    for batch, placements in one_pass(items, options.sequence_length, options.rows):
-        yield batch
-        bar.update(sum(len(row) for row in placements))
+def _loss_network(model):
+    from mindspore_impl.losses.objective import LossNetwork
+    from mindspore_impl.losses.options import ObjectiveOptions
+
+    return LossNetwork(model, ObjectiveOptions(), with_teacher=False, gradient=False).set_train(False)
+
+
+def _sum_part(network: Callable, packed, bar, number: int) -> tuple[parts.Publish, dict]:
+    """The sums of one part's batches, a line each; a sum that is not finite is null."""
+    from mindspore_impl.losses.objective import held_out_sums
+
+    lines = []
+    for batch in range(number * BATCHES_PER_PART, min((number + 1) * BATCHES_PER_PART, len(packed))):
+        ranks.check_stop()
+        ce, tokens = held_out_sums(network(), packed[batch][0])
+        lines.append(files.jsonable({"ce": ce, "tokens": tokens}))
+        bar.update(len(packed.members(batch)))
+    return lambda path: files.write_jsonl(path, lines), {}
 
 
 def prompt_text(record: Record) -> str:

@@ -8,6 +8,7 @@ ids, M metrics.
 """
 
 import math
+from collections.abc import Iterable
 
 import mindspore as ms
 from mindspore import nn, ops
@@ -54,19 +55,26 @@ def tensors_of(batch, with_teacher: bool) -> tuple[ms.Tensor, ...]:
     return tuple(ms.Tensor(getattr(batch, name)) for name in names)
 
 
-def held_out_loss(network: "LossNetwork", batches, name: str) -> dict[str, float | None]:
-    """{"loss", "perplexity", "tokens"}: mean cross-entropy in nats over the supervised tokens of PackedBatches, its
-    exponential, and their number.
+def held_out_sums(network: "LossNetwork", batch) -> tuple[float, float]:
+    """Sum of the cross-entropy in nats over the supervised tokens of a PackedBatch, and their number.
 
-    network: without a teacher; name: the set's, for the message. JSON knows neither NaN nor infinity: a loss that is
-    not finite is None and so is its perplexity, and a perplexity is cut at exp(700). Raises UserError when no token is
-    supervised, of which no mean can be taken.
+    network: without a teacher. The sum may be NaN or infinite.
+    """
+    sums_M = network(*tensors_of(batch, False))[1].asnumpy().astype(float)
+    return float(sums_M[METRICS.index("ce")]), float(sums_M[METRICS.index("tokens")])
+
+
+def mean_loss(sums: Iterable[tuple[float, float]], name: str) -> dict[str, float | None]:
+    """{"loss", "perplexity", "tokens"} of the `held_out_sums` of all batches, added up in their order: mean
+    cross-entropy in nats over the supervised tokens, its exponential, and their number.
+
+    name: the set's, for the message. JSON knows neither NaN nor infinity: a loss that is not finite is None and so is
+    its perplexity, and a perplexity is cut at exp(700). Raises UserError when no token is supervised, of which no mean
+    can be taken.
     """
     ce, tokens = 0.0, 0.0
-    for batch in batches:
-        sums_M = network(*tensors_of(batch, False))[1].asnumpy().astype(float)
-        ce += float(sums_M[METRICS.index("ce")])
-        tokens += float(sums_M[METRICS.index("tokens")])
+    for batch_ce, batch_tokens in sums:
+        ce, tokens = ce + batch_ce, tokens + batch_tokens
     if tokens == 0:
         raise UserError(
             f"no supervised token in the held-out set {name!r}; give it records with an assistant's answer that fit "
@@ -76,6 +84,11 @@ def held_out_loss(network: "LossNetwork", batches, name: str) -> dict[str, float
     if not math.isfinite(loss):
         return {"loss": None, "perplexity": None, "tokens": round(tokens)}
     return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": round(tokens)}
+
+
+def held_out_loss(network: "LossNetwork", batches, name: str) -> dict[str, float | None]:
+    """`mean_loss` of PackedBatches, here and now."""
+    return mean_loss((held_out_sums(network, batch) for batch in batches), name)
 
 
 class LossNetwork(nn.Cell):

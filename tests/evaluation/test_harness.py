@@ -72,13 +72,14 @@ def test_accuracy_counts_and_samples(tokenizer, tmp_path, monkeypatch):
     assert prompts[0] == render_prompt(prompt_messages(sets["fast"][0]), tokenizer, "fast")
 
 
-def test_an_engine_that_says_cut_is_believed(tokenizer):
+def test_an_engine_that_says_cut_is_believed(tokenizer, tmp_path):
     """Even when the ids happen to end with the closing piece."""
     engine = ScriptedEngine(tokenizer, [("", "a b", True)])
     cut = engine.generate([[1]], None, [0])[0]
     cut.finished = False
     engine.generate = lambda *_, **__: [cut]
-    result, lines = measure_accuracy(engine, tokenizer, "s", [make_record(0)], [[1]], EvaluationOptions(), 0)
+    options = EvaluationOptions()
+    result, lines = measure_accuracy(lambda: engine, tokenizer, "s", [make_record(0)], [[1]], options, 0, tmp_path)
     assert result["correct"] == 0 and result["truncated"] == 1 and lines[0]["correct"] is False
 
 
@@ -144,8 +145,8 @@ def test_perplexity_equals_a_plain_sum_over_single_samples(ms_runtime, tokenizer
     assert held["tokens"] == tokens == result["tokens"]
     assert held["loss"] == pytest.approx(total / tokens, rel=1e-5)
     assert held["perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-5)
-    assert not (tmp_path / "samples.jsonl").exists()
+    assert (tmp_path / "samples.jsonl").read_bytes() == b""
     model.model.norm.weight.set_data(ms.Tensor(np.full(16, np.nan, np.float32)))
-    damaged = evaluate(model, tokenizer, sets, options, tmp_path, 0)
+    damaged = evaluate(model, tokenizer, sets, options, tmp_path, 0, "other weights")
     assert damaged["perplexity"]["held"] == {"loss": None, "perplexity": None, "tokens": tokens}
     json.dumps(damaged, allow_nan=False)
