@@ -72,9 +72,7 @@ def export_weights(path: Path, out: Path, form: Form, config_file: Path | None =
             "with --config FILE"
         )
     elif described is None and found.tokenizer is not None:
-        tokenizer = Tokenizer.load(found.tokenizer, found.template)
-        roles = {role: getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "pad")}
-        token_ids = {f"{role}_token_id": token_id for role, token_id in roles.items() if token_id is not None}
+        token_ids = hf_config.token_ids(Tokenizer.load(found.tokenizer, found.template))
     if not options.vocab_size and EMBEDDING in source.shapes:
         options = dataclasses.replace(options, vocab_size=source.shapes[EMBEDDING][0])
     source = dataclasses.replace(weights.fit(source, options), options=options, config=described)

@@ -171,8 +171,19 @@ def run_training(context: Context, planned: PlannedStage, folder: Path) -> dict:
         title=planned.name,
         profile_steps=context.config.runtime.profile_steps,
         adapters=stage.lora and Adapters(stage.lora, digest),
+        config=_described(context, planned.model),
     )
     return metrics | {"data": summary}
+
+
+def _described(context: Context, model: str) -> dict | None:
+    """The config.json of a checkpoint; None for a model that no type of Hugging Face's describes."""
+    from mindspore_impl.model.hf_config import config_of, token_ids
+
+    try:
+        return config_of(context.model_options(model), "PanguEmbedded", token_ids(context.tokenizer))
+    except UserError:
+        return None
 
 
 def _rows(data: BatchOptions) -> int:
@@ -278,9 +289,9 @@ def run_evaluate(context: Context, planned: PlannedStage, folder: Path) -> dict:
     from mindspore_impl.evaluation.harness import evaluate
 
     options = planned.stage.options or context.config.evaluation
-    model, _ = context.build_model(planned.model, planned.stage.init)
+    model, weights = context.build_model(planned.model, planned.stage.init)
     sets = {name: context.records(name) for name in dict.fromkeys(options.accuracy + options.perplexity)}
-    return evaluate(model, context.tokenizer, sets, options, folder, planned.seed)
+    return evaluate(model, context.tokenizer, sets, options, folder, planned.seed, weights)
 
 
 def run_export(context: Context, planned: PlannedStage, folder: Path) -> dict:
@@ -317,6 +328,21 @@ RUNNERS: dict[str, Callable[[Context, PlannedStage, Path], dict]] = {
     "evaluate": run_evaluate,
     "export": run_export,
 }
+
+
+_LESS_MEMORY = {
+    "sft": "raise {0}.data.accumulation (the same result in smaller pieces), or lower {0}.data.sequence_length",
+    "rollout": "lower {0}.sampling.batch_size, {0}.sampling.max_new_tokens",
+    "capture": "lower {0}.capture.rows_per_batch, {0}.sequence_length",
+    "score": "lower {0}.score.rows_per_batch, {0}.sequence_length",
+    "evaluate": "lower evaluation.batch_size, evaluation.rows, evaluation.max_new_tokens",
+}
+
+
+def less_memory(planned: PlannedStage) -> str:
+    """Which options make a stage need less memory, in words."""
+    kind = "sft" if planned.kind == "distill" else planned.kind
+    return _LESS_MEMORY.get(kind, "lower the model's size").format(f"stages.{planned.name}") + " or runtime.logits_mb"
 
 
 _OUTPUTS = {

@@ -177,6 +177,12 @@ def config_of(options: ModelOptions, model_type: str, token_ids: dict[str, int])
     return content | token_ids
 
 
+def token_ids(tokenizer) -> dict[str, int]:
+    """What a config.json says of a text.tokenizer.Tokenizer, such as {"bos_token_id": 1}."""
+    ids = {f"{role}_token_id": getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "pad")}
+    return {key: token_id for key, token_id in ids.items() if token_id is not None}
+
+
 def check_same(found: ModelOptions, wanted: ModelOptions, where: str, key: str) -> None:
     """Refuse weights that were made with other options than the stage's model has.
 
