@@ -234,7 +234,9 @@ RULES = ["broken_unicode", "missing_answer", "refusal", "code_fences", {"languag
 
 
 @pytest.mark.parametrize(
-    "steps, most", [([*RULES, {"mixture": {"weights": {"fast": 1}}}], 60), (["exact_duplicates"], 250)], ids=["rules", "hashes"]
+    "steps, most",
+    [([*RULES, {"mixture": {"weights": {"fast": 1}}}], 60), (["exact_duplicates"], 250)],
+    ids=["rules", "hashes"],
 )
 def test_memory_does_not_grow_with_the_file(tmp_path, steps, most):
     """Rules hold a record, the mixture counts, exact duplicates hashes: `most` bytes for one more record of 1,600."""

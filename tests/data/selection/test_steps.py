@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mindspore_impl.benchmarks.select_data import planted, similarity_of
-from mindspore_impl.data.selection import duplicates, options
+from mindspore_impl.data.selection import duplicates, mixture, options
 from mindspore_impl.data.selection.words import IdBook, ngram_hashes, word_hashes, words
 from mindspore_impl.errors import UserError
 
@@ -38,9 +38,9 @@ def test_hashes_are_the_same_in_every_run():
 def test_book_of_ids(tmp_path):
     book = IdBook(tmp_path)
     first, second = book.add("one\n1"), book.add("zwei ü")
-    assert book.find(second) == "zwei ü"
+    assert book.find(second) == "zwei ü" and book.find(first) == "one\n1"
     third = book.add("three")
-    assert [book.find(at) for at in (third, first)] == ["three", "one\n1"]
+    assert [book.find(at) for at in (third, second)] == ["three", "zwei ü"]
 
 
 def test_exact_duplicates(apply, item):
@@ -173,6 +173,17 @@ def test_mixture_drops_from_the_larger_group(apply, item):
     assert set(apply("mixture", items, weights=weights, seed=1).kept) != set(result.kept)
     fewer = apply("mixture", items, weights=weights, total=100)
     assert count(fewer) == (75, 25) and set(fewer.kept) < set(result.kept)
+
+
+def test_mixture_gives_exactly_what_it_is_asked_for():
+    """Also where several records share the bin at which the choice ends."""
+    bins = np.array([3, 5, 2])
+    records = [1, 0, 2, 1, 1, 0, 1, 0, 2, 1]
+    for asked in range(25):
+        quota = mixture._Quota(bins, asked)
+        copies = [quota.copies(at) for at in records]
+        assert sum(copies) == asked and max(copies) - min(copies) <= 1
+        assert all(copies[left] >= copies[right] for left in (1, 5, 7) for right in (0, 3, 2))
 
 
 def test_mixture_repeats_the_smaller_group(apply, item):
