@@ -106,7 +106,7 @@ def _end_workers(launcher: int, scheduler: int) -> None:
 def _outlive_workers(launcher: int, scheduler: int) -> None:
     """End the scheduler once a worker of `launcher` has failed and msrun has ended the others, then this process."""
     failed = False
-    while _state_of(scheduler)[0] not in "ZX":
+    while lives(scheduler):
         time.sleep(0.1)
         workers = [_state_of(child) for child in _children(launcher) if child != scheduler]
         failed = failed or any(state == "Z" and code != 0 for state, code in workers)
@@ -130,6 +130,11 @@ def _is_python(process: int) -> bool:
             return "python" in file.read()
     except OSError:
         return False
+
+
+def lives(process: int) -> bool:
+    """Whether a process of this machine exists and is no zombie (Linux)."""
+    return _state_of(process)[0] not in "ZX"
 
 
 def _state_of(process: int) -> tuple[str, int]:

@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from mindspore_impl import checkpoint, files
+from mindspore_impl import checkpoint, files, ranks
 from mindspore_impl.errors import JobFailed, UserError
 
 EXPERIMENT = "rehearsal"
@@ -76,8 +76,8 @@ def run(kills: int, workers: list[int], folder: Path, seed: int = 0, overrides: 
 def _summarise(done: list[Kill]) -> None:
     kinds = Counter(kill.kind for kill in done)
     print("kills by kind of stage: " + ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items())))
-    ranks = Counter(kill.workers for kill in done)
-    print("kills by number of ranks: " + ", ".join(f"{count}: {number}" for count, number in sorted(ranks.items())))
+    sizes = Counter(kill.workers for kill in done)
+    print("kills by number of ranks: " + ", ".join(f"{count}: {number}" for count, number in sorted(sizes.items())))
     print(f"kills during a write: {sum(kill.during == 'write' for kill in done)}")
     same = sum(kill.identical for kill in done)
     print(f"{same} of {len(done)} identical", flush=True)
@@ -270,7 +270,7 @@ def _wait_until_gone(process: subprocess.Popen, run_dir: Path) -> None:
     """Until every process of the run has ended: ranks whose launcher was hit save first."""
     deadline = time.monotonic() + LIMIT_SECONDS
     process.wait(LIMIT_SECONDS)
-    while any(Path(f"/proc/{number}").exists() for number in _rank_processes(run_dir).values()):
+    while any(ranks.lives(number) for number in _rank_processes(run_dir).values()):
         if time.monotonic() > deadline:
             raise JobFailed(f"{run_dir}: a rank outlives its launcher")
         time.sleep(0.05)

@@ -140,14 +140,31 @@ def test_a_request_to_stop_goes_to_the_ranks(job, number, expected, tmp_path):
     assert json.loads(note.read_text())["exit_code"] == 143, "the rank itself was told"
 
 
+def lives(process: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    path = Path(f"/proc/{process}/stat")
+    return path.exists() and path.read_text().rpartition(")")[2].split()[0] not in "ZX"
+
+
 def test_ranks_that_do_not_heed_are_ended(job, tmp_path, monkeypatch):
     monkeypatch.setattr(ranks, "GRACE_SECONDS", -4)
     threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with pytest.raises(ranks.Stopped):
-        job('signal.signal(signal.SIGTERM, signal.SIG_IGN); note(0); log(0, ""); time.sleep(60)')
+        job("""
+            if os.fork() == 0:
+                os.setsid()  # as msrun does with its workers
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                note(0)
+                time.sleep(20)
+                os._exit(0)
+            time.sleep(20)
+        """)
     (note,) = (tmp_path / "run").glob("logs/*/rank_0.json")
-    with pytest.raises(ProcessLookupError):
-        os.kill(json.loads(note.read_text())["pid"], 0)
+    process = json.loads(note.read_text())["pid"]
+    deadline = time.monotonic() + 5
+    while lives(process) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not lives(process)
 
 
 def test_a_port_in_use_is_refused(job, tmp_path):
@@ -266,7 +283,7 @@ def started(folder: Path, *overrides: str) -> tuple[subprocess.Popen, dict[int, 
         *overrides,
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         metrics = list(folder.glob("stages/*teacher/metrics.jsonl"))
         if metrics and '"loss"' in metrics[0].read_text():
@@ -284,18 +301,17 @@ def test_a_killed_rank_ends_the_job_within_seconds(tmp_path):
     process, pids = started(tmp_path / "run", LONG)
     os.kill(pids[1], signal.SIGKILL)
     start = time.monotonic()
-    _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - start < 30
+    _, errors = process.communicate(timeout=240)
+    assert time.monotonic() - start < 60, "MindSpore alone needs its cluster's time limit"
     assert process.returncode == 1 and "ended from outside" in errors
-    with pytest.raises(ProcessLookupError):
-        os.kill(pids[0], 0)
+    assert not lives(pids[0])
 
 
 @pytest.mark.slow
 def test_a_stopped_rank_is_noticed_by_the_others(tmp_path):
     process, pids = started(tmp_path / "run", LONG, "runtime.hang_seconds=10")
     os.kill(pids[1], signal.SIGSTOP)
-    _, errors = process.communicate(timeout=90)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 1 and "no progress for 10 s (runtime.hang_seconds) at rank 0" in errors
 
 
@@ -304,7 +320,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(alone, tmp_path):
     slow = ["stages.teacher.train.steps=30", "stages.teacher.train.checkpoint_interval=0"]
     process, pids = started(tmp_path / "run", *slow)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=90)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == ranks.STOPPED and "stopped by SIGTERM" in errors
     assert list((tmp_path / "run").glob("stages/*teacher/checkpoints/LATEST"))
     done = train(tmp_path / "run", "runtime.workers=2", *slow)
@@ -320,7 +336,7 @@ def test_nothing_outlives_a_killed_launcher(tmp_path):
     process.kill()
     process.communicate()
     deadline = time.monotonic() + ranks.GRACE_SECONDS + 5
-    while any(Path(f"/proc/{pid}").exists() for pid in pids.values()):
+    while any(map(lives, pids.values())):
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
