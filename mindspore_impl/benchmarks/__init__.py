@@ -12,5 +12,5 @@ def _module(name: str):
 
 
 # Loaded when called: a benchmark may need a peer that is not installed.
-NAMES = ("train_step", "generate", "topk_distill", "fused_linear", "ascend_traffic", "select_data")
+NAMES = ("train_step", "generate", "topk_distill", "fused_linear", "ascend_traffic", "select_data", "sweep")
 BENCHMARKS = {name: _module(name) for name in NAMES}

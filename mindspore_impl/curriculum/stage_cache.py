@@ -10,16 +10,18 @@ verified whenever it is taken. Any entry, or the whole cache, can be deleted at 
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindspore_impl import files, runtime
+from mindspore_impl import files, ranks, runtime
 from mindspore_impl.errors import UserError
 
 SCHEMA = 1
 NOTE = "entry.json"
+_WAIT_SECONDS = 0.5
 # Weights are only ever replaced by renaming, never written in place: a link is safe and costs no room. Logs can grow.
 _LINKED = ".safetensors"
 _LEFT_OUT = {"stage.json"}  # it names the stage, its inputs and its time in one run
@@ -34,7 +36,7 @@ class Entry:
     def take(self, folder: Path) -> dict | None:
         """Put the result in place of `folder` and return the note that was kept with it; None when there is none.
 
-        A damaged entry is reported, removed, and counts as none.
+        For rank 0 alone. A damaged entry is reported, removed, and counts as none.
         """
         if self.path is None or not self.path.exists():
             return None
@@ -59,7 +61,7 @@ class Entry:
         return content["note"]
 
     def keep(self, folder: Path, note: dict) -> None:
-        """Keep the files of `folder` with `note`. Where that fails the run goes on without, with a message."""
+        """Keep the files of `folder` with `note`, on rank 0 alone. Where that fails there is a message and no entry."""
         if self.path is None or self.path.exists():
             return
         temporary = None
@@ -82,18 +84,37 @@ class Entry:
 def entry(cache: str | None, fingerprint: str) -> Iterator[Entry]:
     """The entry of `fingerprint` in the folder `cache` (None: no cache), locked: nobody else computes it meanwhile.
 
-    Call it after runtime.setup. Raises UserError when the folder cannot be written.
+    Every rank calls it, after runtime.setup; rank 0 holds the lock. Raises UserError when the folder cannot be written.
     """
     if cache is None:
         yield Entry(None)
         return
     key = f"{fingerprint}-{runtime.numerics()}"
+    with ExitStack() as held:
 
-    def waiting() -> None:
-        print("  cache: another run computes this now; waiting for it", flush=True)
+        def attempt() -> bool:
+            try:
+                held.enter_context(files.locked(Path(cache) / "locks" / key, _refuse))
+            except _BusyError:
+                return False
+            return True
 
-    with files.locked(Path(cache) / "locks" / key, waiting):
+        if not ranks.first(attempt):
+            print("  cache: another run computes this now; waiting for it", flush=True)
+            # All ranks ask together, so that none seems to hang.
+            while not ranks.first(attempt):
+                if ranks.should_stop():
+                    raise ranks.Stopped(agreed=True)
+                time.sleep(_WAIT_SECONDS)
         yield Entry(Path(cache) / key)
+
+
+class _BusyError(Exception):
+    """Another process holds the lock."""
+
+
+def _refuse() -> None:
+    raise _BusyError
 
 
 def _verified(path: Path) -> dict:

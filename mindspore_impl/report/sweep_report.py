@@ -172,9 +172,12 @@ def _trial_rows(sweep: Sweep, views: list[TrialView]) -> list[list[str]]:
 
 
 def _failed_rows(views: list[TrialView]) -> list[list[str]]:
-    return [
-        [view.trial.folder, " ".join((view.trial.error or "").split())] for view in views if view.trial.status == FAILED
-    ]
+    return [[view.trial.folder, _message(view.trial)] for view in views if view.trial.status == FAILED]
+
+
+def _message(trial: Trial) -> str:
+    """Why it failed, on one line."""
+    return " ".join((trial.error or "").split())
 
 
 def _csv_head(sweep: Sweep, shown: list[str]) -> list[str]:
@@ -202,7 +205,7 @@ def _trials_csv(sweep: Sweep, views: list[TrialView]) -> list[list]:
     for view in views:
         trial = view.trial
         row = [trial.number, trial.group, trial.folder, trial.status, trial.seconds, trial.metric]
-        row += [" ".join(view.cached), trial.error, *(view.choices.get(key) for key in keys)]
+        row += [" ".join(view.cached), _message(trial), *(view.choices.get(key) for key in keys)]
         rows.append(row + [view.accuracy.get(name) for name in names])
     return rows
 

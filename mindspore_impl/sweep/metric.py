@@ -1,5 +1,6 @@
 """The number a trial is judged by: STAGE.accuracy.SET, STAGE.perplexity.SET, or another path in a stage's metrics."""
 
+import difflib
 import math
 
 from mindspore_impl.config import Config, EvaluateStage, nearest
@@ -16,8 +17,9 @@ def check_metric(metric: str, config: Config, plan: list[PlannedStage]) -> None:
     if metric in known:
         return
     runs = any(planned.name in (stage, f"eval_{stage}") for planned in plan)
+    near = difflib.get_close_matches(metric, known, n=1, cutoff=0.9)
     # What else a stage's metrics hold is known when it has run.
-    if not runs or not path or path.split(".")[0] in MEASURES:
+    if not runs or not path or near or path.split(".")[0] in MEASURES:
         raise UserError(f"sweep.metric: no stage produces {metric!r}{nearest(metric, known)}")
 
 
@@ -39,7 +41,7 @@ def metric_of(metrics: dict, metric: str) -> float:
         value = entry["metrics"]
         for word in path:
             value = value.get(word) if isinstance(value, dict) else None
-        if isinstance(value, dict):  # such as accuracy.SET: {"accuracy": 0.5, "low": ...}
+        if isinstance(value, dict) and path:  # such as accuracy.SET: {"accuracy": 0.5, "low": ...}
             value = value.get(path[0])
         if isinstance(value, int | float) and math.isfinite(value):
             return float(value)

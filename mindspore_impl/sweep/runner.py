@@ -28,6 +28,7 @@ def run_sweep(overrides: list[str], jobs: int = 1, dry_run: bool = False) -> Non
     if jobs < 1:
         raise UserError(f"--jobs: {jobs} is not at least 1")
     plan = plan_sweep(overrides, jobs)
+    found = plan.recorded()
     if dry_run:
         _print_plan(plan)
         return
@@ -36,10 +37,12 @@ def run_sweep(overrides: list[str], jobs: int = 1, dry_run: bool = False) -> Non
         raise UserError(f"run_dir: another process runs the sweep in {plan.folder}")
 
     with files.locked(plan.folder / ".lock", taken):
-        plan = plan_sweep(overrides, jobs)  # as the sweep is now that it is ours
+        if plan.recorded() != found:  # by a process that had it until now
+            plan = plan_sweep(overrides, jobs)
         write_sweep(plan.folder, plan.record)
         try:
             for batch in _batches(plan):
+                write_sweep(plan.folder, plan.record)
                 _run(plan, [trial for trial in batch if trial.status != FINISHED])
         finally:
             _report(plan)

@@ -36,6 +36,11 @@ class SweepPlan:
         """Whether Optuna chooses the trials, one after the other."""
         return self.options.optuna is not None and self.options.optuna.sampler != "grid"
 
+    def recorded(self) -> bytes | None:
+        """What sweep.json holds now; None when there is none."""
+        path = self.folder / FILE
+        return path.read_bytes() if path.is_file() else None
+
     def add(self, overrides: list[str], name: str | None = None, known: Trial | None = None) -> Trial:
         """Want the trial of these choices, called `name` where it has one; `known`: as it is recorded.
 
