@@ -78,6 +78,8 @@ def _check_inputs(config: Config) -> list[str]:
         role = _REQUIRED.get(type(stage))
         if role and not getattr(stage, role):
             problems.append(f"stages.{name}.{role}: no input given; name a stage")
+        if isinstance(stage, ScoreStage) and not stage.set:
+            problems.append(f"stages.{name}.set: no data set is named")
         for role, value in inputs_of(stage).items():
             problems += _check_input(config, seen, f"stages.{name}.{role}", role, value, name)
         makers = makers_of(stage, config)
@@ -353,8 +355,6 @@ def _check_export(config: Config, name: str, stage: ExportStage, model: str) -> 
 
 def _check_score(config: Config, name: str, stage: ScoreStage, model: str) -> Iterator[str]:
     key = f"stages.{name}"
-    if not stage.set:
-        yield f"{key}.set: no data set is named"
     if stage.init is not None:
         yield from _too_long(config, f"{key}.sequence_length", stage.sequence_length, model)
     answered = config.stages.get(stage.rollouts)

@@ -41,7 +41,7 @@ def sets_of(stage: Stage, config: Config) -> list[str]:
     if isinstance(stage, CaptureStage):
         return list(stage.sets)
     if isinstance(stage, RECORD_MAKERS):
-        return [stage.set] if isinstance(stage, ScoreStage) else []
+        return [stage.set] if getattr(stage, "set", "") else []
     options = stage.options or config.evaluation
     return list(dict.fromkeys(options.accuracy + options.perplexity))
 

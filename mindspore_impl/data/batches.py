@@ -24,7 +24,9 @@ from mindspore_impl.ops.log_floor import LOG_FLOOR
 if TYPE_CHECKING:
     from mindspore_impl.text.chat import Sample
 
-ORDERED_STEPS = 4  # fewer steps follow an order more closely, more pack their rows more tightly
+# What is shuffled together inside an order: shorter follows it more closely, longer packs rows more tightly.
+ORDERED_STEPS = 4  # at most so many steps
+ORDERED_PARTS = 16  # and at most this part of an epoch, but a row at least
 
 
 @dataclass
@@ -63,7 +65,7 @@ class BatchStream:
     that `options.overlong` leaves. Raises UserError that names the key or record.
 
     With an `options.order` other than shuffled, what an epoch has drawn of all sets is sorted by how hard it is (equal
-    ones shuffled) and cut into stretches of about ORDERED_STEPS steps, whose rows are packed and shuffled on their own.
+    ones shuffled) and cut into stretches (ORDERED_STEPS, ORDERED_PARTS), whose rows are packed and shuffled apart.
     """
 
     def __init__(
@@ -215,8 +217,9 @@ class BatchStream:
         hardness_P = self._hardness_S[self._pieces.sample_P[pieces]]
         turned_P = hardness_P if self.options.order == "easy_to_hard" else -hardness_P
         pieces = pieces[np.argsort(turned_P, kind="stable")]
-        room = ORDERED_STEPS * self.options.rows * self.options.sequence_length
-        stretch_P = (np.cumsum(self._pieces.length_P[pieces]) - 1) // room
+        tokens_P, length = np.cumsum(self._pieces.length_P[pieces]), self.options.sequence_length
+        room = max(length, min(ORDERED_STEPS * self.options.rows * length, int(tokens_P[-1]) // ORDERED_PARTS))
+        stretch_P = (tokens_P - 1) // room
         return np.split(pieces, np.flatnonzero(np.diff(stretch_P)) + 1)
 
     def _read_hardness(self) -> np.ndarray | None:

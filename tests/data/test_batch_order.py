@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mindspore_impl.data.batches import ORDERED_STEPS, BatchStream
+from mindspore_impl.data.batches import ORDERED_PARTS, ORDERED_STEPS, BatchStream
 from mindspore_impl.data.difficulty import LOSS, PASS_RATE
 from mindspore_impl.errors import UserError
 from mindspore_impl.files import sha256_bytes
@@ -39,11 +39,20 @@ def test_an_epoch_goes_by_difficulty_and_loses_nothing(order, field, sign):
         tokens = epoch_of(stream, epoch)
         assert Counter(tokens) == Counter(list(value_of)), "each sample once an epoch"
         stretches = stream._stretches(np.arange(200), epoch)
-        assert len(stretches) > 3
+        assert ORDERED_PARTS <= len(stretches) <= ORDERED_PARTS + 1
         sizes = np.cumsum([len(stretch) for stretch in stretches])
         values = [sign * np.array([value_of[t] for t in part]) for part in np.split(np.array(tokens), sizes[:-1])]
         assert all(a.max() <= b.min() for a, b in zip(values, values[1:], strict=False))
-        assert all(stream._pieces.length_P[part].sum() <= ORDERED_STEPS * 4 * LENGTH + 20 for part in stretches)
+
+
+def test_a_stretch_is_short_however_long_the_epoch():
+    samples, _ = graded(1500)
+    for rows, room in ((1, ORDERED_STEPS * LENGTH), (64, sum(len(s.ids) for s in samples) // ORDERED_PARTS)):
+        stream = stream_of(samples, rows=rows, order="easy_to_hard")
+        tokens = [stream._pieces.length_P[part].sum() for part in stream._stretches(np.arange(1500), 0)]
+        assert max(tokens) < room + 20 and np.mean(tokens[:-1]) > room - 20
+    few = stream_of(samples[:9], rows=64, order="easy_to_hard")
+    assert len(few._stretches(np.arange(9), 0)) > 1
 
 
 def test_steps_follow_the_order_of_the_epoch():
