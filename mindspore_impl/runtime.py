@@ -26,6 +26,7 @@ class RuntimeOptions:
     port: int = 0  # where they find each other; 0: any free one
     join_seconds: int = 300  # how long they wait for each other at the start
     hang_seconds: int = 1800  # one of several that shows no progress for so long ends the job; 0: never
+    shard_optimizer: bool = False  # cut the optimizer's moments among the workers (ZeRO-1)
     kernels: Literal["auto", "composed"] = "auto"  # composed: plain operators in place of the fused ones, to compare
     logits_mb: int = 128  # megabytes of logits that a loss or a capture may hold at once; rows are cut into chunks
     profile_steps: int = 0  # profile this many training steps of each stage into <stage>/profile; 0: off
@@ -38,6 +39,7 @@ _state = {
     "precision": "fp32",
     "threads_set": False,
     "threads": 0,
+    "shard_optimizer": False,
     "kernels": "auto",
     "logits_mb": 128,
     "limit": 0,  # of the watchdog, seconds
@@ -63,6 +65,7 @@ def setup(options: RuntimeOptions, seed: int = 0) -> None:
     if options.logits_mb < 1:
         raise UserError(f"runtime.logits_mb={options.logits_mb} must be at least 1 (megabytes)")
     _state["kernels"], _state["logits_mb"], _state["threads"] = options.kernels, options.logits_mb, options.threads
+    _state["shard_optimizer"] = options.shard_optimizer
     if _state["device"] == "CPU" and not _state["threads_set"]:  # MindSpore takes these once a process
         _state["threads_set"] = True
         ms.runtime.set_cpu_affinity(False)
@@ -153,6 +156,11 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes train together."""
     return int(os.environ.get("RANK_SIZE", os.environ.get("MS_WORKER_NUM", "1")))
+
+
+def optimizer_ranks() -> int:
+    """Among how many processes the optimizer's moments are cut; 1: each holds them whole."""
+    return world_size() if _state["shard_optimizer"] else 1
 
 
 def versions() -> dict[str, str]:

@@ -12,8 +12,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_impl import checkpoint
+from mindspore_impl import runtime
 from mindspore_impl.errors import UserError
+from mindspore_impl.model.weights import check_shapes
+from mindspore_impl.training import zero
 from mindspore_impl.training.options import OptimizerOptions
 from mindspore_impl.training.schedule import make_schedule
 
@@ -67,7 +69,8 @@ def fused_adamw_class() -> type:
             self.update = ops.AdamWeightDecay()
             self.one = Tensor(1.0, ms.float32)
 
-        def construct(self, gradients):
+        def scalars(self):
+            """Count this update; -> rate, beta1, beta2, eps and the decay of each parameter, as `update` takes them."""
             decay = self.get_weight_decay()
             beta1, beta2, eps = self.beta1.reshape(()), self.beta2.reshape(()), self.eps.reshape(())
             rate = self.get_lr()
@@ -76,12 +79,19 @@ def fused_adamw_class() -> type:
             correction1 = self.one - ops.pow(beta1, update)
             root = ops.sqrt(self.one - ops.pow(beta2, update))
             rate, eps, ratio = rate * root / correction1, eps * root, correction1 / root
+            decays = ()
+            for i in range(self.param_length):
+                decays += (decay[i] * ratio,)
+            return rate, beta1, beta2, eps, decays
+
+        def construct(self, gradients):
+            rate, beta1, beta2, eps, decay = self.scalars()
             outputs = ()
             for i in range(self.param_length):
                 outputs += (
                     self.update(
                         self._parameters[i], self.exp_avg[i], self.exp_avg_sq[i],
-                        rate, beta1, beta2, eps, decay[i] * ratio, gradients[i],
+                        rate, beta1, beta2, eps, decay[i], gradients[i],
                     ),
                 )  # fmt: skip
             return outputs
@@ -89,10 +99,13 @@ def fused_adamw_class() -> type:
     return FusedAdamW
 
 
-def make_optimizer(parameters: list[Parameter], options: OptimizerOptions, steps: int) -> nn.Optimizer:
+def make_optimizer(
+    parameters: list[Parameter], options: OptimizerOptions, steps: int, share_ranks: int = 1
+) -> nn.Optimizer:
     """The optimizer of one stage of `steps` updates. Decay applies to parameters with two or more axes.
 
     Its state: `adam_m.<name>`, `adam_v.<name>` (float32) and `global_step` (applied updates, int32 [1]).
+    share_ranks: among how many ranks the moments are cut (see `training/zero.py`); 1: each rank has them whole.
     """
     for key in ("beta1", "beta2"):
         if not 0 < getattr(options, key) < 1:
@@ -106,7 +119,8 @@ def make_optimizer(parameters: list[Parameter], options: OptimizerOptions, steps
         for group, decay in ((matrices, float(options.weight_decay)), (others, 0.0))
         if group
     ]
-    return fused_adamw_class()(
+    adamw = fused_adamw_class() if share_ranks == 1 else zero.sharded(fused_adamw_class(), share_ranks)
+    return adamw(
         [*groups, {"order_params": parameters}],
         learning_rate=make_schedule(options, steps),
         betas=(options.beta1, options.beta2),
@@ -115,21 +129,28 @@ def make_optimizer(parameters: list[Parameter], options: OptimizerOptions, steps
 
 
 def state_of(optimizer: nn.Optimizer) -> dict[str, np.ndarray]:
-    """The optimizer's state by name: moments and the count of applied updates (copies)."""
-    return {parameter.name: np.array(parameter.asnumpy()) for parameter in _state(optimizer)}
+    """The optimizer's whole state by name (copies), on rank 0; nothing on the others. All ranks must call this."""
+    first, state = runtime.rank() == 0, {}
+    for moment, parameter in _moments(optimizer):
+        if first or zero.rank_count(optimizer) > 1:
+            array = zero.whole(moment, parameter, zero.rank_count(optimizer))
+            state |= {moment.name: array} if first else {}
+    step = optimizer.global_step
+    return state | ({step.name: np.array(step.asnumpy())} if first else {})
 
 
 def load_state(optimizer: nn.Optimizer, arrays: dict[str, np.ndarray], where: str) -> None:
-    """Put a saved state back. Raises UserError that names `where` and the first entry that differs."""
-    state = {parameter.name: parameter for parameter in _state(optimizer)}
-    checkpoint.check_shapes(
-        {name: tuple(parameter.shape) for name, parameter in state.items()},
-        {name: tuple(array.shape) for name, array in arrays.items()},
-        where,
-    )
-    for name, parameter in state.items():
-        parameter.set_data(Tensor(arrays[name], parameter.dtype))
+    """Put a whole saved state back, or this rank's share of it. Raises UserError: `where`, first entry that differs."""
+    shapes = {moment.name: tuple(parameter.shape) for moment, parameter in _moments(optimizer)}
+    shapes[optimizer.global_step.name] = (1,)
+    check_shapes(shapes, {name: tuple(array.shape) for name, array in arrays.items()}, where)
+    for moment, _ in _moments(optimizer):
+        moment.set_data(Tensor(zero.own(arrays[moment.name], zero.rank_count(optimizer)), moment.dtype))
+    step = optimizer.global_step
+    step.set_data(Tensor(arrays[step.name], step.dtype))
 
 
-def _state(optimizer: nn.Optimizer) -> list[Parameter]:
-    return [*optimizer.exp_avg, *optimizer.exp_avg_sq, optimizer.global_step]
+def _moments(optimizer: nn.Optimizer) -> list[tuple[Parameter, Parameter]]:
+    """Every moment with the parameter that it is of."""
+    parameters = optimizer.parameters
+    return [*zip(optimizer.exp_avg, parameters, strict=True), *zip(optimizer.exp_avg_sq, parameters, strict=True)]

@@ -176,7 +176,8 @@ class _Session:
 @contextmanager
 def _open(model, validation, objective, optimizer, options, folder, steps, with_teacher, progress, adapters, config):
     """Build optimizer, objective and log; -> the session. At the end the last checkpoint is there, for every rank."""
-    updates = optimizers.make_optimizer(list(model.trainable_params()), optimizer, steps)
+    weights = list(model.trainable_params())
+    updates = optimizers.make_optimizer(weights, optimizer, steps, runtime.optimizer_ranks())
     network = LossNetwork(model, objective, with_teacher)
     log = MetricsLog(folder, progress.step, options.tensorboard, active=runtime.rank() == 0)
     try:

@@ -1,0 +1,241 @@
+"""Sums over the ranks of a data-parallel run, and shares: what one of R ranks holds of a tensor.
+
+A tensor of n elements is cut, flat and padded with zeros, into R equal shares of s = ceil(n / R). The CPU backend adds
+and gathers a few flat buffers, one operator each, in a fixed order, and has no ReduceScatter; Ascend adds tensor by
+tensor and fuses by itself, and each rank receives nothing but the share that it updates. Legend: R ranks, n elements of
+a tensor, s of a share, S of all shares in one buffer.
+"""
+
+import math
+from collections.abc import Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindspore_impl import runtime
+
+BUFFER = 1 << 22  # elements (16 MB) that travel together; a larger tensor travels alone
+
+Shapes = Sequence[tuple[int, ...]]
+
+
+def share_size(shape: tuple[int, ...], ranks: int) -> int:
+    """Elements of one rank's share of a tensor."""
+    return -(-math.prod(shape) // ranks)
+
+
+def share_of(array: np.ndarray, ranks: int, rank: int) -> np.ndarray:
+    """The share [s] of an array, as `Shares` cuts it on the device."""
+    size = share_size(array.shape, ranks)
+    flat = np.zeros(ranks * size, array.dtype)
+    flat[: array.size] = array.ravel()
+    return flat[rank * size : (rank + 1) * size]
+
+
+def whole_of(shares: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The array whose shares are the rows of [R, s]."""
+    return shares.reshape(-1)[: math.prod(shape)].reshape(shape)
+
+
+def make_sum(shapes: Shapes, ranks: int, shares: bool) -> nn.Cell:
+    """A Cell (gradients) -> (their float32 sums over the ranks, half of the sum of all their squares).
+
+    gradients: a tuple of tensors of `shapes`. `shares`: the sums are this rank's shares [s]; the squares are those
+    of whole gradients. A single rank gets its gradients back as they are.
+    """
+    if ranks == 1:
+        return Alone()
+    if runtime.device() == "Ascend":
+        return AscendShareSum(shapes, ranks) if shares else AscendSum(shapes)
+    return CpuSum(shapes, ranks, shares)
+
+
+def make_gather(shapes: Shapes, ranks: int) -> nn.Cell:
+    """A Cell (shares [s], one a tensor) -> the tensors of `shapes`, put together from all ranks' shares."""
+    return AscendGather(shapes, ranks) if runtime.device() == "Ascend" else CpuGather(shapes, ranks)
+
+
+def buffers(shapes: Shapes, limit: int = BUFFER) -> list[list[int]]:
+    """The tensors, in order, by the buffer of at most `limit` elements in which they travel; a larger one is alone."""
+    found, room = [], 0
+    for i, shape in enumerate(shapes):
+        size = math.prod(shape)
+        if not found or size > room:
+            found.append([])
+            room = limit
+        found[-1].append(i)
+        room -= size
+    return found
+
+
+class HalfSquares(nn.Cell):
+    """construct(tensors) -> half of the sum of all their squares, float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.l2_loss = ops.L2Loss()  # sum(x * x) / 2 in one operator: four times faster here than square and sum
+
+    def construct(self, tensors):
+        halves = ()
+        for tensor in tensors:
+            halves += (self.l2_loss(ops.cast(tensor, ms.float32)),)
+        return ops.addn(halves)
+
+
+class Alone(nn.Cell):
+    """`make_sum` of one rank."""
+
+    def __init__(self):
+        super().__init__()
+        self.half_squares = HalfSquares()
+
+    def construct(self, gradients):
+        return gradients, self.half_squares(gradients)
+
+
+class Shares(nn.Cell):
+    """construct(tensors of `shapes`) -> this rank's share [s] of each, in memory of its own."""
+
+    def __init__(self, shapes: Shapes, ranks: int):
+        super().__init__()
+        self.flat = Padded(shapes, ranks)
+        self.sizes = tuple(share_size(shape, ranks) for shape in shapes)
+        self.rank = runtime.rank()
+
+    def construct(self, tensors):
+        shares = ()
+        for i in range(len(self.sizes)):
+            size = self.sizes[i]
+            shares += (ops.slice(self.flat(i, tensors[i]), (self.rank * size,), (size,)),)
+        return shares
+
+
+class Padded(nn.Cell):
+    """construct(number, tensor) -> the tensor flat, with zeros to R * s elements."""
+
+    def __init__(self, shapes: Shapes, ranks: int):
+        super().__init__()
+        self.missing = tuple(ranks * share_size(shape, ranks) - math.prod(shape) for shape in shapes)
+        self.zeros = Tensor(np.zeros(max(ranks, 1), np.float32))
+
+    def construct(self, i, tensor):
+        flat = tensor.reshape((-1,))
+        if self.missing[i] > 0:
+            flat = ops.concat((flat, ops.cast(self.zeros[: self.missing[i]], flat.dtype)))
+        return flat
+
+
+class CpuSum(nn.Cell):
+    """`make_sum` by one AllReduce a buffer; with shares too, so that sums and norm have the same bits as without."""
+
+    def __init__(self, shapes: Shapes, ranks: int, shares: bool, limit: int = BUFFER):
+        super().__init__()
+        self.shapes, self.buffers = tuple(shapes), buffers(shapes, limit)
+        self.sizes = tuple(tuple(math.prod(shapes[i]) for i in buffer) for buffer in self.buffers)
+        self.all_reduce = ops.AllReduce()  # adds up
+        self.half_squares = HalfSquares()
+        self.shares = Shares(shapes, ranks) if shares else None
+
+    def construct(self, gradients):
+        sums, done = (), None
+        for b in range(len(self.buffers)):
+            flat = ()
+            for i in self.buffers[b]:
+                flat += (ops.cast(gradients[i], ms.float32).reshape((-1,)),)
+            buffer = ops.concat(flat)
+            if done is not None:
+                buffer = ops.depend(buffer, done)  # the same order on every rank
+            done = self.all_reduce(buffer)
+            parts = ops.split(done, self.sizes[b])
+            for k in range(len(self.sizes[b])):
+                sums += (parts[k].reshape(self.shapes[self.buffers[b][k]]),)
+        half_squares = self.half_squares(sums)
+        if self.shares is not None:
+            sums = self.shares(sums)
+        return sums, half_squares
+
+
+class CpuGather(nn.Cell):
+    """`make_gather` by one AllGather [R, S] a buffer."""
+
+    def __init__(self, shapes: Shapes, ranks: int):
+        super().__init__()
+        self.shapes, self.buffers, self.ranks = tuple(shapes), buffers(shapes), ranks
+        self.sizes = tuple(tuple(share_size(shapes[i], ranks) for i in buffer) for buffer in self.buffers)
+        self.counts = tuple(math.prod(shape) for shape in shapes)
+        self.all_gather = ops.AllGather()
+
+    def construct(self, shares):
+        tensors, done = (), None
+        for b in range(len(self.buffers)):
+            own = ()
+            for i in self.buffers[b]:
+                own += (shares[i],)
+            buffer = ops.concat(own)
+            if done is not None:
+                buffer = ops.depend(buffer, done)
+            done = self.all_gather(buffer)
+            parts = ops.split(done.reshape((self.ranks, -1)), self.sizes[b], axis=1)
+            for k in range(len(self.sizes[b])):
+                i = self.buffers[b][k]
+                tensors += (parts[k].reshape((-1,))[: self.counts[i]].reshape(self.shapes[i]),)
+        return tensors
+
+
+def _fused(operator: type, shapes: Shapes) -> list:
+    """An operator a tensor; MindSpore's Ascend backend fuses those of one `fusion` number into one."""
+    found = []
+    for number, buffer in enumerate(buffers(shapes), 1):
+        for _ in buffer:
+            found.append(operator())
+            found[-1].add_prim_attr("fusion", number)
+    return found
+
+
+class AscendSum(nn.Cell):
+    """`make_sum` of whole gradients: AllReduce, fused by the backend."""
+
+    def __init__(self, shapes: Shapes):
+        super().__init__()
+        self.all_reduce = _fused(ops.AllReduce, shapes)
+        self.half_squares = HalfSquares()
+
+    def construct(self, gradients):
+        sums = ()
+        for i in range(len(self.all_reduce)):
+            sums += (self.all_reduce[i](ops.cast(gradients[i], ms.float32)),)
+        return sums, self.half_squares(sums)
+
+
+class AscendShareSum(nn.Cell):
+    """`make_sum` of shares: ReduceScatter moves half of what AllReduce does; the squares are added up afterwards."""
+
+    def __init__(self, shapes: Shapes, ranks: int):
+        super().__init__()
+        self.flat = Padded(shapes, ranks)
+        self.reduce_scatter = _fused(ops.ReduceScatter, shapes)
+        self.all_reduce = ops.AllReduce()
+        self.half_squares = HalfSquares()
+
+    def construct(self, gradients):
+        sums = ()
+        for i in range(len(self.reduce_scatter)):
+            sums += (self.reduce_scatter[i](self.flat(i, ops.cast(gradients[i], ms.float32))),)
+        return sums, self.all_reduce(self.half_squares(sums).reshape((1,))).reshape(())
+
+
+class AscendGather(nn.Cell):
+    """`make_gather` by AllGather, fused by the backend."""
+
+    def __init__(self, shapes: Shapes, ranks: int):
+        super().__init__()
+        self.shapes = tuple(shapes)
+        self.counts = tuple(math.prod(shape) for shape in shapes)
+        self.all_gather = _fused(ops.AllGather, shapes)
+
+    def construct(self, shares):
+        tensors = ()
+        for i in range(len(self.shapes)):
+            tensors += (self.all_gather[i](shares[i])[: self.counts[i]].reshape(self.shapes[i]),)
+        return tensors

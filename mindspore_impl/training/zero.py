@@ -1,0 +1,76 @@
+"""ZeRO, stage 1: each of R ranks holds and updates one share of every parameter's moments.
+
+Shares are equal flat slices (see `ops/collectives.py`): the ranks balance to R - 1 elements a parameter whatever the
+sizes are, all compile the same graph, each share keeps its parameter's own decay, and one gathering of the updated
+shares restores the weights. (Whole parameters by owner would leave the tied embedding, a fifth of the 1B model, on one
+rank.) Weights and gradients stay whole. On the CPU the result has the bits of the update without shares.
+"""
+
+import functools
+
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from mindspore_impl import ranks, runtime
+from mindspore_impl.ops import collectives
+from mindspore_impl.ops.adamw_update import make_update
+
+
+@functools.cache
+def sharded(base: type, count: int) -> type:
+    """A subclass of `base` (FusedAdamW) whose moments are this rank's shares among `count` ranks.
+
+    construct(shares): the summed gradients' shares float32 [s], in the order of `parameters`.
+    """
+
+    class ShardedAdamW(base):
+        """See `sharded`. Attribute `rank_count`: among how many ranks the moments are cut."""
+
+        rank_count = count
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            shapes = [tuple(parameter.shape) for parameter in self.parameters]
+            self.update_share = make_update()
+            self.shares = collectives.Shares(shapes, count)
+            self.gather = collectives.make_gather(shapes, count)
+
+        def clone_state(self, prefix, init):
+            """The moments `prefix` at zero: a share of each."""
+            sizes = [collectives.share_size(tuple(parameter.shape), count) for parameter in self.parameters]
+            return ParameterTuple(
+                Parameter(Tensor(np.zeros(size, np.float32)), name=f"{prefix}.{parameter.name}")
+                for size, parameter in zip(sizes, self.parameters, strict=True)
+            )
+
+        def construct(self, gradients):
+            rate, beta1, beta2, eps, decay = self.scalars()
+            own, updated = self.shares(self._parameters), ()
+            for i in range(self.param_length):
+                updated += (
+                    self.update_share(
+                        own[i], self.exp_avg[i], self.exp_avg_sq[i], rate, beta1, beta2, eps, decay[i], gradients[i]
+                    ),
+                )  # fmt: skip
+            whole, outputs = self.gather(updated), ()
+            for i in range(self.param_length):
+                outputs += (ops.assign(self._parameters[i], whole[i]),)
+            return outputs
+
+    return ShardedAdamW
+
+
+def rank_count(optimizer: nn.Optimizer) -> int:
+    """Among how many ranks the optimizer's moments are cut; 1: they are whole."""
+    return getattr(optimizer, "rank_count", 1)
+
+
+def whole(moment: Parameter, parameter: Parameter, count: int) -> np.ndarray:
+    """The moment of the whole `parameter`. With `count` > 1 ranks all must call this, in the same order."""
+    array = np.array(moment.asnumpy())
+    return array if count == 1 else collectives.whole_of(ranks.gather_array(array), tuple(parameter.shape))
+
+
+def own(array: np.ndarray, count: int) -> np.ndarray:
+    """What this rank, one of `count`, holds of a whole moment."""
+    return array if count == 1 else collectives.share_of(array, count, runtime.rank())
