@@ -6,6 +6,7 @@ when a file is just being written. Some of the chains run on several ranks, wher
 """
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -98,7 +99,10 @@ def _start(run_dir: Path, workers: int, overrides: tuple[str, ...]) -> subproces
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with open(f"{run_dir}.log", "a", encoding="utf-8") as log:
         command = _command(run_dir, workers, overrides)
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        ours = functools.partial(ranks.die_with_parent, signal.SIGKILL)
+        return subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, start_new_session=True, preexec_fn=ours
+        )
 
 
 def _undisturbed(run_dir: Path, workers: int, overrides: tuple[str, ...]) -> Reference:
