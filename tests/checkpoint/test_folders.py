@@ -1,5 +1,7 @@
 """Checkpoints: what is written comes back bit for bit, and what is damaged is never used."""
 
+import builtins
+import json
 import shutil
 from pathlib import Path
 
@@ -7,25 +9,8 @@ import numpy as np
 import pytest
 
 from mindspore_impl import checkpoint, files
-from mindspore_impl.checkpoint import saving
 from mindspore_impl.errors import UserError
-
-FILES = ("weights.safetensors", "optimizer.safetensors", "position.json", "manifest.json")
-
-
-def arrays(step):
-    draw = np.random.default_rng(step)
-    weights = {name: draw.normal(size=(3, 4)).astype(np.float32) for name in ("b.weight", "a.weight")}
-    return weights, {"adam_m.a.weight": weights["a.weight"] / 3, "global_step": np.array([step], np.int32)}
-
-
-def write(folder, *steps, keep=10, metric=None):
-    for step in steps:
-        checkpoint.save(folder, step, *arrays(step), {"step": step}, keep, metric)
-
-
-def numbered(folder):
-    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+from tests.checkpoint.small import FILES, arrays, check, write
 
 
 def test_what_is_saved_comes_back(tmp_path):
@@ -33,11 +18,10 @@ def test_what_is_saved_comes_back(tmp_path):
     found = checkpoint.latest(tmp_path)
     assert (found.path.name, found.step, found.position) == ("step_00000020", 20, {"step": 20})
     assert (tmp_path / "LATEST").read_text() == "step_00000020\n"
-    weights, optimizer = arrays(20)
+    check(found)
+    weights, _ = arrays(20)
     for name, array in checkpoint.read_weights(found.path).items():
         np.testing.assert_array_equal(array, weights[name])
-    for name, array in checkpoint.read_arrays(found.optimizer_path).items():
-        np.testing.assert_array_equal(array, optimizer[name])
     assert found.weights_sha256 == files.sha256_file(found.weights_path)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     assert sorted(path.name for path in found.path.iterdir()) == sorted(FILES)
@@ -75,7 +59,7 @@ def lie(path):
 
 DAMAGES = [
     (name, damage, said)
-    for name in FILES[:3]
+    for name in FILES[:4]
     for damage, said in ((truncate, "bytes instead of"), (flip, "SHA-256 differs"), (Path.unlink, "is missing"))
 ] + [("manifest.json", lambda p: p.write_text(p.read_text()[:40]), "not valid JSON"),
      ("manifest.json", lie, "of step 21"), ("manifest.json", Path.unlink, "no such file")]  # fmt: skip
@@ -94,6 +78,112 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, caps
     assert said.count("\n") == 1
 
 
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("changes", [{}, {"files": "of another form"}])
+def test_a_newer_program_wrote_it_is_said_and_nothing_older_takes_its_place(tmp_path, changes):
+    write(tmp_path, 10, 20)
+    edit(tmp_path / "step_00000020" / "manifest.json", version=7, **changes)
+    with pytest.raises(
+        UserError, match=r"step_00000020.*a newer program wrote it \(version 7 .* reads 1\); continue with"
+    ):
+        checkpoint.latest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"version": 0}, {"version": "1"}, {"version": None}, {"files": {}}, {"files": []}, {"step": "20"}, {"step": None},
+     {"metric": "low"}, {"files": {"../../position.json": {"bytes": 1, "sha256": "0"}}}],
+)  # fmt: skip
+def test_a_manifest_of_another_form_is_damage(tmp_path, capsys, changes):
+    write(tmp_path, 10, 20)
+    path = tmp_path / "step_00000020" / "manifest.json"
+    edit(path, **changes)
+    assert checkpoint.latest(tmp_path).step == 10
+    assert str(path) in capsys.readouterr().err
+    path.write_text("[1]")
+    assert checkpoint.latest(tmp_path).step == 10
+
+
+def test_a_manifest_cannot_name_a_file_outside(tmp_path, capsys):
+    write(tmp_path, 10, 20)
+    path = tmp_path / "step_00000020" / "manifest.json"
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    entry = {"bytes": 1, "sha256": files.sha256_file(secret)}
+    edit(path, files=json.loads(path.read_text())["files"] | {"../secret": entry})
+    assert checkpoint.latest(tmp_path).step == 10
+    assert "points outside this folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", None])
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path, capsys, name):
+    folder, outside = tmp_path / "checkpoints", tmp_path / "outside"
+    write(folder, 10, 20)
+    path = folder / "step_00000020"
+    path = path / name if name else path
+    path.rename(outside)
+    path.symlink_to(outside)
+    assert checkpoint.latest(folder).step == 10
+    assert "points outside this folder" in capsys.readouterr().err
+    write(folder, 20)  # the link goes away, what it pointed to stays
+    assert checkpoint.latest(folder).step == 20 and outside.exists() and not path.is_symlink()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_unreadable_file_is_named_and_the_one_before_it_used(tmp_path, capsys, monkeypatch, name):
+    write(tmp_path, 10, 20)
+    path = tmp_path / "step_00000020" / name
+    real = builtins.open
+
+    def refuse(file, *args, **more):
+        if str(file) == str(path):
+            raise PermissionError(13, "Permission denied", str(file))
+        return real(file, *args, **more)
+
+    monkeypatch.setattr(builtins, "open", refuse)
+    monkeypatch.setattr("io.open", refuse)
+    assert checkpoint.latest(tmp_path).step == 10
+    assert f"{path}: cannot be read (Permission denied)" in capsys.readouterr().err
+
+
+def test_what_else_lies_there_does_not_matter(tmp_path, capsys):
+    write(tmp_path, 10, 20)
+    (tmp_path / "step_00000020" / "notes.txt").write_text("mine")
+    (tmp_path / "step_00000099").write_text("a file")
+    for name in ("step_1", "step_00000030.bak", "steps", "step_0000003x"):
+        (tmp_path / name).mkdir()
+    assert checkpoint.latest(tmp_path).step == 20
+    assert capsys.readouterr().err == ""
+    write(tmp_path, 30, keep=1)
+    assert (tmp_path / "step_00000030.bak").is_dir() and (tmp_path / "step_00000099").is_file()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "missing or unreadable"), (b"garbage", "missing or unreadable"), (b"\xff\xfe", "missing or unreadable"),
+     (b"../../etc", "missing or unreadable"), (b"step_00000020/../step_00000010", "missing or unreadable"),
+     (b"step_00000015\n", "names step_00000015, which is not there")],
+)  # fmt: skip
+def test_a_pointer_that_points_nowhere_is_told_and_the_newest_used(tmp_path, capsys, content, said):
+    write(tmp_path, 10, 20)
+    (tmp_path / "LATEST").write_bytes(content)
+    assert checkpoint.latest(tmp_path).step == 20
+    error = capsys.readouterr().err
+    assert f"LATEST: {said}" in error and "step_00000020 is used instead" in error
+    write(tmp_path, 30)
+    assert checkpoint.latest(tmp_path).step == 30
+
+
+def test_a_pointer_without_any_checkpoint_is_no_fresh_start(tmp_path):
+    write(tmp_path, 10)
+    shutil.rmtree(tmp_path / "step_00000010")
+    with pytest.raises(UserError, match="LATEST: names step_00000010, which is not there.*remove it to start"):
+        checkpoint.latest(tmp_path)
+
+
 def test_no_usable_checkpoint_is_an_error_not_a_fresh_start(tmp_path):
     write(tmp_path, 10, 20)
     for step in (10, 20):
@@ -109,60 +199,6 @@ def test_a_folder_that_was_never_published_is_not_used(tmp_path):
     (tmp_path / "LATEST").write_text("garbage")
     shutil.rmtree(tmp_path / "step_00000030")
     assert checkpoint.latest(tmp_path).step == 20
-
-
-def test_a_killed_writer_leaves_the_old_one_in_force(tmp_path, monkeypatch):
-    write(tmp_path, 10)
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(saving, "_replace_folder", killed)
-    with pytest.raises(KeyboardInterrupt):
-        write(tmp_path, 20)
-    monkeypatch.undo()
-    assert checkpoint.latest(tmp_path).step == 10
-    left = tmp_path / ".step_00000020.abc.tmp"  # what kill -9 leaves
-    left.mkdir()
-    (left / "weights.safetensors").write_bytes(b"half")
-    write(tmp_path, 20)
-    assert numbered(tmp_path) == ["step_00000010", "step_00000020"]
-
-
-def test_the_pointer_is_written_after_the_folder(tmp_path, monkeypatch):
-    write(tmp_path, 10)
-    seen = []
-    real = files.write_text
-
-    def spy(path, text):
-        if path.name in ("BEST", "LATEST"):
-            seen.append((path.name, (tmp_path / text.strip() / "manifest.json").exists()))
-        real(path, text)
-
-    monkeypatch.setattr(files, "write_text", spy)
-    write(tmp_path, 20, metric=1.0)
-    assert seen == [("BEST", True), ("LATEST", True)]
-
-
-def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
-    write(tmp_path, 10)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files, "write_all", full)
-    with pytest.raises(UserError, match="step_00000020.*No space left.*free some room"):
-        write(tmp_path, 20)
-    assert numbered(tmp_path) == ["step_00000010"]
-    assert checkpoint.latest(tmp_path).step == 10
-
-
-def test_the_newest_and_the_best_are_kept(tmp_path):
-    for step, metric in ((1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, 1.5)):
-        write(tmp_path, step, keep=2, metric=metric)
-    assert numbered(tmp_path) == ["step_00000002", "step_00000004", "step_00000005"]
-    assert checkpoint.selected(tmp_path, "best").step == 2
-    assert checkpoint.selected(tmp_path, "last").step == 5
 
 
 def test_a_damaged_best_one_is_reported(tmp_path, capsys):
