@@ -33,15 +33,16 @@ def read_set(
         raise UserError(f"data.sets.{name}.path is null; give the file to read for source {options.source}")
     adapter, path = ADAPTERS[options.source], Path(options.path)
     stop = None if options.count is None else options.first + options.count
+    place_of_file, id_of_file, is_record_form = f"{path}:", f"{prefix}{path.name}:", options.source == "records"
     for place, text in islice(_texts(path), options.first, stop):
-        where, line = f"{path}:{place}", None
+        where, line = place_of_file + place, None
         try:
             value = _object(text, path, place)
             if mend and _has_escape(text):
                 value = _mended(value)
-            elif options.source == "records" and isinstance(text, bytes) and "id" in value and "thinking" in value:
+            elif is_record_form and isinstance(text, bytes) and "id" in value and "thinking" in value:
                 line = text.strip()
-            record = adapter(value, where, f"{prefix}{path.name}:{place}", options.thinking)
+            record = adapter(value, where, id_of_file + place, options.thinking)
         except UserError as error:
             if refused is None:
                 raise
