@@ -80,7 +80,6 @@ def run_capture(
     there = functools.cache(lambda: begun(store, header))  # on rank 0 alone
     tokens, started = 0, time.perf_counter()
     scorer = TeacherScorer(model, header, seed)
-    total = sum(len(sample.ids) for sample in samples)
 
     def known(number: int) -> dict | None:
         path = shard_path(store, number)
@@ -89,15 +88,16 @@ def run_capture(
 
     def make(number: int) -> tuple[parts.Publish, dict]:
         nonlocal tokens
-        rows = []
-        for sample, teacher_rows in scorer.score(samples, _stoppable(packed, plan[number])):
-            rows.append(make_row(header, sample.ids, sample.supervised, *teacher_rows))
-            tokens += len(sample.ids)
-            bar.update(len(sample.ids))
+        rows, title = [], f"capture shard {number + 1}/{len(plan)}"
+        total = sum(len(samples[index].ids) for batch in plan[number] for index in packed.members(batch))
+        with runtime.progress_bar(total, title, "tok", unit_scale=True) as bar:
+            for sample, teacher_rows in scorer.score(samples, _stoppable(packed, plan[number])):
+                rows.append(make_row(header, sample.ids, sample.supervised, *teacher_rows))
+                bar.update(len(sample.ids))
+        tokens += total
         return lambda path: write_shard(path, rows), shard_note(header, shard_path(store, number), rows)
 
-    with runtime.progress_bar(total, "capture", "tok", unit_scale=True) as bar:
-        entries = parts.share([shard_path(store, number) for number in range(len(plan))], make, known)
+    entries = parts.share([shard_path(store, number) for number in range(len(plan))], make, known)
     ranks.first(lambda: publish(store, header, entries))
     seconds = time.perf_counter() - started
     tokens = sum(ranks.gather(tokens))

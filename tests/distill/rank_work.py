@@ -1,0 +1,121 @@
+"""What two processes do in tests/distill/test_ranks_share.py: rollout, capture and evaluation, shared and alone."""
+
+import functools
+import os
+import signal
+from contextlib import contextmanager
+
+from mindspore_impl import files, ranks, runtime
+from mindspore_impl.data.teacher_store import StoreHeader
+from mindspore_impl.distill import capture
+from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
+from mindspore_impl.distill.rollout import roll_out
+from mindspore_impl.evaluation import harness
+from mindspore_impl.evaluation.options import EvaluationOptions
+from mindspore_impl.generation.engine import Engine
+from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.model.pangu import PanguForCausalLM
+from mindspore_impl.text.chat import render
+from mindspore_impl.text.records import Message, Record
+from mindspore_impl.text.tokenizer import train_tokenizer
+
+
+@contextmanager
+def alone():
+    """Work as a single process for a while."""
+    earlier = ranks._state["gather"], os.environ["RANK_ID"], os.environ["RANK_SIZE"]
+    ranks._state["gather"], os.environ["RANK_ID"], os.environ["RANK_SIZE"] = None, "0", "1"
+    try:
+        yield
+    finally:
+        ranks._state["gather"], os.environ["RANK_ID"], os.environ["RANK_SIZE"] = earlier
+
+
+class Work:
+    """The three kinds of work over one tiny model, whose graphs are compiled once."""
+
+    def __init__(self, folder):
+        texts = [f"list {a} {b} apply sort reverse answer {a}" for a in "abcdef" for b in "abcdef"]
+        path = folder / f"tokenizer_{runtime.rank()}.model"
+        self.tokenizer = train_tokenizer(texts, path, 96, 1.0)
+        size = self.tokenizer.vocab_size
+        shape = {"hidden_size": 16, "intermediate_size": 24, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
+        self.model = PanguForCausalLM(ModelOptions(vocab_size=size, initializer_range=0.3, **shape), seed=1)
+        self.engine = Engine(self.model, self.tokenizer)
+        self.header = StoreHeader("t" * 64, self.tokenizer.sha256, size, 4, 1.0, "top_k")
+        words = [f"list {'abcdef'[i % 6]} {'abcdef'[i // 6]}" + " sort" * (i % 5) for i in range(12)]
+        turns = [(Message("user", text), Message("assistant", "a b")) for text in words]
+        self.records = [Record(f"r{i}", turn, "fast", {"task": "exact", "answer": "a"}) for i, turn in enumerate(turns)]
+        capture.TeacherScorer = functools.cache(capture.TeacherScorer)
+        harness._engine, harness._loss_network = lambda *_: self.engine, functools.cache(harness._loss_network)
+
+    def rollout(self, folder):
+        sampling = SamplingOptions(max_new_tokens=6, batch_size=4)
+        options = RolloutOptions(prompts_per_part=2, samples_per_prompt=2)
+        return roll_out(lambda: self.engine, self.tokenizer, self.records, options, sampling, "ab" * 32, folder, 3)
+
+    def capture(self, folder):
+        samples = [render(record, self.tokenizer) for record in self.records]
+        options = CaptureOptions(top_k=4, rows_per_batch=1, positions_per_shard=10)
+        return capture.run_capture(self.model, self.header, samples, options, 48, folder, 0)
+
+    def evaluate(self, folder):
+        harness.BATCHES_PER_PART = 1
+        options = EvaluationOptions(["s"], ["s"], max_new_tokens=6, batch_size=4, sequence_length=48, rows=1)
+        return harness.evaluate(self.model, self.tokenizer, {"s": self.records}, options, folder, 0)
+
+    def all(self, folder):
+        found = [self.rollout(folder), self.capture(folder), self.evaluate(folder)]
+        found[2]["accuracy"]["s"].pop("seconds")
+        return [{key: value for key, value in one.items() if "second" not in key} for one in found]
+
+
+def results(folder):
+    """The hash of each result below a folder; those of notes hold times."""
+    names = ["rollouts.jsonl", "samples.jsonl", *sorted(f"store/{path.name}" for path in (folder / "store").iterdir())]
+    return {name: files.sha256_file(folder / name) for name in names}
+
+
+def share(folder):
+    work, rank = Work(folder), runtime.rank()
+    shared = folder / "shared"
+    metrics = work.all(shared)
+    with alone():
+        own = folder / f"alone_{rank}"
+        alone_metrics = work.all(own)
+        alone_results = results(own)
+    ranks.barrier()
+    stopped = stop(work, folder / "stopped")
+    ranks.barrier()
+    report = {"metrics": metrics, "alone_metrics": alone_metrics, "alone": alone_results, "shared": results(shared)}
+    return report | stopped
+
+
+def stop(work, folder):
+    """SIGTERM reaches rank 1 while it generates; both stop, and one process alone goes on."""
+    ranks.stop_on_sigterm()
+    generate, parts = work.engine.generate, []
+
+    def told(*arguments, **names):
+        parts.append(1)
+        if runtime.rank() == 1 and len(parts) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return generate(*arguments, **names)
+
+    work.engine.generate = told
+    try:
+        work.rollout(folder)
+        agreed = None
+    except ranks.Stopped as caught:
+        agreed = caught.agreed
+        ranks.settle(caught)
+    ranks.forget_stop()
+    work.engine.generate = generate
+    made = len(list(folder.rglob("part_*.json")))
+    ranks.barrier()
+    if runtime.rank() == 0:
+        with alone():
+            work.rollout(folder)
+    ranks.barrier()
+    return {"agreed": agreed, "made": made, "continued": files.sha256_file(folder / "rollouts.jsonl")}
