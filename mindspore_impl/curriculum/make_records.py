@@ -1,6 +1,5 @@
 """The stages that make a record file: `score` says how hard each record is, `reject` keeps right answers alone."""
 
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +19,11 @@ if TYPE_CHECKING:
 def score(context: "Context", planned: PlannedStage, folder: Path) -> dict:
     """Write the records of the stage's set to `folder`/records.jsonl, their difficulty in meta.
 
-    Returns records (written), too_long and unanswered (left out), difficulty ({field: difficulty.change}), tokens,
-    seconds and tokens_per_second. Raises UserError naming the record when a loss is not finite or an answer cannot be
-    judged, and when nothing is left.
+    Returns records (written), too_long and unanswered (left out), difficulty ({field: difficulty.change}) and, where
+    losses were measured, tokens, seconds and tokens_per_second. Raises UserError naming the record when a loss is not
+    finite or an answer cannot be judged, and when nothing is left.
     """
-    stage, started = planned.stage, time.perf_counter()
+    stage = planned.stage
     records = context.records(stage.set)
     samples = {record.id: sample for record, sample in zip(records, context.samples(stage.set), strict=True)}
     given = len(records)
@@ -44,7 +43,8 @@ def score(context: "Context", planned: PlannedStage, folder: Path) -> dict:
             raise UserError(f"{stage.set}: no record fits sequence_length={stage.sequence_length}; raise it")
     measured = {difficulty.LENGTH: [len(samples[record.id].ids) for record in records]}
     if stage.init:
-        measured[difficulty.LOSS] = _losses(context, planned, folder, [samples[record.id] for record in records])
+        scored = [samples[record.id] for record in records]
+        measured[difficulty.LOSS], seconds = _losses(context, planned, folder, scored)
     if stage.rollouts:
         measured[difficulty.PASS_RATE] = [verdicts[r.id, r.thinking].pass_rate for r in records]
     values = (dict(zip(measured, row, strict=True)) for row in zip(*measured.values(), strict=True))
@@ -57,8 +57,8 @@ def score(context: "Context", planned: PlannedStage, folder: Path) -> dict:
         "difficulty": {field: difficulty.change(records, records, field, stage.set) for field in measured},
     }
     if stage.init:
-        tokens, seconds = sum(measured[difficulty.LENGTH]), time.perf_counter() - started
-        metrics |= {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
+        tokens = sum(measured[difficulty.LENGTH])
+        metrics |= {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / max(seconds, 1e-9)}
     return metrics
 
 
@@ -88,7 +88,7 @@ def reject(context: "Context", planned: PlannedStage, folder: Path) -> dict:
     }
 
 
-def _losses(context: "Context", planned: PlannedStage, folder: Path, samples: list) -> list[float]:
+def _losses(context: "Context", planned: PlannedStage, folder: Path, samples: list) -> tuple[list[float], float]:
     from mindspore_impl.evaluation.sample_loss import sample_losses
 
     stage = planned.stage

@@ -1,0 +1,137 @@
+"""Stages that make records: what is refused, what fingerprints follow, and one run from beginner to curriculum."""
+
+import json
+
+import pytest
+
+from mindspore_impl import files
+from mindspore_impl.config import compose
+from mindspore_impl.curriculum import runner
+from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.errors import UserError
+
+EXPERIMENT = "experiment=quickstart_curriculum"
+STAGES = ("sft_reasoning", "shuffled", "easy_to_hard", "sometimes", "unsurprising", "own_answers")
+SMALL = [
+    EXPERIMENT,
+    "runtime=cpu",
+    "tokenizer.vocab_size=110",
+    "data.sets.reasoning.count=30",
+    "data.sets.validation_reasoning.count=4",
+    "models.student.num_layers=1",
+    "models.student.hidden_size=32",
+    *(f"stages.{name}.train.steps=2" for name in STAGES),
+    *(f"stages.{name}.evaluate=false" for name in STAGES),
+    "stages.score.rollouts=null",  # a model that has learned nothing answers nothing right
+]
+
+
+def plan(*overrides):
+    return {planned.name: planned for planned in make_plan(compose([EXPERIMENT, *overrides]))}
+
+
+def changed(*overrides):
+    before, after = plan(), plan(*overrides)
+    return {name for name in before if before[name].fingerprint != after[name].fingerprint}
+
+
+def run(folder, *overrides):
+    return runner.run(compose([*SMALL, f"run_dir={folder}", *overrides]))
+
+
+def metrics_of(folder, name):
+    (path,) = folder.glob(f"stages/[0-9][0-9]_{name}/stage.json")
+    return json.loads(path.read_text())["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.sets.scored.path=scoer"], "data.sets.scored.path: no stage is named 'scoer'; did you mean 'score'"),
+        (["data.sets.scored.path=answers"], "'answers' is a rollout stage, a reject or score stage is needed"),
+        (["order=[sft_reasoning,shuffled,score]"], "'score' runs after 'shuffled'; move it forward in order"),
+        (["order=[sft_reasoning,shuffled]"], "data.sets.scored.path: 'score' is defined but not listed in order"),
+        (["data.sets.scored.path=./none.jsonl"], "data.sets.scored.path: ./none.jsonl: no such file"),
+        (["data.sets.scored_sometimes.keep.low=2"], "data.sets.scored_sometimes.keep: nothing lies between low=2.0"),
+        (["data.sets.scored.keep.bucket=esay"], "data.sets.scored.keep.bucket: 'esay' is not allowed; did you mean"),
+        (["stages.score.set="], "stages.score.set: no data set is named"),
+        (["stages.score.sequence_length=99999"], "stages.score.sequence_length: 99999 exceeds models.student.max_pos"),
+        (["stages.score.rollouts=right"], "'right' is a reject stage, a rollout stage is needed"),
+        (["stages.right.rollouts="], "stages.right.rollouts: no input given"),
+        (["stages.answers.rollout.keep_truncated=false"], "'answers' leaves out its cut answers, which count as wrong"),
+        (["tokenizer.train_on=[scored]"], "tokenizer.train_on: 'scored' is made by stage 'score', after the tokenizer"),
+        (["evaluation.accuracy=[right]"], "'right' runs after 'sft_reasoning'; move it forward in order"),
+        (["stages.shuffled.data.order=easy_first"], "'easy_first' is not allowed"),
+    ],
+)
+def test_what_cannot_work_is_refused(overrides, message):
+    with pytest.raises(UserError) as caught:
+        plan(*overrides)
+    assert message in str(caught.value)
+
+
+def test_what_a_set_is_made_of_reaches_who_trains_on_it():
+    assert plan()["shuffled"].inputs == {"init": "sft_reasoning", "set scored": "score"}
+    rivals = [*STAGES[1:], *(f"eval_{name}" for name in STAGES[1:])]
+    of_scores = {name for name in rivals if "own_answers" not in name}
+    assert changed("stages.score.sequence_length=64") == {"score", *of_scores}
+    assert changed("stages.answers.sampling.temperature=0.7") == {"answers", "score", "right", *rivals}
+    assert changed("stages.score.score.records_per_part=7") == set()
+    assert changed("stages.easy_to_hard.data.order=hard_to_easy") == {"easy_to_hard", "eval_easy_to_hard"}
+    assert changed("data.sets.scored_unsurprising.keep.high=0.7") == {"unsurprising", "eval_unsurprising"}
+
+
+def test_weights_of_another_model_are_refused(tmp_path, ms_runtime):
+    import mindspore as ms
+
+    from mindspore_impl.model.pangu import PanguForCausalLM
+    from tests.model.small_models import small_options
+
+    ms.save_checkpoint(PanguForCausalLM(small_options()), str(tmp_path / "other"), format="safetensors")
+    (path,) = tmp_path.glob("other*")
+    with pytest.raises(UserError, match="other.safetensors"):
+        run(tmp_path / "run", "order=[score]", f"stages.score.init={path}", "stages.score.model=student")
+
+
+@pytest.mark.slow
+def test_a_scored_set_is_trained_on_in_a_band_and_in_order(tmp_path, ms_runtime, capsys):
+    folder = run(tmp_path / "run", "order=[sft_reasoning,score,easy_to_hard]",
+                 "data.sets.scored.keep={field:difficulty_loss,bucket:hard}")  # fmt: skip
+    (path,) = folder.glob("stages/*_score/records.jsonl")
+    losses = [line["meta"]["difficulty_loss"] for _, line in files.read_jsonl(path)]
+    assert len(losses) == 30 and len(set(losses)) > 20 and min(losses) > 0
+    told = metrics_of(folder, "score")
+    assert told["records"] == 30 and list(told["difficulty"]) == ["difficulty_length", "difficulty_loss"]
+    data = metrics_of(folder, "easy_to_hard")["data"]
+    change = data["selection"]["scored"]
+    assert (change["before"], change["after"]) == (30, 10)
+    assert change["mean_after"] == pytest.approx(sum(sorted(losses)[20:]) / 10)
+    means = data["order"]["means"]
+    assert len(means) == 10 and sum(means[:5]) < sum(means[5:]) and data["order"]["by"] == "difficulty_loss"
+    assert "scored: 10 of 30 records kept; mean difficulty_loss" in capsys.readouterr().out
+    assert "easy_to_hard keeps 10 of 30 records of scored" in (folder / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_whole_experiment_with_answers(tmp_path, ms_runtime):
+    """Over answers that another engine could have written: of each three problems none, one or both are right."""
+    from mindspore_impl.data import list_programs
+
+    lines = []
+    for index, record in enumerate(list_programs.generate("train", 20000, 30, "reasoning", 0.0, 3, 5, 1)):
+        label = record.messages[-1]
+        for sample in range(2):
+            answer = label.content if index % 3 > sample else "a"
+            said = {"text": f"[unused16]{label.reasoning}[unused17]{answer}", "finish": "stop", "thinking": "reasoning"}
+            meta = {**record.meta, "prompt_id": record.id}
+            messages = [{"role": "user", "content": record.messages[0].content}]
+            lines.append({"id": f"{record.id}#{sample}", "messages": messages, "meta": meta, **said})
+    files.write_jsonl(tmp_path / "answers.jsonl", lines)
+    given = [f"stages.{name}.rollouts={tmp_path / 'answers.jsonl'}" for name in ("score", "right")]
+    folder = run(tmp_path / "run", *given, "order=[sft_reasoning,score,right,sometimes,unsurprising,own_answers]")
+    assert metrics_of(folder, "sometimes")["data"]["selection"]["scored_sometimes"]["after"] == 10
+    right = metrics_of(folder, "right")
+    counts = [right[key] for key in ("prompts", "records", "without_right_answer", "right_share")]
+    assert counts == [30, 20, 10, 0.5]
+    assert metrics_of(folder, "own_answers")["data"]["samples"] == 20
+    assert metrics_of(folder, "unsurprising")["data"]["selection"]["scored_unsurprising"]["after"] == 24
