@@ -8,26 +8,24 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mindspore_impl import cli, files
-from mindspore_impl.data import list_programs, validators
+from mindspore_impl.data import validators
 from mindspore_impl.data.rollouts import rollout_to_json
 from mindspore_impl.data.teacher_store import StoreHeader, StoreWriter
 from mindspore_impl.data.validators import check_all
 from mindspore_impl.errors import UserError
-from mindspore_impl.text import chat
 from mindspore_impl.text.records import record_to_json
-from mindspore_impl.text.tokenizer import train_tokenizer
+from tests.data.small import labelled, trained_on
 from tests.data.test_rollouts import answered
 
 
 @pytest.fixture(scope="module")
 def records():
-    return list(list_programs.generate("train", 0, 6, "reasoning", 0.0, 3, 5, 0))
+    return labelled(6, "reasoning")
 
 
 @pytest.fixture(scope="module")
 def tokenizer(records, tmp_path_factory):
-    texts = [text for record in records for text in chat.segments(record)]
-    return train_tokenizer(texts, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 110)
+    return trained_on(records, tmp_path_factory.mktemp("tokenizer"), 110)
 
 
 def write(path, lines):
@@ -120,16 +118,16 @@ def test_every_bad_row_of_a_store_is_told_once_with_its_shard(tmp_path, monkeypa
     store = make_store(tmp_path / "store")
     first, second, third = shards_of(store)
 
-    def nan_and_unsorted(logp_PK):
-        logp_PK[1, 0] = np.nan
+    def above_and_unsorted(logp_PK):
+        logp_PK[1, 0] = 0.5  # two faults: above 0, and the sum
         logp_PK[5] = logp_PK[5, ::-1]
 
-    spoil(first, logp=nan_and_unsorted)
+    spoil(first, logp=above_and_unsorted)
     spoil(third, tail_logp=lambda tail_P: tail_P.__setitem__(2, 0.0))
     found, told = told_of([store])
     assert found == 3
     assert told == [
-        f"{first}: row 1: a log-probability is not finite",
+        f"{first}: row 1: a log-probability is above 0",
         f"{first}: row 5: the ids are not in order of falling probability",
         f"{third}: row 2: its masses, the tail included, do not sum to 1",
         f"{store}: 3 shards, 6 sequences, 18 rows, 3 problems",

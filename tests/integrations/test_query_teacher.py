@@ -6,25 +6,24 @@ import numpy as np
 import pytest
 
 from mindspore_impl import cli
-from mindspore_impl.data import list_programs
 from mindspore_impl.data.rollouts import read_rollouts, to_sample, write_rollouts
 from mindspore_impl.data.teacher_store import StoreReader
 from mindspore_impl.text import chat
 from mindspore_impl.text.records import record_to_json
 from mindspore_impl.text.tokenizer import train_tokenizer
 from tests.curriculum.test_verify import write_config
+from tests.data.small import labelled, trained_on
 from tests.integrations.fake_server import MODEL, serving
 
 
 @pytest.fixture(scope="module")
 def records():
-    return list(list_programs.generate("train", 0, 6, "fast", 0.0, 3, 5, 0))
+    return labelled(6, "fast")
 
 
 @pytest.fixture(scope="module")
 def tokenizer(records, tmp_path_factory):
-    texts = [text for record in records for text in chat.segments(record)]
-    return train_tokenizer(texts, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 110)
+    return trained_on(records, tmp_path_factory.mktemp("tokenizer"), 110)
 
 
 @pytest.fixture

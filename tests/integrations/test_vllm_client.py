@@ -112,6 +112,7 @@ def test_a_half_written_line_is_cut_and_asked_again(tmp_path, capsys):
         assert sum(fake.asked.values()) == 1 and sample_key(np.array(next(iter(fake.asked)))) == lost
     assert "a half-written line of" in capsys.readouterr().out
     assert len(path.read_bytes().splitlines()) == 5 and path.read_bytes().startswith(whole[: len(whole) // 2])
+    assert import_topk([path], SAMPLES, HEADER, tmp_path / "store")["refused"] == {}
 
 
 def test_answers_to_other_settings_and_damaged_lines_are_asked_again(tmp_path, capsys):

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from mindspore_impl.data import list_programs
 from mindspore_impl.data.rollouts import read_rollouts, to_sample
 from mindspore_impl.distill.rollout import sample_seed
 from mindspore_impl.errors import UserError
@@ -17,7 +16,7 @@ from mindspore_impl.integrations.vllm.client import Server
 from mindspore_impl.integrations.vllm.rollouts import CLOSED, import_rollouts, prompts_of, rollout_of, rollout_request
 from mindspore_impl.text import chat
 from mindspore_impl.text.records import prompt_messages
-from mindspore_impl.text.tokenizer import train_tokenizer
+from tests.data.small import labelled, trained_on
 from tests.integrations.fake_server import serving
 
 SAMPLING = SamplingOptions(temperature=0.7, top_p=0.9, max_new_tokens=12)
@@ -25,13 +24,12 @@ SAMPLING = SamplingOptions(temperature=0.7, top_p=0.9, max_new_tokens=12)
 
 @pytest.fixture(scope="module")
 def records():
-    return list(list_programs.generate("train", 0, 40, "reasoning", 0.0, 3, 5, 0))
+    return labelled(40, "reasoning")
 
 
 @pytest.fixture(scope="module")
 def tokenizer(records, tmp_path_factory):
-    texts = [text for record in records for text in chat.segments(record)]
-    return train_tokenizer(texts, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 130)
+    return trained_on(records, tmp_path_factory.mktemp("tokenizer"), 130)
 
 
 @pytest.fixture(scope="module")
