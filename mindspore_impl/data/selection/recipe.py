@@ -81,11 +81,11 @@ def load(name: str, overrides: list[str]) -> Recipe:
 
 def _planned(entry: Any, where: str) -> PlannedStep:
     """`name: {options}`, `name:` or the bare name."""
-    name, options = (entry, None) if isinstance(entry, str) else next(iter(entry.items()), (None, None)) if (
-        isinstance(entry, dict) and len(entry) == 1
-    ) else (None, None)  # fmt: skip
-    if name is None:
+    if isinstance(entry, str):
+        entry = {entry: None}
+    if not isinstance(entry, dict) or len(entry) != 1:
         raise UserError(f"{where}: expected `name: {{option: value}}`, found {entry!r}")
+    ((name, options),) = entry.items()
     if name not in STEPS:
         raise UserError(f"{where}: no step is called {name!r}{nearest(name, STEPS)}")
     where = f"{where}.{name}"

@@ -7,8 +7,8 @@ def markdown(report: dict) -> str:
         f"# Selection by {report['recipe_name']}",
         "",
         f"{report['read']:,} records read, {report['kept']:,} kept ({_share(report['kept'], report['read'])}) in "
-        f"{report['seconds']:.1f} s ({report['records_per_second']:,.0f} records/s; {report['processor_seconds']:.1f} s of one "
-        f"processor); peak memory of the process: {report['peak_mb'] or 'unknown'} MB.",
+        f"{report['seconds']:.1f} s ({report['records_per_second']:,.0f} records/s; {report['processor_seconds']:.1f} "
+        f"s of one processor); peak memory of the process: {report['peak_mb'] or 'unknown'} MB.",
         "",
         "| step | saw | kept | dropped | share |",
         "|---|---:|---:|---:|---:|",

@@ -1,6 +1,7 @@
 """All steps by the name that a recipe gives them. A new step is one line here."""
 
-from mindspore_impl.data.selection import contamination, diversity, duplicates, mixture, options, rules
+from mindspore_impl.data.options import KeepOptions
+from mindspore_impl.data.selection import contamination, diversity, duplicates, judged, mixture, options, rules
 from mindspore_impl.data.selection.stream import Step
 
 STEPS: dict[str, Step] = {
@@ -15,5 +16,9 @@ STEPS: dict[str, Step] = {
     "exact_duplicates": Step(options.ExactDuplicatesOptions, check=duplicates.exact),
     "near_duplicates": Step(options.NearDuplicatesOptions, check=duplicates.near),
     "decontaminate": Step(options.DecontaminateOptions, check=contamination.against, sets=contamination.sets),
+    "verify": Step(judged.VerifyOptions, check=judged.verify),
+    "rejection": Step(judged.RejectionOptions, stream=judged.rejection, files=judged.files_of),
+    "difficulty": Step(judged.DifficultyOptions, stream=judged.measure, files=judged.files_of),
+    "band": Step(KeepOptions, check=judged.band),
     "mixture": Step(options.MixtureOptions, stream=mixture.mixture),
 }

@@ -257,6 +257,11 @@ def recipe_of(folder, steps) -> recipe.Recipe:
     return recipe.load(str(folder / "mine.yaml"), [])
 
 
+def test_output_is_not_written_over_its_input(select, tmp_path):
+    with pytest.raises(UserError, match="train.jsonl: is in the output folder"):
+        select(LINES, SHORT, output=str(tmp_path))
+
+
 def test_empty_file(select):
     with pytest.raises(UserError, match="train.jsonl holds no record"):
         select([], SHORT)
