@@ -37,7 +37,7 @@ class Stopped(BaseException):
         self.agreed = agreed
 
 
-_state: dict[str, Any] = {"gather": None, "stop": False, "timer": None}
+_state: dict[str, Any] = {"gather": None, "lines": [], "stop": False, "timer": None}
 
 
 def joined() -> bool:
@@ -68,6 +68,7 @@ def join(device: str) -> None:
     init()
     os.environ["RANK_ID"], os.environ["RANK_SIZE"] = str(get_rank()), str(get_group_size())
     _state["gather"] = ms.ops.AllGather()
+    _state["lines"] = _connect()
 
 
 def serve_scheduler() -> None:
@@ -234,12 +235,82 @@ def _meet(data: bytes) -> list[bytes]:
 
 def _collect(values: np.ndarray) -> np.ndarray:
     """float32 [n] of each rank -> [ranks, n]."""
-    import mindspore as ms
-
     runtime.alive()
-    found = _state["gather"](ms.Tensor(values)).asnumpy().reshape(runtime.world_size(), -1)
+    _arrive()
+    found = _state["gather"](_tensor(values)).asnumpy().reshape(runtime.world_size(), -1)
     runtime.alive()
     return found
+
+
+def _tensor(values: np.ndarray):
+    import mindspore as ms
+
+    return ms.Tensor(values)
+
+
+def _connect() -> list[socket.socket]:
+    """A line between rank 0 and each other rank, for `_arrive`: rank 0's lines by rank, or the one to rank 0."""
+    rank, size = runtime.rank(), runtime.world_size()
+    with socket.socket() as server:
+        told = np.zeros(21, np.float32)  # address, port, and a secret that tells a rank from a stranger: bytes, exact
+        if rank == 0:
+            server.bind((_own_address(), 0))
+            server.listen(size)
+            host, port = server.getsockname()
+            told[:] = [*socket.inet_aton(host), port, *os.urandom(16)]
+        told = _state["gather"](_tensor(told)).asnumpy().reshape(size, -1)[0]
+        secret = told[5:].astype(np.uint8).tobytes()
+        if rank == 0:
+            return _accept(server, secret, size)
+        line = socket.create_connection((socket.inet_ntoa(told[:4].astype(np.uint8).tobytes()), int(told[4])), 60)
+        line.sendall(secret + rank.to_bytes(4, "little"))
+        return [_patient(line)]
+
+
+def _own_address() -> str:
+    """The address of this machine on the way to the scheduler; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((os.environ.get("MS_SCHED_HOST", "127.0.0.1"), 9))
+        return probe.getsockname()[0]
+
+
+def _accept(server: socket.socket, secret: bytes, size: int) -> list[socket.socket]:
+    lines: dict[int, socket.socket] = {}
+    server.settimeout(60)
+    while len(lines) < size - 1:
+        line, _ = server.accept()
+        line.settimeout(60)
+        greeting = b""
+        while len(greeting) < 20 and (more := line.recv(20 - len(greeting))):
+            greeting += more
+        if greeting[:16] == secret:
+            lines[int.from_bytes(greeting[16:], "little")] = _patient(line)
+        else:
+            line.close()
+    return [lines[rank] for rank in sorted(lines)]
+
+
+def _patient(line: socket.socket) -> socket.socket:
+    line.settimeout(None)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return line
+
+
+def _arrive() -> None:
+    """Return when every rank is here, however long that takes.
+
+    MindSpore's CPU backend gives a collective up, and with it the job, when a rank comes 30 s after another; no option
+    changes that. Raises RuntimeError when a rank is gone.
+    """
+    for turn in ("recv", "sendall") if runtime.rank() == 0 else ("sendall", "recv"):
+        for line in _state["lines"]:
+            try:
+                heard = line.recv(1) if turn == "recv" else line.sendall(b".") or b"."
+            except OSError:
+                heard = b""
+            if not heard:
+                raise RuntimeError("another rank of this job is gone; its log says why")
 
 
 def stop_on_sigterm() -> None:

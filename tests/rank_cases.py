@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 from mindspore_impl import ranks, runtime
 
@@ -22,3 +23,12 @@ def meetings(folder):
     somebody = ranks.should_stop()
     ranks.forget_stop()
     return {"gathered": gathered, "told": told, "before": nobody, "stopped": stopped, "after": somebody}
+
+
+def late(folder):
+    """Rank 0 waits for rank 1 for longer than MindSpore's CPU backend would."""
+    started = time.monotonic()
+    if runtime.rank() == 1:
+        time.sleep(45)
+    gathered = ranks.gather(runtime.rank())
+    return {"gathered": gathered, "waited": time.monotonic() - started}

@@ -24,6 +24,13 @@ def test_ranks_meet_and_stop_together(two_ranks):
         assert result["after"] is True
 
 
+@pytest.mark.slow
+def test_a_rank_that_comes_late_is_waited_for(two_ranks):
+    found = two_ranks(CASES, "late")
+    assert [result["gathered"] for result in found] == [[0, 1], [0, 1]]
+    assert found[0]["waited"] > 40
+
+
 def test_alone_every_meeting_is_a_plain_call():
     assert ranks.gather(3) == [3]
     assert ranks.first(lambda: "x") == "x"
