@@ -31,9 +31,7 @@ def run(recipe: Recipe, name: str, force: bool = False) -> dict | None:
     started, used, folder = time.perf_counter(), time.process_time(), Path(recipe.options.output)
     hashes = _hashes(recipe)
     if own := [path for path in hashes if Path(path).resolve().is_relative_to(folder.resolve())]:
-        raise UserError(
-            f"{own[0]}: is in the output folder {folder}, which is written to; choose another output"
-        )
+        raise UserError(f"{own[0]}: is in the output folder {folder}, which is written to; choose another output")
     made_of = {"format": FORMAT, "recipe": recipe.plain(), "files": hashes}
     if not force and _is_done(recipe, folder, made_of, name):
         return None
