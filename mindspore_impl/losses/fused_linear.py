@@ -33,15 +33,15 @@ class Projection(nn.Cell):
         return self.matmul(ops.cast(hidden_ND, self.dtype), ops.cast(lm_head_VD, self.dtype))
 
 
-class _Rows(nn.Cell):
+class Rows(nn.Cell):
     """The operator of one objective, with the same inputs and outputs whether there is a teacher or not.
 
     construct(logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N) ->
     (ce_N, kd_N, diagnostics_4N, grad_NV). Without a teacher the middle two are zeros, without a
-    gradient the last is ce_N.
+    gradient the last is ce_N. vocabulary: as in `topk_distill`.
     """
 
-    def __init__(self, options: ObjectiveOptions, with_teacher: bool, gradient: bool):
+    def __init__(self, options: ObjectiveOptions, with_teacher: bool, gradient: bool, vocabulary=None):
         super().__init__()
         self.with_teacher, self.gradient = with_teacher, gradient
         if with_teacher:
@@ -52,9 +52,10 @@ class _Rows(nn.Cell):
                 ce_weight(options),
                 options.kd_weight,
                 gradient,
+                vocabulary=vocabulary,
             )
         else:
-            self.operator = cross_entropy(ce_weight(options), gradient)
+            self.operator = cross_entropy(ce_weight(options), gradient, vocabulary=vocabulary)
 
     def construct(self, logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N):
         if self.with_teacher:
@@ -76,15 +77,15 @@ def _joined(parts, axis: int):
     return parts[0] if len(parts) == 1 else ops.Concat(axis)(parts)
 
 
-class _ChunkLoop(nn.Cell):
+class ChunkLoop(nn.Cell):
     """The chunks as a loop in the graph: construct(hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK,
     teacher_logp_NK, teacher_tail_logp_N) -> (ce_N, kd_N, diagnostics_4N[, hidden_grad_ND[, lm_head_grad_VD f32]])."""
 
-    def __init__(self, options: ObjectiveOptions, with_teacher: bool, gradient: bool, head_gradient: bool):
+    def __init__(self, rows: Rows, head_gradient: bool):
         super().__init__()
-        self.gradient, self.head_gradient = gradient, head_gradient
+        self.gradient, self.head_gradient = rows.gradient, head_gradient
         self.project = Projection()
-        self.rows = _Rows(options, with_teacher, gradient)
+        self.rows = rows
         self.matmul = ops.MatMul()
         self.start, self.add = OuterProduct(), add_outer_product()
         self.compute_dtype = runtime.compute_dtype()
@@ -107,7 +108,7 @@ class _ChunkLoop(nn.Cell):
                 teacher_ids_NK[first:last], teacher_logp_NK[first:last], teacher_tail_logp_N[first:last],
             )  # fmt: skip
             ce, kd, diagnostics = ce + (ce_n,), kd + (kd_n,), diagnostics + (diagnostics_4n,)
-            done = ce_n
+            done = ce_n, kd_n
             if self.gradient:
                 hidden_grads = hidden_grads + (self.matmul(grad_nV, weight_VD),)
                 done = hidden_grads[-1]
@@ -126,7 +127,7 @@ class _ChunkLoop(nn.Cell):
 
 
 class _NativeChunks(nn.Cell):
-    """`_ChunkLoop` as one operator of kernels/cpu."""
+    """`ChunkLoop` as one operator of kernels/cpu."""
 
     def __init__(self, options: ObjectiveOptions, with_teacher: bool, gradient: bool, head_gradient: bool):
         super().__init__()
@@ -154,17 +155,27 @@ class FusedLinear(nn.Cell):
     loss = sum(row_weight * (ce_weight * ce + kd_weight * kd)); the others are those of `ops/topk_distill.py` and carry
     no gradient. Only the loss is differentiable, with respect to hidden_ND and, where `head_gradient`, lm_head_VD. What
     follows them are the gradients themselves, for this Cell's own backward pass. Without a teacher the teacher's inputs
-    are not read. `gradient` False (evaluation) computes the losses alone.
+    are not read. `gradient` False (evaluation) computes the losses alone. chunks: a Cell as ChunkLoop, of the same
+    settings, in place of the device's own.
     """
 
     def __init__(
-        self, options: ObjectiveOptions, with_teacher: bool, gradient: bool = True, head_gradient: bool = True
+        self,
+        options: ObjectiveOptions,
+        with_teacher: bool,
+        gradient: bool = True,
+        head_gradient: bool = True,
+        chunks: nn.Cell | None = None,
     ):
         super().__init__()
         self.ce_weight, self.kd_weight = float(ce_weight(options)), float(options.kd_weight)
         self.head_gradient = gradient and head_gradient
-        chunks = _NativeChunks if backend() == "cpu" else _ChunkLoop
-        self.chunks = chunks(options, with_teacher, gradient, self.head_gradient)
+        if chunks is not None:
+            self.chunks = chunks
+        elif backend() == "cpu":
+            self.chunks = _NativeChunks(options, with_teacher, gradient, self.head_gradient)
+        else:
+            self.chunks = ChunkLoop(Rows(options, with_teacher, gradient), self.head_gradient)
         self.scale = scale()
 
     def construct(

@@ -17,7 +17,7 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_impl import runtime
 from mindspore_impl.ops import native
-from mindspore_impl.ops.topk_distill_composed import ComposedCrossEntropy, ComposedTopkDistill
+from mindspore_impl.ops.topk_distill_composed import ComposedCrossEntropy, ComposedTopkDistill, WholeVocabulary
 
 # The kernels take these names as their position here.
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
@@ -53,6 +53,7 @@ def topk_distill(
     kd_weight: float,
     gradient: bool = True,
     backend_name: str | None = None,
+    vocabulary: WholeVocabulary | None = None,
 ) -> nn.Cell:
     """The operator for one objective.
 
@@ -64,7 +65,8 @@ def topk_distill(
     ce + kd_weight * kd)); it is left out where `gradient` is False. Rows of weight 0 are exactly 0 in all outputs.
     With a gradient the logits must not be read afterwards: a fused backend has overwritten them. Log-masses are those
     of the store, at T. A teacher id of -1 pads K; ids are below V and differ within a row. Nothing is differentiable:
-    the caller passes the gradient on (`losses/fused_linear.py`).
+    the caller passes the gradient on (`losses/fused_linear.py`). With a `vocabulary` that ranks
+    share it is the composed operator.
     Raises ValueError for a pair without meaning.
     """
     if divergence not in DIVERGENCES or support not in SUPPORTS:
@@ -73,18 +75,23 @@ def topk_distill(
         raise ValueError(f"{divergence} is not defined on {support}")
     name = backend_name or backend()
     settings = (divergence, support, float(temperature), float(ce_weight), float(kd_weight), gradient)
+    if vocabulary is not None:
+        return ComposedTopkDistill(*settings, vocabulary)
     return {"composed": ComposedTopkDistill, "cpu": CpuTopkDistill, "ascend": AscendTopkDistill}[name](*settings)
 
 
-def cross_entropy(ce_weight: float, gradient: bool = True, backend_name: str | None = None) -> nn.Cell:
+def cross_entropy(
+    ce_weight: float, gradient: bool = True, backend_name: str | None = None, vocabulary: WholeVocabulary | None = None
+) -> nn.Cell:
     """The operator without a teacher: construct(logits_NV, target_ids_N, row_weight_N) -> (ce_N[, grad_NV]).
 
     Everything is as in `topk_distill`.
     """
     name = backend_name or backend()
-    if name == "composed":
+    if name == "composed" and vocabulary is None:
         return ComposedCrossEntropy(float(ce_weight), gradient)
-    return WithoutTeacher(topk_distill("forward_kl", "tail_bucket", 1.0, ce_weight, 0.0, gradient, name), gradient)
+    operator = topk_distill("forward_kl", "tail_bucket", 1.0, ce_weight, 0.0, gradient, name, vocabulary)
+    return WithoutTeacher(operator, gradient)
 
 
 def no_teacher(target_ids_N, row_weight_N):

@@ -53,18 +53,52 @@ def log_sum_exp(x_NK):
     return top_N1 + ops.log(ops.exp(x_NK - top_N1).sum(axis=1, keepdims=True))
 
 
+class WholeVocabulary(nn.Cell):
+    """All that the operator asks of the vocabulary's axis; `losses/vocab_parallel.py` answers where ranks share it."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_sum_exp = RowLogSumExp()
+        self.scatter_add = ops.TensorScatterElements(axis=1, reduction="add")
+
+    def size(self, logits_NV):
+        """How many ids there are."""
+        return logits_NV.shape[1]
+
+    def split(self, logits_NV, ids_NJ, far_NJ):
+        """-> the logits of J ids a row, and the rows with far_NJ added there: what is left when they are taken out."""
+        return ops.gather_elements(logits_NV, 1, ids_NJ), self.add(logits_NV, ids_NJ, far_NJ)
+
+    def log_sum(self, x_NV):
+        """As RowLogSumExp."""
+        return self.log_sum_exp(x_NV)
+
+    def add(self, x_NV, ids_NJ, values_NJ):
+        """x with the values added at J ids a row; several at one id add up."""
+        return self.scatter_add(x_NV, ids_NJ, values_NJ)
+
+
 class ComposedTopkDistill(nn.Cell):
-    """See `ops/topk_distill.topk_distill`; with `gradient` False the last output is left out."""
+    """See `ops/topk_distill.topk_distill`; with `gradient` False the last output is left out.
+
+    vocabulary: in place of WholeVocabulary, where `logits_NV` and the gradient hold some of the ids only.
+    """
 
     def __init__(
-        self, divergence: str, support: str, temperature: float, ce_weight: float, kd_weight: float, gradient: bool
+        self,
+        divergence: str,
+        support: str,
+        temperature: float,
+        ce_weight: float,
+        kd_weight: float,
+        gradient: bool,
+        vocabulary: WholeVocabulary | None = None,
     ):
         super().__init__()
         self.divergence, self.support, self.temperature = divergence, support, temperature
         self.ce_weight, self.kd_weight, self.gradient = ce_weight, kd_weight, gradient
         self.wide = wide_dtype()
-        self.log_sum = RowLogSumExp()
-        self.scatter_add = ops.TensorScatterElements(axis=1, reduction="add")
+        self.vocabulary = vocabulary or WholeVocabulary()
 
     def construct(self, logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N):
         kept_dtype = logits_NV.dtype
@@ -80,9 +114,10 @@ class ComposedTopkDistill(nn.Cell):
 
         # Logits from here on are relative to the row's largest one. A label inside the support is read there and not
         # counted twice: its gradient q - 1 is then one number, not two that are rounded apart.
-        chosen_NJ = ops.gather_elements(logits_NV, 1, ids_NJ).astype(self.wide)
-        rest_NV = self.scatter_add(logits_NV, ids_NJ, ops.concat((far_NJ[:, :1], penalty_NK), 1))
-        rest_log_sum_N1, rest_max_N1, rest_q_NV = self.log_sum(rest_NV)
+        far_NJ = ops.concat((far_NJ[:, :1], penalty_NK), 1)
+        chosen_NJ, rest_NV = self.vocabulary.split(logits_NV, ids_NJ, far_NJ)
+        chosen_NJ = chosen_NJ.astype(self.wide)
+        rest_log_sum_N1, rest_max_N1, rest_q_NV = self.vocabulary.log_sum(rest_NV)
         far_NK = far_NK.astype(self.wide)
         support_NK = ops.select(valid_NK, chosen_NJ[:, 1:], far_NK)
         row_max_N1 = ops.maximum(ops.maximum(rest_max_N1, chosen_NJ[:, :1]), support_NK.max(axis=1, keepdims=True))
@@ -97,12 +132,13 @@ class ComposedTopkDistill(nn.Cell):
         cool_q_NV = rest_q_NV
         if self.temperature != 1.0:
             z_NK, lone_N1 = z_NK / self.temperature, lone_N1 / self.temperature
-            rest_log_sum_N1, _, cool_q_NV = self.log_sum(rest_NV / self.temperature)
+            rest_log_sum_N1, _, cool_q_NV = self.vocabulary.log_sum(rest_NV / self.temperature)
             rest_N1 = rest_log_sum_N1 + (rest_max_N1 - row_max_N1) / self.temperature
         log_p_NK = ops.select(valid_NK, teacher_logp_NK, ops.full_like(teacher_logp_NK, FAR)).astype(self.wide)
         log_p_tail_N1 = teacher_tail_logp_N.reshape((-1, 1)).astype(self.wide)
-        if self.support == "tail_bucket" and teacher_ids_NK.shape[1] >= logits_NV.shape[1]:
-            some_N1 = valid_NK.astype(ms.int32).sum(axis=1, keepdims=True) < logits_NV.shape[1]
+        vocab_size = self.vocabulary.size(logits_NV)
+        if self.support == "tail_bucket" and teacher_ids_NK.shape[1] >= vocab_size:
+            some_N1 = valid_NK.astype(ms.int32).sum(axis=1, keepdims=True) < vocab_size
             log_p_tail_N1 = ops.select(some_N1, log_p_tail_N1, far_NK[:, :1])
         log_tail_N1 = log_add(rest_N1, lone_N1)
         kd_N1, kd_NK, kd_tail_N1, log_q_NK = self._divergence_of(z_NK, log_tail_N1, log_p_NK, log_p_tail_N1)
@@ -127,7 +163,7 @@ class ComposedTopkDistill(nn.Cell):
         patch_NJ = ops.select(real_NJ, patch_NJ, ops.zeros_like(patch_NJ)).astype(ms.float32)
         grad_NV = self._spread(counted_N1, ce_weight_N1 * ce_rest_N1, kd_weight_N1 * kd_rest_N1, rest_q_NV, cool_q_NV)
         # The softmax of the rest is exactly 0 at label and support, so one scatter puts their gradients in.
-        grad_NV = self.scatter_add(grad_NV, ids_NJ, patch_NJ)
+        grad_NV = self.vocabulary.add(grad_NV, ids_NJ, patch_NJ)
         return ce_N, kd_N, diagnostics_4N, grad_NV.astype(kept_dtype)
 
     def _spread(self, counted_N1, ce_N1, kd_N1, rest_q_NV, cool_q_NV):

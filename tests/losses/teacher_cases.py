@@ -48,12 +48,17 @@ def make_case(
     mask: str = "some",
     mode: str = "top_k",
     pad: int = 0,
+    edges: tuple[int, ...] = (),
 ) -> Case:
-    """float32 inputs of an independent teacher of the same scale; `pad` of the K ids become -1 in every other row."""
+    """float32 inputs of an independent teacher of the same scale; `pad` of the K ids become -1 in every other row.
+
+    edges: ids that are in the support of these rows before any other.
+    """
     rng = np.random.default_rng(seed)
     logits_NV = (rng.standard_normal((count, vocab)) * scale).astype(np.float32)
     log_p_NV = log_softmax(rng.standard_normal((count, vocab)) * scale / temperature)
     order_NV = {"student": -logits_NV, "teacher": -log_p_NV, "random": rng.random((count, vocab))}[support]
+    order_NV[::2, list(edges)] = -np.inf
     ids_NK = rng.permuted(np.argsort(order_NV, axis=1)[:, :top_k], axis=1).astype(np.int32)  # unsorted
     if mode == "sampled":
         counts_NK = rng.integers(1, 6, (count, top_k))
