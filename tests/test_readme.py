@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mindspore_impl import config
+from mindspore_impl.sweep.trials import plan_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,5 +25,10 @@ def test_named_files_exist(name):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_compose(command):
-    config.compose([word for word in shlex.split(command, comments=True) if not word.startswith("--")])
+def test_commands_compose(command, tmp_path):
+    words = shlex.split(command, comments=True)
+    overrides = [word for word in words if not word.startswith("--")]
+    if "--multirun" in words:
+        plan_sweep([*overrides, f"run_dir={tmp_path / 'sweep'}"])
+    else:
+        config.compose(overrides)

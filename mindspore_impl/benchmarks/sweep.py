@@ -1,33 +1,36 @@
 """A sweep that shares its stages through the cache against the same sweep without it, which is as many single runs.
 
-Six weights of the teacher on the quickstart with a tenth of its steps: all that comes before distillation is shared.
+Six weights of the teacher on a reduced quickstart: all that comes before distillation is shared.
 """
 
+import functools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from mindspore_impl import files, runtime
+from mindspore_impl import files, ranks, runtime
 from mindspore_impl.benchmarks.common import Row, compared, publish
 from mindspore_impl.errors import JobFailed
 
 NAME = "sweep"
 WEIGHTS = "0.5,0.6,0.7,0.8,0.9,1.0"
+STEPS = 40
 SMALL = [
-    "stages.teacher.train.steps=75",
-    "stages.sft_reasoning.train.steps=90",
-    "stages.sft_fast.train.steps=50",
-    "stages.control.train.steps=40",
-    "stages.distill_fast.train.steps=40",
-    "stages.rollout_fast.rollout.limit=200",
-    "evaluation.limit=100",
+    "order=[teacher,sft_reasoning,sft_fast,rollout_fast,capture_fast,distill_fast]",
+    "compare=[]",
+    *(f"stages.{name}.train.steps={STEPS}" for name in ("teacher", "sft_reasoning", "sft_fast", "distill_fast")),
+    *(f"data.sets.{name}.count=2000" for name in ("teacher_reasoning", "teacher_fast")),
+    *(f"data.sets.{name}.count=1000" for name in ("reasoning", "fast")),
+    "stages.rollout_fast.rollout.limit=100",
+    "evaluation.accuracy=[]",
     "runtime.threads=2",
 ]
-CASE = f"quickstart with a tenth of its steps, {len(WEIGHTS.split(','))} values of kd_weight"
+CASE = f"6 stages of the quickstart, {STEPS} steps each, {len(WEIGHTS.split(','))} values of kd_weight"
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CODE = f"import sys; from {_PACKAGE.name}.cli import train; sys.exit(train())"
 
@@ -54,6 +57,11 @@ def _sweep(folder: Path, *more: str) -> tuple[float, list[float]]:
     words += ["sweep.metric=distill_fast.perplexity.validation_fast"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(_PACKAGE.parent), *sys.path])}
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", _CODE, "--multirun", *words], env=environment, check=True)
+    subprocess.run(
+        [sys.executable, "-c", _CODE, "--multirun", *words],
+        env=environment,
+        check=True,
+        preexec_fn=functools.partial(ranks.die_with_parent, signal.SIGTERM),
+    )
     seconds = time.perf_counter() - start
     return seconds, [trial["metric"] for trial in files.read_json(folder / "sweep.json")["trials"]]

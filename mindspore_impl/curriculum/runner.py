@@ -11,11 +11,11 @@ from pathlib import Path
 
 from mindspore_impl import files, ranks, runtime
 from mindspore_impl.config import Config, to_plain
-from mindspore_impl.curriculum import estimate
+from mindspore_impl.curriculum import estimate, stage_cache
 from mindspore_impl.curriculum.inputs import maker_of, sized_model
-from mindspore_impl.curriculum.kinds import RUNNERS, Context, describe, outputs_present
+from mindspore_impl.curriculum.kinds import RUNNERS, Context, describe, less_memory, outputs_present
 from mindspore_impl.curriculum.plan import PlannedStage, make_plan, tokenizer_fingerprint
-from mindspore_impl.errors import UserError
+from mindspore_impl.errors import UserError, enough_memory
 
 FINISHED, RUNNING = "finished", "running"
 
@@ -159,14 +159,23 @@ def _run_stage(context: Context, planned: PlannedStage, total: int) -> None:
             files.write_json(folder / "stage.json", record | entries | {"seconds": seconds})
         return seconds
 
-    try:
-        metrics = RUNNERS[planned.kind](context, planned, folder)
-        ranks.barrier()  # what another rank writes belongs to the stage
-    except BaseException:
-        with suppress(UserError):  # a full disk must not hide what stopped the stage
-            write({})
-        raise
-    seconds = write({"status": FINISHED, "tokens": int(metrics.get("tokens", 0)), "metrics": metrics})
+    with stage_cache.entry(context.config.runtime.cache, planned.fingerprint) as cached:
+        if note := ranks.first(lambda: cached.take(folder)):
+            write(note["result"] | {"cache": {"seconds": note["seconds"]}})
+            print(f"{label}: taken from the cache, where it took {note['seconds']:.1f} s", flush=True)
+            return
+        try:
+            with enough_memory(label, less_memory(planned)):
+                metrics = RUNNERS[planned.kind](context, planned, folder)
+            ranks.barrier()  # what another rank writes belongs to the stage
+        except BaseException:
+            with suppress(UserError):  # a full disk must not hide what stopped the stage
+                write({})
+            raise
+        result = {"status": FINISHED, "tokens": int(metrics.get("tokens", 0)), "metrics": metrics}
+        seconds = write(result)
+        if runtime.rank() == 0:
+            cached.keep(folder, {"result": result, "seconds": seconds})
     print(f"{label}: done in {seconds:.1f} s {summarise(metrics)}", flush=True)
 
 

@@ -196,3 +196,48 @@ def test_copied_run_directory_is_the_same_run(tmp_path, calls):
     del calls[:]
     run(tmp_path / "copy")
     assert calls == []
+
+
+def test_second_run_takes_shared_stages_from_the_cache(tmp_path, calls):
+    cache = f"runtime.cache={tmp_path / 'cache'}"
+    first = run(tmp_path / "one", cache)
+    del calls[:]
+    second = run(tmp_path / "two", cache, "stages.capture_fast.capture.top_k=3")
+    assert calls == ["capture_fast", "distill_fast", "eval_distill_fast"]
+    taken, computed = (json.loads(stage_file(run, "sft_fast").read_text()) for run in (second, first))
+    assert set(taken["cache"]) == {"seconds"} and "cache" not in computed
+    assert (taken["status"], taken["tokens"], taken["metrics"]) == ("finished", 7, {"tokens": 7})
+    assert taken["inputs"] == computed["inputs"] and taken["fingerprint"] == computed["fingerprint"]
+    assert (second / "stages" / "03_sft_reasoning" / "checkpoints" / "LATEST").is_file()
+    run(tmp_path / "two", cache, "stages.capture_fast.capture.top_k=3")
+    assert len(calls) == 3, "what was taken is finished"
+
+
+def test_changed_or_removed_result_comes_from_the_cache(tmp_path, calls):
+    cache = f"runtime.cache={tmp_path / 'cache'}"
+    folder = run(tmp_path / "run", cache)
+    run(folder, cache, "stages.capture_fast.capture.top_k=3")
+    del calls[:]
+    run(folder, cache)
+    assert calls == []
+    assert len(list((folder / "replaced").iterdir())) == 6
+    assert "cache" in json.loads(stage_file(folder, "capture_fast").read_text())
+    (stage_file(folder, "rollout_fast").parent / "rollouts.jsonl").unlink()
+    run(folder, cache)
+    assert calls == [] and (stage_file(folder, "rollout_fast").parent / "rollouts.jsonl").is_file()
+
+
+def test_interrupted_stage_is_not_kept_and_resumes(tmp_path, calls, monkeypatch):
+    def fail(context, planned, folder):
+        (folder / "half.txt").write_text("kept")
+        raise UserError("stop")
+
+    cache, working = f"runtime.cache={tmp_path / 'cache'}", dict(runner.RUNNERS)
+    monkeypatch.setitem(runner.RUNNERS, "distill", fail)
+    with pytest.raises(UserError, match="stop"):
+        run(tmp_path / "run", cache)
+    monkeypatch.setattr(runner, "RUNNERS", working)
+    del calls[:]
+    run(tmp_path / "run", cache)
+    assert calls == ["distill_fast", "eval_distill_fast"]
+    assert stage_file(tmp_path / "run", "distill_fast").with_name("half.txt").read_text() == "kept"

@@ -119,6 +119,7 @@ needs_optuna = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_optuna
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_optuna_itself_goes_on_as_if_it_had_been_one(sweep, tmp_path, sampler):
@@ -129,6 +130,7 @@ def test_optuna_itself_goes_on_as_if_it_had_been_one(sweep, tmp_path, sampler):
     assert [trial["overrides"] for trial in parts] == [trial["overrides"] for trial in whole]
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_optuna_itself_finds_the_best_weight(sweep):
     trials = sweep(f"{WEIGHT}=interval(0.1,1.0)", *optuna(25))
