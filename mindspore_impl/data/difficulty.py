@@ -61,7 +61,7 @@ def kept(records: Sequence[Record], keep: KeepOptions, key: str) -> list[Record]
     """
     check_keep(keep, key)
     values = np.array([number_of(r.meta, keep.field, f"{key}: record {r.id!r}") for r in records])
-    inside = _by_value(values, keep) if keep.by == "value" and keep.bucket is None else _by_rank(values, keep)
+    inside = within(values, keep) if keep.by == "value" and keep.bucket is None else _by_rank(values, keep)
     found = [record for record, chosen in zip(records, inside, strict=True) if chosen]
     if not found:
         spread = f"from {values.min():g} to {values.max():g}" if len(values) else "of no record"
@@ -69,7 +69,8 @@ def kept(records: Sequence[Record], keep: KeepOptions, key: str) -> list[Record]
     return found
 
 
-def _by_value(values: np.ndarray, keep: KeepOptions) -> np.ndarray:
+def within(values, keep: KeepOptions):
+    """Whether a number, or each of an array, lies between the band's two values."""
     low, high = -math.inf if keep.low is None else keep.low, math.inf if keep.high is None else keep.high
     if keep.ends == "excluded":
         return (values > low) & (values < high)

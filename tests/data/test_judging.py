@@ -35,7 +35,8 @@ def answer_of(record, tokenizer, index, reasoning=None, answer=None, finished=Tr
     ids = ids if finished else ids[:-1]
     return Rollout(
         f"{record.id}#{index}", prompt_messages(record), record.thinking, prompt, ids, tokenizer.decode(ids),
-        "stop" if finished else "length", meta={**record.meta, "prompt_id": record.id, "sample": index},
+        "stop" if finished else "length", tokenizer_sha256=tokenizer.sha256,
+        meta={**record.meta, "prompt_id": record.id, "sample": index},
     )  # fmt: skip
 
 

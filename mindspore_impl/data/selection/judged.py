@@ -1,4 +1,4 @@
-"""Steps that know right from wrong and easy from hard: labels verified, answers sampled, difficulty noted and banded."""
+"""Steps that know right from wrong and easy from hard: labels verified, answers sampled, difficulty noted."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,9 +16,9 @@ from mindspore_impl.text.tokenizer import Tokenizer
 
 @dataclass
 class VerifyOptions:
-    """Whether a record's own last answer is right, by its meta.task. unverifiable: what becomes of one without a task."""
+    """Whether a record's own last answer is right, by its meta.task."""
 
-    unverifiable: Literal["keep", "drop"] = "keep"
+    unverifiable: Literal["keep", "drop"] = "keep"  # what becomes of a record without a task
 
 
 @dataclass
@@ -83,9 +83,7 @@ def measure(options: DifficultyOptions, context: Context, items: Iterator[Item])
 def band(options: KeepOptions, context: Context) -> Check:
     """Keeps records whose number lies between two values."""
     if options.by == "quantile" or options.bucket is not None:
-        raise context.refuse(
-            "shares and buckets need a whole set; give values, or use `keep` of a data set in training"
-        )
+        raise context.refuse("shares and buckets need a whole set; give values, or `keep` to a data set in training")
     difficulty.check_keep(options, context.where)
     outside = Drop(f"{options.field} is outside the band")
 

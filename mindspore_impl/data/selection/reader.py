@@ -26,6 +26,8 @@ def read_set(
     step that drops such records. A line that is no record goes to `refused`; without it, UserError names file:line.
     A JSON array and the bundled generator are read whole; JSON lines are not.
     """
+    if options.keep is not None:
+        raise UserError(f"data.sets.{name}.keep: a recipe reads a whole set; use its step `band` instead")
     if options.source == "list_programs":
         yield from (Item(record, name, record.id) for record in load_set(name, options, seed))
         return

@@ -1,0 +1,109 @@
+"""Steps that judge: wrong labels, right generations, difficulty and its bands."""
+
+import pytest
+
+from mindspore_impl import files
+from mindspore_impl.data import list_programs
+from mindspore_impl.data.difficulty import LENGTH, PASS_RATE
+from mindspore_impl.data.rollouts import rollout_to_json, write_rollouts
+from mindspore_impl.data.selection.stream import Item
+from mindspore_impl.errors import UserError
+from mindspore_impl.text import chat
+from mindspore_impl.text.tokenizer import train_tokenizer
+from tests.data.test_judging import answer_of
+
+
+@pytest.fixture(scope="module")
+def records():
+    return list(list_programs.generate("train", 0, 40, "reasoning", 0.0, 3, 5, 0))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(records, tmp_path_factory):
+    texts = [text for record in records for text in chat.segments(record)]
+    return train_tokenizer(texts, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 130)
+
+
+@pytest.fixture
+def given(records, tokenizer, tmp_path):
+    """Options of a step over a file: both answers to record 0 are right, one to record 1, none to 2; 3 has none."""
+    items = [answer_of(records[0], tokenizer, 0), answer_of(records[0], tokenizer, 1, reasoning="sort")]
+    items += [answer_of(records[1], tokenizer, 0), answer_of(records[1], tokenizer, 1, answer="a")]
+    items += [answer_of(records[2], tokenizer, 0, answer="a"), answer_of(records[2], tokenizer, 1, finished=False)]
+    write_rollouts(tmp_path / "r.jsonl", items)
+    return {"rollouts": str(tmp_path / "r.jsonl"), "tokenizer": str(tokenizer.path)}
+
+
+def items_of(records):
+    return [Item(record, "train", record.id) for record in records]
+
+
+def reasons(result):
+    return [drop.reason for drop in result.drops.values()]
+
+
+def test_wrong_labels_go(apply):
+    noisy = list(list_programs.generate("train", 0, 60, "fast", 0.5, 3, 5, 0))
+    result = apply("verify", items_of(noisy))
+    right = [r.id for r in noisy if r.messages[-1].content == r.meta["answer"]]
+    assert result.kept == right and 20 < len(right) < 50 and set(reasons(result)) == {"its answer is wrong"}
+
+
+def test_what_cannot_be_verified_stays_or_goes(apply, item):
+    items = [item("b", identity="x"), item("5", identity="y", meta={"task": "gsm8k", "answer": "5.0"})]
+    assert apply("verify", items).kept == ["x", "y"] and apply("verify", items, unverifiable="drop").kept == ["y"]
+    with pytest.raises(UserError, match="record 'z': meta.task is 'riddle'"):
+        apply("verify", [item("5", identity="z", meta={"task": "riddle"})])
+
+
+def test_the_shortest_right_generation_becomes_the_answer(apply, records, given):
+    result = apply("rejection", items_of(records[:4]), **given)
+    assert result.kept == [record.id for record in records[:2]]
+    assert [one.record.messages[-1].reasoning for one in result.items] == ["sort", records[1].messages[-1].reasoning]
+    assert reasons(result) == ["no generation is right", "no generation in the rollout file"]
+    assert result.notes == {"prompts": 3, "generations": 6, "right": 3}
+
+
+def test_difficulty_is_written_into_meta(apply, records, tokenizer, given):
+    result = apply("difficulty", items_of(records[:4]), **given)
+    assert [one.record.meta[PASS_RATE] for one in result.items] == [1.0, 0.5, 0.0]
+    lengths = [len(chat.render(record, tokenizer).ids) for record in records[:3]]
+    assert [one.record.meta[LENGTH] for one in result.items] == lengths and records[0].meta.get(LENGTH) is None
+    alone = apply("difficulty", items_of(records), tokenizer=given["tokenizer"])
+    assert len(alone.kept) == 40 and PASS_RATE not in alone.items[0].record.meta
+
+
+def test_a_band_keeps_what_lies_between(apply, item):
+    items = [item("b", identity=str(n), meta={PASS_RATE: n / 4}) for n in range(5)]
+    assert apply("band", items, field=PASS_RATE, low=0, high=1, ends="excluded").kept == ["1", "2", "3"]
+    assert apply("band", items, field=PASS_RATE, high=0.5).kept == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("band", {"bucket": "easy"}, "shares and buckets need a whole set"),
+        ("band", {}, "give low, high or both"),
+        ("band", {"low": 0.5}, "steps.0..band: record '1': meta has no difficulty_loss"),
+        ("rejection", {"rollouts": "r.jsonl"}, "tokenizer: give the file"),
+        ("difficulty", {}, "tokenizer: give the file"),
+    ],
+)
+def test_what_a_step_cannot_do_is_refused(apply, item, name, options, words):
+    with pytest.raises(UserError, match=words):
+        apply(name, [item("b")], **options)
+
+
+def test_generations_without_a_file_or_a_prompt_are_refused(apply, records, given, tokenizer, tmp_path):
+    with pytest.raises(UserError, match="rollouts: give a rollout file"):
+        apply("rejection", items_of(records[:1]), tokenizer=given["tokenizer"])
+    line = rollout_to_json(answer_of(records[0], tokenizer, 0))
+    del line["meta"]["prompt_id"]
+    files.write_jsonl(tmp_path / "r.jsonl", [line])
+    with pytest.raises(UserError, match="steps.0..rejection: rollout .*does not say whose answer it is"):
+        apply("rejection", items_of(records[:1]), **given)
+
+
+def test_a_recipe_reads_whole_sets(select):
+    with pytest.raises(UserError, match="data.sets.train.keep: a recipe reads a whole set; use its step `band`"):
+        select([{"id": "1"}], [{"length": {}}], overrides=["data.sets.train.keep.low=1"])
