@@ -8,6 +8,7 @@ import pytest
 from mindspore_impl import cli
 from mindspore_impl.data.rollouts import read_rollouts, to_sample, write_rollouts
 from mindspore_impl.data.teacher_store import StoreReader
+from mindspore_impl.errors import UserError
 from mindspore_impl.text import chat
 from mindspore_impl.text.records import record_to_json
 from mindspore_impl.text.tokenizer import train_tokenizer
@@ -86,6 +87,41 @@ def test_stages_of_a_run_that_order_leaves_out(server, tmp_path, ms_runtime):
     assert reader.sequences == 3 and reader.top_k == 4
     assert query("--run", run, "--stage", "rollout_fast", "--url", server.url) == 0
     assert len(read_rollouts(run / "outside" / "rollout_fast" / "rollouts.jsonl", trained, True)) == 4  # two a prompt
+
+
+SMALL = [
+    "experiment=quickstart", "runtime=cpu", "tokenizer.vocab_size=110", "stages.sft_fast.init=null",
+    *(f"data.sets.{name}.count=60" for name in ("teacher_reasoning", "teacher_fast", "reasoning", "fast")),
+    "models.student.hidden_size=48", "models.student.num_layers=1",
+    *(f"stages.{name}.train.steps=3" for name in ("sft_fast", "distill_fast")),
+    *(f"stages.{name}.evaluate=false" for name in ("sft_fast", "distill_fast")),
+    "stages.sft_fast.data.mixture={fast:1}", "stages.capture_fast.rollouts=null", "stages.capture_fast.sets=[fast]",
+    "stages.distill_fast.rollouts=null", "stages.distill_fast.data.mixture={rollouts:0,fast:1}",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_student_is_distilled_from_a_teacher_that_only_a_server_has(server, tmp_path, ms_runtime, capsys):
+    """Run up to the student, ask, name the store by its path, run on: the student's own stage is not trained again."""
+    from mindspore_impl.config import compose
+    from mindspore_impl.curriculum import runner
+
+    run = tmp_path / "run"
+    runner.run(compose([*SMALL, "order=[sft_fast]", f"run_dir={run}"]))
+    server.logits = lambda ids: np.stack(
+        [np.random.default_rng(ids[: t + 1]).normal(0, 3, 110) for t in range(len(ids))]
+    )
+    assert query("--run", run, "--stage", "capture_fast", "--url", server.url) == 0
+    store = run / "outside" / "capture_fast" / "store"
+    on = [*SMALL, "order=[sft_fast,distill_fast]", f"run_dir={run}", f"stages.distill_fast.store={store}"]
+    capsys.readouterr()
+    runner.run(compose(on))
+    assert "sft_fast (sft): finished before, skipped" in capsys.readouterr().out
+    stage = next((run / "stages").glob("*_distill_fast"))
+    told = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    assert told and all(0 < line["kd"] < 20 for line in told if "kd" in line) and any("kd" in line for line in told)
+    with pytest.raises(UserError, match="is not in the teacher store"):
+        runner.run(compose([*on, "stages.distill_fast.data.mixture={rollouts:0,fast:1,reasoning:1}"]))
 
 
 def test_answers_written_elsewhere_need_a_name_or_weights(tokenizer, record_file, server, tmp_path, capsys):
