@@ -55,7 +55,7 @@ def test_numpy_ids_are_written(records, tokenizer, tmp_path):
 def test_a_finished_rollout_is_the_rendered_record(records, tokenizer):
     sample, rendered = to_sample(answered(records[0], tokenizer), tokenizer), chat.render(records[0], tokenizer)
     assert (sample.ids == rendered.ids).all() and (sample.supervised == rendered.supervised).all()
-    assert (sample.record_id, sample.thinking) == (records[0].id, "reasoning")
+    assert (sample.record_id, sample.thinking, sample.meta) == (records[0].id, "reasoning", records[0].meta)
 
 
 def test_trap_18_a_cut_rollout_is_not_supervised_as_if_it_ended(records, tokenizer):

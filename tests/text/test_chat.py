@@ -74,6 +74,11 @@ def test_pieces_one_by_one(tiny):
     )
 
 
+def test_samples_carry_the_meta_of_their_record(tokenizer):
+    rated = Record("r1", (USER, ANSWER), "fast", {"difficulty_loss": 0.5})
+    assert chat.render(rated, tokenizer).meta == {"difficulty_loss": 0.5}
+
+
 def test_a_prompt_ends_where_the_assistant_begins(tokenizer):
     prompt = chat.render_prompt((USER,), tokenizer, "fast")
     assert spelled(tokenizer, prompt) == (
