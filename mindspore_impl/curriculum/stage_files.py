@@ -1,12 +1,13 @@
 """What a training stage of a run reads from disk, for those who train it elsewhere."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl.config import Config, nearest
-from mindspore_impl.curriculum.inputs import TRAINED, is_path
+from mindspore_impl.curriculum.inputs import ROLLOUTS, TRAINED, is_path, makers_of
 from mindspore_impl.curriculum.kinds import Context
 from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
 
@@ -22,6 +23,7 @@ class StageFiles:
     rollouts: Path | None = None
     keep_truncated: bool = True
     store: Path | None = None
+    sets: dict[str, DatasetOptions] = field(default_factory=dict)  # of the mixture; those that stages make, as files
 
 
 def stage_files(config: Config, name: str) -> StageFiles:
@@ -43,6 +45,10 @@ def stage_files(config: Config, name: str) -> StageFiles:
     tokenizer = _there(config.tokenizer.path or context.run_dir / "tokenizer" / "tokenizer.model", name)
     context.tokenizer = Tokenizer.load(tokenizer, config.tokenizer.template)
     rollouts, store = getattr(stage, "rollouts", None), getattr(stage, "store", None)
+    drawn = [each for each, weight in stage.data.mixture.items() if weight and each != ROLLOUTS]
+    sets = {each: context.set_options(each) for each in drawn}
+    for made in makers_of(stage, config):
+        _there(context.set_options(made).path, name)
     from_file = rollouts is not None and is_path(rollouts)
     return StageFiles(
         context.model_options(planned.model),
@@ -54,6 +60,7 @@ def stage_files(config: Config, name: str) -> StageFiles:
         else _there(rollouts if from_file else context.folder(rollouts) / "rollouts.jsonl", name),
         rollouts is None or from_file or context.plan[rollouts].stage.rollout.keep_truncated,
         None if store is None else _there(context.store(store), name),
+        sets,
     )
 
 

@@ -265,7 +265,7 @@ def _stream(data: PackedData):
 
 def write_stage(
     path: Path, config: Config, name: str, model: ModelOptions, seed: int, tokenizer: Path, weights: Path | None,
-    rollouts: Path | None, keep_truncated: bool, store: Path | None,
+    rollouts: Path | None, keep_truncated: bool, store: Path | None, sets: dict[str, DatasetOptions],
 ) -> None:  # fmt: skip
     """Write the sft or distill stage `name` as a mindformers YAML; the rest is what `curriculum/stage_files.py` finds.
 
@@ -282,7 +282,7 @@ def write_stage(
         seed=seed,
         set_seed=config.seed,
         tokenizer=dataclasses.replace(config.tokenizer, path=str(tokenizer)),
-        sets={each: _absolute(config.data.sets[each]) for each in mixture if each != ROLLOUTS},
+        sets={each: _absolute(options) for each, options in sets.items()},
         rollouts=str(rollouts) if ROLLOUTS in mixture else None,
         keep_truncated=keep_truncated,
         store=store and str(store),

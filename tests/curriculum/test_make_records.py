@@ -8,6 +8,7 @@ from mindspore_impl import files
 from mindspore_impl.config import compose
 from mindspore_impl.curriculum import runner
 from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.curriculum.stage_files import stage_files
 from mindspore_impl.errors import UserError
 
 EXPERIMENT = "experiment=quickstart_curriculum"
@@ -110,6 +111,9 @@ def test_a_scored_set_is_trained_on_in_a_band_and_in_order(tmp_path, ms_runtime,
     assert len(means) == 10 and sum(means[:5]) < sum(means[5:]) and data["order"]["by"] == "difficulty_loss"
     assert "scored: 10 of 30 records kept; mean difficulty_loss" in capsys.readouterr().out
     assert "easy_to_hard keeps 10 of 30 records of scored" in (folder / "report.html").read_text()
+    # Who trains the stage elsewhere is given the file that the score stage made.
+    config = compose([*SMALL, f"run_dir={folder}", "order=[sft_reasoning,score,easy_to_hard]"])
+    assert stage_files(config, "easy_to_hard").sets["scored"].path == str(path)
 
 
 @pytest.mark.slow
