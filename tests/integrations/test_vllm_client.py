@@ -90,6 +90,16 @@ def test_a_fault_is_told_and_a_second_run_asks_only_for_what_is_missing(fault, t
     check_store(tmp_path / "store")
 
 
+def test_only_what_is_needed_of_an_answer_is_kept(tmp_path):
+    with serving(logits_of) as fake:
+        asking.ask_topk(server_at(fake), SAMPLES[:1], HEADER, tmp_path / "a.jsonl")
+    (line,) = (tmp_path / "a.jsonl").read_text().splitlines()
+    entries = json.loads(line)["response"]["body"]["choices"][0]["prompt_logprobs"]
+    supervised = SAMPLES[0].supervised
+    assert [entry is not None for entry in entries] == [False, *supervised[1:].tolist()]
+    assert all(type(logp) is float for entry in entries if entry for logp in entry.values())
+
+
 def test_faults_that_pass_are_survived_and_counted(tmp_path, capsys):
     with serving(logits_of) as fake:
         fake.faults[FIRST] = ["500", "drop", "truncated", "nan", "429 0"]

@@ -1,7 +1,7 @@
 """Ask a server, keep every good answer in a JSONL file, and import that file: `tools/query_teacher.py`.
 
-The file is a batch file of vLLM's form, one line an answer, written and flushed to disk at once. A second run cuts off
-a half-written line, asks only what has no usable answer there yet, and goes on.
+The file is a batch file of vLLM's form, one line an answer (of a top-k only what is needed), written and flushed to
+disk at once. A second run cuts off a half-written line, asks only what has no usable answer there yet, and goes on.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.integrations.vllm.answers import BadAnswer, counted, parse_answer
 from mindspore_impl.integrations.vllm.client import Question, Server, ask_all, served_model
 from mindspore_impl.integrations.vllm.rollouts import Prompt, rollout_of, rollout_request
-from mindspore_impl.integrations.vllm.topk import teacher_rows, topk_request
+from mindspore_impl.integrations.vllm.topk import slimmed, teacher_rows, topk_request
 from mindspore_impl.text.chat import Sample
 from mindspore_impl.text.tokenizer import Tokenizer
 
@@ -36,8 +36,11 @@ def ask_topk(server: Server, samples: Sequence[Sample], header: StoreHeader, pat
     def check(question: Question, body: dict) -> None:
         teacher_rows(parse_answer(body), by_key[question.key], header, Counter())
 
+    def slim(question: Question, body: dict) -> dict:
+        return slimmed(body, by_key[question.key])
+
     bodies = {key: lambda s=sample: topk_request(s, header.top_k, server.model) for key, sample in by_key.items()}
-    _ask(server, bodies, check, path, header.tokenizer_sha256, "top-k")
+    _ask(server, bodies, check, path, header.tokenizer_sha256, "top-k", slim)
 
 
 def ask_rollouts(
@@ -59,7 +62,7 @@ def ask_rollouts(
     bodies = {
         key: lambda p=prompt: rollout_request(p, sampling, tokenizer, server.model) for key, prompt in by_key.items()
     }
-    _ask(server, bodies, check, path, tokenizer.sha256, "rollout", allow_missing)
+    _ask(server, bodies, check, path, tokenizer.sha256, "rollout", lambda _, body: body, allow_missing)
 
 
 def named(server: Server, longest: int) -> Server:
@@ -74,6 +77,7 @@ def _ask(
     path: Path,
     tokenizer_sha256: str,
     title: str,
+    slim: Callable[[Question, dict], dict],
     allow_missing: int = 0,
 ) -> None:
     with _opened(path) as log:
@@ -90,7 +94,7 @@ def _ask(
                 "custom_id": question.key,
                 "request_sha256": files.sha256_json(question.body),
                 "tokenizer_sha256": tokenizer_sha256,
-                "response": {"status_code": 200, "body": body},
+                "response": {"status_code": 200, "body": slim(question, body)},
             }
             log.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
             log.flush()

@@ -86,7 +86,7 @@ def teacher_rows(answer: Answer, sample: Sample, header: StoreHeader, repairs: C
     answer is not about exactly this sequence, or an entry that is needed is no top-K of a distribution.
     """
     entries = _entries(answer, sample)
-    position_S = np.flatnonzero(shift(sample.ids, sample.supervised)[1])
+    position_S = _positions(sample)
     rows = [_row(entries[t + 1], int(sample.ids[t + 1]), header, f"token {t + 1}") for t in position_S]
     ids_SK = np.array([ids for ids, _ in rows], np.int32)
     logp_SK = np.array([logp for _, logp in rows], np.float64)
@@ -105,6 +105,24 @@ def teacher_rows(answer: Answer, sample: Sample, header: StoreHeader, repairs: C
         repairs[TAIL_UNKNOWN] += int((tail_S < TAIL_RESOLUTION).sum())
         tail_S = np.maximum(tail_S, TAIL_RESOLUTION)
     return ids_SK, logp_SK.astype(np.float32), tail_S.astype(np.float32)
+
+
+def _positions(sample: Sample) -> np.ndarray:
+    """Where the rows of a sample are read: the positions before its supervised tokens."""
+    return np.flatnonzero(shift(sample.ids, sample.supervised)[1])
+
+
+def slimmed(body: dict, sample: Sample) -> dict:
+    """A checked answer of the server without ranks, token texts and the entries of tokens that are not supervised."""
+    needed = {int(t) + 1 for t in _positions(sample)}
+    choice = body["choices"][0]
+    entries = [
+        {name: value["logprob"] if isinstance(value, dict) else value for name, value in entry.items()}
+        if place in needed
+        else None
+        for place, entry in enumerate(choice["prompt_logprobs"])
+    ]
+    return {**body, "choices": [{**choice, "prompt_logprobs": entries}]}
 
 
 def _entries(answer: Answer, sample: Sample) -> list:
@@ -129,22 +147,26 @@ def _row(entry, own: int, header: StoreHeader, where: str) -> tuple[list[int], l
     """The K most probable ids of an entry and their log-probabilities, falling; `own` is the prompt's token there."""
     if not isinstance(entry, dict):
         raise BadAnswer("null entry", where)
-    pairs = []
-    for name, value in entry.items():
-        logp = value.get("logprob") if isinstance(value, dict) else value  # older scripts give the bare number
-        if not (name.isascii() and name.isdigit() and str(int(name)) == name) or type(logp) not in (float, int):
-            raise BadAnswer("another form", f"{where}: {name!r}: {str(value)[:80]}")
-        if int(name) >= header.vocab_size:
-            raise BadAnswer("id out of range", f"{where}: {name}, but the vocabulary has {header.vocab_size}")
-        if math.isnan(logp):
-            raise BadAnswer("NaN", where)
-        if logp > 1e-4:
-            raise BadAnswer("log-probability above 0", f"{where}: {logp:g}; does the server give raw_logits?")
-        pairs.append((-max(logp, LOG_FLOOR), int(name) == own, int(name)))  # of equals, the added one comes last
-    if len(pairs) < header.top_k:
-        raise BadAnswer("fewer than K ids", f"{where}: {len(pairs)}, but K is {header.top_k}")
-    kept = sorted(pairs)[: header.top_k]
-    return [token_id for _, _, token_id in kept], [-minus for minus, _, _ in kept]
+    try:
+        ids = [int(name) for name in entry]
+        # Older scripts give the bare number.
+        logps = [value["logprob"] if type(value) is dict else value for value in entry.values()]
+    except (ValueError, KeyError) as error:
+        raise BadAnswer("another form", f"{where}: {error}") from error
+    if list(map(str, ids)) != list(entry) or not {*map(type, logps)} <= {float, int}:
+        raise BadAnswer("another form", f"{where}: it must map ids to log-probabilities")
+    if len(ids) < header.top_k:
+        raise BadAnswer("fewer than K ids", f"{where}: {len(ids)}, but K is {header.top_k}")
+    if min(ids) < 0 or max(ids) >= header.vocab_size:
+        worst = min(ids) if min(ids) < 0 else max(ids)
+        raise BadAnswer("id out of range", f"{where}: {worst}, but the vocabulary has {header.vocab_size}")
+    if any(logp != logp for logp in logps):
+        raise BadAnswer("NaN", where)
+    if max(logps) > 1e-4:
+        raise BadAnswer("log-probability above 0", f"{where}: {max(logps):g}; does the server give raw_logits?")
+    # Of equals, the added token comes last.
+    order = sorted(range(len(ids)), key=lambda n: (-logps[n], ids[n] == own, ids[n]))[: header.top_k]
+    return [ids[n] for n in order], [max(logps[n], LOG_FLOOR) for n in order]
 
 
 def import_topk(paths: Sequence[Path], samples: Sequence[Sample], header: StoreHeader, folder: str | Path) -> dict:
