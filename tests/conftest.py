@@ -54,3 +54,15 @@ def two_ranks(tmp_path):
 
     run.folder = folder
     return run
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own of 64 KB, and a function that remounts it with other options."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
+    if done.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield disk, lambda options: subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+    subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -272,18 +272,6 @@ def test_a_file_size_limit_is_told(tmp_path):
     assert "step_00000020: the checkpoint cannot be written" in said and "File too large" in said
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own of 64 KB, and a function that remounts it with other options."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
-    if done.returncode:
-        pytest.skip("no file system can be mounted here")
-    yield disk, lambda options: subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
 def test_a_disk_that_is_really_full(small_disk):
     disk, remount = small_disk
     folder = disk / "checkpoints"

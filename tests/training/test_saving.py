@@ -1,0 +1,230 @@
+"""Saving beside the steps: what is stored, what a step waits for, and what faults, stops and full disks leave."""
+
+import json
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindspore_impl import checkpoint, files
+from mindspore_impl.errors import UserError
+from tests.training.small import Stream, weights
+from tests.training.test_trainer import OPTIONS, linear_objective, lines, run  # noqa: F401 (a fixture)
+
+EVERY_STEP = replace(OPTIONS, checkpoint_interval=1, keep_checkpoints=100)
+
+
+class Watched(Stream):
+    """Calls `before(step)` ahead of each step."""
+
+    def __init__(self, before, **more):
+        super().__init__(**more)
+        self.before = before
+
+    def steps(self, start, stop):
+        for step, batches in enumerate(super().steps(start, stop), start):
+            self.before(step)
+            yield batches
+
+
+def hashes(folder):
+    """SHA-256 of weights and optimizer state by checkpoint."""
+    manifests = sorted((folder / "checkpoints").glob("step_*/manifest.json"))
+    return {
+        path.parent.name: [json.loads(path.read_text())["files"][f"{name}.safetensors"]["sha256"]
+                           for name in ("weights", "optimizer")]
+        for path in manifests
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def synchronous(tmp_path_factory, ms_runtime, linear_objective):  # noqa: F811
+    folder = tmp_path_factory.mktemp("synchronous")
+    model, result = run(folder, Stream(), options=replace(EVERY_STEP, async_checkpoint=False))
+    return folder, weights(model), result
+
+
+def test_beside_the_steps_the_same_is_stored(synchronous, tmp_path):
+    folder, _, expected = synchronous
+    _, result = run(tmp_path, Stream(), options=EVERY_STEP)
+    assert hashes(tmp_path) == hashes(folder) and len(hashes(folder)) == 8
+    assert lines(tmp_path) == lines(folder)
+    assert result["checkpoint_copy_seconds"] > 0 and result["checkpoint_wait_seconds"] >= 0
+    assert expected["checkpoint_wait_seconds"] < result["seconds"] + result["compile_seconds"]
+
+
+def test_steps_go_on_while_a_checkpoint_is_written_which_holds_its_own_step(synchronous, tmp_path, monkeypatch):
+    real, go = checkpoint.save, threading.Event()
+
+    def slow(folder, step, *args):
+        assert go.wait(60)
+        return real(folder, step, *args)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+
+    def before(step):
+        if step == 5:  # the checkpoint of step 3 is still under way, and of the six steps none was kept waiting
+            assert not list(tmp_path.glob("checkpoints/step_*"))
+            go.set()
+
+    _, result = run(tmp_path, Watched(before), options=replace(OPTIONS, keep_checkpoints=9))
+    expected = hashes(synchronous[0])
+    assert hashes(tmp_path) == {name: expected[name] for name in ("step_00000003", "step_00000006", "step_00000008")}
+
+
+def test_a_save_that_is_due_too_early_waits_and_the_wait_is_counted(tmp_path, monkeypatch):
+    real, under_way = checkpoint.save, []
+
+    def slow(folder, step, *args):
+        assert not under_way
+        under_way.append(step)
+        threading.Event().wait(0.1)
+        under_way.clear()
+        return real(folder, step, *args)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    _, result = run(tmp_path, Stream(), options=EVERY_STEP)
+    assert len(hashes(tmp_path)) == 8
+    assert result["checkpoint_wait_seconds"] > 0.3
+    position = checkpoint.latest(tmp_path / "checkpoints").position["progress"]
+    assert position["checkpoint_wait_seconds"] == result["checkpoint_wait_seconds"]
+
+
+def test_a_fault_of_writing_ends_the_stage_at_the_next_step(synchronous, tmp_path, monkeypatch):
+    real, failed = checkpoint.save, threading.Event()
+
+    def save(folder, step, *args):
+        if step == 3:
+            failed.set()
+            raise UserError("the disk of step 3 is full")
+        return real(folder, step, *args)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    stream = Watched(lambda step: step < 4 or failed.wait(60))
+    with pytest.raises(UserError, match="the disk of step 3 is full"):
+        run(tmp_path, stream, options=replace(OPTIONS, checkpoint_interval=3))
+    assert stream.asked[-1] <= 5  # a step may have begun before the thread was done, the next save never
+    monkeypatch.setattr(checkpoint, "save", real)
+    model, _ = run(tmp_path, Stream())
+    for name, array in weights(model).items():
+        np.testing.assert_array_equal(array, synchronous[1][name])
+
+
+def test_the_log_is_durable_before_the_checkpoint_that_counts_on_it(tmp_path, monkeypatch):
+    from mindspore_impl.training.metrics import MetricsLog
+
+    events, real_sync, real_save = [], MetricsLog.sync, checkpoint.save
+
+    def sync(self):
+        real_sync(self)
+        events.append("log")
+
+    def save(*args):
+        events.append("checkpoint")
+        return real_save(*args)
+
+    monkeypatch.setattr(MetricsLog, "sync", sync)
+    monkeypatch.setattr(checkpoint, "save", save)
+    run(tmp_path, Stream(), options=EVERY_STEP)
+    assert events == ["log", "checkpoint"] * 8
+
+
+def test_an_interrupted_run_finishes_the_checkpoint_under_way(tmp_path, monkeypatch):
+    real, go = checkpoint.save, threading.Event()
+
+    def slow(*args):
+        assert go.wait(60)
+        return real(*args)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    stream = Watched(lambda step: step < 4 or go.set(), raise_at=5)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stream)
+    assert checkpoint.latest(tmp_path / "checkpoints").step == 3
+
+
+def test_every_so_many_steps_a_checkpoint_is_kept_and_says_what_model_it_is_of(tmp_path):
+    options = replace(OPTIONS, checkpoint_interval=5, keep_checkpoints=1, keep_every=2)
+    run(tmp_path, Stream(), options=options, config={"model_type": "llama"})
+    assert [int(name[5:]) for name in hashes(tmp_path)] == [2, 4, 6, 8]
+    path = checkpoint.latest(tmp_path / "checkpoints").path
+    assert files.read_json(path / "config.json") == {"model_type": "llama"}
+    assert "config.json" in files.read_json(path / "manifest.json")["files"]
+
+
+@pytest.mark.parametrize("position", [{}, {"progress": {"step": 3, "of_a_newer_program": 1, "window": {}}}])
+def test_a_position_of_another_program_is_refused(tmp_path, position):
+    array = np.zeros(1, np.float32)
+    from tests.training.small import linear_network
+
+    held = checkpoint.weights_of(linear_network())
+    checkpoint.save(tmp_path / "checkpoints", 3, held, {"global_step": array}, position, 1)
+    with pytest.raises(UserError, match="step_00000003: not the progress of a training stage, or that of a newer"):
+        run(tmp_path, Stream())
+
+
+def test_a_log_that_cannot_be_written_loses_nothing(synchronous, tmp_path, monkeypatch):
+    """The disk gets full in the fourth line of the log: one message; the resumed run ends as an uninterrupted one."""
+    from mindspore_impl.training import metrics
+
+    left, real = iter(range(3)), files.write_all
+
+    def write_all(file, data):
+        if str(file.name) == str(tmp_path / "metrics.jsonl") and next(left, None) is None:
+            real(file, data[:7])
+            raise OSError(28, "No space left on device")
+        return real(file, data)
+
+    monkeypatch.setattr(metrics.files, "write_all", write_all)
+    with pytest.raises(UserError, match="metrics cannot be written .No space left on device.; free some room"):
+        run(tmp_path, Stream(), options=EVERY_STEP)
+    monkeypatch.setattr(metrics.files, "write_all", real)
+    model, _ = run(tmp_path, Stream(), options=EVERY_STEP)
+    assert lines(tmp_path) == lines(synchronous[0])
+    for name, array in weights(model).items():
+        np.testing.assert_array_equal(array, synchronous[1][name])
+
+
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_stage_on_a_disk_that_is_really_full(synchronous, small_disk, tensorboard):
+    disk, remount = small_disk
+    folder = disk / "stage"
+    folder.mkdir()
+    room = os.statvfs(disk)
+    (disk / "filler").write_bytes(b"0" * (room.f_bavail * room.f_bsize - 36 * 1024))
+    options = replace(EVERY_STEP, keep_checkpoints=1, log_interval=1, tensorboard=tensorboard)
+    with pytest.raises(UserError, match=r"disk/stage/.*No space left on device.*free some room and run again") as error:
+        run(folder, Stream(), options=options)
+    assert str(error.value).count("No space") == 1
+    remount("size=1m")
+    model, result = run(folder, Stream(), options=options)
+    assert result["steps"] == 8
+    for name, array in weights(model).items():
+        np.testing.assert_array_equal(array, synchronous[1][name])
+
+
+@pytest.mark.slow
+def test_a_stage_goes_on_with_another_number_of_ranks(two_ranks, linear_objective):  # noqa: F811
+    from tests.training import rank_saving
+
+    folder = two_ranks.folder
+    rank_saving.stage(folder / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        rank_saving.stage(folder / "one", raise_at=5)
+    assert two_ranks(Path(rank_saving.__file__), "two") == [2, 2]
+    assert checkpoint.latest(folder / "two" / "checkpoints").step == 3
+    rank_saving.stage(folder / "two")
+    expected = checkpoint.latest(folder / "whole" / "checkpoints")
+    for name in ("one", "two"):
+        found = checkpoint.latest(folder / name / "checkpoints")
+        assert found.step == 8
+        for path, reference in ((found.weights_path, expected.weights_path),
+                                (found.optimizer_path, expected.optimizer_path)):  # fmt: skip
+            stored = checkpoint.read_arrays(path)
+            for key, array in checkpoint.read_arrays(reference).items():
+                np.testing.assert_allclose(stored[key], array, rtol=2e-4, atol=2e-6, err_msg=f"{name} {key}")
+        for key in ("step", "supervised_tokens", "skipped_steps"):
+            assert found.position["progress"][key] == expected.position["progress"][key]
