@@ -22,8 +22,11 @@ weight = float(re.search(r"distill_fast:.*?kd_weight: (\\S+)", text, re.S)[1])
 seed = int(re.search(r"^seed: (\\d+)", text, re.M)[1])
 with open(folder.parent.parent / "calls.txt", "a") as calls:
     calls.write(folder.name + "\\n")
+until = time.monotonic() + 20
 while (folder.parent.parent / "meet").exists() and len((folder.parent.parent / "calls.txt").read_text().split()) < 2:
     time.sleep(0.02)
+    if time.monotonic() > until:
+        sys.exit("error: no other trial runs")
 if (folder.parent.parent / "slow").exists():
     time.sleep(60)
 if (folder.parent.parent / "broken").exists() and weight > 0.85:

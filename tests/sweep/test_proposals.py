@@ -24,8 +24,7 @@ class StandIn:
         ExperimentalWarning = UserWarning
 
     def __init__(self):
-        self.told = []
-        self.queued = []
+        self.told, self.queued, self.salt = [], [], 0
         self.logging = SimpleNamespace(WARNING=30, set_verbosity=lambda _: None)
         self.samplers = SimpleNamespace(TPESampler=self._sampler, RandomSampler=self._sampler)
         self.trial = SimpleNamespace(TrialState=SimpleNamespace(FAIL="fail"))
@@ -39,7 +38,7 @@ class StandIn:
 
     def _ask(self):
         fixed = self.queued.pop() if self.queued else {}
-        draw = random.Random(repr(self.told))
+        draw = random.Random(repr((self.salt, self.told)))
         return SimpleNamespace(
             suggest_categorical=lambda key, choices: fixed.get(key, draw.choice(choices)),
             suggest_float=lambda key, low, high, log: fixed.get(key, draw.uniform(low, high)),
@@ -85,12 +84,13 @@ def test_failed_trial_is_told_as_failed_and_tried_again_with_its_values(sweep, s
         write = runner.write_sweep
         patch.setattr(runner, "write_sweep", lambda *a: (write(*a), (sweep.folder / "broken").touch()))
         with pytest.raises(JobFailed):
-            sweep(f"{WEIGHT}=0.9,0.95", *optuna(2))
+            sweep(f"{WEIGHT}=interval(0.88,0.95)", *optuna(2))
     assert stand_in.told == ["fail", "fail"]
     before = [trial["overrides"] for trial in sweep.record()["trials"]]
     (sweep.folder / "broken").unlink()
     stand_in.told.clear()
-    trials = sweep(f"{WEIGHT}=0.9,0.95", *optuna(2))
+    stand_in.salt = 1  # what is recorded is not drawn again
+    trials = sweep(f"{WEIGHT}=interval(0.88,0.95)", *optuna(2))
     assert [trial["overrides"] for trial in trials] == before
     assert stand_in.told == [trial["metric"] for trial in trials]
 
