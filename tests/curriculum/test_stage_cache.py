@@ -90,6 +90,13 @@ def test_damaged_entry_is_reported_removed_and_made_again(tmp_path, stage, name,
     assert take(tmp_path / "cache", folder) == NOTE
 
 
+def test_changed_note_is_damage(tmp_path, stage, capsys):
+    path = keep(tmp_path / "cache", stage) / "entry.json"
+    path.write_text(path.read_text().replace('"loss": 0.5', '"loss": 0.4'))
+    assert take(tmp_path / "cache", tmp_path / "two") is None
+    assert "entry.json was changed" in capsys.readouterr().out
+
+
 def test_entry_that_points_outside_is_damaged(tmp_path, stage, capsys):
     path = keep(tmp_path / "cache", stage) / "entry.json"
     found = files.read_json(path)
