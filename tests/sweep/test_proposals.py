@@ -92,6 +92,9 @@ def test_failed_trial_is_told_as_failed_and_tried_again_with_its_values(sweep, s
     stand_in.salt = 1  # what is recorded is not drawn again
     trials = sweep(f"{WEIGHT}=interval(0.88,0.95)", *optuna(2))
     assert [trial["overrides"] for trial in trials] == before
+    weights = [float(trial["overrides"][0].split("=")[1]) for trial in trials]
+    ran = [trial["metric"] for trial in trials]
+    assert ran == pytest.approx([0.99 - (weight - 0.6) ** 2 for weight in weights], abs=1e-5)
     assert stand_in.told == [trial["metric"] for trial in trials]
 
 
