@@ -100,8 +100,8 @@ def errors(got: Results, expected: Results, temperature: float) -> dict[str, flo
     return found | {"loss": float(abs(got.loss - expected.loss) / max(abs(expected.loss), 1.0))}
 
 
-def shared_errors(setting: Setting, scales: tuple[float, ...], seeds: range, composed: bool) -> dict[str, dict]:
-    """This rank's results of one graph against the oracle and, where `composed`, against the composed FusedLinear."""
+def shared_errors(setting: Setting, scales: tuple[float, ...], seeds: range) -> dict[str, dict]:
+    """This rank's results of one graph against the oracle, and against the composed operator in one process."""
     shard = Shard(setting.borders, runtime.rank())
     mine = setting.count // shard.ranks
     rows = slice(shard.rank * mine, (shard.rank + 1) * mine) if setting.own_rows else slice(None)
@@ -114,10 +114,8 @@ def shared_errors(setting: Setting, scales: tuple[float, ...], seeds: range, com
         for seed in seeds:
             hidden_ND, lm_head_VD, case = make(setting, scale, seed)
             got = run(cell, hidden_ND[rows], shard.cut(lm_head_VD), [array[rows] for array in case[1:]])
-            references = {"oracle": reference(hidden_ND, lm_head_VD, case, setting.options)}
-            if composed:
-                references["composed"] = run(alone, hidden_ND, lm_head_VD, case[1:])
-            for name, whole in references.items():
+            oracle = reference(hidden_ND, lm_head_VD, case, setting.options)
+            for name, whole in (("oracle", oracle), ("composed", run(alone, hidden_ND, lm_head_VD, case[1:]))):
                 expected = of_rank(whole, shard, rows)
                 if setting.own_rows:  # the ranks' losses add up to that of all
                     total = ms.ops.AllReduce()(Tensor(got.loss.reshape((1,)))).asnumpy()[0]
@@ -146,16 +144,15 @@ class Lookup(nn.Cell):
         return self.table[input_ids_BL]
 
 
-def network_results(setting: Setting, seed: int, shard: Shard | None) -> list:
-    """[loss, metrics, gradient of the body, gradient of lm_head] of LossNetwork over all rows, or this rank's share."""
+def network_results(setting: Setting, seed: int, shard: Shard) -> list:
+    """[loss, metrics, gradient of the table, gradient of lm_head] of LossNetwork over this rank's rows."""
     hidden_ND, lm_head_VD, case = make(setting, 1.0, seed)
-    rows = np.arange(setting.count).reshape((shard.ranks, -1))[shard.rank] if shard else np.arange(setting.count)
-    model = Lookup(hidden_ND, shard.cut(lm_head_VD) if shard else lm_head_VD)
-    cell = vocab_parallel(setting.options, True, shard) if shard else None
-    network = LossNetwork(model, setting.options, True, rows=cell)
-    ids_BL = rows[None].astype(np.int32)
-    fields = [case.target_ids_N, case.loss_weight_N, *[np.ones_like(case.target_ids_N)] * 2, *case[3:]]
-    inputs = [Tensor(ids_BL), *(Tensor(field[rows][None]) for field in fields)]
+    rows = np.arange(setting.count, dtype=np.int32).reshape((shard.ranks, -1))[shard.rank]
+    model = Lookup(hidden_ND, shard.cut(lm_head_VD))
+    network = LossNetwork(model, setting.options, True, rows=vocab_parallel(setting.options, True, shard))
+    ones_N = np.ones_like(case.target_ids_N)
+    fields = [case.target_ids_N, case.loss_weight_N, ones_N, ones_N, *case[3:]]
+    inputs = [Tensor(rows[None]), *(Tensor(field[rows][None]) for field in fields)]
     parameters = ms.ParameterTuple([model.table, model.lm_head_weight])
     outputs, grads = ms.value_and_grad(network, None, parameters, has_aux=True)(*inputs)
     return [array.asnumpy().tolist() for array in (*outputs, *grads)]
