@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mindspore_impl import checkpoint
 from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, StoreWriter
 from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
 from mindspore_impl.distill.rollout import roll_out
@@ -248,33 +247,6 @@ def test_a_store_that_is_written_in_one_process(run_for, tmp_path):
             reader.lookup(sample.ids, sample.supervised)
         operations += 1
     assert content(tmp_path / "whole").keys() > whole.keys()
-
-
-def test_a_checkpoint(run_for, tmp_path):
-    """Whatever was killed, the newest intact checkpoint is the old one or the new one, and saving again mends all."""
-    arrays = {step: {"w": np.full(3, step, np.float32)} for step in (10, 20)}
-
-    def save(folder, step):
-        checkpoint.save(folder, step, arrays[step], arrays[step], {"step": step}, keep=1, metric=1.0 / step)
-
-    for name, steps in (("whole", (10, 20)), ("again", (10, 20, 20))):
-        for step in steps:
-            save(tmp_path / name, step)
-    expected = content(tmp_path / "whole")
-    assert content(tmp_path / "again") == expected
-    done, operations = False, 0
-    while not done:
-        folder = tmp_path / f"killed_{operations}"
-        save(folder, 10)
-        done = run_for(lambda folder=folder: save(folder, 20), operations)
-        found = checkpoint.latest(folder)
-        assert found.step in (10, 20) and found.position == {"step": found.step}
-        assert checkpoint.read_weights(found.path)["w"][0] == found.step
-        save(folder, 20)
-        assert content(folder) == expected, f"killed after {operations} operations"
-        assert checkpoint.selected(folder, "best").step == 20
-        operations += 1
-    assert operations > 20
 
 
 def test_the_kill_is_real(run_for, tmp_path):

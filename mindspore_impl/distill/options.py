@@ -11,7 +11,7 @@ class RolloutOptions:
     samples_per_prompt: int = 1
     limit: int | None = None  # prompts; null: all
     keep_truncated: bool = True  # keep answers cut by max_new_tokens (their end is not supervised)
-    prompts_per_part: int = 256  # a killed stage goes on at the next part of this many prompts
+    prompts_per_part: int = 64  # what ranks share and a killed stage goes on at; at least one whole batch
 
 
 @dataclass

@@ -76,8 +76,8 @@ def roll_out(
         return metrics
     size = _part_size(options, sampling)
     spans = [records[first : first + size] for first in range(0, len(records), size)]
-    # Parts of other answers, or of another size, are never read: they live under another name.
-    place = folder / parts.FOLDER / f"{answers[:16]}_{size}"
+    # Parts of other answers, or in other batches (which may change rounding), are never read: another name.
+    place = folder / parts.FOLDER / f"{answers[:16]}_{size}_{sampling.batch_size}"
     paths = [place / f"part_{number:05d}.jsonl" for number in range(len(spans))]
     engine = functools.cache(make_engine)
 

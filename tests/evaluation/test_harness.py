@@ -67,6 +67,7 @@ def test_accuracy_counts_and_samples(tokenizer, tmp_path, monkeypatch):
         "id": "r9", "set": "slow", "thinking": "reasoning", "prompt": "list a b apply sort", "reasoning": "sort a b",
         "answer": "a b", "expected": "a b",
     }  # fmt: skip
+    assert [len(prompts) for prompts, _, _ in scripted.calls] == [2, 2, 1], "parts as even as can be"
     prompts, sampling, _ = scripted.calls[0]
     assert (sampling.temperature, sampling.max_new_tokens, sampling.batch_size) == (0.0, 7, 3)
     assert prompts[0] == render_prompt(prompt_messages(sets["fast"][0]), tokenizer, "fast")
@@ -81,6 +82,22 @@ def test_an_engine_that_says_cut_is_believed(tokenizer, tmp_path):
     options = EvaluationOptions()
     result, lines = measure_accuracy(lambda: engine, tokenizer, "s", [make_record(0)], [[1]], options, 0, tmp_path)
     assert result["correct"] == 0 and result["truncated"] == 1 and lines[0]["correct"] is False
+
+
+def test_samples_come_in_the_order_of_records(tokenizer, tmp_path, monkeypatch):
+    """Though prompts of like length are generated together."""
+    pytest.importorskip("mindspore")
+    from mindspore_impl.generation import engine
+
+    scripted = ScriptedEngine(tokenizer, [("", "a b", True)] * 6)
+    monkeypatch.setattr(engine, "Engine", lambda model, tokenizer: scripted)
+    records = [make_record(i, answer=" ".join("abcdef"[: 6 - i])) for i in range(6)]
+    evaluate(None, tokenizer, {"s": records}, EvaluationOptions(accuracy=["s"], batch_size=2), tmp_path, 0)
+    lengths = [len(prompt) for prompts, _, _ in scripted.calls for prompt in prompts]
+    assert lengths == sorted(lengths) and len(set(lengths)) == 6 and len(scripted.calls) == 3
+    lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["id"] for line in lines] == [f"r{i}" for i in range(6)]
+    assert [line["correct"] for line in lines] == [i == 4 for i in range(6)]
 
 
 def test_prompt_text_names_roles_only_where_there_are_several():
