@@ -5,24 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from mindspore_impl.data import list_programs
 from mindspore_impl.data.judging import best_record, judge
 from mindspore_impl.data.rollouts import Rollout
 from mindspore_impl.errors import UserError
 from mindspore_impl.text import chat
 from mindspore_impl.text.records import Message, Record, prompt_messages
-from mindspore_impl.text.tokenizer import train_tokenizer
-
-
-@pytest.fixture(scope="module")
-def records():
-    return list(list_programs.generate("train", 0, 40, "reasoning", 0.0, 3, 5, 0))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(records, tmp_path_factory):
-    texts = [text for record in records for text in chat.segments(record)]
-    return train_tokenizer(texts, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 130)
 
 
 def answer_of(record, tokenizer, index, reasoning=None, answer=None, finished=True) -> Rollout:

@@ -6,23 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mindspore_impl.data import list_programs
 from mindspore_impl.data.rollouts import Rollout, read_rollouts, rollout_to_json, to_sample, write_rollouts
 from mindspore_impl.errors import UserError
 from mindspore_impl.text import chat
 from mindspore_impl.text.records import prompt_messages
-from mindspore_impl.text.tokenizer import train_tokenizer
-
-
-@pytest.fixture(scope="module")
-def records():
-    return list(list_programs.generate("train", 0, 40, "reasoning", 0.0, 3, 5, 0))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(records, tmp_path_factory):
-    texts = [text for record in records for text in chat.segments(record)]
-    return train_tokenizer(texts, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 130)
 
 
 def answered(record, tokenizer, cut=0) -> Rollout:

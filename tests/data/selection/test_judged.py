@@ -9,19 +9,7 @@ from mindspore_impl.data.rollouts import rollout_to_json, write_rollouts
 from mindspore_impl.data.selection.stream import Item
 from mindspore_impl.errors import UserError
 from mindspore_impl.text import chat
-from mindspore_impl.text.tokenizer import train_tokenizer
 from tests.data.test_judging import answer_of
-
-
-@pytest.fixture(scope="module")
-def records():
-    return list(list_programs.generate("train", 0, 40, "reasoning", 0.0, 3, 5, 0))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(records, tmp_path_factory):
-    texts = [text for record in records for text in chat.segments(record)]
-    return train_tokenizer(texts, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 130)
 
 
 @pytest.fixture
