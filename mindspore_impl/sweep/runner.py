@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from omegaconf import OmegaConf
 
@@ -44,8 +45,11 @@ def run_sweep(overrides: list[str], jobs: int = 1, dry_run: bool = False) -> Non
             for batch in _batches(plan):
                 write_sweep(plan.folder, plan.record)
                 _run(plan, [trial for trial in batch if trial.status != FINISHED])
-        finally:
-            _report(plan)
+        except BaseException:
+            with suppress(Exception):  # what stopped the sweep matters more than its report
+                _report(plan)
+            raise
+        _report(plan)
     failed = [trial for trial in plan.wanted if trial.status == FAILED]
     print(f"sweep: {len(plan.wanted) - len(failed)} of {len(plan.wanted)} trials finished; ", end="")
     print(f"report: {plan.folder / 'report.html'}", flush=True)

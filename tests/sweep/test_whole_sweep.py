@@ -61,6 +61,16 @@ def test_trials_share_stages_and_give_what_single_runs_give(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_ranks_share_stages_too(tmp_path):
+    words = [*TINY, "order=[sft_reasoning]", "runtime.workers=2", f"runtime.cache={tmp_path / 'cache'}"]
+    for name in ("one", "two"):
+        done = train(*words, f"run_dir={tmp_path / name}")
+        assert done.returncode == 0, done.stdout + done.stderr
+    first, second = (stage(tmp_path / name, "sft_reasoning") for name in ("one", "two"))
+    assert "cache" not in first and "cache" in second and first["metrics"] == second["metrics"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_sweep_and_its_trial(tmp_path, number, code):
     folder = tmp_path / "sweep"
