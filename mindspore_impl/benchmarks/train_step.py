@@ -60,23 +60,29 @@ def ours() -> Callable[[], float]:
     """Our model, two documents packed in every row, cross entropy, clipping at norm 1, AdamW with a cosine schedule."""
     from mindspore_impl.losses.objective import METRICS, LossNetwork, tensors_of
     from mindspore_impl.losses.options import ObjectiveOptions
+    from mindspore_impl.training.optimizer import make_optimizer
+    from mindspore_impl.training.step import make_step
+
+    model, settings = model_and_options()
+    optimizer = make_optimizer(list(model.trainable_params()), settings, 10_000)
+    step = make_step(LossNetwork(model, ObjectiveOptions(), False), optimizer, settings.clip_norm, 1, len(METRICS))
+    batch = packed_batch()
+    return lambda: step([tensors_of(batch, False)]).loss
+
+
+def model_and_options() -> tuple:
+    """-> our model of the sizes above, and the options of its optimizer."""
     from mindspore_impl.model.options import ModelOptions
     from mindspore_impl.model.pangu import PanguForCausalLM
-    from mindspore_impl.training.optimizer import make_optimizer
     from mindspore_impl.training.options import OptimizerOptions
-    from mindspore_impl.training.step import make_step
 
     sizes = ModelOptions(
         vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=INNER, num_layers=LAYERS, num_heads=HEADS,
         num_kv_heads=KV_HEADS, tie_embeddings=False,
     )  # fmt: skip
     model = PanguForCausalLM(sizes, seed=0)
-    settings = OptimizerOptions(learning_rate=RATE, weight_decay=DECAY, clip_norm=1.0)
     _check_size(sum(parameter.size for parameter in model.trainable_params()))
-    optimizer = make_optimizer(list(model.trainable_params()), settings, 10_000)
-    step = make_step(LossNetwork(model, ObjectiveOptions(), False), optimizer, settings.clip_norm, 1, len(METRICS))
-    batch = packed_batch()
-    return lambda: step([tensors_of(batch, False)]).loss
+    return model, OptimizerOptions(learning_rate=RATE, weight_decay=DECAY, clip_norm=1.0)
 
 
 def packed_batch():

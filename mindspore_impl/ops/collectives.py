@@ -56,8 +56,10 @@ def make_gather(shapes: Shapes, ranks: int) -> nn.Cell:
     return AscendGather(shapes, ranks) if runtime.device() == "Ascend" else CpuGather(shapes, ranks)
 
 
-def buffers(shapes: Shapes, limit: int = BUFFER) -> list[list[int]]:
-    """The tensors, in order, by the buffer of at most `limit` elements in which they travel; a larger one is alone."""
+def buffers(shapes: Shapes, limit: int | None = None) -> list[list[int]]:
+    """The tensors, in order, by the buffer of at most `limit` elements (BUFFER) in which they travel; a larger one is
+    alone."""
+    limit = BUFFER if limit is None else limit
     found, room = [], 0
     for i, shape in enumerate(shapes):
         size = math.prod(shape)
@@ -95,7 +97,7 @@ class Alone(nn.Cell):
 
 
 class Shares(nn.Cell):
-    """construct(tensors of `shapes`) -> this rank's share [s] of each, in memory of its own."""
+    """construct(number, tensor of that number in `shapes`) -> this rank's share [s], in memory of its own."""
 
     def __init__(self, shapes: Shapes, ranks: int):
         super().__init__()
@@ -103,12 +105,9 @@ class Shares(nn.Cell):
         self.sizes = tuple(share_size(shape, ranks) for shape in shapes)
         self.rank = runtime.rank()
 
-    def construct(self, tensors):
-        shares = ()
-        for i in range(len(self.sizes)):
-            size = self.sizes[i]
-            shares += (ops.slice(self.flat(i, tensors[i]), (self.rank * size,), (size,)),)
-        return shares
+    def construct(self, i, tensor):
+        size = self.sizes[i]
+        return ops.slice(self.flat(i, tensor), (self.rank * size,), (size,))
 
 
 class Padded(nn.Cell):
@@ -129,7 +128,7 @@ class Padded(nn.Cell):
 class CpuSum(nn.Cell):
     """`make_sum` by one AllReduce a buffer; with shares too, so that sums and norm have the same bits as without."""
 
-    def __init__(self, shapes: Shapes, ranks: int, shares: bool, limit: int = BUFFER):
+    def __init__(self, shapes: Shapes, ranks: int, shares: bool, limit: int | None = None):
         super().__init__()
         self.shapes, self.buffers = tuple(shapes), buffers(shapes, limit)
         self.sizes = tuple(tuple(math.prod(shapes[i]) for i in buffer) for buffer in self.buffers)
@@ -151,9 +150,12 @@ class CpuSum(nn.Cell):
             for k in range(len(self.sizes[b])):
                 sums += (parts[k].reshape(self.shapes[self.buffers[b][k]]),)
         half_squares = self.half_squares(sums)
-        if self.shares is not None:
-            sums = self.shares(sums)
-        return sums, half_squares
+        if self.shares is None:
+            return sums, half_squares
+        own = ()
+        for i in range(len(self.shapes)):
+            own += (self.shares(i, sums[i]),)
+        return own, half_squares
 
 
 class CpuGather(nn.Cell):

@@ -140,7 +140,10 @@ def state_of(optimizer: nn.Optimizer) -> dict[str, np.ndarray]:
 
 
 def load_state(optimizer: nn.Optimizer, arrays: dict[str, np.ndarray], where: str) -> None:
-    """Put a whole saved state back, or this rank's share of it. Raises UserError: `where`, first entry that differs."""
+    """Put a whole saved state back, or this rank's share of it, before the first step is compiled.
+
+    Raises UserError that names `where` and the first entry that differs.
+    """
     shapes = {moment.name: tuple(parameter.shape) for moment, parameter in _moments(optimizer)}
     shapes[optimizer.global_step.name] = (1,)
     check_shapes(shapes, {name: tuple(array.shape) for name, array in arrays.items()}, where)

@@ -9,7 +9,9 @@ rank.) Weights and gradients stay whole. On the CPU the result has the bits of t
 import functools
 
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, nn, ops
+from mindspore import dtype as mstype
+from mindspore.common.initializer import initializer
 
 from mindspore_impl import ranks, runtime
 from mindspore_impl.ops import collectives
@@ -32,29 +34,35 @@ def sharded(base: type, count: int) -> type:
             super().__init__(*args, **kwargs)
             shapes = [tuple(parameter.shape) for parameter in self.parameters]
             self.update_share = make_update()
-            self.shares = collectives.Shares(shapes, count)
-            self.gather = collectives.make_gather(shapes, count)
+            self.share = collectives.Shares(shapes, count)
+            self.buffers = collectives.buffers(shapes)
+            gathers = [collectives.make_gather([shapes[i] for i in buffer], count) for buffer in self.buffers]
+            self.gathers = nn.CellList(gathers)
 
         def clone_state(self, prefix, init):
             """The moments `prefix` at zero: a share of each."""
             sizes = [collectives.share_size(tuple(parameter.shape), count) for parameter in self.parameters]
             return ParameterTuple(
-                Parameter(Tensor(np.zeros(size, np.float32)), name=f"{prefix}.{parameter.name}")
+                Parameter(initializer(init, [size], mstype.float32), name=f"{prefix}.{parameter.name}")
                 for size, parameter in zip(sizes, self.parameters, strict=True)
             )
 
         def construct(self, gradients):
             rate, beta1, beta2, eps, decay = self.scalars()
-            own, updated = self.shares(self._parameters), ()
-            for i in range(self.param_length):
-                updated += (
-                    self.update_share(
-                        own[i], self.exp_avg[i], self.exp_avg_sq[i], rate, beta1, beta2, eps, decay[i], gradients[i]
-                    ),
-                )  # fmt: skip
-            whole, outputs = self.gather(updated), ()
-            for i in range(self.param_length):
-                outputs += (ops.assign(self._parameters[i], whole[i]),)
+            outputs = ()
+            for b in range(len(self.buffers)):  # one after the other: the copies of one buffer exist at a time
+                updated = ()
+                for i in self.buffers[b]:
+                    weight = self._parameters[i] if b == 0 else ops.depend(self._parameters[i], outputs)
+                    updated += (
+                        self.update_share(
+                            self.share(i, weight), self.exp_avg[i], self.exp_avg_sq[i],
+                            rate, beta1, beta2, eps, decay[i], gradients[i],
+                        ),
+                    )  # fmt: skip
+                whole = self.gathers[b](updated)
+                for k in range(len(self.buffers[b])):
+                    outputs += (ops.assign(self._parameters[self.buffers[b][k]], whole[k]),)
             return outputs
 
     return ShardedAdamW

@@ -7,7 +7,7 @@ import numpy as np
 VOCAB, ROWS, LENGTH = 16, 8, 6
 
 
-def linear_network(seed: int = 0, dtype=np.float32, metrics: int = 2):
+def linear_network(seed: int = 0, dtype=np.float32, metrics: int = 2, vocab: int = VOCAB):
     """A fast LossNetwork look-alike: logits_NV = table_VV[input] + bias_V, weighted sum of cross entropies.
 
     Its metrics (first: cross entropy, last: tokens) are not detached, so a step that differentiates them goes wrong.
@@ -19,9 +19,9 @@ def linear_network(seed: int = 0, dtype=np.float32, metrics: int = 2):
         def __init__(self):
             super().__init__()
             draw = np.random.default_rng(seed)
-            self.table = ms.Parameter(ms.Tensor(draw.normal(size=(VOCAB, VOCAB)).astype(dtype)), name="table")
+            self.table = ms.Parameter(ms.Tensor(draw.normal(size=(vocab, vocab)).astype(dtype)), name="table")
             self.fill = ms.Tensor(np.zeros(metrics - 2, np.float32)) if metrics > 2 else None
-            self.bias = ms.Parameter(ms.Tensor(draw.normal(size=(VOCAB,)).astype(dtype)), name="bias")
+            self.bias = ms.Parameter(ms.Tensor(draw.normal(size=(vocab,)).astype(dtype)), name="bias")
 
         def construct(self, input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL):
             logits_NV = ops.gather(self.table, input_ids_BL.reshape((-1,)), 0) + self.bias

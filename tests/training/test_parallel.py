@@ -1,0 +1,66 @@
+"""Several ranks train as one does; with shares of the optimizer bit for bit as without; saved states fit any number."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+CASES = Path(__file__).parent / "parallel_cases.py"
+
+
+def test_two_ranks_train_as_one(two_ranks, ms_runtime):
+    from tests.training.parallel_cases import VOCAB, Trainer
+
+    found = two_ranks(CASES, "essentials")
+    alone = Trainer(False, 4)
+    expected = [alone.step(0), alone.step(1)]
+    for name in ("whole", "shares"):
+        for result in (rank[name] for rank in found):
+            np.testing.assert_allclose(result["steps"][:2], expected, rtol=2e-6)
+            assert result["spoilt"] == [0.0, True], "every rank skips what is not finite on one"
+            assert result["exchanged"] == [result["steps"][2], result["weights"]], "a state fits with shares or without"
+            assert result["steps"] == found[0]["whole"]["steps"], "reports have the same bits, ranks and shares alike"
+            assert result["weights"] == found[0]["whole"]["weights"]
+        assert found[0][name]["saved"]["adam_m.table"] == [VOCAB, VOCAB] and not found[1][name]["saved"]
+    assert found[1]["whole"]["held"]["adam_v.table"] == VOCAB * VOCAB
+    assert found[1]["shares"]["held"] == {
+        f"adam_{k}.{name}": size for k in "mv" for name, size in (("table", 113), ("bias", 8))
+    }
+    third = alone.step(2)
+    resumed = Trainer(False, 4, two_ranks.folder / "shares.safetensors")
+    np.testing.assert_allclose(resumed.step(2), third, rtol=2e-6)
+    np.testing.assert_allclose(third, found[0]["shares"]["steps"][2], rtol=2e-6)
+
+
+@pytest.mark.slow
+def test_the_same_bits_run_to_run(two_ranks):
+    first = two_ranks(CASES, "essentials")
+    assert two_ranks(CASES, "essentials") == first
+
+
+@pytest.mark.slow
+def test_a_run_resumes_without_shares_and_on_fewer_ranks(two_ranks, ms_runtime):
+    from safetensors.numpy import load_file
+
+    from tests.training.parallel_cases import run_of_trainer
+
+    for result in two_ranks(CASES, "resumes"):
+        assert all(result.values()), result
+    resumed = run_of_trainer(two_ranks.folder / "for_one", 6)
+    at_once = load_file(two_ranks.folder / "at_once.safetensors")
+    assert (two_ranks.folder / "for_one" / "checkpoints" / "step_00000006").is_dir()
+    for name, array in resumed.items():
+        np.testing.assert_allclose(array, at_once[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_losses_over_24_steps():
+    """Momentum's update is linear in the gradient; AdamW divides by its size, and so enlarges the sums' rounding."""
+    from mindspore_impl.benchmarks.data_parallel import launch
+
+    (one,), (two, other) = launch(1, "curves", 24), launch(2, "curves", 24)
+    assert two == other
+    np.testing.assert_allclose(two["momentum"], one["momentum"], rtol=1e-6)
+    np.testing.assert_allclose(two["adamw"], one["adamw"], rtol=1e-3)
+    assert two["shares"] == two["adamw"] and two["shares_weights"] == two["adamw_weights"]
+    assert one["momentum"][-1] < one["momentum"][0] - 0.1
