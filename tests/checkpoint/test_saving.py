@@ -1,6 +1,7 @@
 """Writing checkpoints: equal bytes, what is kept, and what a kill or a full disk leaves."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -30,6 +31,19 @@ def test_the_bytes_are_those_of_the_safetensors_library():
     for case in cases:
         expected = save({name: np.array(array, order="C") for name, array in case.items()})
         assert b"".join(saving.safetensors_blocks(case)) == expected
+
+
+def test_a_file_that_takes_a_part_at_a_time_gets_all():
+    class Slow(io.RawIOBase):
+        taken = b""
+
+        def write(self, data):
+            self.taken += bytes(data[:3])
+            return min(3, len(data))
+
+    file = Slow()
+    files.write_all(file, b"all of it")
+    assert file.taken == b"all of it"
 
 
 def test_a_function_may_write_the_weights(tmp_path):
@@ -75,9 +89,9 @@ def test_every_so_many_steps_one_is_kept_for_ever(tmp_path):
 
 
 def test_steps_are_ordered_as_numbers(tmp_path):
-    write(tmp_path, 99_999_999, 100_000_000, keep=1)
+    write(tmp_path, 99_999_998, 99_999_999, 100_000_000, keep=2)
     assert checkpoint.latest(tmp_path).step == 100_000_000
-    assert numbered(tmp_path) == ["step_100000000"]
+    assert numbered(tmp_path) == ["step_100000000", "step_99999999"]
 
 
 def test_the_best_stays_the_best_after_a_resume_before_it(tmp_path):
@@ -208,6 +222,8 @@ def at_every_call(folder):
         latest = checkpoint.latest(folder)
         check(latest)
         found.append(latest.step)
+        for path in folder.glob("step_*"):  # one that is being removed does not look like a checkpoint any more
+            assert len(list(path.iterdir())) == 5, path
         if not os.WIFSIGNALED(status):
             break
         if latest.step == 30:
