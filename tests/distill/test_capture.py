@@ -383,16 +383,16 @@ def test_ranks_share_the_shards(model, tmp_path, monkeypatch):
 
 
 def test_shards_hold_whole_batches(model):
-    samples = make_samples(40, seed=2)
+    samples = make_samples(80, seed=2)
     packed = Pass(samples, LENGTH, 2)
-    plan = capture.plan_shards(packed, 20)
+    plan = capture.plan_shards(packed, 60)
     assert [number for batches in plan for number in batches] == list(range(len(packed))) and len(plan) > 3
     targets = [
         [sum(int(samples[i].supervised[1:].sum()) for i in packed.members(number)) for number in batches]
         for batches in plan
     ]
-    assert all(sum(of_shard) >= 20 > sum(of_shard[:-1]) for of_shard in targets[:-1])
-    assert sorted(i for number in range(len(packed)) for i in packed.members(number)) == list(range(40))
+    assert all(sum(of_shard) >= 60 > sum(of_shard[:-1]) for of_shard in targets[:-1])
+    assert sorted(i for number in range(len(packed)) for i in packed.members(number)) == list(range(80))
 
 
 def test_sigterm_stops_a_capture_between_two_batches(model, captured, tmp_path, monkeypatch):
