@@ -13,6 +13,7 @@ def _module(name: str):
 
 # Loaded when called: a benchmark may need a peer that is not installed.
 NAMES = (
-    "train_step", "checkpoint", "generate", "topk_distill", "fused_linear", "data_parallel", "ascend_traffic", "select_data", "sweep",
+    "train_step", "checkpoint", "generate", "topk_distill", "fused_linear", "data_parallel", "ascend_traffic",
+    "select_data", "sweep",
 )  # fmt: skip
 BENCHMARKS = {name: _module(name) for name in NAMES}

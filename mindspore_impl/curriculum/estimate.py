@@ -6,7 +6,8 @@ from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.runtime import RuntimeOptions
 
 BYTES_PER_ELEMENT = 4  # everything is counted as fp32, whatever the compute dtype
-BYTES_PER_PARAMETER = 16  # of one that is trained: fp32 weight, gradient and two AdamW moments
+BYTES_PER_PARAMETER = 8  # of one that is trained: fp32 weight and gradient
+BYTES_OF_MOMENTS = 8  # of one that is trained: AdamW's two, in fp32
 
 
 def training_estimate(model: ModelOptions, stage: Stage, runtime: RuntimeOptions) -> dict[str, int]:
@@ -29,7 +30,8 @@ def training_estimate(model: ModelOptions, stage: Stage, runtime: RuntimeOptions
         frozen, trained = trained, adapter_count(model, stage.lora)
     elif model.tie_embeddings:
         embedding = model.vocab_size * model.hidden_size
-    size = BYTES_PER_PARAMETER * trained + BYTES_PER_ELEMENT * (frozen + activations + logits + embedding)
+    moments = BYTES_OF_MOMENTS * -(-trained // (runtime.workers if runtime.shard_optimizer else 1))
+    size = BYTES_PER_PARAMETER * trained + moments + BYTES_PER_ELEMENT * (frozen + activations + logits + embedding)
     return {"parameters": frozen + trained, "trained": trained, "bytes": size}
 
 

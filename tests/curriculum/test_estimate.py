@@ -44,6 +44,12 @@ def test_workers_share_the_rows_and_not_the_weights(models):
     assert eight == training_estimate(models["student"], sft(rows=128, accumulation=128), RuntimeOptions())["bytes"]
 
 
+def test_workers_can_share_the_moments(models):
+    stage, runtimes = sft(rows=128, accumulation=16), [RuntimeOptions(workers=8, shard_optimizer=s) for s in (0, 1)]
+    whole, shared = (training_estimate(models["student"], stage, runtime)["bytes"] for runtime in runtimes)
+    assert whole - shared == 7 * 1_155_912_192
+
+
 def test_logits_are_budgeted_and_an_untied_head_has_no_second_gradient(models):
     untied = dataclasses.replace(models["student"], tie_embeddings=False)
     stage, wide = sft(rows=1, accumulation=1), RuntimeOptions(logits_mb=256)
