@@ -1,0 +1,15 @@
+"""The benchmarks, one file each; `TASKS` is their registry."""
+
+from mindspore_impl.evaluation.tasks import ceval, cluewsc, cmmlu, drop, gsm8k, ifeval, math500, mmlu
+from mindspore_impl.evaluation.tasks.form import Task
+
+TASKS: dict[str, Task] = {
+    "mmlu": mmlu.TASK,
+    "cmmlu": cmmlu.TASK,
+    "ceval": ceval.TASK,
+    "cluewsc": cluewsc.TASK,
+    "gsm8k": gsm8k.TASK,
+    "math500": math500.TASK,
+    "drop": drop.TASK,
+    "ifeval": ifeval.TASK,
+}

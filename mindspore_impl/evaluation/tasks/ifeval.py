@@ -1,0 +1,46 @@
+"""IF-Eval: instructions whose following a program can check (Zhou et al., arXiv 2311.07911).
+
+Files: the published `input_data.jsonl` (or its folder): {"key", "prompt", "instruction_id_list", "kwargs"}. The prompt
+is given as it is; 0 shots. Metrics, all strict: prompt_level (every instruction followed; quoted) and instruction_level
+(the share of a prompt's instructions; their mean over prompts).
+
+All 25 published instructions are checked (`instructions.py`). Three need a language or a sentence splitter: with the
+package `langdetect` the language is found as in the published checker, else by script and common words; sentences are
+split by a rule of our own, where the published one uses nltk's trained splitter.
+"""
+
+from pathlib import Path
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation.tasks import instructions
+from mindspore_impl.evaluation.tasks.form import Item, Task, field, objects
+
+
+def read(path: Path, shots: int) -> list[Item]:
+    """The items of a file or folder; `answer` is the list of (instruction, its arguments). Raises UserError that names
+    file and line, for an instruction that is not known too."""
+    if shots:
+        raise UserError(f"{path}: IF-Eval has no worked examples; set shots to 0")
+    return [_item(where, row) for where, row in objects(path / "input_data.jsonl" if path.is_dir() else path)]
+
+
+def _item(where: str, row: dict) -> Item:
+    names, arguments = field(row, "instruction_id_list", list, where), field(row, "kwargs", list, where)
+    if len(names) != len(arguments) or not names:
+        raise UserError(f"{where}: instruction_id_list and kwargs must be of one length, at least 1")
+    asked = [(name, {k: v for k, v in (kwargs or {}).items() if v is not None})
+             for name, kwargs in zip(names, arguments, strict=True)]  # fmt: skip
+    for name, kwargs in asked:
+        instructions.check_arguments(name, kwargs, where)
+    prompt = field(row, "prompt", str, where)
+    return Item(str(row.get("key", where)), prompt, answer=asked)
+
+
+def score(item: Item, completion: str) -> dict[str, float]:
+    """prompt_level and instruction_level of one completion; an empty one follows nothing."""
+    followed = [bool(completion.strip()) and instructions.follows(name, arguments, completion)
+                for name, arguments in item.answer]  # fmt: skip
+    return {"prompt_level": float(all(followed)), "instruction_level": sum(followed) / len(followed)}
+
+
+TASK = Task(read, score, ("prompt_level", "instruction_level"), max_new_tokens=1024)
