@@ -1,0 +1,332 @@
+"""Which layers there are around a program, how a process goes into them, and what they are worth together.
+
+Every layer is tried once (`probe`, in a process that is thrown away); a run then takes all that worked, and one that
+fails after all stops the run: no program ever runs with less around it than was reported.
+"""
+
+import os
+import platform
+import select
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from mindspore_impl.evaluation.enclosed import kernel
+
+LAYERS = {
+    "limits": "CPU time, memory, file size and open files (setrlimit)",
+    "no new privileges": "set-user-id programs gain nothing (prctl)",
+    "process namespace": "the program sees and signals its own processes only, and all end with it",
+    "own root": "a root folder of Python and libraries, read-only, and a /tmp in memory (mount namespace)",
+    "network namespace": "no network, no local sockets of others, no shared IPC",
+    "own user": "a user number of its own, with no rights (root only)",
+    "process limit": "the number of processes and threads (setrlimit, which binds all users but root)",
+    "landlock": "files: Python's can be read, the private folder used, nothing else opened",
+    "landlock signals": "no signals to processes outside (Landlock 6)",
+    "system call filter": "no sockets, namespaces, mounts, tracing (seccomp)",
+}
+_NAMESPACES = {
+    "process namespace": kernel.CLONE_NEWPID,
+    "own root": kernel.CLONE_NEWNS,
+    "network namespace": kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS,
+}
+# Each promise holds when all layers of one of its lines are there.
+PROMISES = {
+    "files": [("own root",), ("landlock",)],
+    "network": [("network namespace",), ("system call filter",)],
+    "processes": [("process namespace",), ("own user",), ("landlock signals", "system call filter")],
+    "limits": [("limits", "process limit", "no new privileges")],
+}
+_FIRST_USER = 0x70000000  # user numbers that no account has
+SETUP_SECONDS = 60.0
+
+
+def missing_promises(layers: list[str]) -> list[str]:
+    """The promises (keys of PROMISES) that `layers` do not keep."""
+    return [name for name, ways in PROMISES.items() if not any(set(way) <= set(layers) for way in ways)]
+
+
+def spawn(layers: list[str], folder: Path, limits: dict, keep: dict[int, int], body: Callable[[], None]) -> int:
+    """Run `body` in a process of its own inside `layers`; -> the process to wait for, whose exit code is the body's
+    (128 + the signal that ended it). Returns when it is inside.
+
+    folder: empty and private; the body's working folder without "own root", where the new root is put otherwise.
+    keep: {file descriptor here: its number inside}; all others are closed. Raises OSError with the reason when a layer
+    cannot be entered: nothing of `body` has run then.
+    """
+    ready, told = os.pipe()
+    keeper = os.fork()
+    if keeper == 0:
+        _never_returns(lambda: _outermost(layers, folder, limits, keep, told, body), told)
+    os.close(told)
+    said = _read_line(ready)
+    os.close(ready)
+    if said != b"inside":
+        os.kill(keeper, signal.SIGKILL)
+        os.waitpid(keeper, 0)
+        raise OSError(said.decode(errors="replace") or "a process could not be prepared in time")
+    return keeper
+
+
+def _read_line(handle: int) -> bytes:
+    if not select.select([handle], [], [], SETUP_SECONDS)[0]:
+        return b""
+    return os.read(handle, 4096)
+
+
+def _never_returns(work: Callable[[], None], told: int) -> None:
+    code = 71
+    try:
+        work()
+        code = 0
+    except BaseException as error:
+        try:
+            os.write(told, f"{type(error).__name__}: {error}".encode()[:4000])
+        except OSError:
+            pass
+    finally:
+        os._exit(code)
+
+
+def _outermost(layers, folder, limits, keep, told, body) -> None:
+    kernel.die_with_parent()
+    os.setsid()
+    kernel.hide_memory(False)  # for a moment: the files below are root's while it is hidden
+    Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, the program ends first
+    user = user_of(os.getpid()) if "own user" in layers else os.geteuid()
+    flags = sum(flag for name, flag in _NAMESPACES.items() if name in layers)
+    before = 0 if user >= _FIRST_USER or flags and os.geteuid() and _counts_by_namespace() else _processes_of(user)
+    if flags:
+        kernel.unshare(flags)
+    kernel.hide_memory()
+    limits = limits | {"processes": limits["processes"] + before}
+
+    def innermost() -> None:
+        _confine(layers, folder, limits, user)
+        _keep_only({**keep, told: max(keep.values()) + 1})
+        os.write(max(keep.values()) + 1, b"inside")
+        os.close(max(keep.values()) + 1)
+        body()
+
+    if "process namespace" in layers:
+        # The first process of the namespace stays outside of the layers: the program cannot signal or trace it, and
+        # everything in the namespace ends when it does.
+        _stand_in_for(lambda: _stand_in_for(innermost, told), told)
+    else:
+        _stand_in_for(innermost, told)
+
+
+def _stand_in_for(work: Callable[[], None], told: int) -> None:
+    """Run `work` in a child and end with its exit code."""
+    child = os.fork()
+    if child == 0:
+        kernel.die_with_parent()
+        _never_returns(work, told)
+    os.closerange(0, 4096)  # whoever reads from the program must see its end
+    _, status = os.waitpid(child, 0)
+    os._exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
+
+
+def _confine(layers: list[str], folder: Path, limits: dict, user: int) -> None:
+    """Put this process, alone in its namespaces, into the layers; its working folder becomes the private one."""
+    if "own root" in layers:
+        kernel.enter_new_root(folder, limits["disk"], user)
+        home = "/tmp"
+    else:
+        home = str(folder)
+        os.chown(home, user, -1)
+        os.chdir(home)
+    rules = kernel.landlock_rules(home) if "landlock" in layers else None
+    names = {"AS": "memory", "FSIZE": "file", "NOFILE": "open_files", "NPROC": "processes"}
+    for name, key in names.items():
+        kernel.limit(name, limits[key])
+    for name in ("CORE", "MEMLOCK", "MSGQUEUE"):
+        kernel.limit(name, 0)
+    kernel.limit("CPU", limits["cpu_seconds"], grace=1)
+    if os.geteuid() == 0 or "own root" in layers:
+        _drop(layers, user)
+    kernel.no_new_privileges()
+    kernel.hide_memory()
+    kernel.die_with_parent()
+    if rules is not None:
+        kernel.landlock(rules)
+    if "system call filter" in layers:
+        kernel.filter_system_calls()
+    os.umask(0o077)
+    os.environ.clear()
+    os.environ.update(HOME=home, TMPDIR=home, PATH="/usr/bin:/bin", LANG="C.UTF-8")
+
+
+def _drop(layers: list[str], user: int) -> None:
+    if "own user" in layers:
+        kernel.become(user)
+    kernel.drop_capabilities()
+
+
+def user_of(keeper: int) -> int:
+    """The number of the user that "own user" gives to the program of this process."""
+    return _FIRST_USER + keeper
+
+
+def _counts_by_namespace() -> bool:
+    """Whether the limit on processes counts those of a user namespace apart (Linux 5.14)."""
+    return tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2]) >= (5, 14)
+
+
+def _keep_only(keep: dict[int, int]) -> None:
+    """Close every file descriptor but those of `keep`, and give these their numbers."""
+    floor = 1 + max([*keep, *keep.values()])
+    for offset, handle in enumerate(keep):
+        os.dup2(handle, floor + offset)
+    os.closerange(0, floor)
+    os.closerange(floor + len(keep), 4096)
+    for offset, number in enumerate(keep.values()):
+        os.dup2(floor + offset, number)
+        os.close(floor + offset)
+
+
+def _processes_of(user: int) -> int:
+    """Threads that the user has already: limits on processes count them where the user is shared with others."""
+    count = 0
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and entry.stat().st_uid == user:
+                count += len(os.listdir(entry / "task"))
+        except OSError:
+            continue  # it has ended
+    return count
+
+
+def kill_user(user: int) -> None:
+    """Kill every process of a user number that one program alone has, at one stroke."""
+    if (child := os.fork()) == 0:
+        try:
+            kernel.become(user)
+            os.kill(-1, signal.SIGKILL)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
+def kill_descendants() -> None:
+    """Kill and reap every child of this process, and those that these leave to it (`kernel.adopt_orphans`).
+
+    A process that forks without end cannot outrun this for long: its number is limited, and orphans come here.
+    """
+    while True:
+        for child in _children():
+            try:
+                os.kill(child, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _children() -> list[int]:
+    me, found = os.getpid(), []
+    try:
+        return [int(pid) for pid in Path(f"/proc/{me}/task/{me}/children").read_text().split()]
+    except OSError:  # a kernel without this list
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == me:
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a private folder that a hostile program has filled: read-only or unreadable folders, links, any depth.
+
+    Links are removed, never followed. Deep folders are lifted to the top first, so that no path gets too long.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    os.chmod(folder, 0o700)
+    top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    lifted = 0
+    try:
+        while names := os.listdir(top):
+            for name in names:
+                if not _is_folder(name, top):
+                    os.unlink(name, dir_fd=top)
+                    continue
+                inner = _open_folder(name, top)
+                for child in os.listdir(inner):
+                    if _is_folder(child, inner):
+                        lifted += 1
+                        os.close(_open_folder(child, inner))  # a folder can be moved when it can be written
+                        os.rename(child, f"lifted {lifted} {os.urandom(8).hex()}", src_dir_fd=inner, dst_dir_fd=top)
+                    else:
+                        os.unlink(child, dir_fd=inner)
+                os.close(inner)
+                os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    os.rmdir(folder)
+
+
+def _is_folder(name: str, parent: int) -> bool:
+    return os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode & 0o170000 == 0o040000
+
+
+def _open_folder(name: str, parent: int) -> int:
+    """Open it whatever its permissions were. All processes of the program are dead: nothing replaces it meanwhile."""
+    os.chmod(name, 0o700, dir_fd=parent)
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+
+
+def probe(folder: Path) -> dict[str, str]:
+    """{layer: "" when it works here, else the reason}: each one is entered by a process that is thrown away."""
+    if platform.system() != "Linux":
+        return dict.fromkeys(LAYERS, "Linux only")
+    found: dict[str, str] = {}
+    for name in LAYERS:
+        found[name] = _reason(name, folder, found)
+    working = [name for name, reason in found.items() if not reason]
+    if reason := _attempt(working, folder):  # single ones work, together they do not
+        found |= {name: f"not together with the others: {reason}" for name in _NAMESPACES if not found[name]}
+        found["own user"] = found["own user"] or _attempt(["own user"], folder)
+    return found
+
+
+def _reason(name: str, folder: Path, found: dict[str, str]) -> str:
+    """Why the layer does not work here; `found` has those before it in LAYERS."""
+    root = os.geteuid() == 0
+    if name == "own user":
+        if not root:
+            return "only root can change its user"
+        # Python may be in a folder that no other user can enter: a root of its own has it all the same.
+        return _attempt([name] if found["own root"] else ["own root", name], folder)
+    if name == "process limit":
+        return "it does not bind root, and there is no user of its own" if root and found["own user"] else ""
+    if name == "landlock signals":
+        try:
+            version = kernel.landlock_version()
+        except OSError as error:
+            return str(error)
+        return "" if version >= 6 else f"the kernel has Landlock {version}"
+    return _attempt([name], folder)
+
+
+def _attempt(layers: list[str], folder: Path) -> str:
+    limits = {"cpu_seconds": 10, "memory": 1 << 30, "file": 1 << 20, "disk": 1 << 20, "open_files": 64, "processes": 9}
+    blank = os.open("/dev/null", os.O_RDWR)
+    try:
+        keeper = spawn(layers, folder, limits, {blank: 0}, _can_import)
+        _, status = os.waitpid(keeper, 0)
+        return "" if status == 0 else "Python cannot read its own library there"
+    except OSError as error:
+        return str(error)
+    finally:
+        os.close(blank)
+        os.chown(folder, os.geteuid(), -1)
+
+
+def _can_import() -> None:
+    import fractions  # noqa: F401 (a module that nothing here has imported: it must be read from inside)

@@ -1,0 +1,385 @@
+"""Hostile programs: none gets out of its layers, stalls the evaluator, or passes without passing its tests."""
+
+import os
+import resource
+import socket
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation import sandbox
+from mindspore_impl.evaluation.enclosed import kernel, layers
+from mindspore_impl.evaluation.sandbox import Isolation, Limits, Program, run_many, run_program
+
+NAMESPACES = {"process namespace", "own root", "network namespace"}
+
+
+def without_namespaces() -> Isolation:
+    """What is left on a machine that gives no namespaces."""
+    found = sandbox.isolation()
+    kept = [name for name in found.layers if name not in NAMESPACES]
+    if "own user" in found.layers and not _everyone_can_enter(Path(os.path.realpath(os.sys.base_prefix))):
+        kept = [name for name in kept if name not in {"own user", "process limit"}]
+    return Isolation(tuple(kept), found.reasons, tuple(layers.missing_promises(kept)))
+
+
+def _everyone_can_enter(folder: Path) -> bool:
+    return all(path.stat().st_mode & 0o001 for path in [folder, *folder.parents])
+
+
+@pytest.fixture(params=["all layers", "no namespaces"])
+def around(request) -> Isolation:
+    found = sandbox.isolation() if request.param == "all layers" else without_namespaces()
+    needed = set(layers.PROMISES) - {"limits"}
+    if missing := needed & set(found.missing):
+        pytest.skip(f"this machine cannot promise {sorted(missing)}: {found.reasons}")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """Each test ends without a process or a folder of the program's."""
+    kernel.adopt_orphans()  # what outlives a run becomes a child of this process
+    before, folders = set(layers._children()), set(Path(tempfile.gettempdir()).glob("program_*"))
+    yield
+    left = set(layers._children()) - before
+    for child in left:
+        os.kill(child, 9)
+    kernel._prctl(kernel._PR_SET_CHILD_SUBREAPER, 0)
+    mine = {f for f in set(Path(tempfile.gettempdir()).glob("program_*")) - folders if f.stat().st_uid == os.geteuid()}
+    assert not left, "a process outlived its run"
+    # Other runs on this machine come and go: a folder that stays is one of ours.
+    deadline = time.monotonic() + 20
+    while any(folder.exists() for folder in mine) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [folder for folder in mine if folder.exists()], "a folder outlived its run"
+
+
+def run(around: Isolation, source: str, checks: str = "", names=(), **limits) -> sandbox.Result:
+    limits = Limits(**{"seconds": 20.0, "require_isolation": False} | limits)
+    return run_program(textwrap.dedent(source), limits, textwrap.dedent(checks), names, around)
+
+
+def attempt(code: str) -> str:
+    """A program that prints what an attempt gave it, or that it was refused."""
+    return f"try:\n    print('GOT', {code})\nexcept OSError as error:\n    print('REFUSED', error)\n"
+
+
+def test_a_program_passes_or_fails_by_its_tests(around):
+    source = "def double(x):\n    return 2 * x\nprint('loaded')"
+    right = run(around, source, "assert double(4) == 8", ["double"])
+    wrong = run(around, source, "assert double(4) == 9", ["double"])
+    assert (right.status, right.stdout, right.isolation) == ("passed", "loaded\n", around.layers), right
+    assert (wrong.status, wrong.error) == ("failed", "AssertionError at: assert double(4) == 9")
+
+
+def test_fork_bomb(around):
+    if "process limit" not in around.layers:
+        pytest.skip("nothing limits the processes of root: such a machine is refused")
+    bomb = """
+        import os
+        while True:
+            try:
+                os.fork()
+            except OSError:
+                pass
+    """
+    assert run(around, bomb, seconds=1.0).status == "timeout"
+
+
+def test_number_of_processes_and_threads():
+    found = sandbox.isolation()
+    if "process limit" not in found.layers:
+        pytest.skip(found.reasons["process limit"])
+    source = """
+        import threading
+        count = 0
+        try:
+            for count in range(100):
+                threading.Thread(target=threading.Event().wait, daemon=True).start()
+        except RuntimeError:
+            print(count)
+    """
+    assert int(run(found, source, processes=5).stdout) == 4
+
+
+def test_endless_output_is_cut_and_memory_stays_flat():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = run(sandbox.isolation(), "while True:\n    print('x' * 1000)", output_kb=64)
+    assert result.status == "output" and len(result.stdout) == 64 << 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10
+
+
+def test_sleep_ends_at_the_time_limit():
+    result = run(sandbox.isolation(), "import time\ntime.sleep(1000)", seconds=0.5)
+    assert result.status == "timeout" and result.seconds < 30
+
+
+def test_busy_loop_in_a_test_call_ends_at_the_time_limit():
+    result = run(sandbox.isolation(), "def f():\n    while True: pass", "f()", ["f"], seconds=0.5)
+    assert result.status == "timeout"
+
+
+def test_cpu_limit_ends_a_busy_loop():
+    result = run(sandbox.isolation(), "while True: pass", cpu_seconds=1, seconds=60.0)
+    assert (result.status, result.error) == ("timeout", "the limit on CPU time")
+
+
+def test_memory():
+    result = run(sandbox.isolation(), "x = bytearray(1 << 30)", memory_mb=256)
+    assert result.status == "memory"
+
+
+def test_memory_that_grows_in_a_test_call():
+    source = "def f():\n    x = []\n    while True:\n        x.append(bytes(1 << 20))"
+    assert run(sandbox.isolation(), source, "f()", ["f"], memory_mb=128).status == "memory"
+
+
+def test_huge_file(around):
+    source = """
+        with open('big', 'wb') as file:
+            try:
+                while True:
+                    file.write(bytes(1 << 20))
+                    file.flush()
+            except OSError as error:
+                print(file.tell() >> 20, error.errno)
+    """
+    result = run(around, source, file_mb=3)
+    assert result.stdout == "3 27\n", result
+
+
+def test_many_files_fill_the_private_folder_alone():
+    found = sandbox.isolation()
+    if "own root" not in found.layers:
+        pytest.skip(found.reasons["own root"])
+    source = """
+        try:
+            for i in range(100000):
+                open(str(i), 'w').close()
+        except OSError as error:
+            print(i, error.errno)
+    """
+    count, code = run(found, source, disk_mb=1).stdout.split()
+    assert int(count) < 300 and int(code) == 28
+
+
+def test_many_files_are_removed(around):
+    assert run(around, "for i in range(200): open(str(i), 'w').close()").status == "passed"
+
+
+@pytest.fixture
+def secret():
+    handle, name = tempfile.mkstemp(prefix="a_secret_")
+    os.write(handle, b"do not tell")
+    os.close(handle)
+    os.chmod(name, 0o644)
+    yield name
+    os.unlink(name)
+
+
+def test_a_file_in_the_temporary_folder_cannot_be_read(around, secret):
+    result = run(around, attempt(f"open({secret!r}).read()"))
+    assert result.stdout.startswith("REFUSED"), result
+
+
+def test_the_home_folder_cannot_be_read(around, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".token").write_text("do not tell")
+    monkeypatch.setenv("HOME", str(home))
+    source = attempt(f"open({str(home / '.token')!r}).read()")
+    source += "import os\nprint(os.path.expanduser('~'), os.getcwd() == os.environ['HOME'], sorted(os.environ))"
+    refused, rest = run(around, source).stdout.splitlines()
+    assert refused.startswith("REFUSED")
+    assert str(home) not in rest and rest.endswith(" True ['HOME', 'LANG', 'PATH', 'TMPDIR']")
+
+
+def test_folders_of_others_cannot_be_listed(around):
+    folders = ("/", "/root", "/home", "/etc", "/proc", tempfile.gettempdir())
+    result = run(around, "import os\n" + "".join(attempt(f"os.listdir({folder!r})") for folder in folders))
+    for folder, line in zip(folders, result.stdout.splitlines(), strict=True):
+        # Inside a root of its own /tmp is the private folder.
+        assert line.startswith("REFUSED") or (folder, line) == ("/tmp", "GOT []"), (folder, line)
+
+
+def test_the_parent_cannot_be_read(around):
+    names = ("environ", "mem", "cmdline", "fd/0")
+    result = run(around, "".join(attempt(f"open('/proc/{os.getpid()}/{name}', 'rb').read(10)") for name in names))
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["REFUSED"] * 4, result
+
+
+def test_nothing_outside_can_be_written(around, secret, tmp_path):
+    targets = (f"{tempfile.gettempdir()}/program_left_this", str(tmp_path / "x"), "/usr/lib/program_left_this", secret)
+    result = run(around, "".join(attempt(f"open({target!r}, 'w').write('x')") for target in targets))
+    assert not any(Path(target).exists() for target in targets[:-1]), result
+    assert Path(secret).read_text() == "do not tell", result
+    assert "own root" in around.layers or "GOT" not in result.stdout, result
+    assert result.stdout.splitlines()[2].startswith("REFUSED"), result
+
+
+def test_the_parent_cannot_be_killed(around):
+    source = """
+        import os, signal
+        for target in (PARENT, os.getppid()):
+            try:
+                os.kill(target, signal.SIGKILL)
+            except OSError:
+                pass
+        print('done')
+    """.replace("PARENT", str(os.getpid()))
+    result = run(around, source)
+    assert result.status == "passed" and result.stdout == "done\n", result
+
+
+def test_kill_everything(around):
+    source = """
+        import os, signal
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.kill(-1, number)
+            except OSError as error:
+                print(error.errno)
+        def f(): return 1
+    """
+    result = run(around, source, "assert f() == 2", ["f"])
+    assert result.status in ("failed", "killed"), result
+
+
+def test_a_daemon_that_ignores_sigterm_does_not_outlive_its_run(around):
+    source = """
+        import os, signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)
+                time.sleep(1000)
+            os._exit(0)
+        def f(): return 1
+    """
+    assert run(around, source, "assert f() == 1", ["f"]).status == "passed"
+
+
+def test_a_program_that_frees_itself_from_its_parents_end(around):
+    source = "import ctypes, time\nctypes.CDLL(None).prctl(1, 0)\ntime.sleep(1000)"
+    assert run(around, source, seconds=0.5).status == "timeout"
+
+
+def test_removal_of_a_hostile_folder(around, secret):
+    source = f"""
+        import os
+        os.symlink({secret!r}, 'link')
+        os.symlink({os.path.dirname(secret)!r}, 'folder_link')
+        os.makedirs('closed/inner')
+        open('closed/inner/file', 'w').close()
+        os.chmod('closed/inner', 0)
+        os.chmod('closed', 0)
+        for _ in range(1050):
+            os.mkdir('deep')
+            os.chdir('deep')
+        os.mkfifo('fifo')
+        os.chmod(os.environ['HOME'], 0)
+    """
+    assert run(around, source, disk_mb=64).status == "passed"
+    assert Path(secret).read_text() == "do not tell"
+
+
+def test_network(around):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        code = f"socket.create_connection({server.getsockname()!r}, 2)"
+        result = run(around, f"import socket\n{attempt(code)}")
+        assert result.stdout.startswith("REFUSED"), result
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_abstract_unix_socket(around):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"\0program {os.getpid()}")
+        server.listen()
+        code = f"socket.socket(socket.AF_UNIX).connect('\\0program {os.getpid()}')"
+        assert run(around, f"import socket\n{attempt(code)}").stdout.startswith("REFUSED")
+
+
+@pytest.mark.parametrize("layer", sorted(NAMESPACES | {"landlock", "system call filter", "own user"}))
+def test_each_layer_does_its_part_alone(layer, secret):
+    """The layers repeat each other: every one of them is seen to work with none of its doubles around it."""
+    found = sandbox.isolation()
+    if layer not in found.layers:
+        pytest.skip(found.reasons[layer])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        attempts = {
+            "process namespace": "os.kill(HOST, 0)",
+            "own root": "open(SECRET).read()",
+            "landlock": "open(SECRET).read()",
+            "network namespace": "socket.create_connection(('127.0.0.1', PORT), 2)",
+            "system call filter": "socket.socket()",
+            "own user": "os.kill(HOST, 0)",
+        }
+        code = attempts[layer].replace("SECRET", repr(secret)).replace("PORT", str(server.getsockname()[1]))
+        source = "import os, socket\n" + attempt(code.replace("HOST", str(os.getpid())))
+        alone = ["limits", "no new privileges", layer]
+        if layer == "own user" and not _everyone_can_enter(Path(os.path.realpath(os.sys.base_prefix))):
+            alone.append("own root")
+        assert run(Isolation(tuple(alone)), source).stdout.startswith("REFUSED")
+        assert run(Isolation(("limits", "no new privileges")), source).stdout.startswith("GOT") or layer == "own user"
+
+
+def test_landlock_scopes_signals():
+    found = sandbox.isolation()
+    if "landlock signals" not in found.layers:
+        pytest.skip(found.reasons["landlock signals"])
+    source = f"import os\n{attempt(f'os.kill({os.getpid()}, 0)')}"
+    assert run(Isolation(("limits", "landlock", "landlock signals")), source).stdout.startswith("REFUSED")
+
+
+def test_no_capability_is_left():
+    source = "import ctypes\nd=(ctypes.c_uint*6)()\nh=(ctypes.c_uint*2)(0x20080522,0)\n"
+    source += "print(ctypes.CDLL(None).capget(h,d), list(d))"
+    assert run(sandbox.isolation(), source).stdout == "0 [0, 0, 0, 0, 0, 0]\n"
+
+
+def test_require_isolation_refuses_and_says_why():
+    poor = Isolation(("limits",), {"landlock": "not in this kernel"}, ("files", "network"))
+    result = run_program("print(1)", Limits(), around=poor)
+    assert result.status == "refused" and result.stdout == ""
+    assert "files, network not protected" in result.error and "landlock: not in this kernel" in result.error
+    assert "require_isolation=false" in result.error
+    assert run_program("print(1)", Limits(require_isolation=False), around=Isolation(("limits",))).stdout == "1\n"
+
+
+def test_run_many_refuses_before_the_first_program(monkeypatch):
+    monkeypatch.setattr(sandbox, "isolation", lambda: Isolation(("limits",), {}, ("files",)))
+    with pytest.raises(UserError, match="files not protected"):
+        run_many([Program("print(1)")])
+
+
+def test_a_layer_that_fails_after_all_stops_the_run(monkeypatch):
+    bad = Isolation(("limits", "own user" if os.geteuid() else "no such layer"))
+    if os.geteuid() == 0:
+        pytest.skip("root can enter every layer that it names")
+    assert run(bad, "print(1)").status == "refused"
+
+
+def test_promises():
+    assert layers.missing_promises(list(layers.LAYERS)) == []
+    assert layers.missing_promises([]) == list(layers.PROMISES)
+    assert layers.missing_promises(["landlock", "system call filter", "landlock signals"]) == ["limits"]
+    assert "processes" in layers.missing_promises(["landlock", "landlock signals"])
+
+
+def test_run_many_keeps_the_order():
+    jobs = [Program(f"print({number})") for number in range(6)]
+    assert [result.stdout for result in run_many(jobs, workers=3)] == [f"{number}\n" for number in range(6)]
+
+
+def test_limits_are_positive():
+    with pytest.raises(UserError, match="seconds=0"):
+        Limits(seconds=0)
