@@ -1,8 +1,8 @@
 """Run Python programs that nobody has read, and say whether they pass their tests.
 
 The program and its tests run in two processes, each inside the layers of isolation that this machine has
-(`enclosed/layers.py`): the tests call into the program, and the verdict comes from their side. A result names the layers
-that were around it; where the machine cannot keep a promise (`isolation().missing`), nothing runs unless
+(`enclosed/layers.py`): the tests call into the program, and the verdict comes from their side. A result names the
+layers that were around it; where the machine cannot keep a promise (`isolation().missing`), nothing runs unless
 `require_isolation` is false.
 """
 
@@ -118,16 +118,18 @@ def refusal(around: Isolation) -> str:
     useful = {name for promise in around.missing for way in layers.PROMISES[promise] for name in way}
     reasons = "; ".join(f"{name}: {reason}" for name, reason in around.reasons.items() if name in useful)
     return (
-        f"this machine cannot isolate programs: {', '.join(around.missing)} not protected ({reasons}); run as root, allow "
-        "user namespaces or use Linux 6.12 with Landlock, or set require_isolation=false to run them all the same"
+        f"this machine cannot isolate programs: {', '.join(around.missing)} not protected ({reasons}); run as root, "
+        "allow user namespaces or use Linux 6.12 with Landlock, or set require_isolation=false to run them all the same"
     )
 
 
 def run_many(
     programs: Iterable[Program], limits: Limits = Limits(), workers: int | None = None, title: str = "programs"
 ) -> list[Result]:
-    """`run_program` for each, `workers` at a time (default: one a core), in order. Raises UserError where programs cannot
-    be isolated and must be."""
+    """`run_program` for each, `workers` at a time (default: one a core), in order.
+
+    Raises UserError where programs cannot be isolated and must be.
+    """
     programs = list(programs)
     around = isolation()
     if limits.require_isolation and around.missing:

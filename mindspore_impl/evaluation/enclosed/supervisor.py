@@ -83,10 +83,8 @@ def _run(job: dict, folders: list[Path], parent: int) -> dict:
         layers.kill_user(layers.user_of(program))
     layers.kill_descendants()
     _drain(streams, limits["output"])
-    texts = {
-        name: bytes(streams[handle]).decode(errors="replace") for name, handle in (("stdout", out), ("stderr", err))
-    }
-    return verdict | texts | {"seconds": seconds}
+    printed, complained = (bytes(data).decode(errors="replace") for data in streams.values())
+    return verdict | {"stdout": printed, "stderr": complained, "seconds": seconds}
 
 
 def _watch(channel: Channel, streams: dict[int, bytearray], deadline: float, limit: int, parent: int) -> dict:
