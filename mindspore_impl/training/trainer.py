@@ -86,10 +86,12 @@ def _loop(session: "_Session", stream, title: str, profiler: StepProfiler) -> No
                 progress.note_validation(session.validate())
             improved = validated and options.select == "best" and progress.best_step == progress.step
             intervals = (options.checkpoint_interval, options.keep_every)
-            if improved or any(_due(progress.step, interval, steps) for interval in intervals):
+            saved = improved or any(_due(progress.step, interval, steps) for interval in intervals)
+            if saved:
                 session.save(progress.last_metric if validated else None)
-            elif ranks.should_stop():
-                session.save(None)
+            if ranks.should_stop():  # also where ranks that have drifted apart wait for each other
+                if not saved:
+                    session.save(None)
                 raise ranks.Stopped(agreed=True)
             bar.update()
             start = time.perf_counter()
