@@ -4,6 +4,7 @@ The model has the size of the quickstart's teacher. A save that is not done when
 its whole cost counts. A larger state, of 200 MB, shows what of a save a step still waits for: the copy.
 """
 
+import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ HIDDEN, INNER, LAYERS, HEADS, KV_HEADS = 192, 512, 3, 6, 2  # conf/model/tiny_te
 LARGE_MB = 200
 
 
-def run(json_path: str | Path | None = None, rounds: int = 7) -> list[Row]:
+def run(json_path: str | Path | None = None, rounds: int = 9) -> list[Row]:
     """Measure, print, append to outputs/benchmarks.csv, write JSON on request."""
     runtime.setup(runtime.RuntimeOptions(), seed=0)
     with tempfile.TemporaryDirectory(prefix="checkpoint_benchmark_", dir=".") as folder:
@@ -39,12 +40,17 @@ def _of_training(folder: Path, rounds: int) -> list[Row]:
         background.wait()
 
     with checkpoint.Background() as beside, checkpoint.Background(active=False) as between:
-        seconds = medians(alternate({
+        measured = alternate({
             "none": lambda: block(None, between), "beside": lambda: block(save, beside),
             "between": lambda: block(save, between),
-        }, rounds))  # fmt: skip
+        }, rounds)  # fmt: skip
+    seconds = medians(measured)
     case = f"every {INTERVAL} steps, {size / 2**20:.0f} MB"
-    overhead = {name: 100 * (seconds[name] / seconds["none"] - 1) for name in ("beside", "between")}
+    # Of neighbouring turns, so that a slow minute of the machine meets both.
+    overhead = {
+        name: 100 * (statistics.median(a / b for a, b in zip(measured[name], measured["none"], strict=True)) - 1)
+        for name in ("beside", "between")
+    }
     milliseconds = {name: 1000 * value / INTERVAL for name, value in seconds.items()}
     return [
         compared(
