@@ -128,12 +128,16 @@ def _stages(run_dir: Path) -> dict[Path, dict]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of everything that is a result of a stage; times are left out."""
+    """SHA-256 of everything that is a result of a stage; times are left out.
+
+    An export counts by its weights and by what its graphs compute: MindSpore names a graph's nodes by what its process
+    has compiled before, so equal graphs are unequal files.
+    """
     found = {}
     if (folder / "checkpoints").is_dir():
         last = checkpoint.selected(folder / "checkpoints", "last")
         found = {"weights": files.sha256_file(last.weights_path), "optimizer": files.sha256_file(last.optimizer_path)}
-    names = ("rollouts.jsonl", "samples.jsonl", "store/*", "package/weights.safetensors", "package/*.mindir")
+    names = ("rollouts.jsonl", "samples.jsonl", "store/*", "package/weights.safetensors", "package/tokenizer.model")
     for name in names:
         for path in sorted(folder.glob(name)):
             if not path.name.startswith("."):
@@ -143,6 +147,11 @@ def digests(folder: Path) -> dict[str, str]:
         for line in lines:
             line.pop("tokens_per_second", None)
         found["metrics.jsonl"] = files.sha256_json(lines)
+    if (folder / "package/parity.json").is_file():
+        measured = files.read_json(folder / "package/parity.json")["packages"]
+        times = ("seconds", "process_memory_bytes", "bytes")
+        computed = {name: {k: v for k, v in each.items() if k not in times} for name, each in measured.items()}
+        found["package/parity.json"] = files.sha256_json(computed)
     if not found:
         raise JobFailed(f"{folder}: holds no result")
     return found

@@ -107,11 +107,15 @@ def test_digests_see_every_result_and_no_time(tmp_path):
     assert chaos.digests(stage) == before
     (stage / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5, "tokens_per_second": 6.0}\n')
     assert chaos.digests(stage) != before
-    for name in ("rollouts.jsonl", "store/manifest.json", "package/decode.mindir", "samples.jsonl"):
+    for name in ("rollouts.jsonl", "store/manifest.json", "package/weights.safetensors", "samples.jsonl"):
         before = chaos.digests(stage)
         (stage / name).parent.mkdir(exist_ok=True)
         (stage / name).write_text("x")
         assert chaos.digests(stage) != before
+    for parity, same in (('0.5, "seconds": 2}', False), ('0.5, "seconds": 3}', True), ("0.7}", False)):
+        before = chaos.digests(stage)
+        (stage / "package/parity.json").write_text(f'{{"packages": {{"fp16": {{"kl_nats": {parity}}}}}}}')
+        assert (chaos.digests(stage) == before) is same
     with pytest.raises(JobFailed, match="no result"):
         chaos.digests(tmp_path / "empty")
 
