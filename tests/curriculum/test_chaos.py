@@ -112,9 +112,13 @@ def test_digests_see_every_result_and_no_time(tmp_path):
         (stage / name).parent.mkdir(exist_ok=True)
         (stage / name).write_text("x")
         assert chaos.digests(stage) != before
-    for parity, same in (('0.5, "seconds": 2}', False), ('0.5, "seconds": 3}', True), ("0.7}", False)):
+    for measured, same in (
+        ({"kl_nats": 0.5, "seconds": 2}, False),
+        ({"kl_nats": 0.5, "seconds": 3}, True),
+        ({"kl_nats": 0.7, "seconds": 3}, False),
+    ):
         before = chaos.digests(stage)
-        (stage / "package/parity.json").write_text(f'{{"packages": {{"fp16": {{"kl_nats": {parity}}}}}}}')
+        (stage / "package/parity.json").write_text(json.dumps({"packages": {"fp16": measured}}))
         assert (chaos.digests(stage) == before) is same
     with pytest.raises(JobFailed, match="no result"):
         chaos.digests(tmp_path / "empty")
