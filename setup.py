@@ -106,6 +106,7 @@ setup(
             "pangu-convert-weights = mindspore_impl.cli:convert_weights",
             "pangu-chat = mindspore_impl.cli:chat",
             "pangu-export = mindspore_impl.cli:export",
+            "pangu-evaluate = mindspore_impl.cli:evaluate",
             "pangu-train-mindformers = mindspore_impl.cli:train_mindformers",
             "pangu-select-data = mindspore_impl.cli:select_data",
             "pangu-query-teacher = mindspore_impl.cli:query_teacher",

@@ -322,45 +322,33 @@ def export(arguments: list[str]) -> None:
         for path in materialise(options.package, options.out):
             print(path)
         return
-    parser.add_argument("--model", type=Path, required=True, help="a run, its stage, a checkpoint or a HF folder")
-    parser.add_argument("--output", type=Path, required=True, help="the package, a folder")
-    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp16")
-    parser.add_argument("--cache-length", type=int, default=1024, help="tokens of prompt and answer (default 1024)")
-    parser.add_argument("--buckets", type=_numbers, default=[64, 256], metavar="N,N",
-                        help="prompt lengths, a graph each (default 64,256)")  # fmt: skip
-    parser.add_argument("--target-soc", default="Ascend310B", help="noted in the manifest (default Ascend310B)")
-    parser.add_argument("--compare", type=_words, default=["fp32", "fp16", "int8"], metavar="P,P",
-                        help="precisions that stand in the parity report too (default: all; '' for none)")  # fmt: skip
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt a line (default: the bundled task's)")
-    parser.add_argument("--parity-prompts", type=int, default=4)
-    parser.add_argument("--parity-tokens", type=int, default=64)
+    from mindspore_impl.curriculum import export_model
+
+    export_model.add_options(parser)
     _tokenizer_options(parser)
     options = parser.parse_args(arguments)
-    from mindspore_impl.curriculum.export_model import export_model
-    from mindspore_impl.export.options import ExportOptions
-
-    settings = ExportOptions(
-        options.precision, options.cache_length, options.buckets, options.target_soc, options.compare,
-        options.parity_prompts, options.parity_tokens,
-    )  # fmt: skip
-    export_model(options.model, options.output, settings, options.tokenizer, options.template, options.prompts)
+    export_model.run(options)
     print(options.output)
 
 
-def _words(text: str) -> list[str]:
-    """Precisions from "fp32,int8"."""
-    words = [word for word in text.split(",") if word]
-    if foreign := set(words) - {"fp32", "fp16", "int8"}:
-        raise argparse.ArgumentTypeError(f"{sorted(foreign)[0]!r} is no precision; use fp32, fp16, int8")
-    return words
+@command
+def evaluate(arguments: list[str]) -> None:
+    """Run benchmarks on a model."""
+    parser = _parser(
+        "Run benchmarks on a model: MMLU, GSM8K and others from their published files, or any task of\n"
+        "lm-evaluation-harness. The same command goes on where it was interrupted.",
+        "python tools/evaluate.py --model outputs/quickstart --task gsm8k=test.jsonl --shots 0 --output outputs/gsm8k"
+        "\n  python tools/evaluate.py --model DIR/hf --task mmlu=DIR/data ceval=DIR/ceval --output outputs/choices"
+        "\n  python tools/evaluate.py --model DIR/hf --harness arc_easy hellaswag --limit 200 --output outputs/harness",
+    )
+    from mindspore_impl.curriculum import evaluate_model
+    from mindspore_impl.integrations.lm_eval import run_harness
 
-
-def _numbers(text: str) -> list[int]:
-    """Whole numbers from "64,256"."""
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers with commas between") from error
+    evaluate_model.add_options(parser)
+    _tokenizer_options(parser)
+    options = parser.parse_args(arguments)
+    evaluate_model.evaluate_model(options, run_harness)
+    print(options.output / "results.json")
 
 
 @command

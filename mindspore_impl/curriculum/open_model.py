@@ -29,6 +29,11 @@ class Named:
     tokenizer: Path | None = None
     template: str | None = None
 
+    @property
+    def is_package(self) -> bool:
+        """Whether it is an export package, which holds graphs instead of a model's weights."""
+        return _is_package(self.weights)
+
 
 def named(path: str | Path) -> Named:
     """What `path` stands for. Raises UserError when it is nothing that holds a model."""
@@ -55,21 +60,26 @@ def open_conversation(
 
     Raises UserError when there is no model or tokenizer, or they do not fit, or the settings have no meaning.
     """
-    from mindspore_impl.text.tokenizer import Tokenizer
-
     check_sampling(sampling, "sampling")
     if context < 2:
         raise UserError(f"--context: {context} is too short; use 2 or more")
     found = named(path)
-    if tokenizer_path is None and found.tokenizer is None:
-        raise UserError(f"{path}: no {' or '.join(TOKENIZERS)} lies beside these weights; give one with --tokenizer")
-    tokenizer = Tokenizer.load(tokenizer_path or found.tokenizer, template or found.template)
+    tokenizer = open_tokenizer(path, found, tokenizer_path, template)
     runtime.setup(runtime.RuntimeOptions())
     return Conversation(_decoder(found, tokenizer, context), tokenizer, sampling, seed, thinking, system)
 
 
+def open_tokenizer(path: Path, found: Named, tokenizer_path: Path | None, template: str | None):
+    """The tokenizer at `tokenizer_path`, or the one beside what `path` stands for. Raises UserError without any."""
+    from mindspore_impl.text.tokenizer import Tokenizer
+
+    if tokenizer_path is None and found.tokenizer is None:
+        raise UserError(f"{path}: no {' or '.join(TOKENIZERS)} lies beside these weights; give one with --tokenizer")
+    return Tokenizer.load(tokenizer_path or found.tokenizer, template or found.template)
+
+
 def _decoder(found: Named, tokenizer, context: int) -> Decoder:
-    if _is_package(found.weights):
+    if found.is_package:
         from mindspore_impl.export.session import open_session
 
         session = open_session(found.weights)

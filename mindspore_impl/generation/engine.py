@@ -80,10 +80,16 @@ class Engine:
         self._decoders: dict[int, ModelDecoder] = {}
 
     def generate(
-        self, prompts: list[list[int]], sampling: SamplingOptions, seeds: list[int], progress: str | None = None
+        self,
+        prompts: list[list[int]],
+        sampling: SamplingOptions,
+        seeds: list[int],
+        progress: str | None = None,
+        enough: Callable[[list[int]], bool] | None = None,
     ) -> list[Generation]:
         """One Generation a prompt, in the order of `prompts`; sequence i draws from `seeds[i]` alone.
 
+        `enough`, asked after each token with the ids of a sequence so far, ends it where it says so (not `finished`).
         `progress` is the text of a progress bar on stderr (None: no bar). Raises UserError for impossible settings, a
         prompt that is empty, holds an id outside the vocabulary or leaves no room, and for NaN logits.
         """
@@ -99,7 +105,8 @@ class Engine:
         with runtime.progress_bar(len(prompts), progress or "", "sequence", shown=progress is not None) as bar:
             for length, rows, members in plan:
                 batch = [prompts[index] for index in members]
-                finished = self._run(batch, [seeds[index] for index in members], length, rows, sampling, bar)
+                chosen = [seeds[index] for index in members]
+                finished = self._run(batch, chosen, length, rows, sampling, bar, enough)
                 for index, generation in zip(members, finished, strict=True):
                     results[index] = generation
         return results
@@ -124,7 +131,7 @@ class Engine:
         """The length of the cache for this many tokens."""
         return min(-(-tokens // SLOT_MULTIPLE) * SLOT_MULTIPLE, self.limit)
 
-    def _run(self, prompts, seeds, length: int, rows: int, sampling: SamplingOptions, bar) -> list[Generation]:
+    def _run(self, prompts, seeds, length: int, rows: int, sampling: SamplingOptions, bar, enough) -> list[Generation]:
         """Decode one batch of `rows` rows, of which the first len(prompts) are real."""
         count, steps = len(prompts), sampling.max_new_tokens
         decoder = self.decoder(self.slots_for(length + steps))
@@ -144,6 +151,8 @@ class Engine:
             size_B += ~draws.ended_B
             next_B[:count] = draws.draw(logits_BV[:count])
             token_BS[:, draws.step - 1] = next_B[:count]
+            for row in np.flatnonzero(~draws.ended_B) if enough is not None else ():
+                draws.ended_B[row] = enough(token_BS[row, : size_B[row]].tolist())
             bar.update(running - int((~draws.ended_B).sum()))
             if draws.over:
                 break

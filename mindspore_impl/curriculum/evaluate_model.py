@@ -1,0 +1,85 @@
+"""Benchmarks on a model that a person names by a path: the options of tools/evaluate.py and what they do."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from mindspore_impl import files
+from mindspore_impl.curriculum.open_backend import open_backend
+from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation import benchmark
+from mindspore_impl.evaluation.benchmark import BenchmarkSettings
+from mindspore_impl.evaluation.tasks import TASKS
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What is measured, how, and where it goes."""
+    parser.add_argument(
+        "--model", type=Path, required=True, help="a run, its stage, a checkpoint, HF folder or package"
+    )
+    parser.add_argument("--task", nargs="+", default=[], type=_task, metavar="TASK=PATH",
+                        help=f"benchmarks and their published files: {', '.join(TASKS)}")  # fmt: skip
+    parser.add_argument("--harness", nargs="+", default=[], metavar="TASK",
+                        help="tasks of lm-evaluation-harness (extra: eval), which loads their data itself")  # fmt: skip
+    parser.add_argument("--output", type=Path, required=True, help="folder for results.json and samples.jsonl")
+    parser.add_argument("--shots", type=int, help="worked examples (default: the task's own number)")
+    parser.add_argument("--limit", type=int, help="questions of each task, the first ones (default: all)")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--form", choices=("auto", "chat", "plain"), default="auto", help="how questions are put: as "
+                        "a user's turn, or as text to continue (auto: plain for options, else chat)")  # fmt: skip
+    parser.add_argument("--thinking", choices=("reasoning", "fast"), default="fast")
+    parser.add_argument("--max-new-tokens", type=int, help="of a completion (default: the task's own number)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _task(text: str) -> tuple[str, Path]:
+    name, separator, path = text.partition("=")
+    if not separator or not path:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected TASK=PATH")
+    return name, Path(path)
+
+
+def settings_of(options: argparse.Namespace) -> BenchmarkSettings:
+    """The settings that the options say. Raises UserError for numbers without meaning."""
+    for name, least in (("shots", 0), ("limit", 1), ("batch_size", 1), ("max_new_tokens", 1)):
+        number = getattr(options, name)
+        if number is not None and number < least:
+            raise UserError(f"--{name.replace('_', '-')}: {number} is too small; use {least} or more")
+    fields = [field.name for field in dataclasses.fields(BenchmarkSettings)]
+    return BenchmarkSettings(**{name: getattr(options, name) for name in fields})
+
+
+def evaluate_model(options: argparse.Namespace, harness: Callable) -> dict:
+    """Run what the options name; write OUTPUT/results.json, and OUTPUT/TASK/samples.jsonl of each task.
+
+    harness(backend, tasks, settings, folder) -> results a task, for --harness. What was measured before with the same
+    weights, questions and settings is taken over. Raises UserError before the model is read where files are faulty.
+    """
+    settings = settings_of(options)
+    if not options.task and not options.harness:
+        raise UserError("name what to measure: --task TASK=PATH or --harness TASK")
+    names = [name for name, _ in options.task]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"--task: {sorted(twice)[0]} is named twice")
+    asked = {name: benchmark.items_of(name, path, settings) for name, path in options.task}
+    backend = open_backend(options.model, options.tokenizer, options.template, settings.batch_size)
+    results = {"model": str(options.model), "weights_sha256": backend.sha256,
+               "settings": dataclasses.asdict(settings), "tasks": {}}  # fmt: skip
+    for name, items in asked.items():
+        results["tasks"][name] = benchmark.run(backend, name, items, settings, options.output / name)
+        print(line_of(name, results["tasks"][name]))
+    if options.harness:
+        results["harness"] = harness(backend, options.harness, settings, options.output / "harness")
+    files.write_json(options.output / "results.json", files.jsonable(results))
+    return results
+
+
+def line_of(name: str, result: dict) -> str:
+    """One line for a person: the metrics in percent, with the interval of the first one."""
+    texts = []
+    for metric, found in result["metrics"].items():
+        interval = f" ({found['low']:.1%} to {found['high']:.1%})" if not texts and "low" in found else ""
+        texts.append(f"{metric} {found['value']:.1%}{interval}")
+    cut = f", {result['truncated']} cut" if result["truncated"] else ""
+    return f"{name}: {', '.join(texts)}, {result['total']} questions{cut}"

@@ -1,0 +1,259 @@
+"""How probable given continuations of given contexts are: multiple choice, perplexity of texts, outside harnesses.
+
+What contexts begin with in common (the instruction and shots of a subject) is read once and stays in the key/value
+cache, the rest of a context once for all its continuations, and continuations that differ in their last token alone
+(the letters A to D) take one pass. Sharing changes nothing but float32 rounding.
+
+Legend: B sequences, L stretch, T cache slots, S scored positions, K continuations that share a stretch, V vocabulary.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mindspore_impl import ranks, runtime
+from mindspore_impl.errors import UserError
+
+WORTH_SHARING = 32  # tokens that contexts must have in common, beyond what their neighbours have, to be kept together
+MOST_SCORES = 2**27  # attention scores held at a time: float32, a few times over
+
+
+@dataclass(frozen=True)
+class Query:
+    """A context, which begins with BOS where the tokenizer has one, and what may continue it; ids, none empty."""
+
+    context: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The log-probability of a continuation in nats; `greedy`: each of its tokens is the most probable one."""
+
+    logp: float
+    greedy: bool
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One row to be scored: `ids` behind the cache row `row` at `start`; the last `scored` ids predict the tokens of
+    `targets`, the continuations at `places` (query, number)."""
+
+    ids: tuple[int, ...]
+    start: int
+    row: int
+    targets: list[tuple[int, ...]] = field(default_factory=list)
+    places: list[tuple[int, int]] = field(default_factory=list)
+
+
+def encode_pair(tokenizer, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids of a context (BOS first) and of its continuation, encoded as one text and cut where the context ends; spaces
+    at the end of the context belong to the continuation. An empty context is BOS, or the end of turn, alone."""
+    start = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+    bare = context.rstrip()
+    if not bare:
+        return (start,), tuple(tokenizer.encode(context + continuation))
+    whole = tokenizer.encode(context + continuation)
+    cut = min(len(tokenizer.encode(bare)), len(whole) - 1)  # a piece across the border belongs to the continuation
+    before = () if tokenizer.bos_id is None else (start,)
+    return (*before, *whole[:cut]), tuple(whole[cut:])
+
+
+def check_queries(queries: Sequence[Query], vocab_size: int, limit: int, advice: str) -> None:
+    """Refuse empty or foreign ids, and a context that with its continuation exceeds `limit` tokens."""
+    for number, query in enumerate(queries):
+        if not query.context or not query.continuations or not all(query.continuations):
+            raise UserError(f"question {number}: a context and each of its continuations need at least one token")
+        ids = [*query.context, *(token for continuation in query.continuations for token in continuation)]
+        if min(ids) < 0 or max(ids) >= vocab_size:
+            raise UserError(f"question {number} holds an id outside the model's vocabulary of {vocab_size}")
+        length = len(query.context) + max(map(len, query.continuations)) - 1
+        if length > limit:
+            raise UserError(f"question {number}: {length} tokens exceed the limit of {limit}; {advice}")
+
+
+def groups_of(contexts: Sequence[tuple[int, ...]]) -> list[tuple[int, list[int]]]:
+    """(tokens in common, indices) of the contexts that are worth keeping together; they never share a last token,
+    which has its continuation to predict."""
+    order = sorted(range(len(contexts)), key=lambda index: contexts[index])
+    common = [_common(contexts[a], contexts[b]) for a, b in zip(order, order[1:], strict=False)]
+    groups, begin = [], 0
+    for place in range(1, len(order) + 1):
+        around = [common[i] for i in (place - 2, place) if begin <= i < len(common)]
+        if place < len(order) and common[place - 1] + WORTH_SHARING > max(around, default=0):
+            continue
+        members = order[begin:place]
+        shared = min(common[begin : place - 1], default=0)
+        shared = min(shared, min(len(contexts[index]) for index in members) - 1)
+        groups.append((shared if shared >= WORTH_SHARING else 0, members))
+        begin = place
+    return groups
+
+
+def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    for place, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return place
+    return min(len(one), len(other))
+
+
+class Scorer:
+    """Likelihoods by a model's current parameters; `batch_size` sequences at a time. Graphs are kept, one a shape."""
+
+    def __init__(self, model, batch_size: int = 8):
+        from mindspore_impl.model.extend import Extend, ScoreExtension
+
+        self.options, self.batch_size = model.options, batch_size
+        self.extend, self.score = Extend(model).set_train(False), ScoreExtension(model).set_train(False)
+        self.limit = model.options.max_position_embeddings
+
+    def __call__(self, queries: Sequence[Query], progress: str | None = None) -> list[list[Likelihood]]:
+        """The Likelihood of each continuation of each query. Raises UserError for ids that are foreign or too many."""
+        check_queries(queries, self.options.vocab_size, self.limit, "lower the number of shots")
+        found: list[list] = [[None] * len(query.continuations) for query in queries]
+        with runtime.progress_bar(len(queries), progress or "", "question", shown=progress is not None) as bar:
+            for shared, members in groups_of([query.context for query in queries]):
+                slots = self._slots(queries, shared, members)
+                header = self._read(self._empty(slots), [queries[members[0]].context[:shared]], [0], [0])
+                for batch in self._batches(queries, shared, members, slots):
+                    for place, likelihood in self._batch(queries, batch, shared, header):
+                        found[place[0]][place[1]] = likelihood
+                    bar.update(len(batch))
+        return found
+
+    def _batches(self, queries, shared: int, members: list[int], slots: int) -> Iterable[list[int]]:
+        """Members of like length, those that take one stretch apart from the others."""
+        alone = [index for index in members if len(_inputs(queries[index])) == 1]
+        for some in (alone, [index for index in members if index not in set(alone)]):
+            some = sorted(some, key=lambda index: len(queries[index].context))
+            longest = max((len(queries[index].context) for index in some), default=1) - shared
+            size = self._rows(step(longest), slots, len(some))
+            yield from (some[first : first + size] for first in range(0, len(some), size))
+
+    def _rows(self, length: int, slots: int, count: int) -> int:
+        fitting = MOST_SCORES // (self.options.num_heads * length * slots)
+        return max(1, min(self.batch_size, fitting, 1 << max(count - 1, 0).bit_length()))
+
+    def _slots(self, queries, shared: int, members: list[int]) -> int:
+        """T, so that every stretch of the group fits, its padding included."""
+        context = max(len(queries[index].context) for index in members)
+        longest = max(len(text) for index in members for text in queries[index].continuations)
+        return step(max(shared + step(context + longest - shared), context + step(longest), 64))
+
+    def _empty(self, slots: int) -> tuple:
+        from mindspore import Tensor
+
+        from mindspore_impl.model.pangu import head_dim
+
+        shape = (1, self.options.num_kv_heads, slots, head_dim(self.options))
+        zeros = Tensor(np.zeros(shape, np.float32)).astype(runtime.compute_dtype())
+        return (zeros,) * (2 * self.options.num_layers)
+
+    def _batch(self, queries, batch: list[int], shared: int, header: tuple):
+        """Yield (place, Likelihood) of each continuation of the queries `batch`."""
+        together = all(len(_inputs(queries[index])) == 1 for index in batch)
+        caches, stretches = header, []
+        if not together:
+            rests = [queries[index].context[shared:-1] for index in batch]
+            caches = self._read(header, rests, [shared] * len(batch), [0] * len(batch))
+        for row, index in enumerate(batch):
+            query = queries[index]
+            begin = shared if together else len(query.context) - 1
+            for inputs, numbers in _inputs(query).items():
+                ids = (*query.context[begin:], *inputs)
+                stretches.append(
+                    Stretch(ids, begin, 0 if together else row, [query.continuations[n] for n in numbers],
+                            [(index, n) for n in numbers])
+                )  # fmt: skip
+        rows = self._rows(max(step(len(s.ids)) for s in stretches), caches[0].shape[2], len(stretches))
+        for first in range(0, len(stretches), rows):
+            ranks.check_stop()
+            yield from self._score(caches, stretches[first : first + rows], rows)
+
+    def _read(self, caches: tuple, texts: list[tuple[int, ...]], starts: list[int], rows: list[int]) -> tuple:
+        """The caches after these texts, each behind its row of `caches`."""
+        from mindspore import Tensor
+
+        if not any(texts) and len(texts) == caches[0].shape[0]:
+            return caches
+        ids_BL = _padded(texts, min(step(max(map(len, texts))), caches[0].shape[2] - max(starts)), len(texts))
+        numbers = (ids_BL, np.array(starts, np.int32), np.array(rows, np.int32))
+        return self.extend(*(Tensor(array) for array in numbers), *caches)[1]
+
+    def _score(self, caches: tuple, stretches: list[Stretch], rows: int):
+        from mindspore import Tensor
+
+        count = step(max(len(s.targets[0]) for s in stretches))
+        several = 1 << max(max(len(s.targets) for s in stretches) - 1, 0).bit_length()
+        ids_BL = _padded([s.ids for s in stretches], step(max(len(s.ids) for s in stretches)), rows)
+        start_B, row_B = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+        where_BS, target_BSK = np.zeros((rows, count), np.int32), np.zeros((rows, count, several), np.int32)
+        for b, stretch in enumerate(stretches):
+            size = len(stretch.targets[0])
+            start_B[b], row_B[b] = stretch.start, stretch.row
+            where_BS[b, :size] = np.arange(len(stretch.ids) - size, len(stretch.ids))
+            for k, target in enumerate(stretch.targets):
+                target_BSK[b, :size, k] = target
+        arrays = (ids_BL, start_B, row_B, where_BS, target_BSK)
+        logp_BSK, best_BS = (t.asnumpy() for t in self.score(*(Tensor(array) for array in arrays), *caches))
+        for b, stretch in enumerate(stretches):
+            for k, (place, target) in enumerate(zip(stretch.places, stretch.targets, strict=True)):
+                logp_S, best_S = logp_BSK[b, : len(target), k], best_BS[b, : len(target)]
+                yield place, Likelihood(float(logp_S.sum(dtype=np.float64)), bool((best_S == target).all()))
+
+
+class DecoderScorer:
+    """Likelihoods by any `generation.decoder.Decoder` (an exported package): one context at a time, its continuations
+    behind each other over the same cache."""
+
+    def __init__(self, decoder):
+        self.decoder, self.limit = decoder, decoder.slots
+
+    def __call__(self, queries: Sequence[Query], progress: str | None = None) -> list[list[Likelihood]]:
+        """The Likelihood of each continuation of each query. Raises UserError for ids that are foreign or too many."""
+        check_queries(queries, self.decoder.vocab_size, self.limit, "export with a larger --cache-length")
+        found = []
+        with runtime.progress_bar(len(queries), progress or "", "question", shown=progress is not None) as bar:
+            for query in queries:
+                ranks.check_stop()
+                ids_BL = _padded([query.context], self.decoder.padded(len(query.context)), 1)
+                logits_BV = self.decoder.prefill(ids_BL, np.array([len(query.context)], np.int32))
+                found.append([self._follow(logits_BV, query, text) for text in query.continuations])
+                bar.update()
+        return found
+
+    def _follow(self, logits_BV: np.ndarray, query: Query, continuation: tuple[int, ...]) -> Likelihood:
+        logp, greedy = 0.0, True
+        for place, token in enumerate(continuation):
+            if place:  # writes over what an earlier continuation left in this slot
+                position_B = np.array([len(query.context) + place - 1], np.int32)
+                logits_BV = self.decoder.decode(np.array([continuation[place - 1]], np.int32), position_B)
+            row_V = logits_BV[0].astype(np.float64)
+            top = row_V.max()
+            logp += float(row_V[token] - top - np.log(np.exp(row_V - top).sum()))
+            greedy = greedy and int(row_V.argmax()) == token
+        return Likelihood(logp, greedy)
+
+
+def _inputs(query: Query) -> dict[tuple[int, ...], list[int]]:
+    """What must be read behind the context -> the continuations that it serves: all but their last token."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for number, continuation in enumerate(query.continuations):
+        found.setdefault(continuation[:-1], []).append(number)
+    return found
+
+
+def _padded(texts: Sequence[tuple[int, ...]], length: int, rows: int) -> np.ndarray:
+    ids_BL = np.zeros((rows, length), np.int32)
+    for row, text in enumerate(texts):
+        ids_BL[row, : len(text)] = text
+    return ids_BL
+
+
+def step(number: int) -> int:
+    """The next of 1, 8, 12, 16, 24, 32, 48, 64, 96, ...: a graph is compiled for every length."""
+    if number <= 1:
+        return 1
+    power = max(8, 1 << (number - 1).bit_length())
+    return power * 3 // 4 if number <= power * 3 // 4 and power > 8 else power

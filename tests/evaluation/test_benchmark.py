@@ -1,0 +1,132 @@
+"""Benchmarks over a scripted backend: prompts, choices, scores, parts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation.benchmark import BenchmarkSettings, items_of, run, summary
+from tests.evaluation.fake_backend import Counting, make_tokenizer
+
+DATA = Path(__file__).parent / "tasks" / "data"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def lines_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def measure(backend, name, folder, **settings):
+    settings = BenchmarkSettings(**settings)
+    return run(backend, name, items_of(name, DATA / name, settings), settings, folder)
+
+
+def test_the_most_probable_option_is_the_answer(tokenizer, tmp_path):
+    counting = Counting(tokenizer)
+    result = measure(counting.backend, "mmlu", tmp_path, shots=1)
+    lines = lines_of(tmp_path)
+    assert [line["id"] for line in lines] == ["birds/0", "small_sums/0", "small_sums/1", "small_sums/2"]
+    for line in lines:
+        assert line["chosen"] == line["logp"].index(max(line["logp"]))
+        assert line["acc"] == float(line["chosen"] == line["right"])
+    share = sum(line["acc"] for line in lines) / 4
+    assert result["metrics"]["acc"]["value"] == share and result["total"] == 4
+    assert result["groups"]["birds"]["total"] == 1 and result["groups"]["small_sums"]["total"] == 3
+    text = tokenizer.decode(counting.queries[0].context)
+    assert text.startswith("The following are multiple choice") and text.endswith("Answer:")
+    assert counting.queries[0].context[0] == tokenizer.bos_id
+    assert [tokenizer.decode(c).strip() for c in counting.queries[0].continuations] == ["A", "B", "C", "D"]
+
+
+def test_normalised_by_characters(tokenizer, tmp_path, monkeypatch):
+    from mindspore_impl.evaluation import benchmark
+    from mindspore_impl.evaluation.loglikelihood import Likelihood
+    from mindspore_impl.evaluation.tasks.form import Item, Task
+
+    task = Task(lambda path, shots: [Item("0", "one", "", (" two", " three four"), 1)])
+    monkeypatch.setitem(benchmark.TASKS, "made", task)
+    counting = Counting(tokenizer)
+    counting.likelihood = lambda query, text: Likelihood(-4.0 if "tw" in tokenizer.decode(text) else -6.0, False)
+    settings = BenchmarkSettings()
+    result = run(counting.backend, "made", items_of("made", tmp_path, settings), settings, tmp_path)
+    assert result["metrics"]["acc"]["value"] == 0 and result["metrics"]["acc_norm"]["value"] == 1
+
+
+def test_chat_form_answers_behind_an_empty_thinking_span(tokenizer, tmp_path):
+    counting = Counting(tokenizer)
+    measure(counting.backend, "cluewsc", tmp_path, form="chat")
+    special = tokenizer.special
+    context = counting.queries[0].context
+    assert context[-2:] == (special["[unused16]"], special["[unused17]"]) and context.count(tokenizer.bos_id) == 1
+    assert "/no_think" in tokenizer.decode(context)
+    assert [tokenizer.decode(c) for c in counting.queries[0].continuations] == ["是", "否"]
+
+
+def test_completions_are_scored_in_the_order_of_the_file(tokenizer, tmp_path):
+    counting = Counting(tokenizer, ["#### 10"])
+    result = measure(counting.backend, "gsm8k", tmp_path, shots=0, batch_size=2)
+    lines = lines_of(tmp_path)
+    assert [line["id"] for line in lines] == ["0", "1", "2"] and [line["exact_match"] for line in lines] == [1, 0, 0]
+    metric = result["metrics"]["exact_match"]
+    assert metric["value"] == pytest.approx(1 / 3) and metric["stderr"] == pytest.approx(1 / 3)
+    assert metric["low"] < 1 / 3 < metric["high"]
+    assert result["truncated"] == 0 and lines[0]["answer"] == "#### 10"
+    assert len(counting.prompts) == 3 and all(tokenizer.bos_id == prompt[0] for prompt in counting.prompts)
+
+
+def test_plain_form_ends_at_a_stop_string(tokenizer, tmp_path):
+    counting = Counting(tokenizer, ["10\nQuestion: 5 + 5? 11"])
+    measure(counting.backend, "gsm8k", tmp_path, shots=1, form="plain")
+    assert lines_of(tmp_path)[0]["answer"] == "10\n" and lines_of(tmp_path)[0]["ended"]
+    assert counting.prompts[0][0] == tokenizer.bos_id and "[unused9]" not in tokenizer.pieces(counting.prompts[0])
+
+
+def test_cut_completions_are_counted(tokenizer, tmp_path):
+    result = measure(Counting(tokenizer, ["1 2 3 4 5 6"]).backend, "gsm8k", tmp_path, shots=0, max_new_tokens=4)
+    assert result["truncated"] == 3 and not any(line["ended"] for line in lines_of(tmp_path))
+
+
+def test_a_killed_run_goes_on_and_a_finished_one_is_taken_over(tokenizer, tmp_path):
+    counting, calls = Counting(tokenizer, ["#### 10"]), []
+    settings = BenchmarkSettings(shots=0, batch_size=1)
+    items = items_of("gsm8k", DATA / "gsm8k", settings)
+    generate = counting.backend.generate
+
+    def dies(prompts, *rest):
+        calls.append(len(prompts))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return generate(prompts, *rest)
+
+    object.__setattr__(counting.backend, "generate", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(counting.backend, "gsm8k", items, settings, tmp_path)
+    result = run(counting.backend, "gsm8k", items, settings, tmp_path)
+    assert len(calls) == 4, "two parts were kept"
+    assert run(counting.backend, "gsm8k", items, settings, tmp_path) == result and len(calls) == 4
+    other = BenchmarkSettings(shots=0, batch_size=1, thinking="reasoning")
+    run(counting.backend, "gsm8k", items, other, tmp_path)
+    assert len(calls) == 7, "answers to other prompts are not taken over"
+
+
+def test_too_long_a_prompt_names_the_task(tokenizer, tmp_path):
+    with pytest.raises(UserError, match="task gsm8k: question 0: .*limit of 300; lower the number of shots"):
+        measure(Counting(tokenizer, ["1"], limit=300).backend, "gsm8k", tmp_path, shots=0)
+
+
+def test_items_are_checked_first(tmp_path):
+    with pytest.raises(UserError, match="no task is named 'mmul'"):
+        items_of("mmul", tmp_path, BenchmarkSettings())
+    assert len(items_of("mmlu", DATA / "mmlu", BenchmarkSettings(shots=0, limit=2))) == 2
+
+
+def test_summary_has_no_interval_where_scores_are_shares():
+    lines = [{"f1": 0.5, "em": 0.0, "group": ""}, {"f1": 1.0, "em": 1.0, "group": ""}]
+    found = summary(("f1", "em"), lines)
+    assert found["metrics"]["f1"] == {"value": 0.75, "stderr": pytest.approx(0.25)}
+    assert {"low", "high"} <= set(found["metrics"]["em"]) and found["groups"] == {}
