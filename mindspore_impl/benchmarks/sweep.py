@@ -5,6 +5,7 @@ Six weights of the teacher on a reduced quickstart: all that comes before distil
 
 import functools
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from mindspore_impl.benchmarks.common import Row, compared, publish
 from mindspore_impl.errors import JobFailed
 
 NAME = "sweep"
-WEIGHTS = "0.5,0.6,0.7,0.8,0.9,1.0"
+WEIGHTS = ("0.5", "0.6", "0.7", "0.8", "0.9", "1.0")
+METRIC = "distill_fast.perplexity.validation_fast"
 STEPS = 40
 SMALL = [
     "order=[teacher,sft_reasoning,sft_fast,rollout_fast,capture_fast,distill_fast]",
@@ -30,38 +32,57 @@ SMALL = [
     "evaluation.accuracy=[]",
     "runtime.threads=2",
 ]
-CASE = f"6 stages of the quickstart, {STEPS} steps each, {len(WEIGHTS.split(','))} values of kd_weight"
+CASE = f"6 stages of the quickstart, {STEPS} steps each"
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CODE = f"import sys; from {_PACKAGE.name}.cli import train; sys.exit(train())"
 
 
-def run(json_path: str | Path | None = None) -> list[Row]:
-    """Run both once (each takes minutes), print, append to outputs/benchmarks.csv, write JSON on request."""
+def run(json_path: str | Path | None = None, weights: tuple[str, ...] = WEIGHTS) -> list[Row]:
+    """Grow both sweeps by one trial in turns (each takes minutes), print, append to outputs/benchmarks.csv, write JSON
+    on request. A turn's start of the sweep itself is counted on both sides.
+    """
     runtime.setup(runtime.RuntimeOptions(), seed=0)
     folder = Path(tempfile.mkdtemp(prefix="sweep_benchmark_"))
+    forms = {"shared": [], "alone": ["runtime.cache=null"]}
+    spent = {name: [0.0, 0.0] for name in forms}
     try:
-        alone, alone_metrics = _sweep(folder / "alone", "runtime.cache=null")
-        shared, shared_metrics = _sweep(folder / "shared")
+        for count in range(1, len(weights) + 1):
+            for name, more in forms.items():
+                for place, seconds in enumerate(_grow(folder / name, weights[:count], more)):
+                    spent[name][place] += seconds
+        shared, alone = (_metrics(folder / name) for name in forms)
     finally:
         shutil.rmtree(folder)
-    if shared_metrics != alone_metrics:
-        raise JobFailed(f"the cache changes results: {shared_metrics} instead of {alone_metrics}")
-    rows = [compared(NAME, CASE, "time", "s", shared, alone, "the same runs without the cache", False)]
+    if shared != alone:
+        raise JobFailed(f"the cache changes results: {shared} instead of {alone}")
+    case = f"{CASE}, {len(weights)} values of kd_weight"
+    rows = [
+        compared(NAME, case, metric, "s", *figures, "the same runs without the cache", False)
+        for metric, *figures in zip(("time", "processor time"), spent["shared"], spent["alone"], strict=True)
+    ]
     publish(rows, json_path)
     return rows
 
 
-def _sweep(folder: Path, *more: str) -> tuple[float, list[float]]:
-    """Seconds of the whole sweep, and the metric of each trial."""
-    words = [f"stages.distill_fast.objective.kd_weight={WEIGHTS}", *SMALL, f"run_dir={folder}", *more]
-    words += ["sweep.metric=distill_fast.perplexity.validation_fast"]
+def _grow(folder: Path, weights: tuple[str, ...], more: list[str]) -> tuple[float, float]:
+    """Run what the sweep over `weights` still lacks; seconds by the clock, and of all its processes."""
+    values = ",".join([*weights, weights[0]])  # a list, even of one value
+    words = [f"stages.distill_fast.objective.kd_weight={values}", *SMALL, f"run_dir={folder}", *more]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(_PACKAGE.parent), *sys.path])}
-    start = time.perf_counter()
+    start, before = time.perf_counter(), _processor_seconds()
     subprocess.run(
-        [sys.executable, "-c", _CODE, "--multirun", *words],
+        [sys.executable, "-c", _CODE, "--multirun", *words, f"sweep.metric={METRIC}"],
         env=environment,
         check=True,
         preexec_fn=functools.partial(ranks.die_with_parent, signal.SIGTERM),
     )
-    seconds = time.perf_counter() - start
-    return seconds, [trial["metric"] for trial in files.read_json(folder / "sweep.json")["trials"]]
+    return time.perf_counter() - start, _processor_seconds() - before
+
+
+def _processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _metrics(folder: Path) -> list[float]:
+    return [trial["metric"] for trial in files.read_json(folder / "sweep.json")["trials"]]
