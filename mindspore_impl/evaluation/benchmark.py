@@ -26,7 +26,7 @@ class BenchmarkSettings:
     """How a benchmark is asked. None: the task's own number.
 
     form: `chat` renders a question as a user's turn, `plain` as text to be continued; `auto` is plain for multiple
-    choice and chat for completions. thinking: of chat turns; scores read the answer behind the reasoning.
+    choice and the task's own form for completions. thinking: of chat turns; scores read the answer behind it.
     """
 
     shots: int | None = None
@@ -114,7 +114,7 @@ def _query(item: Item, tokenizer, settings: BenchmarkSettings) -> Query:
 
 def _write(backend: Backend, task: Task, items: list[Item], settings: BenchmarkSettings, title: str) -> list[dict]:
     """Greedy completions and their scores. A chat answer that was cut is scored by what is there."""
-    chat = settings.form != "plain"
+    chat = (task.form if settings.form == "auto" else settings.form) == "chat"
     prompts = [_prompt(item.header + item.prompt, backend.tokenizer, settings, chat) for item in items]
     count = task.max_new_tokens if settings.max_new_tokens is None else settings.max_new_tokens
     sampling = SamplingOptions(temperature=0.0, max_new_tokens=count, batch_size=settings.batch_size)

@@ -1,5 +1,6 @@
 """Benchmarks over a scripted backend: prompts, choices, scores, parts."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -84,6 +85,17 @@ def test_plain_form_ends_at_a_stop_string(tokenizer, tmp_path):
     measure(counting.backend, "gsm8k", tmp_path, shots=1, form="plain")
     assert lines_of(tmp_path)[0]["answer"] == "10\n" and lines_of(tmp_path)[0]["ended"]
     assert counting.prompts[0][0] == tokenizer.bos_id and "[unused9]" not in tokenizer.pieces(counting.prompts[0])
+
+
+def test_a_task_says_how_it_is_asked(tokenizer, tmp_path, monkeypatch):
+    from mindspore_impl.evaluation import benchmark
+
+    monkeypatch.setitem(benchmark.TASKS, "gsm8k", dataclasses.replace(benchmark.TASKS["gsm8k"], form="plain"))
+    counting = Counting(tokenizer, ["10"])
+    measure(counting.backend, "gsm8k", tmp_path, shots=0)
+    assert "[unused9]" not in tokenizer.pieces(counting.prompts[0])
+    measure(counting.backend, "gsm8k", tmp_path, shots=0, form="chat")
+    assert "[unused9]" in tokenizer.pieces(counting.prompts[-1])
 
 
 def test_cut_completions_are_counted(tokenizer, tmp_path):

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
@@ -33,7 +33,7 @@ class Task:
 
     score(item, completion) -> {metric: 0.0 to 1.0}; None: items have options, compared by log-likelihood ("acc", and
     "acc_norm" by log-likelihood a character). `metrics` begins with the one that is quoted. `stop`: strings
-    that end a completion where the prompt is plain text, not a chat turn.
+    that end a completion where the prompt is plain text, not a chat turn. form: how completions are asked for.
     """
 
     read: Callable[[Path, int], list[Item]]
@@ -42,6 +42,7 @@ class Task:
     shots: int = 0
     stop: tuple[str, ...] = ()
     max_new_tokens: int = 512
+    form: Literal["chat", "plain"] = "chat"
 
 
 def rows(path: Path, columns: tuple[str, ...], named: bool) -> Iterator[tuple[int, dict[str, str]]]:
