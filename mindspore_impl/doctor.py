@@ -20,7 +20,7 @@ OPTIONAL = {
 
 def examine() -> list[str]:
     """One line a finding, each starting with ok, missing or note. Never raises for something that is absent."""
-    lines = [_python(), *_packages(), *_device(), _cann(), _operators(), _native(), _compiler(), _memory()]
+    lines = [_python(), *_packages(), *_device(), _cann(), _operators(), _native(), _compiler(), *_sandbox(), _memory()]
     return lines
 
 
@@ -97,6 +97,19 @@ def _native() -> str:
 def _compiler() -> str:
     found = shutil.which(os.environ.get("CXX") or "g++")
     return _line("ok" if found else "missing", "g++", found or "needed to build the native operators for the CPU")
+
+
+def _sandbox() -> list[str]:
+    from mindspore_impl.evaluation.enclosed.layers import LAYERS, PROMISES
+    from mindspore_impl.evaluation.sandbox import isolation
+
+    found = isolation()
+    lines = [_line("ok", "isolation", f"{name}: {LAYERS[name]}") for name in found.layers]
+    lines += [_line("missing", "isolation", f"{name}: {reason}") for name, reason in found.reasons.items()]
+    kept = [name for name in PROMISES if name not in found.missing]
+    lost = f"; not protected: {', '.join(found.missing)}, so HumanEval and MBPP are refused" if found.missing else ""
+    state = "missing" if found.missing else "ok"
+    return [*lines, _line(state, "generated code", f"protected from it: {', '.join(kept) or 'nothing'}{lost}")]
 
 
 def _memory() -> str:

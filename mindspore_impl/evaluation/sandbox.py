@@ -12,6 +12,7 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -152,7 +153,7 @@ def run_many(
 
 def _supervise(job: dict, seconds: float) -> dict:
     """Have the supervisor do `job`; -> its result, or one that says why there is none."""
-    data = json.dumps(job).encode()
+    data = json.dumps(job | {"folder": tempfile.gettempdir()}).encode()
     command = [os.path.realpath(sys.executable), "-I", "-S", "-B", str(_SUPERVISOR)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env={}, cwd="/", start_new_session=True, **pipes) as process:

@@ -8,7 +8,6 @@ import json
 import os
 import struct
 from collections.abc import Callable
-from typing import Any
 
 LARGEST = 64 << 20  # bytes of one message
 
@@ -23,7 +22,7 @@ class Channel:
     def __init__(self, read: int, write: int):
         self.read, self.write, self.ended = read, write, ""
 
-    def send(self, message: Any) -> None:
+    def send(self, message) -> None:
         """Send one JSON value. Raises Ended; ValueError when it is too large or too deep."""
         try:
             data = json.dumps(message).encode()
@@ -38,7 +37,7 @@ class Channel:
         except OSError as error:
             raise self.end("the program is gone") from error
 
-    def receive(self) -> Any:
+    def receive(self):
         """The next JSON value. Raises Ended."""
         size = struct.unpack("<I", self._exactly(4))[0]
         if size > LARGEST:
@@ -63,7 +62,7 @@ class Channel:
         return Ended(self.ended)
 
 
-def encode(value: Any, handle: Callable[[Any], list]) -> Any:
+def encode(value, handle: Callable[[object], list]):
     """`value` as JSON: numbers, text, true, false and null as they are, all else a list that begins with its kind.
 
     handle(value) -> the list for a value that is not plain; it may raise TypeError instead.
@@ -85,13 +84,15 @@ def encode(value: Any, handle: Callable[[Any], list]) -> Any:
             return [kind.__name__, *(encode(entry, handle) for entry in kind.__iter__(value))]
     if isinstance(value, dict):
         return ["dict", *([encode(key, handle), encode(entry, handle)] for key, entry in dict.items(value))]
+    if isinstance(value, type) and value in _TYPES.values():
+        return ["type", value.__name__]
     name = f"{type(value).__module__}.{type(value).__name__}"
     if name in _BY_TEXT:
         return [name, *_BY_TEXT[name][0](value)]
     return handle(value)
 
 
-def decode(value: Any, handle: Callable[[list], Any]) -> Any:
+def decode(value, handle: Callable[[list], object]):
     """The value that `encode` was given; handle(list) -> what a handle stands for. Raises ValueError."""
     if not isinstance(value, list):
         return value
@@ -104,11 +105,14 @@ def decode(value: Any, handle: Callable[[list], Any]) -> Any:
         return {decode(key, handle): decode(entry, handle) for key, entry in rest}
     if kind in _BY_TEXT:
         return _BY_TEXT[kind][1](*rest)
+    if kind == "type" and rest[0] in _TYPES:
+        return _TYPES[rest[0]]
     if kind == "handle":
         return handle(rest)
     raise ValueError(f"no value is of the kind {kind!r}")
 
 
+_TYPES = {t.__name__: t for t in (bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict)}
 _COLLECTIONS = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 _SIMPLE = {
     "int": lambda text: int(text, 16),
@@ -141,7 +145,7 @@ _BY_TEXT = {
 }
 
 
-def update(target: Any, changed: Any) -> None:
+def update(target, changed) -> None:
     """Make the container `target` hold what `changed` holds: a program may change its arguments in place."""
     if isinstance(target, list | bytearray):
         target[:] = changed

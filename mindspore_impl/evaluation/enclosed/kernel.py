@@ -7,7 +7,6 @@ structures: the kernel's include/uapi (unistd.h, landlock.h, seccomp.h, filter.h
 import ctypes
 import errno
 import os
-import platform
 import resource
 import struct
 import sys
@@ -50,9 +49,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _number(name: str) -> int:
-    if platform.machine() not in _MACHINES:
-        raise OSError(errno.ENOSYS, f"system calls of {platform.machine()} are not listed")
-    return _CALLS[name][_MACHINES[platform.machine()][0]]
+    if os.uname().machine not in _MACHINES:
+        raise OSError(errno.ENOSYS, f"system calls of {os.uname().machine} are not listed")
+    return _CALLS[name][_MACHINES[os.uname().machine][0]]
 
 
 def _checked(result: int, what: str) -> int:
@@ -213,9 +212,9 @@ def filter_system_calls() -> None:
 
     Needs `no_new_privileges`. Raises OSError.
     """
-    column, architecture = _MACHINES.get(platform.machine(), (None, None))
+    column, architecture = _MACHINES.get(os.uname().machine, (None, None))
     if column is None:
-        raise OSError(errno.ENOSYS, f"no filter of system calls for {platform.machine()}")
+        raise OSError(errno.ENOSYS, f"no filter of system calls for {os.uname().machine}")
     load, equal, greater, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
     refuse = _SECCOMP_ERRNO | errno.EPERM
     program = [(load, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, _SECCOMP_KILL), (load, 0, 0, 0)]

@@ -5,7 +5,6 @@ fails after all stops the run: no program ever runs with less around it than was
 """
 
 import os
-import platform
 import select
 import signal
 from collections.abc import Callable
@@ -170,7 +169,7 @@ def user_of(keeper: int) -> int:
 
 def _counts_by_namespace() -> bool:
     """Whether the limit on processes counts those of a user namespace apart (Linux 5.14)."""
-    return tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2]) >= (5, 14)
+    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (5, 14)
 
 
 def _keep_only(keep: dict[int, int]) -> None:
@@ -242,48 +241,55 @@ def _children() -> list[int]:
 def remove_tree(folder: Path) -> None:
     """Remove a private folder that a hostile program has filled: read-only or unreadable folders, links, any depth.
 
-    Links are removed, never followed. Deep folders are lifted to the top first, so that no path gets too long.
+    Links are removed, never followed. It steps down and up again one name at a time: no path gets too long, and no
+    depth needs more file descriptors. All processes of the program are dead: nothing moves meanwhile.
     """
     if folder.is_symlink():
         folder.unlink()
         return
-    os.chmod(folder, 0o700)
-    top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    lifted = 0
-    try:
-        while names := os.listdir(top):
-            for name in names:
-                if not _is_folder(name, top):
-                    os.unlink(name, dir_fd=top)
-                    continue
-                inner = _open_folder(name, top)
-                for child in os.listdir(inner):
-                    if _is_folder(child, inner):
-                        lifted += 1
-                        os.close(_open_folder(child, inner))  # a folder can be moved when it can be written
-                        os.rename(child, f"lifted {lifted} {os.urandom(8).hex()}", src_dir_fd=inner, dst_dir_fd=top)
-                    else:
-                        os.unlink(child, dir_fd=inner)
-                os.close(inner)
-                os.rmdir(name, dir_fd=top)
-    finally:
-        os.close(top)
+    here = _open_folder(str(folder), None)
+    waiting = [_empty_of_files(here)]  # the folders that are left to remove, of each level down to `here`
+    names: list[str] = []
+    while waiting:
+        if waiting[-1]:
+            names.append(waiting[-1].pop())
+            step = _open_folder(names[-1], here)
+            waiting.append(_empty_of_files(step))
+        else:
+            waiting.pop()
+            step = os.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+            if names:
+                os.rmdir(names.pop(), dir_fd=step)
+        os.close(here)
+        here = step
+    os.close(here)
     os.rmdir(folder)
+
+
+def _empty_of_files(handle: int) -> list[str]:
+    """Remove all that is no folder; -> the names of the folders."""
+    folders = []
+    for name in os.listdir(handle):
+        if _is_folder(name, handle):
+            folders.append(name)
+        else:
+            os.unlink(name, dir_fd=handle)
+    return folders
 
 
 def _is_folder(name: str, parent: int) -> bool:
     return os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode & 0o170000 == 0o040000
 
 
-def _open_folder(name: str, parent: int) -> int:
-    """Open it whatever its permissions were. All processes of the program are dead: nothing replaces it meanwhile."""
+def _open_folder(name: str, parent: int | None) -> int:
+    """Open it whatever its permissions were."""
     os.chmod(name, 0o700, dir_fd=parent)
     return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
 
 
 def probe(folder: Path) -> dict[str, str]:
     """{layer: "" when it works here, else the reason}: each one is entered by a process that is thrown away."""
-    if platform.system() != "Linux":
+    if os.uname().sysname != "Linux":
         return dict.fromkeys(LAYERS, "Linux only")
     found: dict[str, str] = {}
     for name in LAYERS:

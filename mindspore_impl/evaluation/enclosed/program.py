@@ -8,7 +8,6 @@ import builtins
 import importlib.machinery
 import sys
 import types
-from typing import Any
 
 from mindspore_impl.evaluation.enclosed.exchange import Channel, Ended, decode, encode, update
 
@@ -46,7 +45,7 @@ def serve(handle: int) -> None:
     """Load the program that the other side sends, and do what it asks for until it is gone."""
     channel, held = Channel(handle, handle), []
 
-    def kept(value: Any) -> list:
+    def kept(value) -> list:
         held.append(value)
         return ["handle", len(held) - 1, type(value).__name__]
 
@@ -117,7 +116,7 @@ def _text_of(error: BaseException) -> str:
         return ""
 
 
-def _exit_code(error: BaseException) -> Any:
+def _exit_code(error: BaseException):
     code = getattr(error, "code", None)
     return code if isinstance(error, SystemExit) and type(code) in (int, str) else None
 
@@ -180,13 +179,13 @@ class Remote:
         return _received(self._channel, answer.get("value"))
 
 
-def _sent(value: Any) -> list:
+def _sent(value) -> list:
     if isinstance(value, Remote):
         return ["handle", value._number]
     raise TypeError(f"a test cannot give the program a value of the type {type(value).__name__}")
 
 
-def _received(channel: Channel, value: Any) -> Any:
+def _received(channel: Channel, value):
     try:
         return decode(value, lambda rest: Remote(channel, int(rest[0]), str(rest[1])))
     except (ValueError, TypeError, IndexError, RecursionError, ArithmeticError) as error:
@@ -198,7 +197,7 @@ def _ask(channel: Channel, operation: str, target: int, arguments: list, named: 
     return _without_error(channel.receive())
 
 
-def _without_error(answer: Any) -> dict:
+def _without_error(answer) -> dict:
     """The answer of the program; raises here what it raised there."""
     if not isinstance(answer, dict):
         raise Ended("the program's answer has no known form")

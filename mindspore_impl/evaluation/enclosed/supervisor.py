@@ -5,12 +5,10 @@ program prints up to a limit, watches the clock, and leaves nothing behind: neit
 """
 
 import os
-import secrets
 import selectors
 import signal
 import socket
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -34,7 +32,9 @@ def main() -> None:
     channel = Channel(stdin, stdout)
     job = channel.receive()
     sys.path.pop(0)  # what the program imports is Python's own
-    folders = [Path(tempfile.mkdtemp(prefix="program_")) for _ in range(2)]
+    folders = [Path(job["folder"], f"program_{os.urandom(12).hex()}") for _ in range(2)]
+    for folder in folders:
+        folder.mkdir(0o700)
     try:
         if job["do"] == "probe":
             result = layers.probe(folders[0])
@@ -68,7 +68,7 @@ def _run(job: dict, folders: list[Path], parent: int) -> dict:
         end.close()
     os.close(program_out)
     os.close(program_err)
-    token = secrets.token_hex(16)
+    token = os.urandom(16).hex()
     started = time.monotonic()
     channel = Channel(ours.fileno(), ours.fileno())
     channel.send({key: job[key] for key in ("program", "checks", "names")} | {"token": token})

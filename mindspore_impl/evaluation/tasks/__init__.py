@@ -1,6 +1,6 @@
-"""The benchmarks, one file each; `TASKS` is their registry."""
+"""The benchmarks, one file each: `TASKS` is their registry."""
 
-from mindspore_impl.evaluation.tasks import ceval, cluewsc, cmmlu, drop, gsm8k, ifeval, math500, mmlu
+from mindspore_impl.evaluation.tasks import ceval, cluewsc, cmmlu, drop, gsm8k, humaneval, ifeval, math500, mbpp, mmlu
 from mindspore_impl.evaluation.tasks.form import Task
 
 TASKS: dict[str, Task] = {
@@ -12,4 +12,7 @@ TASKS: dict[str, Task] = {
     "math500": math500.TASK,
     "drop": drop.TASK,
     "ifeval": ifeval.TASK,
+    "humaneval": humaneval.TASK,
+    "humaneval_chat": humaneval.CHAT,
+    "mbpp": mbpp.TASK,
 }

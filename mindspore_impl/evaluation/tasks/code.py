@@ -1,0 +1,113 @@
+"""What HumanEval and MBPP have in common: code out of an answer, its tests run in the sandbox, pass@k.
+
+pass@k is the unbiased estimate of Chen et al., arXiv 2107.03374: n answers of a problem, c of them right, give
+1 - C(n - c, k) / C(n, k), the share of choices of k answers with a right one among them; a benchmark's is the mean.
+"""
+
+import ast
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation import sandbox
+from mindspore_impl.evaluation.sandbox import Limits, Program, Result, run_many, run_program
+from mindspore_impl.evaluation.tasks.form import Item, plain
+
+METRICS = ("pass@1",)
+DEFAULTS = Limits()  # of a program whose tests are run
+_FENCE = re.compile(r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\r?\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Tests:
+    """What an answer is tested with (`Item.answer`).
+
+    names: what the tests take from the program, `names[0]` the function that was asked for. start: code that an answer
+    goes on from, when it does not define that function itself. before: code that stands before an answer that does.
+    """
+
+    checks: str
+    names: tuple[str, ...]
+    start: str = ""
+    before: str = ""
+    stop: tuple[str, ...] = ()
+
+
+def program_of(tests: Tests, completion: str) -> str:
+    """The program that a completion stands for: its fenced block that defines the function asked for (else its first
+    one), or without a block all up to the first of the strings `stop` (behind the function's head, where it has one).
+    """
+    blocks = _FENCE.findall(completion)
+    code = next((block for block in blocks if _head(block, tests)), blocks[0] if blocks else None)
+    if code is None:
+        begin = _head(completion, tests)
+        code = completion[:begin] + plain(completion[begin:], tests.stop)
+    return (tests.before if _head(code, tests) else tests.start) + code
+
+
+def _head(code: str, tests: Tests) -> int:
+    """Where `code`, which need not be valid, has named the function asked for at its top level; 0 if it does not."""
+    name = re.escape(tests.names[0])
+    found = re.search(rf"^(?:async +def|def|class) +{name}\b|^{name} *=", code, re.MULTILINE)
+    return found.end() if found else 0
+
+
+def isolated(read: Callable[[Path, int], list[Item]]) -> Callable[[Path, int], list[Item]]:
+    """`read`, which then refuses where this machine cannot isolate programs: before anything is generated."""
+
+    def checked(path: Path, shots: int) -> list[Item]:
+        items = read(path, shots)
+        if DEFAULTS.require_isolation and sandbox.isolation().missing:
+            raise UserError(sandbox.refusal(sandbox.isolation()))
+        return items
+
+    return checked
+
+
+def score(item: Item, completion: str, limits: Limits = DEFAULTS) -> dict[str, float]:
+    """pass@1 of one completion. Raises UserError where this machine cannot isolate the program."""
+    tests: Tests = item.answer
+    result = run_program(program_of(tests, completion), limits, tests.checks, tests.names)
+    if result.status == "refused":
+        raise UserError(result.error)
+    return {"pass@1": float(result.status == "passed")}
+
+
+def run_samples(
+    items: Sequence[Item], samples: Sequence[Sequence[str]], limits: Limits = DEFAULTS, workers: int | None = None
+) -> list[list[Result]]:
+    """The result of each of the completions `samples[i]` of each item, `workers` programs at a time."""
+    programs = [
+        Program(program_of(item.answer, completion), item.answer.checks, item.answer.names)
+        for item, completions in zip(items, samples, strict=True)
+        for completion in completions
+    ]
+    results = iter(run_many(programs, limits, workers, "tests"))
+    return [[next(results) for _ in completions] for completions in samples]
+
+
+def mean_pass_at_k(results: Sequence[Sequence[Result]], k: int) -> float:
+    """Mean over the problems of `pass_at_k`. Raises UserError when a problem has fewer than k answers."""
+    rights = [(len(row), sum(result.status == "passed" for result in row)) for row in results]
+    return sum(pass_at_k(total, right, k) for total, right in rights) / len(rights)
+
+
+def pass_at_k(total: int, right: int, k: int) -> float:
+    """1 - C(total - right, k) / C(total, k). Raises UserError when total < k."""
+    if not 0 <= right <= total:
+        raise ValueError(f"right={right} is not between 0 and total={total}")
+    if not 1 <= k <= total:
+        raise UserError(f"pass@{k}: needs {k} answers a problem or more, and k of 1 or more; there are {total}")
+    return 1.0 - math.comb(total - right, k) / math.comb(total, k)
+
+
+def parsed(code: str, name: str, where: str) -> ast.Module:
+    """The syntax tree of a field of the file. Raises UserError that names place and field."""
+    try:
+        return ast.parse(code)
+    except (SyntaxError, ValueError) as error:
+        line = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
+        raise UserError(f"{where}: {name} is not valid Python: {error.args[0]}{line}") from error

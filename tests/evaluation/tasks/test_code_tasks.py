@@ -1,0 +1,221 @@
+"""HumanEval and MBPP: prompts, the code of an answer, tests that pass what is right and fail what is not, pass@k."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation import sandbox
+from mindspore_impl.evaluation.sandbox import Isolation, Result
+from mindspore_impl.evaluation.tasks import TASKS, code, humaneval, mbpp
+
+HUMANEVAL = Path(__file__).parent / "data" / "humaneval" / "HumanEval.jsonl"
+MBPP = Path(__file__).parent / "data" / "mbpp" / "mbpp.jsonl"
+SANITIZED = MBPP.with_name("sanitized-mbpp.json")
+
+
+@pytest.fixture
+def isolated():
+    if missing := sandbox.isolation().missing:
+        pytest.skip(f"this machine cannot promise {missing}: {sandbox.isolation().reasons}")
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def changed(tmp_path: Path, source: Path, number: int, **fields) -> Path:
+    """A copy of the file whose line `number` has other fields (None: without)."""
+    lines = rows(source)
+    lines[number - 1] = {k: v for k, v in (lines[number - 1] | fields).items() if v is not None}
+    path = tmp_path / source.name
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def statuses(items, completions) -> list[str]:
+    return [row[0].status for row in code.run_samples(items, [[text] for text in completions])]
+
+
+def test_humaneval_prompts():
+    items, chat = humaneval.read(HUMANEVAL), humaneval.read_chat(HUMANEVAL.parent)
+    assert [item.id for item in items] == ["HumanEval/0", "HumanEval/1", "HumanEval/2"]
+    assert [item.prompt for item in items] == [row["prompt"] for row in rows(HUMANEVAL)]
+    assert not items[0].header and chat[0].header == humaneval.INSTRUCTION
+    assert chat[0].prompt == f"```python\n{items[0].prompt.rstrip()}\n```"
+
+
+def test_humaneval_canonical_solutions_pass_in_every_form(isolated):
+    known = rows(HUMANEVAL)
+    items = humaneval.read(HUMANEVAL)
+    continued = [row["canonical_solution"] + "\n\nprint('and so on'\n" for row in known]
+    whole = [row["prompt"] + row["canonical_solution"] for row in known]
+    fenced = [f"Here it is:\n\n```python\n{text}```\nIt is `O(n)`." for text in whole]
+    bare = [text[text.index(f"def {row['entry_point']}") :] for text, row in zip(whole, known, strict=True)]
+    assert statuses(items * 3, continued + fenced + bare) == ["passed"] * 9
+
+
+def test_humaneval_mutated_solutions_fail(isolated):
+    wrong = [
+        "    return sum(value >= level for value in values)\n",
+        "    return width + height\n",
+        "    return len(words) - len([word for word in words if word])\n",  # right number, but not in place
+    ]
+    assert statuses(humaneval.read(HUMANEVAL), wrong) == ["failed"] * 3
+
+
+def test_mbpp_prompt_is_the_papers():
+    items = mbpp.read(MBPP, 3)
+    assert [item.id for item in items] == ["11", "12", "13"]  # 2 to 4 are shown, 601 is no test problem
+    assert items[0].header.startswith(
+        "You are an expert Python programmer, and here is your task: Write a function to double a number. "
+        "Your code should pass these tests:\n\n"
+        "assert double(1) == 2\nassert double(0) == 0\nassert double(-3) == -6\n[BEGIN]\n"
+        "def double(n):\n  return 2 * n\n[DONE]\n\nYou are an expert"
+    )
+    assert items[0].header.count("[DONE]\n\n") == 3 and items[0].header.endswith("[DONE]\n\n")
+    assert items[2].prompt.endswith(
+        "tests:\n\nassert sum(4, 6) == 3\nassert sum(5, 7) == 1\nassert sum(6, 6) == 12\n[BEGIN]\n"
+    )
+    assert mbpp.read(MBPP.parent, 0)[0].header == ""
+
+
+def test_mbpp_reference_solutions_pass_and_mutants_fail(isolated):
+    items = mbpp.read(MBPP, 0)
+    known = {str(row["task_id"]): row["code"] for row in rows(MBPP)}
+    right = [known[item.id] + "\n[DONE]\n\nYou are an (" for item in items]
+    fenced = [f"Sure!\n```python\n{known[item.id]}\n```" for item in items]
+    wrong = [
+        text.replace("hypot(x, y)", "hypot(x, x)").replace("+= cell.data", "= cell.data").replace("b % i == 0", "i > 0")
+        for text in right
+    ]
+    assert all(a != b for a, b in zip(right, wrong, strict=True))
+    assert statuses(items * 3, right + fenced + wrong) == ["passed"] * 6 + ["failed"] * 3
+
+
+def test_sanitized_mbpp(isolated):
+    items = mbpp.read(SANITIZED, 2)
+    known = {str(row["task_id"]): row["code"] for row in json.loads(SANITIZED.read_text())}
+    assert [item.id for item in items] == ["11", "13"] and items[0].header.count("[BEGIN]") == 2
+    assert statuses(items, [known[item.id] for item in items]) == ["passed"] * 2
+    # test_imports are there for the program too, as in one common namespace.
+    assert code.score(items[0], "def distance(x, y):\n    return math.sqrt(x * x + y * y)") == {"pass@1": 1.0}
+    assert code.score(items[0], "def distance(x, y):\n    return 5.0") == {"pass@1": 0.0}
+
+
+TESTS = code.Tests("", ("f",), start="def f(x):\n", before="import math\n", stop=("\ndef", "\n#"))
+
+
+@pytest.mark.parametrize(
+    ("completion", "program"),
+    [
+        ("    return x\n", "def f(x):\n    return x\n"),
+        ("    return x\ndef g(): pass", "def f(x):\n    return x"),
+        ("    return x\n# that is all", "def f(x):\n    return x"),
+        ("a\n```python\ndef f(x): return 1\n```\nb", "import math\ndef f(x): return 1\n"),
+        ("```\ndef g(): pass\n```\n```py\ndef g(): pass\ndef f(x): return 1\n```", None),
+        ("```python\n    return x\n```", "def f(x):\n    return x\n"),
+        ("```python\ndef f(x): return 1\n", "import math\ndef f(x): return 1\n"),  # the answer was cut
+        ("import re\n\ndef f(x):\n    return 1\n\ndef g(: text", "import math\nimport re\n\ndef f(x):\n    return 1\n"),
+        ("f = abs", "import math\nf = abs"),
+        ("def ff(x): return 1", "def f(x):\ndef ff(x): return 1"),
+        ("", "def f(x):\n"),
+    ],
+)
+def test_code_of_an_answer(completion, program):
+    program = "import math\ndef g(): pass\ndef f(x): return 1\n" if program is None else program
+    assert code.program_of(TESTS, completion) == program
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"entry_point": None}, "HumanEval.jsonl:2: the field 'entry_point' is missing"),
+        ({"entry_point": "other"}, "HumanEval.jsonl:2: the prompt has no function 'other'"),
+        ({"test": 5}, "HumanEval.jsonl:2: test must be str, found int"),
+        ({"test": "def check(:"}, "HumanEval.jsonl:2: test is not valid Python"),
+        ({"test": "x = 1"}, "HumanEval.jsonl:2: test has no function 'check'"),
+        ({"prompt": "def (\0"}, "HumanEval.jsonl:2: prompt is not valid Python"),
+    ],
+)
+def test_faults_of_humaneval_name_their_place(tmp_path, fields, words):
+    with pytest.raises(UserError, match=words):
+        humaneval.read(changed(tmp_path, HUMANEVAL, 2, **fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"task_id": "MBPP/x"}, "mbpp.jsonl:5: task_id 'MBPP/x' is no number"),
+        ({"task_id": 11}, "mbpp.jsonl:5: task_id 11 is there twice"),
+        ({"code": "def f(:"}, "mbpp.jsonl:5: code is not valid Python"),
+        ({"test_list": []}, "mbpp.jsonl:5: test_list is empty"),
+        ({"test_list": [1]}, "mbpp.jsonl:5: test_list must be a list of strings"),
+        ({"test_list": ["assert 1 =="]}, "mbpp.jsonl:5: test_list is not valid Python"),
+        ({"code": "x = 1"}, "mbpp.jsonl:5: the tests use no function that code defines"),
+        ({"text": None}, "mbpp.jsonl:5: the field 'prompt' is missing"),
+    ],
+)
+def test_faults_of_mbpp_name_their_place(tmp_path, fields, words):
+    with pytest.raises(UserError, match=words):
+        mbpp.read(changed(tmp_path, MBPP, 5, **fields))
+
+
+def test_faults_of_the_sanitized_form_name_their_place(tmp_path):
+    path = tmp_path / "x.json"
+    for text, words in [('{"a": 1}', "expected a JSON list"), ("[1]", "record 1: expected an object, found int")]:
+        path.write_text(text)
+        with pytest.raises(UserError, match=words):
+            mbpp.read(path)
+    path.write_text(json.dumps([rows(MBPP)[0]]))
+    with pytest.raises(UserError, match="no problem has a task_id of the test set"):
+        mbpp.read(path, 0)
+
+
+def test_shots_that_are_not_there():
+    with pytest.raises(UserError, match="holds 3 worked examples, 4 shots need more"):
+        mbpp.read(MBPP, 4)
+    with pytest.raises(UserError, match="shots=1"):
+        humaneval.read(HUMANEVAL, 1)
+
+
+@pytest.mark.parametrize("name", ["humaneval", "humaneval_chat", "mbpp"])
+def test_a_machine_without_isolation_is_refused_before_anything_is_generated(monkeypatch, name):
+    monkeypatch.setattr(sandbox, "isolation", lambda: Isolation((), {"landlock": "not here"}, ("files",)))
+    with pytest.raises(UserError, match="files not protected"):
+        TASKS[name].read(HUMANEVAL if name != "mbpp" else MBPP, 0)
+
+
+def test_pass_at_k_is_the_share_of_choices_with_a_right_answer():
+    for total, right in itertools.product(range(1, 7), range(7)):
+        for k in range(1, total + 1):
+            if right > total:
+                continue
+            choices = list(itertools.combinations(range(total), k))
+            share = sum(min(choice) < right for choice in choices) / len(choices)  # answers 0 .. right-1 are right
+            assert code.pass_at_k(total, right, k) == pytest.approx(share, abs=1e-12)
+
+
+def test_pass_at_k_worked_numbers():
+    assert code.pass_at_k(200, 20, 1) == pytest.approx(0.1, abs=1e-15)
+    assert code.pass_at_k(5, 2, 3) == pytest.approx(0.9, abs=1e-15)  # 1 - C(3,3)/C(5,3) = 1 - 1/10
+    assert code.pass_at_k(10, 3, 5) == pytest.approx(1 - 21 / 252, abs=1e-15)
+    # The paper's own product, which avoids large binomials: 1 - prod over i of (1 - k / i), n - c < i <= n.
+    product = 1.0
+    for i in range(200 - 13 + 1, 201):
+        product *= 1 - 100 / i
+    assert code.pass_at_k(200, 13, 100) == pytest.approx(1 - product, rel=1e-12)
+    assert code.pass_at_k(4, 4, 2) == 1.0 and code.pass_at_k(4, 0, 4) == 0.0
+    with pytest.raises(UserError, match="pass@3: needs 3 answers"):
+        code.pass_at_k(2, 1, 3)
+    with pytest.raises(ValueError, match="right=3"):
+        code.pass_at_k(2, 3, 1)
+
+
+def test_pass_at_k_of_a_benchmark_is_the_mean_over_problems():
+    passed, failed = Result("passed"), Result("timeout")
+    results = [[passed, failed, failed, failed], [passed] * 4, [failed] * 4]
+    assert code.mean_pass_at_k(results, 1) == pytest.approx((0.25 + 1 + 0) / 3)
+    assert code.mean_pass_at_k(results, 2) == pytest.approx((0.5 + 1 + 0) / 3)
