@@ -80,6 +80,19 @@ def new_folder(path: str | Path, fill: Callable[[Path], None]) -> None:
         raise
 
 
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what writers that were killed have left below `folder`: names as ".x.tmp". Nobody may be writing there."""
+    for path, folders, names in os.walk(folder):
+        for name in [name for name in (*folders, *names) if name.startswith(".") and name.endswith(".tmp")]:
+            target = Path(path, name)
+            if name in folders:
+                folders.remove(name)
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target, ignore_errors=True)
+            else:
+                target.unlink(missing_ok=True)
+
+
 def fsync_folder(folder: str | Path) -> None:
     """Make renames and new names inside `folder` durable."""
     handle = os.open(folder, os.O_RDONLY)

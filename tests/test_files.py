@@ -94,3 +94,18 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
     path.write_text('{"a": 1}\n', encoding="utf-8-sig")
     assert files.read_json(path) == {"a": 1}
     assert list(files.read_jsonl(path)) == [(1, {"a": 1})]
+
+
+def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path):
+    kept = ["a/.hidden", "a/b/data.tmp", "a/.lock", "a/b/.x.tmp.json"]
+    gone = ["a/.config.yaml.q1.tmp", "a/b/.step_1.zz.tmp/weights", ".top.x.tmp"]
+    for name in kept + gone:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    outside = tmp_path.parent / "outside_leftovers"
+    outside.mkdir()
+    (outside / "file").write_text("x")
+    (tmp_path / ".link.tmp").symlink_to(outside)
+    files.remove_leftovers(tmp_path)
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
+    assert (outside / "file").exists()

@@ -267,6 +267,7 @@ def _claim(config: Config, run_dir: Path):
             lock.close()
             raise UserError(f"run_dir: another process is running in {run_dir}")
         time.sleep(0.5)
+    files.remove_leftovers(run_dir)  # the lock says that nobody writes here
     files.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(to_plain(config))))
     return lock
 

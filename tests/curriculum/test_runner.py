@@ -241,3 +241,12 @@ def test_interrupted_stage_is_not_kept_and_resumes(tmp_path, calls, monkeypatch)
     run(tmp_path / "run", cache)
     assert calls == ["distill_fast", "eval_distill_fast"]
     assert stage_file(tmp_path / "run", "distill_fast").with_name("half.txt").read_text() == "kept"
+
+
+def test_what_a_killed_writer_left_goes_at_the_next_start(tmp_path, calls):
+    folder = run(tmp_path / "run")
+    left = next(folder.glob("stages/*_teacher")) / ".package.x1.tmp"
+    left.mkdir()
+    (left / "half").write_text("x")
+    run(tmp_path / "run")
+    assert not left.exists()
