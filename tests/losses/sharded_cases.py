@@ -70,12 +70,17 @@ class Results(NamedTuple):
     lm_head_grad_VD: np.ndarray
 
 
-def run(cell: FusedLinear, hidden_ND, lm_head_VD, inputs) -> Results:
-    """Through automatic differentiation, as a training step does."""
-    tensors = [Tensor(np.ascontiguousarray(array)) for array in (hidden_ND, lm_head_VD, *inputs)]
-    outputs, grads = ms.value_and_grad(cell, (0, 1), has_aux=True)(*tensors)
-    loss, ce_N, kd_N, diagnostics_4N = (out.asnumpy() for out in outputs[:4])
-    return Results(loss, ce_N, kd_N, diagnostics_4N.T, *(grad.asnumpy() for grad in grads))
+def differentiated(cell: FusedLinear):
+    """run(hidden_ND, lm_head_VD, inputs) -> Results, by automatic differentiation as in a training step."""
+    step = ms.value_and_grad(cell, (0, 1), has_aux=True)  # compiled once
+
+    def run(hidden_ND, lm_head_VD, inputs) -> Results:
+        tensors = [Tensor(np.ascontiguousarray(array)) for array in (hidden_ND, lm_head_VD, *inputs)]
+        outputs, grads = step(*tensors)
+        loss, ce_N, kd_N, diagnostics_4N = (out.asnumpy() for out in outputs[:4])
+        return Results(loss, ce_N, kd_N, diagnostics_4N.T, *(grad.asnumpy() for grad in grads))
+
+    return run
 
 
 def reference(hidden_ND, lm_head_VD, case: Case, options: ObjectiveOptions) -> Results:
@@ -106,16 +111,16 @@ def shared_errors(setting: Setting, scales: tuple[float, ...], seeds: range) -> 
     mine = setting.count // shard.ranks
     rows = slice(shard.rank * mine, (shard.rank + 1) * mine) if setting.own_rows else slice(None)
     runtime.logits_elements = lambda: setting.rows_at_once * shard.rows
-    cell = vocab_parallel(setting.options, True, shard, own_rows=setting.own_rows)
+    shared = differentiated(vocab_parallel(setting.options, True, shard, own_rows=setting.own_rows))
     rows_of_one = Rows(setting.options, True, True, WholeVocabulary())  # the composed operator, whatever is installed
-    alone = FusedLinear(setting.options, True, chunks=ChunkLoop(rows_of_one, True))
+    alone = differentiated(FusedLinear(setting.options, True, chunks=ChunkLoop(rows_of_one, True)))
     found = {}
     for scale in scales:
         for seed in seeds:
             hidden_ND, lm_head_VD, case = make(setting, scale, seed)
-            got = run(cell, hidden_ND[rows], shard.cut(lm_head_VD), [array[rows] for array in case[1:]])
+            got = shared(hidden_ND[rows], shard.cut(lm_head_VD), [array[rows] for array in case[1:]])
             oracle = reference(hidden_ND, lm_head_VD, case, setting.options)
-            for name, whole in (("oracle", oracle), ("composed", run(alone, hidden_ND, lm_head_VD, case[1:]))):
+            for name, whole in (("oracle", oracle), ("composed", alone(hidden_ND, lm_head_VD, case[1:]))):
                 expected = of_rank(whole, shard, rows)
                 if setting.own_rows:  # the ranks' losses add up to that of all
                     total = ms.ops.AllReduce()(Tensor(got.loss.reshape((1,)))).asnumpy()[0]

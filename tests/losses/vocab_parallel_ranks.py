@@ -1,5 +1,7 @@
 """What two processes do in tests/losses/test_vocab_parallel.py."""
 
+import json
+
 from mindspore_impl import runtime
 from mindspore_impl.losses.vocab_parallel import Shard
 from tests.losses.sharded_cases import Setting, derivative_of_all_reduce, network_results, shared_errors
@@ -14,8 +16,8 @@ def network(folder):
 
 
 def grid(folder):
-    """Three graphs a pair on the support that `folder`/support names; all else that can vary turns at its own speed."""
-    chosen, number, found = (folder / "support").read_text(), 0, {}
+    """Three graphs of the pair that `folder`/pair names; all else that can vary turns at its own speed."""
+    chosen, number, found = json.loads((folder / "pair").read_text()), 0, {}
     for divergence, support in PAIRS:
         for top_k in (1, 5, 10):
             number += 1
@@ -25,6 +27,6 @@ def grid(folder):
                 ((0, 212, 423), (0, 5, 423), (0, 53, 53), (0, 27, 53))[number % 4], top_k,
                 pad=0 if own_rows else min(top_k - 1, 3), own_rows=own_rows, rows_at_once=(12, 13, 100)[number % 3],
             )  # fmt: skip
-            if support == chosen:
+            if [divergence, support] == chosen:
                 found[str(setting)] = shared_errors(setting, (1.0, 8.0, 30.0), range(2))
     return found
