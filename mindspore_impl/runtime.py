@@ -204,7 +204,7 @@ def alive() -> None:
     now = time.monotonic()
     if _state["limit"] > 0 and now - _state["armed_at"] >= min(1.0, _state["limit"] / 4):
         _state["armed_at"] = now
-        faulthandler.dump_traceback_later(_state["limit"], exit=True)
+        faulthandler.dump_traceback_later(_state["limit"], exit=True, file=sys.__stderr__)
 
 
 def progress_bar(total: int, title: str, unit: str, initial: int = 0, shown: bool = True, **more):

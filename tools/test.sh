@@ -20,4 +20,4 @@ if [ "$all" = 1 ]; then prepare_environment dev; else prepare_environment test; 
 if [ "$all" = 1 ]; then
   exec "$PYTHON" -m pytest "${rest[@]}"
 fi
-exec "$PYTHON" -m pytest -m "not slow" "${rest[@]}"
+exec "$PYTHON" -m pytest -m "not slow" -n 2 --dist loadfile "${rest[@]}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspore_impl import config, ranks
+from mindspore_impl import config, ranks, runtime
 from mindspore_impl.curriculum import launch
 from mindspore_impl.errors import JobFailed, UserError
 
@@ -206,6 +206,7 @@ def test_a_missing_rank(monkeypatch):
 
 def test_another_number_of_ranks_than_configured(monkeypatch):
     monkeypatch.setattr(ranks, "join", lambda device: None)
+    monkeypatch.setattr(runtime, "watch", lambda seconds: None)
     with pytest.raises(UserError, match="runtime.workers=3, but msrun started 1 ranks"):
         launch.join(config.compose(["experiment=rehearsal", "runtime.workers=3"]), [])
 
