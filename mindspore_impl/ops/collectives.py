@@ -133,29 +133,25 @@ class CpuSum(nn.Cell):
         self.shapes, self.buffers = tuple(shapes), buffers(shapes, limit)
         self.sizes = tuple(tuple(math.prod(shapes[i]) for i in buffer) for buffer in self.buffers)
         self.all_reduce = ops.AllReduce()  # adds up
-        self.half_squares = HalfSquares()
+        self.l2_loss = ops.L2Loss()
         self.shares = Shares(shapes, ranks) if shares else None
 
     def construct(self, gradients):
-        sums, done = (), None
+        sums, halves = (), ()
         for b in range(len(self.buffers)):
             flat = ()
             for i in self.buffers[b]:
                 flat += (ops.cast(gradients[i], ms.float32).reshape((-1,)),)
             buffer = ops.concat(flat)
-            if done is not None:
-                buffer = ops.depend(buffer, done)  # the same order on every rank
-            done = self.all_reduce(buffer)
-            parts = ops.split(done, self.sizes[b])
+            if b > 0:  # the same order on every rank; and whole sums of one buffer exist at a time, if shares are kept
+                buffer = ops.depend(buffer, (sums, halves))
+            parts = ops.split(self.all_reduce(buffer), self.sizes[b])
             for k in range(len(self.sizes[b])):
-                sums += (parts[k].reshape(self.shapes[self.buffers[b][k]]),)
-        half_squares = self.half_squares(sums)
-        if self.shares is None:
-            return sums, half_squares
-        own = ()
-        for i in range(len(self.shapes)):
-            own += (self.shares(i, sums[i]),)
-        return own, half_squares
+                i = self.buffers[b][k]
+                whole = parts[k].reshape(self.shapes[i])
+                halves += (self.l2_loss(whole),)
+                sums += (whole if self.shares is None else self.shares(i, whole),)
+        return sums, ops.addn(halves)
 
 
 class CpuGather(nn.Cell):
