@@ -112,11 +112,9 @@ class Handler(BaseHTTPRequestHandler):
             if faults[1:2] != ["for ever"]:
                 del faults[:1]
         time.sleep(server.delay)
-        try:
-            self.answer(fault, answer_to(body, server.logits, server.complete))
-        finally:
-            with server.lock:
-                server.now -= 1
+        with server.lock:
+            server.now -= 1  # before the answer: a client that has it may ask the next at once
+        self.answer(fault, answer_to(body, server.logits, server.complete))
 
     def answer(self, fault: str, good: dict) -> None:
         choice = good["choices"][0]
