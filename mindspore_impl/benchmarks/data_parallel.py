@@ -81,8 +81,9 @@ def launch(count: int, task: str, *arguments: int) -> list[dict]:
         environment["PYTHONPATH"] = f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
-            logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in Path(folder).glob("log/worker_*.log"))
-            raise RuntimeError(f"{task} with {count} ranks failed:\n{logs}\n{done.stderr[-2000:]}")
+            logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in Path(folder).glob("log/*.log"))
+            said = f"{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
+            raise RuntimeError(f"{task} with {count} ranks failed:\n{logs}\n{said}")
         return [json.loads(Path(folder, f"{rank}.json").read_text(encoding="utf-8")) for rank in range(count)]
 
 

@@ -96,8 +96,40 @@ class Alone(nn.Cell):
         return gradients, self.half_squares(gradients)
 
 
+class Padded(nn.Cell):
+    """construct(number, tensor of that number in `shapes`) -> it flat, with zeros to R * s elements."""
+
+    def __init__(self, shapes: Shapes, ranks: int):
+        super().__init__()
+        self.missing = tuple(ranks * share_size(shape, ranks) - math.prod(shape) for shape in shapes)
+        self.zeros = Tensor(np.zeros(ranks, np.float32))
+
+    def construct(self, i, tensor):
+        flat = tensor.reshape((-1,))
+        if self.missing[i] > 0:
+            flat = ops.concat((flat, ops.slice(self.zeros, (0,), (self.missing[i],))))
+        return flat
+
+
+class Unpadded(nn.Cell):
+    """construct(number, tensor of R * s elements) -> the tensor of that number in `shapes`."""
+
+    def __init__(self, shapes: Shapes, ranks: int):
+        super().__init__()
+        self.shapes = tuple(shapes)
+        self.counts = tuple(math.prod(shape) for shape in shapes)
+        self.missing = tuple(
+            ranks * share_size(shape, ranks) - count for shape, count in zip(shapes, self.counts, strict=True)
+        )
+
+    def construct(self, i, tensor):
+        if self.missing[i] > 0:
+            tensor = ops.slice(tensor.reshape((-1,)), (0,), (self.counts[i],))
+        return tensor.reshape(self.shapes[i])
+
+
 class Shares(nn.Cell):
-    """construct(number, tensor of that number in `shapes`) -> this rank's share [s], in memory of its own."""
+    """construct(number, float32 tensor of that number in `shapes`) -> this rank's share [s], in memory of its own."""
 
     def __init__(self, shapes: Shapes, ranks: int):
         super().__init__()
@@ -110,31 +142,25 @@ class Shares(nn.Cell):
         return ops.slice(self.flat(i, tensor), (self.rank * size,), (size,))
 
 
-class Padded(nn.Cell):
-    """construct(number, tensor) -> the tensor flat, with zeros to R * s elements."""
-
-    def __init__(self, shapes: Shapes, ranks: int):
-        super().__init__()
-        self.missing = tuple(ranks * share_size(shape, ranks) - math.prod(shape) for shape in shapes)
-        self.zeros = Tensor(np.zeros(max(ranks, 1), np.float32))
+class Wholes(nn.Cell):
+    """`Shares` where each rank keeps everything."""
 
     def construct(self, i, tensor):
-        flat = tensor.reshape((-1,))
-        if self.missing[i] > 0:
-            flat = ops.concat((flat, ops.cast(self.zeros[: self.missing[i]], flat.dtype)))
-        return flat
+        return tensor
 
 
+# In the loops below no step has an `if` and buffers are cut by `ops.slice`: each `if` of a loop, and each size given to
+# `ops.split`, nests what follows in one more function, and MindSpore compiles a thousand of them at most.
 class CpuSum(nn.Cell):
     """`make_sum` by one AllReduce a buffer; with shares too, so that sums and norm have the same bits as without."""
 
     def __init__(self, shapes: Shapes, ranks: int, shares: bool, limit: int | None = None):
         super().__init__()
         self.shapes, self.buffers = tuple(shapes), buffers(shapes, limit)
-        self.sizes = tuple(tuple(math.prod(shapes[i]) for i in buffer) for buffer in self.buffers)
+        self.counts = tuple(math.prod(shape) for shape in shapes)
         self.all_reduce = ops.AllReduce()  # adds up
         self.l2_loss = ops.L2Loss()
-        self.shares = Shares(shapes, ranks) if shares else None
+        self.kept = Shares(shapes, ranks) if shares else Wholes()
 
     def construct(self, gradients):
         sums, halves = (), ()
@@ -142,15 +168,14 @@ class CpuSum(nn.Cell):
             flat = ()
             for i in self.buffers[b]:
                 flat += (ops.cast(gradients[i], ms.float32).reshape((-1,)),)
-            buffer = ops.concat(flat)
-            if b > 0:  # the same order on every rank; and whole sums of one buffer exist at a time, if shares are kept
-                buffer = ops.depend(buffer, (sums, halves))
-            parts = ops.split(self.all_reduce(buffer), self.sizes[b])
-            for k in range(len(self.sizes[b])):
-                i = self.buffers[b][k]
-                whole = parts[k].reshape(self.shapes[i])
+            # The same order on every rank; and whole sums of one buffer exist at a time, where shares are kept.
+            buffer = self.all_reduce(ops.depend(ops.concat(flat), (sums, halves)))
+            start = 0
+            for i in self.buffers[b]:
+                whole = ops.slice(buffer, (start,), (self.counts[i],)).reshape(self.shapes[i])
+                start += self.counts[i]
                 halves += (self.l2_loss(whole),)
-                sums += (whole if self.shares is None else self.shares(i, whole),)
+                sums += (self.kept(i, whole),)
         return sums, ops.addn(halves)
 
 
@@ -159,25 +184,23 @@ class CpuGather(nn.Cell):
 
     def __init__(self, shapes: Shapes, ranks: int):
         super().__init__()
-        self.shapes, self.buffers, self.ranks = tuple(shapes), buffers(shapes), ranks
-        self.sizes = tuple(tuple(share_size(shapes[i], ranks) for i in buffer) for buffer in self.buffers)
-        self.counts = tuple(math.prod(shape) for shape in shapes)
+        self.buffers, self.ranks = buffers(shapes), ranks
+        self.sizes = tuple(share_size(shape, ranks) for shape in shapes)
         self.all_gather = ops.AllGather()
+        self.unpadded = Unpadded(shapes, ranks)
 
     def construct(self, shares):
-        tensors, done = (), None
+        tensors = ()
         for b in range(len(self.buffers)):
             own = ()
             for i in self.buffers[b]:
                 own += (shares[i],)
-            buffer = ops.concat(own)
-            if done is not None:
-                buffer = ops.depend(buffer, done)
-            done = self.all_gather(buffer)
-            parts = ops.split(done.reshape((self.ranks, -1)), self.sizes[b], axis=1)
-            for k in range(len(self.sizes[b])):
-                i = self.buffers[b][k]
-                tensors += (parts[k].reshape((-1,))[: self.counts[i]].reshape(self.shapes[i]),)
+            buffer_RS = self.all_gather(ops.depend(ops.concat(own), tensors)).reshape((self.ranks, -1))
+            start = 0
+            for i in self.buffers[b]:
+                rows = ops.slice(buffer_RS, (0, start), (self.ranks, self.sizes[i]))
+                start += self.sizes[i]
+                tensors += (self.unpadded(i, rows),)
         return tensors
 
 
@@ -228,12 +251,11 @@ class AscendGather(nn.Cell):
 
     def __init__(self, shapes: Shapes, ranks: int):
         super().__init__()
-        self.shapes = tuple(shapes)
-        self.counts = tuple(math.prod(shape) for shape in shapes)
         self.all_gather = _fused(ops.AllGather, shapes)
+        self.unpadded = Unpadded(shapes, ranks)
 
     def construct(self, shares):
         tensors = ()
-        for i in range(len(self.shapes)):
-            tensors += (self.all_gather[i](shares[i])[: self.counts[i]].reshape(self.shapes[i]),)
+        for i in range(len(self.all_gather)):
+            tensors += (self.unpadded(i, self.all_gather[i](shares[i])),)
         return tensors

@@ -53,7 +53,7 @@ def sharded(base: type, count: int) -> type:
             for b in range(len(self.buffers)):  # one after the other: the copies of one buffer exist at a time
                 updated = ()
                 for i in self.buffers[b]:
-                    weight = self._parameters[i] if b == 0 else ops.depend(self._parameters[i], outputs)
+                    weight = ops.depend(self._parameters[i], outputs)
                     updated += (
                         self.update_share(
                             self.share(i, weight), self.exp_avg[i], self.exp_avg_sq[i],
