@@ -4,6 +4,10 @@ A tensor of n elements is cut, flat and padded with zeros, into R equal shares o
 and gathers a few flat buffers, one operator each, in a fixed order, and has no ReduceScatter; Ascend adds tensor by
 tensor and fuses by itself, and each rank receives nothing but the share that it updates. Legend: R ranks, n elements of
 a tensor, s of a share, S of all shares in one buffer.
+
+Loops over tensors stand in methods of their own, buffer by buffer, and buffers are cut by `ops.slice`: MindSpore nests
+what follows in another function at each turn of a loop, each `if` and each size of `ops.split`, and compiles a thousand
+levels at most.
 """
 
 import math
@@ -15,7 +19,8 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_impl import runtime
 
-BUFFER = 1 << 22  # elements (16 MB) that travel together; a larger tensor travels alone
+BUFFER = 1 << 22  # elements (16 MB) with which a buffer is full
+TENSORS = 64  # at most, in a buffer
 
 Shapes = Sequence[tuple[int, ...]]
 
@@ -57,18 +62,26 @@ def make_gather(shapes: Shapes, ranks: int) -> nn.Cell:
 
 
 def buffers(shapes: Shapes, limit: int | None = None) -> list[list[int]]:
-    """The tensors, in order, by the buffer of at most `limit` elements (BUFFER) in which they travel; a larger one is
-    alone."""
+    """The tensors, in order, by the buffer in which they travel: it is full at `limit` elements (None: BUFFER) or
+    TENSORS tensors."""
     limit = BUFFER if limit is None else limit
     found, room = [], 0
     for i, shape in enumerate(shapes):
-        size = math.prod(shape)
-        if not found or size > room:
+        if not found or room <= 0 or len(found[-1]) == TENSORS:
             found.append([])
             room = limit
         found[-1].append(i)
-        room -= size
+        room -= math.prod(shape)
     return found
+
+
+_half_squares = ops.MultitypeFuncGraph("half_squares")
+_l2_loss = ops.L2Loss()  # sum(x * x) / 2 in one operator: four times faster here than square and sum
+
+
+@_half_squares.register("Tensor")
+def _half_squares_tensor(tensor):
+    return _l2_loss(ops.cast(tensor, ms.float32))
 
 
 class HalfSquares(nn.Cell):
@@ -76,13 +89,10 @@ class HalfSquares(nn.Cell):
 
     def __init__(self):
         super().__init__()
-        self.l2_loss = ops.L2Loss()  # sum(x * x) / 2 in one operator: four times faster here than square and sum
+        self.map = ops.HyperMap()
 
     def construct(self, tensors):
-        halves = ()
-        for tensor in tensors:
-            halves += (self.l2_loss(ops.cast(tensor, ms.float32)),)
-        return ops.addn(halves)
+        return ops.addn(self.map(_half_squares, tensors))
 
 
 class Alone(nn.Cell):
@@ -149,8 +159,6 @@ class Wholes(nn.Cell):
         return tensor
 
 
-# In the loops below no step has an `if` and buffers are cut by `ops.slice`: each `if` of a loop, and each size given to
-# `ops.split`, nests what follows in one more function, and MindSpore compiles a thousand of them at most.
 class CpuSum(nn.Cell):
     """`make_sum` by one AllReduce a buffer; with shares too, so that sums and norm have the same bits as without."""
 
@@ -159,24 +167,40 @@ class CpuSum(nn.Cell):
         self.shapes, self.buffers = tuple(shapes), buffers(shapes, limit)
         self.counts = tuple(math.prod(shape) for shape in shapes)
         self.all_reduce = ops.AllReduce()  # adds up
-        self.l2_loss = ops.L2Loss()
+        self.half_squares = HalfSquares()
         self.kept = Shares(shapes, ranks) if shares else Wholes()
 
     def construct(self, gradients):
-        sums, halves = (), ()
+        sums, halves, before = (), (), ()
         for b in range(len(self.buffers)):
-            flat = ()
-            for i in self.buffers[b]:
-                flat += (ops.cast(gradients[i], ms.float32).reshape((-1,)),)
             # The same order on every rank; and whole sums of one buffer exist at a time, where shares are kept.
-            buffer = self.all_reduce(ops.depend(ops.concat(flat), (sums, halves)))
-            start = 0
-            for i in self.buffers[b]:
-                whole = ops.slice(buffer, (start,), (self.counts[i],)).reshape(self.shapes[i])
-                start += self.counts[i]
-                halves += (self.l2_loss(whole),)
-                sums += (self.kept(i, whole),)
+            wholes = self.cut(b, self.all_reduce(ops.depend(self.filled(b, gradients), before)))
+            before = (self.half_squares(wholes), self.keep(b, wholes))
+            halves += (before[0],)
+            sums += before[1]
         return sums, ops.addn(halves)
+
+    def filled(self, b, gradients):
+        """-> the flat buffer."""
+        flat = ()
+        for i in self.buffers[b]:
+            flat += (ops.cast(gradients[i], ms.float32).reshape((-1,)),)
+        return ops.concat(flat)
+
+    def cut(self, b, buffer):
+        """-> the buffer's tensors."""
+        wholes, start = (), 0
+        for i in self.buffers[b]:
+            wholes += (ops.slice(buffer, (start,), (self.counts[i],)).reshape(self.shapes[i]),)
+            start += self.counts[i]
+        return wholes
+
+    def keep(self, b, wholes):
+        """-> what this rank keeps of them."""
+        kept = ()
+        for k in range(len(wholes)):
+            kept += (self.kept(self.buffers[b][k], wholes[k]),)
+        return kept
 
 
 class CpuGather(nn.Cell):
@@ -190,17 +214,27 @@ class CpuGather(nn.Cell):
         self.unpadded = Unpadded(shapes, ranks)
 
     def construct(self, shares):
-        tensors = ()
+        tensors, before = (), ()
         for b in range(len(self.buffers)):
-            own = ()
-            for i in self.buffers[b]:
-                own += (shares[i],)
-            buffer_RS = self.all_gather(ops.depend(ops.concat(own), tensors)).reshape((self.ranks, -1))
-            start = 0
-            for i in self.buffers[b]:
-                rows = ops.slice(buffer_RS, (0, start), (self.ranks, self.sizes[i]))
-                start += self.sizes[i]
-                tensors += (self.unpadded(i, rows),)
+            buffer_S = ops.depend(self.filled(b, shares), before)
+            before = self.cut(b, self.all_gather(buffer_S).reshape((self.ranks, -1)))
+            tensors += before
+        return tensors
+
+    def filled(self, b, shares):
+        """-> the flat buffer."""
+        own = ()
+        for i in self.buffers[b]:
+            own += (shares[i],)
+        return ops.concat(own)
+
+    def cut(self, b, buffer_RS):
+        """-> the buffer's tensors."""
+        tensors, start = (), 0
+        for i in self.buffers[b]:
+            rows = ops.slice(buffer_RS, (0, start), (self.ranks, self.sizes[i]))
+            start += self.sizes[i]
+            tensors += (self.unpadded(i, rows),)
         return tensors
 
 
@@ -219,31 +253,45 @@ class AscendSum(nn.Cell):
 
     def __init__(self, shapes: Shapes):
         super().__init__()
+        self.buffers = buffers(shapes)
         self.all_reduce = _fused(ops.AllReduce, shapes)
         self.half_squares = HalfSquares()
 
     def construct(self, gradients):
+        sums, halves = (), ()
+        for b in range(len(self.buffers)):
+            added = self.add(b, gradients)
+            halves += (self.half_squares(added),)
+            sums += added
+        return sums, ops.addn(halves)
+
+    def add(self, b, gradients):
+        """-> the sums of buffer number b."""
         sums = ()
-        for i in range(len(self.all_reduce)):
+        for i in self.buffers[b]:
             sums += (self.all_reduce[i](ops.cast(gradients[i], ms.float32)),)
-        return sums, self.half_squares(sums)
+        return sums
 
 
-class AscendShareSum(nn.Cell):
+class AscendShareSum(AscendSum):
     """`make_sum` of shares: ReduceScatter moves half of what AllReduce does; the squares are added up afterwards."""
 
     def __init__(self, shapes: Shapes, ranks: int):
-        super().__init__()
+        super().__init__(shapes)
         self.flat = Padded(shapes, ranks)
         self.reduce_scatter = _fused(ops.ReduceScatter, shapes)
-        self.all_reduce = ops.AllReduce()
-        self.half_squares = HalfSquares()
+        self.add_halves = ops.AllReduce()
 
     def construct(self, gradients):
-        sums = ()
-        for i in range(len(self.reduce_scatter)):
-            sums += (self.reduce_scatter[i](self.flat(i, ops.cast(gradients[i], ms.float32))),)
-        return sums, self.all_reduce(self.half_squares(sums).reshape((1,))).reshape(())
+        shares, half_squares = super().construct(gradients)
+        return shares, self.add_halves(half_squares.reshape((1,))).reshape(())
+
+    def add(self, b, gradients):
+        """-> this rank's shares of the sums of buffer number b."""
+        shares = ()
+        for i in self.buffers[b]:
+            shares += (self.reduce_scatter[i](self.flat(i, ops.cast(gradients[i], ms.float32))),)
+        return shares
 
 
 class AscendGather(nn.Cell):
@@ -251,11 +299,19 @@ class AscendGather(nn.Cell):
 
     def __init__(self, shapes: Shapes, ranks: int):
         super().__init__()
+        self.buffers = buffers(shapes)
         self.all_gather = _fused(ops.AllGather, shapes)
         self.unpadded = Unpadded(shapes, ranks)
 
     def construct(self, shares):
         tensors = ()
-        for i in range(len(self.all_gather)):
+        for b in range(len(self.buffers)):
+            tensors += self.gather(b, shares)
+        return tensors
+
+    def gather(self, b, shares):
+        """-> the tensors of buffer number b."""
+        tensors = ()
+        for i in self.buffers[b]:
             tensors += (self.unpadded(i, self.all_gather[i](shares[i])),)
         return tensors

@@ -19,6 +19,8 @@ from mindspore_impl.training import zero
 from mindspore_impl.training.options import OptimizerOptions
 from mindspore_impl.training.schedule import make_schedule
 
+AT_ONCE = 64  # parameters in one loop of a graph, as in `ops/collectives.py`
+
 
 def import_mindformers(*modules: str) -> None:
     """Import these modules of mindformers (as "core.optim") without `./output/log` and without chatter on stdout.
@@ -70,28 +72,30 @@ def fused_adamw_class() -> type:
             self.one = Tensor(1.0, ms.float32)
 
         def scalars(self):
-            """Count this update; -> rate, beta1, beta2, eps and the decay of each parameter, as `update` takes them."""
-            decay = self.get_weight_decay()
+            """Count this update; -> rate, beta1, beta2, eps, and the factor of a decay, as `update` takes them."""
             beta1, beta2, eps = self.beta1.reshape(()), self.beta2.reshape(()), self.eps.reshape(())
             rate = self.get_lr()
             self.assignadd(self.global_step, self.global_step_increase_tensor)
             update = ops.cast(self.global_step, ms.float32).reshape(())
             correction1 = self.one - ops.pow(beta1, update)
             root = ops.sqrt(self.one - ops.pow(beta2, update))
-            rate, eps, ratio = rate * root / correction1, eps * root, correction1 / root
-            decays = ()
-            for i in range(self.param_length):
-                decays += (decay[i] * ratio,)
-            return rate, beta1, beta2, eps, decays
+            return rate * root / correction1, beta1, beta2, eps * root, correction1 / root
 
         def construct(self, gradients):
-            rate, beta1, beta2, eps, decay = self.scalars()
+            scalars, outputs = self.scalars(), ()
+            for start in range(0, self.param_length, AT_ONCE):
+                outputs += self.update_some(start, gradients, scalars)
+            return outputs
+
+        def update_some(self, start, gradients, scalars):
+            """Update AT_ONCE parameters."""
+            rate, beta1, beta2, eps, ratio = scalars
             outputs = ()
-            for i in range(self.param_length):
+            for i in range(start, min(start + AT_ONCE, self.param_length)):
                 outputs += (
                     self.update(
                         self._parameters[i], self.exp_avg[i], self.exp_avg_sq[i],
-                        rate, beta1, beta2, eps, decay[i], gradients[i],
+                        rate, beta1, beta2, eps, self.weight_decay[i] * ratio, gradients[i],
                     ),
                 )  # fmt: skip
             return outputs

@@ -48,21 +48,31 @@ def sharded(base: type, count: int) -> type:
             )
 
         def construct(self, gradients):
-            rate, beta1, beta2, eps, decay = self.scalars()
-            outputs = ()
+            scalars, outputs, before = self.scalars(), (), ()
             for b in range(len(self.buffers)):  # one after the other: the copies of one buffer exist at a time
-                updated = ()
-                for i in self.buffers[b]:
-                    weight = ops.depend(self._parameters[i], outputs)
-                    updated += (
-                        self.update_share(
-                            self.share(i, weight), self.exp_avg[i], self.exp_avg_sq[i],
-                            rate, beta1, beta2, eps, decay[i], gradients[i],
-                        ),
-                    )  # fmt: skip
-                whole = self.gathers[b](updated)
-                for k in range(len(self.buffers[b])):
-                    outputs += (ops.assign(self._parameters[self.buffers[b][k]], whole[k]),)
+                before = self.restore(b, self.gathers[b](self.update_shares(b, gradients, scalars, before)))
+                outputs += before
+            return outputs
+
+        def update_shares(self, b, gradients, scalars, before):
+            """-> the new shares of the parameters of buffer number b, made after `before`."""
+            rate, beta1, beta2, eps, ratio = scalars
+            updated = ()
+            for i in self.buffers[b]:
+                share = self.share(i, ops.depend(self._parameters[i], before))
+                updated += (
+                    self.update_share(
+                        share, self.exp_avg[i], self.exp_avg_sq[i],
+                        rate, beta1, beta2, eps, self.weight_decay[i] * ratio, gradients[i],
+                    ),
+                )  # fmt: skip
+            return updated
+
+        def restore(self, b, whole):
+            """Set the parameters of buffer number b."""
+            outputs = ()
+            for k in range(len(whole)):
+                outputs += (ops.assign(self._parameters[self.buffers[b][k]], whole[k]),)
             return outputs
 
     return ShardedAdamW

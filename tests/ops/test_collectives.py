@@ -27,9 +27,11 @@ def test_shares_are_equal_and_put_together_again(shape, ranks):
 
 def test_buffers_keep_the_order_and_the_limit():
     shapes = [(4,), (3,), (9,), (1,), (2, 2), (3,)]
-    assert collectives.buffers(shapes, 8) == [[0, 1], [2], [3, 4, 5]]
+    assert collectives.buffers(shapes, 8) == [[0, 1, 2], [3, 4, 5]]
+    assert collectives.buffers(shapes, 7) == [[0, 1], [2], [3, 4, 5]]
     assert collectives.buffers(shapes, 0) == [[i] for i in range(6)]
     assert collectives.buffers(shapes) == [list(range(6))]
+    assert [len(buffer) for buffer in collectives.buffers([(1,)] * 150)] == [64, 64, 22]
 
 
 def test_one_rank_keeps_its_gradients(ms_runtime):
@@ -49,7 +51,7 @@ def operators(ascend, monkeypatch):  # noqa: F811
     from mindspore import ops
 
     monkeypatch.setenv("RANK_ID", "1")
-    monkeypatch.setattr(collectives, "BUFFER", 20)
+    monkeypatch.setattr(collectives, "BUFFER", 19)
     calls = []
 
     class Recorded:
