@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mindspore_impl import ranks, runtime
+from mindspore_impl import processes, ranks, runtime
 from mindspore_impl.errors import JobFailed, UserError
 
 
@@ -77,20 +77,17 @@ def train(arguments: list[str]) -> None:
     if ranks.is_scheduler():
         return ranks.serve_scheduler()
     ranks.stop_on_sigterm()
-    from mindspore_impl.config import compose, to_plain
-    from mindspore_impl.curriculum.reopen import reopen
-
     if options.multirun:
         from mindspore_impl.sweep.runner import run_sweep
 
         return run_sweep(options.overrides, options.jobs, options.dry_run)
     if ranks.is_worker():
         return _train_rank(options)
-    config = compose(options.overrides) if options.resume is None else reopen(options.resume, options.overrides)
-    if config.sweep is not None:
-        raise UserError("sweep: many runs need --multirun; without it leave `sweep` out")
+    config = _config_of(options)
     if options.show_config:
         from omegaconf import OmegaConf
+
+        from mindspore_impl.config import to_plain
 
         print(OmegaConf.to_yaml(OmegaConf.create(to_plain(config))), end="")
         return
@@ -105,19 +102,29 @@ def train(arguments: list[str]) -> None:
         runner.run(config)
 
 
-def _train_rank(options: argparse.Namespace) -> None:
-    """One rank of a launch by msrun, ours or the user's own."""
-    ranks.die_with_parent(signal.SIGTERM)
+def _config_of(options: argparse.Namespace):
+    """The configuration of a single run: composed, that of a run to go on with, or what a launcher has composed."""
     from mindspore_impl import files
     from mindspore_impl.config import compose, validate
+    from mindspore_impl.curriculum.reopen import reopen
+
+    if options.launched is not None:
+        return validate(files.read_json(options.launched)["config"])
+    config = compose(options.overrides) if options.resume is None else reopen(options.resume, options.overrides)
+    if config.sweep is not None:
+        raise UserError("sweep: many runs need --multirun; without it leave `sweep` out")
+    return config
+
+
+def _train_rank(options: argparse.Namespace) -> None:
+    """One rank of a launch by msrun, ours or the user's own."""
+    processes.die_with_parent(signal.SIGTERM)
+    if options.dry_run or options.show_config:
+        raise UserError("--dry-run and --show-config: only look, without msrun")
     from mindspore_impl.curriculum import launch, runner
 
     with launch.recorded(options.launched):
-        if options.launched is None:
-            config = compose(options.overrides)
-        else:
-            config = validate(files.read_json(options.launched)["config"])
-        config = launch.join(config, options.overrides)
+        config = launch.join(_config_of(options), options.overrides)
         if runtime.rank() == 0 and options.launched is None:
             runner.print_plan(config)
         runner.run(config)

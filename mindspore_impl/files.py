@@ -9,9 +9,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mindspore_impl.errors import UserError
 
@@ -102,26 +101,22 @@ def fsync_folder(folder: str | Path) -> None:
         os.close(handle)
 
 
-@contextmanager
-def locked(path: str | Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path` (made if need be); the system frees it when this process ends.
+def try_lock(path: str | Path) -> IO | None:
+    """An exclusive lock on the file `path` (made if need be), held until the result is closed or this process ends.
 
-    waiting: called once when another process holds it, before waiting for that one (it may raise instead).
-    Raises UserError when the file cannot be opened.
+    None when another process holds it. Raises UserError when the file cannot be opened.
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        handle = open(path, "a")  # noqa: SIM115 (held until the end of the block)
+        handle = open(path, "a")  # noqa: SIM115 (held)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting is not None:
-                waiting()
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        return None
+    return handle
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -4,7 +4,6 @@ Everything between processes outside of compiled graphs goes through here. It is
 which both backends have (the CPU backend has no barrier), and it does nothing in a run of one process.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -17,11 +16,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mindspore_impl import runtime
+from mindspore_impl import processes, runtime
 
 GRACE_SECONDS = 60  # between SIGTERM and the end of a process that has not stopped by itself
 STOPPED = 143  # exit code of a run that SIGTERM stopped: 128 + 15, as shells count
-_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 T = TypeVar("T")
 
@@ -63,7 +61,7 @@ def join(device: str) -> None:
     import mindspore as ms
     from mindspore.communication import get_group_size, get_rank, init
 
-    die_with_parent(signal.SIGTERM)
+    processes.die_with_parent(signal.SIGTERM)
     runtime.choose_device(device)
     init()
     os.environ["RANK_ID"], os.environ["RANK_SIZE"] = str(get_rank()), str(get_group_size())
@@ -77,15 +75,15 @@ def serve_scheduler() -> None:
     MindSpore's scheduler notices a dead rank only after half a minute, and msrun waits for it that long. The workers
     are its siblings, so a child of its own (a thread would starve: init() keeps Python's lock) can see sooner.
     """
-    die_with_parent(signal.SIGKILL)
+    processes.die_with_parent(signal.SIGKILL)
     launcher, scheduler = os.getppid(), os.getpid()
     port = int(os.environ.get("MS_SCHED_PORT", "0"))
-    if port_in_use(port):  # MindSpore's ranks would wait for minutes
+    if processes.port_in_use(port):  # MindSpore's ranks would wait for minutes
         print(f"Error: port {port} is in use; give msrun another --master_port", file=sys.stderr, flush=True)
         _end_workers(launcher, scheduler)
         sys.exit(2)
     if os.fork() == 0:
-        die_with_parent(signal.SIGKILL)
+        processes.die_with_parent(signal.SIGKILL)
         _outlive_workers(launcher, scheduler)
     import mindspore as ms
     from mindspore.communication import init
@@ -98,78 +96,25 @@ def _end_workers(launcher: int, scheduler: int) -> None:
     """Kill the workers, which msrun starts after the scheduler."""
     until = time.monotonic() + 5
     while time.monotonic() < until:
-        for child in _children(launcher):
+        for child in processes.python_children(launcher):
             if child != scheduler:
                 os.kill(child, signal.SIGKILL)
         time.sleep(0.1)
 
 
 def _outlive_workers(launcher: int, scheduler: int) -> None:
-    """End the scheduler once a worker of `launcher` has failed and msrun has ended the others, then this process."""
+    """End the scheduler once a worker of `launcher` has failed and msrun has ended the others, then this process.
+
+    Workers run Python; msrun's other children only show their logs.
+    """
     failed = False
-    while lives(scheduler):
+    while processes.lives(scheduler):
         time.sleep(0.1)
-        workers = [_state_of(child) for child in _children(launcher) if child != scheduler]
+        workers = [processes.state_of(child) for child in processes.python_children(launcher) if child != scheduler]
         failed = failed or any(state == "Z" and code != 0 for state, code in workers)
         if failed and all(state in "ZX" for state, _ in workers):
             os.kill(scheduler, signal.SIGKILL)
     os._exit(0)
-
-
-def _children(parent: int) -> list[int]:
-    try:
-        with open(f"/proc/{parent}/task/{parent}/children", encoding="ascii") as file:
-            return [int(number) for number in file.read().split() if _is_python(int(number))]
-    except OSError:
-        return []
-
-
-def _is_python(process: int) -> bool:
-    """Whether it is a rank: msrun's other children only show their logs."""
-    try:
-        with open(f"/proc/{process}/comm", encoding="ascii") as file:
-            return "python" in file.read()
-    except OSError:
-        return False
-
-
-def lives(process: int) -> bool:
-    """Whether a process of this machine exists and is no zombie (Linux)."""
-    return _state_of(process)[0] not in "ZX"
-
-
-def _state_of(process: int) -> tuple[str, int]:
-    """State letter of proc(5), "X" when it is gone, and the wait status of one that has ended."""
-    try:
-        with open(f"/proc/{process}/stat", encoding="ascii") as file:
-            fields = file.read().rpartition(")")[2].split()
-        return fields[0], int(fields[49])
-    except OSError:
-        return "X", 0
-
-
-def free_port() -> int:
-    """A port of this machine that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def port_in_use(port: int) -> bool:
-    """Whether something listens on this port of this machine."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return True
-    return False
-
-
-def die_with_parent(number: int) -> None:
-    """Have the kernel send this process the signal `number` when the process that started it ends (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, number, 0, 0, 0)
 
 
 def gather(value: Any) -> list[Any]:

@@ -64,13 +64,14 @@ def setup(options: RuntimeOptions, seed: int = 0) -> None:
     _state["precision"] = precision
     if options.logits_mb < 1:
         raise UserError(f"runtime.logits_mb={options.logits_mb} must be at least 1 (megabytes)")
-    _state["kernels"], _state["logits_mb"], _state["threads"] = options.kernels, options.logits_mb, options.threads
+    shared = max(1, (os.cpu_count() or 1) // world_size()) if world_size() > 1 else 0
+    _state["threads"] = options.threads or shared
+    _state["kernels"], _state["logits_mb"] = options.kernels, options.logits_mb
     _state["shard_optimizer"] = options.shard_optimizer
     if _state["device"] == "CPU" and not _state["threads_set"]:  # MindSpore takes these once a process
         _state["threads_set"] = True
         ms.runtime.set_cpu_affinity(False)
-        threads = options.threads or max(1, (os.cpu_count() or 1) // world_size())
-        ms.device_context.cpu.op_tuning.threads_num(threads)
+        ms.device_context.cpu.op_tuning.threads_num(_state["threads"] or os.cpu_count() or 1)
     set_seed(seed)
 
 

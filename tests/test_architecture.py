@@ -24,7 +24,7 @@ RANKS = [
     {"config"},
     {"ranks"},
     {"runtime"},
-    {"files"},
+    {"files", "processes"},
     {"errors"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}

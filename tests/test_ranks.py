@@ -97,8 +97,8 @@ def test_a_process_ends_with_its_parent(tmp_path):
         import os, signal, subprocess, time
         child = '''
         import os, signal, time
-        from mindspore_impl import ranks
-        ranks.die_with_parent(signal.SIGTERM)
+        from mindspore_impl import processes
+        processes.die_with_parent(signal.SIGTERM)
         open({str(note)!r}, "w").write(str(os.getpid()))
         time.sleep(60)
         '''

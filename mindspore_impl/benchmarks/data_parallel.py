@@ -7,7 +7,6 @@ processes of its own; what gathers the updated weights is part of its peak.
 """
 
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mindspore_impl import ranks, runtime
+from mindspore_impl import processes, ranks, runtime
 from mindspore_impl.benchmarks.common import Row, compared, publish
 
 NAME = "data_parallel"
@@ -75,11 +74,8 @@ def launch(count: int, task: str, *arguments: int) -> list[dict]:
             command = [sys.executable, *command]
         else:
             command = [f"--worker_num={count}", f"--local_worker_num={count}", "--join=True", *command]
-            command = ["msrun", f"--master_port={ranks.free_port()}", f"--log_dir={folder}/log", *command]
-        root, binaries = Path(__file__).resolve().parents[2], Path(sys.executable).parent
-        environment = os.environ | {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "GLOG_v": "3"}
-        environment["PYTHONPATH"] = f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            command = ["msrun", f"--master_port={processes.free_port()}", f"--log_dir={folder}/log", *command]
+        done = subprocess.run(command, env=processes.environment(GLOG_v="3"), capture_output=True, text=True)
         if done.returncode:
             logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in Path(folder).glob("log/*.log"))
             said = f"{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
@@ -193,12 +189,15 @@ def collectives() -> dict[str, Callable[[int], object]]:
     shapes = [tuple(parameter.shape) for parameter in model_and_options()[0].trainable_params()]
     whole = tuple(ms.Tensor(np.ones(shape, np.float32)) for shape in shapes)
     own = tuple(ms.Tensor(np.ones(collectives.share_size(shape, count), np.float32)) for shape in shapes)
-    together, gather = collectives.make_sum(shapes, count, False), collectives.make_gather(shapes, count)
+    together = collectives.make_sum(shapes, count, False)
+    buffers = collectives.buffers(shapes)
+    gathers = [collectives.make_gather([shapes[i] for i in buffer], count) for buffer in buffers]
+    given = [tuple(own[i] for i in buffer) for buffer in buffers]
     each = collectives.CpuSum(shapes, count, False, limit=0)
     return {
         "sum": lambda number: together(whole)[1].asnumpy(),
         "sum_each": lambda number: each(whole)[1].asnumpy(),
-        "gather": lambda number: gather(own)[0].asnumpy(),
+        "gather": lambda number: [gather(part)[0].asnumpy() for gather, part in zip(gathers, given, strict=True)],
     }
 
 

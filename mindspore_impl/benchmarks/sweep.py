@@ -3,18 +3,14 @@
 Six weights of the teacher on a reduced quickstart: all that comes before distillation is shared.
 """
 
-import functools
-import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from mindspore_impl import files, ranks, runtime
+from mindspore_impl import files, processes, runtime
 from mindspore_impl.benchmarks.common import Row, compared, publish
 from mindspore_impl.errors import JobFailed
 
@@ -33,8 +29,6 @@ SMALL = [
     "runtime.threads=2",
 ]
 CASE = f"6 stages of the quickstart, {STEPS} steps each"
-_PACKAGE = Path(__file__).resolve().parents[1]
-_CODE = f"import sys; from {_PACKAGE.name}.cli import train; sys.exit(train())"
 
 
 def run(json_path: str | Path | None = None, weights: tuple[str, ...] = WEIGHTS) -> list[Row]:
@@ -68,14 +62,11 @@ def _grow(folder: Path, weights: tuple[str, ...], more: list[str]) -> tuple[floa
     """Run what the sweep over `weights` still lacks; seconds by the clock, and of all its processes."""
     values = ",".join([*weights, weights[0]])  # a list, even of one value
     words = [f"stages.distill_fast.objective.kd_weight={values}", *SMALL, f"run_dir={folder}", *more]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(_PACKAGE.parent), *sys.path])}
     start, before = time.perf_counter(), _processor_seconds()
-    subprocess.run(
-        [sys.executable, "-c", _CODE, "--multirun", *words, f"sweep.metric={METRIC}"],
-        env=environment,
-        check=True,
-        preexec_fn=functools.partial(ranks.die_with_parent, signal.SIGTERM),
-    )
+    command = processes.train_command("--multirun", *words, f"sweep.metric={METRIC}")
+    code = processes.start(command, signal.SIGTERM, None).wait()
+    if code:
+        raise JobFailed(f"the sweep in {folder} ended with exit code {code}")
     return time.perf_counter() - start, _processor_seconds() - before
 
 

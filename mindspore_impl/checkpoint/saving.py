@@ -66,7 +66,7 @@ def save(
         contents[CONFIG] = config
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
+        files.remove_leftovers(folder)
         temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=folder))
         try:
             manifest = _fill(temporary, step, contents, metric)
@@ -149,15 +149,6 @@ def _discard(path: Path) -> None:
         shutil.rmtree(trash, ignore_errors=True)
     else:
         trash.unlink()
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary folders and pointers of a writer that was killed."""
-    for path in folder.glob(".*.tmp"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _retain(folder: Path, keep: int, keep_every: int) -> None:

@@ -1,24 +1,22 @@
 """Kills runs at random moments and compares what they end with to a run that was left alone.
 
-A chain is one run of conf/experiment/rehearsal.yaml (every kind of stage) that is killed with SIGKILL once in each of
+A chain is one run of conf/experiment/rehearsal.yaml that is killed with SIGKILL once in each of
 its stages and started again with the same command each time. Half of the kills come at a random moment, the others
 when a file is just being written. Some of the chains run on several ranks, where one of the processes is hit.
 """
 
 import contextlib
-import functools
 import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mindspore_impl import checkpoint, files, ranks
+from mindspore_impl import checkpoint, files, processes
 from mindspore_impl.errors import JobFailed, UserError
 
 EXPERIMENT = "rehearsal"
@@ -45,10 +43,9 @@ class Kill:
 class Reference:
     """A run that nothing disturbed."""
 
-    digests: dict[str, dict[str, str]]  # by stage, by file
+    digests: dict[str, dict[str, str]]  # by stage in their order, by file
     seconds: dict[str, float]
     kinds: dict[str, str]
-    order: list[str] = field(default_factory=list)
 
 
 def run(kills: int, workers: list[int], folder: Path, seed: int = 0, overrides: tuple[str, ...] = ()) -> list[Kill]:
@@ -66,7 +63,7 @@ def run(kills: int, workers: list[int], folder: Path, seed: int = 0, overrides: 
     chain = 0
     while len(done) < kills:
         count = workers[chain % len(workers)]
-        stages = references[count].order[: kills - len(done)]
+        stages = list(references[count].kinds)[: kills - len(done)]
         done += _chain(folder / f"chain_{chain:02d}", chain, count, stages, references[count], overrides, source)
         files.write_json(folder / "chaos.json", {"seed": seed, "kills": [asdict(kill) for kill in done]})
         chain += 1
@@ -87,22 +84,15 @@ def _summarise(done: list[Kill]) -> None:
 
 
 def _command(run_dir: Path, workers: int, overrides: tuple[str, ...]) -> list[str]:
-    entry = "import sys; from mindspore_impl import cli; sys.exit(cli.train())"
     settings = [f"experiment={EXPERIMENT}", f"run_dir={run_dir}", f"runtime.workers={workers}", "runtime.threads=1"]
-    return [sys.executable, "-c", entry, *settings, *overrides]
+    return processes.train_command(*settings, *overrides)
 
 
 def _start(run_dir: Path, workers: int, overrides: tuple[str, ...]) -> subprocess.Popen:
-    """Start the run in a session of its own; its output goes beside it."""
+    """Start the run; its output goes beside it."""
     run_dir.parent.mkdir(parents=True, exist_ok=True)
-    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    with open(f"{run_dir}.log", "a", encoding="utf-8") as log:
-        command = _command(run_dir, workers, overrides)
-        ours = functools.partial(ranks.die_with_parent, signal.SIGKILL)
-        return subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, start_new_session=True, preexec_fn=ours
-        )
+    with open(f"{run_dir}.log", "ab") as log:
+        return processes.start(_command(run_dir, workers, overrides), signal.SIGKILL, log)
 
 
 def _undisturbed(run_dir: Path, workers: int, overrides: tuple[str, ...]) -> Reference:
@@ -112,13 +102,12 @@ def _undisturbed(run_dir: Path, workers: int, overrides: tuple[str, ...]) -> Ref
     if code:
         raise JobFailed(f"the undisturbed run failed with exit code {code}; see {run_dir}.log")
     stages = _stages(run_dir)
-    order = [stage["name"] for stage in stages.values()]
-    print(f"  {len(order)} stages in {time.monotonic() - started:.0f} s: {', '.join(order)}", flush=True)
+    names = ", ".join(stage["name"] for stage in stages.values())
+    print(f"  {len(stages)} stages in {time.monotonic() - started:.0f} s: {names}", flush=True)
     return Reference(
         {stage["name"]: digests(path) for path, stage in stages.items()},
         {stage["name"]: stage["seconds"] for stage in stages.values()},
         {stage["name"]: stage["kind"] for stage in stages.values()},
-        order,
     )
 
 
@@ -183,7 +172,7 @@ def _chain(
             return [*kills, kill]
     code = _start(run_dir, workers, overrides).wait()
     found = {stage["name"]: path for path, stage in _stages(run_dir).items() if stage["status"] == "finished"}
-    same = {name: name in found and digests(found[name]) == reference.digests[name] for name in reference.order}
+    same = {name: name in found and digests(found[name]) == reference.digests[name] for name in reference.kinds}
     whole = code == 0 and all(same.values()) and not (left := _leftovers(run_dir))
     for kill in kills:
         kill.identical = whole
@@ -273,9 +262,7 @@ def _rank_processes(run_dir: Path) -> dict[str, int]:
         note = files.read_json(path)
         if "exit_code" not in note:
             found[path.stem.replace("_", " ")] = note["pid"]
-            with contextlib.suppress(OSError, IndexError, ValueError):
-                status = Path(f"/proc/{note['pid']}/stat").read_text(encoding="ascii")
-                found["msrun"] = int(status.rpartition(")")[2].split()[1])
+            found["msrun"] = processes.parent_of(note["pid"])
     return {name: process for name, process in found.items() if process > 1}
 
 
@@ -283,7 +270,7 @@ def _wait_until_gone(process: subprocess.Popen, run_dir: Path) -> None:
     """Until every process of the run has ended: ranks whose launcher was hit save first."""
     deadline = time.monotonic() + LIMIT_SECONDS
     process.wait(LIMIT_SECONDS)
-    while any(ranks.lives(number) for number in _rank_processes(run_dir).values()):
+    while any(processes.lives(number) for number in _rank_processes(run_dir).values()):
         if time.monotonic() > deadline:
             raise JobFailed(f"{run_dir}: a rank outlives its launcher")
         time.sleep(0.05)

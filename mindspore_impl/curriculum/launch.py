@@ -7,7 +7,6 @@
 """
 
 import dataclasses
-import functools
 import os
 import secrets
 import shlex
@@ -23,13 +22,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from mindspore_impl import files, ranks, runtime
+from mindspore_impl import files, processes, ranks, runtime
 from mindspore_impl.config import Config, to_plain, validate
 from mindspore_impl.errors import JobFailed, UserError
 
-PACKAGE = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.2
-_RANK = "import sys; from mindspore_impl import cli; sys.exit(cli.train())"
 _NOISE = ("[INFO] ", "[WARNING] ")  # MindSpore's own lines; they stay in the log file
 
 
@@ -44,50 +41,33 @@ def spawn(config: Config, overrides: list[str]) -> None:
     run_dir, workers = Path(config.run_dir), config.runtime.workers
     check_run_dir(config, run_dir)
     port = _port(config.runtime.port)
-    msrun = _msrun()
     folder = run_dir / "logs" / f"{datetime.now():%Y%m%d-%H%M%S}_{secrets.token_hex(4)}"
     files.write_json(folder / "launch.json", {"config": to_plain(config), "overrides": overrides})
-    command = [str(msrun), f"--worker_num={workers}", f"--local_worker_num={workers}", f"--master_port={port}"]
+    command = [_msrun(), f"--worker_num={workers}", f"--local_worker_num={workers}", f"--master_port={port}"]
     command += ["--join=True", f"--log_dir={folder}", f"--cluster_time_out={config.runtime.join_seconds}"]
-    command += ["python", "-c", _RANK, "--launched", str(folder / "launch.json")]
+    # msrun starts nothing but "python".
+    command += processes.train_command("--launched", str(folder / "launch.json"), python="python")
     print(f"{workers} processes through msrun; their logs are in {folder}", flush=True)
     with open(folder / "msrun.log", "w", encoding="utf-8") as log, _stop_requests() as asked:
-        process = subprocess.Popen(
-            command,
-            env=_environment(msrun),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=functools.partial(ranks.die_with_parent, signal.SIGKILL),
-        )
+        process = processes.start(command, signal.SIGKILL, log, GLOG_v=os.environ.get("GLOG_v", "3"))
         _follow(process, folder, workers, asked)
     _judge(process, folder, workers, asked, config.runtime.hang_seconds)
 
 
-def _msrun() -> Path:
+def _msrun() -> str:
     """MindSpore's launcher, of this Python."""
     path = Path(sys.executable).with_name("msrun")
-    found = path if path.is_file() else shutil.which("msrun")
+    found = str(path) if path.is_file() else shutil.which("msrun")
     if found is None:
         raise UserError("runtime.workers: MindSpore's launcher `msrun` is not beside this Python nor in PATH")
-    return Path(found)
-
-
-def _environment(msrun: Path) -> dict[str, str]:
-    """msrun starts "python" from PATH: this one, with this package."""
-    package = str(PACKAGE.parent)
-    search = [str(Path(sys.executable).parent), str(msrun.parent), os.environ.get("PATH", "")]
-    modules = [package, os.environ.get("PYTHONPATH", "")]
-    paths = {"PATH": os.pathsep.join(search), "PYTHONPATH": os.pathsep.join(filter(None, modules))}
-    return os.environ | paths | {"GLOG_v": os.environ.get("GLOG_v", "3")}
+    return found
 
 
 def _port(wanted: int) -> int:
     """The port where the ranks find each other. Raises UserError when something listens there already."""
     if wanted == 0:
-        return ranks.free_port()
-    if ranks.port_in_use(wanted):
+        return processes.free_port()
+    if processes.port_in_use(wanted):
         raise UserError(f"runtime.port={wanted}: something listens on this port already; choose another, or 0 for any")
     return wanted
 
@@ -220,8 +200,8 @@ def _last(path: Path, count: int) -> str:
 def join(config: Config, overrides: list[str]) -> Config:
     """Join the other ranks of an msrun launch; -> the config of rank 0, which all of them run.
 
-    Raises UserError when the ranks were started with other overrides or run other code, when one is missing, or when
-    `runtime.workers` says another number of them.
+    As many as msrun started count, whatever the `runtime` group says. Raises UserError when the ranks were started with
+    other overrides or run other code, when one is missing, or when the overrides name another number of them.
     """
     try:
         ranks.join(config.runtime.device)
@@ -237,7 +217,7 @@ def join(config: Config, overrides: list[str]) -> Config:
     _agree("the code of mindspore_impl", ranks.gather(code_hash()), show=str)
     agreed = validate(ranks.first(lambda: to_plain(config)))
     world = runtime.world_size()
-    if agreed.runtime.workers not in (1, world):
+    if agreed.runtime.workers != world and any(text.lstrip("+").startswith("runtime.workers=") for text in overrides):
         raise UserError(f"runtime.workers={agreed.runtime.workers}, but msrun started {world} ranks; leave it out")
     return dataclasses.replace(agreed, runtime=dataclasses.replace(agreed.runtime, workers=world))
 
@@ -253,8 +233,8 @@ def _agree(what: str, found: list, show) -> None:
 
 def code_hash() -> str:
     """SHA-256 over the package's Python files and their names."""
-    sources = sorted(PACKAGE.rglob("*.py"))
-    return files.sha256_json({str(path.relative_to(PACKAGE)): files.sha256_file(path) for path in sources})
+    sources = sorted(processes.PACKAGE.rglob("*.py"))
+    return files.sha256_json({str(path.relative_to(processes.PACKAGE)): files.sha256_file(path) for path in sources})
 
 
 @contextmanager

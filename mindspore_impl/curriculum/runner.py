@@ -1,7 +1,6 @@
 """Runs a plan inside a run directory: skips what is finished, resumes what was interrupted, reruns what changed."""
 
 import dataclasses
-import fcntl
 import os
 import shutil
 import time
@@ -142,9 +141,7 @@ def _find_folder(run_dir: Path, name: str) -> Path | None:
 
 def _run_stage(context: Context, planned: PlannedStage, total: int) -> None:
     label = f"[{planned.index}/{total}] {planned.name} ({planned.kind})"
-    state = ranks.first(lambda: status(context.run_dir, planned))
-    ranks.first(lambda: str(_place_folder(context, planned, state)))
-    folder = context.folder(planned.name)
+    state, folder = ranks.first(lambda: _place_folder(context, planned)), context.folder(planned.name)
     if state == "skip":
         print(f"{label}: finished before, skipped", flush=True)
         return
@@ -207,8 +204,10 @@ def summarise(metrics: dict) -> str:
     return "; ".join(parts)
 
 
-def _place_folder(context: Context, planned: PlannedStage, state: str) -> Path:
-    """The stage's folder under its present number; an outdated one is moved to <run>/replaced/, never deleted."""
+def _place_folder(context: Context, planned: PlannedStage) -> str:
+    """The stage's `status`, once its folder is there under its present number; an outdated one is moved to
+    <run>/replaced/, never deleted."""
+    state = status(context.run_dir, planned)
     folder, found = context.folder(planned.name), _find_folder(context.run_dir, planned.name)
     if state == "rerun":
         old = files.read_json(found / "stage.json").get("fingerprint", "unknown")[:8]
@@ -219,7 +218,7 @@ def _place_folder(context: Context, planned: PlannedStage, state: str) -> Path:
     elif found is not None and found != folder:
         os.rename(found, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return state
 
 
 @contextmanager
@@ -255,29 +254,15 @@ def _claim(config: Config, run_dir: Path):
     from omegaconf import OmegaConf
 
     check_run_dir(config, run_dir)
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock = open(run_dir / ".lock", "w")  # noqa: SIM115 (held until the run ends)
-    except OSError as error:
-        raise UserError(f"run_dir: {run_dir} cannot be written ({error.strerror})") from error
     # Ranks whose launcher was killed may still be saving.
     deadline = time.monotonic() + (ranks.GRACE_SECONDS + 5 if ranks.joined() else 0)
-    while not _locked(lock):
+    while (lock := files.try_lock(run_dir / ".lock")) is None:
         if time.monotonic() >= deadline:
-            lock.close()
             raise UserError(f"run_dir: another process is running in {run_dir}")
         time.sleep(0.5)
     files.remove_leftovers(run_dir)  # the lock says that nobody writes here
     files.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(to_plain(config))))
     return lock
-
-
-def _locked(lock) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def prepare_tokenizer(context: Context):

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,15 +90,14 @@ def entry(cache: str | None, fingerprint: str) -> Iterator[Entry]:
         yield Entry(None)
         return
     key = f"{fingerprint}-{runtime.numerics()}"
-    with ExitStack() as held:
+    lock = None
 
-        def attempt() -> bool:
-            try:
-                held.enter_context(files.locked(Path(cache) / "locks" / key, _refuse))
-            except _BusyError:
-                return False
-            return True
+    def attempt() -> bool:
+        nonlocal lock
+        lock = files.try_lock(Path(cache) / "locks" / key)
+        return lock is not None
 
+    try:
         if not ranks.first(attempt):
             print("  cache: another run computes this now; waiting for it", flush=True)
             # All ranks ask together, so that none seems to hang.
@@ -107,14 +106,9 @@ def entry(cache: str | None, fingerprint: str) -> Iterator[Entry]:
                     raise ranks.Stopped(agreed=True)
                 time.sleep(_WAIT_SECONDS)
         yield Entry(Path(cache) / key)
-
-
-class _BusyError(Exception):
-    """Another process holds the lock."""
-
-
-def _refuse() -> None:
-    raise _BusyError
+    finally:
+        if lock is not None:
+            lock.close()
 
 
 def _verified(path: Path) -> dict:

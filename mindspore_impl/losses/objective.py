@@ -11,8 +11,10 @@ import math
 from collections.abc import Iterable
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn, ops
 
+from mindspore_impl import ranks, runtime
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.fused_linear import FusedLinear
 from mindspore_impl.losses.options import ObjectiveOptions
@@ -86,9 +88,15 @@ def mean_loss(sums: Iterable[tuple[float, float]], name: str) -> dict[str, float
     return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": round(tokens)}
 
 
-def held_out_loss(network: "LossNetwork", batches, name: str) -> dict[str, float | None]:
-    """`mean_loss` of PackedBatches, here and now."""
-    return mean_loss((held_out_sums(network, batch) for batch in batches), name)
+def held_out_loss(network: "LossNetwork", batches: list, name: str) -> dict[str, float | None]:
+    """`mean_loss` of PackedBatches, which the ranks share; every rank calls it and gets the same bits as one alone."""
+    rank, size = runtime.rank(), runtime.world_size()
+    own_B2 = np.zeros((-(-len(batches) // size), 2), np.float32)  # both sums are float32 to begin with
+    for number, batch in enumerate(batches[rank::size]):
+        runtime.alive()
+        own_B2[number] = held_out_sums(network, batch)
+    sums_B2 = ranks.gather_array(own_B2.ravel()).reshape(size, -1, 2).swapaxes(0, 1).reshape(-1, 2)
+    return mean_loss(sums_B2[: len(batches)].tolist(), name)
 
 
 class LossNetwork(nn.Cell):

@@ -57,7 +57,10 @@ def make_sum(shapes: Shapes, ranks: int, shares: bool) -> nn.Cell:
 
 
 def make_gather(shapes: Shapes, ranks: int) -> nn.Cell:
-    """A Cell (shares [s], one a tensor) -> the tensors of `shapes`, put together from all ranks' shares."""
+    """A Cell (shares [s], one a tensor) -> the tensors of `shapes`, put together from all ranks' shares.
+
+    For the tensors of one buffer (see `buffers`): they travel together.
+    """
     return AscendGather(shapes, ranks) if runtime.device() == "Ascend" else CpuGather(shapes, ranks)
 
 
@@ -204,34 +207,19 @@ class CpuSum(nn.Cell):
 
 
 class CpuGather(nn.Cell):
-    """`make_gather` by one AllGather [R, S] a buffer."""
+    """`make_gather` by one AllGather [R, S]."""
 
     def __init__(self, shapes: Shapes, ranks: int):
         super().__init__()
-        self.buffers, self.ranks = buffers(shapes), ranks
+        self.ranks, self.count = ranks, len(shapes)
         self.sizes = tuple(share_size(shape, ranks) for shape in shapes)
         self.all_gather = ops.AllGather()
         self.unpadded = Unpadded(shapes, ranks)
 
     def construct(self, shares):
-        tensors, before = (), ()
-        for b in range(len(self.buffers)):
-            buffer_S = ops.depend(self.filled(b, shares), before)
-            before = self.cut(b, self.all_gather(buffer_S).reshape((self.ranks, -1)))
-            tensors += before
-        return tensors
-
-    def filled(self, b, shares):
-        """-> the flat buffer."""
-        own = ()
-        for i in self.buffers[b]:
-            own += (shares[i],)
-        return ops.concat(own)
-
-    def cut(self, b, buffer_RS):
-        """-> the buffer's tensors."""
+        buffer_RS = self.all_gather(ops.concat(shares)).reshape((self.ranks, -1))
         tensors, start = (), 0
-        for i in self.buffers[b]:
+        for i in range(self.count):
             rows = ops.slice(buffer_RS, (0, start), (self.ranks, self.sizes[i]))
             start += self.sizes[i]
             tensors += (self.unpadded(i, rows),)
@@ -299,19 +287,11 @@ class AscendGather(nn.Cell):
 
     def __init__(self, shapes: Shapes, ranks: int):
         super().__init__()
-        self.buffers = buffers(shapes)
         self.all_gather = _fused(ops.AllGather, shapes)
         self.unpadded = Unpadded(shapes, ranks)
 
     def construct(self, shares):
         tensors = ()
-        for b in range(len(self.buffers)):
-            tensors += self.gather(b, shares)
-        return tensors
-
-    def gather(self, b, shares):
-        """-> the tensors of buffer number b."""
-        tensors = ()
-        for i in self.buffers[b]:
+        for i in range(len(self.all_gather)):
             tensors += (self.unpadded(i, self.all_gather[i](shares[i])),)
         return tensors

@@ -34,10 +34,10 @@ def run_sweep(overrides: list[str], jobs: int = 1, dry_run: bool = False) -> Non
         _print_plan(plan)
         return
 
-    def taken() -> None:
+    lock = files.try_lock(plan.folder / ".lock")
+    if lock is None:
         raise UserError(f"run_dir: another process runs the sweep in {plan.folder}")
-
-    with files.locked(plan.folder / ".lock", taken):
+    with lock:
         if plan.recorded() != found:  # by a process that had it until now
             plan = plan_sweep(overrides, jobs)
         write_sweep(plan.folder, plan.record)

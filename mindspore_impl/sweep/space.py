@@ -36,7 +36,7 @@ class Space:
 
     def add(self, other: "Space") -> None:
         """Take what `other` varies, except for keys that are set here already: the command line wins."""
-        given = {*self.choices, *self.intervals, *(text.partition("=")[0].lstrip("+") for text in self.fixed)}
+        given = {*self.choices, *self.intervals, *map(key_of, self.fixed)}
         self.choices |= {key: values for key, values in other.choices.items() if key not in given}
         self.intervals |= {key: interval for key, interval in other.intervals.items() if key not in given}
 
@@ -64,6 +64,11 @@ class Space:
         """Each varied key and how: "list" (which may grow when the sweep is continued), or exactly what."""
         lists = {key: ",".join(values) if exact else "list" for key, values in self.choices.items()}
         return lists | {key: str(value) for key, value in self.intervals.items()}
+
+
+def key_of(override: str) -> str:
+    """The key of an override, without its plus signs."""
+    return override.partition("=")[0].lstrip("+")
 
 
 def read_space(overrides: list[str]) -> Space:

@@ -1,43 +1,28 @@
 """One trial as a process group of its own: started, watched, and ended with all its children."""
 
-import functools
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from mindspore_impl import ranks
+from mindspore_impl import processes
 
 LOG = "log.txt"
-_PACKAGE = Path(__file__).resolve().parents[1]
-_CODE = f"import sys; from {_PACKAGE.name}.cli import train; sys.exit(train())"
 
 
 def command_of(folder: Path) -> list[str]:
     """What runs the trial whose run directory is `folder`, as its config.yaml says."""
-    return [sys.executable, "-c", _CODE, "--resume", str(folder)]
+    return processes.train_command("--resume", str(folder))
 
 
 class TrialProcess:
     """A running trial; its output goes to <folder>/log.txt."""
 
     def __init__(self, folder: Path):
-        paths = [str(_PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
         self.folder, self.started = folder, time.monotonic()
-        self.output = open(folder / LOG, "wb")  # noqa: SIM115 (closed when the process has ended)
-        try:
-            self.process = subprocess.Popen(
-                command_of(folder), stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT,
-                env=environment, start_new_session=True,
-                preexec_fn=functools.partial(ranks.die_with_parent, signal.SIGTERM),
-            )  # fmt: skip
-        except BaseException:
-            self.output.close()
-            raise
+        with open(folder / LOG, "wb") as output:
+            self.process = processes.start(command_of(folder), signal.SIGTERM, output, PYTHONUNBUFFERED="1")
 
     @property
     def ended(self) -> bool:
@@ -45,7 +30,6 @@ class TrialProcess:
         if self.process.poll() is None:
             return False
         self._signal(signal.SIGKILL)
-        self.output.close()
         return True
 
     @property
@@ -61,7 +45,6 @@ class TrialProcess:
         """SIGKILL to the whole group; returns when its first process is gone."""
         self._signal(signal.SIGKILL)
         self.process.wait()
-        self.output.close()
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError):

@@ -13,7 +13,7 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.report.sweep_files import FAILED, FILE, WAITING, Sweep, Trial, is_sweep, read_sweep
 from mindspore_impl.sweep.metric import check_metric
 from mindspore_impl.sweep.options import SweepOptions
-from mindspore_impl.sweep.space import Space, read_space
+from mindspore_impl.sweep.space import Space, key_of, read_space
 
 SEED = "seed"
 PLAIN = "as configured"  # the name of a trial without choices
@@ -133,11 +133,6 @@ def plan_sweep(overrides: list[str], jobs: int = 1) -> SweepPlan:
             if limit is None or len(plan.wanted) < limit:
                 plan.add([*more, *choices], name, by_choices.get((*more, *choices)))
     return plan
-
-
-def key_of(override: str) -> str:
-    """The key of an override, without its plus signs."""
-    return override.partition("=")[0].lstrip("+")
 
 
 def _params(options: SweepOptions) -> Space:

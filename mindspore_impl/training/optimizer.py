@@ -15,11 +15,10 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore_impl import runtime
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.weights import check_shapes
+from mindspore_impl.ops.collectives import TENSORS
 from mindspore_impl.training import zero
 from mindspore_impl.training.options import OptimizerOptions
 from mindspore_impl.training.schedule import make_schedule
-
-AT_ONCE = 64  # parameters in one loop of a graph, as in `ops/collectives.py`
 
 
 def import_mindformers(*modules: str) -> None:
@@ -83,15 +82,15 @@ def fused_adamw_class() -> type:
 
         def construct(self, gradients):
             scalars, outputs = self.scalars(), ()
-            for start in range(0, self.param_length, AT_ONCE):
+            for start in range(0, self.param_length, TENSORS):
                 outputs += self.update_some(start, gradients, scalars)
             return outputs
 
         def update_some(self, start, gradients, scalars):
-            """Update AT_ONCE parameters."""
+            """Update TENSORS parameters: a graph takes no loop over hundreds."""
             rate, beta1, beta2, eps, ratio = scalars
             outputs = ()
-            for i in range(start, min(start + AT_ONCE, self.param_length)):
+            for i in range(start, min(start + TENSORS, self.param_length)):
                 outputs += (
                     self.update(
                         self._parameters[i], self.exp_avg[i], self.exp_avg_sq[i],

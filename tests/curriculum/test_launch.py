@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspore_impl import config, ranks, runtime
+from mindspore_impl import config, processes, ranks, runtime
 from mindspore_impl.curriculum import launch
 from mindspore_impl.errors import JobFailed, UserError
 
@@ -207,8 +207,16 @@ def test_a_missing_rank(monkeypatch):
 def test_another_number_of_ranks_than_configured(monkeypatch):
     monkeypatch.setattr(ranks, "join", lambda device: None)
     monkeypatch.setattr(runtime, "watch", lambda seconds: None)
+    overrides = ["experiment=rehearsal", "runtime.workers=3"]
     with pytest.raises(UserError, match="runtime.workers=3, but msrun started 1 ranks"):
-        launch.join(config.compose(["experiment=rehearsal", "runtime.workers=3"]), [])
+        launch.join(config.compose(overrides), overrides)
+
+
+def test_msrun_decides_where_only_a_group_names_a_number(monkeypatch):
+    monkeypatch.setattr(ranks, "join", lambda device: None)
+    monkeypatch.setattr(runtime, "watch", lambda seconds: None)
+    composed = config.compose(["experiment=rehearsal", "runtime=ascend"])
+    assert composed.runtime.workers == 8 and launch.join(composed, ["runtime=ascend"]).runtime.workers == 1
 
 
 def test_how_a_rank_ended_is_noted(tmp_path, monkeypatch):
@@ -345,7 +353,7 @@ def test_nothing_outlives_a_killed_launcher(tmp_path):
 
 def msrun(folder: Path, *arguments: str, port: int | None = None, limit: int = 240) -> subprocess.CompletedProcess:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = ["msrun", "--worker_num=2", "--local_worker_num=2", f"--master_port={port or ranks.free_port()}"]
+    command = ["msrun", "--worker_num=2", "--local_worker_num=2", f"--master_port={port or processes.free_port()}"]
     command += ["--join=True", f"--log_dir={folder / 'log'}", *arguments]
     environment = os.environ | {"PATH": path}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit, cwd=ROOT)
@@ -391,7 +399,7 @@ def test_msrun_with_a_port_in_use(tmp_path):
 def test_a_rank_that_never_comes(tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = ["msrun", "--worker_num=2", "--local_worker_num=1", "--node_rank=0", "--cluster_time_out=10"]
-    command += [f"--master_port={ranks.free_port()}", "--join=True", f"--log_dir={tmp_path / 'log'}"]
+    command += [f"--master_port={processes.free_port()}", "--join=True", f"--log_dir={tmp_path / 'log'}"]
     command += ["tools/train.py", *TINY, f"run_dir={tmp_path / 'run'}"]
     done = subprocess.run(
         command, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=300, cwd=ROOT

@@ -129,7 +129,7 @@ def test_folder_of_a_single_run_is_refused(sweep):
 
 def test_two_processes_do_not_share_a_sweep(sweep):
     sweep("seed=1")
-    with files.locked(sweep.folder / ".lock"), pytest.raises(UserError, match="another process runs the sweep"):
+    with files.try_lock(sweep.folder / ".lock"), pytest.raises(UserError, match="another process runs the sweep"):
         sweep("seed=1")
 
 
