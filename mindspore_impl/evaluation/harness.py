@@ -1,4 +1,4 @@
-"""What a set of weights can do: accuracy by greedy generation, perplexity along the labels.
+"""What a set of weights can do: accuracy by greedy generation, perplexity and calibration along the labels.
 
 The work is cut into parts that do not depend on the number of ranks (see `data/parts.py`): a killed evaluation goes on
 at the next part, several ranks share them, and the numbers are the same bit for bit.
@@ -13,6 +13,7 @@ from pathlib import Path
 from mindspore_impl import files, ranks, runtime
 from mindspore_impl.data import answers, parts
 from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation.calibration import BINS, batch_sums, calibration
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.evaluation.scoring import wilson_interval
 from mindspore_impl.generation.options import SamplingOptions
@@ -43,8 +44,9 @@ def evaluate(
     """Measure `model` on the sets that `options` names; write every generation to `folder`/samples.jsonl.
 
     Returns {"accuracy": {set: {"correct", "total", "accuracy", "low", "high", "truncated", "seconds"}}, "perplexity":
-    {set: {"loss", "perplexity", "tokens"}}, "tokens"}: shares in [0, 1] with their 95 % Wilson interval, loss in nats a
-    token, tokens generated and scored together; seconds of all ranks side by side, and of interrupted runs, too.
+    {set: {"loss", "perplexity", "tokens"}}, "calibration": {set: as `calibration` gives it}, "tokens"}: shares in
+    [0, 1] with their 95 % Wilson interval, loss in nats a token, tokens generated and scored together; seconds of all
+    ranks side by side, and of interrupted runs, too.
     Loss and perplexity are None when the model gives no finite loss. `weights_sha256` (the model's) keeps parts and
     results of other weights in `folder` from being taken over. Raises UserError that names set and
     record, like `check_records`, and for a perplexity set whose records cannot be rendered.
@@ -55,7 +57,7 @@ def evaluate(
     samples = {n: _rendered(n, _chosen(sets, n, options), tokenizer, render) for n in options.perplexity}
     asked = {name: [record_to_json(r) for r in _chosen(sets, name, options)] for name in [*prompts, *samples]}
     shaping = asdict(options) | {"samples_in_report": None}
-    made_by = [weights_sha256, tokenizer.sha256, runtime.numerics()]
+    made_by = [weights_sha256, tokenizer.sha256, runtime.numerics(), BINS]
     work = files.sha256_json([asked, shaping, made_by, seed])
     plan = files.sha256_json([work, options.samples_in_report])
     if (results := ranks.first(lambda: parts.result(folder / "samples.jsonl", plan))) is not None:
@@ -69,9 +71,9 @@ def evaluate(
             make_engine, tokenizer, name, records, prompts[name], options, seed, place / f"accuracy_{number}"
         )
         lines += found
-    perplexity = measure_perplexity(model, samples, options, place)
+    perplexity, calibrated = measure_perplexity(model, samples, options, place)
     tokens = sum(line["tokens"] for line in lines) + sum(value["tokens"] for value in perplexity.values())
-    results = {"accuracy": accuracy, "perplexity": perplexity, "tokens": tokens}
+    results = {"accuracy": accuracy, "perplexity": perplexity, "calibration": calibrated, "tokens": tokens}
     write = functools.partial(files.write_jsonl, values=lines)
     return ranks.first(lambda: parts.publish_result(folder / "samples.jsonl", write, plan, results))
 
@@ -147,18 +149,21 @@ def _line(name: str, record: Record, generation, tokenizer) -> dict:
     }
 
 
-def measure_perplexity(model, samples: dict[str, list[Sample]], options: EvaluationOptions, folder: Path) -> dict:
-    """Mean cross-entropy (nats) over the supervised tokens of each set, and its exponential; None when not finite.
+def measure_perplexity(
+    model, samples: dict[str, list[Sample]], options: EvaluationOptions, folder: Path
+) -> tuple[dict, dict]:
+    """Mean cross-entropy (nats) over the supervised tokens of each set, and its exponential; None when not finite. And
+    each set's `calibration`, from the same forward pass.
 
     Parts go to `folder`. Sums are kept by batch and added up in the order of batches, whoever computed them.
     """
     if not samples:
-        return {}
+        return {}, {}
     from mindspore_impl.data.batches import Pass
     from mindspore_impl.losses.objective import mean_loss
 
-    network = functools.cache(lambda: _loss_network(model))
-    results = {}
+    network = functools.cache(lambda: _predictions(model))
+    results, calibrated = {}, {}
     for number, (name, items) in enumerate(samples.items()):
         packed = Pass(items, options.sequence_length, options.rows)
         count, place = -(-len(packed) // BATCHES_PER_PART), folder / f"perplexity_{number}"
@@ -168,25 +173,22 @@ def measure_perplexity(model, samples: dict[str, list[Sample]], options: Evaluat
         lines = parts.lines_of(paths)
         sums = [(math.nan if line["ce"] is None else line["ce"], line["tokens"]) for line in lines]
         results[name] = mean_loss(sums, name)
-    return results
+        calibrated[name] = calibration(line["bins"] for line in lines)
+    return results, calibrated
 
 
-def _loss_network(model):
-    from mindspore_impl.losses.objective import LossNetwork
-    from mindspore_impl.losses.options import ObjectiveOptions
+def _predictions(model):
+    from mindspore_impl.losses.token_losses import TokenPredictions
 
-    return LossNetwork(model, ObjectiveOptions(), with_teacher=False, gradient=False).set_train(False)
+    return TokenPredictions(model).set_train(False)
 
 
 def _sum_part(network: Callable, packed, bar, number: int) -> tuple[parts.Publish, dict]:
     """The sums of one part's batches, a line each; a sum that is not finite is null."""
-    from mindspore_impl.losses.objective import held_out_sums
-
     lines = []
     for batch in range(number * BATCHES_PER_PART, min((number + 1) * BATCHES_PER_PART, len(packed))):
         ranks.check_stop()
-        ce, tokens = held_out_sums(network(), packed[batch][0])
-        lines.append(files.jsonable({"ce": ce, "tokens": tokens}))
+        lines.append(files.jsonable(batch_sums(network(), packed[batch][0])))
         bar.update(len(packed.members(batch)))
     return lambda path: files.write_jsonl(path, lines), {}
 

@@ -1,25 +1,72 @@
-"""The cross-entropy of every target by itself, where the objective gives its sum."""
+"""What a model says of every target by itself, where the objective gives sums. For evaluation: without gradients."""
 
-from mindspore import nn
+import mindspore as ms
+from mindspore import nn, ops
 
-from mindspore_impl.losses.fused_linear import FusedLinear
+from mindspore_impl.losses.fused_linear import ChunkLoop, FusedLinear
 from mindspore_impl.losses.options import ObjectiveOptions
+from mindspore_impl.ops.topk_distill import cross_entropy
+from mindspore_impl.ops.topk_logprobs import topk_logprobs
 
 
-class TokenLosses(nn.Cell):
-    """construct(input_ids_BL, target_ids_BL i32, loss_weight_BL f32, segment_ids_BL, position_ids_BL i32) -> ce_BL f32:
-    the cross-entropy in nats of each target whose weight is not 0, and 0 elsewhere. For evaluation: without gradients.
-    """
+class _Tokens(nn.Cell):
+    """The model, and `rows` (a FusedLinear) for its output projection."""
 
-    def __init__(self, model: nn.Cell):
+    def __init__(self, model: nn.Cell, rows: FusedLinear):
         super().__init__(auto_prefix=False)
-        self.model = model
-        self.rows = FusedLinear(ObjectiveOptions(), with_teacher=False, gradient=False, head_gradient=False)
+        self.model, self.rows = model, rows
 
-    def construct(self, input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL):
+    def outputs(self, input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL):
+        """What `rows` gives of all positions."""
         hidden_BLD = self.model.hidden(input_ids_BL, position_ids_BL, segment_ids_BL)
         target_ids_N, weight_N = target_ids_BL.reshape((-1,)), loss_weight_BL.reshape((-1,))
         no_teacher = target_ids_N.reshape((-1, 1)), weight_N.reshape((-1, 1)), weight_N  # not read
         hidden_ND = hidden_BLD.reshape((-1, hidden_BLD.shape[-1]))
-        outputs = self.rows(hidden_ND, self.model.lm_head_weight, target_ids_N, weight_N, *no_teacher)
+        return self.rows(hidden_ND, self.model.lm_head_weight, target_ids_N, weight_N, *no_teacher)
+
+
+class TokenLosses(_Tokens):
+    """construct(input_ids_BL, target_ids_BL i32, loss_weight_BL f32, segment_ids_BL, position_ids_BL i32) -> ce_BL f32:
+    the cross-entropy in nats of each target whose weight is not 0, and 0 elsewhere.
+    """
+
+    def __init__(self, model: nn.Cell):
+        super().__init__(model, FusedLinear(ObjectiveOptions(), False, gradient=False, head_gradient=False))
+
+    def construct(self, input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL):
+        outputs = self.outputs(input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL)
         return outputs[1].reshape(target_ids_BL.shape)
+
+
+class TokenPredictions(_Tokens):
+    """construct(as TokenLosses) -> (ce_BL, confidence_BL, right_BL), f32: the cross-entropy of each target, the
+    probability of the most probable id at its position, and 1 where that id is the target. The first is 0 where the
+    weight is 0; the others mean something only elsewhere.
+    """
+
+    def __init__(self, model: nn.Cell):
+        super().__init__(
+            model, FusedLinear(ObjectiveOptions(), False, gradient=False, chunks=ChunkLoop(_Rows(), False))
+        )
+
+    def construct(self, input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL):
+        outputs = self.outputs(input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL)
+        shape = target_ids_BL.shape
+        return outputs[1].reshape(shape), ops.exp(outputs[3][0]).reshape(shape), outputs[3][1].reshape(shape)
+
+
+class _Rows(nn.Cell):
+    """`fused_linear.Rows` without teacher and gradient; the diagnostics are the top-1's log-probability, whether it is
+    the target, and twice nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.gradient = False
+        self.loss, self.top = cross_entropy(1.0, gradient=False), topk_logprobs(1, 1.0)
+
+    def construct(self, logits_NV, target_ids_N, row_weight_N, *_):
+        ids_N1, logp_N1, _ = self.top(logits_NV.astype(ms.float32))
+        zero_N = row_weight_N * 0
+        right_N = (ids_N1.reshape((-1,)) == target_ids_N).astype(ms.float32)
+        ce_N = self.loss(logits_NV, target_ids_N, row_weight_N)
+        return ce_N, zero_N, ops.stack((logp_N1.reshape((-1,)), right_N, zero_N, zero_N)), ce_N

@@ -48,7 +48,7 @@ class Work:
         turns = [(Message("user", text), Message("assistant", "a b")) for text in words]
         self.records = [Record(f"r{i}", turn, "fast", {"task": "exact", "answer": "a"}) for i, turn in enumerate(turns)]
         capture.TeacherScorer = functools.cache(capture.TeacherScorer)
-        harness._engine, harness._loss_network = lambda *_: self.engine, functools.cache(harness._loss_network)
+        harness._engine, harness._predictions = lambda *_: self.engine, functools.cache(harness._predictions)
 
     def rollout(self, folder):
         sampling = SamplingOptions(max_new_tokens=6, batch_size=4)

@@ -56,7 +56,7 @@ def test_accuracy_counts_and_samples(tokenizer, tmp_path, monkeypatch):
     fast = result["accuracy"]["fast"]
     assert (fast["correct"], fast["total"], fast["accuracy"], fast["truncated"]) == (1, 4, 0.25, 1)
     assert (fast["low"], fast["high"]) == pytest.approx((0.0456, 0.6994), abs=1e-4)
-    assert result["accuracy"]["slow"]["correct"] == 1 and result["perplexity"] == {}
+    assert result["accuracy"]["slow"]["correct"] == 1 and result["perplexity"] == result["calibration"] == {}
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["correct"] for line in lines] == [True, False, False, False, True]
     assert [line["finished"] for line in lines] == [True, True, True, False, True]
@@ -162,8 +162,10 @@ def test_perplexity_equals_a_plain_sum_over_single_samples(ms_runtime, tokenizer
     assert held["tokens"] == tokens == result["tokens"]
     assert held["loss"] == pytest.approx(total / tokens, rel=1e-5)
     assert held["perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-5)
+    assert result["calibration"]["held"]["tokens"] == tokens and 0 < result["calibration"]["held"]["ece"] < 1
     assert (tmp_path / "samples.jsonl").read_bytes() == b""
     model.model.norm.weight.set_data(ms.Tensor(np.full(16, np.nan, np.float32)))
     damaged = evaluate(model, tokenizer, sets, options, tmp_path, 0, "other weights")
     assert damaged["perplexity"]["held"] == {"loss": None, "perplexity": None, "tokens": tokens}
+    assert damaged["calibration"]["held"]["ece"] is None
     json.dumps(damaged, allow_nan=False)
