@@ -126,7 +126,8 @@ def _without_logging(value: Any) -> Any:
 def _set_content(config: Config, options: DatasetOptions) -> dict:
     content = dataclasses.asdict(options)
     if options.source == "list_programs":
-        return content | {"seed": config.seed}
+        return content | {"seed": config.seed if options.seed is None else options.seed}
+    del content["seed"]  # has no part in reading a file
     if maker_of(options):
         return content | {"path": None}  # an input of the stage, which counts by its fingerprint
     # The file's name is part of record ids, which seed the sampling of rollouts.

@@ -31,6 +31,7 @@ class DatasetOptions:
     noise: float = 0.0  # list_programs: share of labels with one wrong swap that propagates
     operations: int = 3  # list_programs: at most this many operations
     length: int = 5  # list_programs: at most this many letters in the list
+    seed: int | None = None  # list_programs: of the sequence; null: the run's
     keep: KeepOptions | None = None  # null: every record
 
 

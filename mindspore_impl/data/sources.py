@@ -49,7 +49,7 @@ def load_whole(name: str, options: DatasetOptions, seed: int) -> list[Record]:
                     options.noise,
                     options.operations,
                     options.length,
-                    seed,
+                    seed if options.seed is None else options.seed,
                 )
             )
         except UserError as error:

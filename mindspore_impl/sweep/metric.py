@@ -1,4 +1,7 @@
-"""The number a trial is judged by: STAGE.accuracy.SET, STAGE.perplexity.SET, or another path in a stage's metrics."""
+"""The number a trial is judged by: STAGE.accuracy.SET, STAGE.perplexity.SET, or another path in a stage's metrics.
+
+The name `final` stands for the stage that a run evaluates last, whatever it is called.
+"""
 
 import difflib
 import math
@@ -8,35 +11,40 @@ from mindspore_impl.curriculum.plan import PlannedStage
 from mindspore_impl.errors import UserError
 
 MEASURES = ("accuracy", "perplexity")
+FINAL = "final"
 
 
 def check_metric(metric: str, config: Config, plan: list[PlannedStage]) -> None:
     """Refuse a metric that no stage of the plan can produce. Raises UserError with the nearest that one does."""
     stage, _, path = metric.partition(".")
     known = [name for planned in plan for name in _measured(config, planned)]
+    last = [planned for planned in plan if isinstance(planned.stage, EvaluateStage)][-1:]
+    known += [name for planned in last for name in _measured(config, planned, FINAL)]
     if metric in known:
         return
-    runs = any(planned.name in (stage, f"eval_{stage}") for planned in plan)
+    runs = any(planned.name in (stage, f"eval_{stage}") for planned in plan) or (stage == FINAL and last)
     near = difflib.get_close_matches(metric, known, n=1, cutoff=0.9)
     # What else a stage's metrics hold is known when it has run.
     if not runs or not path or near or path.split(".")[0] in MEASURES:
         raise UserError(f"sweep.metric: no stage produces {metric!r}{nearest(metric, known)}")
 
 
-def _measured(config: Config, planned: PlannedStage) -> list[str]:
+def _measured(config: Config, planned: PlannedStage, name: str | None = None) -> list[str]:
     if not isinstance(planned.stage, EvaluateStage):
         return []
     options = planned.stage.options or config.evaluation
     init = planned.stage.init
-    name = init if planned.name == f"eval_{init}" else planned.name
+    name = name or (init if planned.name == f"eval_{init}" else planned.name)
     return [f"{name}.{measure}.{found}" for measure in MEASURES for found in getattr(options, measure)]
 
 
 def metric_of(metrics: dict, metric: str) -> float:
     """The value of `metric` in a run's metrics.json. Raises UserError when it is not there or no finite number."""
     stage, *path = metric.split(".")
+    evaluated = [entry["name"] for entry in metrics["stages"] if entry.get("kind") == "evaluate"]
+    wanted = evaluated[-1:] if stage == FINAL else [stage, f"eval_{stage}"]
     for entry in metrics["stages"]:
-        if entry["name"] not in (stage, f"eval_{stage}"):
+        if entry["name"] not in wanted:
             continue
         value = entry["metrics"]
         for word in path:

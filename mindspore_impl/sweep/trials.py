@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl import files
-from mindspore_impl.config import Config, compose
+from mindspore_impl.config import Config, compose, nearest
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.errors import UserError
 from mindspore_impl.report.sweep_files import FAILED, FILE, WAITING, Sweep, Trial, is_sweep, read_sweep
@@ -118,6 +118,8 @@ def plan_sweep(overrides: list[str], jobs: int = 1) -> SweepPlan:
         space.described(options.optuna is not None),
         options.metric,
         options.direction,
+        options.compare,
+        options.labels,
     )
     given = any(key_of(text) == "run_dir" for text in space.fixed)
     folder = Path(base.run_dir if given else f"{base.run_dir}_sweep")
@@ -129,10 +131,17 @@ def plan_sweep(overrides: list[str], jobs: int = 1) -> SweepPlan:
     by_choices = {tuple(trial.overrides): trial for trial in known}
     limit = options.optuna.n_trials if options.optuna else None
     for name, more in (options.trials or {None: []}).items():
-        for choices in space.combinations():
+        for choices in _beside(more, space):
             if limit is None or len(plan.wanted) < limit:
                 plan.add([*more, *choices], name, by_choices.get((*more, *choices)))
     return plan
+
+
+def _beside(own: list[str], space: Space) -> list[list[str]]:
+    """Every combination of the choices that a named trial has not made itself."""
+    made = {key_of(text) for text in own}
+    left = {key: values for key, values in space.choices.items() if key not in made}
+    return list(Space(choices=left).combinations())
 
 
 def _params(options: SweepOptions) -> Space:
@@ -150,6 +159,10 @@ def _check(space: Space, options: SweepOptions) -> None:
         raise UserError(
             f"{key}={interval}: only Optuna draws from an interval; list values, or set sweep.optuna.sampler=tpe"
         )
+    for key, names in (("compare", [*options.compare, *options.compare.values()]), ("labels", options.labels)):
+        for name in names:
+            if name not in options.trials:
+                raise UserError(f"sweep.{key}: sweep.trials has no {name!r}{nearest(name, options.trials)}")
     if optuna is None:
         return
     if optuna.n_trials < 1:

@@ -150,6 +150,14 @@ def test_seed_tokenizer_and_data_change_everything(override):
     assert "distill_fast" in changed(override)
 
 
+def test_a_set_with_a_seed_of_its_own_is_the_same_for_every_seed():
+    own = [f"data.sets.teacher_{mode}.seed=0" for mode in ("reasoning", "fast")]
+    own += [f"data.sets.validation_{mode}.seed=0" for mode in ("reasoning", "fast")]
+    words = [*own, "stages.teacher.seed=0", "tokenizer.train_on=[teacher_reasoning]"]
+    one, two = (fingerprints(f"seed={seed}", *words) for seed in (1, 2))
+    assert one["teacher"] == two["teacher"] and one["sft_reasoning"] != two["sft_reasoning"]
+
+
 def test_data_file_content_counts(tmp_path):
     path = tmp_path / "gsm8k.jsonl"
     given = ["experiment=gsm8k", f"data.train={path}", f"data.test={path}"]

@@ -1,6 +1,7 @@
 """Adapters: each published form becomes the record, and each malformed line is named."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -68,6 +69,7 @@ def test_list_programs_come_from_the_generator():
     options = DatasetOptions(source="list_programs", split="test", first=5, count=3, thinking="reasoning")
     expected = [f"list_programs/test/4/{index}" for index in (5, 6, 7)]
     assert [record.id for record in load_set("toy", options, seed=4)] == expected
+    assert load_set("toy", replace(options, seed=4), seed=9) == load_set("toy", options, seed=4)
     with pytest.raises(UserError, match="data.sets.toy.count"):
         load_set("toy", DatasetOptions(source="list_programs"), seed=0)
     with pytest.raises(UserError, match="data.sets.toy.*noise=3"):

@@ -59,15 +59,17 @@ def test_short_keys_tell_keys_apart():
 
 
 def test_named_trials_times_params_and_the_command_line_wins(tmp_path):
-    plan = plan_sweep(["sweep=paper_ablation", "seed=7,8", f"run_dir={tmp_path / 'sweep'}"])
-    assert plan.record.metric == "distill_fast.accuracy.test_fast"
-    assert [trial.name for trial in plan.wanted[:3]] == ["recipe, seed=7", "recipe, seed=8", "no_replay, seed=7"]
-    assert [trial.group for trial in plan.wanted[:3]] == ["recipe", "recipe", "no_replay"]
-    assert len(plan.wanted) == 12
-    trial = plan.wanted[2]
+    plan = plan_sweep(["experiment=paper_ablation", "sweep=paper_ablation", "seed=7,8", f"run_dir={tmp_path / 'sweep'}"])
+    assert plan.record.metric == "final.accuracy.test_fast"
+    names = [trial.name for trial in plan.wanted]
+    assert names[:5] == ["teacher, seed=0", "reasoning_teacher, seed=0", "r, seed=7", "r, seed=8", "f, seed=7"]
+    assert [trial.group for trial in plan.wanted[:4]] == ["teacher", "reasoning_teacher", "r", "r"]
+    assert len(names) == 2 + 2 * (len(config.compose(["experiment=paper_ablation", "sweep=paper_ablation"]).sweep.trials) - 2)
+    trial = plan.wanted[3]
     composed = plan.configs[trial.number]
-    assert composed.seed == 7 and composed.stages["sft_fast"].data.mixture["reasoning"] == 0
-    assert composed.run_dir == str(tmp_path / "sweep" / "trials" / "003_no_replay_seed=7") and composed.sweep is None
+    assert composed.seed == 8 and composed.order == ["sft_reasoning"]
+    assert composed.run_dir == str(tmp_path / "sweep" / "trials" / "004_r_seed=8") and composed.sweep is None
+    assert plan.configs[1].seed == 0
     assert not (tmp_path / "sweep").exists()
 
 
@@ -109,6 +111,21 @@ def test_impossible_sweeps(overrides, message):
     with pytest.raises(UserError) as caught:
         plan_sweep(overrides)
     assert message in str(caught.value)
+
+
+def test_final_is_the_stage_evaluated_last():
+    found = {share: {"accuracy": {"test_fast": {"accuracy": share}}} for share in (0.25, 0.5)}
+    stages = [
+        {"name": "eval_sft", "kind": "evaluate", "metrics": found[0.25]},
+        {"name": "eval_kd", "kind": "evaluate", "metrics": found[0.5]},
+        {"name": "package", "kind": "export", "metrics": {}},
+    ]
+    assert metric_of({"stages": stages}, "final.accuracy.test_fast") == 0.5
+    with pytest.raises(UserError, match="no finite number is called 'final.loss'"):
+        metric_of({"stages": stages}, "final.loss")
+    plan_sweep(["seed=1,2", "sweep.metric=final.perplexity.validation_fast"])
+    with pytest.raises(UserError, match="no stage produces 'final.accuracy.tset_fast'"):
+        plan_sweep(["seed=1,2", "sweep.metric=final.accuracy.tset_fast"])
 
 
 def test_metric_is_a_path_in_a_stages_metrics():
