@@ -49,13 +49,15 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
         raise
 
 
-def new_folder(path: str | Path, fill: Callable[[Path], None]) -> None:
+def new_folder(path: str | Path, fill: Callable[[Path], None], replace: bool = False) -> None:
     """Let `fill` write the files of a folder that appears as `path` only when it is whole and flushed to disk.
 
-    Raises UserError when `path` is there already and not an empty folder, or when it cannot be written.
+    With `replace` it takes the place of a folder that is there, which goes at the very end, as does what killed
+    writers of it left: for one process. Raises UserError when
+    `path` is there already and not an empty folder (with `replace`: no folder), or when it cannot be written.
     """
     path = Path(path)
-    if path.is_file() or path.is_dir() and any(path.iterdir()):
+    if path.is_file() or not replace and path.is_dir() and any(path.iterdir()):
         raise UserError(f"{path}: is there already and not an empty folder; choose another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,8 +71,12 @@ def new_folder(path: str | Path, fill: Callable[[Path], None]) -> None:
                 os.fsync(handle.fileno())
         fsync_folder(temporary)
         os.chmod(temporary, 0o755)
+        if replace and path.is_dir():
+            os.rename(path, tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         os.rename(temporary, path)
         fsync_folder(path.parent)
+        for left in path.parent.glob(f".{path.name}.*.tmp") if replace else ():
+            shutil.rmtree(left, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError):

@@ -130,7 +130,7 @@ def _to_half(logp: np.ndarray) -> np.ndarray:
     return np.clip(logp, LOG_FLOOR, 0).astype(np.float16)
 
 
-def _read_listing(path: Path) -> tuple[StoreHeader, list[dict], dict]:
+def read_listing(path: Path) -> tuple[StoreHeader, list[dict], dict]:
     """Header, shard entries and the whole of a manifest. Raises UserError when it is malformed."""
     content = read_json(path)
     return *_parse_listing(content, path), content
@@ -159,10 +159,11 @@ def read_header(folder: str | Path) -> StoreHeader:
     path = Path(folder) / MANIFEST
     if not path.exists():
         raise UserError(f"{path}: no such file, so there is no finished teacher store; name the folder that holds it")
-    return _read_listing(path)[0]
+    return read_listing(path)[0]
 
 
-def _same_header(found: StoreHeader, header: StoreHeader, path: Path) -> None:
+def check_same_header(found: StoreHeader, header: StoreHeader, path: Path) -> None:
+    """Refuse the store at `path`, whose header is `found`, for rows of another `header`."""
     for field in fields(StoreHeader):
         old, new = getattr(found, field.name), getattr(header, field.name)
         if old != new:
@@ -172,7 +173,8 @@ def _same_header(found: StoreHeader, header: StoreHeader, path: Path) -> None:
             )
 
 
-def _check_shard(folder: Path, entry: dict) -> Path:
+def check_shard(folder: Path, entry: dict) -> Path:
+    """The path of a listed shard, once its hash is checked. Raises UserError when it was changed or is gone."""
     path = inside(folder, entry["file"])
     if sha256_file(path) != entry["sha256"]:
         raise UserError(
@@ -262,8 +264,8 @@ def begun(folder: str | Path, header: StoreHeader) -> dict[str, dict]:
     folder, found = Path(folder), {}
     check_header(header, f"teacher store {folder}")
     if (manifest := folder / MANIFEST).exists():
-        known, shards, _ = _read_listing(manifest)
-        _same_header(known, header, manifest)
+        known, shards, _ = read_listing(manifest)
+        check_same_header(known, header, manifest)
         for entry in shards:
             path = inside(folder, entry["file"])
             if path.exists() and sha256_file(path) == entry["sha256"]:
@@ -274,7 +276,7 @@ def begun(folder: str | Path, header: StoreHeader) -> dict[str, dict]:
     for path in sorted(folder.glob("shard-*.safetensors")):
         if (note := parts.read_note(path)) is not None:
             known, (entry,) = _parse_listing(note | {"shards": [note]}, parts.note_path(path))
-            _same_header(known, header, parts.note_path(path))
+            check_same_header(known, header, parts.note_path(path))
             found[path.name] = entry
     return found
 
@@ -386,7 +388,7 @@ class StoreReader:
         path = self.folder / MANIFEST
         if not path.exists():
             raise UserError(f"{path}: no such file, so there is no finished teacher store; run its capture stage first")
-        self.header, self.shards, manifest = _read_listing(path)
+        self.header, self.shards, manifest = read_listing(path)
         self.top_k = self.header.top_k
         if tokenizer_sha256 is not None and tokenizer_sha256 != self.header.tokenizer_sha256:
             raise UserError(
@@ -396,7 +398,7 @@ class StoreReader:
         self._entries: dict[bytes, tuple[int, int, np.ndarray]] = {}  # key: shard, first position there, runs
         for number, entry in enumerate(self.shards):
             first = 0
-            for key, runs in read_index(_check_shard(self.folder, entry), entry).items():
+            for key, runs in read_index(check_shard(self.folder, entry), entry).items():
                 self._entries.setdefault(key, (number, first, runs))  # an older store may hold one twice
                 first += int(runs[:, 1].sum())
         self.sequences = len(self._entries)

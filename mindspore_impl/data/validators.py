@@ -107,7 +107,7 @@ def check_store(folder: Path, tokenizer: Tokenizer | None, tell: Tell) -> Counte
     if not folder.is_dir() or not (folder / teacher_store.MANIFEST).exists():
         raise UserError(f"{folder / teacher_store.MANIFEST}: no such file, so there is no finished teacher store")
     try:
-        header, shards, manifest = teacher_store._read_listing(folder / teacher_store.MANIFEST)
+        header, shards, manifest = teacher_store.read_listing(folder / teacher_store.MANIFEST)
     except UserError as error:
         problems.add(str(folder), error)
         return problems.counts
@@ -117,7 +117,7 @@ def check_store(folder: Path, tokenizer: Tokenizer | None, tell: Tell) -> Counte
     for entry in shards:
         problems.counts["shards"] += 1
         try:
-            teacher_store._check_shard(folder, entry)
+            teacher_store.check_shard(folder, entry)
         except UserError as error:
             problems.add(str(folder / entry["file"]), error)
         _check_shard(folder / entry["file"], entry, header, problems)

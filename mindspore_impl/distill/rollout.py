@@ -70,7 +70,7 @@ def roll_out(
     _check_unique(records, folder.name)
     asked = [[rollout_id(record, 0), messages_to_json(prompt_messages(record)), record.meta] for record in records]
     made_by = [weights_sha256, tokenizer.sha256, runtime.numerics()]
-    answers = files.sha256_json([asked, options.samples_per_prompt, _settings(sampling), made_by, seed])
+    answers = files.sha256_json([asked, options.samples_per_prompt, sampling_settings(sampling), made_by, seed])
     plan = files.sha256_json([answers, options.keep_truncated])
     if (metrics := ranks.first(lambda: parts.result(folder / "rollouts.jsonl", plan))) is not None:
         return metrics
@@ -117,7 +117,7 @@ def _part_size(options: RolloutOptions, sampling: SamplingOptions) -> int:
     return max(batches * sampling.batch_size // options.samples_per_prompt, options.prompts_per_part)
 
 
-def _settings(sampling: SamplingOptions) -> dict:
+def sampling_settings(sampling: SamplingOptions) -> dict:
     """What of the sampling options shapes the result; the batch size does not."""
     return {key: value for key, value in asdict(sampling).items() if key != "batch_size"}
 
@@ -152,7 +152,7 @@ def _generate(engine, tokenizer, records, options, sampling, weights_sha256, see
                 finish="stop" if generation.finished else "length",
                 weights_sha256=weights_sha256,
                 tokenizer_sha256=tokenizer.sha256,
-                sampling={**_settings(sampling), "seed": own_seed},
+                sampling={**sampling_settings(sampling), "seed": own_seed},
                 meta=meta,
             )
         )

@@ -63,6 +63,7 @@ class FakeServer(ThreadingHTTPServer):
         self.logits, self.complete = logits, complete
         self.faults: dict[tuple, list[str]] = defaultdict(list)
         self.asked: Counter = Counter()
+        self.listed = 0  # times that the list of models was asked for
         self.bodies, self.headers = [], []
         self.now = self.most = 0
         self.delay = 0.0
@@ -95,6 +96,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        self.server.listed += 1
         self.send(200, json.dumps({"object": "list", "data": self.server.models}))
 
     def do_POST(self):
@@ -119,8 +121,8 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, fault: str, good: dict) -> None:
         choice = good["choices"][0]
         entries = choice["prompt_logprobs"]
-        if fault.isdigit():
-            self.send(int(fault), json.dumps({"error": {"message": f"told to say {fault}"}}))
+        if fault[:3].isdigit() and not fault.startswith("429 "):
+            self.send(int(fault[:3]), json.dumps({"error": {"message": f"told to say {fault}"}}))
             return
         if fault.startswith("429 "):
             self.send(429, "{}", {"Retry-After": fault.removeprefix("429 ")})
@@ -135,6 +137,10 @@ class Handler(BaseHTTPRequestHandler):
             text = json.dumps(good)[:40]
         elif fault == "html":
             text = "<html>"
+        elif fault == "array":
+            text = json.dumps(good["choices"])
+        elif fault == "offline form":
+            text = json.dumps({"outputs": good["choices"], "prompt_logprobs": entries})
         elif fault == "other prompt":
             choice["prompt_token_ids"] = choice["prompt_token_ids"][:-1] + [0]
         elif fault == "other prompt, unnamed":

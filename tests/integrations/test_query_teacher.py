@@ -156,13 +156,24 @@ def test_faults_are_one_message(arguments, message, record_file, tokenizer, caps
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("key", ["s3cret\nX-Evil: 1", "s3cret\x07", "s3crét", "s3cr\u2028et"])
+def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(key, record_file, tokenizer, server, monkeypatch,
+                                                                       capsys):  # fmt: skip
+    monkeypatch.setenv("TEACHER_KEY", key)
+    assert query("--records", record_file, "--tokenizer", tokenizer.path, "--url", server.url,
+                 "--api-key-env", "TEACHER_KEY") == 2  # fmt: skip
+    told = capsys.readouterr()
+    assert "--api-key-env: TEACHER_KEY holds a line end" in told.err and "s3cr" not in told.out + told.err
+    assert not server.headers and not server.listed
+
+
 def test_the_key_comes_from_the_environment_and_goes_nowhere_else(record_file, tokenizer, server, tmp_path, monkeypatch,
                                                                   capsys):  # fmt: skip
-    monkeypatch.setenv("TEACHER_KEY", "s3cret")
+    monkeypatch.setenv("TEACHER_KEY", "s3cret\r\n")  # as a file read by $(cat) on another system ends
     output = tmp_path / "out"
     assert query("--records", record_file, "--tokenizer", tokenizer.path, "--url", server.url,
                  "--api-key-env", "TEACHER_KEY", "--output", output) == 0  # fmt: skip
-    assert all(headers["Authorization"] == "Bearer s3cret" for headers in server.headers)
+    assert all(headers["Authorization"] == "Bearer s3cret" for headers in server.headers) and server.listed == 1
     told = capsys.readouterr()
     assert "s3cret" not in told.out + told.err
     assert all(b"s3cret" not in path.read_bytes() for path in output.rglob("*") if path.is_file())

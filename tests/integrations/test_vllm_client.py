@@ -3,15 +3,17 @@
 import json
 import threading
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mindspore_impl import files
 from mindspore_impl.data.teacher_store import StoreReader, sample_key
 from mindspore_impl.errors import UserError
 from mindspore_impl.integrations.vllm import asking
-from mindspore_impl.integrations.vllm.client import Question, Server, ask_all, check_url, served_model
-from mindspore_impl.integrations.vllm.topk import import_topk, outside_header
+from mindspore_impl.integrations.vllm.client import Question, Server, ask_all, check_url, named
+from mindspore_impl.integrations.vllm.topk import import_topk, outside_header, topk_request
 from mindspore_impl.text.chat import Sample
 from tests.integrations.fake_server import LONGEST, MODEL, log_softmax, serving
 
@@ -35,6 +37,10 @@ def make_samples(count=5):
 
 SAMPLES = make_samples()
 FIRST = tuple(SAMPLES[0].ids.tolist())
+
+
+def sample_of(key):
+    return next(sample for sample in SAMPLES if sample_key(sample.ids) == key)
 
 
 def server_at(fake, **changes) -> Server:
@@ -67,7 +73,13 @@ FAULTS = {
     "fewer": "fewer than K ids", "range": "id out of range", "nan": "NaN", "null": "null entry",
     "longer": "of another length", "shorter": "of another length", "above": "masses sum to more than 1",
     "logits": "log-probability above 0", "unshifted": "not shifted as vLLM's", "names": "another form",
+    "array": "another form", "offline form": "another form",
 }  # fmt: skip
+
+
+def test_the_readme_counts_the_faults():
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f"Tested against a fake server that fails in {len(FAULTS)} ways" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -131,11 +143,16 @@ def test_answers_to_other_settings_and_damaged_lines_are_asked_again(tmp_path, c
         asking.ask_topk(server_at(fake), SAMPLES, outside_header("t" * 64, "k" * 64, VOCAB, 2, 1.0), path)
         with open(path, "a") as file:
             file.write('{"a": 1}\nnonsense\n')
+            file.write('{"custom_id": [1], "request_sha256": "x", "response": {"body": {}}}\n')
+            kept = json.loads(path.read_text().splitlines()[0])
+            body = topk_request(sample_of(kept["custom_id"]), TOP_K, MODEL)
+            changed = {"request_sha256": files.sha256_json(body), "response": {"body": [1]}}
+            file.write(json.dumps(kept | changed) + "\n")
         fake.asked.clear()
         asking.ask_topk(server_at(fake), SAMPLES, HEADER, path)
         assert sum(fake.asked.values()) == 5
     told = capsys.readouterr().out
-    assert "5 x to another request" in told and "2 x not a line of ours" in told
+    assert "5 x to another request" in told and "3 x not a line of ours" in told and "1 x another form" in told
     summary = import_topk([path], SAMPLES, HEADER, tmp_path / "store")  # the first five lines hold too few ids
     assert summary["refused"]["fewer than K ids"] == 5
     check_store(tmp_path / "store")
@@ -253,6 +270,15 @@ def test_retry_after_is_read(text, seconds):
     assert _retry_after(Response()) == seconds
 
 
+def test_a_key_that_the_server_repeats_is_not_shown(capsys):
+    with serving(logits_of) as fake:
+        fake.faults[FIRST] = ["401 s3cret"]
+        question = Question("a", {"prompt": list(FIRST), "prompt_logprobs": 2})
+        server = server_at(fake, api_key="s3cret")
+        _, given_up = ask_all(server, [question], 1, lambda *_: None, lambda *_: None, "test")
+    assert "told to say 401 ***" in given_up[0] and "s3cret" not in given_up[0]
+
+
 def test_the_request_names_every_setting_and_the_key_stays_in_its_header(tmp_path):
     path = tmp_path / "a.jsonl"
     server = None
@@ -269,7 +295,7 @@ def test_the_request_names_every_setting_and_the_key_stays_in_its_header(tmp_pat
 
 @pytest.mark.parametrize("url", [
     "ftp://host/v1", "file:///etc/passwd", "host:8000", "http://", "http://user:pass@host/v1", "http://host/v1?key=1",
-    "http://host:port/v1", "http://host/v1#x", "javascript:alert(1)",
+    "http://host:port/v1", "http://host/v1#x", "http://[::1/v1", "http://host]/v1", "javascript:alert(1)",
 ])  # fmt: skip
 def test_only_plain_http_addresses(url):
     with pytest.raises(UserError, match="--url") as caught:
@@ -284,20 +310,23 @@ def test_addresses_are_completed():
 
 def test_the_model_and_its_length_are_looked_at_first(tmp_path):
     with serving(logits_of) as fake:
-        assert served_model(server_at(fake), LONGEST) == MODEL
+        server = named(server_at(fake), LONGEST)
+        assert server.model == MODEL and named(server, 1) is server and fake.listed == 1
+        with pytest.raises(UserError, match=f"takes {LONGEST} tokens"):
+            named(server, LONGEST + 1)
         with pytest.raises(UserError, match=f"teacher-7b takes {LONGEST} tokens and the longest question needs 65"):
-            served_model(server_at(fake), LONGEST + 1)
+            named(server_at(fake), LONGEST + 1)
         with pytest.raises(UserError, match="--model: other is given, and the server has: teacher-7b"):
-            served_model(server_at(fake, model="other"), 1)
+            named(server_at(fake, model="other"), 1)
         fake.models.append({"id": "second"})
         with pytest.raises(UserError, match="--model: none is given, and the server has: second, teacher-7b"):
-            served_model(server_at(fake), 1)
+            named(server_at(fake), 1)
         fake.models[:] = ["x"]
         with pytest.raises(UserError, match="not the list of"):
-            served_model(server_at(fake), 1)
+            named(server_at(fake), 1)
         url = fake.url
     with pytest.raises(UserError, match="connection.*is the server up"):
-        served_model(Server(url, timeout=0.3), 1)
+        named(Server(url, timeout=0.3), 1)
 
 
 def test_two_processes_do_not_write_one_file(tmp_path):

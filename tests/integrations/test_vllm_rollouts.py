@@ -96,7 +96,7 @@ def test_a_server_gives_the_rollout_file(records, tokenizer, prompts, tmp_path):
 
 @pytest.mark.parametrize(("fault", "kind"), [
     ("500", "HTTP 500"), ("other prompt", "about another prompt"), ("two choices", "another form"),
-    ("truncated", "not JSON"),
+    ("truncated", "not JSON"), ("array", "another form"),
 ])  # fmt: skip
 def test_a_fault_leaves_one_question_and_a_second_run_asks_it(tokenizer, prompts, tmp_path, capsys, fault, kind):
     mine = prompts[:1] + prompts[2:3]
@@ -173,7 +173,11 @@ def test_an_answer_to_another_prompt_or_tokenizer_is_refused(tokenizer, prompts,
     }  # fmt: skip
 
 
-def test_the_request_is_the_same_for_the_same_prompt(tokenizer, prompts):
-    body = rollout_request(prompts[0], SAMPLING, tokenizer, "m")
-    assert rollout_request(prompts[0], SAMPLING, tokenizer, "m") == body
-    assert body["seed"] < 2**63
+def test_a_second_run_asks_for_the_same_and_each_sample_under_a_seed_of_its_own(records, tokenizer, prompts):
+    """What was answered is known by the request, so it must not change from run to run."""
+    again = prompts_of(records[:4], tokenizer, 2, seed=3)
+    bodies, same = ([rollout_request(p, SAMPLING, tokenizer, "m") for p in found] for found in (prompts, again))
+    assert bodies == same and len({body["seed"] for body in bodies}) == 8
+    assert bodies[0] | {"seed": bodies[1]["seed"]} == bodies[1]
+    other = rollout_request(prompts_of(records[:1], tokenizer, 1, seed=4)[0], SAMPLING, tokenizer, "m")
+    assert other["seed"] != bodies[0]["seed"]

@@ -135,6 +135,7 @@ def test_the_three_forms_say_the_same():
 
 
 @pytest.mark.parametrize("value", [
+    [], [{"choices": []}], "x", 3, None,
     {}, {"choices": []}, {"choices": [3]}, {"choices": [{}]}, {"outputs": {}}, {"response": {"body": 3}},
     {"choices": [{"text": "x", "token_ids": [1.5]}]}, {"choices": [{"text": "x", "token_ids": [2**40]}]},
     {"error": {"message": "no"}}, {"response": {"status_code": 500, "body": {}}}, {"response": None, "error": "x"},
@@ -155,6 +156,35 @@ def test_a_file_of_another_tokenizer_is_refused(tmp_path):
     path.write_text(json.dumps(line) + "\nnonsense\n")
     assert import_topk([path], [SAMPLE], HEADER, tmp_path / "store")["refused"] == {"not JSON": 1}
     assert StoreReader(tmp_path / "store", tokenizer_sha256="k" * 64).positions == 2
+
+
+def test_an_import_takes_the_place_of_an_earlier_one(tmp_path):
+    """What a server says now is what the store holds, though it holds the same sequences already."""
+    path, folder = tmp_path / "offline.jsonl", tmp_path / "store"
+
+    def import_of(masses):
+        entries = answer_of(PLAIN, PLAIN, masses).prompt_logprobs
+        line = {"prompt_token_ids": [7, 3, 9, 3], "outputs": [{"text": "x"}], "prompt_logprobs": entries}
+        path.write_text(json.dumps(line) + "\n")
+        import_topk([path], [SAMPLE], HEADER, folder)
+        return StoreReader(folder).lookup(SAMPLE.ids, SAMPLE.supervised)[0][1].tolist()
+
+    (tmp_path / ".store.killed.tmp").mkdir()
+    assert import_of(PLAIN) == [1, 2, 5, 6]
+    assert import_of({30: 0.4, 31: 0.3, 32: 0.1, 33: 0.05}) == [30, 31, 32, 33]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["offline.jsonl", "store"]
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    path.write_text("nonsense\n")
+    with pytest.raises(UserError, match="1 of 1 sequences have no usable answer"):
+        import_topk([path], [SAMPLE], HEADER, folder)
+    with pytest.raises(UserError, match="the store was begun with top_k=4 and now it is 2"):
+        import_topk([path], [SAMPLE], outside_header("t" * 64, "k" * 64, VOCAB, 2, 1.0), folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="other: is there already and no teacher store"):
+        import_topk([path], [SAMPLE], HEADER, other)
 
 
 # -- parity with an in-process capture of the same teacher

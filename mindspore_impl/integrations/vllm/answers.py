@@ -14,6 +14,7 @@ from typing import Any
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
+from mindspore_impl.text.records import json_type
 
 SHOWN = 20  # faults told one by one; the rest are counted
 
@@ -47,8 +48,10 @@ class Answer:
     tokenizer_sha256: str | None = None
 
 
-def parse_answer(value: dict) -> Answer:
+def parse_answer(value: Any) -> Answer:
     """An answer from any of the three forms. Raises BadAnswer for another form, and for an error in place of one."""
+    if not isinstance(value, dict):
+        raise BadAnswer("another form", f"{json_type(value)} in place of an object")
     body, custom_id = value, value.get("custom_id")
     if "response" in value or "error" in value:
         response = value.get("response")

@@ -4,22 +4,21 @@ The file is a batch file of vLLM's form, one line an answer (of a top-k only wha
 disk at once. A second run cuts off a half-written line, asks only what has no usable answer there yet, and goes on.
 """
 
-import dataclasses
-import fcntl
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mindspore_impl import files
 from mindspore_impl.data.teacher_store import StoreHeader, sample_key
 from mindspore_impl.distill.capture import distinct
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
-from mindspore_impl.integrations.vllm.answers import BadAnswer, counted, parse_answer
-from mindspore_impl.integrations.vllm.client import Question, Server, ask_all, served_model
+from mindspore_impl.integrations.vllm.answers import Answer, BadAnswer, counted, parse_answer
+from mindspore_impl.integrations.vllm.client import Question, Server, ask_all, named
 from mindspore_impl.integrations.vllm.rollouts import Prompt, rollout_of, rollout_request
 from mindspore_impl.integrations.vllm.topk import slimmed, teacher_rows, topk_request
 from mindspore_impl.text.chat import Sample
@@ -34,7 +33,7 @@ def ask_topk(server: Server, samples: Sequence[Sample], header: StoreHeader, pat
     server = named(server, max(len(sample.ids) for sample in by_key.values()) + 1)
 
     def check(question: Question, body: dict) -> None:
-        teacher_rows(parse_answer(body), by_key[question.key], header, Counter())
+        teacher_rows(_one_choice(body), by_key[question.key], header, Counter())
 
     def slim(question: Question, body: dict) -> dict:
         return slimmed(body, by_key[question.key])
@@ -52,11 +51,9 @@ def ask_rollouts(
     server = named(server, max(len(prompt.ids) for prompt in prompts) + 1)
 
     def check(question: Question, body: dict) -> None:
-        answer, prompt = parse_answer(body), by_key[question.key]
+        answer, prompt = _one_choice(body), by_key[question.key]
         if answer.prompt_ids is not None and answer.prompt_ids != prompt.ids:
             raise BadAnswer("about another prompt", f"of {len(answer.prompt_ids)} tokens")
-        if len(answer.outputs) != 1:
-            raise BadAnswer("another form", f"{len(answer.outputs)} choices, and one was asked for")
         rollout_of(answer.outputs[0], prompt, sampling, tokenizer, None, Counter())
 
     bodies = {
@@ -65,9 +62,14 @@ def ask_rollouts(
     _ask(server, bodies, check, path, tokenizer.sha256, "rollout", lambda _, body: body, allow_missing)
 
 
-def named(server: Server, longest: int) -> Server:
-    """The same server with the name of the model that it serves; see `served_model`."""
-    return dataclasses.replace(server, model=served_model(server, longest))
+def _one_choice(body: Any) -> Answer:
+    """The answer that a server gave, which must have the one choice that was asked for."""
+    answer = parse_answer(body)
+    if "choices" not in body:
+        raise BadAnswer("another form", "a server's answer has `choices`")
+    if len(answer.outputs) != 1:
+        raise BadAnswer("another form", f"{len(answer.outputs)} choices, and one was asked for")
+    return answer
 
 
 def _ask(
@@ -119,13 +121,11 @@ def _ask(
 @contextmanager
 def _opened(path: Path):
     """The answer file for appending, by one process at a time; a line that a kill cut is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = files.try_lock(path)
+    if lock is None:
+        raise UserError(f"{path}: another process is asking into this file; wait for it")
     try:
-        with open(path, "a+b") as log:
-            try:
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"{path}: another process is asking into this file; wait for it") from error
+        with lock, open(path, "a+b") as log:
             _cut_half_line(log, path)
             yield log
     except OSError as error:
@@ -167,9 +167,14 @@ def _answered(path: Path, bodies: dict[str, Callable[[], dict]], check) -> tuple
     return known, useless
 
 
-def _lines(path: Path, useless: Counter) -> Iterator[tuple[str, str, dict]]:
+def _lines(path: Path, useless: Counter) -> Iterator[tuple[str, Any, Any]]:
+    """Question, hash of the request and answer of each line that has them."""
     for _, _, value in files.scan_jsonl(path):
         try:
-            yield value["custom_id"], value["request_sha256"], value["response"]["body"]
+            key, digest, body = value["custom_id"], value["request_sha256"], value["response"]["body"]
         except (KeyError, TypeError):
+            key = None
+        if isinstance(key, str):
+            yield key, digest, body
+        else:
             useless["not a line of ours"] += 1

@@ -11,11 +11,12 @@ import json
 import math
 import queue
 import random
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
@@ -41,6 +42,7 @@ class Server:
     backoff: float = 0.5  # before the second try; each later wait is twice as long
     longest_wait: float = 60.0  # of a backoff, and the most that Retry-After is obeyed for
     seed: int = 0
+    limit: int | None = None  # tokens that the model takes; None: not asked yet (see `named`)
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,10 @@ class Failure(Exception):
 
 def check_url(url: str) -> str:
     """The API's address without a closing slash; a bare host gets /v1. Raises UserError for any but a plain http(s)."""
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # a bracket that never closes, a port that is no number
         fits = False
     if not fits or parts.username or parts.password or parts.query or parts.fragment:
         shown = url if "@" not in url else "the address"  # it may hold a password
@@ -86,11 +88,23 @@ def check_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
 
 
-def served_model(server: Server, longest: int) -> str:
-    """The name of the model to ask: the server's, held against `server.model` and the longest sequence.
+def named(server: Server, longest: int) -> Server:
+    """`server` with the name of the model to ask and how many tokens it takes; the server itself is asked once.
 
     Raises UserError when the server cannot be reached, serves no such model, or takes no sequence of `longest` tokens.
     """
+    if server.limit is None:
+        server = _with_model(server)
+    if longest > server.limit:
+        raise UserError(
+            f"{server.url}: {server.model} takes {server.limit} tokens and the longest question needs {longest}; start "
+            f"the server with --max-model-len {longest}, or leave out what is longer"
+        )
+    return server
+
+
+def _with_model(server: Server) -> Server:
+    """The same server with `model` and `limit` as its list of models says."""
     try:
         listing = request(server, "/models", None)
         models = {entry["id"]: entry for entry in listing["data"]}
@@ -103,12 +117,7 @@ def served_model(server: Server, longest: int) -> str:
         raise UserError(f"--model: {server.model or 'none'} is given, and the server has: {names}; name one of them")
     name = server.model or next(iter(models))
     limit = models[name].get("max_model_len")
-    if type(limit) is int and longest > limit:
-        raise UserError(
-            f"{server.url}: {name} takes {limit} tokens and the longest question needs {longest}; start the server "
-            f"with --max-model-len {longest}, or leave out what is longer"
-        )
-    return name
+    return replace(server, model=name, limit=limit if type(limit) is int else sys.maxsize)
 
 
 def request(server: Server, path: str, body: dict | None):
@@ -131,7 +140,7 @@ def request(server: Server, path: str, body: dict | None):
     finally:
         connection.close()
     if response.status != 200:
-        raise _refused(response, content)
+        raise _refused(response, content, server.api_key)
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -159,7 +168,7 @@ def _read(connection, response, until: float) -> bytes:
     return b"".join(parts)
 
 
-def _refused(response, content: bytes) -> Failure:
+def _refused(response, content: bytes, key: str | None) -> Failure:
     status = response.status
     detail = content[:300].decode("utf-8", "replace")
     try:
@@ -167,6 +176,8 @@ def _refused(response, content: bytes) -> Failure:
         detail = str((value.get("error") or value).get("message") or detail)[:300]
     except (ValueError, AttributeError, RecursionError):
         pass
+    if key:  # some servers repeat it
+        detail = detail.replace(key, "***")
     again = status not in NEVER_AGAIN | STOP_AT_ONCE
     return Failure(f"HTTP {status}", detail, _retry_after(response), again, status in STOP_AT_ONCE)
 

@@ -46,17 +46,28 @@ def run(questions, folder: Path, options: argparse.Namespace) -> None:
 
 
 def _server(options: argparse.Namespace):
-    from mindspore_impl.integrations.vllm import asking
-    from mindspore_impl.integrations.vllm.client import Server, check_url
+    from mindspore_impl.integrations.vllm.client import Server, check_url, named
 
-    key = None
-    if options.api_key_env and not (key := os.environ.get(options.api_key_env)):
-        raise UserError(f"--api-key-env: the environment has no {options.api_key_env}; export it first")
+    key = _key(options.api_key_env) if options.api_key_env else None
     if options.in_flight < 1 or options.retries < 0 or not 0 < options.timeout < float("inf"):
         raise UserError("--in-flight must be 1 or more, --retries 0 or more and --timeout above 0")
     url = check_url(options.url)
-    return asking.named(Server(url, options.model, key, options.timeout, options.in_flight, options.retries,
-                               seed=options.seed), 1)  # fmt: skip
+    return named(Server(url, options.model, key, options.timeout, options.in_flight, options.retries,
+                        seed=options.seed), 1)  # fmt: skip
+
+
+def _key(name: str) -> str:
+    """The server's key from the environment. What no header can carry is refused here: http.client's own message
+    would show it."""
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise UserError(f"--api-key-env: the environment has no {name}; export it first")
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(
+            f"--api-key-env: {name} holds a line end, a control character or one that is not ASCII, as no key does; "
+            "export the key alone"
+        )
+    return key
 
 
 def _topk(questions, server, paths: list[Path], folder: Path, options: argparse.Namespace) -> dict:

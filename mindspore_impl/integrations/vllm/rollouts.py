@@ -2,12 +2,12 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from mindspore_impl.data import answers
 from mindspore_impl.data.rollouts import Rollout, to_sample, write_rollouts
-from mindspore_impl.distill.rollout import rollout_id, sample_seed
+from mindspore_impl.distill.rollout import rollout_id, sample_seed, sampling_settings
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.integrations.vllm.answers import (
@@ -101,10 +101,9 @@ def rollout_of(
         raise BadAnswer("ended otherwise", f"finish_reason {output.finish!r}, stop_reason {output.stop!r}")
     meta = {**prompt.record.meta, "prompt_id": prompt.record.id, "sample": prompt.index}
     text = output.text if ids is None else tokenizer.decode(ids, skip_special=False)
-    settings = {key: value for key, value in asdict(sampling).items() if key != "batch_size"}
     rollout = Rollout(
         prompt.key, prompt_messages(prompt.record), prompt.record.thinking, prompt.ids, ids, text, finish,
-        weights_sha256, tokenizer.sha256, {**settings, "seed": prompt.seed}, meta,
+        weights_sha256, tokenizer.sha256, {**sampling_settings(sampling), "seed": prompt.seed}, meta,
     )  # fmt: skip
     try:
         sample = to_sample(rollout, tokenizer)

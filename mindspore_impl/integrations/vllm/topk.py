@@ -13,14 +13,24 @@ Legend: S supervised targets of a sequence, K teacher ids.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mindspore_impl import files
 from mindspore_impl.data.packing import shift
-from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, StoreWriter, sample_key
+from mindspore_impl.data.teacher_store import (
+    MANIFEST,
+    StoreHeader,
+    StoreReader,
+    StoreWriter,
+    check_same_header,
+    read_header,
+    sample_key,
+)
 from mindspore_impl.distill.capture import distinct, store_metrics
 from mindspore_impl.errors import UserError
 from mindspore_impl.integrations.vllm.answers import (
@@ -38,6 +48,7 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 SUM_ABOVE = 1e-3  # how far rounding may lift the sum of K masses above 1; servers round to about 4 decimals at worst
 # The K masses are float32, so a tail below their resolution is not known: it is taken for this much, not for nothing.
+PART = re.compile(r"\.?(shard|manifest)[-.]")  # how the names in an unfinished store begin
 TAIL_RESOLUTION = math.log(2.0**-23)
 SCALED, TAIL_UNKNOWN = "rows summed to more than 1 and were scaled", "tails were below the resolution of float32"
 
@@ -169,12 +180,22 @@ def _row(entry, own: int, header: StoreHeader, where: str) -> tuple[list[int], l
     return [ids[n] for n in order], [max(logps[n], LOG_FLOOR) for n in order]
 
 
-def import_topk(paths: Sequence[Path], samples: Sequence[Sample], header: StoreHeader, folder: str | Path) -> dict:
-    """Fill the store `folder` from answer files and publish it; return its metrics and what was repaired or refused.
+def _check_place(folder: Path, header: StoreHeader) -> None:
+    """Refuse to replace anything but a store of this header, or what a killed writer left of one."""
+    if (folder / MANIFEST).exists():
+        check_same_header(read_header(folder), header, folder / MANIFEST)
+    elif folder.exists() and (not folder.is_dir() or any(not PART.match(path.name) for path in folder.iterdir())):
+        raise UserError(f"{folder}: is there already and no teacher store; choose another --output")
 
-    Sequences are written in the order of `samples`, so the store does not depend on the order of the answers. Raises
-    UserError when a sample has no usable answer (the store stays unpublished), or as StoreWriter does.
+
+def import_topk(paths: Sequence[Path], samples: Sequence[Sample], header: StoreHeader, folder: str | Path) -> dict:
+    """Make the store `folder` from answer files; return its metrics and what was repaired or refused.
+
+    Sequences are written in the order of `samples`, so the store does not depend on the order of the answers. It takes
+    the place of an earlier import into `folder`, of which nothing stays. Raises UserError when a sample has no usable
+    answer, or `folder` holds something else or a store of another header; what is there stays then.
     """
+    _check_place(Path(folder), header)
     samples = distinct(samples)
     by_key = {sample_key(sample.ids): sample for sample in samples}
 
@@ -196,11 +217,15 @@ def import_topk(paths: Sequence[Path], samples: Sequence[Sample], header: StoreH
             f"is record {missing[0].record_id!r}; ask again (what is answered is kept), then import"
         )
     repairs: Counter = Counter()
-    writer = StoreWriter(folder, header)
-    for key, sample in by_key.items():
-        rows = teacher_rows(answer_at(found.places[key]), sample, header, repairs)
-        writer.add(sample.ids, sample.supervised, *rows)
-    writer.close()
+
+    def fill(temporary: Path) -> None:
+        writer = StoreWriter(temporary, header)
+        for key, sample in by_key.items():
+            rows = teacher_rows(answer_at(found.places[key]), sample, header, repairs)
+            writer.add(sample.ids, sample.supervised, *rows)
+        writer.close()
+
+    files.new_folder(folder, fill, replace=True)
     return {
         **store_metrics(StoreReader(folder), samples),
         "repaired": {kind: number for kind, number in repairs.items() if number},
