@@ -76,7 +76,7 @@ def test_named_trials_times_params_and_the_command_line_wins(tmp_path):
 @pytest.mark.parametrize("name", sorted(path.stem for path in (config.conf_folder() / "sweep").glob("*.yaml")))
 def test_named_sweeps_name_every_option(name):
     plain = config.compose_plain([f"sweep={name}"])["sweep"]
-    assert set(plain) == {"metric", "direction", "trials", "params", "optuna"}
+    assert set(plain) - {"compare", "labels"} == {"metric", "direction", "trials", "params", "optuna"}
     assert plain["optuna"] is None or set(plain["optuna"]) == {"n_trials", "sampler", "seed"}
 
 
