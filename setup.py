@@ -104,6 +104,7 @@ setup(
             "pangu-train-tokenizer = mindspore_impl.cli:train_tokenizer",
             "pangu-verify-store = mindspore_impl.cli:verify_store",
             "pangu-convert-weights = mindspore_impl.cli:convert_weights",
+            "pangu-prune-depth = mindspore_impl.cli:prune_depth",
             "pangu-chat = mindspore_impl.cli:chat",
             "pangu-export = mindspore_impl.cli:export",
             "pangu-evaluate = mindspore_impl.cli:evaluate",

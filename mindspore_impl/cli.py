@@ -214,6 +214,8 @@ def verify_store(arguments: list[str]) -> int:
 @command
 def convert_weights(arguments: list[str]) -> None:
     """Convert weights between Hugging Face folders and checkpoints."""
+    from mindspore_impl.curriculum import convert
+
     parser = _parser(
         "Convert weights between Hugging Face folders (config.json and safetensors in bf16, fp16 or fp32) and\n"
         "checkpoints (fp32), one tensor at a time. A stage can also start from such a folder: stages.NAME.init=DIR.",
@@ -232,18 +234,16 @@ def convert_weights(arguments: list[str]) -> None:
     verb.add_argument(
         "--config", type=Path, metavar="FILE", help="config.json of the model, where nothing else says it"
     )
-    _form_options(verb)
+    convert.add_form_options(verb)
     verb = verbs.add_parser("random", help="model of conf/model with initial weights -> Hugging Face folder")
     verb.add_argument("model", metavar="MODEL", help="e.g. pangu_1b")
     verb.add_argument("out", type=Path, metavar="HF_DIR")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--vocab-size", type=int, help="instead of the model's own")
-    _form_options(verb)
+    convert.add_form_options(verb)
     verb = verbs.add_parser("describe", help="print the file for conf/model/ that these weights need")
     verb.add_argument("source", type=Path, metavar="HF_DIR")
     options = parser.parse_args(arguments)
-    from mindspore_impl.curriculum import convert
-
     if options.verb == "import":
         print(convert.import_weights(options.source, options.out))
     elif options.verb == "describe":
@@ -256,13 +256,17 @@ def convert_weights(arguments: list[str]) -> None:
             print(convert.random_weights(options.model, options.out, options.seed, options.vocab_size, form))
 
 
-def _form_options(parser: argparse.ArgumentParser) -> None:
-    """How a Hugging Face folder is written."""
-    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), help="default: as in config.json, else bf16")
-    parser.add_argument("--shard-size", default="5GB", metavar="SIZE", help="largest file, e.g. 2GB (default 5GB)")
-    parser.add_argument(
-        "--model-type", choices=("PanguEmbedded", "llama"), help="llama: transformers knows it as it is"
+@command
+def prune_depth(arguments: list[str]) -> None:
+    """Keep some of a model's layers."""
+    from mindspore_impl.curriculum import convert
+
+    parser = _parser(
+        "Make a shallower student: a checkpoint with some of the layers of a model, one tensor at a time.",
+        "python tools/prune_depth.py outputs/smollm2 outputs/smollm2_half --keep 15",
     )
+    convert.add_prune_options(parser)
+    print(convert.prune_depth(**vars(parser.parse_args(arguments))))
 
 
 def _tokenizer_options(parser: argparse.ArgumentParser) -> None:

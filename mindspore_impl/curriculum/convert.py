@@ -1,5 +1,6 @@
-"""Weights in and out of the house: Hugging Face folder -> checkpoint, checkpoint of a run -> Hugging Face folder."""
+"""Weights in and out: Hugging Face folder -> checkpoint, of all layers or some; checkpoint -> Hugging Face folder."""
 
+import argparse
 import dataclasses
 import re
 import shutil
@@ -8,7 +9,7 @@ from pathlib import Path
 from mindspore_impl import checkpoint, config, files
 from mindspore_impl.curriculum.open_model import named, open_weights
 from mindspore_impl.errors import UserError
-from mindspore_impl.model import gguf, hf_config, tensor_file, weights
+from mindspore_impl.model import gguf, hf_config, prune, tensor_file, weights
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.weights import EMBEDDING, WeightSource
 from mindspore_impl.text.tokenizer import Tokenizer
@@ -27,6 +28,28 @@ class Form:
     model_type: str | None = None
 
 
+def add_form_options(parser: argparse.ArgumentParser) -> None:
+    """The fields of a Form as options."""
+    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), help="default: as in config.json, else bf16")
+    parser.add_argument("--shard-size", default="5GB", metavar="SIZE", help="largest file, e.g. 2GB (default 5GB)")
+    parser.add_argument(
+        "--model-type", choices=("PanguEmbedded", "llama"), help="llama: transformers knows it as it is"
+    )
+
+
+def add_prune_options(parser: argparse.ArgumentParser) -> None:
+    """The arguments of prune_depth as options."""
+    parser.add_argument(
+        "path", type=Path, metavar="MODEL", help="checkpoint, Hugging Face folder, .gguf file, or a stage of a run"
+    )
+    parser.add_argument("out", type=Path, metavar="OUT")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--keep", type=int, metavar="N", help="layers, evenly spaced, the first and the last among them (default: half)"
+    )
+    which.add_argument("--layers", metavar="0,2,4", help="these layers instead, counted from 0")
+
+
 def import_weights(path: Path, out: Path) -> str:
     """Turn weights with a known model into a checkpoint folder `out`; return what was done, in a line.
 
@@ -36,6 +59,28 @@ def import_weights(path: Path, out: Path) -> str:
     source = checkpoint.open_weights(path)
     if source.options is None:
         raise UserError(f"{path}: no {hf_config.CONFIG} says what model this is; name a Hugging Face folder")
+    return _import(source, path, named(path).tokenizer, out, {})
+
+
+def prune_depth(path: Path, out: Path, layers: str | None = None, keep: int | None = None) -> str:
+    """Write a checkpoint folder `out` that has some of the layers of the model at `path`; return what was done, in a
+    line.
+
+    `path` is anything that export_weights takes. layers: such as "0,2,4"; else `keep` of them, evenly spaced (None:
+    half, rounded up). Raises UserError like import_weights, and when these layers are not there.
+    """
+    source, _, tokenizer = _described(path, None, "name a checkpoint, a Hugging Face folder or a stage of a run")
+    total = source.options.num_layers
+    if layers is None:
+        kept = prune.evenly_spaced(total, -(-total // 2) if keep is None else keep)
+    else:
+        kept = prune.parse_layers(layers)
+    done = _import(prune.keep_layers(source, kept), path, tokenizer, out, {"layers": list(kept)})
+    return f"layers {','.join(map(str, kept))} of {total} -> {done}"
+
+
+def _import(source: WeightSource, path: Path, tokenizer: Path | None, out: Path, position: dict) -> str:
+    """Write a source of known options, which came from `path`, as the checkpoint folder `out`."""
     if out.is_file() or out.is_dir() and any(not entry.name.endswith(".tmp") for entry in out.iterdir()):
         raise UserError(f"{out}: is there already and not an empty folder; choose another name")
 
@@ -43,9 +88,8 @@ def import_weights(path: Path, out: Path) -> str:
         tensor_file.write_file(file, source.shapes, "F32", weights.iter_tensors(source, "import"))
 
     described = source.config or hf_config.config_of(source.options, "llama", {})
-    position = {"step": 0, "source": source.path.name}
+    position = {"step": 0, "source": source.path.name, **position}
     content = gguf.tokenizer_json(path) if gguf.is_gguf(path) else None
-    tokenizer = named(path).tokenizer
     checkpoint.save(out, 0, write, {}, position, keep=1, config=described)
     if content is not None:
         files.write_json(out / "tokenizer.json", content)
@@ -61,6 +105,12 @@ def export_weights(path: Path, out: Path, form: Form, config_file: Path | None =
     that trained them; a tokenizer beside them, or of the run, is copied too. Raises UserError when none of these says
     it, the weights do not fit it, a value does not fit the dtype, or `out` holds anything.
     """
+    return _write(*_described(path, config_file, "give one with --config FILE"), out, form)
+
+
+def _described(path: Path, config_file: Path | None, advice: str) -> tuple[WeightSource, dict[str, int], Path | None]:
+    """The weights that `path` stands for, of known options; token ids for a config.json where they bring none; and
+    their tokenizer's file. Raises UserError, with `advice`, when nothing says what model they are of."""
     found = named(path)
     source = open_weights(found.weights, found.which)
     options, described, token_ids = source.options or found.options, source.config, {}
@@ -68,15 +118,14 @@ def export_weights(path: Path, out: Path, form: Form, config_file: Path | None =
         options, described = hf_config.read_config(config_file)
     elif options is None:
         raise UserError(
-            f"{path}: neither a {hf_config.CONFIG} beside it nor a run around it says what model this is; give one "
-            "with --config FILE"
+            f"{path}: neither a {hf_config.CONFIG} beside it nor a run around it says what model this is; {advice}"
         )
     elif described is None and found.tokenizer is not None:
         token_ids = hf_config.token_ids(Tokenizer.load(found.tokenizer, found.template))
     if not options.vocab_size and EMBEDDING in source.shapes:
         options = dataclasses.replace(options, vocab_size=source.shapes[EMBEDDING][0])
     source = dataclasses.replace(weights.fit(source, options), options=options, config=described)
-    return _write(source, token_ids, found.tokenizer, out, form)
+    return source, token_ids, found.tokenizer
 
 
 def random_weights(model: str, out: Path, seed: int, vocab_size: int | None, form: Form) -> str:
