@@ -18,6 +18,7 @@ from mindspore_impl import runtime
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.ops.attention import make_attention
+from mindspore_impl.ops.linear import make_product
 from mindspore_impl.ops.rms_norm import make_rms_norm
 from mindspore_impl.ops.rotary import make_rotary, rotary_table
 from mindspore_impl.ops.swiglu import make_swiglu
@@ -124,11 +125,11 @@ class Linear(nn.Cell):
         self.bias = Parameter(Tensor(np.zeros((outputs,), np.float32)), name="bias") if bias else None
         self.has_bias = bias
         self.dtype = runtime.compute_dtype()
-        self.matmul = ops.MatMul(transpose_b=True)
+        self.product = make_product()
         self.bias_add = ops.BiasAdd()
 
     def construct(self, x_NI):
-        y_NO = self.matmul(x_NI, ops.cast(self.weight, self.dtype))
+        y_NO = self.product(x_NI, ops.cast(self.weight, self.dtype))
         if self.has_bias:
             y_NO = self.bias_add(y_NO, ops.cast(self.bias, self.dtype))
         return y_NO

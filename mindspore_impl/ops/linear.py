@@ -1,0 +1,42 @@
+"""The product of a linear layer, x_NI weight_OI^T.
+
+The CPU's product reads rows of the weight several times over when x has some tens of rows, which is what decoding a
+batch gives it: written as (weight_OI x_IN)^T it takes half to a quarter of the time. Measured for 9 to 64 rows; below
+and above them the plain form is as good.
+
+Legend: N rows, I/O in and out features.
+"""
+
+from mindspore import nn, ops
+
+from mindspore_impl import runtime
+
+SOME_ROWS = (10, 64)  # the first and last count of rows that the turned form is faster for
+
+
+def make_product() -> nn.Cell:
+    """A Cell: (x_NI, weight_OI) -> y_NO, in their dtype."""
+    return _Product() if runtime.device() == "Ascend" else _CpuProduct()
+
+
+class _Product(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.product = ops.MatMul(transpose_b=True)
+
+    def construct(self, x_NI, weight_OI):
+        return self.product(x_NI, weight_OI)
+
+
+class _CpuProduct(_Product):
+    """Of equal results up to the rounding of the sums."""
+
+    def __init__(self):
+        super().__init__()
+        self.turned = ops.MatMul()
+        self.transpose = ops.Transpose()
+
+    def construct(self, x_NI, weight_OI):
+        if SOME_ROWS[0] <= x_NI.shape[0] <= SOME_ROWS[1]:
+            return self.transpose(self.turned(weight_OI, self.transpose(x_NI, (1, 0))), (1, 0))
+        return self.product(x_NI, weight_OI)
