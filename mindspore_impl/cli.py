@@ -139,6 +139,7 @@ def report(arguments: list[str]) -> None:
     )
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--compare", nargs=2, metavar="STAGE", help="over seeds: the two stages to compare")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also write the plot of a sweep as a file")
     options = parser.parse_args(arguments)
     from mindspore_impl.report.run_files import read_config
     from mindspore_impl.report.run_report import write_report
@@ -146,10 +147,14 @@ def report(arguments: list[str]) -> None:
     from mindspore_impl.report.sweep_files import is_sweep
 
     if is_sweep(options.run_dir):
-        from mindspore_impl.report.sweep_report import write_sweep_report
+        from mindspore_impl.report.sweep_report import write_sweep_plot, write_sweep_report
 
         print(write_sweep_report(options.run_dir))
+        if options.plot:
+            write_sweep_plot(options.run_dir, options.plot)
         return
+    if options.plot:
+        raise UserError(f"--plot {options.plot}: {options.run_dir} is no sweep; give the folder of a sweep")
     config, _ = read_config(options.run_dir)
     for key in ("seeds", "compare"):
         if not isinstance(config.get(key) or [], list):

@@ -1,54 +1,24 @@
-"""The plots of a report as SVG text that follows the page's light or dark colours.
+"""The plots of a report, as SVG text in the page's own colours (`drawing.py`)."""
 
-Text and axes are drawn in `currentColor`, data in the page's colour variables (see PALETTE), so one drawing is
-legible on both backgrounds. Each colour goes with its own marker or dash: colour is never the only difference.
-"""
-
-import io
 import math
-import re
-from collections.abc import Callable
 
-import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, LogLocator
 
+from mindspore_impl.report.drawing import (
+    INK,
+    METRIC_COLOURS,
+    PALETTE,
+    finish_legend,
+    finite,
+    log_if_wide,
+    once,
+    set_style,
+    short,
+    svg_of,
+)
 from mindspore_impl.report.run_files import TRAINING_KINDS, StageView
 
-# Name: (on light, on dark). After Okabe and Ito, darkened or lightened until each has contrast 3:1 on its background.
-PALETTE = {
-    "blue": ("#0072b2", "#56b4e9"),
-    "vermillion": ("#d55e00", "#ff8a4c"),
-    "green": ("#00855f", "#2fc89a"),
-    "purple": ("#a9518b", "#e79ac6"),
-    "orange": ("#a86e00", "#f0b429"),
-    "wine": ("#882255", "#f2708f"),
-    "grey": ("#5c6670", "#b4bfca"),
-}
-METRIC_COLOURS = {
-    "loss": "blue",
-    "ce": "vermillion",
-    "kd": "purple",
-    "teacher_entropy": "orange",
-    "teacher_mass": "green",
-    "student_mass": "wine",
-    "agreement": "grey",
-    "seconds": "blue",
-    "tokens": "green",
-}
-_MARKERS = "osD^vPX"
-_INK, _RULE = "#010203", "#040506"  # replaced by currentColor and the page's rule colour
 _MAX_POINTS = 500  # of one line; more are averaged in bins
-
-
-def set_style(name: str, names: list[str]) -> tuple[str, str]:
-    """(colour name, marker) of a data set, equal in every plot of a report over the same `names`."""
-    position = sorted(names).index(name)
-    others = ["vermillion", "blue", "orange", "wine", "grey"]
-    colour = "purple" if "reasoning" in name else "green" if "fast" in name else others[position % len(others)]
-    return colour, _MARKERS[position % len(_MARKERS)]
 
 
 def loss_figure(stages: list[StageView]) -> str | None:
@@ -67,19 +37,19 @@ def loss_figure(stages: list[StageView]) -> str | None:
                 _line(axes, stage, first, "ce", "cross-entropy part of it", seen, dashes=(4, 2), width=1.1)
             for name in validated:
                 points = [(first + step, sets[name].get("loss")) for step, sets in stage.validations if name in sets]
-                points = [(x, y) for x, y in points if _finite(y)]
+                points = [(x, y) for x, y in points if finite(y)]
                 label = name if name.startswith("validation") else f"validation, {name}"
                 if points:
                     colour, marker = set_style(name, validated)
                     style = {"color": PALETTE[colour][0], "marker": marker, "linestyle": (0, (1, 2)), "markersize": 5.5}
-                    axes.plot(*zip(*points, strict=True), lw=1, zorder=3, **style, **_once(label, seen))
-        _log_if_wide(axes)
+                    axes.plot(*zip(*points, strict=True), lw=1, zorder=3, **style, **once(label, seen))
+        log_if_wide(axes)
         _borders(axes, spans)
         axes.set_xlabel("training step, counted over all stages")
         axes.set_ylabel("loss (nats a token)")
-        _legend(axes)
+        finish_legend(axes)
 
-    return _svg("loss", draw, 9.0, 4.0)
+    return svg_of("loss", draw, 9.0, 4.0)
 
 
 def accuracy_figure(stages: list[StageView]) -> str | None:
@@ -109,9 +79,9 @@ def accuracy_figure(stages: list[StageView]) -> str | None:
         _stage_axis(axes, [stage.measured for stage in stages])
         axes.set_ylim(-4, 104)
         axes.set_ylabel("accuracy (%)")
-        _legend(axes)
+        finish_legend(axes)
 
-    return _svg("accuracy", draw, 9.0, 3.8)
+    return svg_of("accuracy", draw, 9.0, 3.8)
 
 
 def distill_figure(stages: list[StageView], supports: list[str]) -> str | None:
@@ -138,9 +108,9 @@ def distill_figure(stages: list[StageView], supports: list[str]) -> str | None:
             if number > 2:
                 axes.set_xlabel("distillation step")
             if len(metrics) > 1:
-                _legend(axes, inside=True)
+                finish_legend(axes, inside=True)
 
-    return _svg("distill", draw, 9.0, 5.6)
+    return svg_of("distill", draw, 9.0, 5.6)
 
 
 def difficulty_figure(changes: list[tuple[str, dict]], orders: list[tuple[str, dict]]) -> str | None:
@@ -158,20 +128,20 @@ def difficulty_figure(changes: list[tuple[str, dict]], orders: list[tuple[str, d
         grid = [figure.add_subplot(lines, columns, number + 1) for number in range(panels)]
         for axes, (title, change) in zip(grid, changes, strict=False):
             edges, seen = change["edges"], set()
-            axes.stairs(change["counts_before"], edges, color=PALETTE["grey"][0], lw=1.4, **_once("whole set", seen))
-            axes.stairs(change["counts_after"], edges, color=PALETTE["blue"][0], fill=True, **_once("trained on", seen))
-            axes.set_title(_short(title, 36), fontsize=10, loc="left")
+            axes.stairs(change["counts_before"], edges, color=PALETTE["grey"][0], lw=1.4, **once("whole set", seen))
+            axes.stairs(change["counts_after"], edges, color=PALETTE["blue"][0], fill=True, **once("trained on", seen))
+            axes.set_title(short(title, 36), fontsize=10, loc="left")
             axes.set_xlabel(change["field"])
             axes.set_ylabel("records")
-            _legend(axes, inside=True)
+            finish_legend(axes, inside=True)
         for axes, (title, order) in zip(grid[len(changes) :], orders, strict=True):
             parts = [(part + 0.5) / len(order["means"]) for part in range(len(order["means"]))]
             axes.plot(parts, order["means"], color=PALETTE["vermillion"][0], marker="o", markersize=4, lw=1.6)
-            axes.set_title(_short(title, 36), fontsize=10, loc="left")
+            axes.set_title(short(title, 36), fontsize=10, loc="left")
             axes.set_xlabel("share of an epoch")
             axes.set_ylabel(f"mean {order['by']}")
 
-    return _svg("difficulty", draw, 9.0, 0.5 + 2.6 * lines)
+    return svg_of("difficulty", draw, 9.0, 0.5 + 2.6 * lines)
 
 
 def cost_figure(stages: list[StageView]) -> str | None:
@@ -195,11 +165,11 @@ def cost_figure(stages: list[StageView]) -> str | None:
             axes.xaxis.set_visible(False)
             axes.grid(False)
             axes.spines["bottom"].set_visible(False)
-        left.set_yticks(rows, [_short(f"{stage.number} {stage.name}", 28) for stage in stages])
+        left.set_yticks(rows, [short(f"{stage.number} {stage.name}", 28) for stage in stages])
         left.invert_yaxis()
         right.tick_params(labelleft=False)
 
-    return _svg("cost", draw, 9.0, 0.9 + 0.34 * len(stages))
+    return svg_of("cost", draw, 9.0, 0.9 + 0.34 * len(stages))
 
 
 def seeds_figure(stages: list[str], sets: list[str], values: dict[tuple[str, str], list[float]]) -> str | None:
@@ -221,15 +191,15 @@ def seeds_figure(stages: list[str], sets: list[str], values: dict[tuple[str, str
                 # Seeds stand side by side, so that equal values stay visible.
                 xs = [x + offset + 0.03 * (i - (len(points) - 1) / 2) for i in range(len(points))]
                 style = {"color": PALETTE[colour][0], "marker": marker, "linestyle": "none", "markersize": 5}
-                axes.plot(xs, points, **style, **_once(name, seen))
+                axes.plot(xs, points, **style, **once(name, seen))
                 mean = sum(points) / len(points)
                 axes.hlines(mean, x + offset - step / 2.4, x + offset + step / 2.4, color=PALETTE[colour][0], lw=2.2)
         _stage_axis(axes, stages)
         axes.set_ylim(-4, 104)
         axes.set_ylabel("accuracy (%)")
-        _legend(axes)
+        finish_legend(axes)
 
-    return _svg("seeds", draw, 9.0, 3.8)
+    return svg_of("seeds", draw, 9.0, 3.8)
 
 
 def duration(seconds: float) -> str:
@@ -262,7 +232,7 @@ def _spans(stages: list[StageView]) -> list[tuple[StageView, int, int]]:
 
 
 def _line(axes, stage, first, metric, label, seen, dashes=None, width=1.7) -> None:
-    points = [(first + line["step"], line[metric]) for line in stage.log if _finite(line.get(metric))]
+    points = [(first + line["step"], line[metric]) for line in stage.log if finite(line.get(metric))]
     if not points:
         return
     size = math.ceil(len(points) / _MAX_POINTS)
@@ -272,19 +242,7 @@ def _line(axes, stage, first, metric, label, seen, dashes=None, width=1.7) -> No
     style = {"color": PALETTE[METRIC_COLOURS[metric]][0], "lw": width, **({"dashes": dashes} if dashes else {})}
     if len(xs) == 1:
         style["marker"] = "."
-    axes.plot(xs, ys, **style, **_once(label, seen))
-
-
-def _once(label: str, seen: set[str]) -> dict:
-    """A legend label at its first use only."""
-    if label in seen:
-        return {}
-    seen.add(label)
-    return {"label": label}
-
-
-def _finite(value) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    axes.plot(xs, ys, **style, **once(label, seen))
 
 
 def _borders(axes, spans, labels: bool = True) -> None:
@@ -294,7 +252,7 @@ def _borders(axes, spans, labels: bool = True) -> None:
     room = axes.get_position().width * axes.figure.get_figwidth() * 13  # characters of font size 9 across the axes
     for stage, first, last in spans:
         if first:
-            axes.axvline(first, color=_INK, lw=0.8, alpha=0.55, dashes=(3, 3))
+            axes.axvline(first, color=INK, lw=0.8, alpha=0.55, dashes=(3, 3))
         if labels:
             name = f"{stage.number} {stage.name}"
             fits = len(name) < room * (last - first) / total
@@ -303,80 +261,9 @@ def _borders(axes, spans, labels: bool = True) -> None:
             axes.text((first + last) / 2, 1.015, text, **place)
 
 
-def _log_if_wide(axes) -> None:
-    """A logarithmic scale where the lines drawn so far span more than a factor of 20."""
-    values = [float(y) for line in axes.get_lines() for y in line.get_ydata()]
-    if values and min(values) > 0 and max(values) / min(values) > 20:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
 def _stage_axis(axes, names: list[str]) -> None:
     crowded = sum(len(name) for name in names) > 75
     rotation = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-    axes.set_xticks(range(len(names)), [_short(name, 24) for name in names], **rotation)
+    axes.set_xticks(range(len(names)), [short(name, 24) for name in names], **rotation)
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.grid(False, axis="x")
-
-
-def _short(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _legend(axes, inside: bool = False) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if not handles:
-        return
-    if inside:
-        axes.legend(handles, labels, frameon=False, fontsize=9)
-    else:
-        place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.07), "ncols": min(len(labels), 4), "borderaxespad": 0}
-        axes.legend(handles, labels, frameon=False, fontsize=9, **place)
-
-
-_STYLE = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": 10,
-    "font.family": "sans-serif",
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _RULE,
-    "grid.linewidth": 0.7,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "legend.labelcolor": _INK,
-}
-
-
-def _svg(name: str, draw: Callable[[Figure], None], width: float, height: float) -> str:
-    """Draw into a transparent figure of `width` x `height` inches; ids are made unique by `name`, dates left out."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        engine = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08)
-        figure = Figure(figsize=(width, height), layout=engine)
-        FigureCanvasSVG(figure)
-        draw(figure)
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
-    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href=", "href=")
-    text = re.sub(r'(<[^<>]*\s)id="', rf'\1id="{name}-', text)
-    text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
-    # Size comes from the page; the font too.
-    text = re.sub(r'(<svg [^>]*?)width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg [^>]*?)height="[^"]*"', r"\1", text, count=1)
-    text = text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
-    text = re.sub(r"(font(?:-family)?: [^;\"]*?)'?DejaVu Sans'?[^;\"]*", r"\1system-ui, sans-serif", text)
-    for colour, (light, _) in PALETTE.items():
-        text = text.replace(light, f"var(--{colour})")
-    return text.replace(_INK, "currentColor").replace(_RULE, "var(--rule)")

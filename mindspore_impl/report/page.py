@@ -1,17 +1,29 @@
 """The shell of a report page: one HTML file with its own style, and the few building blocks it is made of.
 
-Everything that comes from data passes through `esc` here or in the caller.
+Everything that comes from data passes through `esc` or `data_script` here or in the caller. A page runs no script but
+its own (`script.py`) and loads nothing: its content security policy says so.
 """
 
+import base64
+import hashlib
+import json
 from html import escape
 from string import Template
 
-from mindspore_impl.report.figures import PALETTE
+from mindspore_impl.report.drawing import PALETTE
+from mindspore_impl.report.script import SCRIPT
 
 
 def esc(value) -> str:
     """Any value as text that is safe inside elements and quoted attributes."""
     return escape(str(value), quote=True)
+
+
+def data_script(key: str, value) -> str:
+    """A JSON value for the page's script, as an element that no text inside can end."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = text.replace("<", r"\u003c").replace("&", r"\u0026")
+    return f'<script type="application/json" id="{key}">{text}</script>'
 
 
 def page(title: str, subtitle: str, sections: list[tuple[str, str, str]]) -> str:
@@ -27,7 +39,12 @@ def page(title: str, subtitle: str, sections: list[tuple[str, str, str]]) -> str
         "dark": "".join(f"--{name}:{dark};" for name, (_, dark) in PALETTE.items()),
     }
     style = Template(_STYLE).substitute(colours)
-    return Template(_PAGE).substitute(title=esc(title), subtitle=subtitle, links=links, body=body, style=style)
+    script = policy = ""
+    if "<script" in body:
+        script = f"<script>{SCRIPT}</script>"
+        policy = f" script-src 'sha256-{base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}';"
+    parts = {"title": esc(title), "subtitle": subtitle, "links": links, "body": body, "style": style}
+    return Template(_PAGE).substitute(parts, script=script, policy=policy)
 
 
 def figure(svg: str | None, alt: str, caption: str) -> str:
@@ -77,12 +94,14 @@ _PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline';$policy">
 <title>$title</title>
 <style>$style</style>
 </head>
 <body>
 <header><h1>$title</h1>$subtitle<nav aria-label="Sections"><ul>$links</ul></nav></header>
 <main>$body</main>
+$script
 </body>
 </html>
 """
@@ -122,15 +141,38 @@ th,td{padding:.4rem .7rem;border-bottom:1px solid var(--rule);text-align:left;wh
 thead th{color:var(--soft);font-weight:600;white-space:normal;vertical-align:bottom}
 tbody th{font-weight:600}
 .number{text-align:right}
-.flow{list-style:none;margin:0;padding:0;display:grid;gap:.4rem}
-.flow li{display:grid;grid-template-columns:1.6rem minmax(12rem,5fr) 8fr 7.4rem;gap:0 .7rem;align-items:baseline;
-border:1px solid var(--rule);border-left:4px solid var(--kind,var(--grey));border-radius:.45rem;padding:.35rem .8rem}
-.flow .step{color:var(--soft);font-variant-numeric:tabular-nums}
-.flow b{overflow-wrap:anywhere}
-.flow .kind{color:var(--soft);font-size:.88rem}
-.flow .badge{justify-self:end}
-.flow .from{color:var(--soft);font-size:.88rem;overflow-wrap:anywhere}
+.diagram{--row:6.6rem;position:relative;padding-left:var(--gutter)}
+.wires{position:absolute;left:0;top:0;width:var(--gutter);height:calc(var(--rows)*var(--row))}
+.wires g{color:var(--kind,var(--grey))}
+.wire{fill:none;stroke:currentColor;stroke-width:2;vector-effect:non-scaling-stroke}
+.flow{list-style:none;margin:0;padding:0}
+.flow li{height:calc(var(--row) - .5rem);margin-bottom:.5rem;overflow:hidden;border:1px solid var(--rule);
+border-left:4px solid var(--kind,var(--grey));border-radius:.45rem;padding:.3rem .7rem;font-size:.88rem;
+line-height:1.35}
+.flow .top{display:flex;gap:.1rem .5rem;align-items:baseline;font-size:1rem}
+.flow .top b{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.flow .badge{margin-left:auto}
+.step,.kind,.from,.spent{color:var(--soft)}
+.from{overflow-wrap:anywhere}
+.spent{position:relative;padding-bottom:.4rem;margin-bottom:.1rem}
+.bar{display:block;height:.25rem;min-width:2px;border-radius:.2rem;background:var(--kind,var(--blue))}
+.spent .bar{position:absolute;left:0;bottom:0}
 .sft{--kind:var(--blue)}.distill{--kind:var(--purple)}.rollout{--kind:var(--orange)}.capture{--kind:var(--green)}
+.score,.reject{--kind:var(--wine)}.evaluate,.export{--kind:var(--vermillion)}
+.controls{display:flex;flex-wrap:wrap;gap:.5rem .9rem;align-items:center;margin:.4rem 0}
+.controls select,.controls input,.controls button{font:inherit;font-size:.9rem;color:var(--ink);background:var(--paper);
+border:1px solid var(--rule);border-radius:.35rem;padding:.25rem .5rem;max-width:100%}
+.controls button:disabled{opacity:.5}
+.tok{border-bottom:2px solid transparent;padding:0 .06rem;cursor:default}
+.doubtful{border-bottom:2px dotted var(--orange)}
+.unlikely{border-bottom:2px dashed var(--vermillion)}
+.strange{border-bottom:2px solid var(--bad);background:var(--bad-back)}
+.chosen{outline:2px solid var(--blue);border-radius:.15rem}
+.panel{min-height:1.5rem;margin-top:.5rem;color:var(--soft);font-size:.88rem}
+.panel table{width:auto;max-width:100%;color:var(--ink)}
+.panel th,.panel td{padding:.1rem .6rem .1rem 0;border:0;font-weight:400;vertical-align:middle}
+.panel .here th,.panel .here td{font-weight:700}
+.panel .meter{width:8rem}
 .badge{display:inline-block;border-radius:1rem;padding:.05rem .65rem;font-size:.82rem;font-weight:600;
 white-space:nowrap}
 .good{color:var(--good);background:var(--good-back)}
@@ -146,8 +188,8 @@ pre{margin:.6rem 0 0;padding:.8rem;background:var(--paper);border:1px solid var(
 overflow-x:auto;font:.82rem/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 summary{cursor:pointer;font-weight:600}
 details+details{margin-top:.6rem}
-@media (max-width:44rem){.flow li{grid-template-columns:1.6rem 1fr auto}.flow .from{grid-column:2/-1;grid-row:2}}
-@media (max-width:36rem){body{font-size:15px}section{padding:.9rem .8rem}.sample dl{grid-template-columns:1fr;gap:0}
-.sample dd{margin-bottom:.45rem}}
-@media print{section{break-inside:avoid}.plot svg{min-width:0}}
+@media (max-width:36rem){.diagram{--row:8.6rem}.panel .meter{width:4rem}body{font-size:15px}
+section{padding:.9rem .8rem}.sample dl{grid-template-columns:1fr;gap:0}.sample dd{margin-bottom:.45rem}}
+@media print{section{break-inside:auto}figure,.sample,.flow li,tr{break-inside:avoid}.plot svg{min-width:0}nav,
+.controls{display:none}.scroll,.plot{overflow:visible}}
 """

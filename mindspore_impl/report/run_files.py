@@ -28,6 +28,7 @@ class StageView:
     samples: list[dict] = field(default_factory=list)
     settings: dict = field(default_factory=dict)  # the stage's part of config.yaml
     cached: bool = False  # taken from the results of another run
+    folder: Path | None = None  # None: it has not begun
 
     @property
     def measured(self) -> str:
@@ -131,6 +132,7 @@ def _read_stage(number: int, name: str, folder: Path | None, settings: dict) -> 
         metrics=record.get("metrics") or {},
         settings=settings,
         cached=finished and "cache" in record,
+        folder=folder,
     )
     if folder:
         for line in _read_log(folder / "metrics.jsonl"):

@@ -5,17 +5,13 @@ from importlib import import_module
 from pathlib import Path
 
 from mindspore_impl import files
-from mindspore_impl.report import difficulty, figures
+from mindspore_impl.report import calibration, difficulty, figures, samples, teacher_view
+from mindspore_impl.report.diagram import STATUS, curriculum
 from mindspore_impl.report.figures import count, duration
 from mindspore_impl.report.page import esc, figure, page, table, tiles
 from mindspore_impl.report.run_files import RunView, StageView, evaluation_of, read_run
 
 SCHEMA = 1
-_STATUS = {
-    "finished": ("good", "✓ finished"),
-    "unfinished": ("wait", "… unfinished"),
-    "not started": ("wait", "○ not started"),
-}
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -73,7 +69,7 @@ def metrics_of(run: RunView) -> dict:
 def render_page(run: RunView) -> str:
     """The whole page as HTML."""
     done = sum(stage.status == "finished" for stage in run.stages)
-    state, word = _STATUS["finished" if run.finished else "unfinished"]
+    state, word = STATUS["finished" if run.finished else "unfinished"]
     subtitle = (
         f'<p><span class="badge {state}">{word}</span> {done} of {len(run.stages)} stages · '
         f"started {esc(run.environment['started'])} · commit {esc(_short_commit(run))}</p>"
@@ -84,14 +80,16 @@ def render_page(run: RunView) -> str:
         subtitle,
         [
             ("summary", "Result", _summary(run)),
-            ("curriculum", "Curriculum", _curriculum(run)),
+            ("curriculum", "Curriculum", curriculum(run)),
             ("accuracy", "Accuracy by stage", _accuracy(run)),
             ("loss", "Loss", _loss(run)),
             ("distillation", "Distillation", _distillation(run)),
+            ("calibration", "Calibration", calibration.section(run)),
             ("difficulty", "Difficulty of what was trained on", difficulty.section(run)),
             ("cost", "Time and tokens", _cost(run)),
             ("stages", "Stages in numbers", _stage_table(run)),
-            ("samples", "Sample outputs", _samples(run)),
+            ("samples", "Sample outputs", samples.section(run)),
+            ("teacher", "What the teacher said, token by token", teacher_view.section(run)),
             ("config", "Configuration", _config(run)),
             ("environment", "Hardware and versions", _environment(run)),
         ],
@@ -117,25 +115,6 @@ def _headline(run: RunView) -> list[StageView]:
     found = {stage.measured: stage for stage in run.stages if stage.accuracy}
     compared = [found[name] for name in run.config.get("compare") or [] if name in found]
     return compared or ([run.last_evaluated] if run.last_evaluated else [])
-
-
-def _curriculum(run: RunView) -> str:
-    names = {stage.name for stage in run.stages}
-    entries = []
-    for stage in run.stages:
-        badge, word = _STATUS[stage.status]
-        sources = ", ".join(
-            f"{esc(role)} ← " + (f"<b>{esc(source)}</b>" if source in names else esc(source))
-            for role, source in stage.inputs.items()
-        )
-        known = stage.kind if stage.kind in ("sft", "distill", "rollout", "capture", "evaluate") else "other"
-        entries.append(
-            f'<li class="{known}"><span class="step">{stage.number}</span>'
-            f'<span><b>{esc(stage.name)}</b> <span class="kind">{esc(stage.kind)}</span></span>'
-            f'<span class="from">{sources or "starts from data alone"}</span>'
-            f'<span class="badge {badge}">{word}</span></li>'
-        )
-    return f'<ol class="flow">{"".join(entries)}</ol>'
 
 
 def _accuracy(run: RunView) -> str:
@@ -222,39 +201,6 @@ def _stage_table(run: RunView) -> str:
             ]
         )
     return table(head, rows, "One row a stage; a dash means that nothing was measured.", text_columns=3)
-
-
-def _samples(run: RunView) -> str:
-    stages = [stage for stage in run.stages if stage.samples]
-    if not stages:
-        return ""
-    parts = []
-    for stage in reversed(stages):
-        shown = [sample for sample in stage.samples if sample.get("shown", True)]
-        newest = stage is stages[-1]
-        parts.append(
-            f"<details{' open' if newest else ''}><summary>After {esc(stage.measured)}: the first {len(shown)} of "
-            f"{len(stage.samples)} answers, unselected</summary>{''.join(_sample(s) for s in shown)}</details>"
-        )
-    return "".join(parts)
-
-
-def _sample(sample: dict) -> str:
-    right = bool(sample.get("correct"))
-    badge = '<span class="badge good">✓ right</span>' if right else '<span class="badge bad">✗ wrong</span>'
-    if not sample.get("finished", True):
-        badge += ' <span class="badge wait">✂ cut before its end</span>'
-
-    def field(name: str, key: str) -> str:
-        text = str(sample.get(key) or "")
-        return f"<dt>{name}</dt><dd>{esc(text)}</dd>" if text else f'<dt>{name}</dt><dd class="none">none</dd>'
-
-    what = f"{esc(sample.get('set', ''))}, {esc(sample.get('thinking', ''))} mode, record {esc(sample.get('id', ''))}"
-    fields = [("prompt", "prompt"), ("reasoning", "reasoning"), ("answer", "answer"), ("expected", "expected")]
-    if sample.get("thinking") == "fast" and not sample.get("reasoning"):
-        fields.remove(("reasoning", "reasoning"))
-    body = "".join(field(name, key) for name, key in fields)
-    return f'<article class="sample"><header>{badge}<span>{what}</span></header><dl>{body}</dl></article>'
 
 
 def _config(run: RunView) -> str:

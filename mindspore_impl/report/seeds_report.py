@@ -9,7 +9,14 @@ from mindspore_impl.report import figures
 from mindspore_impl.report.page import figure, page, table, tiles
 from mindspore_impl.report.run_files import RunView, read_run
 from mindspore_impl.report.statistics import paired_difference, spread
-from mindspore_impl.report.tables import DIFFERENCE_HEAD, difference_rows, difference_table, markdown_table, percent
+from mindspore_impl.report.tables import (
+    DIFFERENCE_HEAD,
+    PAIRED,
+    difference_rows,
+    difference_table,
+    markdown_table,
+    percent,
+)
 
 SCHEMA = 1
 Values = dict[tuple[str, str], dict[str, float]]  # (stage, set): {seed: accuracy}
@@ -83,15 +90,19 @@ def _difference(one: str, reference: str, name: str, values: Values) -> dict | N
     return {"set": name, "stage": one, "reference": reference, **result}
 
 
-_STAGE_HEAD = ["stage", "set", "mean", "standard deviation", "n"]
+_STAGE_HEAD = ["stage", "set", "mean", "95 % interval", "standard deviation", "n"]
 
 
 def _stage_rows(summary: dict) -> list[list[str]]:
     return [
-        [row["stage"], row["set"], percent(row["mean"]), percent(row["deviation"]), str(row["n"])]
+        [row["stage"], row["set"], percent(row["mean"]), _bounds(row), percent(row["deviation"]), str(row["n"])]
         + [percent(row["values"].get(seed)) for seed in summary["seeds"]]
         for row in summary["stages"]
     ]
+
+
+def _bounds(row: dict) -> str:
+    return "–" if row["low"] is None else f"{percent(row['low'])} to {percent(row['high'])}"
 
 
 def _markdown(name: str, summary: dict) -> str:
@@ -99,7 +110,7 @@ def _markdown(name: str, summary: dict) -> str:
     parts = [f"# {name}: {len(summary['seeds'])} seeds\n", "Accuracy in percent.\n"]
     parts += [markdown_table(head, _stage_rows(summary))]
     if summary["differences"]:
-        parts += ["\nDifferences in percentage points, paired over the seeds, with 95 % t intervals.\n"]
+        parts += [f"\nDifferences in percentage points, {PAIRED}\n"]
         parts += [markdown_table(DIFFERENCE_HEAD, difference_rows(summary["differences"]))]
     return "\n".join(parts)
 

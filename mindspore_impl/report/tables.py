@@ -2,7 +2,18 @@
 
 from mindspore_impl.report.page import table
 
-DIFFERENCE_HEAD = ["difference", "set", "mean", "95 % interval", "n"]
+DIFFERENCE_HEAD = ["difference", "set", "mean", "95 % interval", "p", "n"]
+
+
+PAIRED = (
+    "paired over the seeds, with 95 % t intervals and two-sided p-values of the paired t test, which are not corrected "
+    "for the number of comparisons."
+)
+
+
+def p_value(p: float | None) -> str:
+    """A p-value in few digits; a dash for None."""
+    return "–" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def percent(share: float | None) -> str:
@@ -20,13 +31,14 @@ def difference_rows(differences: list[dict]) -> list[list[str]]:
     rows = []
     for row in differences:
         interval = "–" if row["low"] is None else f"{points(row['low'])} to {points(row['high'])}"
-        rows.append([f"{row['stage']} − {row['reference']}", row["set"], points(row["mean"]), interval, str(row["n"])])
+        title = f"{row['stage']} − {row['reference']}"
+        rows.append([title, row["set"], points(row["mean"]), interval, p_value(row["p"]), str(row["n"])])
     return rows
 
 
 def difference_table(differences: list[dict]) -> str:
     """The differences as HTML; empty when there are none."""
-    caption = "In percentage points, paired over the seeds. An interval without 0 is a difference at the 5 % level."
+    caption = f"In percentage points, {PAIRED}"
     return table(DIFFERENCE_HEAD, difference_rows(differences), caption, text_columns=2) if differences else ""
 
 

@@ -141,7 +141,24 @@ def _evaluation(right: tuple, draw: random.Random) -> dict:
         low, high = wilson_interval(correct, 200)
         accuracy[name] = {"correct": correct, "total": 200, "accuracy": correct / 200, "low": low, "high": high,
                           "truncated": 2, "seconds": 3.5}  # fmt: skip
-    return {"accuracy": accuracy, "perplexity": {"validation_fast": {"loss": 0.31, "perplexity": 1.36, "tokens": 9000}}}
+    return {
+        "accuracy": accuracy,
+        "perplexity": {"validation_fast": {"loss": 0.31, "perplexity": 1.36, "tokens": 9000}},
+        "calibration": {"validation_fast": _calibration(draw)},
+    }
+
+
+def _calibration(draw: random.Random) -> dict:
+    """A model that is surer than it is right."""
+    bins = []
+    for number in range(3, 15):
+        confidence = (number + 0.6) / 15
+        accuracy = min(1.0, 0.85 * confidence + 0.02 * draw.random())
+        bins.append({"low": number / 15, "high": (number + 1) / 15, "tokens": 60 * number, "confidence": confidence,
+                     "accuracy": accuracy})  # fmt: skip
+    tokens = sum(each["tokens"] for each in bins)
+    ece = sum(each["tokens"] * abs(each["confidence"] - each["accuracy"]) for each in bins) / tokens
+    return {"ece": ece, "bins": bins, "tokens": tokens}
 
 
 def _samples(right: tuple, draw: random.Random, hostile: str) -> list[dict]:

@@ -1,5 +1,7 @@
 """The report of finished, unfinished and damaged runs: content, safety and form."""
 
+import base64
+import hashlib
 import json
 import re
 
@@ -10,6 +12,7 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.report import figures, run_report
 from mindspore_impl.report.run_files import read_run
 from mindspore_impl.report.run_report import current_commit, write_report
+from mindspore_impl.report.script import SCRIPT
 from tests.report.fixture import STAGES, build_run
 from tests.report.parsed_page import HOSTILE, Page
 
@@ -40,7 +43,7 @@ def test_metrics_json_has_exactly_the_promised_form(finished):
 def test_the_page_shows_every_part(finished):
     page = finished[1]
     sections = [value for tag, key, value in page.attributes if (tag, key) == ("section", "id")]
-    body = "summary curriculum accuracy loss distillation cost stages samples config environment"
+    body = "summary curriculum accuracy loss distillation calibration cost stages samples config environment"
     assert sections == body.split()
     for name, kind, *_ in STAGES:
         assert name in page.text and kind in page.text
@@ -54,7 +57,7 @@ def test_the_page_shows_every_part(finished):
     ):
         assert words in page.text, words
     assert page.text.count("validation_fast") >= 2 and "teacher entropy (nats)" in page.text
-    assert page.tags.count("svg") == 4 and len([v for v in page.values("aria-label") if v and len(v) > 40]) >= 4
+    assert page.tags.count("svg") == 6 and len([v for v in page.values("aria-label") if v and len(v) > 40]) >= 4
     assert page.tags.count("h1") == 1 and page.values("lang") == ["en"]
 
 
@@ -62,7 +65,12 @@ def test_the_page_needs_no_network(finished):
     html = (finished[0] / "report.html").read_text(encoding="utf-8")
     page = finished[1]
     assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", html)
-    assert not {"script", "link", "img", "iframe", "object", "base", "form"} & set(page.tags)
+    assert not {"link", "img", "iframe", "object", "base", "form"} & set(page.tags)
+    (policy,) = [value for value in page.values("content") if "default-src" in value]
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-")
+    digest = hashlib.sha256(SCRIPT.encode()).digest()
+    assert base64.b64encode(digest).decode() in policy and f"<script>{SCRIPT}</script>" in html
+    assert not re.search(r"innerHTML|insertAdjacent|document\.write|eval\(", SCRIPT), "text enters as text only"
     assert all(value.startswith("#") for value in page.values("href")) and not page.values("src")
 
 
@@ -85,7 +93,10 @@ def test_text_from_a_run_cannot_become_markup(tmp_path):
                 found[f"set {HOSTILE}"] = dict(found["test_fast"])
         path.write_text(json.dumps(record), encoding="utf-8")
     page = report_of(folder)
-    assert not {"script", "img"} & set(page.tags)
+    assert "img" not in page.tags and page.tags.count("script") == 2, "the answers and the page's own script"
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    (text,) = re.findall(r'<script type="application/json" id="browser-data">(.*?)</script>', html, flags=re.S)
+    assert HOSTILE in json.loads(text)[0]["samples"][0][3]
     assert not [key for _, key, _ in page.attributes if key.startswith("on")]
     # name (title and heading), prompt, answer, reasoning, id, set, version, device, input, config
     assert page.text.count(HOSTILE) > 12

@@ -36,17 +36,17 @@ def test_summary_holds_means_and_a_paired_interval(runs, tmp_path):
     assert row["mean"] == pytest.approx(0.76) and row["deviation"] == pytest.approx(0.0529150, abs=1e-6)
     difference = next(d for d in summary["differences"] if d["set"] == "test_fast")
     assert (difference["stage"], difference["reference"], difference["n"]) == ("distill_fast", "control", 3)
-    # differences 0.10, 0.04, 0.13: mean 0.09, deviation 0.0458258, half width 4.303 * deviation / sqrt(3)
+    # differences 0.10, 0.04, 0.13: mean 0.09, deviation 0.0458258, half width 4.30265 * deviation / sqrt(3)
     assert (difference["mean"], difference["deviation"]) == pytest.approx((0.09, 0.0458258), abs=1e-6)
-    assert (difference["low"], difference["high"]) == pytest.approx((-0.0238468, 0.2038468), abs=1e-6)
+    assert (difference["low"], difference["high"]) == pytest.approx((-0.0238375, 0.2038375), abs=1e-6)
     assert len(summary["differences"]) == 2, "one a set"
 
 
 def test_markdown_and_page(runs, tmp_path):
     write_seeds_report(runs, tmp_path, compare=("distill_fast", "control"))
     text = (tmp_path / "summary.md").read_text(encoding="utf-8")
-    assert "| distill_fast | test_fast | 76.0 | 5.3 | 3 | 80.0 | 70.0 | 78.0 |" in text
-    assert "| distill_fast − control | test_fast | +9.0 | -2.4 to +20.4 | 3 |" in text
+    assert "| distill_fast | test_fast | 76.0 | 62.9 to 89.1 | 5.3 | 3 | 80.0 | 70.0 | 78.0 |" in text
+    assert "| distill_fast − control | test_fast | +9.0 | -2.4 to +20.4 | 0.077 | 3 |" in text
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert page.tags.count("svg") == 1 and page.text.index("after distill_fast") < page.text.index("after control")
     assert "+9.0" in page.text and len(page.values("id")) == len(set(page.values("id")))

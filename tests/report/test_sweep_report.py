@@ -2,12 +2,15 @@
 
 import csv
 import json
+import re
+import shutil
+from xml.etree import ElementTree
 
 import pytest
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.report.sweep_files import Sweep, Trial, read_sweep, write_sweep
-from mindspore_impl.report.sweep_report import write_sweep_report
+from mindspore_impl.report.sweep_report import write_sweep_plot, write_sweep_report
 from tests.report.fixture import build_run
 from tests.report.parsed_page import HOSTILE, Page
 
@@ -84,9 +87,9 @@ def test_every_trial_has_a_row_with_its_choices_and_all_accuracies(tmp_path):
 def test_markdown_and_page(tmp_path):
     write_sweep_report(build_sweep(tmp_path))
     text = (tmp_path / "summary.md").read_text(encoding="utf-8")
-    assert "| kd_weight=b | 2 of 3 | 83.0 ± 4.2 |" in text
+    assert re.search(r"\| kd_weight=b \| 2 of 3 \| [^|]* \| 83.0 \[44.9, 121.1\] \|", text), "4.2 * 12.7 / sqrt(2)"
     # paired over seeds 1 and 2: 0.10 and 0.14; 12.706 * 0.0282843 / sqrt(2) = 0.25412
-    assert f"| kd_weight=b − kd_weight=a | {METRIC} | +12.0 | -13.4 to +37.4 | 2 |" in text
+    assert f"| kd_weight=b − kd_weight=a | {METRIC} | +12.0 | -13.4 to +37.4 | 0.11 | 2 |" in text
     assert "| trials/006 | models.student: kd_weight does not fit |" in text
     assert "| 2 kd_weight=a, seed=2 | finished | 72.0 | 2 min 00 s | teacher |" in text
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
@@ -128,3 +131,67 @@ def test_damaged_record_is_one_message(tmp_path, change, message):
     with pytest.raises(UserError, match=message) as caught:
         read_sweep(tmp_path)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def build_named(folder, **options):
+    """Three named trials over seeds that end in stages of different names; the first two under three seeds."""
+    sweep = Sweep("ablation", [], {"seed": "list"}, "final.accuracy.test_fast", **options)
+    values = {"sft": (0.50, 0.54, 0.56), "kd": (0.60, 0.62, 0.70), "other": (0.40,)}
+    for name, found in values.items():
+        for seed, value in enumerate(found, start=1):
+            number = len(sweep.trials) + 1
+            trial = Trial(
+                number, f"{name}, seed={seed}", name, f"trials/{number:03d}", [f"order={name}", f"seed={seed}"]
+            )
+            trial.status, trial.metric = "finished", value
+            sweep.trials.append(trial)
+            run = build_run(folder / trial.folder, seed=seed)
+            set_value(run, value, cached=False)
+            text = (run / "config.yaml").read_text(encoding="utf-8").replace("compare: [distill_fast, control]\n", "")
+            text = text.replace("distill_fast", f"last_{name}").replace("kd_weight: 0.9", f"kd_weight: 0.{len(name)}")
+            text = text.replace("control: {kind: sft, init: sft_fast, evaluate: true}", "").replace(", control]", "]")
+            (run / "config.yaml").write_text(text, encoding="utf-8")
+            for path in sorted((run / "stages").iterdir()):
+                if "control" in path.name:
+                    shutil.rmtree(path)
+                elif "distill_fast" in path.name:
+                    record = (path / "stage.json").read_text(encoding="utf-8").replace("distill_fast", f"last_{name}")
+                    (path / "stage.json").write_text(record, encoding="utf-8")
+                    path.rename(path.with_name(path.name.replace("distill_fast", f"last_{name}")))
+    write_sweep(folder, sweep)
+    return folder
+
+
+def test_named_trials_are_compared_by_their_last_stage_with_their_own_reference(tmp_path):
+    build_named(tmp_path, compare={"kd": "sft"}, labels={"kd": "KD of answers"})
+    write_sweep_report(tmp_path)
+    rows = rows_of(tmp_path / "summary.csv")
+    assert [row["configuration"] for row in rows] == ["sft", "KD of answers", "other"], "in the order they are written"
+    assert float(rows[1]["final.test_fast mean"]) == pytest.approx(0.64)
+    # 4.30265 * 0.0529150 / sqrt(3) = 0.131449
+    assert float(rows[1]["final.test_fast high"]) == pytest.approx(0.771449, abs=1e-5)
+    assert rows[1]["final.test_reasoning n"] == "3" and rows[2]["final.test_fast low"] == ""
+    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    # 0.10, 0.08, 0.14: mean 0.106667, deviation 0.0305505; t = 6.04743, two degrees: p = 0.0262718
+    assert "| KD of answers − sft | final.test_fast | +10.7 | +3.1 to +18.3 | 0.026 | 3 |" in text
+    assert "| KD of answers − sft | final.test_reasoning |" in text and "other −" not in text
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "What the configurations change" in page.text and "stages.last_kd.objective.kd_weight" in page.text
+    assert "6 of 7" not in page.text and "7 of 7" in page.text and "mindspore" in page.text
+
+
+def test_the_plot_of_a_sweep_stands_alone(tmp_path):
+    folder = build_named(tmp_path / "sweep", labels={"kd": "KD & <answers>"})
+    write_sweep_plot(folder, tmp_path / "plot.svg")
+    root = ElementTree.fromstring((tmp_path / "plot.svg").read_text(encoding="utf-8"))
+    text = " ".join(root.itertext())
+    assert root.tag.endswith("svg") and float(root.get("width")) > 600
+    assert "KD & <answers>" in text and "final.test_reasoning" in text and "prefers-color-scheme:dark" in text
+    used = set(re.findall(r"var\(--(\w+)\)", ElementTree.tostring(root, "unicode")))
+    assert used and all(text.count(f"--{name}:#") == 2 for name in used), "each colour has a value for both backgrounds"
+
+
+def test_no_plot_of_nothing(tmp_path):
+    write_sweep(tmp_path, Sweep("quickstart", [], {}, METRIC, trials=[Trial(1, "a", "a", "trials/001_a", ["a=1"])]))
+    with pytest.raises(UserError, match="nothing to plot"):
+        write_sweep_plot(tmp_path, tmp_path / "plot.svg")

@@ -1,0 +1,162 @@
+"""What a distill stage trained on, token by token: the teacher's K most probable ids beside the id that is there.
+
+Sequences come from the stage's rollouts or, without them, from its data sets; what the teacher said from its store.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from mindspore_impl import files
+from mindspore_impl.config import build
+from mindspore_impl.data import rollouts
+from mindspore_impl.data.options import DatasetOptions
+from mindspore_impl.data.sources import load_set
+from mindspore_impl.data.teacher_store import StoreReader
+from mindspore_impl.errors import UserError
+from mindspore_impl.report.page import data_script, esc
+from mindspore_impl.report.run_files import RunView, StageView
+from mindspore_impl.text.chat import Sample, render
+from mindspore_impl.text.tokenizer import Tokenizer
+
+SEQUENCES = 12  # of a stage
+MOST_TOKENS = 200  # of a sequence; the rest is left out
+MOST_IDS = 10  # of the teacher's; the mass of the others joins the rest
+_LOOKED_AT = 2000  # sequences of a file, among which those to show are found
+_GRADES = ((0.5, "sure"), (0.1, "doubtful"), (0.01, "unlikely"), (0.0, "strange"))
+
+
+def section(run: RunView) -> str:
+    """The sequences of each finished distill stage; empty where there is none, or its store is gone."""
+    stages = [stage for stage in run.stages if stage.kind == "distill" and stage.status == "finished"]
+    parts, data = [], []
+    for stage in stages:
+        try:
+            shown = list(_sequences(run, stage))
+        except (UserError, OSError) as error:
+            parts.append(f"<p>{esc(stage.name)}: no sequences can be shown ({esc(str(error))})</p>")
+            continue
+        body = "".join(_sequence(one, len(data) + number) for number, one in enumerate(shown))
+        parts.append(f"<h3>{esc(stage.name)}</h3>{body}")
+        data += [one["tokens"] for one in shown]
+    if not data:
+        return ""
+    legend = " ".join(f'<span class="tok {name}">{name}</span>' for _, name in _GRADES)
+    return (
+        "<p>Point at a token, tap it, or move with the arrow keys, to see what the teacher gave in its place. Marks "
+        f"show the probability that the teacher gave to the token that is there: {legend} (at least 50 %, 10 %, 1 %, "
+        f"less).</p>{''.join(parts)}{data_script('teacher-data', data)}"
+    )
+
+
+def _sequences(run: RunView, stage: StageView) -> Iterator[dict]:
+    """{"id", "thinking", "prompt", "cut", "tokens": [[text, probability or None, [[text, probability]...], rest]]}."""
+    tokenizer = _tokenizer(run)
+    store = _input(run, stage.inputs.get("store", ""))
+    reader = StoreReader(store / "store" if (store / "store").is_dir() else store)
+    say = _Texts(tokenizer)
+    for sample in _alternating(_samples(run, stage, tokenizer)):
+        try:
+            ids_SK, logp_SK, tail_logp_S = reader.lookup(sample.ids, sample.supervised)
+        except UserError:
+            continue  # left out by `overlong`, or from a set that the store does not cover
+        targets = [int(place) for place in sample.supervised.nonzero()[0] if place]
+        rows = list(zip(targets, ids_SK, logp_SK, tail_logp_S, strict=True))
+        prompt = [int(token) for token in sample.ids[: targets[0]]]
+        yield {
+            "id": sample.record_id,
+            "thinking": sample.thinking,
+            "prompt": tokenizer.decode(prompt, skip_special=False),
+            "cut": max(0, len(rows) - MOST_TOKENS),
+            "tokens": [_token(int(sample.ids[place]), say, *row) for place, *row in rows[:MOST_TOKENS]],
+        }
+
+
+def _token(token: int, say: "_Texts", ids_K, logp_K, tail_logp) -> list:
+    pairs = [(int(i), math.exp(float(logp))) for i, logp in zip(ids_K, logp_K, strict=True) if i >= 0]
+    given = next((p for i, p in pairs if i == token), None)
+    kept = pairs[:MOST_IDS]
+    rest = math.exp(float(tail_logp)) + sum(p for _, p in pairs[MOST_IDS:])
+    listed = [[say(i), float(f"{p:.3g}"), int(i == token)] for i, p in kept]
+    return [say(token), None if given is None else float(f"{given:.3g}"), listed, float(f"{rest:.3g}")]
+
+
+def _alternating(samples: Iterator[Sample]) -> Iterator[Sample]:
+    """The first samples of each thinking mode in turn, SEQUENCES at most."""
+    modes: dict[str, list[Sample]] = {}
+    for sample in itertools.islice(samples, _LOOKED_AT):
+        if len(group := modes.setdefault(sample.thinking, [])) < SEQUENCES:
+            group.append(sample)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*(modes[mode] for mode in sorted(modes))))
+    yield from itertools.islice((sample for sample in turns if sample is not None), SEQUENCES)
+
+
+def _samples(run: RunView, stage: StageView, tokenizer: Tokenizer) -> Iterator[Sample]:
+    """The sequences that the stage may have drawn, in the order of their file."""
+    if "rollouts" in stage.inputs:
+        path = _input(run, stage.inputs["rollouts"])
+        path = path / "rollouts.jsonl" if path.is_dir() else path
+        for number, value in files.read_jsonl(path):
+            yield rollouts.to_sample(rollouts.parse_rollout(value, f"{path}:{number}", tokenizer), tokenizer)
+        return
+    mixture = (stage.settings.get("data") or {}).get("mixture") or {}
+    sets = (run.config.get("data") or {}).get("sets") or {}
+    for name in (name for name, weight in mixture.items() if weight and name in sets):
+        options = build(DatasetOptions, sets[name], f"data.sets.{name}")
+        maker = next((one for one in run.stages if one.name == options.path and one.folder), None)
+        if maker:
+            options = dataclasses.replace(options, path=str(maker.folder / "records.jsonl"))
+        if options.keep is None:
+            options = dataclasses.replace(options, count=min(options.count or _LOOKED_AT, _LOOKED_AT))
+        yield from (render(record, tokenizer) for record in load_set(name, options, int(run.config.get("seed") or 0)))
+
+
+def _tokenizer(run: RunView) -> Tokenizer:
+    settings = run.config.get("tokenizer") or {}
+    own = run.folder / "tokenizer" / "tokenizer.model"
+    return Tokenizer.load(settings.get("path") or own, settings.get("template") if settings.get("path") else None)
+
+
+def _input(run: RunView, name: str) -> Path:
+    """The folder of a stage of this run, or the path that stands in its place."""
+    return next((stage.folder for stage in run.stages if stage.name == name and stage.folder), Path(name))
+
+
+class _Texts:
+    """id -> its text as it stands inside a line; special pieces by name."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer, self.known = tokenizer, {}
+        self.before = tokenizer.encode("a")[-1:]  # a word's own space is lost at the beginning of a text
+        self.skip = len(tokenizer.decode(self.before))
+
+    def __call__(self, token: int) -> str:
+        if token not in self.known:
+            self.known[token] = self.tokenizer.decode([*self.before, token], skip_special=False)[self.skip :]
+        return self.known[token]
+
+
+def _sequence(one: dict, number: int) -> str:
+    tokens = "".join(_span(token) for token in one["tokens"])
+    cut = f' <span class="none">and {one["cut"]} more tokens</span>' if one["cut"] else ""
+    return (
+        f'<article class="sample"><header><span>{esc(one["id"])}, {esc(one["thinking"])} mode</span></header>'
+        f"<dl><dt>prompt</dt><dd>{esc(one['prompt'])}</dd><dt>trained on</dt>"
+        f'<dd class="tokens" tabindex="0" data-sequence="{number}" aria-label="tokens of {esc(one["id"])}">{tokens}'
+        f'{cut}</dd></dl><div class="panel" aria-live="polite"></div></article>'
+    )
+
+
+def _span(token: list) -> str:
+    text, given, listed, rest = token
+    grade = next(name for least, name in _GRADES if (given or 0.0) >= least)
+    told = [f"{visible(name)} {100 * p:.3g} %{' (here)' if here else ''}" for name, p, here in listed]
+    title = "teacher: " + ", ".join(told) + f"; all others {100 * rest:.2g} %"
+    return f'<span class="tok {grade}" title="{esc(title)}">{esc(visible(text))}</span>'
+
+
+def visible(text: str) -> str:
+    """A token's text with its spaces and ends of lines to be seen; a dot in a ring for none."""
+    return text.replace(" ", "␣").replace("\n", "⏎") or "◌"

@@ -1,0 +1,58 @@
+"""A run whose distill stage has real rollouts, a real store and a tokenizer to read them with."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from mindspore_impl.data.rollouts import Rollout, to_sample, write_rollouts
+from mindspore_impl.data.teacher_store import StoreHeader, StoreWriter
+from mindspore_impl.text.chat import encode_completion, render_prompt
+from mindspore_impl.text.records import Message
+from mindspore_impl.text.tokenizer import train_tokenizer
+from tests.report.fixture import build_run
+
+
+def build_distilled(folder: Path, rollouts: int = 30, top_k: int = 3, hostile: str = "") -> Path:
+    """`fixture.build_run` with `rollouts` answers, the last of which the store lacks."""
+    build_run(folder, hostile=hostile)
+    texts = [f"list {a} {b} apply sort reverse <{a}>" for a in "abcdef" for b in "abcdef"]
+    (folder / "tokenizer").mkdir()
+    tokenizer = train_tokenizer(texts, folder / "tokenizer" / "tokenizer.model", 96, 1.0)
+    items = [_rollout(number, tokenizer, hostile) for number in range(rollouts)]
+    (stage,) = (folder / "stages").glob("*_rollout_fast")
+    write_rollouts(stage / "rollouts.jsonl", items)
+    (stage,) = (folder / "stages").glob("*_capture_fast")
+    header = StoreHeader("t" * 64, tokenizer.sha256, tokenizer.vocab_size, top_k, 1.0, "top_k")
+    writer = StoreWriter(stage / "store", header)
+    draw = np.random.default_rng(0)
+    for item in items[:-1]:
+        sample = to_sample(item, tokenizer)
+        targets = sample.ids[1:][sample.supervised[1:]]
+        ids_SK = np.stack([_ids(int(target), row, top_k) for row, target in enumerate(targets)])
+        mass_SK = -np.sort(-draw.dirichlet(np.ones(top_k + 1), len(targets)), axis=1)
+        logp_SK = np.log(mass_SK).astype(np.float32)
+        writer.add(sample.ids, sample.supervised, ids_SK, logp_SK[:, :top_k], logp_SK[:, top_k])
+    writer.close()
+    return folder
+
+
+def _ids(target: int, row: int, top_k: int) -> np.ndarray:
+    """Distinct ids: with the target first in even rows, without it in odd ones."""
+    others = [number for number in range(30, 40) if number != target][:top_k]
+    return np.array(([target, *others] if row % 2 == 0 else others)[:top_k])
+
+
+def _rollout(number: int, tokenizer, hostile: str) -> Rollout:
+    thinking = "reasoning" if number % 3 == 0 else "fast"
+    messages = (Message("user", f"list {'abcdef'[number % 6]} apply sort number {number}"),)
+    text = "[unused16]sort a[unused17]a b" if thinking == "reasoning" else "[unused16][unused17]b a"
+    prompt = render_prompt(messages, tokenizer, thinking)
+    ids = encode_completion(text, True, thinking, tokenizer, "here")
+    return Rollout(f"r{number}{hostile}", messages, thinking, prompt, ids, text, "stop", None, tokenizer.sha256)
+
+
+def data_of(html: str, key: str):
+    """The JSON that a page holds for its script."""
+    begin = f'<script type="application/json" id="{key}">'
+    return json.loads(html.partition(begin)[2].partition("</script>")[0])

@@ -1,0 +1,100 @@
+"""What the teacher gave at each token of what a distill stage trained on."""
+
+import json
+import math
+
+import pytest
+
+from mindspore_impl.data.rollouts import read_rollouts, to_sample
+from mindspore_impl.data.teacher_store import StoreReader
+from mindspore_impl.report import teacher_view
+from mindspore_impl.report.run_files import read_run
+from mindspore_impl.text.tokenizer import Tokenizer
+from tests.report.distilled import build_distilled, data_of
+from tests.report.parsed_page import HOSTILE, Page
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return build_distilled(tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_each_token_has_the_teacher_s_ids_their_probability_and_the_rest(folder):
+    html = teacher_view.section(read_run(folder))
+    shown = data_of(html, "teacher-data")
+    tokenizer = Tokenizer.load(folder / "tokenizer" / "tokenizer.model")
+    (path,) = folder.glob("stages/*_rollout_fast/rollouts.jsonl")
+    (store,) = folder.glob("stages/*_capture_fast/store")
+    sample = to_sample(read_rollouts(path, tokenizer, True)[1], tokenizer)  # the first fast one comes first
+    ids_SK, logp_SK, tail_S = StoreReader(store).lookup(sample.ids, sample.supervised)
+    targets = sample.ids[1:][sample.supervised[1:]]
+    assert len(shown[0]) == len(targets) > 4
+    for row, (text, given, listed, rest) in enumerate(shown[0]):
+        assert text.strip() == tokenizer.decode([targets[row]], skip_special=False).strip()
+        assert [p for _, p, _ in listed] == pytest.approx(list(map(math.exp, logp_SK[row])), rel=6e-3)
+        assert rest == pytest.approx(math.exp(tail_S[row]), rel=6e-3)
+        here = [bool(mark) for _, _, mark in listed]
+        assert here == [token == targets[row] for token in ids_SK[row]] and any(here) == (row % 2 == 0)
+        assert given == (listed[here.index(True)][1] if any(here) else None)
+    assert len(shown) == teacher_view.SEQUENCES
+    page = Page(html)
+    modes = [word for word in page.text.split() if word in ("fast", "reasoning")]
+    assert page.text.count("fast mode") == page.text.count("reasoning mode") == 6 and modes
+    assert sum(1 for value in page.values("class") if value and value.startswith("tok ")) == 4 + sum(map(len, shown))
+
+
+def test_words_keep_the_space_before_them(folder):
+    tokenizer = Tokenizer.load(folder / "tokenizer" / "tokenizer.model")
+    ids = tokenizer.encode("list a apply sort")
+    say = teacher_view._Texts(tokenizer)
+    assert "".join(map(say, ids)).strip() == "list a apply sort"
+    assert say(tokenizer.eos_id) == "[unused10]" and teacher_view.visible(" a\n") == "␣a⏎"
+
+
+def test_a_page_stays_small_and_says_what_it_left_out(folder, monkeypatch):
+    monkeypatch.setattr(teacher_view, "MOST_TOKENS", 3)
+    monkeypatch.setattr(teacher_view, "MOST_IDS", 2)
+    html = teacher_view.section(read_run(folder))
+    shown = data_of(html, "teacher-data")
+    assert {len(tokens) for tokens in shown} == {3} and {len(token[2]) for tokens in shown for token in tokens} == {2}
+    for _, _, listed, rest in (token for tokens in shown for token in tokens):
+        assert sum(p for _, p, _ in listed) + rest == pytest.approx(1, abs=0.01), "what is not listed is in the rest"
+    assert "more tokens" in html
+
+
+def test_a_store_that_is_gone_leaves_the_section_out(tmp_path):
+    folder = build_distilled(tmp_path / "run", rollouts=4)
+    (shard,) = folder.glob("stages/*_capture_fast/store/shard-*.safetensors")
+    shard.unlink()
+    assert teacher_view.section(read_run(folder)) == ""
+
+
+def test_labels_are_shown_where_there_are_no_rollouts(tmp_path):
+    """From the data set that the stage draws from."""
+    folder = build_distilled(tmp_path / "run", rollouts=12)
+    (path,) = folder.glob("stages/*_rollout_fast/rollouts.jsonl")
+    lines = []
+    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        reasoning = line["thinking"] == "reasoning"
+        answer = {"role": "assistant", "content": "a b" if reasoning else "b a"} | (
+            {"reasoning": "sort a"} if reasoning else {}
+        )
+        lines.append({"id": line["id"], "thinking": line["thinking"], "messages": [*line["messages"], answer]})
+    path.unlink()
+    records = tmp_path / "records.jsonl"
+    records.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    text = text.replace("    rollouts: rollout_fast\n", "    data: {mixture: {labels: 1.0}}\n")
+    text += f"data: {{sets: {{labels: {{source: records, path: {json.dumps(str(records))}}}}}}}\n"
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    (stage,) = folder.glob("stages/??_distill_fast/stage.json")
+    record = json.loads(stage.read_text(encoding="utf-8"))
+    del record["inputs"]["rollouts"]
+    stage.write_text(json.dumps(record), encoding="utf-8")
+    assert len(data_of(teacher_view.section(read_run(folder)), "teacher-data")) == 11, "all that the store holds"
+
+
+def test_texts_cannot_become_markup(tmp_path):
+    html = teacher_view.section(read_run(build_distilled(tmp_path / "run", rollouts=4, hostile=HOSTILE)))
+    page = Page(html)
+    assert page.tags.count("script") == 1 and "img" not in page.tags and HOSTILE in page.text
