@@ -23,6 +23,8 @@ from mindspore_impl.curriculum.inputs import (
     check_weights,
     inputs_of,
     is_path,
+    kl_teacher,
+    kl_teacher_model,
     maker_of,
     makers_of,
     measures,
@@ -30,6 +32,7 @@ from mindspore_impl.curriculum.inputs import (
     sets_of,
     sized_model,
 )
+from mindspore_impl.curriculum.stage_benchmarks import benchmark_problems
 from mindspore_impl.errors import UserError
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -83,8 +86,12 @@ def _check_inputs(config: Config) -> list[str]:
         for role, value in inputs_of(stage).items():
             problems += _check_input(config, seen, f"stages.{name}.{role}", role, value, name)
         makers = makers_of(stage, config)
+        if isinstance(stage, EvaluateStage):
+            problems += _check_kl_teacher(config, seen, stage, name)
         if isinstance(stage, TRAINED) and stage.evaluate and measures(config.evaluation):
-            makers |= makers_of(EvaluateStage("evaluate", init=name), config)
+            after = EvaluateStage("evaluate", init=name)
+            makers |= makers_of(after, config)
+            problems += _check_kl_teacher(config, seen | {name}, after, name)
         for set_name, maker in makers.items():
             problems += _check_input(config, seen, f"data.sets.{set_name}.path", "set", maker, name)
         seen.add(name)
@@ -96,13 +103,24 @@ def _check_inputs(config: Config) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+def _check_kl_teacher(config: Config, seen: set[str], stage: EvaluateStage, name: str) -> list[str]:
+    """What an evaluation compares with: there, a model, and before it."""
+    key = f"stages.{name}.options" if stage.options else "evaluation"
+    if not (stage.options or config.evaluation).teacher_kl:
+        return []
+    given = kl_teacher(stage, config)
+    if not given:
+        return [f"{key}.teacher: teacher_kl needs weights to compare with; name a stage or a path"]
+    return _check_input(config, seen, f"{key}.teacher", "teacher", given["kl teacher"], name)
+
+
 def _named_sets(config: Config) -> Iterator[tuple[str, str]]:
     """(key, set name) wherever a run that will happen names a data set."""
     for name in config.order:
         yield from ((f"stages.{name}", set_name) for set_name in sets_of(config.stages[name], config))
     yield from (("tokenizer.train_on", set_name) for set_name in config.tokenizer.train_on)
     if any(isinstance(config.stages[name], TRAINED) and config.stages[name].evaluate for name in config.order):
-        for key in ("accuracy", "perplexity"):
+        for key in ("accuracy", "perplexity", "teacher_kl"):
             yield from ((f"evaluation.{key}", set_name) for set_name in getattr(config.evaluation, key))
 
 
@@ -145,6 +163,7 @@ def _cycle(config: Config, start: str) -> list[str] | None:
 def _check_numbers(config: Config) -> Iterator[str]:
     yield from _check_ranges(to_plain(config), "")
     yield from _check_files(config)
+    yield from benchmark_problems(config)
     models: list[str] = []
     for name in config.order:
         stage = config.stages[name]
@@ -162,6 +181,8 @@ def _check_numbers(config: Config) -> Iterator[str]:
             yield from _check_capture(config, name, stage, models[-1])
         if isinstance(stage, RolloutStage) and not stage.prompts:
             yield f"stages.{name}.prompts: no data set is named"
+        if isinstance(stage, EvaluateStage) or isinstance(stage, TRAINED) and stage.evaluate:
+            yield from _check_kl_model(config, stage, name)
         if isinstance(stage, ScoreStage):
             yield from _check_score(config, name, stage, models[-1])
         if isinstance(stage, ExportStage):
@@ -283,7 +304,7 @@ def _check_training(config: Config, name: str, stage, model: str) -> Iterator[st
             f"{data.accumulation} micro-batches; nearest: {max(share, round(data.rows / share) * share)}"
         )
     yield from _too_long(config, f"{key}.data.sequence_length", data.sequence_length, model)
-    if stage.evaluate and config.evaluation.perplexity:
+    if stage.evaluate and (config.evaluation.perplexity or config.evaluation.teacher_kl):
         yield from _too_long(config, "evaluation.sequence_length", config.evaluation.sequence_length, model)
     if not any(data.mixture.values()):
         yield f"{key}.data.mixture: no data set has a weight above 0"
@@ -351,6 +372,17 @@ def _check_export(config: Config, name: str, stage: ExportStage, model: str) -> 
     from mindspore_impl.export.build import check_export
 
     yield from _attempt(check_export, stage.export, config.models[model], f"stages.{name}.export")
+
+
+def _check_kl_model(config: Config, stage, name: str) -> Iterator[str]:
+    """The model of the weights that an evaluation compares with."""
+    own = getattr(stage, "options", None)
+    if (own or config.evaluation).teacher_kl:
+        key = f"stages.{name}.options.teacher_" if own else "evaluation.teacher_"
+        try:
+            kl_teacher_model(EvaluateStage("evaluate", options=own), config)
+        except UserError as error:
+            yield f"{key}{error}"
 
 
 def _check_score(config: Config, name: str, stage: ScoreStage, model: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from mindspore_impl.config import (
     CaptureStage,
     Config,
     DistillStage,
+    EvaluateStage,
     ExportStage,
     RejectStage,
     RolloutStage,
@@ -43,7 +44,19 @@ def sets_of(stage: Stage, config: Config) -> list[str]:
     if isinstance(stage, RECORD_MAKERS):
         return [stage.set] if getattr(stage, "set", "") else []
     options = stage.options or config.evaluation
-    return list(dict.fromkeys(options.accuracy + options.perplexity))
+    return list(dict.fromkeys(options.accuracy + options.perplexity + options.teacher_kl))
+
+
+def kl_teacher(stage: EvaluateStage, config: Config) -> dict[str, str]:
+    """The stage or path whose weights an evaluation compares with, as another of its inputs; {} where it does not."""
+    options = stage.options or config.evaluation
+    return {"kl teacher": options.teacher} if options.teacher_kl and options.teacher else {}
+
+
+def kl_teacher_model(stage: EvaluateStage, config: Config) -> str:
+    """The entry of `models` that these weights belong to."""
+    options = stage.options or config.evaluation
+    return _model_for(config, options.teacher_model, options.teacher)
 
 
 def maker_of(options: DatasetOptions) -> str | None:
@@ -65,11 +78,15 @@ def is_path(reference: str) -> bool:
 def model_of(config: Config, stage: Stage) -> str:
     """The entry of `models` a stage uses: its own `model`, or that of the stage its weights come from; "" for a stage
     that needs none."""
-    name = getattr(stage, "model", None)
+    name, source = getattr(stage, "model", None), getattr(stage, "init", None) or getattr(stage, "teacher", None)
+    if name is None and source is None and isinstance(stage, RECORD_MAKERS):
+        return ""
+    return _model_for(config, name, source)
+
+
+def _model_for(config: Config, name: str | None, source: str | None) -> str:
+    """The entry `name` of `models`, or that of the stage `source`. Raises UserError when there is none."""
     if name is None:
-        source = getattr(stage, "init", None) or getattr(stage, "teacher", None)
-        if source is None and isinstance(stage, RECORD_MAKERS):
-            return ""
         if source not in config.stages:
             raise UserError(f"model: weights from {source!r} need a model; name one of: {', '.join(config.models)}")
         return model_of(config, config.stages[source])
@@ -113,4 +130,4 @@ def check_weights(source, folder: Path, options: ModelOptions, key: str, tokeniz
 
 def measures(options) -> bool:
     """Whether an evaluation would measure anything."""
-    return bool(options.accuracy or options.perplexity)
+    return bool(options.accuracy or options.perplexity or options.teacher_kl or options.benchmarks)

@@ -10,7 +10,15 @@ from pathlib import Path
 
 from mindspore_impl import ranks, runtime
 from mindspore_impl.config import CaptureStage, Config, DistillStage, ExportStage, to_plain
-from mindspore_impl.curriculum.inputs import RECORDS, ROLLOUTS, check_weights, is_path, maker_of
+from mindspore_impl.curriculum.inputs import (
+    RECORDS,
+    ROLLOUTS,
+    check_weights,
+    is_path,
+    kl_teacher_model,
+    maker_of,
+    sets_of,
+)
 from mindspore_impl.curriculum.plan import PlannedStage, file_hash
 from mindspore_impl.data.options import BatchOptions, DatasetOptions
 from mindspore_impl.errors import UserError
@@ -290,8 +298,18 @@ def run_evaluate(context: Context, planned: PlannedStage, folder: Path) -> dict:
 
     options = planned.stage.options or context.config.evaluation
     model, weights = context.build_model(planned.model, planned.stage.init)
-    sets = {name: context.records(name) for name in dict.fromkeys(options.accuracy + options.perplexity)}
-    return evaluate(model, context.tokenizer, sets, options, folder, planned.seed, weights)
+    sets = {name: context.records(name) for name in sets_of(planned.stage, context.config)}
+    teacher = None
+    if options.teacher_kl:
+        teacher = context.build_model(kl_teacher_model(planned.stage, context.config), options.teacher)
+    alone = dataclasses.replace(options, benchmarks={})  # what the records' results do not depend on
+    found = evaluate(model, context.tokenizer, sets, alone, folder, planned.seed, weights, teacher)
+    if options.benchmarks:
+        from mindspore_impl.curriculum.stage_benchmarks import measure
+
+        place = folder / "benchmarks"
+        found["benchmarks"] = measure(model, context.tokenizer, options, place, planned.seed, weights)
+    return found
 
 
 def run_export(context: Context, planned: PlannedStage, folder: Path) -> dict:

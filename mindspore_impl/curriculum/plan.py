@@ -13,7 +13,18 @@ from typing import Any
 from mindspore_impl import files
 from mindspore_impl.config import Config, EvaluateStage, Stage, to_plain
 from mindspore_impl.curriculum.checks import problems_of
-from mindspore_impl.curriculum.inputs import TRAINED, inputs_of, maker_of, makers_of, measures, model_of, sets_of
+from mindspore_impl.curriculum.inputs import (
+    TRAINED,
+    inputs_of,
+    kl_teacher,
+    kl_teacher_model,
+    maker_of,
+    makers_of,
+    measures,
+    model_of,
+    sets_of,
+)
+from mindspore_impl.curriculum.stage_benchmarks import benchmark_content
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.errors import UserError
 
@@ -79,6 +90,8 @@ def make_plan(config: Config) -> list[PlannedStage]:
 def _append(planned: dict[str, PlannedStage], config: Config, name: str, stage: Stage) -> None:
     seed = config.seed if stage.seed is None else stage.seed
     inputs = inputs_of(stage) | {f"set {each}": maker for each, maker in makers_of(stage, config).items()}
+    if isinstance(stage, EvaluateStage):
+        inputs |= kl_teacher(stage, config)
     entry = PlannedStage(len(planned) + 1, name, stage, model_of(config, stage), inputs, seed)
     entry.fingerprint = _fingerprint(config, entry, planned)
     planned[name] = entry
@@ -88,7 +101,7 @@ def _fingerprint(config: Config, entry: PlannedStage, planned: dict[str, Planned
     stage = entry.stage
     options = to_plain(stage)
     if isinstance(stage, EvaluateStage):
-        options["options"] = to_plain(stage.options or config.evaluation)
+        options["options"] = _evaluation(stage, config)
     inputs = {
         role: planned[value].fingerprint if value in planned else path_hash(value)
         for role, value in entry.inputs.items()
@@ -103,6 +116,17 @@ def _fingerprint(config: Config, entry: PlannedStage, planned: dict[str, Planned
         "inputs": inputs,
     }
     return files.sha256_json(content)
+
+
+def _evaluation(stage: EvaluateStage, config: Config) -> dict:
+    """What an evaluation measures; without a comparison, nothing about a teacher, nor about benchmarks without one."""
+    options = to_plain(stage.options or config.evaluation)
+    model = kl_teacher_model(stage, config) if options["teacher_kl"] else None
+    kept = {key: value for key, value in options.items() if model or not key.startswith("teacher")}
+    kept |= {"teacher_model": to_plain(config.models[model])} if model else {}
+    del kept["benchmarks"]
+    found = benchmark_content(stage.options or config.evaluation)
+    return kept | ({"benchmarks": found} if found else {})
 
 
 def tokenizer_fingerprint(config: Config) -> str:

@@ -58,6 +58,7 @@ def _shared_tokenizer(context: Context):
 
 def _check_evaluations(context: Context) -> None:
     """Refuse a record that no evaluation could score now, not after the first stage has trained."""
+    from mindspore_impl.curriculum.stage_benchmarks import check_lengths
     from mindspore_impl.evaluation.harness import check_records
 
     for planned in context.plan.values():
@@ -66,6 +67,7 @@ def _check_evaluations(context: Context) -> None:
             there = [name for name in options.accuracy if maker_of(context.config.data.sets[name]) is None]
             options = dataclasses.replace(options, accuracy=there)
             check_records({name: context.records(name) for name in there}, options, context.tokenizer)
+            check_lengths(options, context.tokenizer, context.config.models[planned.model].max_position_embeddings)
 
 
 def _run_seeds(config: Config) -> Path:
@@ -198,6 +200,14 @@ def summarise(metrics: dict) -> str:
     parts += [
         f"{name} perplexity {'not finite' if value['perplexity'] is None else format(value['perplexity'], '.3f')}"
         for name, value in metrics.get("perplexity", {}).items()
+    ]
+    parts += [
+        f"{name} KL to the teacher {'not finite' if value['kl'] is None else format(value['kl'], '.4f')}"
+        for name, value in metrics.get("teacher_kl", {}).items()
+    ]
+    parts += [
+        f"{name} {next((f'{m} {v:.3f}' for m, v in value.items() if m in value['stderr']), '')}"
+        for name, value in metrics.get("benchmarks", {}).items()
     ]
     if metrics.get("tokens_per_second"):
         parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")

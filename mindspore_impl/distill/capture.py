@@ -13,9 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from mindspore_impl import ranks, runtime
 from mindspore_impl.data import parts
@@ -36,7 +35,7 @@ from mindspore_impl.data.teacher_store import (
 )
 from mindspore_impl.distill.options import CaptureOptions
 from mindspore_impl.errors import UserError
-from mindspore_impl.losses.fused_linear import Projection
+from mindspore_impl.losses.projected_rows import HiddenStates, ProjectedRows, in_chunks
 from mindspore_impl.ops.log_floor import LOG_FLOOR
 from mindspore_impl.ops.topk_logprobs import LogprobsAt, SampledIds, topk_logprobs
 from mindspore_impl.text.chat import Sample
@@ -202,12 +201,12 @@ class TeacherScorer:
 
     def __init__(self, model: nn.Cell, header: StoreHeader, seed: int = 0):
         self.model, self.header, self.seed = model, header, seed
-        self.hidden = _Hidden(model).set_train(False)
+        self.hidden = HiddenStates(model).set_train(False)
         if header.mode == "sampled":
             take = SampledIds(header.vocab_size, header.temperature)
         else:
             take = topk_logprobs(header.top_k, header.temperature)
-        self.head = _Head(model, header.vocab_size, take).set_train(False)
+        self.head = ProjectedRows(model, header.vocab_size, take).set_train(False)
 
     def score(
         self, samples: Sequence[Sample], batches: Iterable[Batch]
@@ -247,14 +246,8 @@ class TeacherScorer:
 
     def apply(self, head: nn.Cell, hidden_ND, placed, *inputs_S: np.ndarray) -> list[np.ndarray]:
         """What `head` makes of all placed positions, R at a time; the last R are filled up and cut off again."""
-        position_S = np.concatenate([positions for _, positions in placed]).astype(np.int32)
-        size = min(hidden_ND.shape[0], max(1, runtime.logits_elements() // self.header.vocab_size))
-        chunks = []
-        for first in range(0, len(position_S), size):
-            parts = [array[first : first + size] for array in (position_S, *inputs_S)]
-            real = len(parts[0])
-            filled = [np.concatenate([part, np.zeros((size - real, *part.shape[1:]), part.dtype)]) for part in parts]
-            chunks.append([out.asnumpy()[:real] for out in head(hidden_ND, *(Tensor(array) for array in filled))])
+        position_S = np.concatenate([positions for _, positions in placed])
+        chunks = list(in_chunks(head, hidden_ND, position_S, *inputs_S))
         return [np.concatenate(column) for column in zip(*chunks, strict=True)]
 
     def _uniform(self, sample: Sample, count: int) -> np.ndarray:
@@ -262,38 +255,6 @@ class TeacherScorer:
         digest = hashlib.sha256(f"{self.seed} {sample_key(sample.ids)}".encode()).digest()
         generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
         return generator.random((count, self.header.top_k), np.float32)
-
-
-class _Hidden(nn.Cell):
-    """The teacher's last hidden states, hidden_ND."""
-
-    def __init__(self, model: nn.Cell):
-        super().__init__(auto_prefix=False)
-        self.model = model
-
-    def construct(self, input_ids_BL, position_ids_BL, segment_ids_BL):
-        hidden_BLD = self.model.hidden(input_ids_BL, position_ids_BL, segment_ids_BL)
-        return hidden_BLD.reshape((-1, hidden_BLD.shape[-1]))
-
-
-class _Head(nn.Cell):
-    """construct(hidden_ND, position_R i32, *inputs) -> take(logits_RV, *inputs): gather, project, keep what is wanted.
-
-    Only supervised positions are projected: with a vocabulary of 153376 that is much of a small teacher's work.
-    """
-
-    def __init__(self, model: nn.Cell, vocab_size: int, take: nn.Cell):
-        super().__init__(auto_prefix=False)
-        self.model, self.vocab_size, self.take = model, vocab_size, take
-        self.project = Projection()
-        self.gather = ops.Gather()
-        self.padded = model.lm_head_weight.shape[0] > vocab_size
-
-    def construct(self, hidden_ND, position_R, *inputs):
-        weight_VD = self.model.lm_head_weight
-        if self.padded:
-            weight_VD = weight_VD[: self.vocab_size]
-        return self.take(self.project(self.gather(hidden_ND, position_R, 0), weight_VD).astype(ms.float32), *inputs)
 
 
 def _check_finite(*arrays: np.ndarray) -> None:
@@ -363,7 +324,7 @@ def rescore(
     check_capture(model, header, samples, sequence_length)
     scorer = TeacherScorer(model, header)
     again = LogprobsAt(header.top_k, header.temperature)
-    head = _Head(model, header.vocab_size, again).set_train(False)
+    head = ProjectedRows(model, header.vocab_size, again).set_train(False)
     worst, total, same, count, positions, sequences = 0.0, 0.0, 0, 0, 0, 0
     surplus, variance = 0.0, 0.0  # of the drawn log-probabilities over their expectation, in sum
     for hidden_ND, placed in scorer.forward(samples, one_pass(samples, sequence_length, rows)):

@@ -16,6 +16,7 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.calibration import BINS, batch_sums, calibration
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.evaluation.scoring import wilson_interval
+from mindspore_impl.evaluation.teacher_kl import measure_teacher_kl
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.text.chat import Sample, parse_completion, render, render_prompt
 from mindspore_impl.text.records import Record, prompt_messages, record_to_json
@@ -40,24 +41,30 @@ def evaluate(
     folder: Path,
     seed: int,
     weights_sha256: str | None = None,
+    teacher: tuple | None = None,
 ) -> dict:
     """Measure `model` on the sets that `options` names; write every generation to `folder`/samples.jsonl.
 
     Returns {"accuracy": {set: {"correct", "total", "accuracy", "low", "high", "truncated", "seconds"}}, "perplexity":
     {set: {"loss", "perplexity", "tokens"}}, "calibration": {set: as `calibration` gives it}, "tokens"}: shares in
     [0, 1] with their 95 % Wilson interval, loss in nats a token, tokens generated and scored together; seconds of all
-    ranks side by side, and of interrupted runs, too.
+    ranks side by side, and of interrupted runs, too; where `options.teacher_kl` names sets also "teacher_kl": {set: as
+    `measure_teacher_kl` gives it}, against `teacher`: a model and the SHA-256 of its weights.
     Loss and perplexity are None when the model gives no finite loss. `weights_sha256` (the model's) keeps parts and
     results of other weights in `folder` from being taken over. Raises UserError that names set and
-    record, like `check_records`, and for a perplexity set whose records cannot be rendered.
+    record, like `check_records`, and for a teacher-forced set whose records cannot be rendered.
     """
     folder = Path(folder)
     # Rendered first: a bad record is reported before minutes of generation, not after.
     prompts = check_records(sets, options, tokenizer)
-    samples = {n: _rendered(n, _chosen(sets, n, options), tokenizer, render) for n in options.perplexity}
-    asked = {name: [record_to_json(r) for r in _chosen(sets, name, options)] for name in [*prompts, *samples]}
+    forced = {
+        name: _rendered(name, _chosen(sets, name, options), tokenizer, render)
+        for name in dict.fromkeys(options.perplexity + options.teacher_kl)
+    }
+    samples, compared = ({n: forced[n] for n in names} for names in (options.perplexity, options.teacher_kl))
+    asked = {name: [record_to_json(r) for r in _chosen(sets, name, options)] for name in [*prompts, *forced]}
     shaping = asdict(options) | {"samples_in_report": None}
-    made_by = [weights_sha256, tokenizer.sha256, runtime.numerics(), BINS]
+    made_by = [weights_sha256, tokenizer.sha256, runtime.numerics(), BINS, teacher and teacher[1]]
     work = files.sha256_json([asked, shaping, made_by, seed])
     plan = files.sha256_json([work, options.samples_in_report])
     if (results := ranks.first(lambda: parts.result(folder / "samples.jsonl", plan))) is not None:
@@ -74,6 +81,10 @@ def evaluate(
     perplexity, calibrated = measure_perplexity(model, samples, options, place)
     tokens = sum(line["tokens"] for line in lines) + sum(value["tokens"] for value in perplexity.values())
     results = {"accuracy": accuracy, "perplexity": perplexity, "calibration": calibrated, "tokens": tokens}
+    if compared:
+        shape = (options.sequence_length, options.rows)
+        found = measure_teacher_kl(model, teacher[0], compared, tokenizer.vocab_size, *shape, place)
+        results["teacher_kl"] = found
     write = functools.partial(files.write_jsonl, values=lines)
     return ranks.first(lambda: parts.publish_result(folder / "samples.jsonl", write, plan, results))
 

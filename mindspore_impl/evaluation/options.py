@@ -5,16 +5,46 @@ from typing import Literal
 
 
 @dataclass
+class AskOptions:
+    """How a benchmark is asked. null: the task's own number.
+
+    form: `chat` renders a question as a user's turn, `plain` as text to be continued; `auto` is plain for multiple
+    choice and the task's own form for completions. thinking: of chat turns; scores read the answer behind it.
+    """
+
+    shots: int | None = None
+    limit: int | None = None  # questions of the task, the first ones
+    form: Literal["auto", "chat", "plain"] = "auto"
+    thinking: Literal["reasoning", "fast"] = "fast"
+    max_new_tokens: int | None = None
+    samples: int = 1  # answers a question, which the scores are means over; several need a temperature
+    temperature: float = 0.0
+
+
+@dataclass
+class BenchmarkOptions(AskOptions):
+    """A benchmark that is measured after a stage: its published file or folder."""
+
+    path: str = ""
+    task: str | None = None  # of `evaluation/tasks`; null: what the entry is called
+
+
+@dataclass
 class EvaluationOptions:
-    """Sets of `data.sets`: `accuracy` by greedy generation in each set's thinking mode, `perplexity` teacher-forced."""
+    """Sets of `data.sets`: `accuracy` by greedy generation in each set's thinking mode, `perplexity` teacher-forced.
+    `teacher_kl` is the KL divergence of `teacher` from the model, teacher-forced. `benchmarks` are entries by name."""
 
     accuracy: list[str] = field(default_factory=list)
     perplexity: list[str] = field(default_factory=list)
+    teacher_kl: list[str] = field(default_factory=list)
+    teacher: str | None = None  # of teacher_kl: a stage, or the path of weights
+    teacher_model: str | None = None  # an entry of `models`; null: that of the stage
+    benchmarks: dict[str, BenchmarkOptions] = field(default_factory=dict)
     limit: int | None = None  # records of each set; null: all
     samples_in_report: int = 8
     max_new_tokens: int = 96
     batch_size: int = 100
-    sequence_length: int = 128  # of the packed rows for perplexity
+    sequence_length: int = 128  # of the packed rows for perplexity and teacher_kl
     rows: int = 16
 
 

@@ -1,0 +1,115 @@
+"""How far a model is from its teacher on held-out text: KL(teacher || model) of the next id, teacher-forced and exact.
+
+Both models read the same packed rows. At every supervised position their float32 logits over the whole vocabulary are
+compared in float64; the mean is over positions, in nats. Legend: B rows, L positions, N = B*L, S supervised positions,
+R of them at a time, V vocabulary.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from mindspore_impl import files, ranks, runtime
+from mindspore_impl.data import parts
+from mindspore_impl.data.batches import Pass
+from mindspore_impl.errors import UserError
+from mindspore_impl.text.chat import Sample
+
+BATCHES_PER_PART = 4
+_ROWS = 16  # compared at a time: their float64 copies stay in the processor's cache
+
+
+def divergence(teacher_RV: np.ndarray, model_RV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """KL(teacher || model) in nats of each row of float32 logits, float64 [R]; and where both have the same top id.
+
+    Not a number where either has a logit that is not finite.
+    """
+    kl_R = np.empty(len(teacher_RV))
+    for first in range(0, len(teacher_RV), _ROWS):
+        log_p_RV, log_q_RV = (_log_softmax(logits[first : first + _ROWS]) for logits in (teacher_RV, model_RV))
+        kl_R[first : first + _ROWS] = (np.exp(log_p_RV) * (log_p_RV - log_q_RV)).sum(axis=1)
+    return kl_R, teacher_RV.argmax(axis=1) == model_RV.argmax(axis=1)
+
+
+def _log_softmax(logits_RV: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # infinity less infinity: the result says so
+        shifted_RV = logits_RV.astype(np.float64)
+        shifted_RV -= shifted_RV.max(axis=1, keepdims=True)
+        shifted_RV -= np.log(np.exp(shifted_RV).sum(axis=1, keepdims=True))
+    return shifted_RV
+
+
+def measure_teacher_kl(
+    model, teacher, samples: dict[str, list[Sample]], vocab_size: int, sequence_length: int, rows: int, folder: Path
+) -> dict[str, dict]:
+    """{set: {"kl", "agreement", "tokens"}}: mean KL(teacher || model) in nats over the supervised tokens of each set
+    (None when not finite), and the share of them at which both have the same most probable id.
+
+    vocab_size: of the tokenizer; ids beyond it (a padded lm_head) get no mass. Parts go to `folder`; sums are kept by
+    batch and added up in the order of batches, whoever computed them. Raises UserError when a vocabulary is smaller, or
+    a set has no supervised token.
+    """
+    for which, checked in (("model", model), ("teacher", teacher)):
+        if samples and checked.lm_head_weight.shape[0] < vocab_size:
+            raise UserError(
+                f"evaluation.teacher_kl: the {which}'s vocabulary of {checked.lm_head_weight.shape[0]} is smaller than "
+                f"the tokenizer's {vocab_size}; compare models of one tokenizer"
+            )
+    sides = functools.cache(lambda: [_side(one, vocab_size) for one in (teacher, model)])
+    results = {}
+    for number, (name, items) in enumerate(samples.items()):
+        packed = Pass(items, sequence_length, rows)
+        paths = [
+            folder / f"kl_{number}" / f"part_{part:05d}.jsonl" for part in range(-(-len(packed) // BATCHES_PER_PART))
+        ]
+        with runtime.progress_bar(len(items), f"KL to the teacher {name}", "sample") as bar:
+            parts.share(paths, functools.partial(_sum_part, sides, packed, bar))
+        results[name] = _mean(parts.lines_of(paths), name)
+    return results
+
+
+def _side(model, vocab_size: int) -> tuple[Callable, Callable]:
+    from mindspore_impl.losses.projected_rows import AllLogits, HiddenStates, ProjectedRows
+
+    return HiddenStates(model).set_train(False), ProjectedRows(model, vocab_size, AllLogits()).set_train(False)
+
+
+def _sum_part(sides: Callable, packed: Pass, bar, number: int) -> tuple[parts.Publish, dict]:
+    """The sums of one part's batches, a line each; a sum that is not finite is null."""
+    lines = []
+    for batch in range(number * BATCHES_PER_PART, min((number + 1) * BATCHES_PER_PART, len(packed))):
+        ranks.check_stop()
+        lines.append(files.jsonable(batch_sums(sides(), packed[batch][0])))
+        bar.update(len(packed.members(batch)))
+    return lambda path: files.write_jsonl(path, lines), {}
+
+
+def batch_sums(sides, batch) -> dict[str, float]:
+    """{"kl", "agreement", "tokens"} in sum over the supervised positions of a PackedBatch.
+
+    sides: of the teacher, then of the model, its HiddenStates and ProjectedRows.
+    """
+    from mindspore import Tensor
+
+    from mindspore_impl.losses.projected_rows import in_chunks
+
+    inputs = [Tensor(array) for array in (batch.input_ids_BL, batch.position_ids_BL, batch.segment_ids_BL)]
+    position_S = np.flatnonzero(batch.loss_weight_BL.ravel())  # where the target of a supervised token stands
+    chunks = [in_chunks(head, hidden(*inputs), position_S) for hidden, head in sides]
+    kl, agreement = 0.0, 0
+    for (teacher_RV,), (model_RV,) in zip(*chunks, strict=True):
+        kl_R, same_R = divergence(teacher_RV, model_RV)
+        kl, agreement = kl + float(kl_R.sum()), agreement + int(same_R.sum())
+    return {"kl": kl, "agreement": agreement, "tokens": len(position_S)}
+
+
+def _mean(lines: list[dict], name: str) -> dict:
+    tokens = sum(line["tokens"] for line in lines)
+    if not tokens:
+        raise UserError(f"evaluation.teacher_kl: the set {name!r} has no supervised token that fits sequence_length")
+    kl = math.nan if any(line["kl"] is None for line in lines) else sum(line["kl"] for line in lines) / tokens
+    agreement = sum(line["agreement"] for line in lines) / tokens
+    return files.jsonable({"kl": kl, "agreement": agreement, "tokens": tokens})
