@@ -14,6 +14,6 @@ def _module(name: str):
 # Loaded when called: a benchmark may need a peer that is not installed.
 NAMES = (
     "train_step", "checkpoint", "generate", "topk_distill", "fused_linear", "data_parallel", "ascend_traffic",
-    "select_data", "sweep",
+    "select_data", "sweep", "evaluate",
 )  # fmt: skip
 BENCHMARKS = {name: _module(name) for name in NAMES}

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from mindspore_impl import files
 from mindspore_impl.curriculum.open_backend import open_backend
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import benchmark
-from mindspore_impl.evaluation.benchmark import BenchmarkSettings
+from mindspore_impl.evaluation.benchmark import BenchmarkSettings, check_settings
+from mindspore_impl.evaluation.sandbox import Limits
 from mindspore_impl.evaluation.tasks import TASKS
 
 
@@ -30,7 +32,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         "a user's turn, or as text to continue (auto: plain for options, else chat)")  # fmt: skip
     parser.add_argument("--thinking", choices=("reasoning", "fast"), default="fast")
     parser.add_argument("--max-new-tokens", type=int, help="of a completion (default: the task's own number)")
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="answers a question: scores are means "
+                        "over them, and code tasks give the unbiased pass@k for k of 1, 10, 100 and N")  # fmt: skip
+    parser.add_argument("--temperature", type=float, default=0.0, help="of completions (default: 0, greedy)")
     parser.add_argument("--seed", type=int, default=0)
+    limits = parser.add_argument_group(
+        "limits of a program that an answer of humaneval, humaneval_chat or mbpp stands for (as many run at a time as "
+        "there are cores)"
+    )
+    limits.add_argument("--code-seconds", type=float, default=Limits.seconds, help="wall clock and, rounded up, CPU "
+                        "time (default: %(default)g)")  # fmt: skip
+    limits.add_argument("--code-memory-mb", type=int, default=Limits.memory_mb, help="address space of each of its "
+                        "processes (default: %(default)s)")  # fmt: skip
+    limits.add_argument("--code-file-mb", type=int, default=Limits.file_mb, help="largest file (default: %(default)s); "
+                        "its private folder holds twice as much")  # fmt: skip
+    limits.add_argument("--code-processes", type=int, default=Limits.processes, help="processes and threads (default: "
+                        "%(default)s)")  # fmt: skip
+    limits.add_argument("--code-unisolated", action="store_true", help="run programs also where this machine "
+                        "cannot keep them from files, processes and the network: do so in a container")  # fmt: skip
 
 
 def _task(text: str) -> tuple[str, Path]:
@@ -42,12 +61,26 @@ def _task(text: str) -> tuple[str, Path]:
 
 def settings_of(options: argparse.Namespace) -> BenchmarkSettings:
     """The settings that the options say. Raises UserError for numbers without meaning."""
-    for name, least in (("shots", 0), ("limit", 1), ("batch_size", 1), ("max_new_tokens", 1)):
-        number = getattr(options, name)
-        if number is not None and number < least:
-            raise UserError(f"--{name.replace('_', '-')}: {number} is too small; use {least} or more")
-    fields = [field.name for field in dataclasses.fields(BenchmarkSettings)]
-    return BenchmarkSettings(**{name: getattr(options, name) for name in fields})
+    for name in ("code_seconds", "code_memory_mb", "code_file_mb", "code_processes"):
+        if not 0 < getattr(options, name) < math.inf:
+            raise UserError(f"{_flag(name)}: {getattr(options, name)} is not above 0")
+    limits = Limits(
+        seconds=options.code_seconds,
+        cpu_seconds=math.ceil(options.code_seconds),
+        memory_mb=options.code_memory_mb,
+        file_mb=options.code_file_mb,
+        disk_mb=2 * options.code_file_mb,
+        processes=options.code_processes,
+        require_isolation=not options.code_unisolated,
+    )
+    fields = [field.name for field in dataclasses.fields(BenchmarkSettings) if field.name != "limits"]
+    settings = BenchmarkSettings(**{name: getattr(options, name) for name in fields}, limits=limits)
+    check_settings(settings, _flag)
+    return settings
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def evaluate_model(options: argparse.Namespace, harness: Callable) -> dict:
@@ -64,6 +97,8 @@ def evaluate_model(options: argparse.Namespace, harness: Callable) -> dict:
         raise UserError(f"--task: {sorted(twice)[0]} is named twice")
     asked = {name: benchmark.items_of(name, path, settings) for name, path in options.task}
     backend = open_backend(options.model, options.tokenizer, options.template, settings.batch_size)
+    for name, items in asked.items():
+        benchmark.check_lengths(name, items, backend.tokenizer, backend.limit, settings)
     results = {"model": str(options.model), "weights_sha256": backend.sha256,
                "settings": dataclasses.asdict(settings), "tasks": {}}  # fmt: skip
     for name, items in asked.items():

@@ -3,17 +3,19 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from mindspore_impl import files, ranks, runtime
 from mindspore_impl.data import parts
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.backend import Backend, chat_prompt, complete
 from mindspore_impl.evaluation.loglikelihood import Query, encode_pair
+from mindspore_impl.evaluation.options import AskOptions
+from mindspore_impl.evaluation.sandbox import Limits, check_isolation
 from mindspore_impl.evaluation.scoring import wilson_interval
-from mindspore_impl.evaluation.tasks import TASKS
+from mindspore_impl.evaluation.tasks import TASKS, code
 from mindspore_impl.evaluation.tasks.form import Item, Task
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.text.chat import parse_completion
@@ -21,32 +23,65 @@ from mindspore_impl.text.chat import parse_completion
 ITEMS_PER_PART = 256  # of multiple choice; a part of completions is one batch
 
 
-@dataclass(frozen=True)
-class BenchmarkSettings:
-    """How a benchmark is asked. None: the task's own number.
+PASS_AT = (1, 10, 100)  # k of pass@k, as far as there are samples
 
-    form: `chat` renders a question as a user's turn, `plain` as text to be continued; `auto` is plain for multiple
-    choice and the task's own form for completions. thinking: of chat turns; scores read the answer behind it.
-    """
 
-    shots: int | None = None
-    limit: int | None = None  # questions of the task, the first ones
-    form: Literal["auto", "chat", "plain"] = "auto"
-    thinking: Literal["reasoning", "fast"] = "fast"
-    max_new_tokens: int | None = None
+@dataclass
+class BenchmarkSettings(AskOptions):
+    """How a benchmark is asked, and with what."""
+
     batch_size: int = 8
     seed: int = 0
+    limits: Limits = Limits()  # of programs that are run
+
+
+def check_settings(settings: BenchmarkSettings, name: Callable[[str], str] = str) -> None:
+    """Refuse settings without a meaning; name(key) -> what a person calls the key. Raises UserError."""
+    least = {"shots": 0, "limit": 1, "batch_size": 1, "max_new_tokens": 1, "samples": 1, "temperature": 0, "seed": 0}
+    for key, smallest in least.items():
+        number = getattr(settings, key)
+        if number is not None and not number >= smallest:
+            raise UserError(f"{name(key)}: {number} is too small; use {smallest} or more")
+    if settings.samples > 1 and settings.temperature == 0:
+        raise UserError(
+            f"{name('samples')}: {settings.samples} answers at temperature 0 are all the same; set "
+            f"{name('temperature')} above 0 (0.2 and 0.8 are usual), or samples to 1"
+        )
 
 
 def items_of(name: str, path: Path, settings: BenchmarkSettings) -> list[Item]:
-    """The questions of the task `name` at `path`. Raises UserError for an unknown task, a faulty or empty file."""
+    """The questions of the task `name` at `path`. Raises UserError for an unknown task, a faulty or empty file, and
+    where programs are to be run that this machine cannot isolate."""
     if name not in TASKS:
-        raise UserError(f"--task: no task is named {name!r}; the tasks are {', '.join(TASKS)}")
-    task = TASKS[name]
-    items = task.read(Path(path), task.shots if settings.shots is None else settings.shots)[: settings.limit]
+        raise UserError(f"no task is named {name!r}; the tasks are {', '.join(TASKS)}")
+    task, path = TASKS[name], Path(path)
+    if not path.exists():
+        raise UserError(f"task {name}: {path}: no such file or folder")
+    if task.chooses and settings.samples > 1:
+        raise UserError(f"task {name}: an option is chosen, not written; set samples to 1")
+    items = task.read(path, task.shots if settings.shots is None else settings.shots)[: settings.limit]
     if not items:
-        raise UserError(f"{path}: holds no question of {name}; check the file and --limit")
+        raise UserError(f"{path}: holds no question of {name}; check the file and the limit")
+    if task.program is not None:
+        check_isolation(settings.limits)
     return items
+
+
+def check_lengths(name: str, items: list[Item], tokenizer, limit: int, settings: BenchmarkSettings) -> None:
+    """Refuse a task whose longest questions, by characters, exceed `limit` tokens with what is to be written behind
+    them: before anything is trained or loaded. Raises UserError."""
+    task = TASKS[name]
+    for item in sorted(items, key=lambda item: -len(item.header) - len(item.prompt))[:4]:
+        if task.chooses:
+            query = _query(item, tokenizer, settings)
+            length, new = len(query.context), max(map(len, query.continuations)) - 1
+        else:
+            length, new = len(_prompt(item, task, tokenizer, settings)), _new_tokens(task, settings)
+        if length + new > limit:
+            raise UserError(
+                f"task {name}: question {item.id}: {length} tokens + {new} more exceed the model's limit of {limit}; "
+                "lower the number of shots or of new tokens"
+            )
 
 
 def run(backend: Backend, name: str, items: list[Item], settings: BenchmarkSettings, folder: Path) -> dict:
@@ -58,11 +93,13 @@ def run(backend: Backend, name: str, items: list[Item], settings: BenchmarkSetti
     task, folder = TASKS[name], Path(folder)
     asked = [dataclasses.asdict(item) for item in items]
     shaping = dataclasses.asdict(settings) | {"limit": None, "shots": None}  # the items say these
+    if task.program is None:
+        shaping["limits"] = None
     plan = files.sha256_json([name, asked, shaping, backend.sha256, backend.tokenizer.sha256, runtime.numerics()])
     if (results := ranks.first(lambda: parts.result(folder / "samples.jsonl", plan))) is not None:
         return results
-    make = _choose if task.score is None else _write
-    spans = _spans(items, ITEMS_PER_PART if task.score is None else settings.batch_size)
+    make = _choose if task.chooses else _write
+    spans = _spans(items, ITEMS_PER_PART if task.chooses else max(1, settings.batch_size // settings.samples))
     paths = [folder / parts.FOLDER / plan[:16] / f"part_{number:05d}.jsonl" for number in range(len(spans))]
 
     def part(number: int) -> tuple[parts.Publish, dict]:
@@ -77,9 +114,16 @@ def run(backend: Backend, name: str, items: list[Item], settings: BenchmarkSetti
     found: list = [None] * len(items)
     for index, line in zip((index for span in spans for index in span), parts.lines_of(paths), strict=True):
         found[index] = line
-    results = {**summary(task.metrics, found), "seconds": seconds}
+    results = {**summary(metrics_of(task, settings.samples), found), "seconds": seconds}
     write = functools.partial(files.write_jsonl, values=found)
     return ranks.first(lambda: parts.publish_result(folder / "samples.jsonl", write, plan, results))
+
+
+def metrics_of(task: Task, samples: int) -> tuple[str, ...]:
+    """The metrics of a task, pass@k included for every k of PASS_AT up to the number of samples, and for that."""
+    if task.program is None:
+        return task.metrics
+    return tuple(f"pass@{k}" for k in sorted({k for k in PASS_AT if k <= samples} | {samples}))
 
 
 def _spans(items: list[Item], size: int) -> list[list[int]]:
@@ -113,33 +157,61 @@ def _query(item: Item, tokenizer, settings: BenchmarkSettings) -> Query:
 
 
 def _write(backend: Backend, task: Task, items: list[Item], settings: BenchmarkSettings, title: str) -> list[dict]:
-    """Greedy completions and their scores. A chat answer that was cut is scored by what is there."""
-    chat = (task.form if settings.form == "auto" else settings.form) == "chat"
-    prompts = [_prompt(item.header + item.prompt, backend.tokenizer, settings, chat) for item in items]
-    count = task.max_new_tokens if settings.max_new_tokens is None else settings.max_new_tokens
-    sampling = SamplingOptions(temperature=0.0, max_new_tokens=count, batch_size=settings.batch_size)
-    seeds = [settings.seed] * len(items)
+    """Completions and their scores, the mean over the samples of a question. A chat answer that was cut is scored by
+    what is there."""
+    chat, count, samples = _is_chat(task, settings), _new_tokens(task, settings), settings.samples
+    asked = [(item, number) for item in items for number in range(samples)]
+    prompts = [_prompt(item, task, backend.tokenizer, settings) for item, _ in asked]
+    sampling = SamplingOptions(settings.temperature, max_new_tokens=count, batch_size=settings.batch_size)
+    seeds = [int(files.sha256_json([settings.seed, item.id, number])[:15], 16) for item, number in asked]
     texts = complete(backend, prompts, sampling, seeds, () if chat else task.stop, title)
-    lines = []
-    for item, made in zip(items, texts, strict=True):
-        answer = parse_completion(made.ids, backend.tokenizer).answer if chat else made.text
-        ended = made.finished or len(made.ids) < count
-        scores = task.score(item, answer)
-        line = {"completion": backend.tokenizer.decode(made.ids), "answer": answer, "ended": ended}
-        lines.append(_line(item, scores) | line)
-    return lines
+    answers = [parse_completion(made.ids, backend.tokenizer).answer if chat else made.text for made in texts]
+    given = [(item, answer) for (item, _), answer in zip(asked, answers, strict=True)]
+    if task.program is None:
+        scores = [task.score(item, answer) for item, answer in given]
+    else:
+        scores = code.scores([task.program(item, answer) for item, answer in given], settings.limits)
+    written = [
+        score
+        | {"completion": backend.tokenizer.decode(made.ids), "answer": answer}
+        | {"ended": made.finished or len(made.ids) < count}
+        for score, made, answer in zip(scores, texts, answers, strict=True)
+    ]
+    return [
+        _written_line(item, task, written[samples * place : samples * (place + 1)]) for place, item in enumerate(items)
+    ]
 
 
-def _prompt(text: str, tokenizer, settings: BenchmarkSettings, chat: bool) -> list[int]:
-    if chat:
+def _written_line(item: Item, task: Task, written: list[dict]) -> dict:
+    """The line of a question: its answer, or its `samples` with the means of their scores."""
+    if len(written) == 1:
+        return _line(item, written[0])
+    found = {metric: sum(sample[metric] for sample in written) / len(written) for metric in task.metrics}
+    for metric in set(metrics_of(task, len(written))) - set(task.metrics):
+        right = sum(sample["pass@1"] == 1 for sample in written)
+        found[metric] = code.pass_at_k(len(written), right, int(metric.removeprefix("pass@")))
+    return _line(item, found) | {"ended": all(sample["ended"] for sample in written), "samples": written}
+
+
+def _is_chat(task: Task, settings: BenchmarkSettings) -> bool:
+    return (task.form if settings.form == "auto" else settings.form) == "chat"
+
+
+def _new_tokens(task: Task, settings: BenchmarkSettings) -> int:
+    return task.max_new_tokens if settings.max_new_tokens is None else settings.max_new_tokens
+
+
+def _prompt(item: Item, task: Task, tokenizer, settings: BenchmarkSettings) -> list[int]:
+    text = item.header + item.prompt
+    if _is_chat(task, settings):
         return chat_prompt(tokenizer, text, settings.thinking)
     return [*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *tokenizer.encode(text)]
 
 
-def _line(item: Item, scores: dict[str, float]) -> dict:
+def _line(item: Item, found: dict) -> dict:
     """What samples.jsonl says of every answer."""
     right = dataclasses.asdict(item.answer) if dataclasses.is_dataclass(item.answer) else item.answer
-    return {"id": item.id, "group": item.group, "prompt": item.header + item.prompt, "right": right, **scores}
+    return {"id": item.id, "group": item.group, "prompt": item.header + item.prompt, "right": right, **found}
 
 
 def summary(metrics: tuple[str, ...], lines: list[dict]) -> dict:

@@ -114,13 +114,22 @@ def run_program(
     return Result(**_supervise(job, limits.seconds + _GRACE_SECONDS), isolation=around.layers)
 
 
+def check_isolation(limits: Limits) -> Isolation:
+    """The layers of this machine. Raises UserError where they do not keep the promises that `limits` asks for."""
+    around = isolation()
+    if limits.require_isolation and around.missing:
+        raise UserError(refusal(around))
+    return around
+
+
 def refusal(around: Isolation) -> str:
     """Why no program is run inside of `around`, and what can be done about it."""
     useful = {name for promise in around.missing for way in layers.PROMISES[promise] for name in way}
     reasons = "; ".join(f"{name}: {reason}" for name, reason in around.reasons.items() if name in useful)
     return (
         f"this machine cannot isolate programs: {', '.join(around.missing)} not protected ({reasons}); run as root, "
-        "allow user namespaces or use Linux 6.12 with Landlock, or set require_isolation=false to run them all the same"
+        "allow user namespaces or use Linux 6.12 with Landlock; to run them all the same pass --code-unisolated "
+        "(tools/evaluate.py) or require_isolation=false (Limits)"
     )
 
 
@@ -131,10 +140,7 @@ def run_many(
 
     Raises UserError where programs cannot be isolated and must be.
     """
-    programs = list(programs)
-    around = isolation()
-    if limits.require_isolation and around.missing:
-        raise UserError(refusal(around))
+    programs, around = list(programs), check_isolation(limits)
     results: list[Result | None] = [None] * len(programs)
 
     def run(index: int) -> None:

@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.benchmark import BenchmarkSettings, items_of, run, summary
+from mindspore_impl.evaluation import sandbox
+from mindspore_impl.evaluation.benchmark import (
+    BenchmarkSettings,
+    check_lengths,
+    check_settings,
+    items_of,
+    metrics_of,
+    run,
+    summary,
+)
+from mindspore_impl.evaluation.tasks import TASKS
+from mindspore_impl.generation.options import SamplingOptions
 from tests.evaluation.fake_backend import Counting, make_tokenizer
 
 DATA = Path(__file__).parent / "tasks" / "data"
@@ -135,6 +146,64 @@ def test_items_are_checked_first(tmp_path):
     with pytest.raises(UserError, match="no task is named 'mmul'"):
         items_of("mmul", tmp_path, BenchmarkSettings())
     assert len(items_of("mmlu", DATA / "mmlu", BenchmarkSettings(shots=0, limit=2))) == 2
+
+
+def test_several_samples_are_averaged_and_drawn_apart(tokenizer, tmp_path):
+    counting, seen = Counting(tokenizer, ["#### 10", "#### 11"]), []
+    generate = counting.backend.generate
+
+    def noted(prompts, sampling, seeds, *rest):
+        seen.extend(zip(map(tuple, prompts), seeds, [sampling.temperature] * len(seeds), strict=True))
+        return generate(prompts, dataclasses.replace(sampling, temperature=0.0), seeds, *rest)
+
+    object.__setattr__(counting.backend, "generate", noted)
+    result = measure(counting.backend, "gsm8k", tmp_path, shots=0, batch_size=2, samples=2, temperature=0.5)
+    lines = lines_of(tmp_path)
+    assert [line["exact_match"] for line in lines] == [0.5, 0, 0] and "low" not in result["metrics"]["exact_match"]
+    assert [sample["exact_match"] for sample in lines[0]["samples"]] == [1, 0]
+    assert len(seen) == len(set(seen)) == 6 and {entry[2] for entry in seen} == {0.5}
+    assert result["metrics"]["exact_match"]["value"] == pytest.approx(1 / 6)
+
+
+def test_programs_are_run_and_give_pass_at_k(tokenizer, tmp_path):
+    if missing := sandbox.isolation().missing:
+        pytest.skip(f"this machine cannot promise {missing}")
+    rows = [json.loads(line) for line in (DATA / "humaneval" / "HumanEval.jsonl").read_text().splitlines()]
+    fenced = [f"```python\n{row['prompt']}{row['canonical_solution']}```" for row in rows]
+    wrong = "```python\nprint(1)\n```"
+    counting = Counting(tokenizer, [fenced[0], wrong, wrong, wrong])
+    asked = dataclasses.replace(counting.backend, generate=lambda p, s, *rest: counting.generate(p, GREEDY, *rest))
+    settings = BenchmarkSettings(samples=4, temperature=0.8, batch_size=4, limit=1, max_new_tokens=600)
+    items = items_of("humaneval_chat", DATA / "humaneval", settings)
+    result = run(asked, "humaneval_chat", items, settings, tmp_path)
+    assert result["metrics"]["pass@1"]["value"] == 0.25 and result["metrics"]["pass@4"]["value"] == 1.0
+    (line,) = lines_of(tmp_path)
+    assert [sample["status"] for sample in line["samples"]] == ["passed", "failed", "failed", "failed"]
+    assert metrics_of(TASKS["mbpp"], 20) == ("pass@1", "pass@10", "pass@20")
+    assert metrics_of(TASKS["mbpp"], 1) == ("pass@1",) and metrics_of(TASKS["gsm8k"], 20) == TASKS["gsm8k"].metrics
+
+
+GREEDY = SamplingOptions(temperature=0.0, max_new_tokens=600)
+
+
+def test_settings_without_a_meaning_are_refused():
+    with pytest.raises(UserError, match="samples: 4 answers at temperature 0 are all the same"):
+        check_settings(BenchmarkSettings(samples=4))
+    with pytest.raises(UserError, match="--shots: -1 is too small; use 0 or more"):
+        check_settings(BenchmarkSettings(shots=-1), lambda name: f"--{name}")
+    with pytest.raises(UserError, match="an option is chosen, not written"):
+        items_of("mmlu", DATA / "mmlu", BenchmarkSettings(samples=2, temperature=1.0))
+    with pytest.raises(UserError, match="gsm8k: .*nowhere: no such file"):
+        items_of("gsm8k", DATA / "nowhere", BenchmarkSettings())
+
+
+@pytest.mark.parametrize("name", ["mmlu", "gsm8k"])
+def test_the_longest_question_is_measured_before_anything_else(tokenizer, name):
+    settings = BenchmarkSettings(shots=1, max_new_tokens=20)
+    items = items_of(name, DATA / name, settings)
+    check_lengths(name, items, tokenizer, 2000, settings)
+    with pytest.raises(UserError, match=f"task {name}: question .* exceed the model's limit of 100"):
+        check_lengths(name, items, tokenizer, 100, settings)
 
 
 def test_summary_has_no_interval_where_scores_are_shares():

@@ -7,17 +7,14 @@ pass@k is the unbiased estimate of Chen et al., arXiv 2107.03374: n answers of a
 import ast
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation import sandbox
-from mindspore_impl.evaluation.sandbox import Limits, Program, Result, run_many, run_program
+from mindspore_impl.evaluation.sandbox import Limits, Program, run_many
 from mindspore_impl.evaluation.tasks.form import Item, plain
 
 METRICS = ("pass@1",)
-DEFAULTS = Limits()  # of a program whose tests are run
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\r?\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
 
@@ -55,44 +52,20 @@ def _head(code: str, tests: Tests) -> int:
     return found.end() if found else 0
 
 
-def isolated(read: Callable[[Path, int], list[Item]]) -> Callable[[Path, int], list[Item]]:
-    """`read`, which then refuses where this machine cannot isolate programs: before anything is generated."""
-
-    def checked(path: Path, shots: int) -> list[Item]:
-        items = read(path, shots)
-        if DEFAULTS.require_isolation and sandbox.isolation().missing:
-            raise UserError(sandbox.refusal(sandbox.isolation()))
-        return items
-
-    return checked
-
-
-def score(item: Item, completion: str, limits: Limits = DEFAULTS) -> dict[str, float]:
-    """pass@1 of one completion. Raises UserError where this machine cannot isolate the program."""
+def program(item: Item, completion: str) -> Program:
+    """A completion as a program, with the tests of its problem."""
     tests: Tests = item.answer
-    result = run_program(program_of(tests, completion), limits, tests.checks, tests.names)
-    if result.status == "refused":
-        raise UserError(result.error)
-    return {"pass@1": float(result.status == "passed")}
+    return Program(program_of(tests, completion), tests.checks, tests.names)
 
 
-def run_samples(
-    items: Sequence[Item], samples: Sequence[Sequence[str]], limits: Limits = DEFAULTS, workers: int | None = None
-) -> list[list[Result]]:
-    """The result of each of the completions `samples[i]` of each item, `workers` programs at a time."""
-    programs = [
-        Program(program_of(item.answer, completion), item.answer.checks, item.answer.names)
-        for item, completions in zip(items, samples, strict=True)
-        for completion in completions
-    ]
-    results = iter(run_many(programs, limits, workers, "tests"))
-    return [[next(results) for _ in completions] for completions in samples]
-
-
-def mean_pass_at_k(results: Sequence[Sequence[Result]], k: int) -> float:
-    """Mean over the problems of `pass_at_k`. Raises UserError when a problem has fewer than k answers."""
-    rights = [(len(row), sum(result.status == "passed" for result in row)) for row in results]
-    return sum(pass_at_k(total, right, k) for total, right in rights) / len(rights)
+def scores(programs: Sequence[Program], limits: Limits) -> list[dict]:
+    """{"pass@1", "status", "error"} of each program, which run side by side. Raises UserError where this machine cannot
+    isolate them."""
+    results = run_many(programs, limits, title="tests")
+    for result in results:
+        if result.status == "refused":
+            raise UserError(result.error)
+    return [{"pass@1": float(r.status == "passed"), "status": r.status, "error": r.error} for r in results]
 
 
 def pass_at_k(total: int, right: int, k: int) -> float:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation.sandbox import Program
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ class Item:
 class Task:
     """A benchmark. read(path, shots) -> items, raising UserError that names file and line.
 
-    score(item, completion) -> {metric: 0.0 to 1.0}; None: items have options, compared by log-likelihood ("acc", and
-    "acc_norm" by log-likelihood a character). `metrics` begins with the one that is quoted. `stop`: strings
-    that end a completion where the prompt is plain text, not a chat turn. form: how completions are asked for.
+    score(item, completion) -> {metric: 0.0 to 1.0}; program(item, completion) -> what must pass its tests instead
+    ("pass@1", `code.py`). With neither, items have options, compared by log-likelihood ("acc", and "acc_norm" by
+    log-likelihood a character). `metrics` begins with the one that is quoted. `stop`: strings that end a
+    completion where the prompt is plain text, not a chat turn. form: how completions are asked for.
     """
 
     read: Callable[[Path, int], list[Item]]
@@ -43,6 +45,12 @@ class Task:
     stop: tuple[str, ...] = ()
     max_new_tokens: int = 512
     form: Literal["chat", "plain"] = "chat"
+    program: Callable[[Item, str], Program] | None = None
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the answer is one of given options."""
+        return self.score is None and self.program is None
 
 
 def rows(path: Path, columns: tuple[str, ...], named: bool) -> Iterator[tuple[int, dict[str, str]]]:

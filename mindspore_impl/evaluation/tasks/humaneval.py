@@ -9,7 +9,7 @@ import ast
 from pathlib import Path
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.tasks.code import METRICS, Tests, isolated, parsed, score
+from mindspore_impl.evaluation.tasks.code import METRICS, Tests, parsed, program
 from mindspore_impl.evaluation.tasks.form import Item, Task, field, objects
 
 STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
@@ -44,5 +44,5 @@ def item(row: dict, where: str) -> Item:
     return Item(task_id, start, answer=Tests(checks, (name,), start, before, STOP))
 
 
-TASK = Task(isolated(read), score, METRICS, stop=STOP, form="plain")
-CHAT = Task(isolated(read_chat), score, METRICS)
+TASK = Task(read, None, METRICS, stop=STOP, form="plain", program=program)
+CHAT = Task(read_chat, None, METRICS, program=program)

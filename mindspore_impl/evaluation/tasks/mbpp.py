@@ -101,4 +101,4 @@ def _texts(row: dict, name: str, where: str) -> list[str]:
     return values
 
 
-TASK = Task(code.isolated(read), code.score, code.METRICS, shots=3, stop=STOP, form="plain")
+TASK = Task(read, None, code.METRICS, shots=3, stop=STOP, form="plain", program=code.program)

@@ -8,8 +8,9 @@ import pytest
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import sandbox
-from mindspore_impl.evaluation.sandbox import Isolation, Result
-from mindspore_impl.evaluation.tasks import TASKS, code, humaneval, mbpp
+from mindspore_impl.evaluation.benchmark import BenchmarkSettings, items_of
+from mindspore_impl.evaluation.sandbox import Isolation, Limits
+from mindspore_impl.evaluation.tasks import code, humaneval, mbpp
 
 HUMANEVAL = Path(__file__).parent / "data" / "humaneval" / "HumanEval.jsonl"
 MBPP = Path(__file__).parent / "data" / "mbpp" / "mbpp.jsonl"
@@ -36,7 +37,8 @@ def changed(tmp_path: Path, source: Path, number: int, **fields) -> Path:
 
 
 def statuses(items, completions) -> list[str]:
-    return [row[0].status for row in code.run_samples(items, [[text] for text in completions])]
+    programs = [code.program(item, text) for item, text in zip(items, completions, strict=True)]
+    return [found["status"] for found in code.scores(programs, Limits(seconds=20.0))]
 
 
 def test_humaneval_prompts():
@@ -101,8 +103,10 @@ def test_sanitized_mbpp(isolated):
     assert [item.id for item in items] == ["11", "13"] and items[0].header.count("[BEGIN]") == 2
     assert statuses(items, [known[item.id] for item in items]) == ["passed"] * 2
     # test_imports are there for the program too, as in one common namespace.
-    assert code.score(items[0], "def distance(x, y):\n    return math.sqrt(x * x + y * y)") == {"pass@1": 1.0}
-    assert code.score(items[0], "def distance(x, y):\n    return 5.0") == {"pass@1": 0.0}
+    answers = [f"def distance(x, y):\n    return {text}" for text in ("math.sqrt(x * x + y * y)", "5.0")]
+    right, wrong = code.scores([code.program(items[0], text) for text in answers], Limits(seconds=20.0))
+    assert right == {"pass@1": 1.0, "status": "passed", "error": ""}
+    assert wrong["pass@1"] == 0.0 and wrong["error"].startswith("AssertionError")
 
 
 TESTS = code.Tests("", ("f",), start="def f(x):\n", before="import math\n", stop=("\ndef", "\n#"))
@@ -185,7 +189,9 @@ def test_shots_that_are_not_there():
 def test_a_machine_without_isolation_is_refused_before_anything_is_generated(monkeypatch, name):
     monkeypatch.setattr(sandbox, "isolation", lambda: Isolation((), {"landlock": "not here"}, ("files",)))
     with pytest.raises(UserError, match="files not protected"):
-        TASKS[name].read(HUMANEVAL if name != "mbpp" else MBPP, 0)
+        items_of(name, HUMANEVAL if name != "mbpp" else MBPP, BenchmarkSettings(shots=0))
+    allowed = BenchmarkSettings(shots=0, limits=Limits(require_isolation=False))
+    assert items_of(name, HUMANEVAL if name != "mbpp" else MBPP, allowed)
 
 
 def test_pass_at_k_is_the_share_of_choices_with_a_right_answer():
@@ -212,10 +218,3 @@ def test_pass_at_k_worked_numbers():
         code.pass_at_k(2, 1, 3)
     with pytest.raises(ValueError, match="right=3"):
         code.pass_at_k(2, 3, 1)
-
-
-def test_pass_at_k_of_a_benchmark_is_the_mean_over_problems():
-    passed, failed = Result("passed"), Result("timeout")
-    results = [[passed, failed, failed, failed], [passed] * 4, [failed] * 4]
-    assert code.mean_pass_at_k(results, 1) == pytest.approx((0.25 + 1 + 0) / 3)
-    assert code.mean_pass_at_k(results, 2) == pytest.approx((0.5 + 1 + 0) / 3)
