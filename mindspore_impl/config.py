@@ -8,6 +8,8 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
@@ -186,22 +188,29 @@ def compose_plain(overrides: list[str]) -> dict:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-    from yaml import YAMLError
 
     folder = conf_folder()
     GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(folder)):
-            composed = hydra_compose(config_name="config", overrides=_force(overrides, folder))
+    with told_plainly("configuration"), initialize_config_dir(version_base="1.3", config_dir=str(folder)):
+        composed = hydra_compose(config_name="config", overrides=_force(overrides, folder))
         return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+
+
+@contextmanager
+def told_plainly(where: str) -> Iterator[None]:
+    """Turn what Hydra, OmegaConf and the YAML reader raise within into a UserError about `where`."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        yield
     except MissingMandatoryValue as error:
         key = getattr(error, "full_key", None) or "a value"
         raise UserError(f"{key}: no value given; add {key}=VALUE to the command line") from error
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise UserError(f"configuration: {_readable(str(error))}") from error
+        raise UserError(f"{where}: {_readable(str(error))}") from error
 
 
 def _readable(text: str) -> str:

@@ -177,6 +177,18 @@ def versions() -> dict[str, str]:
     return found
 
 
+def process_bytes(key: str) -> int | None:
+    """Memory of this process in bytes: VmRSS (now) or VmHWM (at most so far); None where /proc does not tell.
+
+    (`ru_maxrss` of getrusage would be the parent's after an exec.)
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key + ":"))
+    except (OSError, StopIteration):
+        return None
+
+
 def device_description() -> str:
     """The device in words, for reports: processor or NPU name, and how many cores are used."""
     if device() == "Ascend":

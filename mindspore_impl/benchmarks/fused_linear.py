@@ -71,8 +71,7 @@ def apart(name: str, sizes: dict[str, int]) -> dict:
 
 def peak_mb() -> float:
     """The process's peak resident memory in MiB, as Linux counts it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    return runtime.process_bytes("VmHWM") / 2**20
 
 
 def inputs(sizes: dict[str, int]) -> dict[str, np.ndarray]:

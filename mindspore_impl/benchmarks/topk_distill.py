@@ -220,11 +220,6 @@ def peak_here(name: str, rows: int, vocab: int) -> float:
     BUILDERS[name](inputs(2, vocab))()  # libraries, thread pools and compilers come first
     step = BUILDERS[name](inputs(rows, vocab))
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = _kilobytes("VmRSS")
+    before = runtime.process_bytes("VmRSS")
     step()
-    return 1024 * (_kilobytes("VmHWM") - before) / 1e6
-
-
-def _kilobytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+    return (runtime.process_bytes("VmHWM") - before) / 1e6

@@ -34,8 +34,7 @@ def load_set(name: str, options: DatasetOptions, seed: int) -> list[Record]:
 def load_whole(name: str, options: DatasetOptions, seed: int) -> list[Record]:
     """`load_set` before `options.keep` is applied."""
     key = f"data.sets.{name}"
-    if options.first < 0 or (options.count is not None and options.count < 1):
-        raise UserError(f"{key}: first={options.first} must be 0 or more, count={options.count} 1 or more, or null")
+    check_window(key, options)
     if options.source == "list_programs":
         if options.count is None:
             raise UserError(f"{key}.count: list_programs has no natural end; say how many records to make")
@@ -59,6 +58,12 @@ def load_whole(name: str, options: DatasetOptions, seed: int) -> list[Record]:
     if options.source not in ADAPTERS:
         raise UserError(f"{key}.source: unknown source {options.source!r}; use list_programs, {', '.join(ADAPTERS)}")
     return _load_file(key, options)
+
+
+def check_window(key: str, options: DatasetOptions) -> None:
+    """Refuse a `first` or `count` of the set at `key` that is out of range."""
+    if options.first < 0 or (options.count is not None and options.count < 1):
+        raise UserError(f"{key}: first={options.first} must be 0 or more, count={options.count} 1 or more, or null")
 
 
 def _load_file(key: str, options: DatasetOptions) -> list[Record]:

@@ -137,15 +137,11 @@ def check(precision: str, row: dict) -> None:
 def _memory(key: str) -> int | None:
     """Bytes of this process: VmRSS (now) or VmHWM (at most so far), where /proc tells.
 
-    What the C library keeps of freed memory goes back first. (`ru_maxrss` would be the parent's after an exec.)
+    What the C library keeps of freed memory goes back first.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    try:
-        with open("/proc/self/status", encoding="ascii") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key + ":"))
-    except (OSError, StopIteration):
-        return None
+    return runtime.process_bytes(key)
 
 
 def _main(folder: str, given: str, result: str) -> None:

@@ -82,6 +82,13 @@ def test_exact_ignores_space_and_composition_but_not_case():
     [
         ({}, "r7.*task"),
         ({"task": "gsm8K", "answer": "1"}, "gsm8K.*list_programs, gsm8k, exact"),
+        ({"task": ["exact"], "answer": "1"}, r"r7.*meta.task is \['exact'\]"),
+        ({"task": {}, "answer": "1"}, "r7.*meta.task is {}"),
+        ({"task": "exact", "answer": 4}, "r7.*answer"),
+        ({"task": "list_programs", "letters": 3, "operations": []}, "r7.*meta.letters is 3; it must be an array"),
+        ({"task": "list_programs", "letters": ["a"], "operations": [["sort"]]}, "r7.*meta.operations is"),
+        ({"task": "list_programs", "letters": ["a", 1], "operations": ["sort"]}, "r7.*meta.letters is"),
+        ({"task": "list_programs", "letters": "ab", "operations": ["sort"]}, "r7.*meta.letters is 'ab'"),
         ({"task": "exact"}, "r7.*answer"),
         ({"task": "exact", "answer": " "}, "r7.*answer"),
         ({"task": "gsm8k", "answer": "many"}, "r7.*many"),

@@ -53,6 +53,6 @@ def label_correct(record: Record) -> bool:
 
 def _task(record: Record) -> ModuleType:
     name = record.meta.get("task")
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         raise UserError(f"record {record.id!r}: meta.task is {name!r}; set it to one of {', '.join(TASKS)}")
     return TASKS[name]

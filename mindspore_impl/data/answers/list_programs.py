@@ -11,6 +11,9 @@ def expected(record: Record) -> str:
         letters, operations = record.meta["letters"], record.meta["operations"]
     except KeyError as error:
         raise UserError(f"record {record.id!r}: meta.{error.args[0]} is missing; list_programs needs it") from error
+    for key, value in (("letters", letters), ("operations", operations)):
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            raise UserError(f"record {record.id!r}: meta.{key} is {value!r}; it must be an array of strings")
     unknown = [name for name in operations if name not in OPERATIONS]
     if unknown:
         raise UserError(f"record {record.id!r}: meta.operations has {unknown[0]!r}; known: {', '.join(OPERATIONS)}")

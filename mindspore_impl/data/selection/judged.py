@@ -1,51 +1,33 @@
 """Steps that know right from wrong and easy from hard: labels verified, answers sampled, difficulty noted."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from mindspore_impl.data import answers, difficulty, judging
 from mindspore_impl.data.options import KeepOptions
 from mindspore_impl.data.rollouts import read_rollouts
+from mindspore_impl.data.selection.options import DifficultyOptions, RejectionOptions, VerifyOptions
 from mindspore_impl.data.selection.stream import Check, Context, Drop, Item
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.chat import render
 from mindspore_impl.text.tokenizer import Tokenizer
 
-
-@dataclass
-class VerifyOptions:
-    """Whether a record's own last answer is right, by its meta.task."""
-
-    unverifiable: Literal["keep", "drop"] = "keep"  # what becomes of a record without a task
-
-
-@dataclass
-class RejectionOptions:
-    """Rejection sampling: each record's answer becomes the shortest right one among its generations."""
-
-    rollouts: str = ""  # a rollout file with several answers to each prompt
-    tokenizer: str = ""  # tokenizer.model or tokenizer.json of the model that answered
-    template: str | None = None  # null: by the kind of tokenizer
-
-
-@dataclass
-class DifficultyOptions:
-    """Writes difficulty_length into meta and, where a rollout file is given, difficulty_pass_rate."""
-
-    tokenizer: str = ""
-    template: str | None = None
-    rollouts: str | None = None
+UNANSWERED = Drop("no answer of the assistant at the end")
 
 
 def verify(options: VerifyOptions, context: Context) -> Check:
-    """Drops records whose label is wrong: it is executed (list_programs) or compared with meta.answer."""
+    """Drops records whose label is wrong: it is executed (list_programs) or compared with meta.answer.
+
+    A prompt alone, which has no answer that could be wrong, goes too.
+    """
     wrong, unknown = Drop("its answer is wrong"), Drop("it names no task, so its answer cannot be verified")
 
     def check(item: Item) -> Drop | None:
         if not answers.checkable(item.record):
             return unknown if options.unverifiable == "drop" else None
+        if not item.answered:
+            return UNANSWERED
         return None if answers.label_correct(item.record) else wrong
 
     return check
@@ -53,7 +35,7 @@ def verify(options: VerifyOptions, context: Context) -> Check:
 
 def rejection(options: RejectionOptions, context: Context, items: Iterator[Item]) -> Iterator[Item]:
     """Puts the shortest right generation in place of each record's answer; records without one go."""
-    verdicts = _verdicts(options.rollouts, _tokenizer(options, context), context)
+    verdicts = _verdicts(options, context)
     for item in items:
         verdict = verdicts.get((item.record.id, item.record.thinking))
         if verdict is None:
@@ -65,11 +47,14 @@ def rejection(options: RejectionOptions, context: Context, items: Iterator[Item]
 
 
 def measure(options: DifficultyOptions, context: Context, items: Iterator[Item]) -> Iterator[Item]:
-    """Notes how long each record is and how often its prompt was answered rightly; unanswered records go."""
+    """Notes how long each record is and how often its prompt was answered rightly; what has no answer goes."""
     tokenizer = _tokenizer(options, context)
-    verdicts = _verdicts(options.rollouts, tokenizer, context) if options.rollouts else {}
+    verdicts = _verdicts(options, context) if options.rollouts else {}
     for item in items:
         record = item.record
+        if not item.answered:
+            context.drop(item, UNANSWERED)
+            continue
         values = {difficulty.LENGTH: len(render(record, tokenizer).ids)}
         if options.rollouts:
             verdict = verdicts.get((record.id, record.thinking))
@@ -105,13 +90,19 @@ def _tokenizer(options: RejectionOptions | DifficultyOptions, context: Context) 
     return Tokenizer.load(Path(options.tokenizer), options.template)
 
 
-def _verdicts(path: str, tokenizer: Tokenizer, context: Context) -> dict:
-    if not path:
+def _verdicts(options: RejectionOptions | DifficultyOptions, context: Context) -> dict:
+    """What the generations of a rollout file are worth: judged once, however many steps of a recipe ask."""
+    tokenizer = _tokenizer(options, context)
+    if not options.rollouts:
         raise context.refuse("rollouts: give a rollout file")
-    try:
-        verdicts = judging.judge(read_rollouts(path, tokenizer, keep_truncated=True), tokenizer)
-    except UserError as error:
-        raise context.refuse(str(error)) from error
+    key = ("verdicts", options.rollouts, options.tokenizer, options.template)
+    if key not in context.shared:
+        try:
+            rollouts = read_rollouts(options.rollouts, tokenizer, keep_truncated=True)
+            context.shared[key] = judging.judge(rollouts, tokenizer)
+        except UserError as error:
+            raise context.refuse(str(error)) from error
+    verdicts = context.shared[key]
     right, given = (sum(getattr(v, key) for v in verdicts.values()) for key in ("right", "answers"))
     context.notes |= {"prompts": len(verdicts), "generations": given, "right": right}
     return verdicts

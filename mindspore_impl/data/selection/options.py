@@ -1,8 +1,10 @@
 """The options of the selection's own steps. `of` names the part of a record that a step looks at (Item.text)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
+Part = Literal["conversation", "prompt", "response", "reasoning", "answer"]
+Group = Literal["set", "thinking", "task"]
 REFUSALS = [
     "i'm sorry, but", "i am sorry, but", "i apologize, but", "i cannot assist", "i can't assist", "i cannot help with",
     "i can't help with", "i'm unable to", "i am unable to", "i cannot fulfill", "i can't fulfill", "i cannot provide",
@@ -16,7 +18,7 @@ REFUSALS = [
 class LengthOptions:
     """Length in characters, and in tokens where a tokenizer is given; null: no limit."""
 
-    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "conversation"
+    of: Part = "conversation"
     min_characters: int = 1
     max_characters: int | None = None
     tokenizer: str | None = None  # tokenizer.model or tokenizer.json, needed for the two below
@@ -28,7 +30,7 @@ class LengthOptions:
 class LanguageOptions:
     """Shares of CJK and of Latin letters among all letters, 0 to 1. A text without letters stays."""
 
-    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "conversation"
+    of: Part = "conversation"
     min_cjk: float = 0.0
     max_cjk: float = 1.0
     min_latin: float = 0.0
@@ -40,7 +42,7 @@ class LanguageOptions:
 class RepetitionOptions:
     """Shares of repeated lines and of repeated runs of words, 0 to 1 (a CJK character is a word)."""
 
-    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "response"
+    of: Part = "response"
     max_repeated_lines: float = 0.3
     ngram: int = 4  # words in a run
     max_repeated_ngrams: float = 0.4
@@ -51,7 +53,7 @@ class RepetitionOptions:
 class BrokenUnicodeOptions:
     """U+FFFD, half surrogate pairs, control characters and, where asked, text decoded with the wrong table."""
 
-    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "conversation"
+    of: Part = "conversation"
     mojibake: bool = True
 
 
@@ -68,23 +70,27 @@ class MissingAnswerOptions:
 class RefusalOptions:
     """A phrase of a refusal at the start of the answer."""
 
-    phrases: list[str] = field(default_factory=lambda: list(REFUSALS))  # letters' case does not matter
+    phrases: list[str] | None = None  # letters' case does not matter; null: REFUSALS above
     within: int = 200  # characters at the start of the answer
+
+    def __post_init__(self):
+        if self.phrases is None:  # in full, as they decide what is selected
+            self.phrases = list(REFUSALS)
 
 
 @dataclass
 class CodeFencesOptions:
     """A code block that opens and never closes."""
 
-    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "response"
+    of: Part = "response"
 
 
 @dataclass
 class CompressionOptions:
     """Compressed size over size (zlib): low where a text repeats itself, or what came before it in its group."""
 
-    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "conversation"
-    over: Literal["record", "set", "thinking", "task"] = "record"  # or after the last 32 KB kept of its group
+    of: Part = "conversation"
+    over: Literal["record", Group] = "record"  # or after the last 32 KB kept of its group
     min_ratio: float = 0.2
     max_ratio: float | None = None  # noise does not compress
     min_characters: int = 200  # shorter texts are not judged
@@ -94,19 +100,19 @@ class CompressionOptions:
 class ExactDuplicatesOptions:
     """The same text but for case and white space; the first stays. Holds 8-byte hashes."""
 
-    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "conversation"
-    apart: Literal["set", "thinking", "task"] | None = None  # compare within such groups only; null: all with all
+    of: Part = "conversation"
+    apart: Group | None = None  # compare within such groups only; null: all with all
 
 
 @dataclass
 class NearDuplicatesOptions:
     """Jaccard similarity of the sets of word runs, with a record that stays; the first stays. Needs extra `select`."""
 
-    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "conversation"
+    of: Part = "conversation"
     threshold: float = 0.8
     ngram: int = 3  # words in a run
     permutations: int = 96  # MinHash values of a record
-    apart: Literal["set", "thinking", "task"] | None = None  # compare within such groups only; null: all with all
+    apart: Group | None = None  # compare within such groups only; null: all with all
     seed: int = 1
 
 
@@ -115,8 +121,8 @@ class DecontaminateOptions:
     """A run of words shared with a record of an evaluation set, blind to case and punctuation."""
 
     against: list[str]  # sets of the recipe
-    of: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "conversation"
-    evaluation: Literal["conversation", "prompt", "response", "reasoning", "answer"] = "prompt"
+    of: Part = "conversation"
+    evaluation: Part = "prompt"
     ngram: int = 13  # words in a run; an evaluation text that is shorter is one run
     min_words: int = 5  # a still shorter evaluation text is not looked for
 
@@ -126,7 +132,32 @@ class MixtureOptions:
     """Shares of groups, e.g. {reasoning: 3, fast: 1}; which records of a group stay is decided by a hash of the id."""
 
     weights: dict[str, float]
-    by: Literal["thinking", "set", "task"] = "thinking"
+    by: Group = "thinking"
     how: Literal["down", "repeat"] = "down"  # drop from groups that are too large, or repeat those that are too small
     total: int | None = None  # records in all; null: as many as `how` gives
     seed: int = 0
+
+
+@dataclass
+class VerifyOptions:
+    """Whether a record's own last answer is right, by its meta.task."""
+
+    unverifiable: Literal["keep", "drop"] = "keep"  # what becomes of a record without a task
+
+
+@dataclass
+class RejectionOptions:
+    """Rejection sampling: each record's answer becomes the shortest right one among its generations."""
+
+    rollouts: str = ""  # a rollout file with several answers to each prompt
+    tokenizer: str = ""  # tokenizer.model or tokenizer.json of the model that answered
+    template: str | None = None  # null: by the kind of tokenizer
+
+
+@dataclass
+class DifficultyOptions:
+    """Writes difficulty_length into meta and, where a rollout file is given, difficulty_pass_rate."""
+
+    tokenizer: str = ""
+    template: str | None = None
+    rollouts: str | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from mindspore_impl import files
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.data.selection.stream import Drop, Item
-from mindspore_impl.data.sources import ADAPTERS, load_set
+from mindspore_impl.data.sources import ADAPTERS, check_window, load_set
 from mindspore_impl.errors import UserError
 
 HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -17,21 +17,22 @@ Refused = Callable[[str, Drop], None]  # place of a line that is no record, and 
 
 
 def read_set(
-    name: str, options: DatasetOptions, seed: int = 0, mend: bool = False, refused: Refused | None = None,
-    prefix: str = "",
+    name: str, options: DatasetOptions, seed: int = 0, mended: Callable[[], None] | None = None,
+    refused: Refused | None = None, prefix: str = "",
 ) -> Iterator[Item]:  # fmt: skip
     """The records of the set `name` in the order of its file: `first` are skipped, then `count` taken.
 
-    A line without an id gets `<prefix><file name>:<line>`. With `mend`, half a surrogate pair becomes U+FFFD, for a
-    step that drops such records. A line that is no record goes to `refused`; without it, UserError names file:line.
-    A JSON array and the bundled generator are read whole; JSON lines are not.
+    A line without an id gets `<prefix><file name>:<line>`. With `mended`, half a surrogate pair becomes U+FFFD, for a
+    step that drops such records, and `mended` is called for the line. A line that is no record goes to `refused`;
+    without it, UserError names file:line. A JSON array and the bundled generator are read whole; JSON lines are not.
     """
     if options.keep is not None:
         raise UserError(f"data.sets.{name}.keep: a recipe reads a whole set; use its step `band` instead")
     if options.source == "list_programs":
         yield from (Item(record, name, record.id) for record in load_set(name, options, seed))
         return
-    if options.path is None:
+    check_window(f"data.sets.{name}", options)
+    if not options.path:
         raise UserError(f"data.sets.{name}.path is null; give the file to read for source {options.source}")
     adapter, path = ADAPTERS[options.source], Path(options.path)
     stop = None if options.count is None else options.first + options.count
@@ -40,8 +41,10 @@ def read_set(
         where, line = place_of_file + place, None
         try:
             value = _object(text, path, place)
-            if mend and _has_escape(text):
-                value = _mended(value)
+            if mended and _has_escape(text):
+                value, before = _mended(value), value
+                if value != before:
+                    mended()
             elif is_record_form and isinstance(text, bytes) and "id" in value and "thinking" in value:
                 line = text.strip()
             record = adapter(value, where, id_of_file + place, options.thinking)

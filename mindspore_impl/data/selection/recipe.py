@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mindspore_impl.config import build, conf_folder, nearest
+from mindspore_impl.config import build, conf_folder, nearest, told_plainly
 from mindspore_impl.data.options import DataOptions
 from mindspore_impl.data.selection.steps import STEPS
 from mindspore_impl.data.selection.stream import Step
@@ -104,22 +104,17 @@ def _path_of(name: str) -> Path:
 def _resolved(path: Path, overrides: list[str]) -> dict:
     """The file with its overrides, interpolations resolved, as plain containers."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-    from yaml import YAMLError
 
-    try:
+    with told_plainly(str(path)):
         config = OmegaConf.load(path)
         if not isinstance(config, DictConfig):
             raise UserError(f"{path}: expected a mapping with data, select, steps and output")
         for override in OverridesParser.create().parse_overrides(overrides):
-            OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
+            if override.is_delete() or override.is_sweep_override() or override.package is not None:
+                raise UserError(f"{override.input_line}: a recipe takes key=value alone, one value a key")
+            try:
+                OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
+            except TypeError as error:  # a list is not asked by a name
+                raise UserError(f"{override.input_line}: {error}; steps are numbered: steps.0.NAME.OPTION") from error
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        key = getattr(error, "full_key", None) or "a value"
-        raise UserError(f"{key}: no value given; add {key}=VALUE to the command line") from error
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, AttributeError, TypeError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "See https"))]
-        raise UserError(f"{path}: {' '.join(lines)}") from error

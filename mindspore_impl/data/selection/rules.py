@@ -135,7 +135,7 @@ def repetition(options: RepetitionOptions, context: Context) -> Check:
             share = 1 - len(set(lines)) / len(lines) if lines else 0.0
             if share > most_lines:
                 return in_lines._replace(detail=f"{share:.2f} of {len(lines)} lines")
-        found = text.split() if text.isascii() else words(text)
+        found = words(text)
         count = len(found) - size + 1
         # Each distinct word starts a run of its own, but for the last few: if these are many, the runs need no look.
         if len(found) < options.min_words or count < 1 or 1 - (len(set(found)) - size + 1) / count <= most:

@@ -3,10 +3,13 @@
 import json
 import tempfile
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from mindspore_impl import files, runtime
 from mindspore_impl.data.selection.reader import count_lines, read_set
@@ -14,11 +17,13 @@ from mindspore_impl.data.selection.recipe import PlannedStep, Recipe
 from mindspore_impl.data.selection.report import markdown
 from mindspore_impl.data.selection.stream import Check, Context, Item
 from mindspore_impl.data.selection.tally import Tally
+from mindspore_impl.data.selection.words import hash64
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.records import record_to_json
 
-FORMAT = 1  # of what the steps do: raised when the same recipe would select something else
+FORMAT = 2  # of what the steps do: raised when the same recipe would select something else
 MENDS = "broken_unicode"  # the step for whose sake half surrogate pairs are let in
+MENDED = "lines in which half a surrogate pair became U+FFFD"
 
 
 def run(recipe: Recipe, name: str, force: bool = False) -> dict | None:
@@ -29,6 +34,8 @@ def run(recipe: Recipe, name: str, force: bool = False) -> dict | None:
     that holds something else or another recipe's selection (unless `force`), and a full disk.
     """
     started, used, folder = time.perf_counter(), time.process_time(), Path(recipe.options.output)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file, and the output is a folder; choose another output")
     hashes = _hashes(recipe)
     if own := [path for path in hashes if Path(path).resolve().is_relative_to(folder.resolve())]:
         raise UserError(f"{own[0]}: is in the output folder {folder}, which is written to; choose another output")
@@ -49,7 +56,7 @@ def run(recipe: Recipe, name: str, force: bool = False) -> dict | None:
         "seconds": round(seconds, 3),
         "processor_seconds": round(time.process_time() - used, 3),  # less than `seconds` where others compute too
         "records_per_second": round(tallies[0].saw / seconds, 1),
-        "peak_mb": _peak_megabytes(),
+        "peak_mb": None if (peak := runtime.process_bytes("VmHWM")) is None else round(peak / 1e6, 1),
         "steps": [tally.to_json() for tally in tallies],
         "files": hashes,
         "recipe_sha256": files.sha256_json(recipe.plain()),
@@ -62,15 +69,6 @@ def run(recipe: Recipe, name: str, force: bool = False) -> dict | None:
     return report
 
 
-def _peak_megabytes() -> float | None:
-    """The most memory that this process has held, where /proc tells."""
-    try:
-        with open("/proc/self/status", encoding="ascii") as file:
-            return next(round(int(line.split()[1]) * 1024 / 1e6, 1) for line in file if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return None
-
-
 def _hashes(recipe: Recipe) -> dict[str, str]:
     """SHA-256 of every file that the recipe reads; a missing one is refused before any work begins."""
     sets = recipe.options.data.sets
@@ -80,7 +78,7 @@ def _hashes(recipe: Recipe) -> dict[str, str]:
 
 def _is_done(recipe: Recipe, folder: Path, made_of: dict, name: str) -> bool:
     """Whether `folder` holds this very selection; refuses one that holds another recipe's, or something else."""
-    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
+    if not folder.exists() or not any(folder.iterdir()):
         return False
     if not (folder / "selection.json").is_file():
         raise UserError(f"{folder}: is there already and no selection; choose another output, or use --force")
@@ -119,7 +117,10 @@ def _difference(old, new) -> str:
 def _forget(folder: Path) -> None:
     """A stale selection.json would vouch for files that are about to change; a stale report for old ones."""
     for name in ("report.json", "report.md", "dropped.jsonl"):
-        (folder / name).unlink(missing_ok=True)
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder / name}: cannot be removed ({error.strerror}); choose another output") from error
 
 
 def _write(recipe: Recipe, folder: Path, tallies: list[Tally]) -> int:
@@ -137,10 +138,13 @@ def _write(recipe: Recipe, folder: Path, tallies: list[Tally]) -> int:
 
             def write_selected(temporary: Path) -> None:
                 nonlocal kept
+                ids = array("Q")
                 with open(temporary, "wb") as file:
                     for item in stream:
                         file.write((item.line or _line_of(item)) + b"\n")
+                        ids.append(hash64(item.record.id))
                         kept += 1
+                _check_ids(recipe, temporary, ids)
 
             files.atomic_write(folder / "selected.jsonl", write_selected)
             return kept
@@ -158,17 +162,39 @@ def _write(recipe: Recipe, folder: Path, tallies: list[Tally]) -> int:
         return kept
 
 
+def _check_ids(recipe: Recipe, selected: Path, hashes: array) -> None:
+    """Refuse records that share an id, as training would. hashes: of the ids, so that few records need a second look.
+
+    Raises UserError that names the id and, where the sets hold it twice themselves, both places.
+    """
+    values, counts = np.unique(np.frombuffer(hashes, np.uint64), return_counts=True)
+    suspects = set(values[counts > 1].tolist())
+    seen: set[str] = set()
+    for _, value in files.read_jsonl(selected) if suspects else ():
+        identity = value["id"]
+        if identity in seen:
+            items = (item for name in recipe.options.select for item in _records_of(recipe, name))
+            places = [item.place for item in items if item.record.id == identity][:2]
+            raise UserError(
+                f"two selected records have the id {identity!r}"
+                + (f": {' and '.join(places)}" if len(places) == 2 else "")
+                + "; give the records of all sets in `select` different ids, or drop one with exact_duplicates"
+            )
+        if hash64(identity) in suspects:
+            seen.add(identity)
+
+
 def _line_of(item: Item) -> bytes:
     return json.dumps(record_to_json(item.record), ensure_ascii=False).encode()
 
 
 def _chain(recipe: Recipe, scratch: Path, tallies: list[Tally], dropped) -> Iterator[Item]:
     """The reader and every step, one behind the other; checks in a row share one loop."""
-    stream, checks = _read(recipe, tallies[0]), []
+    stream, checks, shared = _read(recipe, tallies[0]), [], {}
     for planned in recipe.steps:
         tally = Tally(planned.name, planned.where, recipe.options.examples, dropped)
         tallies.append(tally)
-        context = Context(planned.where, partial(_records_of, recipe), tally.drop, scratch, tally.notes)
+        context = Context(planned.where, partial(_records_of, recipe), tally.drop, scratch, shared, tally.notes)
         if planned.step.check:
             checks.append((tally, planned.step.check(planned.options, context)))
             continue
@@ -184,7 +210,11 @@ def _records_of(recipe: Recipe, name: str) -> Iterator[Item]:
 
 def _read(recipe: Recipe, tally: Tally) -> Iterator[Item]:
     options, sets = recipe.options, recipe.options.data.sets
-    mend = any(planned.name == MENDS for planned in recipe.steps)
+
+    def mended() -> None:
+        tally.notes[MENDED] = tally.notes.get(MENDED, 0) + 1
+
+    mend = mended if any(planned.name == MENDS for planned in recipe.steps) else None
     refused = tally.refuse if options.unreadable == "drop" else None
     chosen = [(name, sets[name]) for name in options.select]
     total = sum(count_lines(entry.path) if entry.path else entry.count or 0 for _, entry in chosen)

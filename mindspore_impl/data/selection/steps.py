@@ -16,9 +16,9 @@ STEPS: dict[str, Step] = {
     "exact_duplicates": Step(options.ExactDuplicatesOptions, check=duplicates.exact),
     "near_duplicates": Step(options.NearDuplicatesOptions, check=duplicates.near),
     "decontaminate": Step(options.DecontaminateOptions, check=contamination.against, sets=contamination.sets),
-    "verify": Step(judged.VerifyOptions, check=judged.verify),
-    "rejection": Step(judged.RejectionOptions, stream=judged.rejection, files=judged.files_of),
-    "difficulty": Step(judged.DifficultyOptions, stream=judged.measure, files=judged.files_of),
+    "verify": Step(options.VerifyOptions, check=judged.verify),
+    "rejection": Step(options.RejectionOptions, stream=judged.rejection, files=judged.files_of),
+    "difficulty": Step(options.DifficultyOptions, stream=judged.measure, files=judged.files_of),
     "band": Step(KeepOptions, check=judged.band),
     "mixture": Step(options.MixtureOptions, stream=mixture.mixture),
 }

@@ -8,10 +8,11 @@ a generator that yields the items that stay (or new ones) and hands the others t
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from mindspore_impl.data.selection.options import Part
 from mindspore_impl.data.selection.words import word_hashes
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.records import Record
@@ -23,9 +24,6 @@ class Drop(NamedTuple):
     reason: str
     detail: str = ""
     other: str = ""  # id of the record it repeats or gives away
-
-
-Part = Literal["conversation", "prompt", "response", "reasoning", "answer"]
 
 
 class Item:
@@ -41,6 +39,11 @@ class Item:
         self.record, self.set, self.place, self.line = record, set_name, place, line
         self._parts: dict[str, str] = {}
         self._hashes: dict[str, np.ndarray] = {}
+
+    @property
+    def answered(self) -> bool:
+        """Whether the record ends with an assistant's turn, so that it is more than a prompt."""
+        return self.record.messages[-1].role == "assistant"
 
     def text(self, part: Part) -> str:
         """One part of the record: `answer` is the last assistant turn's content, `response` its reasoning and content,
@@ -82,6 +85,7 @@ class Context:
     records: Callable[[str], Iterator[Item]]  # the records of a set of the recipe, by its name
     drop: Callable[[Item, Drop], None]  # for a stream step: this one goes
     scratch: Path  # a folder for temporary files, removed at the end
+    shared: dict[tuple, Any] = field(default_factory=dict)  # what several steps of a run would work out alike
     notes: dict[str, Any] = field(default_factory=dict)  # whatever the report should say of this step
 
     def refuse(self, text: str) -> UserError:

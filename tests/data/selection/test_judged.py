@@ -1,14 +1,17 @@
 """Steps that judge: wrong labels, right generations, difficulty and its bands."""
 
+from dataclasses import replace
+
 import pytest
 
 from mindspore_impl import files
-from mindspore_impl.data import list_programs
+from mindspore_impl.data import judging, list_programs
 from mindspore_impl.data.difficulty import LENGTH, PASS_RATE
 from mindspore_impl.data.rollouts import rollout_to_json, write_rollouts
 from mindspore_impl.data.selection.stream import Item
 from mindspore_impl.errors import UserError
 from mindspore_impl.text import chat
+from mindspore_impl.text.records import record_to_json
 from tests.data.test_judging import answer_of
 
 
@@ -20,6 +23,10 @@ def given(records, tokenizer, tmp_path):
     items += [answer_of(records[2], tokenizer, 0, answer="a"), answer_of(records[2], tokenizer, 1, finished=False)]
     write_rollouts(tmp_path / "r.jsonl", items)
     return {"rollouts": str(tmp_path / "r.jsonl"), "tokenizer": str(tokenizer.path)}
+
+
+def prompts_of(records):
+    return [Item(replace(record, messages=record.messages[:-1]), "train", record.id) for record in records]
 
 
 def items_of(records):
@@ -42,6 +49,30 @@ def test_what_cannot_be_verified_stays_or_goes(apply, item):
     assert apply("verify", items).kept == ["x", "y"] and apply("verify", items, unverifiable="drop").kept == ["y"]
     with pytest.raises(UserError, match="record 'z': meta.task is 'riddle'"):
         apply("verify", [item("5", identity="z", meta={"task": "riddle"})])
+
+
+def test_a_prompt_alone_has_no_label_to_verify_and_no_length(apply, records, given):
+    items = [*items_of(records[:1]), *prompts_of(records[1:2])]
+    for step in (("verify", {}), ("difficulty", {"tokenizer": given["tokenizer"]})):
+        result = apply(step[0], items, **step[1])
+        assert result.kept == [records[0].id] and reasons(result) == ["no answer of the assistant at the end"]
+    assert apply("rejection", prompts_of(records[:1]), **given).kept == [records[0].id]  # it gets one
+
+
+def test_a_recipe_judges_each_rollout_file_once(select, records, given, tmp_path, monkeypatch):
+    judged, judge = [], judging.judge
+
+    def counted(rollouts, tokenizer):
+        judged.append(len(rollouts))
+        return judge(rollouts, tokenizer)
+
+    monkeypatch.setattr(judging, "judge", counted)
+    monkeypatch.chdir(tmp_path)
+    sets = {"train": {"source": "records", "path": str(tmp_path / "train.jsonl")}}
+    steps = [{"difficulty": given}, {"band": {"field": PASS_RATE, "low": 0.2}}, {"rejection": given}]
+    report, selected, _ = select([record_to_json(record) for record in records[:3]], steps, data={"sets": sets})
+    assert [record["id"] for record in selected] == [record.id for record in records[:2]] and judged == [6]
+    assert [step["notes"].get("right") for step in report["steps"][1:]] == [3, None, 3]
 
 
 def test_the_shortest_right_generation_becomes_the_answer(apply, records, given):

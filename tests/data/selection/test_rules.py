@@ -2,6 +2,7 @@
 
 import pytest
 
+from mindspore_impl.data.selection import options, recipe
 from mindspore_impl.data.selection.rules import letter_shares
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.tokenizer import train_tokenizer
@@ -67,6 +68,14 @@ def test_repetition(apply):
     }  # fmt: skip
 
 
+def test_repetition_sees_the_same_words_in_ascii_and_beyond_it(apply):
+    """Case and punctuation make no other words, whether or not one letter of the text is beyond ASCII."""
+    text = "Yes! yes, no no; YES yes no. No " * 5
+    result = apply("repetition", [text, text + "é"], of="answer")
+    assert [drop.detail.split(" of ")[0] for drop in result.drops.values()] == ["0.89", "0.87"]
+    assert apply("repetition", ["- " * 60], of="answer").kept == ["0"]  # a table's rule has no words
+
+
 @pytest.mark.parametrize("most", [0.0, 0.1, 0.35, 0.7])
 def test_repetition_is_exact_at_any_limit(apply, most):
     """The quick look at distinct words may spare the count of runs, never change what is dropped."""
@@ -113,6 +122,22 @@ def test_missing_answer(apply, item):
     assert len(set(reasons(result).values())) == 4
     with pytest.raises(UserError, match="no regular expression"):
         apply("missing_answer", items, pattern="(")
+
+
+HONEST = [
+    "We cannot divide by zero, so x = 2.", "I cannot stress enough that it is 4.", "I'm sorry for her: she has 3 left.",
+    "i can't believe it is 7", "我不能确定地说，但答案是 4。",
+]  # fmt: skip
+
+
+def test_the_recipe_has_the_one_list_of_refusals_and_it_spares_honest_answers(apply):
+    (planned,) = [step for step in recipe.load("filters_only", ["data.train=x"]).steps if step.name == "refusal"]
+    phrases = planned.options.phrases
+    assert phrases == options.REFUSALS == options.RefusalOptions().phrases
+    assert options.RefusalOptions(phrases=["no"]).phrases == ["no"]
+    upper = [phrase.upper().replace("'", "\u2019") + " X" for phrase in phrases]
+    assert len(apply("refusal", upper, phrases=phrases).drops) == len(phrases)
+    assert apply("refusal", HONEST, phrases=phrases).drops == {}
 
 
 def test_refusal(apply):

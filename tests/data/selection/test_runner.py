@@ -109,8 +109,13 @@ def test_unreadable_lines(select):
     assert report["read"] == 5 and len(selected) == 1
     details = [example["detail"] for example in report["steps"][0]["examples"]["line that is no record"]]
     assert details[0].startswith("not valid JSON") and "'answer' is missing" in details[1]
-    report, _, _ = select(lines, ["broken_unicode"], unreadable="drop", force=True)
+    report, _, output = select(lines, ["broken_unicode"], unreadable="drop", force=True)
     assert report["steps"][0]["dropped"] == 3 and report["steps"][1]["dropped"] == 1
+    # What was written otherwise than it stood there is said, as a step that looks elsewhere lets it through.
+    assert report["steps"][0]["notes"] == {runner.MENDED: 1}
+    assert f"{runner.MENDED}: 1" in (output / "report.md").read_text("utf-8")
+    report, selected, _ = select(lines, [{"broken_unicode": {"of": "answer"}}], unreadable="drop", force=True)
+    assert report["steps"][0]["notes"] == {runner.MENDED: 1} and selected[-1]["messages"][0]["content"] == "\ufffd"
 
 
 def test_line_that_is_not_utf8(select, tmp_path):
@@ -133,6 +138,37 @@ def test_sets_of_one_file_have_ids_of_their_own(select, tmp_path):
     assert [record["id"] for record in selected] == [
         "a/train.jsonl:1", "a/train.jsonl:2", "b/train.jsonl:1", "b/train.jsonl:2"
     ]  # fmt: skip
+
+
+def test_selected_records_that_share_an_id_are_refused(select, tmp_path):
+    """Training refuses such a file, so a selection does: within a file, and between sets."""
+    for name, ids in (("a", "xyzy"), ("b", "uvy")):
+        lines = [{"id": i, "thinking": "fast", "messages": [{"role": "user", "content": f"{name}{n}"},
+                  {"role": "assistant", "content": "b"}]} for n, i in enumerate(ids)]  # fmt: skip
+        files.write_jsonl(tmp_path / f"{name}.jsonl", lines)
+    sets = {name: {"source": "records", "path": str(tmp_path / f"{name}.jsonl")} for name in "ab"}
+    for chosen, places in ((["a"], r"a.jsonl:2 and .*a.jsonl:4"), (["b", "a"], r"b.jsonl:3 and .*a.jsonl:2")):
+        with pytest.raises(UserError, match=rf"two selected records have the id 'y': .*{places}; give the records"):
+            select(None, ["missing_answer"], select=chosen, data={"sets": sets}, force=True)
+        assert not (tmp_path / "out" / "report.json").exists()
+    sets["a"]["count"] = 3
+    assert select(None, ["missing_answer"], select=["a"], data={"sets": sets}, force=True)[0]["kept"] == 3
+
+
+@pytest.mark.parametrize("window", ["first=-1", "count=0", "count=-2"])
+def test_a_window_out_of_range_is_one_message(select, window):
+    with pytest.raises(UserError, match=r"data.sets.train: first=.* must be 0 or more, count=.* 1 or more"):
+        select(LINES, SHORT, overrides=[f"data.sets.train.{window}"])
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_an_output_that_is_a_file_or_below_one_is_one_message(select, tmp_path, force):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="file: is a file, and the output is a folder"):
+        select(LINES, SHORT, force, output=str(tmp_path / "file"))
+    with pytest.raises(UserError, match="cannot be (removed|written)"):
+        select(LINES, SHORT, force, output=str(tmp_path / "file" / "below"))
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_evaluation_file(select, tmp_path):
@@ -182,6 +218,19 @@ def test_wrong_keys(select):
         recipe.load("gsm8k", [])
     with pytest.raises(UserError, match="outptu: unknown key; did you mean 'output'"):
         recipe.load("filters_only", ["data.train=x", "outptu=y"])
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [("steps.0.length.min_characters=3,4", "takes key=value alone"), ("~dropped", "takes key=value alone"),
+     ("examples=range(1,4)", "takes key=value alone"), ("+data@x=3", "takes key=value alone"),
+     ("steps.length.min_characters=3", r"steps are numbered: steps.0.NAME.OPTION"), ("examples", "missing EQUAL"),
+     ("steps.7.length.of=answer", "list index out of range"), ("output=${nowhere}", "'nowhere' not found")],
+)  # fmt: skip
+def test_overrides_that_a_recipe_cannot_take(select, override, message):
+    with pytest.raises(UserError, match=message) as caught:
+        select(LINES, SHORT, overrides=[override])
+    assert "full_key" not in str(caught.value) and "https" not in str(caught.value)
 
 
 def test_overrides_reach_steps(select):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mindspore_impl.benchmarks.select_data import planted, similarity_of
-from mindspore_impl.data.selection import duplicates, mixture, options
+from mindspore_impl.data.selection import duplicates, mixture
 from mindspore_impl.data.selection.words import IdBook, ngram_hashes, word_hashes, words
 from mindspore_impl.errors import UserError
 
@@ -200,7 +200,3 @@ def test_mixture_refuses_what_it_cannot_give(apply, item):
         apply("mixture", items, weights={"reasoning": 1, "fast": 1, "slow": 1})
     with pytest.raises(UserError, match="asks for 50 records of 'reasoning', and 4 are there"):
         apply("mixture", items, weights={"reasoning": 1, "fast": 1}, total=100)
-
-
-def test_every_refusal_phrase_is_plain():
-    assert all(phrase == phrase.lower().strip() for phrase in options.REFUSALS)
