@@ -139,8 +139,9 @@ def report(arguments: list[str]) -> None:
     )
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--compare", nargs=2, metavar="STAGE", help="over seeds: the two stages to compare")
-    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also write the plot of a sweep as a file")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also the plot of a sweep, or a run's curves")
     options = parser.parse_args(arguments)
+    from mindspore_impl.report.curves import write_curves
     from mindspore_impl.report.run_files import read_config
     from mindspore_impl.report.run_report import write_report
     from mindspore_impl.report.seeds_report import write_seeds_report
@@ -154,7 +155,7 @@ def report(arguments: list[str]) -> None:
             write_sweep_plot(options.run_dir, options.plot)
         return
     if options.plot:
-        raise UserError(f"--plot {options.plot}: {options.run_dir} is no sweep; give the folder of a sweep")
+        write_curves(options.run_dir, options.plot)
     config, _ = read_config(options.run_dir)
     for key in ("seeds", "compare"):
         if not isinstance(config.get(key) or [], list):
@@ -266,10 +267,7 @@ def prune_depth(arguments: list[str]) -> None:
     """Keep some of a model's layers."""
     from mindspore_impl.curriculum import convert
 
-    parser = _parser(
-        "Make a shallower student: a checkpoint with some of the layers of a model, one tensor at a time.",
-        "python tools/prune_depth.py outputs/smollm2 outputs/smollm2_half --keep 15",
-    )
+    parser = _parser("Keep some of a model's layers.", "python tools/prune_depth.py outputs/smollm2 outputs/half")
     convert.add_prune_options(parser)
     print(convert.prune_depth(**vars(parser.parse_args(arguments))))
 

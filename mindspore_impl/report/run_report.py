@@ -182,11 +182,17 @@ def _cost(run: RunView) -> str:
 
 def _stage_table(run: RunView) -> str:
     sets = sorted({name for stage in run.stages for name in stage.accuracy})
-    held = sorted({name for s in run.stages for name in evaluation_of(s.metrics).get("perplexity", {})})
-    head = ["stage", "kind", "status", "time", "tokens", "tokens/s", *sets, *(f"perplexity {name}" for name in held)]
+    kinds = (("perplexity", "perplexity", "perplexity"), ("teacher_kl", "kl", "KL of the teacher"))
+    held = [
+        (kind, key, title, name)
+        for kind, key, title in kinds
+        for name in sorted({name for s in run.stages for name in evaluation_of(s.metrics).get(kind, {})})
+    ]
+    head = ["stage", "kind", "status", "time", "tokens", "tokens/s", *sets, *(f"{each[2]} {each[3]}" for each in held)]
     rows = []
     for stage in run.stages:
-        perplexity = evaluation_of(stage.metrics).get("perplexity", {})
+        found = evaluation_of(stage.metrics)
+        numbers = [found.get(kind, {}).get(name, {}).get(key) for kind, key, _, name in held]
         rate = stage.metrics.get("tokens_per_second")
         rows.append(
             [
@@ -197,7 +203,7 @@ def _stage_table(run: RunView) -> str:
                 "–" if stage.tokens is None else count(stage.tokens),
                 "–" if rate is None else count(rate),
                 *(_percent(stage.accuracy[name]["accuracy"]) if name in stage.accuracy else "–" for name in sets),
-                *(f"{perplexity[name]['perplexity']:.4g}" if name in perplexity else "–" for name in held),
+                *("–" if number is None else f"{number:.4g}" for number in numbers),
             ]
         )
     return table(head, rows, "One row a stage; a dash means that nothing was measured.", text_columns=3)

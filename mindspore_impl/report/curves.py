@@ -1,0 +1,111 @@
+"""What held-out text says along a run's training, by the tokens trained on: a plot for a page that is not a report.
+
+Stages that start from the same weights begin at the same place, so that arms of equal budget lie one above the other.
+"""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mindspore_impl import files
+from mindspore_impl.errors import UserError
+from mindspore_impl.report.drawing import PALETTE, finish_legend, finite, log_if_wide, standalone, svg_of
+from mindspore_impl.report.run_files import TRAINING_KINDS, StageView, evaluation_of, read_run
+
+_LOOKS = list(zip(("grey", "vermillion", "blue", "green", "purple", "orange", "wine"), "soD^vPX", strict=True))
+Line = tuple[str, list[tuple[float, float]]]  # stage name, points
+
+
+def write_curves(run_dir: Path, path: Path) -> None:
+    """Write the plot of a run directory as the SVG file `path`, legible on light and dark pages.
+
+    Raises UserError when the run has neither validated nor compared a trained stage with a teacher yet.
+    """
+    svg = curves_figure(read_run(run_dir).stages)
+    if svg is None:
+        raise UserError(
+            f"{run_dir}: no trained stage has held-out numbers to plot; name sets in stages.NAME.data.validation or "
+            "evaluation.teacher_kl, and run it"
+        )
+    files.write_text(path, standalone(svg))
+
+
+def curves_figure(stages: list[StageView]) -> str | None:
+    """Validation perplexity, and the KL divergence of the teacher after each stage, by tokens. None without data."""
+    trained = [stage for stage in stages if stage.kind in TRAINING_KINDS and stage.folder is not None]
+    looks = {stage.name: _LOOKS[number % len(_LOOKS)] for number, stage in enumerate(trained)}
+    starts = starts_of(trained)
+    panels = []
+    for name in sorted({name for stage in trained for _, sets in stage.validations for name in sets}):
+        panels.append((f"perplexity on {name}", validation_lines(trained, starts, name)))
+    compared = {name for stage in stages for name in evaluation_of(stage.metrics).get("teacher_kl", {})}
+    for name in sorted(compared):
+        panels.append((f"KL of the teacher on {name} (nats a token)", kl_lines(stages, trained, starts, name)))
+    panels = [(title, lines) for title, lines in panels if lines]
+    if not panels:
+        return None
+
+    def draw(figure: Figure) -> None:
+        for number, (title, lines) in enumerate(panels, start=1):
+            axes = figure.add_subplot(1, len(panels), number)
+            for name, points in lines:
+                colour, marker = looks[name]
+                style = {"color": PALETTE[colour][0], "marker": marker, "markersize": 5, "lw": 1.6}
+                axes.plot(*zip(*((x / 1e3, y) for x, y in points), strict=True), label=name, **style)
+            log_if_wide(axes)
+            axes.set_title(title, fontsize=10, loc="left", pad=8)
+            axes.set_xlabel("thousand tokens trained on")
+            finish_legend(axes, inside=True)
+
+    return svg_of("curves", draw, 4.6 * len(panels), 3.6)
+
+
+def tokens_a_step(stage: StageView) -> int:
+    """Packed tokens of one step of a training stage."""
+    data = stage.settings.get("data") or {}
+    return int(data.get("rows", 0)) * int(data.get("sequence_length", 0))
+
+
+def starts_of(trained: list[StageView]) -> dict[str, int]:
+    """Tokens that the weights of each stage had been trained on in this run when it began."""
+    starts: dict[str, int] = {}
+    ends: dict[str, int] = {}
+    for stage in trained:
+        starts[stage.name] = ends.get(stage.inputs.get("init", ""), 0)
+        ends[stage.name] = starts[stage.name] + _steps(stage) * tokens_a_step(stage)
+    return starts
+
+
+def _steps(stage: StageView) -> int:
+    """Steps of a finished stage, or those that an unfinished one has noted."""
+    noted = [step for step, _ in stage.validations]
+    return int(stage.metrics.get("steps") or max(noted, default=0))
+
+
+def validation_lines(trained: list[StageView], starts: dict[str, int], name: str) -> list[Line]:
+    """Perplexity on the validation set `name` along each stage that was validated on it."""
+    lines = []
+    for stage in trained:
+        found = [(step, sets[name].get("perplexity")) for step, sets in stage.validations if name in sets]
+        first, each = starts[stage.name], tokens_a_step(stage)
+        points = [(first + step * each, value) for step, value in found if finite(value)]
+        if points:
+            lines.append((stage.name, points))
+    return lines
+
+
+def kl_lines(stages: list[StageView], trained: list[StageView], starts: dict[str, int], name: str) -> list[Line]:
+    """From the divergence of the weights that each stage began with to that of those it ended with."""
+    measured: dict[str, float] = {}
+    for stage in stages:
+        value = evaluation_of(stage.metrics).get("teacher_kl", {}).get(name, {}).get("kl")
+        if finite(value):
+            measured[stage.inputs.get("init", "")] = value
+    lines = []
+    for stage in trained:
+        end = starts[stage.name] + _steps(stage) * tokens_a_step(stage)
+        places = [(starts[stage.name], stage.inputs.get("init", "")), (end, stage.name)]
+        points = [(x, measured[reference]) for x, reference in places if reference in measured]
+        if stage.name in measured:
+            lines.append((stage.name, points))
+    return lines
