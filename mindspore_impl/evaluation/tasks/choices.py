@@ -42,6 +42,8 @@ def read(form: Form, path: Path, shots: int) -> list[Item]:
         raise UserError(f"{path}: no {form.split}/*{ending} there; give the folder that holds dev/ and {form.split}/")
     mapping = path / "subject_mapping.json"
     names = files.read_json(mapping) if mapping.is_file() else {}
+    if not isinstance(names, dict):
+        raise UserError(f"{mapping}: expected an object of subjects, found {type(names).__name__}")
     items = []
     for file in found:
         subject = file.name.removesuffix(ending)

@@ -44,7 +44,8 @@ def _questions(file: Path) -> Iterator[tuple[str, str, list[list[str]]]]:
             place = f"{where}, qa_pairs[{number}]"
             if not isinstance(pair, dict):
                 raise UserError(f"{place}: expected an object, found {type(pair).__name__}")
-            given = [field(pair, "answer", dict, place), *pair.get("validated_answers", [])]
+            more = field(pair, "validated_answers", list, place) if pair.get("validated_answers") else []
+            given = [field(pair, "answer", dict, place), *more]
             answers = [spans for spans in (_spans(answer, place) for answer in given) if spans[0].strip()]
             if not answers:
                 raise UserError(f"{place}: the answer has no number, span or date")
@@ -58,9 +59,9 @@ def _spans(answer: dict, where: str) -> list[str]:
         raise UserError(f"{where}: an answer must be an object, found {type(answer).__name__}")
     if str(answer.get("number", "")) != "":
         return [str(answer["number"])]
-    if spans := answer.get("spans"):
-        return [str(span) for span in spans]
-    date = answer.get("date") or {}
+    if answer.get("spans"):
+        return [str(span) for span in field(answer, "spans", list, where)]
+    date = field(answer, "date", dict, where) if answer.get("date") else {}
     return [" ".join(str(date.get(part, "")) for part in ("day", "month", "year")).strip()]
 
 

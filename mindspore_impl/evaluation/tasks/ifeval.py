@@ -28,6 +28,10 @@ def _item(where: str, row: dict) -> Item:
     names, arguments = field(row, "instruction_id_list", list, where), field(row, "kwargs", list, where)
     if len(names) != len(arguments) or not names:
         raise UserError(f"{where}: instruction_id_list and kwargs must be of one length, at least 1")
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where}: instruction_id_list must be a list of strings")
+    if not all(kwargs is None or isinstance(kwargs, dict) for kwargs in arguments):
+        raise UserError(f"{where}: kwargs must be a list of objects, one an instruction")
     asked = [(name, {k: v for k, v in (kwargs or {}).items() if v is not None})
              for name, kwargs in zip(names, arguments, strict=True)]  # fmt: skip
     for name, kwargs in asked:

@@ -111,7 +111,7 @@ def test_ifeval_counts_prompts_and_instructions():
 def test_every_task_reads_without_shots_and_its_items_differ(name):
     task, items = TASKS[name], read(name, 0)
     assert items and len({item.id for item in items}) == len(items)
-    assert all(item.prompt and (item.options or task.score) for item in items)
+    assert all(item.prompt and (item.options if task.chooses else task.score or task.program) for item in items)
     with pytest.raises(UserError, match="shots"):
         task.read(DATA / name, 50)
 
@@ -127,6 +127,29 @@ FAULTS = [
     ("gsm8k", "test.jsonl", "#### -5", "it is -5", r"test.jsonl:3: the answer has no number after ####"),
     ("math500", "test.jsonl", '"answer": "\\\\sqrt', '"reply": "\\\\sqrt', "test.jsonl:2: the field 'answer'"),
     ("drop", "drop_dataset_dev.json", '"the Blues"', "", r"drop_dataset_dev.json: passage 'game_1', qa_pairs\[3\]"),
+    ("drop", "drop_dataset_dev.json", '"validated_answers": []', '"validated_answers": "x"', r"validated_answers must"),
+    ("drop", "drop_dataset_dev.json", '[\n      "the Blues"\n     ]', '"the Blues"', r"\[3\]: spans must be list"),
+    (
+        "ceval",
+        "subject_mapping.json",
+        '{"rivers": ["Rivers", "河流", "Other"]}',
+        "[1]",
+        "expected an object of subjects",
+    ),
+    (
+        "ifeval",
+        "input_data.jsonl",
+        '"kwargs": [{}, ',
+        '"kwargs": ["", ',
+        "input_data.jsonl:1: kwargs must be a list of",
+    ),
+    (
+        "ifeval",
+        "input_data.jsonl",
+        '["startend:end_checker", ',
+        "[[], ",
+        "input_data.jsonl:2: instruction_id_list must",
+    ),
     (
         "ifeval",
         "input_data.jsonl",
