@@ -141,8 +141,8 @@ th,td{padding:.4rem .7rem;border-bottom:1px solid var(--rule);text-align:left;wh
 thead th{color:var(--soft);font-weight:600;white-space:normal;vertical-align:bottom}
 tbody th{font-weight:600}
 .number{text-align:right}
-.diagram{--row:6.6rem;position:relative;padding-left:var(--gutter)}
-.wires{position:absolute;left:0;top:0;width:var(--gutter);height:calc(var(--rows)*var(--row))}
+.diagram{--row:6.6rem;--wires:var(--gutter);position:relative;padding-left:var(--wires)}
+.wires{position:absolute;left:0;top:0;width:var(--wires);height:calc(var(--rows)*var(--row))}
 .wires g{color:var(--kind,var(--grey))}
 .wire{fill:none;stroke:currentColor;stroke-width:2;vector-effect:non-scaling-stroke}
 .flow{list-style:none;margin:0;padding:0}
@@ -188,7 +188,8 @@ pre{margin:.6rem 0 0;padding:.8rem;background:var(--paper);border:1px solid var(
 overflow-x:auto;font:.82rem/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 summary{cursor:pointer;font-weight:600}
 details+details{margin-top:.6rem}
-@media (max-width:36rem){.diagram{--row:8.6rem}.panel .meter{width:4rem}body{font-size:15px}
+@media (max-width:36rem){.diagram{--row:9.4rem;--wires:calc(var(--gutter)*.7)}
+.panel .meter{width:4rem}body{font-size:15px}
 section{padding:.9rem .8rem}.sample dl{grid-template-columns:1fr;gap:0}.sample dd{margin-bottom:.45rem}}
 @media print{section{break-inside:auto}figure,.sample,.flow li,tr{break-inside:avoid}.plot svg{min-width:0}nav,
 .controls{display:none}.scroll,.plot{overflow:visible}}

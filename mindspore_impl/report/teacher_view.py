@@ -21,9 +21,10 @@ from mindspore_impl.report.run_files import RunView, StageView
 from mindspore_impl.text.chat import Sample, render
 from mindspore_impl.text.tokenizer import Tokenizer
 
-SEQUENCES = 12  # of a stage
+SEQUENCES = 12  # of all stages together
 MOST_TOKENS = 200  # of a sequence; the rest is left out
 MOST_IDS = 10  # of the teacher's; the mass of the others joins the rest
+_TITLED = 4  # ids that a token's title names, for pages without a script
 _LOOKED_AT = 2000  # sequences of a file, among which those to show are found
 _GRADES = ((0.5, "sure"), (0.1, "doubtful"), (0.01, "unlikely"), (0.0, "strange"))
 
@@ -34,7 +35,7 @@ def section(run: RunView) -> str:
     parts, data = [], []
     for stage in stages:
         try:
-            shown = list(_sequences(run, stage))
+            shown = list(itertools.islice(_sequences(run, stage), max(2, SEQUENCES // len(stages))))
         except (UserError, OSError) as error:
             parts.append(f"<p>{esc(stage.name)}: no sequences can be shown ({esc(str(error))})</p>")
             continue
@@ -152,8 +153,9 @@ def _sequence(one: dict, number: int) -> str:
 def _span(token: list) -> str:
     text, given, listed, rest = token
     grade = next(name for least, name in _GRADES if (given or 0.0) >= least)
-    told = [f"{visible(name)} {100 * p:.3g} %{' (here)' if here else ''}" for name, p, here in listed]
-    title = "teacher: " + ", ".join(told) + f"; all others {100 * rest:.2g} %"
+    told = [f"{visible(name)} {100 * p:.3g} %{' (here)' if here else ''}" for name, p, here in listed[:_TITLED]]
+    others = rest + sum(p for _, p, _ in listed[_TITLED:])
+    title = "teacher: " + ", ".join(told) + f"; all others {100 * others:.2g} %"
     return f'<span class="tok {grade}" title="{esc(title)}">{esc(visible(text))}</span>'
 
 
