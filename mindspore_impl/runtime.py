@@ -31,6 +31,7 @@ class RuntimeOptions:
     logits_mb: int = 128  # megabytes of logits that a loss or a capture may hold at once; rows are cut into chunks
     profile_steps: int = 0  # profile this many training steps of each stage into <stage>/profile; 0: off
     cache: str | None = None  # folder of finished stages that runs share; null: none (a sweep makes its own)
+    cache_gb: float = 0.0  # its size, beyond which the results not used for longest go; 0: no bound
 
 
 _state = {

@@ -158,7 +158,8 @@ def _run_stage(context: Context, planned: PlannedStage, total: int) -> None:
             files.write_json(folder / "stage.json", record | entries | {"seconds": seconds})
         return seconds
 
-    with stage_cache.entry(context.config.runtime.cache, planned.fingerprint) as cached:
+    options = context.config.runtime
+    with stage_cache.entry(options.cache, planned.fingerprint, int(options.cache_gb * 1e9)) as cached:
         if note := ranks.first(lambda: cached.take(folder)):
             write(note["result"] | {"cache": {"seconds": note["seconds"]}})
             print(f"{label}: taken from the cache, where it took {note['seconds']:.1f} s", flush=True)

@@ -4,7 +4,8 @@
 <cache>/locks/<key>                   held while a run computes that result; another one waits and takes it then
 
 A key holds the stage's fingerprint and the numerics it ran with. An entry appears whole (renamed into place) and is
-verified whenever it is taken. Any entry, or the whole cache, can be deleted at any time.
+verified whenever it is taken. Any entry, or the whole cache, can be deleted at any time; beyond a given size those not
+used for longest are, whenever a result is added.
 """
 
 import os
@@ -29,9 +30,13 @@ _LEFT_OUT = {"stage.json"}  # it names the stage, its inputs and its time in one
 
 @dataclass
 class Entry:
-    """One result in a cache; `path` is None without a cache, and then nothing is found and nothing kept."""
+    """One result in a cache; `path` is None without a cache, and then nothing is found and nothing kept.
+
+    limit: bytes that all entries may have together when a result is added; 0: no bound.
+    """
 
     path: Path | None
+    limit: int = 0
 
     def take(self, folder: Path) -> dict | None:
         """Put the result in place of `folder` and return the note that was kept with it; None when there is none.
@@ -54,6 +59,8 @@ class Entry:
             os.chmod(temporary, 0o755)
             shutil.rmtree(folder, ignore_errors=True)  # at most a half-made copy of this very result
             os.rename(temporary, folder)
+            with suppress(OSError):  # a cache of somebody else's
+                os.utime(self.path)  # its last use
         except OSError as error:
             raise UserError(f"{folder}: cannot be filled from {self.path} ({error.strerror})") from error
         finally:
@@ -73,6 +80,8 @@ class Entry:
             os.chmod(temporary, 0o755)
             os.rename(temporary, self.path)
             files.fsync_folder(self.path.parent)
+            if self.limit:
+                _shrink(self.path, self.limit)
         except (OSError, UserError) as error:
             print(f"  cache: {self.path} could not be kept ({error}); the run goes on", flush=True)
         finally:
@@ -81,10 +90,11 @@ class Entry:
 
 
 @contextmanager
-def entry(cache: str | None, fingerprint: str) -> Iterator[Entry]:
+def entry(cache: str | None, fingerprint: str, limit: int = 0) -> Iterator[Entry]:
     """The entry of `fingerprint` in the folder `cache` (None: no cache), locked: nobody else computes it meanwhile.
 
-    Every rank calls it, after runtime.setup; rank 0 holds the lock. Raises UserError when the folder cannot be written.
+    Every rank calls it, after runtime.setup; rank 0 holds the lock. limit: see Entry. Raises UserError when the folder
+    cannot be written.
     """
     if cache is None:
         yield Entry(None)
@@ -105,10 +115,31 @@ def entry(cache: str | None, fingerprint: str) -> Iterator[Entry]:
                 if ranks.should_stop():
                     raise ranks.Stopped(agreed=True)
                 time.sleep(_WAIT_SECONDS)
-        yield Entry(Path(cache) / key)
+        yield Entry(Path(cache) / key, limit)
     finally:
         if lock is not None:
             lock.close()
+
+
+def _shrink(added: Path, limit: int) -> None:
+    """Remove entries beside `added`, the longest unused first, until all have at most `limit` bytes together.
+
+    An entry whose lock somebody holds is in use and stays, as `added` does.
+    """
+    notes = [note for note in added.parent.glob(f"*/{NOTE}") if not note.parent.name.startswith(".")]
+    last_use = {note.parent: note.parent.stat().st_mtime for note in notes}
+    sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in last_use}
+    left = sum(sizes.values())
+    for path in sorted(last_use, key=last_use.get):
+        if left <= limit:
+            return
+        lock = files.try_lock(added.parent / "locks" / path.name) if path != added else None
+        if lock is not None:
+            with lock:
+                gone = path.with_name(f".{path.name}.tmp")  # never seen half removed
+                os.rename(path, gone)
+                shutil.rmtree(gone)
+            left -= sizes[path]
 
 
 def _verified(path: Path) -> dict:

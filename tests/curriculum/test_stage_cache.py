@@ -117,6 +117,31 @@ def test_a_full_disk_costs_the_entry_and_not_the_run(tmp_path, stage, monkeypatc
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["locks"]
 
 
+def test_beyond_its_size_the_longest_unused_entries_go_but_none_in_use(tmp_path):
+    cache, uses = tmp_path / "cache", iter(range(1000, 2000))
+
+    def add(name, limit=0):
+        files.write_text(tmp_path / name / "metrics.jsonl", "x" * 700)
+        with entry(str(cache), name, limit) as found:
+            found.keep(tmp_path / name, NOTE)
+        os.utime(found.path, (when := next(uses), when))
+        return sum(path.stat().st_size for path in found.path.rglob("*") if path.is_file())
+
+    def names():
+        return sorted(path.name.split("-")[0] for path in cache.iterdir() if path.name != "locks")
+
+    sizes = [add(name) for name in "abc"]
+    assert names() == ["a", "b", "c"] and len(set(sizes)) == 1, "no bound without a limit"
+    assert take(cache, tmp_path / "taken", "a") == NOTE  # a is the newest now
+    with entry(str(cache), "b"):  # somebody computes or takes b, the longest unused
+        add("d", 3 * sizes[0])
+    assert names() == ["a", "b", "d"]
+    add("e", 3 * sizes[0])
+    assert names() == ["a", "d", "e"]
+    add("f", 10)
+    assert names() == ["f"], "what was added stays whatever its size"
+
+
 def test_second_run_waits_and_takes_instead_of_computing(tmp_path, stage, monkeypatch, capsys):
     monkeypatch.setattr(stage_cache, "_WAIT_SECONDS", 0.01)
     waits, got = threading.Event(), []
