@@ -1,7 +1,8 @@
 """Data selection: a million made-up records through the rules, and near-duplicates planted at known places.
 
 The rules are those of conf/selection/filters_only.yaml, from file to file; each size runs in a process of its own,
-whose peak memory tells whether it grows with the file. Near-duplicates are compared with datasketch as its
+whose peak memory tells whether it grows with the file. What the two steps that remember texts hold is counted by
+tracemalloc, which sees every allocation of Python and NumPy. Near-duplicates are compared with datasketch as its
 documentation uses it: signatures of 128 values in bulk, its own bands for the threshold, every candidate taken for a
 duplicate.
 """
@@ -12,13 +13,14 @@ import random
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 from mindspore_impl import files, runtime
 from mindspore_impl.benchmarks.common import Row, alternate, compared, medians, publish
 from mindspore_impl.data.selection import duplicates
-from mindspore_impl.data.selection.options import NearDuplicatesOptions
+from mindspore_impl.data.selection.options import ExactDuplicatesOptions, NearDuplicatesOptions
 from mindspore_impl.data.selection.stream import Context, Item
 from mindspore_impl.data.selection.words import words
 from mindspore_impl.errors import UserError
@@ -26,6 +28,7 @@ from mindspore_impl.text.records import Message, Record
 
 NAME = "select_data"
 SIZES = (100_000, 1_000_000)
+HELD = 2000  # texts, to count what is held of each
 THRESHOLD = 0.8  # of near-duplicates
 SYLLABLES = "ba co di fu ge hi jo ka le mi no pa qu ri so ta u vi wo xa ye zo st tr ing er".split()
 CHINESE = [chr(point) for point in range(0x4E00, 0x4E00 + 2500)]
@@ -73,6 +76,7 @@ def run(
     except ImportError as error:
         raise UserError(f"benchmark {NAME} needs datasketch; pip install 'openpangu-posttrain[select]'") from error
     rows = [row for count in sizes for row in rule_rows(count)]
+    rows += held_rows(min(texts, HELD))
     rows += near_rows(texts, rounds, runtime.versions() | {"datasketch": datasketch.__version__})
     publish(rows, json_path)
     return rows
@@ -116,6 +120,31 @@ def near_rows(count: int, rounds: int, versions: dict[str, str]) -> list[Row]:
         row("recall", "share", lambda side: len(found[side] & right) / len(right)),
         row("precision", "share", lambda side: len(found[side] & right) / len(found[side])),
     ]
+
+
+def held_rows(count: int) -> list[Row]:
+    """What exact and near duplicates hold of each text that they have let through."""
+    texts, _ = planted(count)
+    steps = {"exact": (duplicates.exact, ExactDuplicatesOptions), "near": (duplicates.near, NearDuplicatesOptions)}
+    rows = []
+    for name, (make, options) in steps.items():
+        with tempfile.TemporaryDirectory() as folder:
+            check = make(options(of="prompt"), Context(name, None, None, Path(folder)))
+            case = f"{name} duplicates, {count:,} texts of {sum(map(len, texts)) / count:.0f} bytes"
+            rows.append(Row(NAME, case, "held of each text", "bytes", held_of_each(check, texts)))
+    return rows
+
+
+def held_of_each(check, texts: list[str]) -> float:
+    """Bytes that `check` has come to hold, over the texts that it let through."""
+    tracemalloc.start()
+    try:
+        check(_item(-1, "loads what is loaded once"))
+        before = tracemalloc.get_traced_memory()[0]
+        kept = sum(check(_item(number, text)) is None for number, text in enumerate(texts))
+        return (tracemalloc.get_traced_memory()[0] - before) / kept
+    finally:
+        tracemalloc.stop()
 
 
 def planted(count: int, seed: int = 0) -> tuple[list[str], dict[int, float]]:

@@ -31,6 +31,8 @@ def test_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(select_data, "alternate", once)
     rows = select_data.run(sizes=(200,), texts=400)
     assert [row.metric for row in rows] == [
-        "throughput", "processor time", "peak of the process", "throughput", "recall", "precision"
+        "throughput", "processor time", "peak of the process", "held of each text", "held of each text", "throughput",
+        "recall", "precision",
     ]  # fmt: skip
-    assert rows[4].ours == rows[5].ours == 1.0
+    assert rows[6].ours == rows[7].ours == 1.0
+    assert 50 < rows[3].ours < 500 < 2000 < rows[4].ours < 20_000

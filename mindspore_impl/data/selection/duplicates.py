@@ -35,7 +35,8 @@ def near(options: NearDuplicatesOptions, context: Context) -> Check:
 
     Candidates come from a MinHash index with bands narrow enough that a pair at the threshold is found with 99 %;
     each is then compared by its whole set, so that what is dropped is as similar as it is said to be.
-    Holds about 7 KB a kept record. Raises UserError where datasketch is not installed.
+    Holds some KB of each kept record (`tools/benchmark.py select_data` counts them). Raises UserError where datasketch
+    is not installed.
     """
     try:
         from datasketch import LeanMinHash, MinHashLSH

@@ -98,7 +98,7 @@ class CompressionOptions:
 
 @dataclass
 class ExactDuplicatesOptions:
-    """The same text but for case and white space; the first stays. Holds 8-byte hashes."""
+    """The same text but for case and white space; the first stays. Holds a hash and a place for each."""
 
     of: Part = "conversation"
     apart: Group | None = None  # compare within such groups only; null: all with all
