@@ -12,6 +12,7 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import benchmark
 from mindspore_impl.evaluation.benchmark import BenchmarkSettings
 from mindspore_impl.evaluation.options import AskOptions, BenchmarkOptions, EvaluationOptions
+from mindspore_impl.evaluation.tasks import TASKS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # of a folder, and of a word in sweep.metric
 
@@ -83,6 +84,17 @@ def measure(
         results[name]["stderr"] = {metric: row["stderr"] for metric, row in metrics.items()}
         results[name]["intervals"] = {m: [row["low"], row["high"]] for m, row in metrics.items() if "low" in row}
     return results
+
+
+def metric_paths(options: EvaluationOptions) -> list[str]:
+    """benchmarks.NAME.METRIC of every number that is measured."""
+    entries = options.benchmarks.items()
+    tasks = {name: TASKS[_task(name, entry)] for name, entry in entries if _task(name, entry) in TASKS}
+    return [
+        f"benchmarks.{name}.{metric}"
+        for name, task in tasks.items()
+        for metric in benchmark.metrics_of(task, options.benchmarks[name].samples)
+    ]
 
 
 def _task(name: str, entry: BenchmarkOptions) -> str:

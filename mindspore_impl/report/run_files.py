@@ -70,7 +70,8 @@ def read_run(folder: str | Path) -> RunView:
     config, text = read_config(folder)
     defined = config.get("stages") or {}
     folders = _stage_folders(folder)
-    measures = any((config.get("evaluation") or {}).get(key) for key in ("accuracy", "perplexity"))
+    kinds = ("accuracy", "perplexity", "teacher_kl", "benchmarks")
+    measures = any((config.get("evaluation") or {}).get(key) for key in kinds)
     order = []
     for name in map(str, config.get("order") or []):
         order.append(name)

@@ -188,6 +188,9 @@ def _stage_table(run: RunView) -> str:
         for kind, key, title in kinds
         for name in sorted({name for s in run.stages for name in evaluation_of(s.metrics).get(kind, {})})
     ]
+    quoted = {(name, next(iter(value["stderr"]))) for s in run.stages
+              for name, value in evaluation_of(s.metrics).get("benchmarks", {}).items()}  # fmt: skip
+    held += [("benchmarks", metric, metric, name) for name, metric in sorted(quoted)]
     head = ["stage", "kind", "status", "time", "tokens", "tokens/s", *sets, *(f"{each[2]} {each[3]}" for each in held)]
     rows = []
     for stage in run.stages:

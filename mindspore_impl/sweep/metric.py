@@ -1,4 +1,5 @@
-"""The number a trial is judged by: STAGE.accuracy.SET, STAGE.perplexity.SET, or another path in a stage's metrics.
+"""The number a trial is judged by: STAGE.accuracy.SET, STAGE.perplexity.SET, STAGE.benchmarks.NAME.METRIC, or another
+path in a stage's metrics.
 
 The name `final` stands for the stage that a run evaluates last, whatever it is called.
 """
@@ -8,6 +9,7 @@ import math
 
 from mindspore_impl.config import Config, EvaluateStage, nearest
 from mindspore_impl.curriculum.plan import PlannedStage
+from mindspore_impl.curriculum.stage_benchmarks import metric_paths
 from mindspore_impl.errors import UserError
 
 MEASURES = ("accuracy", "perplexity")
@@ -25,7 +27,7 @@ def check_metric(metric: str, config: Config, plan: list[PlannedStage]) -> None:
     runs = any(planned.name in (stage, f"eval_{stage}") for planned in plan) or (stage == FINAL and last)
     near = difflib.get_close_matches(metric, known, n=1, cutoff=0.9)
     # What else a stage's metrics hold is known when it has run.
-    if not runs or not path or near or path.split(".")[0] in MEASURES:
+    if not runs or not path or near or path.split(".")[0] in (*MEASURES, "benchmarks"):
         raise UserError(f"sweep.metric: no stage produces {metric!r}{nearest(metric, known)}")
 
 
@@ -35,7 +37,8 @@ def _measured(config: Config, planned: PlannedStage, name: str | None = None) ->
     options = planned.stage.options or config.evaluation
     init = planned.stage.init
     name = name or (init if planned.name == f"eval_{init}" else planned.name)
-    return [f"{name}.{measure}.{found}" for measure in MEASURES for found in getattr(options, measure)]
+    known = [f"{name}.{measure}.{found}" for measure in MEASURES for found in getattr(options, measure)]
+    return known + [f"{name}.{path}" for path in metric_paths(options)]
 
 
 def metric_of(metrics: dict, metric: str) -> float:

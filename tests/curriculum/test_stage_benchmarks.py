@@ -11,7 +11,7 @@ from mindspore_impl.curriculum import stage_benchmarks
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.options import BenchmarkOptions, EvaluationOptions
-from mindspore_impl.sweep.metric import metric_of
+from mindspore_impl.sweep.metric import check_metric, metric_of
 from tests.evaluation.fake_backend import Counting, make_tokenizer
 
 DATA = Path(__file__).parents[1] / "evaluation" / "tasks" / "data"
@@ -55,6 +55,14 @@ def test_questions_decide_the_fingerprints_of_evaluations_alone(tmp_path):
     train.write_text("".join(json.dumps(line) + "\n" for line in lines))
     after = fingerprints(f"evaluation.benchmarks.gsm8k.path={train.parent}", "evaluation.benchmarks.gsm8k.shots=1")
     assert {name for name in one if one[name] != after[name]} == {n for n in one if n.startswith("eval_")}
+
+
+def test_a_sweep_can_be_judged_by_a_benchmark():
+    composed = config.compose([GSM8K, "evaluation.benchmarks.gsm8k.shots=1"])
+    plan = make_plan(composed)
+    check_metric("sft_fast.benchmarks.gsm8k.exact_match", composed, plan)
+    with pytest.raises(UserError, match="did you mean 'sft_fast.benchmarks.gsm8k.exact_match'"):
+        check_metric("sft_fast.benchmarks.gms8k.exact_match", composed, plan)
 
 
 def entries(**fields) -> EvaluationOptions:

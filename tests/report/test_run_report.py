@@ -218,3 +218,13 @@ def test_a_metric_has_one_colour_everywhere():
 )
 def test_durations(seconds, words):
     assert figures.duration(seconds) == words
+
+
+def test_benchmarks_stand_in_the_table_of_stages(tmp_path):
+    folder = build_run(tmp_path / "run")
+    path = next((folder / "stages").glob("*_eval_control")) / "stage.json"
+    stage = json.loads(path.read_text())
+    stage["metrics"]["benchmarks"] = {"gsm8k": {"total": 9, "exact_match": 0.4321, "stderr": {"exact_match": 0.1}}}
+    path.write_text(json.dumps(stage))
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert "exact_match gsm8k" in text and "0.4321" in text
