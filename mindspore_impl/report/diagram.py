@@ -85,7 +85,8 @@ def _kind(stage: StageView) -> str:
 
 
 def _box(stage: StageView, evaluation: StageView | None, longest: float, run: RunView) -> str:
-    badge, word = STATUS[stage.status]
+    badge, words = STATUS[stage.status]
+    sign, _, word = words.partition(" ")
     known = {each.name for each in run.stages}
     sources = ", ".join(
         f"{esc(role)} ← " + (f"<b>{esc(name)}</b>" if name in known else esc(name))
@@ -98,11 +99,13 @@ def _box(stage: StageView, evaluation: StageView | None, longest: float, run: Ru
         share = 100 * stage.seconds / longest
         cost = f'<i class="bar" style="width:{share:.1f}%"></i>{esc(duration(stage.seconds) + tokens + cached)}'
     shown = stage.accuracy or (evaluation.accuracy if evaluation else {})
-    right = " · ".join(f"{esc(name)} <b>{percent(value['accuracy'])} %</b>" for name, value in sorted(shown.items()))
+    right = " · ".join(
+        f"{esc(name)} <b>{percent(value['accuracy'])}&nbsp;%</b>" for name, value in sorted(shown.items())
+    )
     return (
         f'<li class="{_kind(stage)}"><div class="top"><span class="step">{stage.number}</span> '
         f'<b>{esc(stage.name)}</b> <span class="kind">{esc(stage.kind)}</span>'
-        f'<span class="badge {badge}">{word}</span></div>'
+        f'<span class="badge {badge}">{sign}<span class="word"> {word}</span></span></div>'
         f'<div class="from">{sources or "starts from data alone"}</div>'
         f'<div class="spent">{cost}</div>' + (f'<div class="right">{right}</div>' if right else "") + "</li>"
     )

@@ -22,7 +22,7 @@ def interval_plot(rows: Rows, measures: list[str], name: str = "intervals") -> s
             for row, (_, values) in enumerate(rows):
                 if values.get(measure):
                     _row(axes, row, values[measure], PALETTE[colour][0], marker)
-            axes.set_title(short(measure, 70 // len(measures)), fontsize=10, loc="left")
+            axes.set_title(short(measure.removeprefix("final."), 70 // len(measures)), fontsize=10, loc="left")
             axes.set_xlabel("accuracy (%)")
             if number > 1:
                 axes.tick_params(labelleft=False)

@@ -135,7 +135,7 @@ figure{margin:0}
 figcaption{color:var(--soft);font-size:.88rem;margin-top:.5rem}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
-.caption{color:var(--soft);font-size:.88rem;margin:0 0 .4rem}
+.caption{color:var(--soft);font-size:.88rem;margin:.8rem 0 .4rem}h2+.caption{margin-top:0}
 .wrap td{white-space:normal;overflow-wrap:anywhere}
 th,td{padding:.4rem .7rem;border-bottom:1px solid var(--rule);text-align:left;white-space:nowrap;vertical-align:top}
 thead th{color:var(--soft);font-weight:600;white-space:normal;vertical-align:bottom}
@@ -189,7 +189,7 @@ overflow-x:auto;font:.82rem/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,mono
 summary{cursor:pointer;font-weight:600}
 details+details{margin-top:.6rem}
 @media (max-width:36rem){.diagram{--row:9.4rem;--wires:calc(var(--gutter)*.7)}
-.panel .meter{width:4rem}body{font-size:15px}
+.flow .word{display:none}.panel .meter{width:4rem}body{font-size:15px}
 section{padding:.9rem .8rem}.sample dl{grid-template-columns:1fr;gap:0}.sample dd{margin-bottom:.45rem}}
 @media print{section{break-inside:auto}figure,.sample,.flow li,tr{break-inside:avoid}.plot svg{min-width:0}nav,
 .controls{display:none}.scroll,.plot{overflow:visible}}

@@ -152,10 +152,14 @@ def _grouped(sweep: Sweep, views: list[TrialView]) -> list[Group]:
     for view in views:
         found.setdefault(view.trial.group, []).append(view)
     groups = [Group(_labelled(title, sweep.labels), members) for title, members in found.items()]
-    if sweep.metric is None or sweep.compare or sweep.labels:
+    if not _ranked(sweep):
         return groups
     sign = -1 if sweep.direction == "maximize" else 1
     return sorted(groups, key=lambda group: sign * mean(group.metrics()) if group.metrics() else float("inf"))
+
+
+def _ranked(sweep: Sweep) -> bool:
+    return sweep.metric is not None and not (sweep.compare or sweep.labels)
 
 
 def _labelled(title: str, names: dict[str, str]) -> str:
@@ -314,7 +318,8 @@ def _markdown(report: _Report) -> str:
 def _said(sweep: Sweep) -> str:
     """What is varied, and what all trials have in common."""
     varied = ", ".join(f"{key} ({how})" if how != "list" else key for key, how in sweep.space.items()) or "nothing"
-    metric = f"; best first by {sweep.metric} ({sweep.direction})" if sweep.metric else ""
+    order = "best first" if _ranked(sweep) else "judged"
+    metric = f"; {order} by {sweep.metric} ({sweep.direction})" if sweep.metric else ""
     return f"Varied: {varied}. The same for all: {' '.join(sweep.fixed) or 'the defaults'}{metric}."
 
 

@@ -4,9 +4,10 @@ Sequences come from the stage's rollouts or, without them, from its data sets; w
 """
 
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mindspore_impl import files
@@ -25,7 +26,7 @@ SEQUENCES = 12  # of all stages together
 MOST_TOKENS = 200  # of a sequence; the rest is left out
 MOST_IDS = 10  # of the teacher's; the mass of the others joins the rest
 _TITLED = 4  # ids that a token's title names, for pages without a script
-_LOOKED_AT = 2000  # sequences of a file, among which those to show are found
+_LOOKED_AT = 20_000  # sequences of a file, among which those to show are found
 _GRADES = ((0.5, "sure"), (0.1, "doubtful"), (0.01, "unlikely"), (0.0, "strange"))
 
 
@@ -84,23 +85,27 @@ def _token(token: int, say: "_Texts", ids_K, logp_K, tail_logp) -> list:
     return [say(token), None if given is None else float(f"{given:.3g}"), listed, float(f"{rest:.3g}")]
 
 
-def _alternating(samples: Iterator[Sample]) -> Iterator[Sample]:
+Found = tuple[str, Callable[[], Sample]]  # a thinking mode, and what makes the sample
+
+
+def _alternating(samples: Iterator[Found]) -> Iterator[Sample]:
     """The first samples of each thinking mode in turn, SEQUENCES at most."""
     modes: dict[str, list[Sample]] = {}
-    for sample in itertools.islice(samples, _LOOKED_AT):
-        if len(group := modes.setdefault(sample.thinking, [])) < SEQUENCES:
-            group.append(sample)
+    for thinking, make in itertools.islice(samples, _LOOKED_AT):
+        if len(group := modes.setdefault(thinking, [])) < SEQUENCES:
+            group.append(make())
     turns = itertools.chain.from_iterable(itertools.zip_longest(*(modes[mode] for mode in sorted(modes))))
     yield from itertools.islice((sample for sample in turns if sample is not None), SEQUENCES)
 
 
-def _samples(run: RunView, stage: StageView, tokenizer: Tokenizer) -> Iterator[Sample]:
+def _samples(run: RunView, stage: StageView, tokenizer: Tokenizer) -> Iterator[Found]:
     """The sequences that the stage may have drawn, in the order of their file."""
     if "rollouts" in stage.inputs:
         path = _input(run, stage.inputs["rollouts"])
         path = path / "rollouts.jsonl" if path.is_dir() else path
         for number, value in files.read_jsonl(path):
-            yield rollouts.to_sample(rollouts.parse_rollout(value, f"{path}:{number}", tokenizer), tokenizer)
+            make = functools.partial(_rolled_out, value, f"{path}:{number}", tokenizer)
+            yield str(value.get("thinking")), make
         return
     mixture = (stage.settings.get("data") or {}).get("mixture") or {}
     sets = (run.config.get("data") or {}).get("sets") or {}
@@ -111,7 +116,12 @@ def _samples(run: RunView, stage: StageView, tokenizer: Tokenizer) -> Iterator[S
             options = dataclasses.replace(options, path=str(maker.folder / "records.jsonl"))
         if options.keep is None:
             options = dataclasses.replace(options, count=min(options.count or _LOOKED_AT, _LOOKED_AT))
-        yield from (render(record, tokenizer) for record in load_set(name, options, int(run.config.get("seed") or 0)))
+        for record in load_set(name, options, int(run.config.get("seed") or 0)):
+            yield record.thinking, functools.partial(render, record, tokenizer)
+
+
+def _rolled_out(value: dict, where: str, tokenizer: Tokenizer) -> Sample:
+    return rollouts.to_sample(rollouts.parse_rollout(value, where, tokenizer), tokenizer)
 
 
 def _tokenizer(run: RunView) -> Tokenizer:

@@ -186,7 +186,12 @@ def test_the_plot_of_a_sweep_stands_alone(tmp_path):
     root = ElementTree.fromstring((tmp_path / "plot.svg").read_text(encoding="utf-8"))
     text = " ".join(root.itertext())
     assert root.tag.endswith("svg") and float(root.get("width")) > 600
-    assert "KD & <answers>" in text and "final.test_reasoning" in text and "prefers-color-scheme:dark" in text
+    assert (
+        "KD & <answers>" in text
+        and "test_reasoning" in text
+        and "final." not in text
+        and "prefers-color-scheme:dark" in text
+    )
     used = set(re.findall(r"var\(--(\w+)\)", ElementTree.tostring(root, "unicode")))
     assert used and all(text.count(f"--{name}:#") == 2 for name in used), "each colour has a value for both backgrounds"
 
