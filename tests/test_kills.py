@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, StoreWriter
+from mindspore_impl.data.teacher_store import StoreHeader, StoreReader
+from mindspore_impl.data.teacher_store_writer import StoreWriter
 from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
 from mindspore_impl.distill.rollout import roll_out
 from mindspore_impl.evaluation.options import EvaluationOptions

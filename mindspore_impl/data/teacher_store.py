@@ -7,20 +7,17 @@ Legend: S supervised targets of a sequence, P positions and Q sequences of a sha
 
 Tensors of a shard: `ids_low` uint16 [P, K] and `ids_high` uint8 (four two-bit values to a byte, over P*K in order),
 `logp` float16 [P, K], `tail_logp` float16 [P], `keys` uint8 [Q, 32], `run_counts` uint32 [Q] and `runs` uint32 [M, 2],
-the (first, length) of each run of supervised targets.
+the (first, length) of each run of supervised targets. `teacher_store_writer.py` writes them.
 """
 
-import re
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from mindspore_impl.data import parts
 from mindspore_impl.errors import UserError
-from mindspore_impl.files import atomic_write, inside, read_json, sha256_bytes, sha256_file, write_json
+from mindspore_impl.files import inside, read_json, sha256_bytes, sha256_file
 from mindspore_impl.ops.log_floor import LOG_FLOOR
 
 SCHEMA = 1
@@ -126,17 +123,14 @@ def renormalise(logp_SK: np.ndarray, tail_logp_S: np.ndarray) -> tuple[np.ndarra
     return np.minimum(logp_SK, 0), np.minimum(tail_logp_S, 0)
 
 
-def _to_half(logp: np.ndarray) -> np.ndarray:
-    return np.clip(logp, LOG_FLOOR, 0).astype(np.float16)
-
-
 def read_listing(path: Path) -> tuple[StoreHeader, list[dict], dict]:
     """Header, shard entries and the whole of a manifest. Raises UserError when it is malformed."""
     content = read_json(path)
-    return *_parse_listing(content, path), content
+    return *parse_listing(content, path), content
 
 
-def _parse_listing(content: dict, path: Path) -> tuple[StoreHeader, list[dict]]:
+def parse_listing(content: dict, path: Path) -> tuple[StoreHeader, list[dict]]:
+    """Header and shard entries of what was read from `path`. Raises UserError when it is malformed."""
     try:
         schema, values, shards = content["schema"], content["header"], content["shards"]
         if schema != SCHEMA:
@@ -182,180 +176,6 @@ def check_shard(folder: Path, entry: dict) -> Path:
             f"the capture stage again (only its sequences are captured anew)"
         )
     return path
-
-
-@dataclass(frozen=True)
-class Row:
-    """What the store keeps of one sequence."""
-
-    key: str
-    runs: np.ndarray  # uint32 [M, 2]
-    ids_SK: np.ndarray  # int32; -1 is padding
-    logp_SK: np.ndarray  # float16
-    tail_logp_S: np.ndarray  # float16
-
-
-def make_row(
-    header: StoreHeader,
-    ids: np.ndarray,
-    supervised: np.ndarray,
-    teacher_ids_SK: np.ndarray,
-    teacher_logp_SK: np.ndarray,
-    tail_logp_S: np.ndarray,
-) -> Row:
-    """What the teacher said about one sequence, as it is stored.
-
-    ids int[L], supervised bool[L]; row r of the teacher arrays predicts the r-th supervised token; -1 pads K. Raises
-    UserError when a row is no distribution, or their number is wrong.
-    """
-    key, runs = sample_key(ids), target_runs(supervised)
-    where = f"sequence {key[:16]} of {len(ids)} tokens"
-    targets = int(runs[:, 1].sum())
-    if not targets or targets != len(tail_logp_S) or len(ids) != len(supervised):
-        raise UserError(
-            f"{where}: {len(tail_logp_S)} teacher rows for {targets} targets in a mask of {len(supervised)}"
-        )
-    check_rows(header, teacher_ids_SK, teacher_logp_SK, tail_logp_S, where)
-    logp_SK = np.where(teacher_ids_SK < 0, LOG_FLOOR, teacher_logp_SK)
-    return Row(key, runs, teacher_ids_SK.astype(np.int32), _to_half(logp_SK), _to_half(tail_logp_S))
-
-
-def shard_path(folder: str | Path, number: int) -> Path:
-    """Where shard `number` of a store is."""
-    return Path(folder) / f"shard-{number:05d}.safetensors"
-
-
-def write_shard(path: Path, rows: list[Row]) -> None:
-    """Write one shard, atomically. Raises UserError when the disk is full."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    low_PK, high = pack_ids(np.concatenate([row.ids_SK for row in rows]))
-    tensors = {
-        "ids_low": low_PK,
-        "ids_high": high,
-        "logp": np.concatenate([row.logp_SK for row in rows]),
-        "tail_logp": np.concatenate([row.tail_logp_S for row in rows]),
-        "keys": np.frombuffer(bytes.fromhex("".join(row.key for row in rows)), np.uint8).reshape(-1, 32),
-        "run_counts": np.array([len(row.runs) for row in rows], np.uint32),
-        "runs": np.concatenate([row.runs for row in rows]),
-    }
-    try:
-        atomic_write(path, lambda temporary: save_file(tensors, str(temporary)))
-    except SafetensorError as error:  # how it reports a full disk
-        raise UserError(
-            f"{path}: the shard cannot be written ({error}); earlier shards are kept, free some room and run again"
-        ) from error
-
-
-def shard_note(header: StoreHeader, path: Path, rows: list[Row]) -> dict:
-    """What the note of a shard says of it (see `data/parts.py`) until a manifest lists it."""
-    positions = sum(len(row.tail_logp_S) for row in rows)
-    counts = {"sequences": len(rows), "positions": positions}
-    return {"schema": SCHEMA, "header": asdict(header), "file": path.name, **counts}
-
-
-def begun(folder: str | Path, header: StoreHeader) -> dict[str, dict]:
-    """The intact shards of a store that may be unfinished, from its manifest and from notes: {file: entry}.
-
-    A shard of the manifest that is gone or damaged is said on stderr and left out. Raises UserError when the store was
-    begun with another header.
-    """
-    folder, found = Path(folder), {}
-    check_header(header, f"teacher store {folder}")
-    if (manifest := folder / MANIFEST).exists():
-        known, shards, _ = read_listing(manifest)
-        check_same_header(known, header, manifest)
-        for entry in shards:
-            path = inside(folder, entry["file"])
-            if path.exists() and sha256_file(path) == entry["sha256"]:
-                found[path.name] = entry
-            else:
-                state = "damaged" if path.exists() else "gone"
-                print(f"{path}: {state}; its sequences will be captured again", file=sys.stderr)
-    for path in sorted(folder.glob("shard-*.safetensors")):
-        if (note := parts.read_note(path)) is not None:
-            known, (entry,) = _parse_listing(note | {"shards": [note]}, parts.note_path(path))
-            check_same_header(known, header, parts.note_path(path))
-            found[path.name] = entry
-    return found
-
-
-class StoreWriter:
-    """Writes a store sequence by sequence, in one process. Reopening a folder continues after the last full shard.
-
-    `close` publishes it. Raises UserError as `begun` does.
-    """
-
-    def __init__(self, folder: str | Path, header: StoreHeader, positions_per_shard: int = 65536):
-        self.folder, self.header, self.positions_per_shard = Path(folder), header, positions_per_shard
-        self._entries = begun(folder, header)
-        self._known: dict[str, bytes] = {}  # key: its runs, to refuse the same ids under another mask
-        for entry in self._entries.values():
-            runs_of = read_index(self.folder / entry["file"], entry)
-            self._known |= {key.hex(): runs.tobytes() for key, runs in runs_of.items()}
-        self._buffer: list[Row] = []
-        self._buffered = 0
-        numbers = [re.fullmatch(r"shard-(\d+)\.safetensors", name) for name in self._entries]
-        self._next = 1 + max((int(number[1]) for number in numbers if number), default=-1)
-
-    def has(self, key: str, runs: np.ndarray | None = None) -> bool:
-        """Whether the sequence with this `sample_key` is stored, or waits to be written with the next shard.
-
-        runs: its `target_runs`. Raises UserError when the sequence is known under another supervised mask than these.
-        """
-        if runs is not None and self._known.get(key, runs.tobytes()) != runs.tobytes():
-            raise UserError(
-                f"sequence {key[:16]} is in the teacher store {self.folder} under another supervised mask; delete the "
-                f"store to capture anew"
-            )
-        return key in self._known
-
-    def add(self, ids: np.ndarray, supervised: np.ndarray, *teacher_rows: np.ndarray) -> bool:
-        """Store what the teacher said about one sequence, as `make_row` takes it; False when it is there already.
-
-        Raises UserError as `make_row` and `has` do.
-        """
-        if self.has(sample_key(ids), target_runs(supervised)):
-            return False
-        row = make_row(self.header, ids, supervised, *teacher_rows)
-        self._known[row.key] = row.runs.tobytes()
-        self._buffer.append(row)
-        self._buffered += len(row.tail_logp_S)
-        if self._buffered >= self.positions_per_shard:
-            self._flush()
-        return True
-
-    def close(self) -> None:
-        """Write what is buffered and publish the manifest."""
-        self._flush()
-        publish(self.folder, self.header, self._entries.values())
-
-    def _flush(self) -> None:
-        if not self._buffer:
-            return
-        path, rows = shard_path(self.folder, self._next), self._buffer
-        note = parts.publish(path, lambda path: write_shard(path, rows), shard_note(self.header, path, rows))
-        self._entries[path.name] = note
-        self._next += 1
-        self._buffer, self._buffered = [], 0
-
-
-def publish(folder: str | Path, header: StoreHeader, entries: Iterable[dict]) -> None:
-    """Write `manifest.json` with these shards; then remove notes, other shards and what kills left.
-
-    For one process, when nobody else writes to the store.
-    """
-    folder = Path(folder)
-    keys = ("file", "sha256", "sequences", "positions")
-    shards = [{key: entry[key] for key in keys} for entry in sorted(entries, key=lambda entry: entry["file"])]
-    counts = {name: sum(entry[name] for entry in shards) for name in ("sequences", "positions")}
-    write_json(folder / MANIFEST, {"schema": SCHEMA, "header": asdict(header), "counts": counts, "shards": shards})
-    listed = {entry["file"] for entry in shards}
-    for path in folder.iterdir():
-        stray = path.name.startswith("shard-") and path.name not in listed
-        if stray or re.fullmatch(r"\.(shard|manifest)[-.].*\.tmp", path.name):
-            path.unlink()
 
 
 def read_index(path: Path, entry: dict) -> dict[bytes, np.ndarray]:

@@ -20,19 +20,8 @@ from mindspore_impl import ranks, runtime
 from mindspore_impl.data import parts
 from mindspore_impl.data.batches import PackedBatch, Pass, one_pass
 from mindspore_impl.data.packing import shift
-from mindspore_impl.data.teacher_store import (
-    StoreHeader,
-    StoreReader,
-    begun,
-    make_row,
-    publish,
-    read_index,
-    sample_key,
-    shard_note,
-    shard_path,
-    target_runs,
-    write_shard,
-)
+from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, read_index, sample_key, target_runs
+from mindspore_impl.data.teacher_store_writer import begun, make_row, publish, shard_note, shard_path, write_shard
 from mindspore_impl.distill.options import CaptureOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.projected_rows import HiddenStates, ProjectedRows, in_chunks

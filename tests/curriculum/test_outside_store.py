@@ -8,7 +8,8 @@ from mindspore_impl.curriculum.checks import problems_of
 from mindspore_impl.curriculum.inputs import inputs_of
 from mindspore_impl.curriculum.kinds import Context
 from mindspore_impl.curriculum.plan import make_plan
-from mindspore_impl.data.teacher_store import StoreHeader, StoreWriter
+from mindspore_impl.data.teacher_store import StoreHeader
+from mindspore_impl.data.teacher_store_writer import StoreWriter
 
 # The curriculum without its capture stage.
 ORDER = "order=[teacher,sft_reasoning,sft_fast,rollout_fast,distill_fast]"

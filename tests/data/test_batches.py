@@ -8,7 +8,8 @@ import pytest
 
 from mindspore_impl.data.batches import BatchStream, PackedBatch, one_pass
 from mindspore_impl.data.options import BatchOptions
-from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, StoreWriter
+from mindspore_impl.data.teacher_store import StoreHeader, StoreReader
+from mindspore_impl.data.teacher_store_writer import StoreWriter
 from mindspore_impl.errors import UserError
 from mindspore_impl.ops.log_floor import LOG_FLOOR
 from mindspore_impl.text.chat import Sample

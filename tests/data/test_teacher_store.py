@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindspore_impl.data import parts, teacher_store
+from mindspore_impl.data import parts, teacher_store_writer
 from mindspore_impl.data.teacher_store import (
     StoreHeader,
     StoreReader,
-    StoreWriter,
     pack_ids,
     sample_key,
     target_runs,
     unpack_ids,
     verify_store,
 )
+from mindspore_impl.data.teacher_store_writer import StoreWriter
 from mindspore_impl.errors import UserError
 from mindspore_impl.files import sha256_file
 from mindspore_impl.ops.log_floor import LOG_FLOOR
@@ -398,7 +398,7 @@ def test_verify_counts_and_measures(tmp_path):
 
 def test_verify_finds_a_bad_value_behind_a_good_hash(tmp_path, monkeypatch):
     writer, stored = write(tmp_path, count=0)
-    monkeypatch.setattr(teacher_store, "check_rows", lambda *_: None)
+    monkeypatch.setattr(teacher_store_writer, "check_rows", lambda *_: None)
     ids, supervised = sequence(np.random.default_rng(0))
     ids_SK, logp_SK, tail_S = teacher_rows(np.random.default_rng(0), 10, 10)
     ids_SK[6, 0] = VOCABULARY + 1

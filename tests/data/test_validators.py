@@ -10,7 +10,8 @@ from safetensors.numpy import load_file, save_file
 from mindspore_impl import cli, files
 from mindspore_impl.data import validators
 from mindspore_impl.data.rollouts import rollout_to_json
-from mindspore_impl.data.teacher_store import StoreHeader, StoreWriter
+from mindspore_impl.data.teacher_store import StoreHeader
+from mindspore_impl.data.teacher_store_writer import StoreWriter
 from mindspore_impl.data.validators import check_all
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.records import record_to_json

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from mindspore_impl.data.rollouts import Rollout, to_sample, write_rollouts
-from mindspore_impl.data.teacher_store import StoreHeader, StoreWriter
+from mindspore_impl.data.teacher_store import StoreHeader
+from mindspore_impl.data.teacher_store_writer import StoreWriter
 from mindspore_impl.text.chat import encode_completion, render_prompt
 from mindspore_impl.text.records import Message
 from mindspore_impl.text.tokenizer import train_tokenizer

@@ -26,11 +26,11 @@ from mindspore_impl.data.teacher_store import (
     MANIFEST,
     StoreHeader,
     StoreReader,
-    StoreWriter,
     check_same_header,
     read_header,
     sample_key,
 )
+from mindspore_impl.data.teacher_store_writer import StoreWriter
 from mindspore_impl.distill.capture import distinct, store_metrics
 from mindspore_impl.errors import UserError
 from mindspore_impl.integrations.vllm.answers import (
