@@ -353,6 +353,8 @@ def evaluate(arguments: list[str]) -> None:
         "lm-evaluation-harness. The same command goes on where it was interrupted.",
         "python tools/evaluate.py --model outputs/quickstart --task gsm8k=test.jsonl --shots 0 --output outputs/gsm8k"
         "\n  python tools/evaluate.py --model DIR/hf --task mmlu=DIR/data ceval=DIR/ceval --output outputs/choices"
+        "\n  python tools/evaluate.py --model DIR/hf --task mbpp=mbpp.jsonl --samples 10 --temperature 0.8 --output "
+        "outputs/code"
         "\n  python tools/evaluate.py --model DIR/hf --harness arc_easy hellaswag --limit 200 --output outputs/harness",
     )
     from mindspore_impl.curriculum import evaluate_model
