@@ -244,7 +244,7 @@ def read_line(path: str | Path, offset: int) -> dict:
     """The object of the line that begins at `offset`, as `scan_jsonl` gave it. Raises UserError when it is none."""
     with open(path, "rb") as file:
         file.seek(offset)
-        value = _object(file.readline(), path, None)
+        value = _object(file.readline(), path, None if offset else 1)  # the first may begin with a byte order mark
     if isinstance(value, UserError):
         raise value
     return value

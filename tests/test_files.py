@@ -109,3 +109,10 @@ def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path):
     files.remove_leftovers(tmp_path)
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
     assert (outside / "file").exists()
+
+
+def test_a_line_is_read_again_as_it_was_seen_behind_a_byte_order_mark_too(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\n\n{"a": 2}\n')
+    seen = [(offset, value) for _, offset, value in files.scan_jsonl(tmp_path / "a.jsonl")]
+    assert [value for _, value in seen] == [{"a": 1}, {"a": 2}]
+    assert [files.read_line(tmp_path / "a.jsonl", offset) for offset, _ in seen] == [{"a": 1}, {"a": 2}]
