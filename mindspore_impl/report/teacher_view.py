@@ -114,8 +114,8 @@ def _samples(run: RunView, stage: StageView, tokenizer: Tokenizer) -> Iterator[F
         maker = next((one for one in run.stages if one.name == options.path and one.folder), None)
         if maker:
             options = dataclasses.replace(options, path=str(maker.folder / "records.jsonl"))
-        if options.keep is None:
-            options = dataclasses.replace(options, count=min(options.count or _LOOKED_AT, _LOOKED_AT))
+        if options.keep is None and options.count is not None:
+            options = dataclasses.replace(options, count=min(options.count, _LOOKED_AT))
         for record in load_set(name, options, int(run.config.get("seed") or 0)):
             yield record.thinking, functools.partial(render, record, tokenizer)
 
