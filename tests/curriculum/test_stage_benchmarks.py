@@ -89,3 +89,16 @@ def test_questions_that_do_not_fit_the_model_name_the_entry(tmp_path):
     stage_benchmarks.check_lengths(entries(max_new_tokens=8), tokenizer, 4096)
     with pytest.raises(UserError, match="evaluation.benchmarks.sums: task gsm8k: question .* the model's limit of 30"):
         stage_benchmarks.check_lengths(entries(max_new_tokens=8), tokenizer, 30)
+
+
+@pytest.mark.slow
+def test_a_model_is_measured_by_options_and_by_completions(ms_runtime, tmp_path):
+    from tests.model.small_models import build, small_options
+
+    tokenizer = make_tokenizer(tmp_path)
+    model = build(small_options(vocab_size=tokenizer.vocab_size, max_position_embeddings=1024))
+    options = entries(limit=2, max_new_tokens=4)
+    options.benchmarks["mmlu"] = BenchmarkOptions(path=str(DATA / "mmlu"), shots=0)
+    found = stage_benchmarks.measure(model, tokenizer, options, tmp_path / "benchmarks", 1, "weights")
+    assert 0 <= found["mmlu"]["acc"] <= 1 and found["mmlu"]["total"] == 4
+    assert found["sums"]["total"] == 2 and found["sums"]["truncated"] <= 2
