@@ -46,7 +46,7 @@ def _ids(target: int, row: int, top_k: int) -> np.ndarray:
 
 def _rollout(number: int, tokenizer, hostile: str) -> Rollout:
     thinking = "reasoning" if number % 3 == 0 else "fast"
-    messages = (Message("user", f"list {'abcdef'[number % 6]} apply sort number {number}"),)
+    messages = (Message("user", f"list {'abcdef'[number % 6]} {'abcdef'[number // 6]} apply sort"),)
     text = "[unused16]sort a[unused17]a b" if thinking == "reasoning" else "[unused16][unused17]b a"
     prompt = render_prompt(messages, tokenizer, thinking)
     ids = encode_completion(text, True, thinking, tokenizer, "here")
