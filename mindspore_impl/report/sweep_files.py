@@ -37,7 +37,7 @@ class Sweep:
     space: dict[str, str]  # what is varied: key, and how ("list", or an interval)
     metric: str | None = None
     direction: str = "maximize"
-    compare: dict[str, str] = field(default_factory=dict)  # as in SweepOptions: what the report shows of it
+    compare: dict[str, list[str]] = field(default_factory=dict)  # as in SweepOptions: what the report shows of it
     labels: dict[str, str] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
 

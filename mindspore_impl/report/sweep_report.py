@@ -5,6 +5,7 @@ Written into the sweep's folder: report.html, summary.md, summary.csv (a row a c
 
 import csv
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,22 +169,23 @@ def _labelled(title: str, names: dict[str, str]) -> str:
     return names.get(name, name) + comma + rest
 
 
-def _reference(compare: dict[str, str], group: Group, groups: list[Group]) -> Group | None:
-    """The configuration that `group` is held against; None where there is none."""
-    own = group.trials[0].trial.group
+def _references(compare: dict[str, list[str]], group: Group, groups: list[Group]) -> list[Group]:
+    """The configurations that `group` is held against."""
     if not compare:
         first = min(groups, key=lambda one: one.trials[0].trial.number)
-        return None if first is group else first
-    wanted = _labelled(own, compare)
-    return next((one for one in groups if one.trials[0].trial.group == wanted != own), None)
+        return [] if first is group else [first]
+    own = group.trials[0].trial.group
+    name, comma, rest = own.partition(", ")
+    wanted = [reference + comma + rest for reference in compare.get(name, []) if reference != name]
+    return [one for title in wanted for one in groups if one.trials[0].trial.group == title]
 
 
 def _differences(sweep: Sweep, groups: list[Group], shown: list[str]) -> list[dict]:
-    """The accuracies of each configuration minus those of its reference, paired over the seeds that both have."""
+    """The accuracies of each configuration minus those of its references, paired over the seeds that both have."""
     rows = []
     for group in groups:
-        reference = _reference(sweep.compare, group, groups)
-        for name in _compared(sweep, shown) if reference else []:
+        against = _references(sweep.compare, group, groups)
+        for reference, name in itertools.product(against, _compared(sweep, shown)):
             one, other = ({v.seed: value for v in each.finished if (value := _value(sweep, v, name)) is not None}
                           for each in (group, reference))  # fmt: skip
             shared = [seed for seed in one if seed is not None and seed in other]
@@ -358,13 +360,13 @@ def _best(sweep: Sweep, groups: list[Group]) -> Group | None:
 
 
 def _config_rows(sweep: Sweep, groups: list[Group]) -> list[list[str]]:
-    """How the first run of each configuration differs from that of its reference, or from the sweep's first one."""
+    """How the first run of each configuration differs from that of its first reference, or from the sweep's first."""
     rows = []
     for group in groups:
-        reference = _reference(sweep.compare, group, groups) or _reference({}, group, groups)
-        runs = [next((v.run for v in one.trials if v.run), None) if one else None for one in (group, reference)]
-        if all(runs):
-            rows += config_rows(group.title, runs[0], reference.title, runs[1])
+        for reference in (_references(sweep.compare, group, groups) or _references({}, group, groups))[:1]:
+            runs = [next((view.run for view in one.trials if view.run), None) for one in (group, reference)]
+            if all(runs):
+                rows += config_rows(group.title, runs[0], reference.title, runs[1])
     return rows
 
 

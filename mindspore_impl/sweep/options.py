@@ -22,5 +22,5 @@ class SweepOptions:
     trials: dict[str, list[str]] = field(default_factory=dict)  # name: overrides; times all of `params`
     params: dict[str, str] = field(default_factory=dict)  # key: values as on the command line, such as "0.5, 0.9"
     optuna: OptunaOptions | None = None  # null: every combination
-    compare: dict[str, str] = field(default_factory=dict)  # trial: what it is held against; empty: the first
+    compare: dict[str, list[str]] = field(default_factory=dict)  # trial: those it is held against; {}: the first
     labels: dict[str, str] = field(default_factory=dict)  # trial: its name in the report

@@ -1,6 +1,7 @@
 """From the command line to trials: each composed, checked and named before the first one runs."""
 
 import dataclasses
+import itertools
 import os
 import re
 from dataclasses import dataclass, field
@@ -159,7 +160,8 @@ def _check(space: Space, options: SweepOptions) -> None:
         raise UserError(
             f"{key}={interval}: only Optuna draws from an interval; list values, or set sweep.optuna.sampler=tpe"
         )
-    for key, names in (("compare", [*options.compare, *options.compare.values()]), ("labels", options.labels)):
+    compared = [*options.compare, *itertools.chain.from_iterable(options.compare.values())]
+    for key, names in (("compare", compared), ("labels", options.labels)):
         for name in names:
             if name not in options.trials:
                 raise UserError(f"sweep.{key}: sweep.trials has no {name!r}{nearest(name, options.trials)}")

@@ -163,7 +163,7 @@ def build_named(folder, **options):
 
 
 def test_named_trials_are_compared_by_their_last_stage_with_their_own_reference(tmp_path):
-    build_named(tmp_path, compare={"kd": "sft"}, labels={"kd": "KD of answers"})
+    build_named(tmp_path, compare={"kd": ["other", "sft"]}, labels={"kd": "KD of answers"})
     write_sweep_report(tmp_path)
     rows = rows_of(tmp_path / "summary.csv")
     assert [row["configuration"] for row in rows] == ["sft", "KD of answers", "other"], "in the order they are written"
@@ -175,6 +175,7 @@ def test_named_trials_are_compared_by_their_last_stage_with_their_own_reference(
     # 0.10, 0.08, 0.14: mean 0.106667, deviation 0.0305505; t = 6.04743, two degrees: p = 0.0262718
     assert "| KD of answers − sft | final.test_fast | +10.7 | +3.1 to +18.3 | 0.026 | 3 |" in text
     assert "| KD of answers − sft | final.test_reasoning |" in text and "other −" not in text
+    assert "− other" not in text, "a single seed has no interval"
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "What the configurations change" in page.text and "stages.last_kd.objective.kd_weight" in page.text
     assert "6 of 7" not in page.text and "7 of 7" in page.text and "mindspore" in page.text

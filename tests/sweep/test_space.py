@@ -59,12 +59,13 @@ def test_short_keys_tell_keys_apart():
 
 
 def test_named_trials_times_params_and_the_command_line_wins(tmp_path):
-    plan = plan_sweep(["experiment=paper_ablation", "sweep=paper_ablation", "seed=7,8", f"run_dir={tmp_path / 'sweep'}"])
+    words = ["experiment=paper_ablation", "sweep=paper_ablation"]
+    plan = plan_sweep([*words, "seed=7,8", f"run_dir={tmp_path / 'sweep'}"])
     assert plan.record.metric == "final.accuracy.test_fast"
     names = [trial.name for trial in plan.wanted]
     assert names[:5] == ["teacher, seed=0", "reasoning_teacher, seed=0", "r, seed=7", "r, seed=8", "f, seed=7"]
     assert [trial.group for trial in plan.wanted[:4]] == ["teacher", "reasoning_teacher", "r", "r"]
-    assert len(names) == 2 + 2 * (len(config.compose(["experiment=paper_ablation", "sweep=paper_ablation"]).sweep.trials) - 2)
+    assert len(names) == 2 + 2 * (len(config.compose(words).sweep.trials) - 2)
     trial = plan.wanted[3]
     composed = plan.configs[trial.number]
     assert composed.seed == 8 and composed.order == ["sft_reasoning"]
