@@ -1,8 +1,10 @@
 """What held-out text says along a run's training, by the tokens trained on: a plot for a page that is not a report.
 
-Stages that start from the same weights begin at the same place, so that arms of equal budget lie one above the other.
+Stages that start from the same weights are arms of a comparison: they begin at the same place, so that equal budgets lie
+one above the other, and where there are some they alone are shown, on a scale that tells them apart.
 """
 
+from collections import Counter
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -33,8 +35,9 @@ def write_curves(run_dir: Path, path: Path) -> None:
 def curves_figure(stages: list[StageView]) -> str | None:
     """Validation perplexity, and the KL divergence of the teacher after each stage, by tokens. None without data."""
     trained = [stage for stage in stages if stage.kind in TRAINING_KINDS and stage.folder is not None]
-    looks = {stage.name: _LOOKS[number % len(_LOOKS)] for number, stage in enumerate(trained)}
     starts = starts_of(trained)
+    trained = arms_of(trained)
+    looks = {stage.name: _LOOKS[number % len(_LOOKS)] for number, stage in enumerate(trained)}
     panels = []
     for name in sorted({name for stage in trained for _, sets in stage.validations for name in sets}):
         panels.append((f"perplexity on {name}", validation_lines(trained, starts, name)))
@@ -58,6 +61,12 @@ def curves_figure(stages: list[StageView]) -> str | None:
             finish_legend(axes, inside=True)
 
     return svg_of("curves", draw, 4.6 * len(panels), 3.6)
+
+
+def arms_of(trained: list[StageView]) -> list[StageView]:
+    """Those that share the weights they start from with another one; all where none do."""
+    begun = Counter(stage.inputs.get("init") for stage in trained)
+    return [stage for stage in trained if stage.inputs.get("init") and begun[stage.inputs["init"]] > 1] or trained
 
 
 def tokens_a_step(stage: StageView) -> int:
