@@ -15,6 +15,11 @@ NAMED = sorted(set(re.findall(r"(?:tools|tests|conf|mindspore_impl|kernels)/[\w.
 COMMANDS = re.findall(r"python tools/train\.py ([^\n`|]*)", TEXT)
 
 
+def test_its_pictures_are_there():
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", TEXT)
+    assert len(pictures) >= 2 and all((ROOT / name).is_file() for name in pictures)
+
+
 def test_nothing_is_left_blank():
     assert not re.search(r"@[A-Z]+@|TODO|XXX|TBD", TEXT)
 
