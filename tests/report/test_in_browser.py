@@ -110,7 +110,7 @@ def test_a_run_s_page_on_a_phone_in_the_dark(run_page, tmp_path):
 
 
 def test_a_sweep_s_page(tmp_path):
-    page = write_sweep_report(build_named(tmp_path / "sweep", compare={"kd": "sft"}))
+    page = write_sweep_report(build_named(tmp_path / "sweep", compare={"kd": ["sft"]}))
     found = opened(page, tmp_path, width=PHONE)
     assert (found["width"], found["overflow"], found["plots"]) == (PHONE, PHONE, 1)
 
