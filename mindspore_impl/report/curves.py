@@ -1,7 +1,7 @@
 """What held-out text says along a run's training, by the tokens trained on: a plot for a page that is not a report.
 
-Stages that start from the same weights are arms of a comparison: they begin at the same place, so that equal budgets lie
-one above the other, and where there are some they alone are shown, on a scale that tells them apart.
+Stages that start from the same weights are arms of a comparison: they begin at the same place, so that equal budgets
+lie one above the other, and where there are some they alone are shown, on a scale that tells them apart.
 """
 
 from collections import Counter
