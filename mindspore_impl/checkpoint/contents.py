@@ -12,6 +12,7 @@ from mindspore_impl.checkpoint.folders import CONFIG, WEIGHTS, selected
 from mindspore_impl.errors import UserError
 from mindspore_impl.model import hf_config
 from mindspore_impl.model.adapter_file import merged, read_adapters
+from mindspore_impl.model.gguf import is_gguf, open_gguf
 from mindspore_impl.model.weights import WeightSource, check_shapes, fit, is_hf_folder, open_file, open_hf
 
 
@@ -54,8 +55,6 @@ def open_weights(path: str | Path, which: str = "last", base: Callable[[], Weigh
     the adapters merged in. Raises UserError when there is nothing, or it is damaged or of a model that is not
     supported, or when adapters come without a base, or with another one.
     """
-    from mindspore_impl.model.gguf import is_gguf, open_gguf  # imports mindspore
-
     path = Path(path)
     if is_gguf(path):
         return open_gguf(path)

@@ -137,6 +137,7 @@ def _shrink(added: Path, limit: int) -> None:
         if lock is not None:
             with lock:
                 gone = path.with_name(f".{path.name}.tmp")  # never seen half removed
+                shutil.rmtree(gone, ignore_errors=True)  # of a removal that was killed
                 os.rename(path, gone)
                 shutil.rmtree(gone)
             left -= sizes[path]

@@ -14,7 +14,6 @@ import numpy as np
 from mindspore_impl.errors import UserError
 from mindspore_impl.model import hf_config
 from mindspore_impl.model.options import ModelOptions
-from mindspore_impl.model.pangu import check_options, head_dim
 from mindspore_impl.model.weights import HEAD, WeightSource, fit
 
 _NAMES = {
@@ -143,6 +142,8 @@ def _open(path: Path):
 
 def _options(metadata: _Metadata, tensors: dict) -> ModelOptions:
     """The model that the metadata describes. Raises UserError for what this network does not compute."""
+    from mindspore_impl.model.pangu import check_options, head_dim
+
     for key in ("llama.expert_count", "llama.rope.scaling.type"):
         if metadata.get(key) not in (None, 0, "none"):
             raise UserError(

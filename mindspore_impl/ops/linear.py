@@ -1,8 +1,8 @@
 """The product of a linear layer, x_NI weight_OI^T.
 
 The CPU's product reads rows of the weight several times over when x has some tens of rows, which is what decoding a
-batch gives it: written as (weight_OI x_IN)^T it takes half to a quarter of the time. Measured for 9 to 64 rows; below
-and above them the plain form is as good.
+batch gives it: written as (weight_OI x_IN)^T it takes half to a quarter of the time for SOME_ROWS; below and above them
+the plain form is as good.
 
 Legend: N rows, I/O in and out features.
 """
