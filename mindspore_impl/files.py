@@ -1,6 +1,7 @@
 """Durable files: atomic writes, SHA-256, JSON and JSON lines, and paths that cannot leave their folder."""
 
 import fcntl
+import glob
 import hashlib
 import io
 import json
@@ -53,10 +54,11 @@ def new_folder(path: str | Path, fill: Callable[[Path], None], replace: bool = F
     """Let `fill` write the files of a folder that appears as `path` only when it is whole and flushed to disk.
 
     With `replace` it takes the place of a folder that is there, which goes at the very end, as does what killed
-    writers of it left: for one process. Raises UserError when
-    `path` is there already and not an empty folder (with `replace`: no folder), or when it cannot be written.
+    writers of it left: for one process at a time. Raises UserError when `path` is there already and not an empty
+    folder (with `replace`: no folder), or when it cannot be written; a folder that was there then stays.
     """
     path = Path(path)
+    path = path.resolve() if path.is_symlink() else path  # what it points to is replaced
     if path.is_file() or not replace and path.is_dir() and any(path.iterdir()):
         raise UserError(f"{path}: is there already and not an empty folder; choose another name")
     try:
@@ -71,18 +73,32 @@ def new_folder(path: str | Path, fill: Callable[[Path], None], replace: bool = F
                 os.fsync(handle.fileno())
         fsync_folder(temporary)
         os.chmod(temporary, 0o755)
-        if replace and path.is_dir():
-            os.rename(path, tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-        os.rename(temporary, path)
-        fsync_folder(path.parent)
-        for left in path.parent.glob(f".{path.name}.*.tmp") if replace else ():
-            shutil.rmtree(left, ignore_errors=True)
+        put_folder(temporary, path)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}.tmp") if replace else ():
+            shutil.rmtree(left, ignore_errors=True)  # mkdtemp adds eight characters
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError):
             reason = error.strerror or error  # NumPy's own errors have a text alone
             raise UserError(f"{path}: cannot be written ({reason}); free some room and run again") from error
         raise
+
+
+def put_folder(temporary: Path, path: Path) -> None:
+    """Rename `temporary` to `path`, durably; a folder that is there goes once the new one is in its place, and comes
+    back when that fails with an OSError."""
+    old = path.with_name(f".{path.name}.old.tmp")
+    if path.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(path, old)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        if old.is_dir():
+            os.rename(old, path)
+        raise
+    fsync_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -110,7 +126,7 @@ def fsync_folder(folder: str | Path) -> None:
 def try_lock(path: str | Path) -> IO | None:
     """An exclusive lock on the file `path` (made if need be), held until the result is closed or this process ends.
 
-    None when another process holds it. Raises UserError when the file cannot be opened.
+    None when another process holds it. Raises UserError when the file cannot be opened or its disk has no locks.
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +138,9 @@ def try_lock(path: str | Path) -> IO | None:
     except BlockingIOError:
         handle.close()
         return None
+    except OSError as error:
+        handle.close()
+        raise UserError(f"{path}: cannot be locked ({error.strerror}); choose a folder on another disk") from error
     return handle
 
 

@@ -1,6 +1,8 @@
 """Durable files: old content or new, never half; paths that stay inside."""
 
 import errno
+import os
+from pathlib import Path
 
 import pytest
 
@@ -94,6 +96,39 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
     path.write_text('{"a": 1}\n', encoding="utf-8-sig")
     assert files.read_json(path) == {"a": 1}
     assert list(files.read_jsonl(path)) == [(1, {"a": 1})]
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    folder = tmp_path / "a[1]"
+    files.new_folder(folder, lambda place: (place / "x").write_text("1"))
+    link, neighbour = tmp_path / "link", tmp_path / ".a[1].b.k1lled_x.tmp"
+    link.symlink_to(folder)
+    neighbour.mkdir()
+    (tmp_path / ".a[1].k1lled_x.tmp").mkdir()
+    files.new_folder(link, lambda place: (place / "x").write_text("2"), replace=True)
+    assert (folder / "x").read_text() == "2" and link.is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"a[1]", "link", neighbour.name}, "only what is its own goes"
+
+    real = os.rename
+
+    def refuse(source, target):
+        if Path(target) == folder and ".old." not in str(source):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(UserError, match="cannot be written .No space left"):
+        files.new_folder(folder, lambda place: (place / "x").write_text("3"), replace=True)
+    assert (folder / "x").read_text() == "2", "what was there stays"
+
+
+def test_a_disk_without_locks_is_one_message(tmp_path, monkeypatch):
+    def refuse(handle, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with pytest.raises(UserError, match="cannot be locked .No locks available"):
+        files.try_lock(tmp_path / ".lock")
 
 
 def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path):

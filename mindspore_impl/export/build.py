@@ -249,14 +249,7 @@ def _publish(folder: Path, target: Path, report: dict, model, tokenizer, digest,
     _manifest(folder, options.precision, model, tokenizer, digest, options, found)
     open_package(folder)
     os.chmod(folder, 0o755)
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-        os.rename(target, old / target.name)
-        os.rename(folder, target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(folder, target)
-    files.fsync_folder(target.parent)
+    files.put_folder(folder, target)
 
 
 def default_prompts(tokenizer, count: int) -> list[list[int]]:

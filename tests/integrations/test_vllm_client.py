@@ -12,7 +12,7 @@ from mindspore_impl import files
 from mindspore_impl.data.teacher_store import StoreReader, sample_key
 from mindspore_impl.errors import UserError
 from mindspore_impl.integrations.vllm import asking
-from mindspore_impl.integrations.vllm.client import Question, Server, ask_all, check_url, named
+from mindspore_impl.integrations.vllm.client import Question, Server, _refused, ask_all, check_url, named
 from mindspore_impl.integrations.vllm.topk import import_topk, outside_header, topk_request
 from mindspore_impl.text.chat import Sample
 from tests.integrations.fake_server import LONGEST, MODEL, log_softmax, serving
@@ -277,6 +277,17 @@ def test_a_key_that_the_server_repeats_is_not_shown(capsys):
         server = server_at(fake, api_key="s3cret")
         _, given_up = ask_all(server, [question], 1, lambda *_: None, lambda *_: None, "test")
     assert "told to say 401 ***" in given_up[0] and "s3cret" not in given_up[0]
+
+
+@pytest.mark.parametrize("length", range(270, 300, 2))
+def test_nor_is_a_part_of_it_where_a_long_message_is_cut(length):
+    class Response:
+        status, getheader = 401, staticmethod(lambda name: None)
+
+    text = "x" * length + "s3cret" + "y" * 300
+    for content in (json.dumps({"error": {"message": text}}).encode(), text.encode()):
+        failure = _refused(Response, content, "s3cret")
+        assert "s3c" not in str(failure) and len(str(failure)) <= 310
 
 
 def test_the_request_names_every_setting_and_the_key_stays_in_its_header(tmp_path):

@@ -169,7 +169,7 @@ def test_an_import_takes_the_place_of_an_earlier_one(tmp_path):
         import_topk([path], [SAMPLE], HEADER, folder)
         return StoreReader(folder).lookup(SAMPLE.ids, SAMPLE.supervised)[0][1].tolist()
 
-    (tmp_path / ".store.killed.tmp").mkdir()
+    (tmp_path / ".store.k1lled_x.tmp").mkdir()
     assert import_of(PLAIN) == [1, 2, 5, 6]
     assert import_of({30: 0.4, 31: 0.3, 32: 0.1, 33: 0.05}) == [30, 31, 32, 33]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["offline.jsonl", "store"]
@@ -183,8 +183,12 @@ def test_an_import_takes_the_place_of_an_earlier_one(tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="other: is there already and no teacher store"):
-        import_topk([path], [SAMPLE], HEADER, other)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "shard-00000.safetensors").write_text("of a capture that was stopped")
+    for there in (other, tmp_path / "begun"):
+        with pytest.raises(UserError, match=f"{there.name}: is there already and no finished teacher store"):
+            import_topk([path], [SAMPLE], HEADER, there)
+        assert list(there.iterdir())
 
 
 # -- parity with an in-process capture of the same teacher

@@ -8,12 +8,10 @@ from mindspore_impl.data import answers, difficulty, judging
 from mindspore_impl.data.options import KeepOptions
 from mindspore_impl.data.rollouts import read_rollouts
 from mindspore_impl.data.selection.options import DifficultyOptions, RejectionOptions, VerifyOptions
-from mindspore_impl.data.selection.stream import Check, Context, Drop, Item
+from mindspore_impl.data.selection.stream import UNANSWERED, Check, Context, Drop, Item
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.chat import render
 from mindspore_impl.text.tokenizer import Tokenizer
-
-UNANSWERED = Drop("no answer of the assistant at the end")
 
 
 def verify(options: VerifyOptions, context: Context) -> Check:
@@ -35,7 +33,7 @@ def verify(options: VerifyOptions, context: Context) -> Check:
 
 def rejection(options: RejectionOptions, context: Context, items: Iterator[Item]) -> Iterator[Item]:
     """Puts the shortest right generation in place of each record's answer; records without one go."""
-    verdicts = _verdicts(options, context)
+    verdicts = _verdicts(options, context, _tokenizer(options, context))
     for item in items:
         verdict = verdicts.get((item.record.id, item.record.thinking))
         if verdict is None:
@@ -49,7 +47,7 @@ def rejection(options: RejectionOptions, context: Context, items: Iterator[Item]
 def measure(options: DifficultyOptions, context: Context, items: Iterator[Item]) -> Iterator[Item]:
     """Notes how long each record is and how often its prompt was answered rightly; what has no answer goes."""
     tokenizer = _tokenizer(options, context)
-    verdicts = _verdicts(options, context) if options.rollouts else {}
+    verdicts = _verdicts(options, context, tokenizer) if options.rollouts else {}
     for item in items:
         record = item.record
         if not item.answered:
@@ -90,9 +88,8 @@ def _tokenizer(options: RejectionOptions | DifficultyOptions, context: Context) 
     return Tokenizer.load(Path(options.tokenizer), options.template)
 
 
-def _verdicts(options: RejectionOptions | DifficultyOptions, context: Context) -> dict:
+def _verdicts(options: RejectionOptions | DifficultyOptions, context: Context, tokenizer: Tokenizer) -> dict:
     """What the generations of a rollout file are worth: judged once, however many steps of a recipe ask."""
-    tokenizer = _tokenizer(options, context)
     if not options.rollouts:
         raise context.refuse("rollouts: give a rollout file")
     key = ("verdicts", options.rollouts, options.tokenizer, options.template)

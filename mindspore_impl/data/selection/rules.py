@@ -16,7 +16,7 @@ from mindspore_impl.data.selection.options import (
     RefusalOptions,
     RepetitionOptions,
 )
-from mindspore_impl.data.selection.stream import Check, Context, Drop, Item
+from mindspore_impl.data.selection.stream import UNANSWERED, Check, Context, Drop, Item
 from mindspore_impl.data.selection.words import CJK, words
 
 ASCII_CONTROL = bytes(set(range(32)) - set(b"\t\n\r")) + b"\x7f"
@@ -173,13 +173,13 @@ def missing_answer(options: MissingAnswerOptions, context: Context) -> Check:
         pattern = re.compile(options.pattern) if options.pattern else None
     except re.error as error:
         raise context.refuse(f"pattern {options.pattern!r} is no regular expression ({error})") from error
-    unanswered, unmatched = Drop("no answer of the assistant at the end"), Drop("answer without the pattern")
-    unknown, unreasoned = Drop("no reference answer in meta.answer"), Drop("reasoning mode without reasoning")
+    unmatched, unknown = Drop("answer without the pattern"), Drop("no reference answer in meta.answer")
+    unreasoned = Drop("reasoning mode without reasoning")
 
     def check(item: Item) -> Drop | None:
         answer, record = item.text("answer"), item.record
         if not answer or answer.isspace():
-            return unanswered
+            return UNANSWERED
         if pattern and not pattern.search(answer):
             return unmatched
         if options.reference and record.meta.get("answer") in (None, ""):

@@ -173,8 +173,7 @@ def _check_ids(recipe: Recipe, selected: Path, hashes: array) -> None:
     for _, value in files.read_jsonl(selected) if suspects else ():
         identity = value["id"]
         if identity in seen:
-            items = (item for name in recipe.options.select for item in _records_of(recipe, name))
-            places = [item.place for item in items if item.record.id == identity][:2]
+            places = _places(recipe, identity)
             raise UserError(
                 f"two selected records have the id {identity!r}"
                 + (f": {' and '.join(places)}" if len(places) == 2 else "")
@@ -182,6 +181,15 @@ def _check_ids(recipe: Recipe, selected: Path, hashes: array) -> None:
             )
         if hash64(identity) in suspects:
             seen.add(identity)
+
+
+def _places(recipe: Recipe, identity: str) -> list[str]:
+    """Where the sets of a recipe hold an id: two places at most, none for what no file holds. Reads them again, as
+    leniently as the first time can have been."""
+    sets, seed = recipe.options.data.sets, recipe.options.seed
+    read = (read_set(name, sets[name], seed, lambda: None, lambda *_: None) for name in recipe.options.select
+            if sets[name].source != "list_programs")  # fmt: skip
+    return [item.place for items in read for item in items if item.record.id == identity][:2]
 
 
 def _line_of(item: Item) -> bytes:

@@ -26,6 +26,9 @@ class Drop(NamedTuple):
     other: str = ""  # id of the record it repeats or gives away
 
 
+UNANSWERED = Drop("no answer of the assistant at the end")
+
+
 class Item:
     """A record on its way, with the name of its set and its place (file:line).
 

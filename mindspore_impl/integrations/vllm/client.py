@@ -170,16 +170,16 @@ def _read(connection, response, until: float) -> bytes:
 
 def _refused(response, content: bytes, key: str | None) -> Failure:
     status = response.status
-    detail = content[:300].decode("utf-8", "replace")
+    detail = content[: 1 << 16].decode("utf-8", "replace")
     try:
         value = json.loads(content)
-        detail = str((value.get("error") or value).get("message") or detail)[:300]
+        detail = str((value.get("error") or value).get("message") or detail)
     except (ValueError, AttributeError, RecursionError):
         pass
-    if key:  # some servers repeat it
+    if key:  # some servers repeat it; a cut before this could leave half of it
         detail = detail.replace(key, "***")
     again = status not in NEVER_AGAIN | STOP_AT_ONCE
-    return Failure(f"HTTP {status}", detail, _retry_after(response), again, status in STOP_AT_ONCE)
+    return Failure(f"HTTP {status}", detail[:300], _retry_after(response), again, status in STOP_AT_ONCE)
 
 
 def _retry_after(response) -> float:

@@ -13,7 +13,6 @@ Legend: S supervised targets of a sequence, K teacher ids.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +47,6 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 SUM_ABOVE = 1e-3  # how far rounding may lift the sum of K masses above 1; servers round to about 4 decimals at worst
 # The K masses are float32, so a tail below their resolution is not known: it is taken for this much, not for nothing.
-PART = re.compile(r"\.?(shard|manifest)[-.]")  # how the names in an unfinished store begin
 TAIL_RESOLUTION = math.log(2.0**-23)
 SCALED, TAIL_UNKNOWN = "rows summed to more than 1 and were scaled", "tails were below the resolution of float32"
 
@@ -181,11 +179,11 @@ def _row(entry, own: int, header: StoreHeader, where: str) -> tuple[list[int], l
 
 
 def _check_place(folder: Path, header: StoreHeader) -> None:
-    """Refuse to replace anything but a store of this header, or what a killed writer left of one."""
+    """Refuse to replace anything but a store of this header."""
     if (folder / MANIFEST).exists():
         check_same_header(read_header(folder), header, folder / MANIFEST)
-    elif folder.exists() and (not folder.is_dir() or any(not PART.match(path.name) for path in folder.iterdir())):
-        raise UserError(f"{folder}: is there already and no teacher store; choose another --output")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: is there already and no finished teacher store; choose another --output")
 
 
 def import_topk(paths: Sequence[Path], samples: Sequence[Sample], header: StoreHeader, folder: str | Path) -> dict:

@@ -151,7 +151,10 @@ def test_selected_records_that_share_an_id_are_refused(select, tmp_path):
         with pytest.raises(UserError, match=rf"two selected records have the id 'y': .*{places}; give the records"):
             select(None, ["missing_answer"], select=chosen, data={"sets": sets}, force=True)
         assert not (tmp_path / "out" / "report.json").exists()
-    sets["a"]["count"] = 3
+    (tmp_path / "a.jsonl").write_text("nonsense\n" + (tmp_path / "a.jsonl").read_text())
+    with pytest.raises(UserError, match="two selected records have the id 'y': .*a.jsonl:3 and .*a.jsonl:5"):
+        select(None, ["missing_answer"], select=["a"], data={"sets": sets}, unreadable="drop", force=True)
+    sets["a"]["first"], sets["a"]["count"] = 1, 3
     assert select(None, ["missing_answer"], select=["a"], data={"sets": sets}, force=True)[0]["kept"] == 3
 
 
