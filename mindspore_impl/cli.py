@@ -148,20 +148,20 @@ def report(arguments: list[str]) -> None:
     from mindspore_impl.report.sweep_files import is_sweep
 
     if is_sweep(options.run_dir):
-        from mindspore_impl.report.sweep_report import write_sweep_plot, write_sweep_report
+        from mindspore_impl.report.sweep_report import write_sweep_report
 
-        print(write_sweep_report(options.run_dir))
-        if options.plot:
-            write_sweep_plot(options.run_dir, options.plot)
+        print(write_sweep_report(options.run_dir, options.plot))
         return
-    if options.plot:
-        write_curves(options.run_dir, options.plot)
     config, _ = read_config(options.run_dir)
     for key in ("seeds", "compare"):
         if not isinstance(config.get(key) or [], list):
             raise UserError(f"{options.run_dir / 'config.yaml'}: {key}: expected a list, found {config[key]!r}")
     if not config.get("seeds"):
         write_report(options.run_dir)
+        if options.plot:
+            write_curves(options.run_dir, options.plot)
+    elif options.plot:
+        raise UserError("--plot: name the run of one seed, a folder below this one, or a sweep")
     else:
         folders = _seed_folders(options.run_dir, config["seeds"])
         for folder in folders.values():

@@ -198,12 +198,13 @@ def read_index(path: Path, entry: dict) -> dict[bytes, np.ndarray]:
 
 class StoreReader:
     """A published store. Every shard's SHA-256 is checked at opening; teacher rows are mapped when first asked for.
+    `hashed=False` is for who reads a few rows only, and calls `check_rows` on them.
 
     Attributes: header, top_k, sequences, positions, bytes (everything in the folder). Raises UserError when the
     manifest is missing or damaged, a shard was changed, or `tokenizer_sha256` is not that of the store.
     """
 
-    def __init__(self, folder: str | Path, tokenizer_sha256: str | None = None):
+    def __init__(self, folder: str | Path, tokenizer_sha256: str | None = None, hashed: bool = True):
         self.folder = Path(folder)
         path = self.folder / MANIFEST
         if not path.exists():
@@ -218,12 +219,14 @@ class StoreReader:
         self._entries: dict[bytes, tuple[int, int, np.ndarray]] = {}  # key: shard, first position there, runs
         for number, entry in enumerate(self.shards):
             first = 0
-            for key, runs in read_index(check_shard(self.folder, entry), entry).items():
+            shard = check_shard(self.folder, entry) if hashed else inside(self.folder, entry["file"])
+            for key, runs in read_index(shard, entry).items():
                 self._entries.setdefault(key, (number, first, runs))  # an older store may hold one twice
                 first += int(runs[:, 1].sum())
         self.sequences = len(self._entries)
         self.positions = sum(entry["positions"] for entry in self.shards)
-        if manifest.get("counts", {}).get("positions") != self.positions:
+        counts = manifest.get("counts")
+        if not isinstance(counts, dict) or counts.get("positions") != self.positions:
             raise UserError(f"{path}: its counts do not agree with its shards; it is damaged, capture again")
         self.bytes = sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
         self._open: dict[int, object] = {}

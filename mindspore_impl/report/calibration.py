@@ -39,9 +39,8 @@ def _found(stage: StageView) -> dict[str, dict]:
 
 
 def _means(value: dict) -> list[str]:
-    total = sum(each["tokens"] for each in value["bins"])
     sums = [sum(each["tokens"] * each[key] for each in value["bins"]) for key in ("confidence", "accuracy")]
-    return [f"{100 * each / total:.1f}" for each in sums]
+    return [f"{100 * each / value['tokens']:.1f}" for each in sums]
 
 
 def _drawn(measured: list[tuple[StageView, dict]]) -> str:
@@ -56,9 +55,8 @@ def _drawn(measured: list[tuple[StageView, dict]]) -> str:
             seen: set[str] = set()
             for name, value in found.items():
                 colour, marker = set_style(name, names)
-                total = sum(each["tokens"] for each in value["bins"])
                 xs, ys = ([each[key] for each in value["bins"]] for key in ("confidence", "accuracy"))
-                sizes = [12 + 160 * each["tokens"] / total for each in value["bins"]]
+                sizes = [12 + 160 * each["tokens"] / value["tokens"] for each in value["bins"]]
                 style = {"color": PALETTE[colour][0], "zorder": 3}
                 axes.plot(xs, ys, lw=1.3, **style)
                 axes.scatter(xs, ys, s=sizes, marker=marker, alpha=0.75, linewidths=0, **style, **once(name, seen))

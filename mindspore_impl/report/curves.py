@@ -111,10 +111,8 @@ def kl_lines(stages: list[StageView], trained: list[StageView], starts: dict[str
         if finite(value):
             measured[stage.inputs.get("init", "")] = value
     lines = []
-    for stage in trained:
+    for stage in (stage for stage in trained if stage.name in measured):
         end = starts[stage.name] + _steps(stage) * tokens_a_step(stage)
         places = [(starts[stage.name], stage.inputs.get("init", "")), (end, stage.name)]
-        points = [(x, measured[reference]) for x, reference in places if reference in measured]
-        if stage.name in measured:
-            lines.append((stage.name, points))
+        lines.append((stage.name, [(x, measured[reference]) for x, reference in places if reference in measured]))
     return lines

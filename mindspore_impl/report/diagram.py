@@ -107,5 +107,5 @@ def _box(stage: StageView, evaluation: StageView | None, longest: float, run: Ru
         f'<b>{esc(stage.name)}</b> <span class="kind">{esc(stage.kind)}</span>'
         f'<span class="badge {badge}">{sign}<span class="word"> {word}</span></span></div>'
         f'<div class="from">{sources or "starts from data alone"}</div>'
-        f'<div class="spent">{cost}</div>' + (f'<div class="right">{right}</div>' if right else "") + "</li>"
+        f'<div class="spent">{cost}</div>' + (f"<div>{right}</div>" if right else "") + "</li>"
     )

@@ -8,7 +8,7 @@ from mindspore_impl.report.statistics import spread
 Rows = Sequence[tuple[str, dict[str, list[float]]]]  # (name, {measure: shares in [0, 1], one a seed})
 
 
-def interval_plot(rows: Rows, measures: list[str], name: str = "intervals") -> str | None:
+def interval_plot(rows: Rows, measures: list[str]) -> str | None:
     """The drawing; None without values. Rows come from top to bottom, panels from left to right."""
     measures = [measure for measure in measures if any(values.get(measure) for _, values in rows)]
     if not measures:
@@ -30,7 +30,7 @@ def interval_plot(rows: Rows, measures: list[str], name: str = "intervals") -> s
                 axes.set_yticks(range(len(rows)), [short(title, 44) for title, _ in rows])
                 axes.set_ylim(len(rows) - 0.5, -0.5)
 
-    return svg_of(name, draw, 9.0, 1.1 + 0.32 * len(rows))
+    return svg_of("intervals", draw, 9.0, 1.1 + 0.32 * len(rows))
 
 
 def _row(axes, row: int, shares: list[float], colour: str, marker: str) -> None:

@@ -154,7 +154,7 @@ def _implied(name: str) -> dict:
 def _inputs(source: dict) -> dict[str, str]:
     """The inputs by role, from stage.json or, before the stage has run, from its config."""
     found = {}
-    for role in ("init", "teacher", "rollouts", "store"):
+    for role in ("init", "teacher", "kl teacher", "rollouts", "store"):
         value = source.get(role)
         if isinstance(value, dict):
             value = value.get("stage") or value.get("name") or value.get("path")

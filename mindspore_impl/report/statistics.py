@@ -1,5 +1,6 @@
 """Small-sample statistics over seeds, without SciPy."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -49,6 +50,7 @@ def t_test_p(t: float, degrees: int) -> float:
     return _beta_fraction(a, b, x)
 
 
+@functools.cache
 def t_quantile(degrees: int) -> float:
     """The 97.5 % quantile of Student's t: between it and its negative lies 95 %."""
     low, high = 0.0, 16.0  # 12.7 at one degree of freedom, and falling

@@ -4,6 +4,7 @@ Written into the sweep's folder: report.html, summary.md, summary.csv (a row a c
 """
 
 import csv
+import dataclasses
 import io
 import itertools
 from collections.abc import Sequence
@@ -82,10 +83,11 @@ class _Report:
     differences: list[dict]
 
 
-def write_sweep_report(folder: str | Path) -> Path:
+def write_sweep_report(folder: str | Path, plot: str | Path | None = None) -> Path:
     """Write the report of the sweep in `folder`, finished or not, from its files alone; return the path of the page.
 
-    Raises UserError when the folder is no sweep's or one of its files is damaged.
+    plot: an SVG file for the plot of its configurations alone, legible on light and dark pages. Raises UserError when
+    the folder is no sweep's or one of its files is damaged, and when no trial has a number for the plot yet.
     """
     folder = Path(folder)
     report = _read(folder)
@@ -93,19 +95,12 @@ def write_sweep_report(folder: str | Path) -> Path:
     files.write_text(folder / "trials.csv", _csv(_trials_csv(report.views)))
     files.write_text(folder / "summary.md", _markdown(report))
     files.write_text(folder / "report.html", _page(report))
+    if plot is not None:
+        drawn = interval_plot(_plotted(report)[0], report.shown)
+        if drawn is None:
+            raise UserError(f"{folder}: no trial has measured an accuracy yet, so there is nothing to plot")
+        files.write_text(plot, standalone(drawn))
     return folder / "report.html"
-
-
-def write_sweep_plot(folder: str | Path, path: str | Path) -> None:
-    """Write the plot of the sweep's configurations as an SVG file, legible on light and dark pages.
-
-    Raises UserError as `write_sweep_report` does, and when no trial has finished.
-    """
-    report = _read(Path(folder))
-    drawn = interval_plot(_plotted(report)[0], report.shown, "sweep")
-    if drawn is None:
-        raise UserError(f"{folder}: no trial has measured an accuracy yet, so there is nothing to plot")
-    files.write_text(path, standalone(drawn))
 
 
 def _read(folder: Path) -> _Report:
@@ -123,7 +118,8 @@ def _read_trials(folder: Path, sweep: Sweep) -> tuple[list[TrialView], list[str]
         choices = dict(text.partition("=")[::2] for text in trial.overrides)
         view = TrialView(trial, choices)
         if (folder / trial.folder / "config.yaml").is_file():
-            view.run = run = read_run(folder / trial.folder)
+            run = read_run(folder / trial.folder)
+            view.run = dataclasses.replace(run, stages=[])  # logs and answers of all trials would fill the memory
             view.cached = [stage.name for stage in run.stages if stage.cached]
             last = [(FINAL, run.last_evaluated)] if run.last_evaluated else []
             view.accuracy = {

@@ -3,6 +3,7 @@
 Sequences come from the stage's rollouts or, without them, from its data sets; what the teacher said from its store.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -15,11 +16,12 @@ from mindspore_impl.config import build
 from mindspore_impl.data import rollouts
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.data.sources import load_set
-from mindspore_impl.data.teacher_store import StoreReader
+from mindspore_impl.data.teacher_store import StoreReader, check_rows
 from mindspore_impl.errors import UserError
 from mindspore_impl.report.page import data_script, esc
 from mindspore_impl.report.run_files import RunView, StageView
 from mindspore_impl.text.chat import Sample, render
+from mindspore_impl.text.records import THINKING
 from mindspore_impl.text.tokenizer import Tokenizer
 
 SEQUENCES = 12  # of all stages together
@@ -31,7 +33,7 @@ _GRADES = ((0.5, "sure"), (0.1, "doubtful"), (0.01, "unlikely"), (0.0, "strange"
 
 
 def section(run: RunView) -> str:
-    """The sequences of each finished distill stage; empty where there is none, or its store is gone."""
+    """The sequences of each finished distill stage, or why they cannot be shown; empty where there is no such stage."""
     stages = [stage for stage in run.stages if stage.kind == "distill" and stage.status == "finished"]
     parts, data = [], []
     for stage in stages:
@@ -40,11 +42,12 @@ def section(run: RunView) -> str:
         except (UserError, OSError) as error:
             parts.append(f"<p>{esc(stage.name)}: no sequences can be shown ({esc(str(error))})</p>")
             continue
-        body = "".join(_sequence(one, len(data) + number) for number, one in enumerate(shown))
-        parts.append(f"<h3>{esc(stage.name)}</h3>{body}")
-        data += [one["tokens"] for one in shown]
+        if shown:
+            body = "".join(_sequence(one, len(data) + number) for number, one in enumerate(shown))
+            parts.append(f"<h3>{esc(stage.name)}</h3>{body}")
+            data += [one["tokens"] for one in shown]
     if not data:
-        return ""
+        return "".join(parts)
     legend = " ".join(f'<span class="tok {name}">{name}</span>' for _, name in _GRADES)
     return (
         "<p>Point at a token, tap it, or move with the arrow keys, to see what the teacher gave in its place. Marks "
@@ -57,13 +60,11 @@ def _sequences(run: RunView, stage: StageView) -> Iterator[dict]:
     """{"id", "thinking", "prompt", "cut", "tokens": [[text, probability or None, [[text, probability]...], rest]]}."""
     tokenizer = _tokenizer(run)
     store = _input(run, stage.inputs.get("store", ""))
-    reader = StoreReader(store / "store" if (store / "store").is_dir() else store)
+    reader = StoreReader(store / "store" if (store / "store").is_dir() else store, hashed=False)
     say = _Texts(tokenizer)
-    for sample in _alternating(_samples(run, stage, tokenizer)):
-        try:
-            ids_SK, logp_SK, tail_logp_S = reader.lookup(sample.ids, sample.supervised)
-        except UserError:
-            continue  # left out by `overlong`, or from a set that the store does not cover
+    for sample in _alternating(_samples(run, stage, tokenizer), reader):
+        ids_SK, logp_SK, tail_logp_S = reader.lookup(sample.ids, sample.supervised)
+        check_rows(reader.header, ids_SK, logp_SK, tail_logp_S, str(store))
         targets = [int(place) for place in sample.supervised.nonzero()[0] if place]
         rows = list(zip(targets, ids_SK, logp_SK, tail_logp_S, strict=True))
         prompt = [int(token) for token in sample.ids[: targets[0]]]
@@ -88,12 +89,17 @@ def _token(token: int, say: "_Texts", ids_K, logp_K, tail_logp) -> list:
 Found = tuple[str, Callable[[], Sample]]  # a thinking mode, and what makes the sample
 
 
-def _alternating(samples: Iterator[Found]) -> Iterator[Sample]:
-    """The first samples of each thinking mode in turn, SEQUENCES at most."""
+def _alternating(samples: Iterator[Found], reader: StoreReader) -> Iterator[Sample]:
+    """The first samples of each thinking mode that the store holds, in turn, SEQUENCES at most."""
     modes: dict[str, list[Sample]] = {}
-    for thinking, make in itertools.islice(samples, _LOOKED_AT):
+    for thinking, make in samples:
         if len(group := modes.setdefault(thinking, [])) < SEQUENCES:
-            group.append(make())
+            sample = make()
+            with contextlib.suppress(UserError):  # left out by `overlong`, or from a set that the store does not cover
+                reader.check(sample.ids, sample.supervised)
+                group.append(sample)
+        if all(len(modes.get(mode, ())) == SEQUENCES for mode in THINKING):
+            break
     turns = itertools.chain.from_iterable(itertools.zip_longest(*(modes[mode] for mode in sorted(modes))))
     yield from itertools.islice((sample for sample in turns if sample is not None), SEQUENCES)
 
@@ -103,12 +109,12 @@ def _samples(run: RunView, stage: StageView, tokenizer: Tokenizer) -> Iterator[F
     if "rollouts" in stage.inputs:
         path = _input(run, stage.inputs["rollouts"])
         path = path / "rollouts.jsonl" if path.is_dir() else path
-        for number, value in files.read_jsonl(path):
+        for number, value in itertools.islice(files.read_jsonl(path), _LOOKED_AT):
             make = functools.partial(_rolled_out, value, f"{path}:{number}", tokenizer)
             yield str(value.get("thinking")), make
         return
-    mixture = (stage.settings.get("data") or {}).get("mixture") or {}
-    sets = (run.config.get("data") or {}).get("sets") or {}
+    mixture = _mapping(_mapping(stage.settings, "data"), "mixture")
+    sets = _mapping(_mapping(run.config, "data"), "sets")
     for name in (name for name, weight in mixture.items() if weight and name in sets):
         options = build(DatasetOptions, sets[name], f"data.sets.{name}")
         maker = next((one for one in run.stages if one.name == options.path and one.folder), None)
@@ -116,7 +122,7 @@ def _samples(run: RunView, stage: StageView, tokenizer: Tokenizer) -> Iterator[F
             options = dataclasses.replace(options, path=str(maker.folder / "records.jsonl"))
         if options.keep is None and options.count is not None:
             options = dataclasses.replace(options, count=min(options.count, _LOOKED_AT))
-        for record in load_set(name, options, int(run.config.get("seed") or 0)):
+        for record in itertools.islice(load_set(name, options, int(run.config.get("seed") or 0)), _LOOKED_AT):
             yield record.thinking, functools.partial(render, record, tokenizer)
 
 
@@ -125,9 +131,17 @@ def _rolled_out(value: dict, where: str, tokenizer: Tokenizer) -> Sample:
 
 
 def _tokenizer(run: RunView) -> Tokenizer:
-    settings = run.config.get("tokenizer") or {}
+    settings = _mapping(run.config, "tokenizer")
     own = run.folder / "tokenizer" / "tokenizer.model"
     return Tokenizer.load(settings.get("path") or own, settings.get("template") if settings.get("path") else None)
+
+
+def _mapping(settings: dict, key: str) -> dict:
+    """A part of config.yaml. Raises UserError when it is there and holds no keys."""
+    found = settings.get(key) or {}
+    if not isinstance(found, dict):
+        raise UserError(f"config.yaml: {key}: expected keys and values, found {found!r}")
+    return found
 
 
 def _input(run: RunView, name: str) -> Path:

@@ -95,4 +95,4 @@ def test_a_perplexity_that_is_no_number_leaves_the_report_whole(tmp_path, value)
     record["metrics"]["perplexity"]["held"]["perplexity"] = value
     path.write_text(json.dumps(record))
     write_report(folder)
-    assert (folder / "report.html").is_file()
+    assert f">{'–' if value is None else '1e+300'}</td>" in (folder / "report.html").read_text(encoding="utf-8")

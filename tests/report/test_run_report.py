@@ -9,7 +9,7 @@ import pytest
 
 from mindspore_impl import __version__
 from mindspore_impl.errors import UserError
-from mindspore_impl.report import figures, run_report
+from mindspore_impl.report import figures, run_report, samples
 from mindspore_impl.report.run_files import read_run
 from mindspore_impl.report.run_report import current_commit, write_report
 from mindspore_impl.report.script import SCRIPT
@@ -43,7 +43,7 @@ def test_metrics_json_has_exactly_the_promised_form(finished):
 def test_the_page_shows_every_part(finished):
     page = finished[1]
     sections = [value for tag, key, value in page.attributes if (tag, key) == ("section", "id")]
-    body = "summary curriculum accuracy loss distillation calibration cost stages samples config environment"
+    body = "summary curriculum accuracy loss distillation calibration cost stages samples teacher config environment"
     assert sections == body.split()
     for name, kind, *_ in STAGES:
         assert name in page.text and kind in page.text
@@ -54,6 +54,7 @@ def test_the_page_shows_every_part(finished):
         "✂ cut",
         "mindspore",
         "kd_weight: 0.9",
+        "distill_fast: no sequences can be shown",  # this run has no store
     ):
         assert words in page.text, words
     assert page.text.count("validation_fast") >= 2 and "teacher entropy (nats)" in page.text
@@ -100,6 +101,18 @@ def test_text_from_a_run_cannot_become_markup(tmp_path):
     assert not [key for _, key, _ in page.attributes if key.startswith("on")]
     # name (title and heading), prompt, answer, reasoning, id, set, version, device, input, config
     assert page.text.count(HOSTILE) > 12
+
+
+def test_answers_beyond_the_room_of_a_page_are_counted(finished, monkeypatch):
+    run = read_run(finished[0])
+    total = sum(len(stage.samples) for stage in run.stages)
+    monkeypatch.setattr(samples, "MOST_BYTES", 900)
+    html = samples.section(run)
+    embedded = json.loads(html.partition('id="browser-data">')[2].partition("</script>")[0])
+    held = sum(len(stage["samples"]) for stage in embedded)
+    assert 0 < held < total and f'data-note="{total - held} more are' in html
+    newest = [stage.measured for stage in run.stages if stage.samples][-1]
+    assert embedded[0]["stage"] == newest
 
 
 def test_an_unfinished_run_gets_a_report_of_what_is_there(tmp_path):

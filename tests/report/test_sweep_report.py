@@ -10,7 +10,7 @@ import pytest
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.report.sweep_files import Sweep, Trial, read_sweep, write_sweep
-from mindspore_impl.report.sweep_report import write_sweep_plot, write_sweep_report
+from mindspore_impl.report.sweep_report import write_sweep_report
 from tests.report.fixture import build_run
 from tests.report.parsed_page import HOSTILE, Page
 
@@ -163,7 +163,7 @@ def build_named(folder, **options):
 
 
 def test_named_trials_are_compared_by_their_last_stage_with_their_own_reference(tmp_path):
-    build_named(tmp_path, compare={"kd": ["other", "sft"]}, labels={"kd": "KD of answers"})
+    build_named(tmp_path, compare={"kd": ["other", "sft"], "sft": ["kd"]}, labels={"kd": "KD of answers"})
     write_sweep_report(tmp_path)
     rows = rows_of(tmp_path / "summary.csv")
     assert [row["configuration"] for row in rows] == ["sft", "KD of answers", "other"], "in the order they are written"
@@ -176,6 +176,7 @@ def test_named_trials_are_compared_by_their_last_stage_with_their_own_reference(
     assert "| KD of answers − sft | final.test_fast | +10.7 | +3.1 to +18.3 | 0.026 | 3 |" in text
     assert "| KD of answers − sft | final.test_reasoning |" in text and "other −" not in text
     assert "− other" not in text, "a single seed has no interval"
+    assert "| sft − KD of answers | final.test_fast | -10.7 |" in text, "not against the first one"
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "What the configurations change" in page.text and "stages.last_kd.objective.kd_weight" in page.text
     assert "6 of 7" not in page.text and "7 of 7" in page.text and "mindspore" in page.text
@@ -183,7 +184,7 @@ def test_named_trials_are_compared_by_their_last_stage_with_their_own_reference(
 
 def test_the_plot_of_a_sweep_stands_alone(tmp_path):
     folder = build_named(tmp_path / "sweep", labels={"kd": "KD & <answers>"})
-    write_sweep_plot(folder, tmp_path / "plot.svg")
+    write_sweep_report(folder, tmp_path / "plot.svg")
     root = ElementTree.fromstring((tmp_path / "plot.svg").read_text(encoding="utf-8"))
     text = " ".join(root.itertext())
     assert root.tag.endswith("svg") and float(root.get("width")) > 600
@@ -200,4 +201,4 @@ def test_the_plot_of_a_sweep_stands_alone(tmp_path):
 def test_no_plot_of_nothing(tmp_path):
     write_sweep(tmp_path, Sweep("quickstart", [], {}, METRIC, trials=[Trial(1, "a", "a", "trials/001_a", ["a=1"])]))
     with pytest.raises(UserError, match="nothing to plot"):
-        write_sweep_plot(tmp_path, tmp_path / "plot.svg")
+        write_sweep_report(tmp_path, tmp_path / "plot.svg")
