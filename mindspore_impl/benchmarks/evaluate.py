@@ -26,6 +26,7 @@ STUDENT = ModelOptions(
 SIZES = {generate.CASE: generate.OPTIONS, "2 x 96, vocabulary 160, fp32": STUDENT}
 COUNT, PROMPT, NEW = 16, 64, 16
 HEADER, QUESTION, OPTION, QUESTIONS, OPTIONS = 256, 48, 4, 4, 4  # tokens, and how many
+ROWS = 8
 AGREE = 1e-5  # of log-probabilities a token, relative to their size
 
 
@@ -101,22 +102,18 @@ def check_agreement(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[f
 
 
 class Whole:
-    """Log-probabilities of options with nothing shared: one row an option, all of its context in it, 8 at a time."""
+    """Log-probabilities of options with nothing shared: one row an option, all of its context in it, ROWS at a time."""
 
-    def __init__(self, model, batch_size: int = 8):
+    def __init__(self, model):
         from mindspore_impl.model.extend import ScoreExtension
 
-        self.options, self.batch_size = model.options, batch_size
+        self.options = model.options
         self.score = ScoreExtension(model).set_train(False)
 
     def __call__(self, queries: Sequence[Query]) -> list[list[float]]:
         """The log-probability in nats of each option of each query; all of one length, and all options of another."""
         rows = [(query.context, option) for query in queries for option in query.continuations]
-        found = [
-            logp
-            for first in range(0, len(rows), self.batch_size)
-            for logp in self._batch(rows[first : first + self.batch_size])
-        ]
+        found = [logp for first in range(0, len(rows), ROWS) for logp in self._batch(rows[first : first + ROWS])]
         return [found[first : first + OPTIONS] for first in range(0, len(found), OPTIONS)]
 
     def _batch(self, rows: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[float]:

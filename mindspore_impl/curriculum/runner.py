@@ -67,7 +67,9 @@ def _check_evaluations(context: Context) -> None:
             there = [name for name in options.accuracy if maker_of(context.config.data.sets[name]) is None]
             options = dataclasses.replace(options, accuracy=there)
             check_records({name: context.records(name) for name in there}, options, context.tokenizer)
-            check_lengths(options, context.tokenizer, context.config.models[planned.model].max_position_embeddings)
+            key = f"stages.{planned.name}.options" if planned.stage.options else "evaluation"
+            limit = context.config.models[planned.model].max_position_embeddings
+            check_lengths(key, options, context.tokenizer, limit)
 
 
 def _run_seeds(config: Config) -> Path:

@@ -47,21 +47,21 @@ def benchmark_content(options: EvaluationOptions) -> list:
     """What decides the results, for a stage's fingerprint: the questions stand for the files."""
     content = []
     for name, entry in options.benchmarks.items():
-        asked = [dataclasses.asdict(item) for item in _items(name, entry)]
         shaping = dataclasses.asdict(entry) | {"path": None, "shots": None, "limit": None}  # the questions say these
-        content.append([name, shaping | {"task": _task(name, entry), "questions": files.sha256_json(asked)}])
+        content.append([name, shaping | {"task": _task(name, entry), "questions": _questions(name, entry)[1]}])
     return content
 
 
-def check_lengths(options: EvaluationOptions, tokenizer, limit: int) -> None:
-    """Refuse questions that are too long for a model of `limit` positions. Raises UserError that names the entry."""
+def check_lengths(key: str, options: EvaluationOptions, tokenizer, limit: int) -> None:
+    """Refuse questions that are too long for a model of `limit` positions. Raises UserError that names the entry of the
+    options at `key`."""
     for name, entry in options.benchmarks.items():
         try:
             benchmark.check_lengths(
                 _task(name, entry), _items(name, entry), tokenizer, limit, _settings(entry, options, 0)
             )
         except UserError as error:
-            raise UserError(f"evaluation.benchmarks.{name}: {error}") from error
+            raise UserError(f"{key}.benchmarks.{name}: {error}") from error
 
 
 def measure(
@@ -107,13 +107,20 @@ def _settings(entry: BenchmarkOptions, options: EvaluationOptions, seed: int) ->
 
 
 def _items(name: str, entry: BenchmarkOptions) -> list:
+    return _questions(name, entry)[0]
+
+
+def _questions(name: str, entry: BenchmarkOptions) -> tuple[list, str]:
+    """The questions of an entry, and their hash."""
     path = Path(entry.path)
     beside = sorted(path.rglob("*") if path.is_dir() else path.parent.glob("*"))
-    state = tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in beside if p.is_file())
+    found = ((place, place.stat()) for place in beside if place.is_file())
+    state = tuple((str(place), stat.st_size, stat.st_mtime_ns) for place, stat in found)
     return _read(_task(name, entry), path, entry.shots, entry.limit, entry.samples, state)
 
 
 @functools.lru_cache(maxsize=32)
-def _read(task: str, path: Path, shots: int | None, limit: int | None, samples: int, state: tuple) -> list:
+def _read(task: str, path: Path, shots: int | None, limit: int | None, samples: int, state: tuple) -> tuple[list, str]:
     """Read once as long as the files (worked examples stand beside the questions) keep their sizes and times."""
-    return benchmark.items_of(task, path, BenchmarkSettings(shots=shots, limit=limit, samples=samples))
+    items = benchmark.items_of(task, path, BenchmarkSettings(shots=shots, limit=limit, samples=samples))
+    return items, files.sha256_json([dataclasses.asdict(item) for item in items])

@@ -16,6 +16,7 @@ from mindspore_impl.data.rollouts import Rollout, read_rollouts, write_rollouts
 from mindspore_impl.distill.options import RolloutOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.generation.sampling import sample_seed
 from mindspore_impl.text.chat import Completion, parse_completion, render_prompt
 from mindspore_impl.text.records import Record, messages_to_json, prompt_messages
 
@@ -88,11 +89,6 @@ def roll_out(
 
     notes = parts.share(paths, make)
     return ranks.first(lambda: _publish(folder, plan, paths, notes, len(records), tokenizer, options.keep_truncated))
-
-
-def sample_seed(seed: int, record_id: str, index: int) -> int:
-    """The seed (60 bits) of one generation: a function of the run, the record and the sample, never of the batch."""
-    return int(files.sha256_json([seed, record_id, index])[:15], 16)
 
 
 def rollout_id(record: Record, index: int) -> str:

@@ -18,6 +18,7 @@ from mindspore_impl.evaluation.scoring import wilson_interval
 from mindspore_impl.evaluation.tasks import TASKS, code
 from mindspore_impl.evaluation.tasks.form import Item, Task
 from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.generation.sampling import sample_seed
 from mindspore_impl.text.chat import parse_completion
 
 ITEMS_PER_PART = 256  # of multiple choice; a part of completions is one batch
@@ -42,6 +43,8 @@ def check_settings(settings: BenchmarkSettings, name: Callable[[str], str] = str
         number = getattr(settings, key)
         if number is not None and not number >= smallest:
             raise UserError(f"{name(key)}: {number} is too small; use {smallest} or more")
+    if settings.temperature == math.inf:
+        raise UserError(f"{name('temperature')}: inf has no meaning; 0.2 and 0.8 are usual")
     if settings.samples > 1 and settings.temperature == 0:
         raise UserError(
             f"{name('samples')}: {settings.samples} answers at temperature 0 are all the same; set "
@@ -161,9 +164,9 @@ def _write(backend: Backend, task: Task, items: list[Item], settings: BenchmarkS
     what is there."""
     chat, count, samples = _is_chat(task, settings), _new_tokens(task, settings), settings.samples
     asked = [(item, number) for item in items for number in range(samples)]
-    prompts = [_prompt(item, task, backend.tokenizer, settings) for item, _ in asked]
+    prompts = [ids for item in items for ids in [_prompt(item, task, backend.tokenizer, settings)] * samples]
     sampling = SamplingOptions(settings.temperature, max_new_tokens=count, batch_size=settings.batch_size)
-    seeds = [int(files.sha256_json([settings.seed, item.id, number])[:15], 16) for item, number in asked]
+    seeds = [sample_seed(settings.seed, item.id, number) for item, number in asked]
     texts = complete(backend, prompts, sampling, seeds, () if chat else task.stop, title)
     answers = [parse_completion(made.ids, backend.tokenizer).answer if chat else made.text for made in texts]
     given = [(item, answer) for (item, _), answer in zip(asked, answers, strict=True)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from mindspore_impl import files, ranks, runtime
 from mindspore_impl.data import answers, parts
 from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation.batch_parts import sums_of_batches
 from mindspore_impl.evaluation.calibration import BINS, batch_sums, calibration
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.evaluation.scoring import wilson_interval
@@ -20,8 +21,6 @@ from mindspore_impl.evaluation.teacher_kl import measure_teacher_kl
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.text.chat import Sample, parse_completion, render, render_prompt
 from mindspore_impl.text.records import Record, prompt_messages, record_to_json
-
-BATCHES_PER_PART = 4  # of perplexity
 
 
 def check_records(sets: dict[str, list[Record]], options: EvaluationOptions, tokenizer) -> dict[str, list[list[int]]]:
@@ -170,18 +169,15 @@ def measure_perplexity(
     """
     if not samples:
         return {}, {}
-    from mindspore_impl.data.batches import Pass
     from mindspore_impl.losses.objective import mean_loss
 
     network = functools.cache(lambda: _predictions(model))
     results, calibrated = {}, {}
     for number, (name, items) in enumerate(samples.items()):
-        packed = Pass(items, options.sequence_length, options.rows)
-        count, place = -(-len(packed) // BATCHES_PER_PART), folder / f"perplexity_{number}"
-        paths = [place / f"part_{part:05d}.jsonl" for part in range(count)]
-        with runtime.progress_bar(len(items), f"perplexity {name}", "sample") as bar:
-            parts.share(paths, functools.partial(_sum_part, network, packed, bar))
-        lines = parts.lines_of(paths)
+        lines = sums_of_batches(
+            items, options.sequence_length, options.rows, lambda batch: batch_sums(network(), batch),
+            folder / f"perplexity_{number}", f"perplexity {name}",
+        )  # fmt: skip
         sums = [(math.nan if line["ce"] is None else line["ce"], line["tokens"]) for line in lines]
         results[name] = mean_loss(sums, name)
         calibrated[name] = calibration(line["bins"] for line in lines)
@@ -192,16 +188,6 @@ def _predictions(model):
     from mindspore_impl.losses.token_losses import TokenPredictions
 
     return TokenPredictions(model).set_train(False)
-
-
-def _sum_part(network: Callable, packed, bar, number: int) -> tuple[parts.Publish, dict]:
-    """The sums of one part's batches, a line each; a sum that is not finite is null."""
-    lines = []
-    for batch in range(number * BATCHES_PER_PART, min((number + 1) * BATCHES_PER_PART, len(packed))):
-        ranks.check_stop()
-        lines.append(files.jsonable(batch_sums(network(), packed[batch][0])))
-        bar.update(len(packed.members(batch)))
-    return lambda path: files.write_jsonl(path, lines), {}
 
 
 def prompt_text(record: Record) -> str:

@@ -12,13 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mindspore_impl import files, ranks, runtime
-from mindspore_impl.data import parts
-from mindspore_impl.data.batches import Pass
+from mindspore_impl import files
 from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation.batch_parts import sums_of_batches
 from mindspore_impl.text.chat import Sample
 
-BATCHES_PER_PART = 4
 _ROWS = 16  # compared at a time: their float64 copies stay in the processor's cache
 
 
@@ -61,13 +59,11 @@ def measure_teacher_kl(
     sides = functools.cache(lambda: [_side(one, vocab_size) for one in (teacher, model)])
     results = {}
     for number, (name, items) in enumerate(samples.items()):
-        packed = Pass(items, sequence_length, rows)
-        paths = [
-            folder / f"kl_{number}" / f"part_{part:05d}.jsonl" for part in range(-(-len(packed) // BATCHES_PER_PART))
-        ]
-        with runtime.progress_bar(len(items), f"KL to the teacher {name}", "sample") as bar:
-            parts.share(paths, functools.partial(_sum_part, sides, packed, bar))
-        results[name] = _mean(parts.lines_of(paths), name)
+        lines = sums_of_batches(
+            items, sequence_length, rows, lambda batch: batch_sums(sides(), batch),
+            folder / f"kl_{number}", f"KL to the teacher {name}",
+        )  # fmt: skip
+        results[name] = _mean(lines, name)
     return results
 
 
@@ -75,16 +71,6 @@ def _side(model, vocab_size: int) -> tuple[Callable, Callable]:
     from mindspore_impl.losses.projected_rows import AllLogits, HiddenStates, ProjectedRows
 
     return HiddenStates(model).set_train(False), ProjectedRows(model, vocab_size, AllLogits()).set_train(False)
-
-
-def _sum_part(sides: Callable, packed: Pass, bar, number: int) -> tuple[parts.Publish, dict]:
-    """The sums of one part's batches, a line each; a sum that is not finite is null."""
-    lines = []
-    for batch in range(number * BATCHES_PER_PART, min((number + 1) * BATCHES_PER_PART, len(packed))):
-        ranks.check_stop()
-        lines.append(files.jsonable(batch_sums(sides(), packed[batch][0])))
-        bar.update(len(packed.members(batch)))
-    return lambda path: files.write_jsonl(path, lines), {}
 
 
 def batch_sums(sides, batch) -> dict[str, float]:

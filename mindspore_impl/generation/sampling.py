@@ -9,6 +9,7 @@ Legend: B sequences, V vocabulary, M candidates, S steps.
 
 import numpy as np
 
+from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
 
@@ -18,7 +19,7 @@ NUCLEUS_CANDIDATES = 1024  # top-p looks at this many first; a flatter row is so
 def check_sampling(options: SamplingOptions, where: str) -> None:
     """Refuse settings without a meaning. `where` is the config path. Raises UserError that names the key."""
     rules = (
-        ("temperature", options.temperature >= 0, "0 (greedy) or more"),
+        ("temperature", 0 <= options.temperature < np.inf, "0 (greedy) or more"),
         ("top_p", 0 < options.top_p <= 1, "above 0 and at most 1"),
         ("top_k", options.top_k >= 0, "0 (no limit) or more"),
         ("repetition_penalty", 0 < options.repetition_penalty < np.inf, "above 0 (1: none)"),
@@ -29,6 +30,11 @@ def check_sampling(options: SamplingOptions, where: str) -> None:
     for key, holds, wanted in rules:
         if not holds:
             raise UserError(f"{where}.{key}: must be {wanted}, found {getattr(options, key)}")
+
+
+def sample_seed(seed: int, record_id: str, index: int) -> int:
+    """The seed (60 bits) of one generation: a function of the run, the record and the sample, never of the batch."""
+    return int(files.sha256_json([seed, record_id, index])[:15], 16)
 
 
 def uniforms(seeds: list[int], steps: int) -> np.ndarray:

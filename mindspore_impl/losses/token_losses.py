@@ -56,8 +56,8 @@ class TokenPredictions(_Tokens):
 
 
 class _Rows(nn.Cell):
-    """`fused_linear.Rows` without teacher and gradient; the diagnostics are the top-1's log-probability, whether it is
-    the target, and twice nothing."""
+    """`fused_linear.Rows` without teacher and gradient; the diagnostics are the top-1's log-probability and whether it
+    is the target."""
 
     def __init__(self):
         super().__init__()
@@ -66,7 +66,6 @@ class _Rows(nn.Cell):
 
     def construct(self, logits_NV, target_ids_N, row_weight_N, *_):
         ids_N1, logp_N1, _ = self.top(logits_NV.astype(ms.float32))
-        zero_N = row_weight_N * 0
         right_N = (ids_N1.reshape((-1,)) == target_ids_N).astype(ms.float32)
         ce_N = self.loss(logits_NV, target_ids_N, row_weight_N)
-        return ce_N, zero_N, ops.stack((logp_N1.reshape((-1,)), right_N, zero_N, zero_N)), ce_N
+        return ce_N, row_weight_N * 0, ops.stack((logp_N1.reshape((-1,)), right_N)), ce_N

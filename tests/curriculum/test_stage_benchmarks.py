@@ -86,9 +86,9 @@ def test_results_have_their_place_in_the_metrics(tmp_path, monkeypatch):
 
 def test_questions_that_do_not_fit_the_model_name_the_entry(tmp_path):
     tokenizer = make_tokenizer(tmp_path)
-    stage_benchmarks.check_lengths(entries(max_new_tokens=8), tokenizer, 4096)
+    stage_benchmarks.check_lengths("evaluation", entries(max_new_tokens=8), tokenizer, 4096)
     with pytest.raises(UserError, match="evaluation.benchmarks.sums: task gsm8k: question .* the model's limit of 30"):
-        stage_benchmarks.check_lengths(entries(max_new_tokens=8), tokenizer, 30)
+        stage_benchmarks.check_lengths("evaluation", entries(max_new_tokens=8), tokenizer, 30)
 
 
 @pytest.mark.slow

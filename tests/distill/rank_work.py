@@ -10,7 +10,7 @@ from mindspore_impl.data.teacher_store import StoreHeader
 from mindspore_impl.distill import capture
 from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
 from mindspore_impl.distill.rollout import roll_out
-from mindspore_impl.evaluation import harness
+from mindspore_impl.evaluation import batch_parts, harness
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.generation.engine import Engine
 from mindspore_impl.generation.options import SamplingOptions
@@ -61,7 +61,7 @@ class Work:
         return capture.run_capture(self.model, self.header, samples, options, 48, folder, 0)
 
     def evaluate(self, folder):
-        harness.BATCHES_PER_PART = 1
+        batch_parts.BATCHES_PER_PART = 1
         options = EvaluationOptions(["s"], ["s"], max_new_tokens=6, batch_size=4, sequence_length=48, rows=1)
         return harness.evaluate(self.model, self.tokenizer, {"s": self.records}, options, folder, 0)
 

@@ -10,9 +10,10 @@ import pytest
 from mindspore_impl.data import parts
 from mindspore_impl.data.rollouts import read_rollouts, to_sample
 from mindspore_impl.distill.options import RolloutOptions
-from mindspore_impl.distill.rollout import roll_out, sample_seed
+from mindspore_impl.distill.rollout import roll_out
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.generation.sampling import sample_seed
 from mindspore_impl.text.records import Message, Record
 from mindspore_impl.text.tokenizer import train_tokenizer
 

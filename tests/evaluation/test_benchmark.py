@@ -189,6 +189,8 @@ GREEDY = SamplingOptions(temperature=0.0, max_new_tokens=600)
 def test_settings_without_a_meaning_are_refused():
     with pytest.raises(UserError, match="samples: 4 answers at temperature 0 are all the same"):
         check_settings(BenchmarkSettings(samples=4))
+    with pytest.raises(UserError, match="temperature: inf has no meaning"):
+        check_settings(BenchmarkSettings(temperature=float("inf")))
     with pytest.raises(UserError, match="--shots: -1 is too small; use 0 or more"):
         check_settings(BenchmarkSettings(shots=-1), lambda name: f"--{name}")
     with pytest.raises(UserError, match="an option is chosen, not written"):

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from mindspore_impl.data.rollouts import read_rollouts, to_sample
-from mindspore_impl.distill.rollout import sample_seed
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.generation.sampling import sample_seed
 from mindspore_impl.integrations.vllm import asking
 from mindspore_impl.integrations.vllm.answers import BadAnswer, Output
 from mindspore_impl.integrations.vllm.client import Server

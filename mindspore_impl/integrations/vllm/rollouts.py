@@ -7,9 +7,10 @@ from pathlib import Path
 
 from mindspore_impl.data import answers
 from mindspore_impl.data.rollouts import Rollout, to_sample, write_rollouts
-from mindspore_impl.distill.rollout import rollout_id, sample_seed, sampling_settings
+from mindspore_impl.distill.rollout import rollout_id, sampling_settings
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.generation.sampling import sample_seed
 from mindspore_impl.integrations.vllm.answers import (
     Answer,
     BadAnswer,
