@@ -1,4 +1,8 @@
-"""Each check is proven by a wrong program that it catches: tests/mutants/*.json lists one edit and one test each."""
+"""Mutation tests: every entry of tests/mutants/*.json is a faulty edit of the program that its test must catch.
+
+traps.json holds faults that real distillation projects had (`trap` is the number in tests/README.md);
+security.json and durability.json hold one fault for each `promise`.
+"""
 
 import json
 import os
@@ -19,7 +23,7 @@ MUTANTS = [
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
-    """A copy of the project to be spoiled, so that the real one never is."""
+    """A copy of the project to edit."""
     target = tmp_path_factory.mktemp("tree")
     for name in ("mindspore_impl", "conf", "kernels", "tests", "tools"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -49,11 +53,22 @@ def test_mutant_is_caught(tree, mutant):
     assert "SyntaxError" not in result.stdout, "the mutant is not a program"
 
 
+def problem(mutant: dict) -> str:
+    """What is wrong with an entry, or ""."""
+    if set(mutant) - {"trap", "promise"} != {"name", "file", "find", "replace", "test"} or len(mutant) != 6:
+        return f"keys {sorted(mutant)}"
+    file, test = ROOT / mutant["file"], mutant["test"].partition("::")
+    if not file.is_file() or file.read_text(encoding="utf-8").count(mutant["find"]) != 1:
+        return f"{mutant['find']!r} is not exactly once in {mutant['file']}"
+    function, module = test[2].split("::")[-1].split("[")[0], ROOT / test[0]
+    if not module.is_file() or f"def {function}(" not in module.read_text(encoding="utf-8"):
+        return f"there is no {mutant['test']}"
+    return ""
+
+
 def test_every_mutant_is_well_formed():
-    assert MUTANTS
-    for parameter in MUTANTS:
-        mutant = parameter.values[0]
-        assert set(mutant) == {"trap", "name", "file", "find", "replace", "test"}
-        assert (ROOT / mutant["file"]).read_text(encoding="utf-8").count(mutant["find"]) == 1, mutant["name"]
-        file, _, name = mutant["test"].partition("::")
-        assert f"def {name.split('::')[-1].split('[')[0]}(" in (ROOT / file).read_text(encoding="utf-8"), mutant["test"]
+    mutants = [parameter.values[0] for parameter in MUTANTS]
+    problems = [f"{mutant['name']}: {found}" for mutant in mutants if (found := problem(mutant))]
+    assert mutants
+    assert not problems, "\n".join(problems)
+    assert {mutant["trap"] for mutant in mutants if "trap" in mutant} == set(range(1, 19))
