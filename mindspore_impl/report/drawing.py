@@ -83,6 +83,8 @@ def finish_legend(axes, inside: bool = False) -> None:
 
 _STYLE = {
     "svg.fonttype": "none",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "text.parse_math": False,
     "font.size": 10,
     "font.family": "sans-serif",
@@ -106,11 +108,12 @@ def svg_of(name: str, draw: Callable[[Figure], None], width: float, height: floa
     """Draw into a transparent figure of `width` x `height` inches; ids are made unique by `name`, dates left out."""
     buffer = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        engine = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08)
-        figure = Figure(figsize=(width, height), layout=engine)
-        FigureCanvasSVG(figure)
+        figure = Figure(figsize=(width, height), dpi=72)
+        canvas = FigureCanvasSVG(figure)
         draw(figure)
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        # `savefig` would draw everything once more to find the layout.
+        ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08).execute(figure)
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)

@@ -14,7 +14,9 @@ from mindspore_impl.text.tokenizer import train_tokenizer
 from tests.report.fixture import build_run
 
 
-def build_distilled(folder: Path, rollouts: int = 30, top_k: int = 3, hostile: str = "", name: str = "quickstart") -> Path:
+def build_distilled(
+    folder: Path, rollouts: int = 30, top_k: int = 3, hostile: str = "", name: str = "quickstart"
+) -> Path:
     """`fixture.build_run` with `rollouts` answers, the last of which the store lacks."""
     build_run(folder, hostile=hostile, name=name)
     texts = [f"list {a} {b} apply sort reverse <{a}>" for a in "abcdef" for b in "abcdef"]
