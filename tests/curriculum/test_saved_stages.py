@@ -25,7 +25,7 @@ def context(tmp_path_factory, ms_runtime):
 def trained(context, monkeypatch, **changes):
     """What a stage of the run hands to the trainer as config."""
     given = {}
-    monkeypatch.setattr("mindspore_impl.training.trainer.train", lambda *_, **more: given.update(more) or {})
+    monkeypatch.setattr("mindspore_impl.training.trainer.train", lambda job: given.update(vars(job)) or {})
     planned = next(each for each in context.plan.values() if each.kind == "sft" and each.stage.init is None)
     for name, value in changes.items():
         monkeypatch.setattr(context.config.models[planned.model], name, value)
@@ -41,7 +41,7 @@ def test_a_checkpoint_of_a_run_opens_by_its_path_alone(context, monkeypatch, tmp
     for path in (tmp_path, found.path):
         source = checkpoint.open_weights(path)
         assert source.config == described and parameter_shapes(source.options) == parameter_shapes(options)
-    assert options_of(described, "here").num_kv_heads == options.num_kv_heads
+    assert options_of(described, "here").num_key_value_heads == options.num_key_value_heads
 
 
 def test_a_model_that_no_config_describes_is_trained_without_one(context, monkeypatch):

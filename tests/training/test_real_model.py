@@ -10,7 +10,7 @@ from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
 from tests.training.small import VOCAB, batch, tiny_model, weights
 
-OPTIONS = TrainOptions(log_interval=2, checkpoint_interval=2, tensorboard=False)
+OPTIONS = TrainOptions(logging_steps=2, save_steps=2, tensorboard=False)
 
 
 class Interrupted:
@@ -56,12 +56,11 @@ def samples(count):
 
 
 def trained(folder, stream, objective, with_teacher, steps=8):
-    from mindspore_impl.training.trainer import train
+    from mindspore_impl.training.trainer import TrainingJob, train
 
     model = tiny_model()
     options = OptimizerOptions(learning_rate=0.05)
-    result = train(model, stream, {}, objective, options, OPTIONS, folder,
-                   steps=steps, with_teacher=with_teacher, title="test")  # fmt: skip
+    result = train(TrainingJob(model, stream, {}, objective, options, OPTIONS, folder, steps, with_teacher))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return weights(model), result, [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
 
@@ -71,7 +70,7 @@ def test_real_batches_are_learnt_and_resumed(tmp_path, ms_runtime):
     from mindspore_impl.data.batches import BatchStream
     from mindspore_impl.data.options import BatchOptions
 
-    options = BatchOptions(sequence_length=24, rows=4, accumulation=2)
+    options = BatchOptions(sequence_length=24, rows=4, gradient_accumulation_steps=2)
     stream = BatchStream({"a": list(samples(24))}, options, seed=3)
     expected, result, lines = trained(tmp_path / "whole", stream, ObjectiveOptions(), False)
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
