@@ -15,7 +15,7 @@ import psutil
 
 INSTALL = "pip install -e ."
 REQUIRED = ("mindspore", "mindformers", "numpy", "sentencepiece", "hydra-core", "safetensors", "tqdm", "tensorboardX",
-            "matplotlib", "psutil")  # fmt: skip
+            "matplotlib", "psutil", "scipy")  # fmt: skip
 OPTIONAL = {  # package: (what needs it, the extra that brings it)
     "pytest": ("tests", "test"),
     "ruff": ("linting", "test"),
@@ -121,8 +121,7 @@ def _compiler() -> Finding:
 
 
 def _sandbox() -> Iterator[Finding]:
-    from mindspore_impl.evaluation.enclosed.layers import LAYERS, PROMISES
-    from mindspore_impl.evaluation.sandbox import isolation
+    from mindspore_impl.evaluation.sandbox import LAYERS, PROMISES, isolation
 
     found = isolation()
     for name in found.layers:
