@@ -102,7 +102,7 @@ def _operators() -> Finding:
     if path and Path(path).is_dir():
         return Finding("ok", "custom operators", path)
     return Finding("note", "custom operators", "none installed for Ascend; composed ones are used",
-                   "bash kernels/build.sh; bash outputs/custom_opp/custom_opp_*.run (see kernels/README.md)")  # fmt: skip
+                   "bash kernels/build.sh; bash outputs/custom_opp/*.run (kernels/README.md)")  # fmt: skip
 
 
 def _native() -> Finding:

@@ -29,7 +29,7 @@ _AGAIN = "copy the package again, or export it anew with tools/export.py"
 
 @dataclass(frozen=True)
 class Package:
-    """A verified package. `files` maps names to {"bytes", "sha256"}, `graphs` the names of the graphs to their files."""
+    """A verified package. `files` maps names to {"bytes", "sha256"}, `graphs` names of graphs to their files."""
 
     folder: Path
     model: ModelOptions

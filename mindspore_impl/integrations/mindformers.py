@@ -1,4 +1,4 @@
-"""Our model, objective, batches and training step as types that a mindformers YAML can name.
+"""Register our model, objective, batches and training step as types that a mindformers YAML can name.
 
     register()                      # once, before mindformers builds anything
     Trainer(args="stage.yaml").train()
@@ -304,8 +304,8 @@ def write_stage(path: Path, config: Config, name: str, inputs: StageInputs) -> N
     )
     objective = getattr(stage, "objective", ObjectiveOptions())
     content = trainer_config(
-        inputs.model, inputs.weights, objective, stage.optimizer, data, path.resolve().with_suffix(""), stage.train.logging_steps,
-        stage.train.save_steps or stage.train.max_steps or 0,
+        inputs.model, inputs.weights, objective, stage.optimizer, data, path.resolve().with_suffix(""),
+        stage.train.logging_steps, stage.train.save_steps or stage.train.max_steps or 0,
     )  # fmt: skip
     head = f"# Stage {name} of {config.name}, with the types of mindspore_impl.integrations.mindformers:\n"
     head += f"#   python tools/train_mindformers.py run {path}\n"

@@ -1,4 +1,4 @@
-"""Data parallel training: what several ranks change of the losses, the optimizer's memory and the speed.
+"""Data parallel training: losses, optimizer memory and speed of two ranks against one.
 
 The model of `train_step.py`, rows supervised unevenly, fp32, ranks of one thread each. One rank and two take the same
 global batches: Momentum shows that sums over ranks are sums, AdamW what its division makes of their rounding, and
