@@ -16,9 +16,9 @@ from mindspore_impl.report.diagram import curriculum, lanes
 from mindspore_impl.report.run_files import read_run
 from mindspore_impl.report.run_report import current_commit, write_report
 from mindspore_impl.text.records import Message, Record
-from tests.report.distilled import build_distilled, data_of
+from tests.report.distilled import build_distilled
 from tests.report.fixture import STAGES, build_run
-from tests.report.parsed_page import HOSTILE, Page
+from tests.report.parsed_page import HOSTILE, Page, data_of
 
 
 def report_of(folder):

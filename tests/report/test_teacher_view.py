@@ -12,8 +12,8 @@ from mindspore_impl.data.teacher_store import StoreReader
 from mindspore_impl.report import teacher_view
 from mindspore_impl.report.run_files import read_run
 from mindspore_impl.text.tokenizer import Tokenizer
-from tests.report.distilled import build_distilled, data_of
-from tests.report.parsed_page import Page
+from tests.report.distilled import build_distilled
+from tests.report.parsed_page import Page, data_of
 
 
 def test_each_token_has_the_teacher_s_ids_their_probability_and_the_rest(distilled):
