@@ -69,14 +69,8 @@ def opened(page, folder, *flags, width: int = 1200) -> dict:
 
 
 def run(folder, *flags) -> subprocess.CompletedProcess:
-    command = [
-        CHROMIUM,
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--hide-scrollbars",
-        f"--user-data-dir={folder / 'profile'}",
-    ]
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command.append(f"--user-data-dir={folder / 'profile'}")
     return subprocess.run([*command, *flags], capture_output=True, text=True, timeout=300, check=True)
 
 
