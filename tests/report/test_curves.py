@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import yaml
 
-from mindspore_impl import cli
+from mindspore_impl.cli import report
 from mindspore_impl.report.curves import arms_of, kl_lines, starts_of, validation_lines
 from mindspore_impl.report.run_files import read_run
 from tests.report.fixture import change_stage
@@ -71,7 +71,7 @@ def test_the_command_writes_a_picture_for_both_backgrounds(tmp_path):
         change_stage(
             folder, stage, lambda record, y=value: record["metrics"]["perplexity"]["held"].update(perplexity=y)
         )
-    assert cli.report([str(folder), "--plot", str(tmp_path / "curves.svg")]) == 0
+    assert report.main([str(folder), "--plot", str(tmp_path / "curves.svg")]) == 0
     text = (tmp_path / "curves.svg").read_text()
     root = ElementTree.fromstring(text)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
@@ -91,7 +91,7 @@ def test_a_run_without_held_out_numbers_is_refused(tmp_path, capsys):
     folder = write_run(tmp_path / "run", kl={})
     for log in folder.glob("stages/*/metrics.jsonl"):
         log.write_text("")
-    assert cli.report([str(folder), "--plot", str(tmp_path / "curves.svg")]) == 2
+    assert report.main([str(folder), "--plot", str(tmp_path / "curves.svg")]) == 2
     message = capsys.readouterr().err
     assert str(folder) in message
     assert "evaluation.teacher_kl" in message
