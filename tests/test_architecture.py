@@ -61,7 +61,7 @@ def test_imports_run_one_way(path):
         parts = module.split(".")
         there = parts[1] if len(parts) > 1 else name
         is_options = module.endswith(".options")
-        assert not (path.name == "options.py"), "an options.py imports nothing of ours"
+        assert path.name != "options.py", "an options.py imports nothing of ours"
         if there == here or (is_options and here == "config"):
             continue
         assert RANK[there] > RANK[here], f"{here} imports {there}"

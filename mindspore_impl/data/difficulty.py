@@ -14,7 +14,7 @@ from mindspore_impl.text.records import Record
 
 LENGTH = "difficulty_length"  # tokens of the rendered sample
 LOSS = "difficulty_loss"  # mean cross-entropy of some weights on its supervised tokens, in nats
-PASS_RATE = "difficulty_pass_rate"  # share of a student's answers to its prompt that were right: high is easy
+PASS_RATE = "difficulty_pass_rate"  # share of a student's answers to its prompt that were right: high is easy  # noqa: S105
 BUCKETS = ("easy", "medium", "hard")
 BINS = 16
 

@@ -1,4 +1,4 @@
-"""The bundled task: run a short program on a list of letters, for instance
+"""The bundled task: run a short program on a list of letters.
 
     user       list d b a c apply reverse sort
     reasoning  reverse c a b d sort a b c d

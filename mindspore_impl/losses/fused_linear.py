@@ -150,7 +150,7 @@ class _NativeChunks(nn.Cell):
 
 class FusedLinear(nn.Cell):
     """construct(hidden_ND, lm_head_VD f32, target_ids_N i32, row_weight_N f32, teacher_ids_NK i32, teacher_logp_NK,
-    teacher_tail_logp_N f32) -> (loss f32 scalar, ce_N, kd_N, diagnostics_4N, gradients...)
+    teacher_tail_logp_N f32) -> (loss f32 scalar, ce_N, kd_N, diagnostics_4N, gradients...).
 
     loss = sum(row_weight * (ce_weight * ce + kd_weight * kd)); the others are those of `ops/topk_distill.py` and carry
     no gradient. Only the loss is differentiable, with respect to hidden_ND and, where `head_gradient`, lm_head_VD. What

@@ -68,7 +68,7 @@ class Group:
         return [view.trial.metric for view in self.finished if view.trial.metric is not None]
 
     def accuracies(self, name: str) -> list[float]:
-        """ "STAGE.SET" of each finished trial that measured it."""
+        """The accuracy STAGE.SET of each finished trial that measured it."""
         return [view.accuracy[name] for view in self.finished if name in view.accuracy]
 
 

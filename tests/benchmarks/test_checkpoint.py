@@ -8,9 +8,9 @@ from mindspore_impl.checkpoint import Background, latest
 
 def test_it_trains_a_model_of_the_teachers_size():
     teacher = config.compose(["model@models.teacher=tiny_teacher"]).models["teacher"]
-    assert (benchmark.HIDDEN, benchmark.INNER, benchmark.LAYERS, benchmark.HEADS, benchmark.KV_HEADS) == (
+    assert (
         teacher.hidden_size, teacher.intermediate_size, teacher.num_layers, teacher.num_heads, teacher.num_kv_heads
-    )  # fmt: skip
+    ) == (benchmark.HIDDEN, benchmark.INNER, benchmark.LAYERS, benchmark.HEADS, benchmark.KV_HEADS)  # fmt: skip
     assert callable(BENCHMARKS["checkpoint"])
 
 

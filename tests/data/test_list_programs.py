@@ -30,7 +30,7 @@ def problems(**changes) -> list:
     return [problem(record) for record in records(**changes)]
 
 
-@pytest.mark.parametrize("name, expected", [
+@pytest.mark.parametrize(("name", "expected"), [
     ("reverse", "ecbda"), ("rotate_left", "dbcea"), ("rotate_right", "eadbc"), ("swap_ends", "edbca"),
     ("swap_first", "dabce"), ("swap_last", "adbec"), ("sort", "abcde"),
 ])  # fmt: skip
@@ -149,7 +149,7 @@ def _steps(record) -> list[list[str]]:
     return steps
 
 
-@pytest.mark.parametrize("changes, needle", [
+@pytest.mark.parametrize(("changes", "needle"), [
     ({"split": "tset"}, "unknown split"), ({"count": 0}, "count=0"), ({"count": None}, "count=None"),
     ({"first": -1}, "first=-1"), ({"noise": 1.5}, "noise=1.5"), ({"operations": 0}, "operations=0"),
     ({"length": 2}, "length=2"), ({"length": 13}, "length=13"),

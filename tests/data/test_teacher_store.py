@@ -99,7 +99,7 @@ def test_runs_describe_exactly_the_targets(mask):
     assert found == [i for i, bit in enumerate(mask) if bit and i > 0]
 
 
-@pytest.mark.parametrize("top_k, limit", [(10, 46), (64, 276)])
+@pytest.mark.parametrize(("top_k", "limit"), [(10, 46), (64, 276)])
 @pytest.mark.parametrize("answers", [(100,), (6, 130)])
 def test_bytes_per_position(tmp_path, top_k, limit, answers):
     rng = np.random.default_rng(0)
@@ -245,7 +245,7 @@ def assign(array, where, value):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         (lambda i, p, t: assign(i, (2, 3), i[2, 4]), "row 2: an id occurs twice"),
         (lambda i, p, t: assign(i, (2, 3), -1), "row 2: an id follows padding"),
@@ -299,7 +299,7 @@ def test_another_tokenizer_is_refused(tmp_path):
         StoreReader(tmp_path, tokenizer_sha256="c" * 64)
 
 
-@pytest.mark.parametrize("field, value", [("top_k", 64), ("temperature", 2.0), ("teacher_sha256", "d" * 64)])
+@pytest.mark.parametrize(("field", "value"), [("top_k", 64), ("temperature", 2.0), ("teacher_sha256", "d" * 64)])
 def test_another_header_is_refused_by_the_field_that_differs(tmp_path, field, value):
     write(tmp_path)  # not closed: the notes alone must tell
     with pytest.raises(UserError, match=f"begun with {field}="):

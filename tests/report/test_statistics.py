@@ -52,5 +52,5 @@ def test_few_and_many_pairs():
     )
     assert spread([1.0, 3.0])["high"] == pytest.approx(2 + 12.7062, abs=1e-4)
     assert mean([1, 2, 6]) == 3 and deviation([1, 2, 6]) == pytest.approx(7**0.5) and deviation([1]) is None
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="1"):
         paired_difference([1.0], [1.0, 2.0])

@@ -1,5 +1,6 @@
 """What the processes of tests/training/test_parallel.py do: each returns numbers that the parent compares."""
 
+import contextlib
 import hashlib
 
 import numpy as np
@@ -100,13 +101,11 @@ def run_of_trainer(folder, steps: int, killed_at: int | None = None) -> dict:
     from mindspore_impl.training.trainer import train
 
     model, stream = small.tiny_model(), RankStream(killed_at)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         train(
             model, stream, {}, ObjectiveOptions(), OPTIONS, TrainOptions(steps=steps, checkpoint_interval=2), folder,
             steps=steps, with_teacher=False, title="test",
         )  # fmt: skip
-    except KeyboardInterrupt:
-        pass
     return small.weights(model)
 
 

@@ -4,6 +4,7 @@ Every layer is tried once (`probe`, in a process that is thrown away); a run the
 fails after all stops the run: no program ever runs with less around it than was reported.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -79,10 +80,8 @@ def _never_returns(work: Callable[[], None], told: int) -> None:
         work()
         code = 0
     except BaseException as error:
-        try:
+        with contextlib.suppress(OSError):
             os.write(told, f"{type(error).__name__}: {error}".encode()[:4000])
-        except OSError:
-            pass
     finally:
         os._exit(code)
 

@@ -67,7 +67,7 @@ def serve(handle: int) -> None:
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except BaseException:  # the program may have closed or replaced it
+            except BaseException:  # noqa: S112 - the program may have closed or replaced it
                 continue
         try:
             channel.send(answer)
@@ -91,9 +91,8 @@ def _answer(request: dict, program: types.ModuleType, held: list, kept) -> dict:
         for index, argument in enumerate(arguments):
             if isinstance(argument, list | dict | set | bytearray):
                 now = encode(argument, kept)
-                if now != request["arguments"][index] and not isinstance(argument, set):
-                    changed[index] = now
-                elif isinstance(argument, set) and argument != given(request["arguments"][index]):
+                before = request["arguments"][index]
+                if argument != given(before) if isinstance(argument, set) else now != before:
                     changed[index] = now
         return {"value": encode(value, kept), "changed": changed}
     if request["do"] == "getattr":
@@ -138,6 +137,7 @@ class Remote:
         self.__dict__.update(_channel=channel, _number=number, _kind=kind)
 
     def __call__(self, *arguments, **named):
+        """Call it with encoded arguments; changes made to them in place are copied back."""
         coded = [encode(value, _sent) for value in arguments]
         answer = _ask(self._channel, "call", self._number, coded, {k: encode(v, _sent) for k, v in named.items()})
         for index, changed in answer.get("changed", {}).items():

@@ -40,7 +40,7 @@ def test_parts_of_a_record(item):
 
 
 @pytest.mark.parametrize(
-    "text, shares",
+    ("text", "shares"),
     [("abc", (0.0, 1.0)), ("1 + 1 = 2", None), ("中文ab", (0.5, 0.5)), ("中文字a é", (0.6, 0.4)), ("при", (0.0, 0.0)),
      ("×÷ １２", None), ("한국 ひら", (1.0, 0.0)), ("\U00020000", (1.0, 0.0))],
 )  # fmt: skip
@@ -96,7 +96,7 @@ def test_sound_text_is_not_broken(apply, text):
 
 
 @pytest.mark.parametrize(
-    "text, reason",
+    ("text", "reason"),
     [("lost \ufffd here", "replacement"), ("half \ud83d pair", "replacement"), ("nul \0", "control"),
      ("é \x9f", "control"),
      *((text.encode().decode("cp1252", "replace").replace("\ufffd", "\x9d"), "wrong table")
@@ -152,7 +152,7 @@ def test_refusal(apply):
 
 
 @pytest.mark.parametrize(
-    "text, sound",
+    ("text", "sound"),
     [("```python\nx\n```", True), ("```python\nx", False), ("a ```b``` c", True), ("```` \n```\n````", True),
      ("~~~\n```\n~~~", True), ("```\na\n```\n```\nb", False), ("- ```\n  x\n  ```", True), ("```x``` is code", True)],
 )  # fmt: skip

@@ -189,7 +189,7 @@ def test_evaluation_file(select, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "steps, message",
+    ("steps", "message"),
     [([{"lenght": {}}], r"steps\[0\]: no step is called 'lenght'; did you mean 'length'\?"),
      (["missing_answer", {"length": {"min_carac": 2}}], r"steps\[1\].length.min_carac: unknown key; did you mean"),
      ([{"length": {"min_characters": "2"}}], "expected a whole number, found '2'"),
@@ -224,7 +224,7 @@ def test_wrong_keys(select):
 
 
 @pytest.mark.parametrize(
-    "override, message",
+    ("override", "message"),
     [("steps.0.length.min_characters=3,4", "takes key=value alone"), ("~dropped", "takes key=value alone"),
      ("examples=range(1,4)", "takes key=value alone"), ("+data@x=3", "takes key=value alone"),
      ("steps.length.min_characters=3", r"steps are numbered: steps.0.NAME.OPTION"), ("examples", "missing EQUAL"),
@@ -286,7 +286,7 @@ RULES = ["broken_unicode", "missing_answer", "refusal", "code_fences", {"languag
 
 
 @pytest.mark.parametrize(
-    "steps, most",
+    ("steps", "most"),
     [([*RULES, {"mixture": {"weights": {"fast": 1}}}], 60), (["exact_duplicates"], 250)],
     ids=["rules", "hashes"],
 )
