@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mindspore_impl import processes, ranks, runtime
+from mindspore_impl import runtime
+from mindspore_impl.distributed import processes, ranks
 from mindspore_impl.errors import JobFailed, UserError
 
 
@@ -78,7 +79,7 @@ def train(arguments: list[str]) -> None:
         return ranks.serve_scheduler()
     ranks.stop_on_sigterm()
     if options.multirun:
-        from mindspore_impl.sweep.runner import run_sweep
+        from mindspore_impl.curriculum.sweep.runner import run_sweep
 
         return run_sweep(options.overrides, options.jobs, options.dry_run)
     if ranks.is_worker():
@@ -299,7 +300,7 @@ def chat(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--context", type=int, default=2048, help="tokens of the whole conversation (default 2048)")
     options = parser.parse_args(arguments)
-    from mindspore_impl.curriculum.open_model import open_conversation
+    from mindspore_impl.curriculum.resolve import open_conversation
     from mindspore_impl.generation.conversation import answer, converse
     from mindspore_impl.generation.options import SamplingOptions
 
@@ -454,7 +455,7 @@ def query_teacher(arguments: list[str]) -> None:
 @command
 def benchmark(arguments: list[str]) -> None:
     """Run a benchmark by name."""
-    from mindspore_impl.benchmarks import BENCHMARKS
+    from mindspore_impl.speed import BENCHMARKS
 
     parser = _parser(
         "Compare us with a named peer in the same run: a table here, rows in outputs/benchmarks.csv, JSON on request.",

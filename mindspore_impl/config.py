@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
 
+from mindspore_impl.curriculum.sweep.options import SweepOptions
 from mindspore_impl.data.options import BatchOptions, DataOptions
 from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
 from mindspore_impl.errors import UserError
@@ -23,7 +24,6 @@ from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.options import LoraOptions, ModelOptions
 from mindspore_impl.runtime import RuntimeOptions
-from mindspore_impl.sweep.options import SweepOptions
 from mindspore_impl.text.options import TokenizerOptions
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
 

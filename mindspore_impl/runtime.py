@@ -206,15 +206,15 @@ def device_description() -> str:
 
 
 def watch(seconds: int) -> None:
-    """End this process with the tracebacks of its threads when `alive` is not called for so long; 0: never."""
+    """End this process with the tracebacks of its threads when `reset_watchdog` is not called for so long; 0: never."""
     _state["limit"], _state["armed_at"] = seconds, -1.0
     if seconds <= 0:
         faulthandler.cancel_dump_traceback_later()
-    alive()
+    reset_watchdog()
 
 
-def alive() -> None:
-    """Say that this process gets on. Every progress bar does, and every meeting of ranks."""
+def reset_watchdog() -> None:
+    """Reset the hang watchdog. Every progress bar and every meeting of ranks does."""
     now = time.monotonic()
     if _state["limit"] > 0 and now - _state["armed_at"] >= min(1.0, _state["limit"] / 4):
         _state["armed_at"] = now
@@ -230,7 +230,7 @@ def progress_bar(total: int, title: str, unit: str, initial: int = 0, shown: boo
 
     class Bar(tqdm):
         def update(self, n=1):
-            alive()
+            reset_watchdog()
             return super().update(n)
 
     interval = 0.5 if sys.stderr.isatty() else 30.0

@@ -40,7 +40,7 @@ def two_ranks(tmp_path):
     folder.mkdir()
 
     def run(script: Path, function: str) -> list:
-        from mindspore_impl.processes import free_port
+        from mindspore_impl.distributed.processes import free_port
 
         port = free_port()
         command = ["msrun", "--worker_num=2", "--local_worker_num=2", f"--master_port={port}", "--join=True"]

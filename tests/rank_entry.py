@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(script: str, function: str, folder: str) -> None:
-    from mindspore_impl import ranks, runtime
+    from mindspore_impl import runtime
+    from mindspore_impl.distributed import ranks
 
     if ranks.is_scheduler():
         return ranks.serve_scheduler()

@@ -12,8 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each room may import rooms of lower rank, and itself.
 RANKS = [
     {"cli"},
-    {"sweep"},
-    {"curriculum", "benchmarks", "integrations", "doctor"},
+    {"curriculum", "speed", "integrations", "doctor"},
     {"training", "distill", "evaluation", "export", "report"},
     {"generation"},
     {"data"},
@@ -22,9 +21,9 @@ RANKS = [
     {"text"},
     {"ops"},
     {"config"},
-    {"ranks"},
+    {"distributed"},
     {"runtime"},
-    {"files", "processes"},
+    {"files"},
     {"errors"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mindspore_impl import config
-from mindspore_impl.sweep.trials import plan_sweep
+from mindspore_impl.curriculum.sweep.trials import plan_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

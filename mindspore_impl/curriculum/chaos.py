@@ -16,7 +16,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mindspore_impl import checkpoint, files, processes
+from mindspore_impl import checkpoint, files
+from mindspore_impl.distributed import processes
 from mindspore_impl.errors import JobFailed, UserError
 
 EXPERIMENT = "rehearsal"

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from mindspore_impl import checkpoint, config, files
-from mindspore_impl.curriculum.open_model import named, open_weights
+from mindspore_impl.curriculum.resolve import named, open_weights
 from mindspore_impl.errors import UserError
 from mindspore_impl.model import gguf, hf_config, prune, tensor_file, weights
 from mindspore_impl.model.options import ModelOptions

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mindspore_impl import runtime
-from mindspore_impl.curriculum.open_model import load_model, named, open_weights
+from mindspore_impl.curriculum.resolve import load_model, named, open_weights
 from mindspore_impl.errors import UserError
 from mindspore_impl.export.options import ExportOptions
 

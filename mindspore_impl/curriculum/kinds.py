@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mindspore_impl import ranks, runtime
+from mindspore_impl import runtime
 from mindspore_impl.config import CaptureStage, Config, DistillStage, ExportStage, to_plain
 from mindspore_impl.curriculum.inputs import (
     RECORDS,
@@ -21,6 +21,7 @@ from mindspore_impl.curriculum.inputs import (
 )
 from mindspore_impl.curriculum.plan import PlannedStage, file_hash
 from mindspore_impl.data.options import BatchOptions, DatasetOptions
+from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import LoraOptions
 
@@ -131,7 +132,7 @@ class Context:
 
     def _open_weights(self, name: str, options, reference: str):
         """The source of a stage's or path's weights, held against the model entry `name` and the tokenizer."""
-        from mindspore_impl.curriculum.open_model import open_weights
+        from mindspore_impl.curriculum.resolve import open_weights
 
         if not is_path(reference):
             return open_weights(self.folder(reference), self.plan[reference].stage.train.select)
@@ -333,7 +334,7 @@ def run_export(context: Context, planned: PlannedStage, folder: Path) -> dict:
             stage.export,
         )
 
-    return ranks.first(export)
+    return ranks.on_rank_zero(export)
 
 
 RUNNERS: dict[str, Callable[[Context, PlannedStage, Path], dict]] = {

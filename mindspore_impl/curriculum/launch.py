@@ -22,8 +22,9 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from mindspore_impl import files, processes, ranks, runtime
+from mindspore_impl import files, runtime
 from mindspore_impl.config import Config, to_plain, validate
+from mindspore_impl.distributed import processes, ranks
 from mindspore_impl.errors import JobFailed, UserError
 
 POLL_SECONDS = 0.2
@@ -213,7 +214,7 @@ def join(config: Config, overrides: list[str]) -> Config:
     runtime.watch(config.runtime.hang_seconds)
     _agree("the command line", ranks.gather(overrides), show=shlex.join)
     _agree("the code of mindspore_impl", ranks.gather(code_hash()), show=str)
-    agreed = validate(ranks.first(lambda: to_plain(config)))
+    agreed = validate(ranks.on_rank_zero(lambda: to_plain(config)))
     world = runtime.world_size()
     if agreed.runtime.workers != world and any(text.lstrip("+").startswith("runtime.workers=") for text in overrides):
         raise UserError(f"runtime.workers={agreed.runtime.workers}, but msrun started {world} ranks; leave it out")

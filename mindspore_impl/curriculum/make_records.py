@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mindspore_impl import files, ranks
+from mindspore_impl import files
 from mindspore_impl.curriculum.inputs import RECORDS
 from mindspore_impl.curriculum.plan import PlannedStage
 from mindspore_impl.data import difficulty, judging
+from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.records import Record, record_to_json
 
@@ -100,4 +101,4 @@ def _losses(context: "Context", planned: PlannedStage, folder: Path, samples: li
 
 
 def _write(folder: Path, records: Iterable[Record]) -> None:
-    ranks.first(lambda: files.write_jsonl(folder / RECORDS, map(record_to_json, records)))
+    ranks.on_rank_zero(lambda: files.write_jsonl(folder / RECORDS, map(record_to_json, records)))

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from mindspore_impl import files, runtime
-from mindspore_impl.curriculum.open_model import load_model, named, open_tokenizer, open_weights
 from mindspore_impl.curriculum.plan import file_hash
+from mindspore_impl.curriculum.resolve import load_model, named, open_tokenizer, open_weights
 from mindspore_impl.evaluation.backend import Backend, of_decoder, of_model
 
 

@@ -44,8 +44,8 @@ def questions_of(options: argparse.Namespace):
 
 
 def _hash_of(path: Path) -> str:
-    from mindspore_impl.curriculum.open_model import open_weights
     from mindspore_impl.curriculum.plan import file_hash
+    from mindspore_impl.curriculum.resolve import open_weights
     from mindspore_impl.model.weights import identity
 
     return identity(open_weights(path), file_hash)
@@ -54,7 +54,7 @@ def _hash_of(path: Path) -> str:
 def _of_stage(run_dir: Path, name: str, weights: str | None):
     from mindspore_impl.config import CaptureStage, RolloutStage, nearest
     from mindspore_impl.curriculum.verify import open_run
-    from mindspore_impl.distill.outside import RolloutQuestions, TopkQuestions
+    from mindspore_impl.distill.external import RolloutQuestions, TopkQuestions
 
     context = open_run(run_dir)
     stage = context.config.stages.get(name)  # it may be left out of `order`, where an outside teacher stands for it
@@ -90,8 +90,8 @@ def _of_file(options: argparse.Namespace, weights: str | None):
     from mindspore_impl.data.options import DatasetOptions
     from mindspore_impl.data.rollouts import read_rollouts, to_sample
     from mindspore_impl.data.sources import load_set
+    from mindspore_impl.distill.external import RolloutQuestions, TopkQuestions
     from mindspore_impl.distill.options import RolloutOptions
-    from mindspore_impl.distill.outside import RolloutQuestions, TopkQuestions
     from mindspore_impl.generation.options import SamplingOptions
     from mindspore_impl.text.chat import render
     from mindspore_impl.text.tokenizer import Tokenizer

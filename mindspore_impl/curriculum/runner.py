@@ -8,12 +8,13 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-from mindspore_impl import files, ranks, runtime
+from mindspore_impl import files, runtime
 from mindspore_impl.config import Config, to_plain
-from mindspore_impl.curriculum import estimate, stage_cache
+from mindspore_impl.curriculum import cache, estimate
 from mindspore_impl.curriculum.inputs import maker_of, sized_model
 from mindspore_impl.curriculum.kinds import RUNNERS, Context, describe, less_memory, outputs_present
 from mindspore_impl.curriculum.plan import PlannedStage, make_plan, tokenizer_fingerprint
+from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError, enough_memory
 
 FINISHED, RUNNING = "finished", "running"
@@ -145,12 +146,12 @@ def _find_folder(run_dir: Path, name: str) -> Path | None:
 
 def _run_stage(context: Context, planned: PlannedStage, total: int) -> None:
     label = f"[{planned.index}/{total}] {planned.name} ({planned.kind})"
-    state, folder = ranks.first(lambda: _place_folder(context, planned)), context.folder(planned.name)
+    state, folder = ranks.on_rank_zero(lambda: _place_folder(context, planned)), context.folder(planned.name)
     if state == "skip":
         print(f"{label}: finished before, skipped", flush=True)
         return
     print(f"{label}: {'resumes' if state == 'resume' else 'starts'}", flush=True)
-    record = ranks.first(lambda: _begin(context, planned, folder, state))
+    record = ranks.on_rank_zero(lambda: _begin(context, planned, folder, state))
     runtime.set_seed(planned.seed)
     start = time.perf_counter()
 
@@ -161,8 +162,8 @@ def _run_stage(context: Context, planned: PlannedStage, total: int) -> None:
         return seconds
 
     options = context.config.runtime
-    with stage_cache.entry(options.cache, planned.fingerprint, int(options.cache_gb * 1e9)) as cached:
-        if note := ranks.first(lambda: cached.take(folder)):
+    with cache.entry(options.cache, planned.fingerprint, int(options.cache_gb * 1e9)) as cached:
+        if note := ranks.on_rank_zero(lambda: cached.take(folder)):
             write(note["result"] | {"cache": {"seconds": note["seconds"]}})
             print(f"{label}: taken from the cache, where it took {note['seconds']:.1f} s", flush=True)
             return

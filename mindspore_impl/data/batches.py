@@ -251,7 +251,7 @@ class BatchStream:
         return np.concatenate([*passes, np.zeros(0, np.int64)]).astype(np.int64)[first - start : last - start]
 
 
-class Pass:
+class SequentialBatches:
     """Every sample once, packed and unshuffled, as a sequence of batches that are made when they are asked for.
 
     Batch n is (PackedBatch, placements) of `rows` rows, the last one filled up with empty rows; placements: for each
@@ -295,8 +295,8 @@ class Pass:
 
 
 def one_pass(samples: "Sequence[Sample]", sequence_length: int, rows: int, *rest, **more):
-    """An iterator over the batches of a `Pass` with these arguments."""
-    return iter(Pass(samples, sequence_length, rows, *rest, **more))
+    """An iterator over the batches of a `SequentialBatches` with these arguments."""
+    return iter(SequentialBatches(samples, sequence_length, rows, *rest, **more))
 
 
 def _quotas(sets: "dict[str, list[Sample]]", mixture: dict[str, float]) -> tuple[dict[str, int], dict[str, int]]:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mindspore_impl.data import parts
 from mindspore_impl.data.teacher_store import (
     MANIFEST,
     SCHEMA,
@@ -26,6 +25,7 @@ from mindspore_impl.data.teacher_store import (
     sample_key,
     target_runs,
 )
+from mindspore_impl.distributed import resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.files import atomic_write, inside, sha256_file, write_json
 from mindspore_impl.ops.log_floor import LOG_FLOOR
@@ -125,9 +125,9 @@ def begun(folder: str | Path, header: StoreHeader) -> dict[str, dict]:
                 state = "damaged" if path.exists() else "gone"
                 print(f"{path}: {state}; its sequences will be captured again", file=sys.stderr)
     for path in sorted(folder.glob("shard-*.safetensors")):
-        if (note := parts.read_note(path)) is not None:
-            known, (entry,) = parse_listing(note | {"shards": [note]}, parts.note_path(path))
-            check_same_header(known, header, parts.note_path(path))
+        if (note := resumable.read_note(path)) is not None:
+            known, (entry,) = parse_listing(note | {"shards": [note]}, resumable.note_path(path))
+            check_same_header(known, header, resumable.note_path(path))
             found[path.name] = entry
     return found
 
@@ -186,7 +186,7 @@ class StoreWriter:
         if not self._buffer:
             return
         path, rows = shard_path(self.folder, self._next), self._buffer
-        note = parts.publish(path, lambda path: write_shard(path, rows), shard_note(self.header, path, rows))
+        note = resumable.publish(path, lambda path: write_shard(path, rows), shard_note(self.header, path, rows))
         self._entries[path.name] = note
         self._next += 1
         self._buffer, self._buffered = [], 0

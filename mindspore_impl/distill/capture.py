@@ -16,20 +16,20 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor, nn
 
-from mindspore_impl import ranks, runtime
-from mindspore_impl.data import parts
-from mindspore_impl.data.batches import PackedBatch, Pass, one_pass
+from mindspore_impl import runtime
+from mindspore_impl.data.batches import PackedBatch, SequentialBatches, one_pass
 from mindspore_impl.data.packing import shift
 from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, read_index, sample_key, target_runs
 from mindspore_impl.data.teacher_store_writer import begun, make_row, publish, shard_note, shard_path, write_shard
 from mindspore_impl.distill.options import CaptureOptions
+from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.projected_rows import HiddenStates, ProjectedRows, in_chunks
 from mindspore_impl.ops.log_floor import LOG_FLOOR
 from mindspore_impl.ops.topk_logprobs import LogprobsAt, SampledIds, topk_logprobs
 from mindspore_impl.text.chat import Sample
 
-Batch = tuple[PackedBatch, list[list[tuple[int, int]]]]  # as `Pass` gives it
+Batch = tuple[PackedBatch, list[list[tuple[int, int]]]]  # as `SequentialBatches` gives it
 
 
 def run_capture(
@@ -62,7 +62,7 @@ def run_capture(
         print(f"  capture: {dropped} of {given} samples longer than {sequence_length} are left out")
     check_capture(model, header, samples, sequence_length)
     samples = distinct(samples)
-    packed = Pass(samples, sequence_length, options.rows_per_batch)
+    packed = SequentialBatches(samples, sequence_length, options.rows_per_batch)
     plan = plan_shards(packed, options.positions_per_shard)
     store = Path(folder) / "store"
     there = functools.cache(lambda: begun(store, header))  # on rank 0 alone
@@ -74,7 +74,7 @@ def run_capture(
         entry = there().get(path.name)
         return entry if entry and _holds(read_index(path, entry), packed, plan[number]) else None
 
-    def make(number: int) -> tuple[parts.Publish, dict]:
+    def make(number: int) -> tuple[resumable.Publish, dict]:
         nonlocal tokens
         rows, title = [], f"capture shard {number + 1}/{len(plan)}"
         total = sum(len(samples[index].ids) for batch in plan[number] for index in packed.members(batch))
@@ -85,12 +85,12 @@ def run_capture(
         tokens += total
         return lambda path: write_shard(path, rows), shard_note(header, shard_path(store, number), rows)
 
-    entries = parts.share([shard_path(store, number) for number in range(len(plan))], make, known)
-    ranks.first(lambda: publish(store, header, entries))
+    entries = resumable.share([shard_path(store, number) for number in range(len(plan))], make, known)
+    ranks.on_rank_zero(lambda: publish(store, header, entries))
     seconds = time.perf_counter() - started
     tokens = sum(ranks.gather(tokens))
     return {
-        **ranks.first(lambda: store_metrics(StoreReader(store), samples)),
+        **ranks.on_rank_zero(lambda: store_metrics(StoreReader(store), samples)),
         "dropped": dropped,
         "seconds": seconds,
         "tokens": tokens,
@@ -98,7 +98,7 @@ def run_capture(
     }
 
 
-def plan_shards(packed: Pass, positions_per_shard: int) -> list[range]:
+def plan_shards(packed: SequentialBatches, positions_per_shard: int) -> list[range]:
     """The batches of each shard: consecutive ones, until they hold `positions_per_shard` supervised targets."""
     plan, first, positions = [], 0, 0
     for number in range(len(packed)):
@@ -110,7 +110,7 @@ def plan_shards(packed: Pass, positions_per_shard: int) -> list[range]:
     return plan
 
 
-def _holds(found: dict[bytes, np.ndarray], packed: Pass, batches: range) -> bool:
+def _holds(found: dict[bytes, np.ndarray], packed: SequentialBatches, batches: range) -> bool:
     """Whether a shard, whose index is `found`, is of these batches: the same sequences and masks in this order."""
     wanted = [packed.samples[index] for number in batches for index in packed.members(number)]
     return [key.hex() for key in found] == [sample_key(sample.ids) for sample in wanted] and all(
@@ -119,7 +119,7 @@ def _holds(found: dict[bytes, np.ndarray], packed: Pass, batches: range) -> bool
     )
 
 
-def _stoppable(packed: Pass, batches: range):
+def _stoppable(packed: SequentialBatches, batches: range):
     """These batches; SIGTERM is seen before each, and the shard is scored again later."""
     for number in batches:
         ranks.check_stop()
@@ -202,7 +202,7 @@ class TeacherScorer:
     ) -> Iterator[tuple[Sample, tuple[np.ndarray, ...]]]:
         """Yield (sample, (teacher_ids_SK, teacher_logp_SK, tail_logp_S)) in order of packing, one batch a forward.
 
-        batches: of a `Pass` over `samples`.
+        batches: of a `SequentialBatches` over `samples`.
         """
         for hidden_ND, placed in self.forward(samples, batches):
             if self.header.mode == "sampled":
@@ -275,7 +275,7 @@ def store_metrics(reader: StoreReader, samples: Sequence[Sample]) -> dict[str, f
         if key in seen:
             continue
         seen.add(key)
-        runtime.alive()
+        runtime.reset_watchdog()
         _, logp_SK, tail_logp_S = (
             np.asarray(array, np.float64) for array in reader.lookup(sample.ids, sample.supervised)
         )

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from mindspore_impl import files, ranks, runtime
-from mindspore_impl.data import parts
+from mindspore_impl import files, runtime
 from mindspore_impl.data.rollouts import Rollout, read_rollouts, write_rollouts
 from mindspore_impl.distill.options import RolloutOptions
+from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import sample_seed
@@ -73,22 +73,24 @@ def roll_out(
     made_by = [weights_sha256, tokenizer.sha256, runtime.numerics()]
     answers = files.sha256_json([asked, options.samples_per_prompt, sampling_settings(sampling), made_by, seed])
     plan = files.sha256_json([answers, options.keep_truncated])
-    if (metrics := ranks.first(lambda: parts.result(folder / "rollouts.jsonl", plan))) is not None:
+    if (metrics := ranks.on_rank_zero(lambda: resumable.result(folder / "rollouts.jsonl", plan))) is not None:
         return metrics
     size = _part_size(options, sampling)
     spans = [records[first : first + size] for first in range(0, len(records), size)]
     # Parts of other answers, or in other batches (which may change rounding), are never read: another name.
-    place = folder / parts.FOLDER / f"{answers[:16]}_{size}_{sampling.batch_size}"
+    place = folder / resumable.FOLDER / f"{answers[:16]}_{size}_{sampling.batch_size}"
     paths = [place / f"part_{number:05d}.jsonl" for number in range(len(spans))]
     engine = functools.cache(make_engine)
 
-    def make(number: int) -> tuple[parts.Publish, dict]:
+    def make(number: int) -> tuple[resumable.Publish, dict]:
         title = f"rollout part {number + 1}/{len(spans)}"
         items = _generate(engine(), tokenizer, spans[number], options, sampling, weights_sha256, seed, title, check)
         return lambda path: write_rollouts(path, items), _note(items)
 
-    notes = parts.share(paths, make)
-    return ranks.first(lambda: _publish(folder, plan, paths, notes, len(records), tokenizer, options.keep_truncated))
+    notes = resumable.share(paths, make)
+    return ranks.on_rank_zero(
+        lambda: _publish(folder, plan, paths, notes, len(records), tokenizer, options.keep_truncated)
+    )
 
 
 def rollout_id(record: Record, index: int) -> str:
@@ -178,7 +180,7 @@ def _publish(folder, plan, paths, notes, prompts, tokenizer, keep_truncated) -> 
             f"{lines}: all {totals['generations']} generations were cut and rollout.keep_truncated is false; "
             "raise sampling.max_new_tokens or keep truncated answers"
         )
-    seconds = parts.seconds(notes)
+    seconds = resumable.seconds(notes)
     metrics = {
         "prompts": prompts,
         "generations": totals["generations"],
@@ -197,4 +199,4 @@ def _publish(folder, plan, paths, notes, prompts, tokenizer, keep_truncated) -> 
                 if keep_truncated or item.finish == "stop":
                     yield item
 
-    return parts.publish_result(lines, lambda path: write_rollouts(path, merged()), plan, metrics)
+    return resumable.publish_result(lines, lambda path: write_rollouts(path, merged()), plan, metrics)

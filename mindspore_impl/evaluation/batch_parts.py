@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from mindspore_impl import files, ranks, runtime
-from mindspore_impl.data import parts
+from mindspore_impl import files, runtime
+from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.text.chat import Sample
 
 BATCHES_PER_PART = 4
@@ -17,13 +17,13 @@ def sums_of_batches(
 
     `rows` packed rows of `sequence_length` are a batch. Parts go to `folder`; a number that is not finite is None.
     """
-    from mindspore_impl.data.batches import Pass
+    from mindspore_impl.data.batches import SequentialBatches
 
-    packed = Pass(items, sequence_length, rows)
+    packed = SequentialBatches(items, sequence_length, rows)
     paths = [folder / f"part_{part:05d}.jsonl" for part in range(-(-len(packed) // BATCHES_PER_PART))]
     with runtime.progress_bar(len(items), title, "sample") as bar:
 
-        def part(number: int) -> tuple[parts.Publish, dict]:
+        def part(number: int) -> tuple[resumable.Publish, dict]:
             lines = []
             for batch in range(number * BATCHES_PER_PART, min((number + 1) * BATCHES_PER_PART, len(packed))):
                 ranks.check_stop()
@@ -31,5 +31,5 @@ def sums_of_batches(
                 bar.update(len(packed.members(batch)))
             return lambda path: files.write_jsonl(path, lines), {}
 
-        parts.share(paths, part)
-    return parts.lines_of(paths)
+        resumable.share(paths, part)
+    return resumable.lines_of(paths)

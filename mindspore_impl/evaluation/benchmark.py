@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindspore_impl import files, ranks, runtime
-from mindspore_impl.data import parts
+from mindspore_impl import files, runtime
+from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.backend import Backend, chat_prompt, complete
 from mindspore_impl.evaluation.loglikelihood import Query, encode_pair
@@ -99,13 +99,13 @@ def run(backend: Backend, name: str, items: list[Item], settings: BenchmarkSetti
     if task.program is None:
         shaping["limits"] = None
     plan = files.sha256_json([name, asked, shaping, backend.sha256, backend.tokenizer.sha256, runtime.numerics()])
-    if (results := ranks.first(lambda: parts.result(folder / "samples.jsonl", plan))) is not None:
+    if (results := ranks.on_rank_zero(lambda: resumable.result(folder / "samples.jsonl", plan))) is not None:
         return results
     make = _choose if task.chooses else _write
     spans = _spans(items, ITEMS_PER_PART if task.chooses else max(1, settings.batch_size // settings.samples))
-    paths = [folder / parts.FOLDER / plan[:16] / f"part_{number:05d}.jsonl" for number in range(len(spans))]
+    paths = [folder / resumable.FOLDER / plan[:16] / f"part_{number:05d}.jsonl" for number in range(len(spans))]
 
-    def part(number: int) -> tuple[parts.Publish, dict]:
+    def part(number: int) -> tuple[resumable.Publish, dict]:
         title = f"{name} part {number + 1}/{len(spans)}"
         try:
             lines = make(backend, task, [items[index] for index in spans[number]], settings, title)
@@ -113,13 +113,13 @@ def run(backend: Backend, name: str, items: list[Item], settings: BenchmarkSetti
             raise UserError(f"task {name}: {error}") from error
         return lambda path: files.write_jsonl(path, lines), {}
 
-    seconds = parts.seconds(parts.share(paths, part))
+    seconds = resumable.seconds(resumable.share(paths, part))
     found: list = [None] * len(items)
-    for index, line in zip((index for span in spans for index in span), parts.lines_of(paths), strict=True):
+    for index, line in zip((index for span in spans for index in span), resumable.lines_of(paths), strict=True):
         found[index] = line
     results = {**summary(metrics_of(task, settings.samples), found), "seconds": seconds}
     write = functools.partial(files.write_jsonl, values=found)
-    return ranks.first(lambda: parts.publish_result(folder / "samples.jsonl", write, plan, results))
+    return ranks.on_rank_zero(lambda: resumable.publish_result(folder / "samples.jsonl", write, plan, results))
 
 
 def metrics_of(task: Task, samples: int) -> tuple[str, ...]:

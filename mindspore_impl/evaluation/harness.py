@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from mindspore_impl import files, ranks, runtime
-from mindspore_impl.data import answers, parts
+from mindspore_impl import files, runtime
+from mindspore_impl.data import answers
+from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.batch_parts import sums_of_batches
 from mindspore_impl.evaluation.calibration import BINS, batch_sums, calibration
@@ -66,9 +67,9 @@ def evaluate(
     made_by = [weights_sha256, tokenizer.sha256, runtime.numerics(), BINS, teacher and teacher[1]]
     work = files.sha256_json([asked, shaping, made_by, seed])
     plan = files.sha256_json([work, options.samples_in_report])
-    if (results := ranks.first(lambda: parts.result(folder / "samples.jsonl", plan))) is not None:
+    if (results := ranks.on_rank_zero(lambda: resumable.result(folder / "samples.jsonl", plan))) is not None:
         return results
-    place = folder / parts.FOLDER / work[:16]
+    place = folder / resumable.FOLDER / work[:16]
     accuracy, lines = {}, []
     make_engine = functools.cache(lambda: _engine(model, tokenizer))
     for number, name in enumerate(prompts):
@@ -85,7 +86,7 @@ def evaluate(
         found = measure_teacher_kl(model, teacher[0], compared, tokenizer.vocab_size, *shape, place)
         results["teacher_kl"] = found
     write = functools.partial(files.write_jsonl, values=lines)
-    return ranks.first(lambda: parts.publish_result(folder / "samples.jsonl", write, plan, results))
+    return ranks.on_rank_zero(lambda: resumable.publish_result(folder / "samples.jsonl", write, plan, results))
 
 
 def _engine(model, tokenizer):
@@ -112,7 +113,7 @@ def measure_accuracy(
     sampling = SamplingOptions(temperature=0.0, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
     spans = _even([index for index, _ in sorted(enumerate(prompts), key=lambda item: len(item[1]))], options.batch_size)
 
-    def make(number: int) -> tuple[parts.Publish, dict]:
+    def make(number: int) -> tuple[resumable.Publish, dict]:
         chosen = [prompts[index] for index in spans[number]]
         title = f"accuracy {name} part {number + 1}/{len(spans)}"
         try:
@@ -124,15 +125,15 @@ def measure_accuracy(
         return lambda path: files.write_jsonl(path, lines), {}
 
     paths = [folder / f"part_{number:05d}.jsonl" for number in range(len(spans))]
-    notes = parts.share(paths, make)
+    notes = resumable.share(paths, make)
     found: list = [None] * len(records)
-    for index, line in zip((index for span in spans for index in span), parts.lines_of(paths), strict=True):
+    for index, line in zip((index for span in spans for index in span), resumable.lines_of(paths), strict=True):
         found[index] = line | {"shown": index < options.samples_in_report}
     right, total = sum(line["correct"] for line in found), len(found)
     low, high = wilson_interval(right, total)
     result = {"correct": right, "total": total, "accuracy": right / total, "low": low, "high": high}
     truncated = sum(not line["finished"] for line in found)
-    return {**result, "truncated": truncated, "seconds": parts.seconds(notes)}, found
+    return {**result, "truncated": truncated, "seconds": resumable.seconds(notes)}, found
 
 
 def _even(indices: list[int], size: int) -> list[list[int]]:

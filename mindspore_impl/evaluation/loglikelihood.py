@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mindspore_impl import ranks, runtime
+from mindspore_impl import runtime
+from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError
 
 WORTH_SHARING = 32  # tokens that contexts must have in common, beyond what their neighbours have, to be kept together

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from mindspore_impl import files, runtime
-from mindspore_impl.data import parts
 from mindspore_impl.data.batches import one_pass
 from mindspore_impl.data.packing import shift
+from mindspore_impl.distributed import resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.chat import Sample
 
@@ -36,8 +36,8 @@ def sample_losses(
             losses = measure(chosen, bar.update)
         return lambda path: files.write_jsonl(path, ({"loss": loss} for loss in losses)), {"samples": len(losses)}
 
-    notes = parts.share(paths, make)
-    return [line["loss"] for path in paths for _, line in files.read_jsonl(path)], parts.seconds(notes)
+    notes = resumable.share(paths, make)
+    return [line["loss"] for path in paths for _, line in files.read_jsonl(path)], resumable.seconds(notes)
 
 
 class _Measure:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from mindspore import Tensor
 
-from mindspore_impl import ranks, runtime
+from mindspore_impl import runtime
+from mindspore_impl.distributed import ranks
 from mindspore_impl.generation.decoder import Drawing, stream
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import check_sampling

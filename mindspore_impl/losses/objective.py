@@ -14,7 +14,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from mindspore_impl import ranks, runtime
+from mindspore_impl import runtime
+from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.fused_linear import FusedLinear
 from mindspore_impl.losses.options import ObjectiveOptions
@@ -93,7 +94,7 @@ def held_out_loss(network: "LossNetwork", batches: list, name: str) -> dict[str,
     rank, size = runtime.rank(), runtime.world_size()
     own_B2 = np.zeros((-(-len(batches) // size), 2), np.float32)  # both sums are float32 to begin with
     for number, batch in enumerate(batches[rank::size]):
-        runtime.alive()
+        runtime.reset_watchdog()
         own_B2[number] = held_out_sums(network, batch)
     sums_B2 = ranks.gather_array(own_B2.ravel()).reshape(size, -1, 2).swapaxes(0, 1).reshape(-1, 2)
     return mean_loss(sums_B2[: len(batches)].tolist(), name)

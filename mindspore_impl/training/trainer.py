@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindspore_impl import checkpoint, ranks, runtime
+from mindspore_impl import checkpoint, runtime
+from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.objective import METRICS, LossNetwork, held_out_loss, tensors_of
 from mindspore_impl.losses.options import ObjectiveOptions

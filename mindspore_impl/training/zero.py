@@ -13,7 +13,8 @@ from mindspore import Parameter, ParameterTuple, nn, ops
 from mindspore import dtype as mstype
 from mindspore.common.initializer import initializer
 
-from mindspore_impl import ranks, runtime
+from mindspore_impl import runtime
+from mindspore_impl.distributed import ranks
 from mindspore_impl.ops import collectives
 from mindspore_impl.ops.adamw_update import make_update
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from mindspore_impl import config, processes, ranks, runtime
+from mindspore_impl import config, runtime
 from mindspore_impl.curriculum import launch
+from mindspore_impl.distributed import processes, ranks
 from mindspore_impl.errors import JobFailed, UserError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ import pytest
 
 from mindspore_impl import checkpoint, files
 from mindspore_impl.config import SftStage, compose
-from mindspore_impl.curriculum import open_model
+from mindspore_impl.curriculum import resolve
 from mindspore_impl.curriculum.convert import Form, export_weights
 from mindspore_impl.curriculum.estimate import training_estimate
 from mindspore_impl.curriculum.plan import make_plan
@@ -96,7 +96,7 @@ def test_adapters_on_adapters_through_a_whole_curriculum(tmp_path, ms_runtime, c
         which = "best" if name == "sft_fast" else "last"
         pairs = checkpoint.read_arrays(checkpoint.selected(stage[name] / "checkpoints", which).weights_path)
         assert pairs and all(".lora_" in key for key in pairs)
-        merged = open_model.open_weights(stage[name], which)
+        merged = resolve.open_weights(stage[name], which)
         assert set(merged.shapes) == set(weights)
         for key, value in weights.items():
             stem = "base_model.model." + key.removesuffix("weight") + "lora_"
@@ -117,11 +117,11 @@ def test_adapters_on_adapters_through_a_whole_curriculum(tmp_path, ms_runtime, c
     # The same place in another run: a path as init, through config.yaml of the run that it lies in.
     step = next((moved / "stages").glob("*_distill_fast/checkpoints/step_*"))
     np.testing.assert_array_equal(
-        open_model.open_weights(step).read("model.norm.weight"), exported.read("model.norm.weight")
+        resolve.open_weights(step).read("model.norm.weight"), exported.read("model.norm.weight")
     )
     shutil.copytree(step, tmp_path / "lone")
     with pytest.raises(UserError, match=r"lone: holds LoRA adapters alone; name the stage inside its run"):
-        open_model.open_weights(tmp_path / "lone")
+        resolve.open_weights(tmp_path / "lone")
 
     capsys.readouterr()
     runner.run(compose([*SMALL, f"run_dir={moved}"]))  # nothing is trained again
@@ -133,4 +133,4 @@ def test_adapters_on_adapters_through_a_whole_curriculum(tmp_path, ms_runtime, c
     changed = next(moved.glob("stages/*_sft_reasoning"))
     shutil.rmtree(changed)
     with pytest.raises(UserError, match="its adapters were trained on stage 'sft_reasoning', which is not in"):
-        open_model.open_weights(next(moved.glob("stages/*_sft_fast")))
+        resolve.open_weights(next(moved.glob("stages/*_sft_fast")))

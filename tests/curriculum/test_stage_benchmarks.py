@@ -9,9 +9,9 @@ import pytest
 from mindspore_impl import config
 from mindspore_impl.curriculum import stage_benchmarks
 from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.curriculum.sweep.metric import check_metric, metric_of
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.options import BenchmarkOptions, EvaluationOptions
-from mindspore_impl.sweep.metric import check_metric, metric_of
 from tests.evaluation.fake_backend import Counting, make_tokenizer
 
 DATA = Path(__file__).parents[1] / "evaluation" / "tasks" / "data"

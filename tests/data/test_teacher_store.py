@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindspore_impl.data import parts, teacher_store_writer
+from mindspore_impl.data import teacher_store_writer
 from mindspore_impl.data.teacher_store import (
     StoreHeader,
     StoreReader,
@@ -22,6 +22,7 @@ from mindspore_impl.data.teacher_store import (
     verify_store,
 )
 from mindspore_impl.data.teacher_store_writer import StoreWriter
+from mindspore_impl.distributed import resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.files import sha256_file
 from mindspore_impl.ops.log_floor import LOG_FLOOR
@@ -352,7 +353,7 @@ def test_a_killed_writer_continues_after_its_last_full_shard(tmp_path):
 def test_a_writer_killed_before_its_note_writes_the_shard_again(tmp_path, monkeypatch):
     writer, stored = write(tmp_path, count=5)
     with monkeypatch.context() as patch:
-        patch.setattr(parts.files, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(resumable.files, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             writer.close()
     writer = StoreWriter(tmp_path, header(), 30)

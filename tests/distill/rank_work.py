@@ -5,11 +5,12 @@ import os
 import signal
 from contextlib import contextmanager
 
-from mindspore_impl import files, ranks, runtime
+from mindspore_impl import files, runtime
 from mindspore_impl.data.teacher_store import StoreHeader
 from mindspore_impl.distill import capture
 from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
 from mindspore_impl.distill.rollout import roll_out
+from mindspore_impl.distributed import ranks
 from mindspore_impl.evaluation import batch_parts, harness
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.generation.engine import Engine

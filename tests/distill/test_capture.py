@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from mindspore_impl import ranks
-from mindspore_impl.data import parts
-from mindspore_impl.data.batches import Pass, one_pass
+from mindspore_impl.data.batches import SequentialBatches, one_pass
 from mindspore_impl.data.packing import shift
 from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, sample_key, verify_store
 from mindspore_impl.distill import capture
 from mindspore_impl.distill.capture import TeacherScorer, counted, rescore, run_capture
 from mindspore_impl.distill.options import CaptureOptions
+from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.objective import METRICS, LossNetwork
 from mindspore_impl.losses.options import ObjectiveOptions
@@ -269,7 +268,7 @@ def test_rescoring_a_store_of_draws(model, tmp_path):
 def test_projection_in_chunks_gives_the_same(model, captured, monkeypatch):
     """Three positions at a time, the last chunk filled up: as all at once."""
     _, _, samples = captured
-    batches = Pass(samples, LENGTH, ROWS)
+    batches = SequentialBatches(samples, LENGTH, ROWS)
     whole = dict((s.record_id, rows) for s, rows in TeacherScorer(model, HEADER).score(samples, batches))
     monkeypatch.setattr(capture.runtime, "logits_elements", lambda: 3 * VOCAB)
     for sample, rows in TeacherScorer(model, HEADER).score(samples, batches):
@@ -289,7 +288,7 @@ def test_trap_11_padded_vocabulary_gets_no_mass(model, tmp_path):
     padded.lm_head_weight.set_data(
         Tensor(np.concatenate([plain.lm_head_weight.asnumpy(), np.full((8, 16), 3, np.float32)]))
     )
-    batches = Pass(samples, LENGTH, ROWS)
+    batches = SequentialBatches(samples, LENGTH, ROWS)
     one, two = ([rows for _, rows in TeacherScorer(m, HEADER).score(samples, batches)] for m in (padded, plain))
     for first, second in zip(one, two, strict=True):
         np.testing.assert_array_equal(first[0], second[0])
@@ -369,7 +368,7 @@ def test_ranks_share_the_shards(model, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setenv("RANK_ID", "1")
         patch.setenv("RANK_SIZE", "2")
-        patch.setattr(parts.ranks, "gather", killed)  # rank 0 has not come so far
+        patch.setattr(resumable.ranks, "gather", killed)  # rank 0 has not come so far
         with pytest.raises(KeyboardInterrupt):
             run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path / "two", 0)
     assert [path.name for path in sorted((tmp_path / "two" / "store").iterdir())] == [
@@ -384,7 +383,7 @@ def test_ranks_share_the_shards(model, tmp_path, monkeypatch):
 
 def test_shards_hold_whole_batches(model):
     samples = make_samples(80, seed=2)
-    packed = Pass(samples, LENGTH, 2)
+    packed = SequentialBatches(samples, LENGTH, 2)
     plan = capture.plan_shards(packed, 60)
     assert [number for batches in plan for number in batches] == list(range(len(packed))) and len(plan) > 3
     targets = [

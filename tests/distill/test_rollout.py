@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from mindspore_impl.data import parts
 from mindspore_impl.data.rollouts import read_rollouts, to_sample
 from mindspore_impl.distill.options import RolloutOptions
 from mindspore_impl.distill.rollout import roll_out
+from mindspore_impl.distributed import resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import sample_seed
@@ -258,7 +258,7 @@ def test_ranks_share_the_parts_and_any_number_may_go_on(tokenizer, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setenv("RANK_ID", "1")
         patch.setenv("RANK_SIZE", str(others))
-        patch.setattr(parts.ranks, "gather", killed)
+        patch.setattr(resumable.ranks, "gather", killed)
         with pytest.raises(KeyboardInterrupt):
             run(tokenizer, tmp_path / "two", records, engine=engines[0])
     metrics = run(tokenizer, tmp_path / "two", records, engine=engines[1])
@@ -275,7 +275,7 @@ def test_the_missing_parts_are_what_is_shared(tokenizer, tmp_path, monkeypatch):
     engine = FakeEngine(tokenizer)
     monkeypatch.setenv("RANK_ID", "1")
     monkeypatch.setenv("RANK_SIZE", "2")
-    monkeypatch.setattr(parts.ranks, "gather", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(resumable.ranks, "gather", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(tokenizer, tmp_path, records, engine=engine)
     assert engine.prompts == 8, "part 4 of the missing 3, 4, 5"

@@ -55,7 +55,7 @@ def test_what_is_no_probability_is_refused_and_no_number_gives_no_ece():
 def test_the_model_s_confidence_is_that_of_its_logits(ms_runtime, monkeypatch, logits_mb):
     """Every supervised token counts once, and padding and prompts do not count."""
     from mindspore_impl import runtime
-    from mindspore_impl.data.batches import Pass
+    from mindspore_impl.data.batches import SequentialBatches
     from mindspore_impl.losses.token_losses import TokenPredictions
     from mindspore_impl.text.chat import Sample
 
@@ -69,7 +69,7 @@ def test_the_model_s_confidence_is_that_of_its_logits(ms_runtime, monkeypatch, l
         for position in range(4, length, 2):  # the model is right at every other token
             ids[position] = small_models.run(model, *small_models.pack([[ids]], 16))[0][position - 1].argmax()
         samples.append(Sample(ids, supervised, "r", "fast"))
-    packed = Pass(samples, 16, 2)
+    packed = SequentialBatches(samples, 16, 2)
     network = TokenPredictions(model).set_train(False)
     sums = [batch_sums(network, packed[number][0]) for number in range(len(packed))]
     confidence, right, ce = [], [], 0.0

@@ -204,7 +204,7 @@ def test_lite_that_is_not_installed(ms_runtime, package, lite, monkeypatch):
 
 
 def test_chat_runs_on_a_package(ms_runtime, packages, tokenizer):
-    from mindspore_impl.curriculum.open_model import open_conversation
+    from mindspore_impl.curriculum.resolve import open_conversation
     from mindspore_impl.generation.options import SamplingOptions
 
     sampling = SamplingOptions(temperature=0.0, max_new_tokens=5)

@@ -128,7 +128,7 @@ def shared_errors(setting: Setting, scales: tuple[float, ...], seeds: range) -> 
                     found[f"{name} {scale} {seed} sum"] = {"loss": float(off)}
                     expected = expected._replace(loss=_own_loss(expected, case.loss_weight_N[rows], setting.options))
                 found[f"{name} {scale} {seed}"] = errors(got, expected, setting.temperature)
-            runtime.alive()
+            runtime.reset_watchdog()
     return found
 
 

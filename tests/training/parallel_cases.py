@@ -6,7 +6,8 @@ import hashlib
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from mindspore_impl import ranks, runtime
+from mindspore_impl import runtime
+from mindspore_impl.distributed import ranks
 from mindspore_impl.losses.objective import tensors_of
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.ops import collectives

@@ -2,7 +2,8 @@
 
 from types import SimpleNamespace
 
-from mindspore_impl import ranks, runtime
+from mindspore_impl import runtime
+from mindspore_impl.distributed import ranks
 from tests.training.small import Stream, batch, split
 
 

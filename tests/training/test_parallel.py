@@ -56,7 +56,7 @@ def test_a_run_resumes_without_shares_and_on_fewer_ranks(two_ranks, ms_runtime):
 @pytest.mark.slow
 def test_losses_over_24_steps():
     """Momentum's update is linear in the gradient; AdamW divides by its size, and so enlarges the sums' rounding."""
-    from mindspore_impl.benchmarks.data_parallel import launch
+    from mindspore_impl.speed.data_parallel import launch
 
     (one,), (two, other) = launch(1, "curves", 24), launch(2, "curves", 24)
     assert two == other

@@ -30,7 +30,7 @@ def run(questions, folder: Path, options: argparse.Namespace) -> None:
 
     Raises UserError when nobody is named to ask, or too much stays unanswered.
     """
-    from mindspore_impl.distill.outside import TopkQuestions
+    from mindspore_impl.distill.external import TopkQuestions
 
     if not options.url and not options.answers:
         raise UserError("say who is asked: --url http://HOST:PORT/v1, or --answers FILE for what was answered already")

@@ -5,10 +5,10 @@ import random
 import numpy as np
 import pytest
 
-from mindspore_impl.benchmarks.select_data import planted, similarity_of
 from mindspore_impl.data.selection import duplicates, mixture
 from mindspore_impl.data.selection.words import IdBook, ngram_hashes, word_hashes, words
 from mindspore_impl.errors import UserError
+from mindspore_impl.speed.select_data import planted, similarity_of
 
 VOCABULARY = [f"{a}{b}{c}" for a in "bdgklmnprst" for b in "aeiou" for c in "lmnrst"]
 

@@ -1,0 +1,77 @@
+"""One trial as a process group of its own: started, watched, and ended with all its children."""
+
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from mindspore_impl.distributed import processes
+
+LOG = "log.txt"
+
+
+def command_of(folder: Path) -> list[str]:
+    """What runs the trial whose run directory is `folder`, as its config.yaml says."""
+    return processes.train_command("--resume", str(folder))
+
+
+class TrialProcess:
+    """A running trial; its output goes to <folder>/log.txt."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.started = folder, time.monotonic()
+        with open(folder / LOG, "wb") as output:
+            self.process = processes.start(command_of(folder), signal.SIGTERM, output, PYTHONUNBUFFERED="1")
+
+    @property
+    def ended(self) -> bool:
+        """Whether its first process has ended; what that left behind is then killed."""
+        if self.process.poll() is None:
+            return False
+        self._signal(signal.SIGKILL)
+        return True
+
+    @property
+    def seconds(self) -> float:
+        """Since it was started."""
+        return time.monotonic() - self.started
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM to the whole group."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to the whole group; returns when its first process is gone."""
+        self._signal(signal.SIGKILL)
+        self.process.wait()
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def fault(self) -> str | None:
+        """Why it failed, in the words of its log; None when it ended well."""
+        code = self.process.returncode
+        if code == 0:
+            return None
+        lines = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+        last = next((i for i in reversed(range(len(lines))) if lines[i].startswith("error: ")), None)
+        if last is not None:
+            return "\n".join(lines[last:]).removeprefix("error: ").strip()
+        word = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        said = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+        return f"{word}: {said}"
+
+
+def stop_all(running: list[TrialProcess], patience: float) -> None:
+    """End every trial: ask first, kill after `patience` seconds or at a second Ctrl-C."""
+    for trial in running:
+        trial.ask_to_stop()
+    until = time.monotonic() + patience
+    try:
+        while time.monotonic() < until and not all([trial.ended for trial in running]):
+            time.sleep(0.1)
+    finally:
+        for trial in running:
+            trial.kill()

@@ -1,0 +1,209 @@
+"""From the command line to trials: each composed, checked and named before the first one runs."""
+
+import dataclasses
+import itertools
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mindspore_impl import files
+from mindspore_impl.config import Config, compose, nearest
+from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.curriculum.sweep.metric import check_metric
+from mindspore_impl.curriculum.sweep.options import SweepOptions
+from mindspore_impl.curriculum.sweep.space import Space, key_of, read_space
+from mindspore_impl.errors import UserError
+from mindspore_impl.report.sweep_files import FAILED, FILE, WAITING, Sweep, Trial, is_sweep, read_sweep
+
+SEED = "seed"
+PLAIN = "as configured"  # the name of a trial without choices
+
+
+@dataclass
+class SweepPlan:
+    """A sweep about to run: its record, with what an earlier run of it left, and how its trials are made."""
+
+    folder: Path
+    record: Sweep
+    space: Space
+    options: SweepOptions
+    jobs: int = 1
+    wanted: list[Trial] = field(default_factory=list)  # by this command, in order; Optuna's are added while it runs
+    configs: dict[int, Config] = field(default_factory=dict)  # trial number: its configuration
+
+    @property
+    def proposes(self) -> bool:
+        """Whether Optuna chooses the trials, one after the other."""
+        return self.options.optuna is not None and self.options.optuna.sampler != "grid"
+
+    def recorded(self) -> bytes | None:
+        """What sweep.json holds now; None when there is none."""
+        path = self.folder / FILE
+        return path.read_bytes() if path.is_file() else None
+
+    def add(self, overrides: list[str], name: str | None = None, known: Trial | None = None) -> Trial:
+        """Want the trial of these choices, called `name` where it has one; `known`: as it is recorded.
+
+        Raises UserError, which names the trial, when it cannot run.
+        """
+        title = self._title(name, overrides)
+        try:
+            config = compose([*self.space.fixed, *overrides])
+            fingerprint = self._checked(config)
+        except UserError as error:
+            raise UserError(f"trial {title}: {error}") from error
+        trial = known or self._new(overrides, title, self._group(name, overrides))
+        if trial.config != fingerprint:  # new, or a file that decides its results has changed
+            trial.config, trial.status = fingerprint, WAITING
+        self.configs[trial.number] = self._placed(config, trial)
+        self.wanted.append(trial)
+        return trial
+
+    def refuse(self, overrides: list[str], error: str, known: Trial | None) -> Trial:
+        """Want a trial that was proposed but cannot run: it has failed already."""
+        trial = known or self._new(overrides, self._title(None, overrides), self._group(None, overrides))
+        trial.status, trial.error = FAILED, error
+        self.wanted.append(trial)
+        return trial
+
+    def _new(self, overrides: list[str], title: str, group: str) -> Trial:
+        number = len(self.record.trials) + 1
+        trial = Trial(number, title, group, f"trials/{number:03d}_{_slug(title)}", overrides)
+        self.record.trials.append(trial)
+        return trial
+
+    def _group(self, name: str | None, overrides: list[str]) -> str:
+        """The title without the seed."""
+        return self._title(name, [text for text in overrides if not text.startswith(f"{SEED}=")])
+
+    def _title(self, name: str | None, overrides: list[str]) -> str:
+        """The choices in short; the overrides of a named trial are told by its name."""
+        short, pairs = self.space.short_keys(), [text.partition("=") for text in overrides]
+        choices = [f"{short[key]}={value}" for key, _, value in pairs if key in short]
+        return ", ".join([name, *choices] if name else choices) or PLAIN
+
+    def _checked(self, config: Config) -> str:
+        """The fingerprint of all that decides the trial's results, file contents included."""
+        if config.seeds:
+            raise UserError(f"seeds: a sweep repeats by {SEED}={','.join(map(str, config.seeds))}; set seeds=[] too")
+        plan = make_plan(config)
+        if self.options.metric is not None:
+            check_metric(self.options.metric, config, plan)
+        return files.sha256_json({planned.folder_name: planned.fingerprint for planned in plan})
+
+    def _placed(self, config: Config, trial: Trial) -> Config:
+        runtime = config.runtime
+        if "runtime.cache" not in map(key_of, self.space.fixed):
+            runtime = dataclasses.replace(runtime, cache=str(self.folder / "cache"))
+        if self.jobs > 1 and runtime.threads == 0:
+            share = (os.cpu_count() or 1) // (self.jobs * runtime.workers)
+            runtime = dataclasses.replace(runtime, threads=max(1, share))
+        return dataclasses.replace(config, run_dir=str(self.folder / trial.folder), runtime=runtime, sweep=None)
+
+
+def plan_sweep(overrides: list[str], jobs: int = 1) -> SweepPlan:
+    """Read the command line and the chosen `sweep` of conf/, and make every trial that is known beforehand.
+
+    Raises UserError for a key that does not exist, a value that cannot be, a metric that no stage produces, trials that
+    cannot run, or a folder that holds something else.
+    """
+    space = read_space(overrides)
+    base = compose([*space.fixed, *space.sample()])  # an unknown key is found here, by its name
+    options = base.sweep or SweepOptions()
+    space.add(_params(options))
+    _check(space, options)
+    record = Sweep(
+        base.name,
+        sorted(filter(_decides, space.fixed)),
+        space.described(options.optuna is not None),
+        options.metric,
+        options.direction,
+        options.compare,
+        options.labels,
+    )
+    given = any(key_of(text) == "run_dir" for text in space.fixed)
+    folder = Path(base.run_dir if given else f"{base.run_dir}_sweep")
+    known = _earlier(folder, record)
+    plan = SweepPlan(folder, record, space, options, jobs)
+    if plan.proposes:
+        compose([*space.fixed, *space.sample()])
+        return plan
+    by_choices = {tuple(trial.overrides): trial for trial in known}
+    limit = options.optuna.n_trials if options.optuna else None
+    for name, more in (options.trials or {None: []}).items():
+        for choices in _beside(more, space):
+            if limit is None or len(plan.wanted) < limit:
+                plan.add([*more, *choices], name, by_choices.get((*more, *choices)))
+    return plan
+
+
+def _beside(own: list[str], space: Space) -> list[list[str]]:
+    """Every combination of the choices that a named trial has not made itself."""
+    made = {key_of(text) for text in own}
+    left = {key: values for key, values in space.choices.items() if key not in made}
+    return list(Space(choices=left).combinations())
+
+
+def _params(options: SweepOptions) -> Space:
+    """The space of `sweep.params`; a single value is a list of one."""
+    space = read_space([f"{key}={value}" for key, value in options.params.items()])
+    space.choices |= {key_of(text): [text.partition("=")[2]] for text in space.fixed}
+    space.fixed = []
+    return space
+
+
+def _check(space: Space, options: SweepOptions) -> None:
+    optuna = options.optuna
+    if space.intervals and (optuna is None or optuna.sampler == "grid"):
+        key, interval = next(iter(space.intervals.items()))
+        raise UserError(
+            f"{key}={interval}: only Optuna draws from an interval; list values, or set sweep.optuna.sampler=tpe"
+        )
+    compared = [*options.compare, *itertools.chain.from_iterable(options.compare.values())]
+    for key, names in (("compare", compared), ("labels", options.labels)):
+        for name in names:
+            if name not in options.trials:
+                raise UserError(f"sweep.{key}: sweep.trials has no {name!r}{nearest(name, options.trials)}")
+    if optuna is None:
+        return
+    if optuna.n_trials < 1:
+        raise UserError(f"sweep.optuna.n_trials: {optuna.n_trials} is not at least 1")
+    if options.metric is None:
+        raise UserError("sweep.metric: Optuna needs the number to judge a trial by, such as STAGE.accuracy.SET")
+    if options.trials:
+        raise UserError("sweep.trials: named trials and Optuna exclude each other; remove one of them")
+    if not (space.choices or space.intervals):
+        raise UserError("sweep.params: Optuna has nothing to choose; name at least one key")
+
+
+def _decides(override: str) -> bool:
+    """Whether an override makes a sweep another one: not where it lives, how it runs, or how long it goes on."""
+    key = key_of(override)
+    return key != "run_dir" and key.split(".")[0] not in ("runtime", "sweep") or key == "sweep"
+
+
+def _earlier(folder: Path, record: Sweep) -> list[Trial]:
+    """What an earlier run of this sweep recorded, taken into `record`; refuses a folder of something else."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run_dir: {folder} is not a folder")
+    if not is_sweep(folder):
+        if folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
+            raise UserError(f"run_dir: {folder} is not empty and holds no {FILE}; choose a new or empty folder")
+        return []
+    found = read_sweep(folder)
+    for what, theirs, ours in (
+        ("experiment", found.name, record.name),
+        ("settings", found.fixed, record.fixed),
+        ("choices over", found.space, record.space),
+        ("metric", [found.metric, found.direction], [record.metric, record.direction]),
+    ):
+        if theirs != ours:
+            raise UserError(f"run_dir: {folder} holds another sweep, with {what} {theirs}, not {ours}; choose another")
+    record.trials = found.trials
+    return found.trials
+
+
+def _slug(title: str) -> str:
+    """A title as part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "-", title.replace(", ", "_"))[:60].strip("-._")

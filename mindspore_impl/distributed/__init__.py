@@ -1,0 +1,1 @@
+"""Several processes as one run: ranks, processes of this machine, and work in resumable parts."""

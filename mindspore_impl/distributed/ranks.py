@@ -1,0 +1,279 @@
+"""Several processes as one run: they join, agree, wait for each other and stop together.
+
+Everything between processes outside of compiled graphs goes through here. It is built on AllGather of float32 alone,
+which both backends have (the CPU backend has no barrier), and it does nothing in a run of one process.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from mindspore_impl import runtime
+from mindspore_impl.distributed import processes
+
+GRACE_SECONDS = 60  # between SIGTERM and the end of a process that has not stopped by itself
+STOPPED = 143  # exit code of a run that SIGTERM stopped: 128 + 15, as shells count
+
+T = TypeVar("T")
+
+
+class Stopped(BaseException):
+    """SIGTERM came and everything that had to be saved is saved. No Exception: nothing should handle it on the way.
+
+    `agreed`: every rank raises it now.
+    """
+
+    def __init__(self, agreed: bool):
+        super().__init__("stopped by SIGTERM; the same command continues")
+        self.agreed = agreed
+
+
+_state: dict[str, Any] = {"gather": None, "lines": [], "stop": False, "timer": None}
+
+
+def joined() -> bool:
+    """Whether this process is one of several that have joined."""
+    return _state["gather"] is not None
+
+
+def is_scheduler() -> bool:
+    """Whether msrun started this process to bring the others together: it computes nothing."""
+    return os.environ.get("MS_ROLE") == "MS_SCHED"
+
+
+def is_worker() -> bool:
+    """Whether msrun started this process as one of the ranks."""
+    return os.environ.get("MS_ROLE") == "MS_WORKER"
+
+
+def join(device: str) -> None:
+    """Join the other processes of this msrun launch. device: as in RuntimeOptions. Returns when all are there.
+
+    From here on this process gets SIGTERM when its parent dies, so that no rank is left behind.
+    """
+    import mindspore as ms
+    from mindspore.communication import get_group_size, get_rank, init
+
+    processes.die_with_parent(signal.SIGTERM)
+    runtime.choose_device(device)
+    init()
+    os.environ["RANK_ID"], os.environ["RANK_SIZE"] = str(get_rank()), str(get_group_size())
+    _state["gather"] = ms.ops.AllGather()
+    _state["lines"] = _connect()
+
+
+def serve_scheduler() -> None:
+    """What the scheduler process does: bring the ranks together, and go when they are gone.
+
+    MindSpore's scheduler notices a dead rank only after half a minute, and msrun waits for it that long. The workers
+    are its siblings, so a child of its own (a thread would starve: init() keeps Python's lock) can see sooner.
+    """
+    processes.die_with_parent(signal.SIGKILL)
+    launcher, scheduler = os.getppid(), os.getpid()
+    port = int(os.environ.get("MS_SCHED_PORT", "0"))
+    if processes.port_in_use(port):  # MindSpore's ranks would wait for minutes
+        print(f"Error: port {port} is in use; give msrun another --master_port", file=sys.stderr, flush=True)
+        _end_workers(launcher, scheduler)
+        sys.exit(2)
+    if os.fork() == 0:
+        processes.die_with_parent(signal.SIGKILL)
+        _outlive_workers(launcher, scheduler)
+    import mindspore as ms
+    from mindspore.communication import init
+
+    ms.set_device("CPU")
+    init()  # returns when the job has ended
+
+
+def _end_workers(launcher: int, scheduler: int) -> None:
+    """Kill the workers, which msrun starts after the scheduler."""
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        for child in processes.python_children(launcher):
+            if child != scheduler:
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def _outlive_workers(launcher: int, scheduler: int) -> None:
+    """End the scheduler once a worker of `launcher` has failed and msrun has ended the others, then this process.
+
+    Workers run Python; msrun's other children only show their logs.
+    """
+    failed = False
+    while processes.lives(scheduler):
+        time.sleep(0.1)
+        workers = [processes.state_of(child) for child in processes.python_children(launcher) if child != scheduler]
+        failed = failed or any(state == "Z" and code != 0 for state, code in workers)
+        if failed and all(state in "ZX" for state, _ in workers):
+            os.kill(scheduler, signal.SIGKILL)
+    os._exit(0)
+
+
+def gather(value: Any) -> list[Any]:
+    """The JSON `value` of every rank, in the order of ranks. Raises Stopped on all when one has been told to stop."""
+    if not joined():
+        return [value]
+    return [json.loads(text) for text in _meet(json.dumps(value).encode())]
+
+
+def gather_array(values: np.ndarray) -> np.ndarray:
+    """float32 [n] of each rank -> [ranks, n] in the order of ranks. A meeting that SIGTERM does not disturb."""
+    return _collect(values) if joined() else values[None]
+
+
+def barrier() -> None:
+    """Return when every rank has called this. Raises Stopped as `gather` does."""
+    if joined():
+        _meet(b"")
+
+
+def on_rank_zero(function: Callable[[], T]) -> T:
+    """What `function` returns (a JSON value) on rank 0, on every rank. Others wait; an error there ends the job."""
+    if not joined():
+        return function()
+    return gather(function() if runtime.rank() == 0 else None)[0]
+
+
+def should_stop() -> bool:
+    """Whether SIGTERM came, here or (the same answer everywhere) at any rank. A meeting: every rank must call it."""
+    return bool(_collect(np.array([_state["stop"]], np.float32)).any()) if joined() else _state["stop"]
+
+
+def check_stop() -> None:
+    """Raise Stopped when SIGTERM came to this process. For places where a rank works alone and nothing is half done."""
+    if _state["stop"]:
+        raise Stopped(agreed=not joined())
+
+
+def settle(stop: Stopped) -> None:
+    """Let all ranks arrive before the first exits: msrun kills those that still save when one has gone."""
+    if not joined():
+        return
+    if not stop.agreed:
+        with contextlib.suppress(Stopped):
+            _meet(b"")  # tells the others, at whatever meeting they come to next
+    _collect(np.zeros(1, np.float32))
+
+
+def _meet(data: bytes) -> list[bytes]:
+    head = _collect(np.array([_state["stop"], len(data)], np.float32))
+    if head[:, 0].any():
+        raise Stopped(agreed=True)
+    lengths = head[:, 1].astype(int)
+    if not lengths.max():
+        return [b""] * len(lengths)
+    padded = np.zeros(lengths.max(), np.float32)  # one byte a number: no bit pattern that a backend could change
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    rows = _collect(padded).astype(np.uint8)
+    return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
+
+
+def _collect(values: np.ndarray) -> np.ndarray:
+    """float32 [n] of each rank -> [ranks, n]."""
+    runtime.reset_watchdog()
+    _arrive()
+    found = _state["gather"](_tensor(values)).asnumpy().reshape(runtime.world_size(), -1)
+    runtime.reset_watchdog()
+    return found
+
+
+def _tensor(values: np.ndarray):
+    import mindspore as ms
+
+    return ms.Tensor(values)
+
+
+def _connect() -> list[socket.socket]:
+    """A line between rank 0 and each other rank, for `_arrive`: rank 0's lines by rank, or the one to rank 0."""
+    rank, size = runtime.rank(), runtime.world_size()
+    with socket.socket() as server:
+        told = np.zeros(21, np.float32)  # address, port, and a secret that tells a rank from a stranger: bytes, exact
+        if rank == 0:
+            server.bind((_own_address(), 0))
+            server.listen(size)
+            host, port = server.getsockname()
+            told[:] = [*socket.inet_aton(host), port, *os.urandom(16)]
+        told = _state["gather"](_tensor(told)).asnumpy().reshape(size, -1)[0]
+        secret = told[5:].astype(np.uint8).tobytes()
+        if rank == 0:
+            return _accept(server, secret, size)
+        line = socket.create_connection((socket.inet_ntoa(told[:4].astype(np.uint8).tobytes()), int(told[4])), 60)
+        line.sendall(secret + rank.to_bytes(4, "little"))
+        return [_patient(line)]
+
+
+def _own_address() -> str:
+    """The address of this machine on the way to the scheduler; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((os.environ.get("MS_SCHED_HOST", "127.0.0.1"), 9))
+        return probe.getsockname()[0]
+
+
+def _accept(server: socket.socket, secret: bytes, size: int) -> list[socket.socket]:
+    lines: dict[int, socket.socket] = {}
+    server.settimeout(60)
+    while len(lines) < size - 1:
+        line, _ = server.accept()
+        line.settimeout(60)
+        greeting = b""
+        while len(greeting) < 20 and (more := line.recv(20 - len(greeting))):
+            greeting += more
+        if greeting[:16] == secret:
+            lines[int.from_bytes(greeting[16:], "little")] = _patient(line)
+        else:
+            line.close()
+    return [lines[rank] for rank in sorted(lines)]
+
+
+def _patient(line: socket.socket) -> socket.socket:
+    line.settimeout(None)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return line
+
+
+def _arrive() -> None:
+    """Return when every rank is here, however long that takes.
+
+    MindSpore's CPU backend gives a collective up, and with it the job, when a rank comes 30 s after another; no option
+    changes that. Raises RuntimeError when a rank is gone.
+    """
+    for turn in ("recv", "sendall") if runtime.rank() == 0 else ("sendall", "recv"):
+        for line in _state["lines"]:
+            try:
+                heard = line.recv(1) if turn == "recv" else line.sendall(b".") or b"."
+            except OSError:
+                heard = b""
+            if not heard:
+                raise RuntimeError("another rank of this job is gone; its log says why")
+
+
+def stop_on_sigterm() -> None:
+    """From now on SIGTERM asks for a clean stop; a second one, or GRACE_SECONDS without one, ends the process."""
+
+    def ask(*_) -> None:
+        if _state["stop"]:
+            os._exit(STOPPED)
+        _state["stop"] = True
+        _state["timer"] = timer = threading.Timer(GRACE_SECONDS, os._exit, (STOPPED,))
+        timer.daemon = True
+        timer.start()
+
+    signal.signal(signal.SIGTERM, ask)
+
+
+def forget_stop() -> None:
+    """Forget an earlier SIGTERM (for processes that go on, as tests do)."""
+    if (timer := _state["timer"]) is not None:
+        timer.cancel()
+    _state.update(stop=False, timer=None)

@@ -1,0 +1,239 @@
+"""What the Ascend C kernel moves and computes, counted by the host emulator, and the times that follow from it.
+
+Emulated: the kernel of kernels/topk_distill_loss, unchanged, at the vocabulary of openPangu-Embedded-1B in bf16 with
+K = 64 at temperature 1, loss and gradient in one launch. Traffic is in units of the logits tensor, vector work in
+repeats (256 bytes of the widest operand) per 64 elements, scalar accesses are GetValue, SetValue and Gather.
+
+Modelled: a roofline for the peaked case. Memory time is the counted bytes over the SoC's bandwidth, vector time the
+counted repeats at two cycles each over all vector cores. It leaves out launch, scalar work, what the L2 cache saves of
+a second read, and how well the two overlap. Nothing here ran on an NPU.
+"""
+
+import importlib.util
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mindspore_impl.errors import UserError
+from mindspore_impl.losses.options import ObjectiveOptions
+from mindspore_impl.losses.oracle import objective
+from mindspore_impl.speed.common import Row, compared, publish
+
+NAME = "ascend_traffic"
+VOCAB, TOP_K, ROWS, TOKENS = 153_376, 64, 4, 4096
+CE_WEIGHT, KD_WEIGHT = 0.3, 0.7
+ELEMENT_BYTES, LANES, CYCLES_A_REPEAT = 2, 64, 2
+DEVICE = "ascend910b, emulated"
+KERNEL = Path(__file__).resolve().parents[2] / "kernels" / "topk_distill_loss" / "emulated.py"
+TYPICAL = "peaked"
+CASES = (TYPICAL, "randn, scale 8", "randn, scale 30")
+SMALL = 0.05  # repeats per 64 elements: instructions below it are listed together
+# Name, the tiling's split (cores a row), cores of the emulated launch.
+VARIANTS = (("streaming", 1, 2), ("on chip over two cores", 2, 4))
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another way to do the same: tensors read and written, repeats per 64 elements."""
+
+    name: str
+    reads: float
+    writes: float
+    repeats: float
+
+    @property
+    def bytes_an_element(self) -> float:
+        """Global-memory traffic per logit, in bytes."""
+        return (self.reads + self.writes) * ELEMENT_BYTES
+
+
+# Counted from the published sources at this vocabulary in bf16.
+VENDOR = Peer("hicann/ops-nn cross_entropy_loss + _grad (its repeats: forward alone)", 4, 2, 9.31)
+SKELETON = Peer("plain fused two-pass skeleton (online max and sum, then gradient and patches)", 2, 1, 9.06)
+
+
+@dataclass(frozen=True)
+class Soc:
+    """Vector cores, their clock in Hz, and GM bandwidth in bytes/s; 32 bytes a cycle is what one core can take."""
+
+    name: str
+    vector_cores: int
+    clock: float
+    bandwidth: float = 1.6e12
+
+    def memory_seconds(self, moved_bytes: float) -> float:
+        """Time to move the bytes through global memory."""
+        return moved_bytes / min(self.bandwidth, 32 * self.vector_cores * self.clock)
+
+    def vector_seconds(self, repeats: float) -> float:
+        """Time of the vector instructions, `repeats` of 64 elements over all cores."""
+        return repeats * CYCLES_A_REPEAT / (self.vector_cores * self.clock)
+
+
+SOCS = (Soc("910B1", 48, 1.85e9), Soc("910B2", 48, 1.80e9), Soc("910B3", 40, 1.80e9), Soc("910B4", 40, 1.50e9))
+
+
+def run(json_path: str | Path | None = None, rows: int = ROWS, vocab: int = VOCAB) -> list[Row]:
+    """Emulate, check the numbers, print, append to outputs/benchmarks.csv, write JSON on request."""
+    emulated = load_kernel()
+    table: list[Row] = []
+    for case in CASES:
+        inputs = make_inputs(case, rows, vocab)
+        for variant, split, cores in VARIANTS:
+            launch = launched(emulated, inputs, split, cores)
+            check_numbers(emulated, inputs, launch)
+            work = counted(launch.counters["total"], rows, vocab)
+            table += counted_rows(f"{case}, {variant}", work)
+            if case == TYPICAL:
+                table += modelled_rows(variant, work, vocab)
+    table.sort(key=lambda row: row.source)  # stable: what was counted first, then what follows from it
+    publish(table, json_path)
+    return table
+
+
+def load_kernel(path: Path = KERNEL):
+    """The module that runs the kernel through the emulator. Raises UserError outside a clone."""
+    if not path.is_file():
+        raise UserError(
+            f"{path}: the Ascend C kernel is not beside the package; run the benchmark {NAME} in a clone of the project"
+        )
+    spec = importlib.util.spec_from_file_location("topk_distill_loss_emulated", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make_inputs(case: str, rows: int, vocab: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Logits (float32) and a teacher of K ids a row; labels and ids lie partly on the student's own best ids.
+
+    `peaked` is what a trained model gives: a body of scale 2.5 and, 12 to 20 above its mean, a few likely tokens.
+    """
+    rng = np.random.default_rng(seed)
+    top_k = min(TOP_K, vocab // 2)
+    logits_NV = rng.standard_normal((rows, vocab))
+    if case == "peaked":
+        logits_NV *= 2.5
+        for row in logits_NV:
+            likely = rng.permutation(vocab)[:20]
+            row[likely] = np.linspace(20, 12, 20)
+    else:
+        logits_NV *= float(case.rsplit(" ", 1)[1])
+    best_NK = np.argsort(-logits_NV, axis=1)[:, :top_k].astype(np.int32)
+    ids_NK = best_NK.copy()
+    for ids in ids_NK[1::2]:  # every other teacher disagrees: its ids may lie anywhere
+        ids[:] = rng.permutation(vocab)[:top_k]
+    ids_NK = rng.permuted(ids_NK, axis=1)
+    mass_NJ = rng.dirichlet(np.full(top_k + 1, 0.3), rows) + 1e-6
+    logp_NJ = np.log(mass_NJ / mass_NJ.sum(1, keepdims=True))
+    labels_N = rng.integers(0, vocab, rows)
+    labels_N[::2] = best_NK[::2, 0]
+    return {
+        "logits_NV": logits_NV.astype(np.float32),
+        "target_ids_N": labels_N.astype(np.int32),
+        "teacher_ids_NK": ids_NK,
+        "teacher_logp_NK": logp_NJ[:, :-1].astype(np.float32),
+        "teacher_tail_logp_N": logp_NJ[:, -1].astype(np.float32),
+        "row_weight_N": np.ones(rows, np.float32),
+    }
+
+
+def launched(emulated, inputs: dict[str, np.ndarray], split: int, cores: int):
+    """One emulated launch on the bf16 logits. Raises UserError where there is no compiler, or a rule is broken."""
+    bits = inputs | {"logits_NV": emulated.to_bfloat16(inputs["logits_NV"])}
+    try:
+        return emulated.launch(**bits, ce_weight=CE_WEIGHT, kd_weight=KD_WEIGHT, cores=cores, split=split)
+    except emulated.emulate.EmulatorError as error:
+        raise UserError(f"{NAME}: {error}") from error
+
+
+def check_numbers(emulated, inputs: dict[str, np.ndarray], launch) -> None:
+    """Counting a kernel that computes something else would mean nothing: compare with the float64 oracle."""
+    rounded_NV = emulated.from_bfloat16(emulated.to_bfloat16(inputs["logits_NV"]))
+    expected = objective(
+        rounded_NV.astype(np.float64), inputs["target_ids_N"], inputs["row_weight_N"],
+        inputs["teacher_ids_NK"], inputs["teacher_logp_NK"], inputs["teacher_tail_logp_N"],
+        ObjectiveOptions(kd_weight=KD_WEIGHT, ce_weight=CE_WEIGHT),  # forward_kl, tail_bucket, temperature 1
+    )  # fmt: skip
+    gradient_NV = emulated.from_bfloat16(launch.logits_NV)
+    for ours, reference in ((launch.ce_N, expected.ce_N), (launch.kd_N, expected.kd_N)):
+        if not np.allclose(ours, reference, rtol=1e-4, atol=1e-4):
+            raise RuntimeError(f"{NAME}: the emulated losses {ours} are not the oracle's {reference}")
+    worst = np.abs(gradient_NV - expected.grad_NV).max() / np.abs(expected.grad_NV).max()
+    if worst > 2.0**-8:  # half a unit in the last place of bf16
+        raise RuntimeError(f"{NAME}: the emulated gradient is off by {worst:.1e} of its largest entry")
+
+
+@dataclass(frozen=True)
+class Work:
+    """Counts of a launch, by element or by row."""
+
+    reads: float  # of the logits, in units of the tensor
+    writes: float
+    bytes_an_element: float  # all of global memory, everything included
+    repeats: dict[str, float]  # per 64 elements, by instruction
+    scalar: dict[str, float]  # a row, by kind
+
+
+def counted(total: dict, rows: int, vocab: int) -> Work:
+    """Normalise the emulator's totals."""
+    elements = rows * vocab
+    logits = total["gm"]["logits"]
+    moved = sum(traffic["read_bytes"] + traffic["written_bytes"] for traffic in total["gm"].values())
+    return Work(
+        reads=logits["read_bytes"] / (elements * ELEMENT_BYTES),
+        writes=logits["written_bytes"] / (elements * ELEMENT_BYTES),
+        bytes_an_element=moved / elements,
+        repeats={name: count * LANES / elements for name, count in total["repeats"].items()},
+        scalar={name: count / rows for name, count in total["scalar"].items()},
+    )
+
+
+def counted_rows(case: str, work: Work) -> list[Row]:
+    """The emulated rows of one case."""
+
+    def against(peer: Peer, metric: str, unit: str, ours: float, theirs: float) -> Row:
+        row = compared(NAME, case, metric, unit, ours, theirs, peer.name, False, source="emulated")
+        return replace(row, device=DEVICE)
+
+    def alone(metric: str, unit: str, ours: float) -> Row:
+        return Row(NAME, case, metric, unit, ours, source="emulated", device=DEVICE)
+
+    repeats = sum(work.repeats.values())
+    rows = [
+        against(peer, metric, "x the logits", ours, theirs)
+        for peer in (VENDOR, SKELETON)
+        for metric, ours, theirs in (("reads", work.reads, peer.reads), ("writes", work.writes, peer.writes))
+    ]
+    rows += [against(peer, "vector repeats", "per 64 elements", repeats, peer.repeats) for peer in (VENDOR, SKELETON)]
+    large = {name: count for name, count in work.repeats.items() if count >= SMALL}
+    for name, count in sorted(large.items(), key=lambda item: -item[1]):
+        rows.append(alone(f"repeats of {name}", "per 64 elements", count))
+    rows.append(alone("repeats of all others", "per 64 elements", repeats - sum(large.values())))
+    rows += [alone(name, "a row", count) for name, count in work.scalar.items()]
+    rows.append(alone("scalar accesses", "a row", sum(work.scalar.values())))
+    return rows
+
+
+def modelled_rows(case: str, work: Work, vocab: int) -> list[Row]:
+    """The roofline of one case: memory time, vector time and the larger, for TOKENS rows on every SoC."""
+    elements = TOKENS * vocab
+    rows = []
+    for soc in SOCS:
+
+        def times(bytes_an_element: float, repeats: float, soc=soc) -> tuple[float, float]:
+            return (
+                1e3 * soc.memory_seconds(bytes_an_element * elements),
+                1e3 * soc.vector_seconds(repeats * elements / LANES),
+            )
+
+        memory, vector = times(work.bytes_an_element, sum(work.repeats.values()))
+        where = f"{case}, {TOKENS} tokens on {soc.name}"
+        for metric, value in (("memory time", memory), ("vector time", vector)):
+            rows.append(Row(NAME, where, metric, "ms", value, source="modelled", device=soc.name))
+        for peer in (VENDOR, SKELETON):
+            theirs = max(times(peer.bytes_an_element, peer.repeats))
+            larger = max(memory, vector)
+            row = compared(NAME, where, "larger of both", "ms", larger, theirs, peer.name, False, source="modelled")
+            rows.append(replace(row, device=soc.name))
+    return rows

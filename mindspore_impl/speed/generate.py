@@ -1,0 +1,157 @@
+"""Generation at the size of SmolLM2-135M with random weights: ours against transformers' Llama on PyTorch, eager, fp32.
+
+Three cases: prefill of 512 tokens; decode of one sequence after them, a token a call, logits read on the host as
+sampling does; decode of 8 and of 32 sequences after 128 tokens each. Both hold the same weights, use the same number of
+threads, and take turns. Our cache is as long as the engine makes it for NEW more tokens; theirs grows.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mindspore_impl import runtime
+from mindspore_impl.errors import UserError
+from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.speed.common import Row, alternate, compared, medians, publish
+
+NAME = "generate"
+OPTIONS = ModelOptions(
+    vocab_size=49152, hidden_size=576, intermediate_size=1536, num_layers=30, num_heads=9, num_kv_heads=3, head_dim=64,
+    rope_theta=1e5, max_position_embeddings=8192, qkv_bias=False, o_bias=False,
+)  # fmt: skip
+CASE = f"{OPTIONS.num_layers} x {OPTIONS.hidden_size}, vocabulary {OPTIONS.vocab_size}, fp32"
+PROMPT, NEW, STEPS = 512, 96, 16  # a decode run takes STEPS of the NEW tokens there is room for
+BATCHES, BATCH_PROMPT = (8, 32), 128
+PEER = "transformers Llama, torch eager"
+
+
+def run(json_path: str | Path | None = None, rounds: int = 7, threads: int = 2) -> list[Row]:
+    """Measure, print, append to outputs/benchmarks.csv, write JSON on request.
+
+    Raises UserError when torch or transformers, the peer, is not installed.
+    """
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise UserError(f"benchmark {NAME} needs {error.name}; pip install 'openpangu-posttrain[bench]'") from error
+    runtime.setup(runtime.RuntimeOptions(threads=threads), seed=0)
+    torch.set_num_threads(threads)
+    ours, theirs = Ours(OPTIONS), Theirs(OPTIONS)
+    check_equal(ours, theirs, prompts(1, PROMPT, OPTIONS))
+    versions = runtime.versions() | {"torch": torch.__version__, "transformers": transformers.__version__}
+    rows = []
+
+    def compare(case: str, metric: str, unit: str, of: Callable[[float], float], better: bool, prepare, measure):
+        for side in (ours, theirs):
+            prepare(side)
+        seconds = medians(alternate({"ours": lambda: measure(ours), "peer": lambda: measure(theirs)}, rounds))
+        numbers = of(seconds["ours"]), of(seconds["peer"])
+        rows.append(compared(NAME, f"{case}, {CASE}", metric, unit, *numbers, PEER, better, versions=versions))
+
+    one = prompts(1, PROMPT, OPTIONS)
+    compare(f"{PROMPT} tokens", "prefill", "s", lambda s: s, False, lambda side: None, lambda side: side.prefill(one))
+    compare(f"batch 1 at {PROMPT}", "decode", "ms a token", lambda s: 1e3 * s / STEPS, False,
+            lambda side: side.prefill(one), lambda side: side.decode(STEPS))  # fmt: skip
+    for batch in BATCHES:
+        many = prompts(batch, BATCH_PROMPT, OPTIONS)
+        compare(f"batch {batch} at {BATCH_PROMPT}", "decode", "tokens/s", lambda s, b=batch: b * STEPS / s, True,
+                lambda side, many=many: side.prefill(many), lambda side: side.decode(STEPS))  # fmt: skip
+    publish(rows, json_path)
+    return rows
+
+
+def prompts(batch: int, length: int, options: ModelOptions) -> np.ndarray:
+    """ids_BL, int32."""
+    return np.random.default_rng(0).integers(1, options.vocab_size, (batch, length)).astype(np.int32)
+
+
+@dataclass
+class Ids:
+    """What the engine asks of a tokenizer."""
+
+    vocab_size: int
+    bos_id: int | None = None
+    eos_id: int = 2
+    pad_id: int = 0
+
+
+class Ours:
+    """Our model behind the engine's own decoder. `prefill` starts again; `decode` repeats the steps behind it."""
+
+    def __init__(self, options: ModelOptions):
+        from mindspore_impl.generation.engine import Engine
+        from mindspore_impl.model.pangu import PanguForCausalLM
+
+        model = PanguForCausalLM(options, seed=0)
+        model.set_train(False)
+        self.engine, self.decoder = Engine(model, Ids(options.vocab_size)), None
+        self.length_B = np.zeros(0, np.int32)
+
+    def prefill(self, ids_BL: np.ndarray) -> np.ndarray:
+        """The logits_BV after the prompts."""
+        self.decoder = self.engine.decoder(self.engine.slots_for(ids_BL.shape[1] + NEW))
+        self.length_B = np.full(len(ids_BL), ids_BL.shape[1], np.int32)
+        return self.decoder.prefill(ids_BL, self.length_B)
+
+    def decode(self, steps: int) -> np.ndarray:
+        """Greedy steps from token 1 on; the last logits_BV. Later calls write the same cache slots again."""
+        token_B = np.ones(len(self.length_B), np.int32)
+        for step in range(steps):
+            logits_BV = self.decoder.decode(token_B, self.length_B + np.int32(step))
+            token_B = logits_BV.argmax(axis=1).astype(np.int32)
+        return logits_BV
+
+
+class Theirs:
+    """transformers' Llama with the same weights and its own growing cache, cut back before each call."""
+
+    def __init__(self, options: ModelOptions):
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        from mindspore_impl.model.hf_config import config_of
+        from mindspore_impl.model.pangu import initial_value, parameter_shapes
+
+        content = config_of(options, "llama", {})
+        config = LlamaConfig(**{key: value for key, value in content.items() if key != "architectures"})
+        config._attn_implementation = "sdpa"
+        self.model = LlamaForCausalLM(config)
+        shapes = parameter_shapes(options)
+        state = {n: torch.from_numpy(initial_value(n, shape, options, 0)) for n, shape in shapes.items()}
+        self.model.load_state_dict(state, strict=False)
+        self.model.tie_weights()
+        self.model.eval()
+        self.cache, self.length, self.batch = None, 0, 0
+
+    def prefill(self, ids_BL: np.ndarray) -> np.ndarray:
+        """The logits_BV after the prompts."""
+        import torch
+
+        self.batch, self.length = ids_BL.shape
+        with torch.inference_mode():
+            out = self.model(torch.from_numpy(ids_BL.astype(np.int64)), use_cache=True, logits_to_keep=1)
+        self.cache = out.past_key_values
+        return out.logits[:, -1].numpy()
+
+    def decode(self, steps: int) -> np.ndarray:
+        """Greedy steps from token 1 on; the last logits_BV."""
+        import torch
+
+        self.cache.crop(self.length)
+        token_B1 = torch.ones((self.batch, 1), dtype=torch.int64)
+        with torch.inference_mode():
+            for _ in range(steps):
+                out = self.model(token_B1, past_key_values=self.cache, use_cache=True)
+                logits_BV = out.logits[:, -1].numpy()
+                token_B1 = torch.from_numpy(logits_BV.argmax(axis=1)[:, None])
+        return logits_BV
+
+
+def check_equal(ours: Ours, theirs: Theirs, ids_BL: np.ndarray) -> None:
+    """Refuse to compare speeds of models that do not compute the same. Raises ValueError."""
+    for run in (lambda side: side.prefill(ids_BL), lambda side: side.decode(4)):
+        if not np.allclose(run(ours), run(theirs), atol=1e-4):
+            raise ValueError("the two models give different logits: the comparison would not be fair")

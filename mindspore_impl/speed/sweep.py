@@ -1,0 +1,80 @@
+"""A sweep that shares its stages through the cache against the same sweep without it, which is as many single runs.
+
+Six weights of the teacher on a reduced quickstart: all that comes before distillation is shared.
+"""
+
+import resource
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+from mindspore_impl import files, runtime
+from mindspore_impl.distributed import processes
+from mindspore_impl.errors import JobFailed
+from mindspore_impl.speed.common import Row, compared, publish
+
+NAME = "sweep"
+WEIGHTS = ("0.5", "0.6", "0.7", "0.8", "0.9", "1.0")
+METRIC = "distill_fast.perplexity.validation_fast"
+STEPS = 40
+SMALL = [
+    "order=[teacher,sft_reasoning,sft_fast,rollout_fast,capture_fast,distill_fast]",
+    "compare=[]",
+    *(f"stages.{name}.train.steps={STEPS}" for name in ("teacher", "sft_reasoning", "sft_fast", "distill_fast")),
+    *(f"data.sets.{name}.count=2000" for name in ("teacher_reasoning", "teacher_fast")),
+    *(f"data.sets.{name}.count=1000" for name in ("reasoning", "fast")),
+    "stages.rollout_fast.rollout.limit=100",
+    "evaluation.accuracy=[]",
+    "runtime.threads=2",
+]
+CASE = f"6 stages of the quickstart, {STEPS} steps each"
+
+
+def run(json_path: str | Path | None = None, weights: tuple[str, ...] = WEIGHTS) -> list[Row]:
+    """Grow both sweeps by one trial in turns (each takes minutes), print, append to outputs/benchmarks.csv, write JSON
+    on request. A turn's start of the sweep itself is counted on both sides.
+    """
+    runtime.setup(runtime.RuntimeOptions(), seed=0)
+    folder = Path(tempfile.mkdtemp(prefix="sweep_benchmark_"))
+    forms = {"shared": [], "alone": ["runtime.cache=null"]}
+    spent = {name: [0.0, 0.0] for name in forms}
+    try:
+        for count in range(1, len(weights) + 1):
+            for name, more in forms.items():
+                for place, seconds in enumerate(_grow(folder / name, weights[:count], more)):
+                    spent[name][place] += seconds
+        shared, alone = (_metrics(folder / name) for name in forms)
+    finally:
+        shutil.rmtree(folder)
+    if shared != alone:
+        raise JobFailed(f"the cache changes results: {shared} instead of {alone}")
+    case = f"{CASE}, {len(weights)} values of kd_weight"
+    rows = [
+        compared(NAME, case, metric, "s", *figures, "the same runs without the cache", False)
+        for metric, *figures in zip(("time", "processor time"), spent["shared"], spent["alone"], strict=True)
+    ]
+    publish(rows, json_path)
+    return rows
+
+
+def _grow(folder: Path, weights: tuple[str, ...], more: list[str]) -> tuple[float, float]:
+    """Run what the sweep over `weights` still lacks; seconds by the clock, and of all its processes."""
+    values = ",".join([*weights, weights[0]])  # a list, even of one value
+    words = [f"stages.distill_fast.objective.kd_weight={values}", *SMALL, f"run_dir={folder}", *more]
+    start, before = time.perf_counter(), _processor_seconds()
+    command = processes.train_command("--multirun", *words, f"sweep.metric={METRIC}")
+    code = processes.start(command, signal.SIGTERM, None).wait()
+    if code:
+        raise JobFailed(f"the sweep in {folder} ended with exit code {code}")
+    return time.perf_counter() - start, _processor_seconds() - before
+
+
+def _processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _metrics(folder: Path) -> list[float]:
+    return [trial["metric"] for trial in files.read_json(folder / "sweep.json")["trials"]]

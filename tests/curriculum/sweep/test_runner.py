@@ -1,0 +1,229 @@
+"""Which trials run, what is recorded of them, and what a sweep leaves alone. Trials are stand-ins here."""
+
+import os
+import sys
+import time
+
+import pytest
+from tests.curriculum.sweep.conftest import WEIGHT
+
+from mindspore_impl import files
+from mindspore_impl.curriculum.sweep import runner, trial_process
+from mindspore_impl.curriculum.sweep.trial_process import TrialProcess, stop_all
+from mindspore_impl.distributed import ranks
+from mindspore_impl.errors import JobFailed, UserError
+
+
+def test_every_combination_runs_once_with_its_own_configuration(sweep):
+    trials = sweep("seed=1,2", f"{WEIGHT}=0.5,0.9")
+    assert sweep.calls() == [
+        "001_seed=1_kd_weight=0.5",
+        "002_seed=1_kd_weight=0.9",
+        "003_seed=2_kd_weight=0.5",
+        "004_seed=2_kd_weight=0.9",
+    ]
+    assert [trial["status"] for trial in trials] == ["finished"] * 4
+    assert [trial["metric"] for trial in trials] == pytest.approx([0.98, 0.9, 0.97, 0.89])
+    assert trials[3]["overrides"] == ["seed=2", f"{WEIGHT}=0.9"] and trials[3]["group"] == "kd_weight=0.9"
+    text = (sweep.folder / trials[3]["folder"] / "config.yaml").read_text()
+    assert "sweep: null" in text and f"cache: {sweep.folder / 'cache'}" in text
+
+
+def test_same_command_again_runs_nothing_and_more_values_run_alone(sweep):
+    sweep("seed=1,2")
+    sweep.calls()
+    sweep("seed=1,2")
+    assert sweep.calls() == []
+    trials = sweep("seed=0,1,2,3")
+    assert sweep.calls() == ["003_seed=0", "004_seed=3"]
+    assert [trial["number"] for trial in trials] == [1, 2, 3, 4]
+
+
+def test_failure_is_recorded_and_the_sweep_goes_on_and_tries_again(sweep):
+    sweep(f"{WEIGHT}=0.5,0.55")
+    sweep.calls()
+    (sweep.folder / "broken").touch()
+    with pytest.raises(JobFailed, match="(?s)1 trials failed.*003_kd_weight=0.9: data.train: no such file"):
+        sweep(f"{WEIGHT}=0.5,0.9,0.6")
+    assert sweep.calls() == ["003_kd_weight=0.9", "004_kd_weight=0.6"]
+    states = {trial["name"]: (trial["status"], trial["error"]) for trial in sweep.record()["trials"]}
+    assert states["kd_weight=0.9"] == ("failed", "data.train: no such file")
+    assert states["kd_weight=0.6"] == ("finished", None)
+    (sweep.folder / "broken").unlink()
+    trials = sweep(f"{WEIGHT}=0.5,0.9,0.6")
+    assert sweep.calls() == ["003_kd_weight=0.9"]
+    assert [(trial["status"], trial["error"]) for trial in trials] == [("finished", None)] * 4
+
+
+def test_trial_whose_data_changed_runs_again(sweep, tmp_path):
+    path = tmp_path / "fast.jsonl"
+    path.write_text(
+        '{"id": "1", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+    )
+    words = ["data.sets.fast.source=records", f"data.sets.fast.path={path}", "seed=1,2"]
+    sweep(*words)
+    sweep.calls()
+    sweep(*words)
+    assert sweep.calls() == []
+    path.write_text(path.read_text().replace('"b"', '"c"'))
+    sweep(*words)
+    assert sweep.calls() == ["001_seed=1", "002_seed=2"]
+
+
+def test_metric_that_a_trial_does_not_produce_fails_it(sweep):
+    with pytest.raises(JobFailed, match="no finite number is called 'teacher.loss' in the metrics of this trial"):
+        runner.run_sweep(["seed=1", "sweep.metric=teacher.loss", f"run_dir={sweep.folder}"])
+    assert sweep.record()["trials"][0]["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stages.teacher.train.stepz=1,2"], "stages.teacher.train.stepz: unknown key; did you mean 'steps'?"),
+        (["run_dir=a,b"], "run_dir belongs to the whole sweep and has one value"),
+        (["seed=choice()"], "empty choice is not legal"),
+        (["seed=range(3,1)"], "seed=range(3,1): nothing to choose from; give at least one value"),
+        (["seed=1,a"], "trial seed=a: configuration: seed: expected a whole number, found 'a'"),
+        (["seeds=[1,2]"], "seeds: a sweep repeats by seed=1,2; set seeds=[] too"),
+        (
+            ["sweep.metric=distil_fast.accuracy.test_fast", "seed=1,2"],
+            "did you mean 'distill_fast.accuracy.test_fast'?",
+        ),
+        (["sweep.metric=distill_fast.accuracy.test", "seed=1,2"], "no stage produces 'distill_fast.accuracy.test'"),
+        (
+            ["sweep.metric=distill_fast.acuracy.test_fast", "seed=1,2"],
+            "did you mean 'distill_fast.accuracy.test_fast'?",
+        ),
+        ([f"{WEIGHT}=interval(0,1)"], "only Optuna draws from an interval"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_written(sweep, overrides, message):
+    with pytest.raises(UserError) as caught:
+        runner.run_sweep([f"run_dir={sweep.folder}", *overrides])
+    assert message in str(caught.value)
+    assert not sweep.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["seed=1,2", f"{WEIGHT}=0.5"], "holds another sweep, with settings"),
+        (["seed=1,2", f"{WEIGHT}=0.5,0.9"], "holds another sweep, with choices over"),
+        (["seed=1,2", "name=other"], "holds another sweep, with experiment quickstart, not other"),
+    ],
+)
+def test_folder_of_another_sweep_is_refused(sweep, overrides, message):
+    sweep("seed=1,2", "runtime.threads=1")
+    before = sweep.record()
+    with pytest.raises(UserError, match=message):
+        sweep(*overrides)
+    assert sweep.record() == before
+    sweep("seed=1,2", "runtime.threads=2")  # how it runs does not make it another
+
+
+def test_folder_of_a_single_run_is_refused(sweep):
+    files.write_text(sweep.folder / "config.yaml", "name: quickstart\n")
+    with pytest.raises(UserError, match="is not empty and holds no sweep.json"):
+        sweep("seed=1,2")
+    assert [path.name for path in sweep.folder.iterdir()] == ["config.yaml"]
+
+
+def test_two_processes_do_not_share_a_sweep(sweep):
+    sweep("seed=1")
+    with files.try_lock(sweep.folder / ".lock"), pytest.raises(UserError, match="another process runs the sweep"):
+        sweep("seed=1")
+
+
+def test_jobs_run_at_the_same_time(sweep):
+    sweep("seed=1,2")
+    sweep.calls()
+    (sweep.folder / "meet").touch()  # each of the next two waits for the other
+    trials = sweep("seed=1,2,3,4", jobs=2)
+    assert [trial["status"] for trial in trials] == ["finished"] * 4
+
+
+def test_a_stop_ends_the_trials_and_the_same_command_continues(sweep, monkeypatch):
+    polls = iter(range(1000))
+
+    def stop_later():
+        if next(polls) > 3:
+            raise ranks.Stopped(agreed=True)
+
+    sweep("seed=1,2")
+    (sweep.folder / "slow").touch()
+    monkeypatch.setattr(ranks, "check_stop", stop_later)
+    started = []
+    begin = TrialProcess.__init__
+    monkeypatch.setattr(TrialProcess, "__init__", lambda self, *a: (begin(self, *a), started.append(self))[0])
+    with pytest.raises(ranks.Stopped):
+        sweep("seed=1,2,3,4")
+    (process,) = started
+    assert not alive(process.process.pid)
+    states = [(trial["status"], trial["error"]) for trial in sweep.record()["trials"]]
+    assert states == [("finished", None)] * 2 + [("failed", "stopped before its end"), ("waiting", None)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def started(tmp_path, monkeypatch, script: str) -> TrialProcess:
+    monkeypatch.setattr(trial_process, "command_of", lambda folder: ["sh", "-c", script, "sh", str(folder)])
+    return TrialProcess(tmp_path)
+
+
+def child_of(tmp_path) -> int:
+    until = time.monotonic() + 20
+    while not (tmp_path / "child").is_file() or not (tmp_path / "child").read_text().strip():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return int((tmp_path / "child").read_text())
+
+
+def test_stopping_ends_the_whole_group_even_one_that_does_not_heed(tmp_path, monkeypatch):
+    script = "trap '' TERM; sh -c 'trap \"\" TERM; while :; do sleep 1; done' & echo $! > $1/child; wait; sleep 60"
+    trial = started(tmp_path, monkeypatch, script)
+    child = child_of(tmp_path)
+    stop_all([trial], patience=0.2)
+    gone_soon(child)
+    assert not alive(trial.process.pid)
+
+
+def gone_soon(pid: int) -> None:
+    until = time.monotonic() + 20
+    while alive(pid):
+        assert time.monotonic() < until, "left behind"
+        time.sleep(0.01)
+
+
+def test_what_a_trial_leaves_behind_is_ended(tmp_path, monkeypatch):
+    trial = started(tmp_path, monkeypatch, "sleep 60 & echo $! > $1/child; echo said; exit 3")
+    child = child_of(tmp_path)
+    while not trial.ended:
+        time.sleep(0.01)
+    gone_soon(child)
+    assert trial.fault() == "exit code 3: said"
+
+
+def test_fault_is_the_message_of_the_trial(tmp_path, monkeypatch):
+    trial = started(tmp_path, monkeypatch, "echo step 3; echo 'error: models.student:'; echo '  too small'; exit 2")
+    while not trial.ended:
+        time.sleep(0.01)
+    assert trial.fault() == "models.student:\n  too small"
+
+
+def test_killed_trial_says_so(tmp_path, monkeypatch):
+    trial = started(tmp_path, monkeypatch, "kill -9 $$")
+    while not trial.ended:
+        time.sleep(0.01)
+    assert trial.fault() == "killed by signal 9: no output"
+
+
+def test_trial_command_is_this_package(tmp_path):
+    command = trial_process.command_of(tmp_path)
+    assert command[0] == sys.executable and command[-2:] == ["--resume", str(tmp_path)]
+    assert os.access(command[0], os.X_OK)

@@ -1,0 +1,22 @@
+"""The checkpoint benchmark: the model it names, a save that is really made and waited for."""
+
+from mindspore_impl import config
+from mindspore_impl.checkpoint import Background, latest
+from mindspore_impl.speed import BENCHMARKS
+from mindspore_impl.speed import checkpoint as benchmark
+
+
+def test_it_trains_a_model_of_the_teachers_size():
+    teacher = config.compose(["model@models.teacher=tiny_teacher"]).models["teacher"]
+    assert (
+        teacher.hidden_size, teacher.intermediate_size, teacher.num_layers, teacher.num_heads, teacher.num_kv_heads
+    ) == (benchmark.HIDDEN, benchmark.INNER, benchmark.LAYERS, benchmark.HEADS, benchmark.KV_HEADS)  # fmt: skip
+    assert callable(BENCHMARKS["checkpoint"])
+
+
+def test_the_whole_state_is_saved(ms_runtime, tmp_path):
+    _, save, size = benchmark._training()  # compiles nothing yet
+    with Background() as background:
+        save(background, tmp_path)
+    found = latest(tmp_path / "small")
+    assert found.weights_path.stat().st_size + found.optimizer_path.stat().st_size > size > 10 << 20

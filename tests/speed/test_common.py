@@ -1,0 +1,52 @@
+"""What every benchmark relies on: turns, medians, ratios, and the three outputs."""
+
+import csv
+import json
+
+import pytest
+
+from mindspore_impl.speed.common import Row, alternate, compared, medians, publish
+
+KEYS = ["benchmark", "case", "metric", "unit", "ours", "peer", "peer_name", "ratio", "source", "device", "versions"]
+
+
+def row(ours=2.0, peer=1.0, higher=True, **more):
+    return compared("b", "c", "m", "u", ours, peer, "them", higher, **more)
+
+
+def test_runs_take_turns_after_one_call_outside():
+    seen = []
+    seconds = alternate({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, rounds=5, calls=2)
+    assert "".join(seen) == "ab" + "aabb" * 5
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 5, "b": 5}
+    assert medians({"x": [3.0, 1.0, 100.0]}) == {"x": 3.0}
+
+
+def test_fewer_than_five_rounds_are_refused():
+    with pytest.raises(ValueError, match="five"):
+        alternate({"a": lambda: None}, rounds=4)
+
+
+def test_a_ratio_above_one_always_means_ours_is_better():
+    assert row(4.0, 2.0, higher=True).ratio == 2.0
+    assert row(4.0, 2.0, higher=False).ratio == 0.5
+
+
+def test_a_source_is_one_of_three():
+    with pytest.raises(ValueError, match="guessed"):
+        row(source="guessed")
+
+
+def test_table_csv_and_json(tmp_path, capsys):
+    rows = [row(versions={"python": "3"}), Row("b", "alone", "m", "u", 12345.6, source="modelled", device="x")]
+    for _ in range(2):
+        publish(rows, tmp_path / "out.json", tmp_path / "outputs" / "benchmarks.csv")
+    shown = capsys.readouterr().out
+    assert "12,346" in shown and "modelled" in shown and "them" in shown
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert [list(entry) for entry in written] == [KEYS, KEYS]
+    assert written[1]["peer"] is None and written[0]["ratio"] == 2.0
+    with open(tmp_path / "outputs" / "benchmarks.csv") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 4 and list(lines[0]) == ["time", *KEYS]
+    assert lines[0]["versions"] == "python=3"

@@ -1,0 +1,28 @@
+"""The benchmark of chunked projection and loss, at sizes of seconds."""
+
+import math
+
+import pytest
+
+from mindspore_impl.speed import fused_linear
+
+SIZES = {"tokens": 24, "hidden": 16, "vocab": 30_000, "top_k": 8, "logits_mb": 1}
+
+
+@pytest.mark.parametrize("name", ["ours", "composed"])
+def test_one_measurement(name):
+    """0.1 CE + 0.9 KL of a student near uniform over 30,000 ids: known to within the noise of its small logits."""
+    found = fused_linear.apart(name, SIZES)
+    ce = math.log(30_000)
+    kd = 0.9 * (math.log(0.9 / 8) + ce) + 0.1 * math.log(0.1)
+    assert found["loss"] == pytest.approx(0.1 * ce + 0.9 * kd, rel=0.02)
+    assert found["seconds"] > 0 and found["peak_mb"] > 50
+
+
+@pytest.mark.slow
+def test_the_table(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    rows = fused_linear.run(rounds=1, sizes=SIZES)
+    assert [row.metric for row in rows] == ["loss and all gradients", "peak of the process"] * 2
+    assert (tmp_path / "outputs" / "benchmarks.csv").exists()
