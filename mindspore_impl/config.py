@@ -104,8 +104,10 @@ class ScoreStage:
 
 @dataclass
 class RejectStage:
-    """Rejection sampling: of several answers to a prompt the shortest right one, as a record; prompts without one go.
-    A data set whose `path` is this stage reads the result."""
+    """Rejection sampling: the shortest right answer to each prompt becomes a record; prompts without one are dropped.
+
+    A data set whose `path` is this stage reads the result.
+    """
 
     kind: Literal["reject"]
     rollouts: str = ""  # rollout stage or file

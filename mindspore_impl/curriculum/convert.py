@@ -19,9 +19,12 @@ _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How a Hugging Face folder is written. dtype: fp32, fp16, bf16, None for that of the source's config.json (bf16
-    where it has none); shard_size: such as 2GB; model_type: a key of hf_config.MODEL_TYPES, None to keep the source's
-    config.json (PanguEmbedded where it has none)."""
+    """How a Hugging Face folder is written.
+
+    dtype: fp32, fp16, bf16, None for that of the source's config.json (bf16 where it has none); shard_size: such as
+    2GB; model_type: a key of hf_config.MODEL_TYPES, None to keep the source's config.json (PanguEmbedded where it has
+    none).
+    """
 
     dtype: str | None = None
     shard_size: str = "5GB"
@@ -63,8 +66,7 @@ def import_weights(path: Path, out: Path) -> str:
 
 
 def prune_depth(path: Path, out: Path, layers: str | None = None, keep: int | None = None) -> str:
-    """Write a checkpoint folder `out` that has some of the layers of the model at `path`; return what was done, in a
-    line.
+    """Write a checkpoint folder `out` with some layers of the model at `path`; return a one-line summary.
 
     `path` is anything that export_weights takes. layers: such as "0,2,4"; else `keep` of them, evenly spaced (None:
     half, rounded up). Raises UserError like import_weights, and when these layers are not there.
@@ -109,8 +111,10 @@ def export_weights(path: Path, out: Path, form: Form, config_file: Path | None =
 
 
 def _described(path: Path, config_file: Path | None, advice: str) -> tuple[WeightSource, dict[str, int], Path | None]:
-    """The weights that `path` stands for, of known options; token ids for a config.json where they bring none; and
-    their tokenizer's file. Raises UserError, with `advice`, when nothing says what model they are of."""
+    """Resolve `path` to (weights of known options, token ids for a config.json that lacks them, tokenizer file).
+
+    Raises UserError, with `advice`, when the model's options are unknown.
+    """
     found = named(path)
     source = open_weights(found.weights, found.which)
     options, described, token_ids = source.options or found.options, source.config, {}

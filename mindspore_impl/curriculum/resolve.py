@@ -19,9 +19,11 @@ from mindspore_impl.model.weights import WeightSource
 
 @dataclass(frozen=True)
 class Named:
-    """What a path stands for. weights: the folder or file they are read from; options: of the model, where they are
-    known without reading weights; which: last or best, of several checkpoints; tokenizer: its file, if one is found
-    beside it; template: the run's."""
+    """What a path stands for.
+
+    weights: the folder or file they are read from; options: of the model, where they are known without reading weights;
+    which: last or best, of several checkpoints; tokenizer: its file, if one is found beside it; template: the run's.
+    """
 
     weights: Path
     options: ModelOptions | None = None
@@ -55,8 +57,9 @@ def open_conversation(
     path: Path, tokenizer_path: Path | None, template: str | None, sampling: SamplingOptions, seed: int, thinking: str,
     system: str | None, context: int,
 ) -> Conversation:  # fmt: skip
-    """A conversation with the model that `path` stands for, over a cache of `context` tokens or fewer (a package brings
-    its own cache, tokenizer and template).
+    """Open a conversation with the model at `path`, with a cache of at most `context` tokens.
+
+    A package brings its own cache, tokenizer and template.
 
     Raises UserError when there is no model or tokenizer, or they do not fit, or the settings have no meaning.
     """
@@ -121,8 +124,11 @@ def _base_of(path: Path) -> WeightSource:
 
 
 def load_model(found: Named, tokenizer_size: int):
-    """The model that `found` stands for, its weights loaded. Raises UserError when its sizes are not known, its
-    vocabulary is smaller than the tokenizer's, or its weights do not fit."""
+    """Load the model that `found` stands for, with its weights.
+
+    Raises UserError when its sizes are not known, its vocabulary is smaller than the tokenizer's, or its weights do not
+    fit.
+    """
     from mindspore_impl.model.pangu import PanguForCausalLM
     from mindspore_impl.model.weights import load_into
 

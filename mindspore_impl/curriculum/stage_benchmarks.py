@@ -53,8 +53,10 @@ def benchmark_content(options: EvaluationOptions) -> list:
 
 
 def check_lengths(key: str, options: EvaluationOptions, tokenizer, limit: int) -> None:
-    """Refuse questions that are too long for a model of `limit` positions. Raises UserError that names the entry of the
-    options at `key`."""
+    """Refuse questions that are too long for a model of `limit` positions.
+
+    Raises UserError that names the entry of the options at `key`.
+    """
     for name, entry in options.benchmarks.items():
         try:
             benchmark.check_lengths(

@@ -197,8 +197,10 @@ def read_index(path: Path, entry: dict) -> dict[bytes, np.ndarray]:
 
 
 class StoreReader:
-    """A published store. Every shard's SHA-256 is checked at opening; teacher rows are mapped when first asked for.
-    `hashed=False` is for who reads a few rows only, and calls `check_rows` on them.
+    """A published store, whose shards are verified by SHA-256 when it is opened.
+
+    Teacher rows are memory-mapped on first use. With `hashed=False` nothing is verified: a reader of a few rows calls
+    `check_rows` on them.
 
     Attributes: header, top_k, sequences, positions, bytes (everything in the folder). Raises UserError when the
     manifest is missing or damaged, a shard was changed, or `tokenizer_sha256` is not that of the store.

@@ -111,8 +111,10 @@ def _config_class() -> type:
     from mindformers.models import PretrainedConfig
 
     class PanguPosttrainConfig(PretrainedConfig):
-        """model.model_config: `model` (ModelOptions), `loss` (a LOSS), `weights` (whatever a stage can start from), and
-        `seed` for random ones."""
+        """model.model_config: `model` (ModelOptions), `loss` (a LOSS), `weights`, and `seed` for random ones.
+
+        weights: anything that a stage can start from.
+        """
 
         model_type = "pangu_posttrain"
 
@@ -173,8 +175,10 @@ def _step_class() -> type:
     from mindspore_impl.training.step import TrainStep
 
     class PanguTrainStep(TrainStep):
-        """construct(*columns) -> (loss, overflow, loss scale, learning rate, gradient norm), as mindformers' callbacks
-        read them; the scale is always 1."""
+        """construct(*columns) -> (loss, overflow, loss scale, learning rate, gradient norm).
+
+        The order is that of mindformers' callbacks; the scale is always 1.
+        """
 
         def __init__(self, network, optimizer, clip_norm=1.0, **more):
             _refuse_typos(more, ("clip_norm",), "runner_wrapper")
@@ -212,8 +216,10 @@ class PanguPackedDataset:
 
 
 def packed_dataset(data: PackedData):
-    """A GeneratorDataset whose columns are those of the objective: input_ids, target_ids, loss_weight, segment_ids and
-    position_ids, and with a store teacher_ids, teacher_logp and teacher_tail_logp.
+    """A GeneratorDataset whose columns are those of the objective.
+
+    input_ids, target_ids, loss_weight, segment_ids and position_ids, and with a store teacher_ids, teacher_logp and
+    teacher_tail_logp.
 
     Raises UserError when the data cannot be read, or the step does not fit mindformers.
     """

@@ -42,8 +42,11 @@ def paired_difference(one: Sequence[float], reference: Sequence[float]) -> dict:
 
 
 def t_test_p(t: float, degrees: int) -> float:
-    """The probability that Student's t of `degrees` of freedom lies farther from 0 than `t`: the regularised incomplete
-    beta function I_x(degrees / 2, 1 / 2) at x = degrees / (degrees + t^2) (Abramowitz and Stegun 26.7.1, 26.5)."""
+    """The two-sided p-value of Student's t with `degrees` of freedom.
+
+    The regularised incomplete beta function I_x(degrees / 2, 1 / 2) at x = degrees / (degrees + t^2) (Abramowitz and
+    Stegun 26.7.1, 26.5).
+    """
     a, b, x = degrees / 2, 0.5, degrees / (degrees + t * t)
     if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly its mirror image converges fast
         return 1 - _beta_fraction(b, a, t * t / (degrees + t * t))

@@ -111,8 +111,11 @@ def _read(folder: Path) -> _Report:
 
 
 def _read_trials(folder: Path, sweep: Sweep) -> tuple[list[TrialView], list[str]]:
-    """Every trial, and the accuracies worth a column: those of the stages that the runs compare, or of the last one;
-    those of each run's last one where the runs do not end alike."""
+    """Every trial, and the accuracies that get a column.
+
+    These are those of the stages that the runs compare, or of the last stage; of each run's last stage where the runs
+    end differently.
+    """
     views, shown = [], {}
     for trial in sweep.trials:
         choices = dict(text.partition("=")[::2] for text in trial.overrides)
@@ -143,8 +146,10 @@ def _headline(run: RunView) -> list[str]:
 
 
 def _grouped(sweep: Sweep, views: list[TrialView]) -> list[Group]:
-    """Configurations; the best first where there is a metric and the sweep names no pairs or labels, else in the order
-    of the trials."""
+    """Configurations, the best first.
+
+    In the order of the trials where there is no metric, or the sweep names pairs or labels.
+    """
     found: dict[str, list[TrialView]] = {}
     for view in views:
         found.setdefault(view.trial.group, []).append(view)
@@ -192,8 +197,10 @@ def _differences(sweep: Sweep, groups: list[Group], shown: list[str]) -> list[di
 
 
 def _compared(sweep: Sweep, shown: list[str]) -> list[str]:
-    """What is compared: the metric alone where it is an accuracy and all are held against the first one, else every
-    accuracy with a column."""
+    """The metrics to compare: the sweep's own if it is an accuracy and everything is compared with the first trial.
+
+    Else every accuracy with a column.
+    """
     if sweep.compare:
         return shown
     return [sweep.metric] if _is_share(sweep) else []

@@ -41,9 +41,10 @@ def correct(record: Record, completion: Completion) -> bool:
 
 
 def label_correct(record: Record) -> bool:
-    """Whether the record's own last message, which training would learn, gives the right answer: its text alone, as
-    the thinking span of a label is made when it is rendered. Raises UserError like `expected`, and for a record that
-    ends without an assistant's message.
+    """Whether the record's own last message, which training would learn, gives the right answer.
+
+    Only its text counts, as the thinking span of a label is made when it is rendered. Raises UserError like `expected`,
+    and for a record that does not end with an assistant's message.
     """
     last = record.messages[-1]
     if last.role != "assistant":

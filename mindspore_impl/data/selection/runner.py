@@ -184,8 +184,10 @@ def _check_ids(recipe: Recipe, selected: Path, hashes: array) -> None:
 
 
 def _places(recipe: Recipe, identity: str) -> list[str]:
-    """Where the sets of a recipe hold an id: two places at most, none for what no file holds. Reads them again, as
-    leniently as the first time can have been."""
+    """Where the sets of a recipe hold an id: two places at most, none if no file holds it.
+
+    Reads the sets again, as leniently as the first time.
+    """
     sets, seed = recipe.options.data.sets, recipe.options.seed
     read = (read_set(name, sets[name], seed, lambda: None, lambda *_: None) for name in recipe.options.select
             if sets[name].source != "list_programs")  # fmt: skip

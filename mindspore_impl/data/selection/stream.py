@@ -49,8 +49,11 @@ class Item:
         return self.record.messages[-1].role == "assistant"
 
     def text(self, part: Part) -> str:
-        """One part of the record: `answer` is the last assistant turn's content, `response` its reasoning and content,
-        `prompt` the turns before it, `conversation` everything. Parts that are not there are empty."""
+        """One part of the record, "" if it is absent.
+
+        `answer` is the last assistant turn's content, `response` its reasoning and content, `prompt` the turns before
+        it, `conversation` everything.
+        """
         text = self._parts.get(part)
         if text is None:
             text = self._parts[part] = _part(self.record, part)

@@ -86,8 +86,11 @@ def adopt_orphans() -> None:
 
 
 def unshare(flags: int) -> None:
-    """Move this process into new namespaces. For a user who is not root a user namespace comes first, in which the
-    user keeps the same number and has every capability over the other namespaces. Raises OSError."""
+    """Move this process into new namespaces.
+
+    A user who is not root first gets a user namespace, with the same user number and every capability over the other
+    namespaces. Raises OSError.
+    """
     uid, gid = os.geteuid(), os.getegid()
     if uid != 0:
         flags |= CLONE_NEWUSER
@@ -126,8 +129,10 @@ def readable_folders() -> list[str]:
 
 
 def enter_new_root(folder: Path, disk_bytes: int, owner: int) -> None:
-    """Make a root of its own on the empty `folder`: Python and libraries read-only, /dev/null, and a /tmp in memory of
-    `disk_bytes` that belongs to the user `owner`. Nothing else of the machine has a name there. Raises OSError.
+    """Change into a new root built on the empty `folder`.
+
+    It has Python and its libraries (read-only), /dev/null, and a /tmp in memory of `disk_bytes` that belongs to the
+    user `owner`; nothing else of the machine is reachable by name. Raises OSError.
 
     Needs a mount namespace of its own, which this process is alone in.
     """
@@ -157,8 +162,11 @@ def landlock_version() -> int:
 
 
 def landlock_rules(writable: str) -> int:
-    """A set of rules, as a file descriptor: Python's folders can be read, `writable` can be used, nothing else can be
-    opened; no TCP and no signals to processes outside where the kernel knows these. Raises OSError."""
+    """A Landlock ruleset, as a file descriptor.
+
+    Python's folders can be read, `writable` can be used, nothing else can be opened; no TCP and no signals to outside
+    processes where the kernel supports these rules. Raises OSError.
+    """
     version = landlock_version()
     write_file, read_file, read_folder, truncate, device = 1 << 1, 1 << 2, 1 << 3, 1 << 14, 1 << 15
     every = (1 << 13) - 1  # version 1: all up to MAKE_SYM

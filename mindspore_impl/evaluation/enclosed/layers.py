@@ -47,8 +47,9 @@ def missing_promises(layers: list[str]) -> list[str]:
 
 
 def spawn(layers: list[str], folder: Path, limits: dict, keep: dict[int, int], body: Callable[[], None]) -> int:
-    """Run `body` in a process of its own inside `layers`; -> the process to wait for, whose exit code is the body's
-    (128 + the signal that ended it). Returns when it is inside.
+    """Run `body` in its own process inside `layers`; return the process to wait for once it is inside.
+
+    Its exit code is that of the body (128 + the signal that ended it).
 
     folder: empty and private; the body's working folder without "own root", where the new root is put otherwise.
     keep: {file descriptor here: its number inside}; all others are closed. Raises OSError with the reason when a layer

@@ -1,5 +1,7 @@
-"""`tools/query_teacher.py` as far as servers and answer files go. Free of MindSpore until it runs, so that --help is
-quick."""
+"""The server and answer-file parts of `tools/query_teacher.py`.
+
+Imports MindSpore only when it runs, so that --help is quick.
+"""
 
 import argparse
 import os
@@ -57,8 +59,10 @@ def _server(options: argparse.Namespace):
 
 
 def _key(name: str) -> str:
-    """The server's key from the environment. What no header can carry is refused here: http.client's own message
-    would show it."""
+    """The server's key from the environment.
+
+    A key that no header can carry is refused here: http.client's own message would show it.
+    """
     key = os.environ.get(name, "").strip()
     if not key:
         raise UserError(f"--api-key-env: the environment has no {name}; export it first")

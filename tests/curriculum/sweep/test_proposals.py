@@ -6,9 +6,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from tests.curriculum.sweep.conftest import WEIGHT
 
 from mindspore_impl.errors import JobFailed, UserError
+from tests.curriculum.sweep.conftest import WEIGHT
 
 SPACE = [f"{WEIGHT}=interval(0.1,1.0)", "seed=1,2", "stages.distill_fast.train.steps=int(interval(1,9))"]
 

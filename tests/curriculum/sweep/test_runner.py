@@ -5,13 +5,13 @@ import sys
 import time
 
 import pytest
-from tests.curriculum.sweep.conftest import WEIGHT
 
 from mindspore_impl import files
 from mindspore_impl.curriculum.sweep import runner, trial_process
 from mindspore_impl.curriculum.sweep.trial_process import TrialProcess, stop_all
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import JobFailed, UserError
+from tests.curriculum.sweep.conftest import WEIGHT
 
 
 def test_every_combination_runs_once_with_its_own_configuration(sweep):

@@ -1,13 +1,13 @@
 """The grammar of a sweep's command line, and how its trials are made of it."""
 
 import pytest
-from tests.curriculum.sweep.conftest import WEIGHT
 
 from mindspore_impl import config
 from mindspore_impl.curriculum.sweep.metric import metric_of
 from mindspore_impl.curriculum.sweep.space import Interval, Space, read_space
 from mindspore_impl.curriculum.sweep.trials import plan_sweep
 from mindspore_impl.errors import UserError
+from tests.curriculum.sweep.conftest import WEIGHT
 
 
 @pytest.mark.parametrize(

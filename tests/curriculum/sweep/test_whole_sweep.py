@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.curriculum.sweep.test_runner import alive, gone_soon
 
 ROOT = Path(__file__).resolve().parents[3]
