@@ -20,10 +20,7 @@ from mindspore_impl.errors import JobFailed, UserError
 
 
 def command(function: Callable[[list[str]], int | None]) -> Callable[[list[str] | None], int]:
-    """Turn `function(arguments)` into an entry point that maps errors to messages and exit codes.
-
-    `function` returns an exit code or None (success).
-    """
+    """Turn `function(arguments)` into an entry point that maps errors to messages and exit codes."""
 
     @functools.wraps(function)
     def entry(arguments: list[str] | None = None) -> int:

@@ -57,7 +57,7 @@ def register(options: runtime.RuntimeOptions | None = None) -> None:
 
 @functools.cache
 def _register() -> None:
-    from mindspore_impl.training.optimizer import import_mindformers
+    from mindspore_impl.training.mindformers import import_mindformers
 
     import_mindformers("tools.register", "models", "core.loss", "core.lr", "wrapper", "dataset", "trainer")
     from mindformers.tools.register import MindFormerModuleType as Kind
