@@ -5,6 +5,7 @@ Each test loops over all modules and fails with the full list of offenders.
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -135,3 +136,16 @@ def test_pages_of_rooms_stay_short():
     pages = [path for folder in (PACKAGE, "kernels", "tests") for path in (ROOT / folder).rglob("README.md")]
     lengths = {path: path.read_text(encoding="utf-8").count("\n") for path in pages}
     fail_on([f"{path}: {lines} lines" for path, lines in lengths.items() if lines > 250])
+
+
+def test_slow_tests_are_listed():
+    tests = ROOT / "tests"
+    page = (tests / "README.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `(\S+\.py)` \|", page.partition("## What is slow")[2], re.MULTILINE))
+    marked = {
+        str(path.relative_to(tests))
+        for path in tests.rglob("test_*.py")
+        if "pytest.mark.slow" in path.read_text(encoding="utf-8") and path != Path(__file__)
+    }
+    fail_on([f"tests/README.md does not say why {name} has slow tests" for name in sorted(marked - listed)])
+    fail_on([f"tests/README.md lists {name}, which has no slow test" for name in sorted(listed - marked)])
