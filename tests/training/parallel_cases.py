@@ -1,6 +1,5 @@
 """What the processes of tests/training/test_parallel.py do: each returns numbers that the parent compares."""
 
-import contextlib
 import hashlib
 
 import numpy as np
@@ -99,14 +98,14 @@ def essentials(folder):
 
 def run_of_trainer(folder, steps: int, killed_at: int | None = None) -> dict:
     """The training loop of a tiny model in `folder`, or what is left of it; -> its weights by name, for a file."""
-    from mindspore_impl.training.trainer import train
+    from mindspore_impl.training.trainer import TrainingJob, train
 
     model, stream = small.tiny_model(), RankStream(killed_at)
-    with contextlib.suppress(KeyboardInterrupt):
-        train(
-            model, stream, {}, ObjectiveOptions(), OPTIONS, TrainOptions(max_steps=steps, save_steps=2), folder,
-            steps=steps, with_teacher=False, title="test",
-        )  # fmt: skip
+    try:
+        options = TrainOptions(max_steps=steps, save_steps=2)
+        train(TrainingJob(model, stream, {}, ObjectiveOptions(), OPTIONS, options, folder, steps))
+    except KeyboardInterrupt:
+        pass
     return small.weights(model)
 
 
