@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from mindspore_impl.data import answers
-from mindspore_impl.data.answers.gsm8k import final_number
+from mindspore_impl.data.answers import final_number
 from mindspore_impl.data.list_programs import generate
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.chat import Completion

@@ -13,12 +13,12 @@ from mindspore_impl.data.teacher_store import StoreReader, sample_key
 from mindspore_impl.errors import UserError
 from mindspore_impl.integrations.vllm import asking
 from mindspore_impl.integrations.vllm.client import Question, Server, _refused, ask_all, check_url, named
-from mindspore_impl.integrations.vllm.topk import import_topk, outside_header, topk_request
+from mindspore_impl.integrations.vllm.topk import external_header, import_topk, topk_request
 from mindspore_impl.text.chat import Sample
 from tests.integrations.fake_server import LONGEST, MODEL, log_softmax, serving
 
 VOCAB, TOP_K = 40, 4
-HEADER = outside_header("t" * 64, "k" * 64, VOCAB, TOP_K, 1.0)
+HEADER = external_header("t" * 64, "k" * 64, VOCAB, TOP_K, 1.0)
 
 
 def logits_of(ids):
@@ -140,7 +140,7 @@ def test_a_half_written_line_is_cut_and_asked_again(tmp_path, capsys):
 def test_answers_to_other_settings_and_damaged_lines_are_asked_again(tmp_path, capsys):
     path = tmp_path / "a.jsonl"
     with serving(logits_of) as fake:
-        asking.ask_topk(server_at(fake), SAMPLES, outside_header("t" * 64, "k" * 64, VOCAB, 2, 1.0), path)
+        asking.ask_topk(server_at(fake), SAMPLES, external_header("t" * 64, "k" * 64, VOCAB, 2, 1.0), path)
         with open(path, "a") as file:
             file.write('{"a": 1}\nnonsense\n')
             file.write('{"custom_id": [1], "request_sha256": "x", "response": {"body": {}}}\n')

@@ -22,11 +22,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--retries", type=int, default=6, metavar="N", help="further tries of a question (default 6)")
     who.add_argument("--allow-missing", type=int, default=0, metavar="N",
                      help="rollouts: prompts that may stay unanswered (default 0)")  # fmt: skip
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: RUN/outside/STAGE, or FILE.outside")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: RUN/external/STAGE, or FILE.external")
 
 
 def run(questions, folder: Path, options: argparse.Namespace) -> None:
-    """Ask `questions` (of distill/outside.py), import the answers into `folder`, and say what came of them.
+    """Ask `questions` (of distill/external.py), import the answers into `folder`, and say what came of them.
 
     Raises UserError when nobody is named to ask, or too much stays unanswered.
     """
@@ -72,21 +72,22 @@ def _key(name: str) -> str:
 
 def _topk(questions, server, paths: list[Path], folder: Path, options: argparse.Namespace) -> dict:
     from mindspore_impl.integrations.vllm import asking
-    from mindspore_impl.integrations.vllm.topk import import_topk, outside_header
+    from mindspore_impl.integrations.vllm.topk import external_header, import_topk
 
     name, tokenizer = server.model if server else options.model, questions.tokenizer
     if not name and not questions.weights_sha256:
         raise UserError("--model: name the teacher that gave the answers, or its --weights; the store keeps a hash")
     teacher = questions.weights_sha256 or files.sha256_json(["a teacher known by name alone", name])
-    header = outside_header(teacher, tokenizer.sha256, tokenizer.vocab_size, questions.top_k, questions.temperature)
+    header = external_header(teacher, tokenizer.sha256, tokenizer.vocab_size, questions.top_k, questions.temperature)
     if server:
         asking.ask_topk(server, questions.samples, header, paths[-1])
     return import_topk(paths, questions.samples, header, folder / "store")
 
 
 def _rollouts(questions, server, paths: list[Path], folder: Path, options: argparse.Namespace) -> dict:
+    from mindspore_impl.distill.rollout import prompts_of
     from mindspore_impl.integrations.vllm import asking
-    from mindspore_impl.integrations.vllm.rollouts import import_rollouts, prompts_of
+    from mindspore_impl.integrations.vllm.rollouts import import_rollouts
 
     tokenizer, sampling = questions.tokenizer, questions.sampling
     prompts = prompts_of(questions.records, tokenizer, questions.options.samples_per_prompt, questions.seed)

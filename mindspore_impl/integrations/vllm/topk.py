@@ -73,7 +73,7 @@ def neutral() -> dict:
     }  # fmt: skip
 
 
-def outside_header(
+def external_header(
     teacher_sha256: str, tokenizer_sha256: str, vocab_size: int, top_k: int, temperature: float
 ) -> StoreHeader:
     """The header of an imported store. Raises UserError for a temperature other than 1, and K above the vocabulary."""
@@ -183,7 +183,7 @@ def _check_place(folder: Path, header: StoreHeader) -> None:
     if (folder / MANIFEST).exists():
         check_same_header(read_header(folder), header, folder / MANIFEST)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: is there already and no finished teacher store; choose another --output")
+        raise UserError(f"{folder}: exists and is not a finished teacher store; choose another --output")
 
 
 def import_topk(paths: Sequence[Path], samples: Sequence[Sample], header: StoreHeader, folder: str | Path) -> dict:
