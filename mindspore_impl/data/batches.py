@@ -1,8 +1,8 @@
 """Batches of samples: drawn per epoch, ordered, packed, sharded over ranks and prefetched.
 
 Everything is a pure function of (samples, options, seed, step): a run resumed at step s sees the batches of an
-uninterrupted run, and the global order of rows does not depend on the number of ranks. Legend: B rows of a micro-batch, R
-rows of one step on one rank, L positions, K teacher ids, S supervised targets of a sample.
+uninterrupted run, and the global order of rows does not depend on the number of ranks. Legend: B rows of a
+micro-batch, R rows of one step on one rank, L positions, K teacher ids, S supervised targets of a sample.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from mindspore_impl.ops.log_floor import LOG_FLOOR
 if TYPE_CHECKING:
     from mindspore_impl.text.chat import Sample
 
-# With an order, samples are shuffled within stretches: shorter ones follow the order closely, longer ones pack better.
+# With an order, samples are shuffled in stretches: shorter ones follow the order closely, longer ones pack better.
 ORDERED_STEPS = 4  # at most this many steps
 ORDERED_PARTS = 16  # and at most 1 / 16 of an epoch, but at least one row
 
@@ -90,11 +90,11 @@ class BatchStream:
         teacher: StoreReader | None = None,
     ):
         self.options, self.seed, self.rank, self.teacher = options, seed, rank, teacher
-        parts = world_size * options.accumulation
-        if options.accumulation < 1 or options.rows < 1 or options.rows % parts:
+        parts = world_size * options.gradient_accumulation_steps
+        if options.gradient_accumulation_steps < 1 or options.rows < 1 or options.rows % parts:
             raise UserError(
-                f"data.rows={options.rows} cannot be shared by {world_size} ranks x data.accumulation="
-                f"{options.accumulation}: choose a multiple of {max(parts, 1)}"
+                f"data.rows={options.rows} cannot be shared by {world_size} ranks x data.gradient_accumulation_steps="
+                f"{options.gradient_accumulation_steps}: choose a multiple of {max(parts, 1)}"
             )
         if options.sequence_length < 2 or options.prefetch < 0:
             raise UserError("data.sequence_length must be at least 2 and data.prefetch at least 0")
@@ -123,7 +123,7 @@ class BatchStream:
         self._first_row = [0]  # of each epoch counted so far
 
     def steps(self, start: int, stop: int) -> Iterator[list[PackedBatch]]:
-        """Steps start..stop: this rank's `accumulation` micro-batches each, prepared `options.prefetch` steps ahead."""
+        """Steps start..stop: this rank's micro-batches of each, prepared `options.prefetch` steps ahead."""
         if self.options.prefetch == 0:
             yield from map(self.step, range(start, stop))
             return
@@ -142,7 +142,8 @@ class BatchStream:
     def step(self, step: int) -> list[PackedBatch]:
         """The micro-batches of one step, made in this thread."""
         arrays, size = self.rank_arrays(step), self._micro_rows
-        return [PackedBatch(*(a[m * size : (m + 1) * size] for a in arrays)) for m in range(self.options.accumulation)]
+        starts = range(0, size * self.options.gradient_accumulation_steps, size)
+        return [PackedBatch(*(array[first : first + size] for array in arrays)) for first in starts]
 
     def steps_for_epochs(self, epochs: float) -> int:
         """Steps until the last row of `epochs` epochs has been seen (the last step is filled from the next one)."""
@@ -175,7 +176,7 @@ class BatchStream:
         """The arrays of one step in the order of PackedBatch's fields, all of this rank's micro-batches in axis 0."""
         rows = self._global_rows(step * self.options.rows, (step + 1) * self.options.rows)
         supervised = sum(self._targets(piece) for row in rows for piece in row)  # of all ranks and micro-batches
-        share = self._micro_rows * self.options.accumulation
+        share = self._micro_rows * self.options.gradient_accumulation_steps
         mine = rows[self.rank * share : (self.rank + 1) * share]
         filled = fill(mine, self._pieces, self._samples, self.options.sequence_length)
         weight = 1.0 / supervised if supervised else 0.0

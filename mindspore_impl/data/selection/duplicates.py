@@ -84,7 +84,7 @@ def band_shape(threshold: float, permutations: int, context: Context) -> tuple[i
 
 
 def shingles(hashes: np.ndarray, size: int) -> np.ndarray:
-    """The sorted set of hashes (uint32) of all n-grams of `size` words (uint64 hashes); a shorter text is one n-gram."""
+    """Sorted hashes (uint32) of all n-grams of `size` words (uint64 hashes); a shorter text is one n-gram."""
     return np.unique((ngram_hashes(hashes, min(size, len(hashes)) or 1) >> np.uint64(32)).astype(np.uint32))
 
 

@@ -75,7 +75,7 @@ def _hashes(recipe: Recipe) -> dict[str, str]:
 
 
 def _is_done(recipe: Recipe, folder: Path, made_of: dict, name: str) -> bool:
-    """Whether `folder` holds the finished selection. Raises UserError when it holds another recipe's, or other files."""
+    """Whether `folder` holds the finished selection. Raises UserError for another recipe's, or other files."""
     if not folder.exists() or not any(folder.iterdir()):
         return False
     if not (folder / "selection.json").is_file():
@@ -95,7 +95,7 @@ def _is_done(recipe: Recipe, folder: Path, made_of: dict, name: str) -> bool:
 
 
 def _difference(old, new) -> str:
-    """The first key in which two recipes differ, with both values: (steps[1].length.min_characters: 1 before, 5 now)."""
+    """The first difference of two recipes: (steps[1].length.min_characters: 1 before, 5 now)."""
     old, new = _flat(old), _flat(new)
     for key in [*new, *old]:
         if old.get(key) != new.get(key):
@@ -225,7 +225,7 @@ def _read(recipe: Recipe, tally: Tally) -> Iterator[Item]:
                     bar.update(1000)
                 yield item
             if tally.kept + tally.dropped == before:
-                raise UserError(f"data.sets.{name}: {entry.path} holds no record from first={entry.first} on")
+                raise UserError(f"data.sets.{name}: {entry.path} holds no record from skip={entry.skip} on")
         bar.update(tally.kept % 1000)
     tally.saw = tally.kept + tally.dropped
 

@@ -1,8 +1,9 @@
 """The interface of the selection steps: items, reasons to drop them, and the declaration of a step.
 
-There are two kinds of steps. A *check* decides on one record at a time: `make(options, context)` returns a function from
-an Item to a Drop, or to None for a record that is kept. A *stream* step sees all records: `make(options, context, items)`
-is a generator that yields the kept items (or new ones) and passes the others to `context.drop(item, Drop(...))`.
+There are two kinds of steps. A *check* decides on one record at a time: `make(options, context)` returns a function
+from an Item to a Drop, or to None for a record that is kept. A *stream* step sees all records:
+`make(options, context, items)` is a generator that yields the kept items (or new ones) and passes the others to
+`context.drop(item, Drop(...))`.
 """
 
 from collections.abc import Callable, Iterator
