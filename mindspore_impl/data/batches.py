@@ -127,7 +127,7 @@ class BatchStream:
         if self.options.prefetch == 0:
             yield from map(self.step, range(start, stop))
             return
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(1, "prefetch") as pool:
             waiting, steps = deque(), iter(range(start, stop))
             try:
                 while True:

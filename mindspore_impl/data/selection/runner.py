@@ -107,14 +107,11 @@ def _flat(value, path: str = "") -> dict[str, object]:
     """The leaves of nested dictionaries and lists by their paths."""
     if not isinstance(value, dict | list) or not value:
         return {path: value}
-    entries = value.items() if isinstance(value, dict) else enumerate(value)
-    return {
-        name: leaf
-        for key, entry in entries
-        for name, leaf in _flat(
-            entry, f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}".strip(".")
-        ).items()
-    }
+    if isinstance(value, list):
+        parts = {f"{path}[{index}]": entry for index, entry in enumerate(value)}
+    else:
+        parts = {f"{path}.{key}".lstrip("."): entry for key, entry in value.items()}
+    return {name: leaf for part, entry in parts.items() for name, leaf in _flat(entry, part).items()}
 
 
 def _forget(folder: Path) -> None:
