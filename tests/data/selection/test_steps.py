@@ -59,10 +59,10 @@ def test_exact_duplicates(apply, item):
 
 
 def test_near_duplicates_recall_and_precision(apply):
-    """2,000 texts; 50 repeats at 0.8 or just above must go, 50 just below and all others must stay."""
-    texts, similar = planted(2000)
+    """4,000 texts; 100 repeats at 0.8 or just above must go, 100 just below and all others must stay."""
+    texts, similar = planted(4000)
     right = {str(number) for number, similarity in similar.items() if similarity >= 0.8}
-    assert len(right) == 50 and all(0.7 < similarity < 0.95 for similarity in similar.values())
+    assert len(right) == 100 and all(0.7 < similarity < 0.95 for similarity in similar.values())
     dropped = set(apply("near_duplicates", texts, of="answer").drops)
     recall, precision = len(dropped & right) / len(right), len(dropped & right) / len(dropped)
     assert recall >= 0.95 and precision >= 0.95, (recall, precision)
