@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mindspore_impl.data.answers.gsm8k import final_number
+from mindspore_impl.data.answers import final_number
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.tasks.form import Item, Task, field, first_shots, objects, question_files
 

@@ -186,7 +186,7 @@ def _check_place(folder: Path, header: StoreHeader) -> None:
     if (folder / MANIFEST).exists():
         check_same_header(read_header(folder), header, folder / MANIFEST)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: is there already and no finished teacher store; choose another --output")
+        raise UserError(f"{folder}: exists and is not a finished teacher store; choose another --output")
 
 
 def import_topk(paths: Sequence[Path], samples: Sequence[Sample], header: StoreHeader, folder: str | Path) -> dict:
