@@ -88,7 +88,7 @@ def train(arguments: list[str]) -> None:
     if options.show_config:
         from omegaconf import OmegaConf
 
-        from mindspore_impl.config import to_plain
+        from mindspore_impl.schema import to_plain
 
         print(OmegaConf.to_yaml(OmegaConf.create(to_plain(config))), end="")
         return

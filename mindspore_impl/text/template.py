@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field, replace
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.text.records import ROLES, THINKING, nearest
+from mindspore_impl.schema import nearest
+from mindspore_impl.text.records import ROLES, THINKING
 
 
 @dataclass(frozen=True)
