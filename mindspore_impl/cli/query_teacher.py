@@ -95,8 +95,9 @@ def _hash_of(path: Path) -> str:
 
 def _of_stage(run_dir: Path, name: str, weights: str | None):
     from mindspore_impl.cli.verify_store import open_run
-    from mindspore_impl.config import CaptureStage, RolloutStage, nearest
+    from mindspore_impl.config import CaptureStage, RolloutStage
     from mindspore_impl.distill.external import RolloutQuestions, TopkQuestions
+    from mindspore_impl.schema import nearest
 
     context = open_run(run_dir)
     stage = context.config.stages.get(name)  # it may be absent from `order`, where an external teacher replaces it

@@ -13,8 +13,6 @@ from mindspore_impl.config import (
     RejectStage,
     RolloutStage,
     ScoreStage,
-    nearest,
-    to_plain,
 )
 from mindspore_impl.curriculum.inputs import (
     RECORD_MAKERS,
@@ -34,6 +32,7 @@ from mindspore_impl.curriculum.inputs import (
 )
 from mindspore_impl.curriculum.stage_benchmarks import benchmark_problems
 from mindspore_impl.errors import UserError
+from mindspore_impl.schema import nearest, to_plain
 from mindspore_impl.text.template import find_template
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

@@ -15,11 +15,11 @@ from mindspore_impl.config import (
     ScoreStage,
     SftStage,
     Stage,
-    nearest,
 )
 from mindspore_impl.data.options import ROLLOUTS, DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.schema import nearest
 
 TRAINED = (SftStage, DistillStage)
 RECORD_MAKERS = (ScoreStage, RejectStage)

@@ -23,9 +23,10 @@ from datetime import datetime
 from pathlib import Path
 
 from mindspore_impl import files, runtime
-from mindspore_impl.config import Config, to_plain, validate
+from mindspore_impl.config import Config, validate
 from mindspore_impl.distributed import processes, ranks
 from mindspore_impl.errors import JobFailed, UserError
+from mindspore_impl.schema import to_plain
 
 POLL_SECONDS = 0.2
 _NOISE = ("[INFO] ", "[WARNING] ")  # MindSpore's own lines; they stay in the log file

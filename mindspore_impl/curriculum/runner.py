@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from mindspore_impl import files, runtime
-from mindspore_impl.config import Config, to_plain
+from mindspore_impl.config import Config, to_yaml
 from mindspore_impl.curriculum import cache, estimate
 from mindspore_impl.curriculum.inputs import maker_of, sized_model
 from mindspore_impl.curriculum.kinds import RUNNERS, Context, describe, less_memory, outputs_present
@@ -270,8 +270,6 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
 
 def _claim(config: Config, run_dir: Path):
     """Refuse a run directory of another experiment or of a living process, then write config.yaml; -> the lock."""
-    from omegaconf import OmegaConf
-
     check_run_dir(config, run_dir)
     # Ranks whose launcher was killed may still be saving.
     deadline = time.monotonic() + (ranks.GRACE_SECONDS + 5 if ranks.joined() else 0)
@@ -280,7 +278,7 @@ def _claim(config: Config, run_dir: Path):
             raise UserError(f"run_dir: another process is running in {run_dir}")
         time.sleep(0.5)
     files.remove_leftovers(run_dir)  # the lock says that nobody writes here
-    files.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(to_plain(config))))
+    files.write_text(run_dir / "config.yaml", to_yaml(config))
     return lock
 
 

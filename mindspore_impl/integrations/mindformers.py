@@ -24,11 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl import checkpoint, files, runtime
-from mindspore_impl.config import Config, build, nearest
+from mindspore_impl.config import Config
 from mindspore_impl.data.options import ROLLOUTS, BatchOptions, DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.schema import SCHEMA, build, nearest, upgrade
 from mindspore_impl.text.options import TokenizerOptions
 from mindspore_impl.training.options import OptimizerOptions
 
@@ -88,7 +89,7 @@ def train(path: Path, callbacks: list | None = None) -> None:
     from mindformers.tools.logger import get_logger
     from mindspore import Callback
 
-    config = MindFormerConfig(str(path))
+    config = MindFormerConfig(str(path), **_todays_keys(path))
     if not config.model or not config.train_dataset_task:
         raise UserError(f"{path}: holds no model or no train_dataset_task; it is not a training of mindformers")
     config.context = MindFormerConfig(**{**(config.context or {}), **runtime.context()})
@@ -101,6 +102,34 @@ def train(path: Path, callbacks: list | None = None) -> None:
             get_logger().setLevel(logging.INFO)
 
     Trainer(args=config, callbacks=[Reports(), *(callbacks or [])]).train()
+
+
+# Where a YAML holds our keys, and where the same keys stand in a configuration.
+_PLACES = {
+    ("model", "model_config", "model"): "models.*",
+    ("lr_schedule",): "stages.*.optimizer",
+    ("runner_wrapper",): "stages.*.optimizer",
+    ("train_dataset", "data_loader"): "stages.*.train",
+    ("train_dataset", "data_loader", "batch"): "stages.*.data",
+    ("train_dataset", "data_loader", "sets"): "data.sets",
+}
+
+
+def _todays_keys(path: Path) -> dict:
+    """The content of a YAML that `write_stage` wrote, or an older version of it, in the keys of today."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict) or "schema" in content:
+        return upgrade(content)
+    for (*outer, last), place in _PLACES.items():
+        holder = functools.reduce(lambda part, key: part.get(key) or {}, outer, content)
+        if isinstance(holder.get(last), dict):
+            holder[last] = upgrade(holder[last], place)
+    return content
 
 
 def _refuse_typos(given, ours: tuple[str, ...], where: str) -> None:
@@ -333,6 +362,7 @@ def trainer_config(
             "async_save": False,
         })  # fmt: skip
     return {
+        "schema": SCHEMA,
         "seed": data.seed,
         "run_mode": "train",
         "output_dir": str(output_dir),

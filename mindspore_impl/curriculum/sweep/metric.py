@@ -8,10 +8,11 @@ The name `final` stands for the stage that a run evaluates last, whatever it is 
 import difflib
 import math
 
-from mindspore_impl.config import Config, EvaluateStage, nearest
+from mindspore_impl.config import Config, EvaluateStage
 from mindspore_impl.curriculum.plan import PlannedStage
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.benchmarks import metric_paths
+from mindspore_impl.schema import nearest
 
 MEASURES = ("accuracy", "perplexity")
 FINAL = "final"
