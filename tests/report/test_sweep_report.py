@@ -1,6 +1,7 @@
 """The report of a sweep: configurations over their seeds, what failed, and what came from the cache."""
 
 import csv
+import json
 import re
 from xml.etree import ElementTree
 
