@@ -14,11 +14,12 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindspore_impl import runtime
+from mindspore_impl.losses.divergences import for_operator, runs_composed
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.losses.oracle import ce_weight
 from mindspore_impl.ops.accumulate import OuterProduct, add_outer_product, scale
 from mindspore_impl.ops.linear_distill import linear_distill
-from mindspore_impl.ops.topk_distill import DIVERGENCES, SUPPORTS, backend, cross_entropy, no_teacher, topk_distill
+from mindspore_impl.ops.topk_distill import backend, cross_entropy, kernel_codes, no_teacher, topk_distill
 
 
 class Projection(nn.Cell):
@@ -38,24 +39,23 @@ class Rows(nn.Cell):
 
     construct(logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N) ->
     (ce_N, kd_N, diagnostics_4N, grad_NV). Without a teacher the middle two are zeros, without a
-    gradient the last is ce_N. vocabulary: as in `topk_distill`.
+    gradient the last is ce_N.
     """
 
-    def __init__(self, options: ObjectiveOptions, with_teacher: bool, gradient: bool, vocabulary=None):
+    def __init__(self, options: ObjectiveOptions, with_teacher: bool, gradient: bool):
         super().__init__()
         self.with_teacher, self.gradient = with_teacher, gradient
         if with_teacher:
             self.operator = topk_distill(
-                options.divergence,
+                for_operator(options.divergence),
                 options.support,
                 options.temperature,
                 ce_weight(options),
                 options.kd_weight,
                 gradient,
-                vocabulary=vocabulary,
             )
         else:
-            self.operator = cross_entropy(ce_weight(options), gradient, vocabulary=vocabulary)
+            self.operator = cross_entropy(ce_weight(options), gradient)
 
     def construct(self, logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N):
         if self.with_teacher:
@@ -133,7 +133,7 @@ class _NativeChunks(nn.Cell):
         super().__init__()
         self.with_teacher = with_teacher
         self.run = linear_distill(gradient, head_gradient)
-        kind = DIVERGENCES.index(options.divergence), SUPPORTS.index(options.support)
+        kind = kernel_codes(options.divergence, options.support)
         weights = ce_weight(options), options.kd_weight if with_teacher else 0.0
         self.settings_6 = Tensor([*weights, options.temperature, *kind, runtime.logits_elements()], ms.float32)
 
@@ -172,7 +172,7 @@ class FusedLinear(nn.Cell):
         self.head_gradient = gradient and head_gradient
         if chunks is not None:
             self.chunks = chunks
-        elif backend() == "cpu":
+        elif backend() == "cpu" and not (with_teacher and runs_composed(options.divergence)):
             self.chunks = _NativeChunks(options, with_teacher, gradient, self.head_gradient)
         else:
             self.chunks = ChunkLoop(Rows(options, with_teacher, gradient), self.head_gradient)
