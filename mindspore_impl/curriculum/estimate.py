@@ -21,14 +21,14 @@ def training_estimate(model: ModelOptions, stage: Stage, runtime: RuntimeOptions
     from mindspore_impl.model.pangu import parameter_count
 
     data = stage.data
-    rows = max(1, data.rows // (data.accumulation * runtime.workers))
-    layers = 1 if model.recompute else model.num_layers
+    rows = max(1, data.rows // (data.gradient_accumulation_steps * runtime.workers))
+    layers = 1 if model.recompute else model.num_hidden_layers
     activations = layers * _layer_elements(model, rows, data.sequence_length)
     logits = 2 * _logits_elements(rows * data.sequence_length, model, runtime)
     frozen, trained, embedding = 0, parameter_count(model), 0
     if stage.lora is not None:
         frozen, trained = trained, adapter_count(model, stage.lora)
-    elif model.tie_embeddings:
+    elif model.tie_word_embeddings:
         embedding = model.vocab_size * model.hidden_size
     moments = BYTES_OF_MOMENTS * -(-trained // (runtime.workers if runtime.shard_optimizer else 1))
     size = BYTES_PER_PARAMETER * trained + moments + BYTES_PER_ELEMENT * (frozen + activations + logits + embedding)
@@ -64,7 +64,7 @@ def inference_estimate(
     else:
         decoding = stage.sampling if isinstance(stage, RolloutStage) else stage.options or evaluation
         slots = 2 * decoding.max_new_tokens
-        cache = 2 * model.num_layers * slots * model.num_kv_heads * head_dim(model)  # keys and values
+        cache = 2 * model.num_hidden_layers * slots * model.num_key_value_heads * head_dim(model)  # keys and values
         elements = decoding.batch_size * (cache + model.vocab_size)
     return {"parameters": parameters, "bytes": BYTES_PER_ELEMENT * (parameters + elements)}
 
@@ -77,16 +77,16 @@ def _logits_elements(tokens: int, model: ModelOptions, runtime: RuntimeOptions) 
 def _layer_elements(model: ModelOptions, rows: int, length: int) -> int:
     """Activations of one layer: about 14 hidden-sized and 3 FFN-sized tensors, and two score matrices."""
     wide = 14 * model.hidden_size + 3 * model.intermediate_size
-    return rows * (length * wide + 2 * model.num_heads * length**2)
+    return rows * (length * wide + 2 * model.num_attention_heads * length**2)
 
 
 def describe_work(stage: Stage) -> str:
     """The amount of work in words, for the plan: steps and tokens, prompts, or sets."""
     if isinstance(stage, STAGE_KINDS["sft"] | STAGE_KINDS["distill"]):
         size = stage.data.rows * stage.data.sequence_length
-        if stage.train.steps:
-            return f"{stage.train.steps:,} steps x {size:,} tokens = {stage.train.steps * size / 1e6:.2f}M"
-        return f"{stage.train.epochs:g} epochs, {size:,} tokens a step"
+        if stage.train.max_steps:
+            return f"{stage.train.max_steps:,} steps x {size:,} tokens = {stage.train.max_steps * size / 1e6:.2f}M"
+        return f"{stage.train.num_train_epochs:g} epochs, {size:,} tokens a step"
     if isinstance(stage, STAGE_KINDS["rollout"]):
         return f"{stage.rollout.samples_per_prompt} x prompts of {', '.join(stage.prompts)}"
     if isinstance(stage, STAGE_KINDS["capture"]):

@@ -33,9 +33,9 @@ CODE_FORMAT = 1  # raise it when a change of code changes the results of equal o
 # Keys that change what is logged or kept, never what is computed.
 _NOT_IN_FINGERPRINT = {
     "evaluate",
-    "log_interval",
-    "checkpoint_interval",
-    "keep_checkpoints",
+    "logging_steps",
+    "save_steps",
+    "save_total_limit",
     "keep_every",
     "async_checkpoint",
     "tensorboard",
