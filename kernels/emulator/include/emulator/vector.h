@@ -84,6 +84,19 @@ Operand second_src(const AscendC::LocalTensor<T>& t, const AscendC::BinaryRepeat
     return {t.view, sizeof(T), p.src1BlkStride, p.src1RepStride, "src1"};
 }
 
+template <typename T, typename F>
+void unary(const char* api, const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const Lanes& lanes,
+           const AscendC::UnaryRepeatParams& params, F f) {
+    apply<T, T>(api, lanes, unary_dst(dst, params), {unary_src(src, params)}, f);
+}
+template <typename T, typename F>
+void binary(const char* api, const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src0,
+            const AscendC::LocalTensor<T>& src1, const Lanes& lanes, const AscendC::BinaryRepeatParams& params, F f,
+            bool accumulates = false) {
+    apply<T, T, T>(api, lanes, unary_dst(dst, params), {first_src(src0, params), second_src(src1, params)}, f,
+                   accumulates);
+}
+
 template <typename T>
 T shift_left(T value, T by) {
     using U = std::make_unsigned_t<T>;
@@ -138,78 +151,48 @@ EMULATOR_BINARY(ShiftRight, x >> y, int16_t, uint16_t, int32_t, uint32_t)
 
 namespace AscendC {
 
-#define ASCENDC_UNARY(NAME)                                                                                         \
-    template <typename T, bool isSetMask = true>                                                                    \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask[],                                \
-              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                       \
-        using namespace emulator;                                                                                   \
-        apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
-                    {unary_src(src, repeatParams)}, NAME##Operation<T>::of);                                        \
-    }                                                                                                               \
-    template <typename T, bool isSetMask = true>                                                                    \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask,                                  \
-              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                       \
-        using namespace emulator;                                                                                   \
-        apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
-                    {unary_src(src, repeatParams)}, NAME##Operation<T>::of);                                        \
-    }                                                                                                               \
-    template <typename T>                                                                                           \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count) {                         \
-        using namespace emulator;                                                                                   \
-        apply<T, T>(#NAME, counted(per_repeat<T>, count, #NAME), unary_dst(dst, UnaryRepeatParams()),               \
-                    {unary_src(src, UnaryRepeatParams())}, NAME##Operation<T>::of);                                 \
+// The two forms of every instruction: with mask and repeats, and with a count.
+#define ASCENDC_UNARY(NAME)                                                                                        \
+    template <typename T, bool isSetMask = true>                                                                   \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, emulator::Mask mask,                           \
+              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                      \
+        emulator::unary(#NAME, dst, src, emulator::masked<isSetMask>(emulator::per_repeat<T>, mask, repeatTime, #NAME),    \
+                        repeatParams, emulator::NAME##Operation<T>::of);                                           \
+    }                                                                                                              \
+    template <typename T>                                                                                          \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count) {                        \
+        emulator::unary(#NAME, dst, src, emulator::counted(emulator::per_repeat<T>, count, #NAME), UnaryRepeatParams(),    \
+                        emulator::NAME##Operation<T>::of);                                                         \
     }
 
-#define ASCENDC_BINARY(NAME, ACCUMULATES)                                                                              \
-    template <typename T, bool isSetMask = true>                                                                       \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, uint64_t mask[],      \
-              const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {                         \
-        using namespace emulator;                                                                                      \
-        apply<T, T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
-                       {first_src(src0, repeatParams), second_src(src1, repeatParams)}, NAME##Operation<T>::of,        \
-                       ACCUMULATES && one_of<T, half, float, int32_t>);                                                \
-    }                                                                                                                  \
-    template <typename T, bool isSetMask = true>                                                                       \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, uint64_t mask,        \
-              const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {                         \
-        using namespace emulator;                                                                                      \
-        apply<T, T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
-                       {first_src(src0, repeatParams), second_src(src1, repeatParams)}, NAME##Operation<T>::of,        \
-                       ACCUMULATES && one_of<T, half, float, int32_t>);                                                \
-    }                                                                                                                  \
-    template <typename T>                                                                                              \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,                       \
-              const int32_t& count) {                                                                                  \
-        using namespace emulator;                                                                                      \
-        const BinaryRepeatParams plain;                                                                                \
-        apply<T, T, T>(#NAME, counted(per_repeat<T>, count, #NAME), unary_dst(dst, plain),                             \
-                       {first_src(src0, plain), second_src(src1, plain)}, NAME##Operation<T>::of);                     \
+#define ASCENDC_BINARY(NAME, ACCUMULATES)                                                                          \
+    template <typename T, bool isSetMask = true>                                                                   \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,                   \
+              emulator::Mask mask, const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) { \
+        emulator::binary(#NAME, dst, src0, src1,                                                                   \
+                         emulator::masked<isSetMask>(emulator::per_repeat<T>, mask, repeatTime, #NAME), repeatParams,      \
+                         emulator::NAME##Operation<T>::of,                                                         \
+                         ACCUMULATES && emulator::one_of<T, half, float, int32_t>);                                \
+    }                                                                                                              \
+    template <typename T>                                                                                          \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,                   \
+              const int32_t& count) {                                                                              \
+        emulator::binary(#NAME, dst, src0, src1, emulator::counted(emulator::per_repeat<T>, count, #NAME),                 \
+                         BinaryRepeatParams(), emulator::NAME##Operation<T>::of);                                  \
     }
 
-#define ASCENDC_SCALAR(NAME)                                                                                        \
-    template <typename T, bool isSetMask = true>                                                                    \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, uint64_t mask[],          \
-              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                       \
-        using namespace emulator;                                                                                   \
-        const T scalar = scalarValue;                                                                               \
-        apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
-                    {unary_src(src, repeatParams)}, [scalar](T x) { return NAME##Operation<T>::of(x, scalar); });   \
-    }                                                                                                               \
-    template <typename T, bool isSetMask = true>                                                                    \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, uint64_t mask,            \
-              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                       \
-        using namespace emulator;                                                                                   \
-        const T scalar = scalarValue;                                                                               \
-        apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
-                    {unary_src(src, repeatParams)}, [scalar](T x) { return NAME##Operation<T>::of(x, scalar); });   \
-    }                                                                                                               \
-    template <typename T, bool isSetMask = true>                                                                    \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count) {   \
-        using namespace emulator;                                                                                   \
-        const T scalar = scalarValue;                                                                               \
-        apply<T, T>(#NAME, counted(per_repeat<T>, count, #NAME), unary_dst(dst, UnaryRepeatParams()),               \
-                    {unary_src(src, UnaryRepeatParams())},                                                          \
-                    [scalar](T x) { return NAME##Operation<T>::of(x, scalar); });                                   \
+#define ASCENDC_SCALAR(NAME)                                                                                       \
+    template <typename T, bool isSetMask = true>                                                                   \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, emulator::Mask mask,     \
+              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                      \
+        emulator::unary(#NAME, dst, src, emulator::masked<isSetMask>(emulator::per_repeat<T>, mask, repeatTime, #NAME),    \
+                        repeatParams,                                                                              \
+                        [scalar = scalarValue](T x) { return emulator::NAME##Operation<T>::of(x, scalar); });      \
+    }                                                                                                              \
+    template <typename T>                                                                                          \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count) {  \
+        emulator::unary(#NAME, dst, src, emulator::counted(emulator::per_repeat<T>, count, #NAME), UnaryRepeatParams(),    \
+                        [scalar = scalarValue](T x) { return emulator::NAME##Operation<T>::of(x, scalar); });      \
     }
 
 ASCENDC_UNARY(Exp)
@@ -272,13 +255,7 @@ void duplicate(const AscendC::LocalTensor<T>& dst, T value, const Lanes& lanes, 
 namespace AscendC {
 
 template <typename T, typename U, bool isSetMask = true>
-void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarValue, uint64_t mask,
-          const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {
-    using namespace emulator;
-    axpy(dst, src, scalarValue, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Axpy"), repeatParams);
-}
-template <typename T, typename U, bool isSetMask = true>
-void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarValue, uint64_t mask[],
+void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarValue, emulator::Mask mask,
           const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {
     using namespace emulator;
     axpy(dst, src, scalarValue, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Axpy"), repeatParams);
@@ -291,14 +268,7 @@ void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarV
 }
 
 template <typename T, bool isSetMask = true>
-void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, uint64_t mask, const emulator::RepeatTime repeatTime,
-               const uint16_t dstBlockStride, const uint8_t dstRepeatStride) {
-    using namespace emulator;
-    duplicate(dst, scalarValue, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Duplicate"), dstBlockStride,
-              dstRepeatStride);
-}
-template <typename T, bool isSetMask = true>
-void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, uint64_t mask[], const emulator::RepeatTime repeatTime,
+void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, emulator::Mask mask, const emulator::RepeatTime repeatTime,
                const uint16_t dstBlockStride, const uint8_t dstRepeatStride) {
     using namespace emulator;
     duplicate(dst, scalarValue, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Duplicate"), dstBlockStride,
