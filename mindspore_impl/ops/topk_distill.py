@@ -84,15 +84,11 @@ def topk_distill(
 
 
 def cross_entropy(ce_weight: float, gradient: bool = True, backend_name: str | None = None) -> nn.Cell:
-    """The operator without a teacher: construct(logits_NV, target_ids_N, row_weight_N) -> (ce_N[, grad_NV]).
-
-    Everything is as in `topk_distill`.
-    """
+    """The operator without a teacher: as `topk_distill`, for the teacher's inputs that `no_teacher` gives."""
     name = backend_name or backend()
     if name == "composed":
         return ComposedCrossEntropy(float(ce_weight), gradient)
-    operator = topk_distill("forward_kl", "tail_bucket", 1.0, ce_weight, 0.0, gradient, name)
-    return WithoutTeacher(operator, gradient)
+    return topk_distill("forward_kl", "tail_bucket", 1.0, ce_weight, 0.0, gradient, name)
 
 
 def kernel_codes(divergence: str, support: str) -> tuple[int, int]:
@@ -104,20 +100,6 @@ def no_teacher(target_ids_N, row_weight_N):
     """-> teacher_ids_N1, teacher_logp_N1, teacher_tail_logp_N of no teacher: one padded id, all mass outside it."""
     zero_N = row_weight_N * 0
     return (target_ids_N * 0 - 1).reshape((-1, 1)), zero_N.reshape((-1, 1)), zero_N
-
-
-class WithoutTeacher(nn.Cell):
-    """Cross-entropy from the fused operator."""
-
-    def __init__(self, operator: nn.Cell, gradient: bool):
-        super().__init__()
-        self.operator, self.gradient = operator, gradient
-
-    def construct(self, logits_NV, target_ids_N, row_weight_N):
-        outputs = self.operator(logits_NV, target_ids_N, row_weight_N, *no_teacher(target_ids_N, row_weight_N))
-        if self.gradient:
-            return outputs[0], outputs[3]
-        return outputs[0]
 
 
 def _output_shapes(logits_NV, target_ids_N, *_):

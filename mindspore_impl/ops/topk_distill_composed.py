@@ -237,7 +237,7 @@ class ComposedTopkDistill(nn.Cell):
 
 
 class ComposedCrossEntropy(nn.Cell):
-    """See `ops/topk_distill.cross_entropy`: softmax, log and one gather, for speed.
+    """See `ops/topk_distill.cross_entropy`: softmax, log and one gather, for speed. Reads no teacher.
 
     The price is an absolute error of up to 4e-6 in loss and gradient.
     """
@@ -247,14 +247,16 @@ class ComposedCrossEntropy(nn.Cell):
         self.ce_weight, self.gradient = ce_weight, gradient
         self.scatter_add = ops.TensorScatterElements(axis=1, reduction="add")
 
-    def construct(self, logits_NV, target_ids_N, row_weight_N):
+    def construct(self, logits_NV, target_ids_N, row_weight_N, *_):
         kept_dtype = logits_NV.dtype
         log_q_NV = ops.log_softmax(logits_NV.astype(ms.float32), -1)
         label_ids_N1, counted_N = target_ids_N.reshape((-1, 1)), row_weight_N != 0
         ce_N = -ops.gather_elements(log_q_NV, 1, label_ids_N1).reshape((-1,))
         ce_N = ops.select(counted_N, ce_N, ops.zeros_like(ce_N))
+        zero_N = ops.zeros_like(ce_N)
+        outputs = ce_N, zero_N, ops.stack((zero_N, zero_N, zero_N, zero_N))
         if not self.gradient:
-            return ce_N
+            return outputs
         weight_N1 = (self.ce_weight * row_weight_N).reshape((-1, 1))
         grad_NV = self.scatter_add(ops.exp(log_q_NV) * weight_N1, label_ids_N1, -weight_N1)
-        return ce_N, grad_NV.astype(kept_dtype)
+        return outputs + (grad_NV.astype(kept_dtype),)

@@ -107,13 +107,15 @@ def test_a_tied_head_gets_both_gradients(kernels):
     assert row_error(got_VD, total_VD, 0.02) <= 1e-5
 
 
-def test_a_frozen_head_costs_no_gradient(kernels):
+def test_a_frozen_head_and_evaluation_cost_no_gradient(kernels):
     hidden_ND, head_VD, case = small_case()
-    whole = Whole(hidden_ND, head_VD, FusedLinear(OPTIONS, True, head_gradient=False))
-    _, (got_ND,) = differentiated(whole, [whole.table])(case)
-    assert row_error(got_ND, both_grads(objective(*case, OPTIONS), hidden_ND, head_VD)[0], 0.02) <= 1e-5
     inputs = [Tensor(array) for array in (hidden_ND, head_VD, *case[1:])]
-    assert len(whole.fused(*inputs)) == 5  # no gradient of the head
-    loss, ce_N, kd_N, diagnostics_4N = FusedLinear(OPTIONS, True, gradient=False)(*inputs)  # evaluation: none at all
-    for got, wanted in zip((loss, ce_N, kd_N, diagnostics_4N), whole.fused(*inputs), strict=False):
+    frozen = FusedLinear(OPTIONS, True, head_gradient=False)
+    outputs, grad_ND = ms.value_and_grad(frozen, 0, has_aux=True)(*inputs)
+    reference = objective(*case, OPTIONS)
+    assert row_error(grad_ND.asnumpy(), reference.grad_NV @ head_VD, 0.02) <= 1e-5
+    assert len(outputs) == 5  # no gradient of the head
+    losses = FusedLinear(OPTIONS, True, gradient=False)(*inputs)
+    assert len(losses) == 4
+    for got, wanted in zip(losses, outputs, strict=False):
         np.testing.assert_allclose(got.asnumpy(), wanted.asnumpy(), rtol=1e-6)
