@@ -12,6 +12,7 @@ import numpy as np
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.ops.divergence_codes import DIVERGENCES
+from mindspore_impl.schema import nearest
 
 _STEP = 1e-5  # of the central differences: errors of about 1e-10 in float64
 
@@ -78,8 +79,6 @@ def divergence_names() -> tuple[str, ...]:
 
 def find_divergence(name: str) -> Divergence:
     """The divergence of that name. Raises UserError with the nearest name when it is unknown."""
-    from mindspore_impl.config import nearest
-
     if name not in _registry:
         raise UserError(f"objective.divergence={name} is unknown{nearest(name, _registry)}")
     return _registry[name]

@@ -25,11 +25,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mindspore_impl.config import nearest
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.divergences import divergence_names, find_divergence
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.ops.divergence_codes import SUPPORTS, supports_of
+from mindspore_impl.schema import nearest
 
 
 class Objective(NamedTuple):

@@ -8,6 +8,9 @@ SUPPORTS = ("tail_bucket", "renormalised", "truncated", "sampled")
 
 
 def supports_of(divergence: str) -> tuple[str, ...]:
-    """The supports on which a divergence is defined: the last two have masses that need not sum to one in both
-    distributions, where only the forward KL keeps a meaning."""
+    """Return the supports on which a divergence is defined.
+
+    On `truncated` and `sampled` the masses of the two distributions need not sum to the same: only the forward KL keeps
+    a meaning there.
+    """
     return SUPPORTS if divergence == "forward_kl" else SUPPORTS[:2]
