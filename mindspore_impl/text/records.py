@@ -1,4 +1,4 @@
-"""Conversation records: the one form that every data source is turned into, and the only thing later rooms know."""
+"""Conversation records: the common form of all data sources, which is all that later rooms know."""
 
 import difflib
 import json
@@ -130,7 +130,9 @@ def text_field(obj: dict, key: str, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        refuse(where, f"{key} is not valid Unicode (a lone surrogate at character {error.start}); mend the source file")
+        refuse(
+            where, f"{key} is not valid Unicode (a lone surrogate at character {error.start}); correct the source file"
+        )
     return value
 
 
@@ -142,9 +144,9 @@ def object_field(obj: dict, key: str, where: str) -> dict:
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except ValueError:  # UnicodeEncodeError is one
-        refuse(where, f"{key} holds NaN, infinity or invalid Unicode; mend the source file")
+        refuse(where, f"{key} holds NaN, infinity or invalid Unicode; correct the source file")
     except RecursionError:
-        refuse(where, f"{key} is nested too deeply; mend the source file")
+        refuse(where, f"{key} is nested too deeply; correct the source file")
     return value
 
 
@@ -157,7 +159,7 @@ def choice_field(obj: dict, key: str, choices: tuple[str, ...], where: str) -> s
 
 
 def nearest(name: str, known) -> str:
-    """A hint for a message about an unknown name: the closest known one, then all of them."""
+    """A hint about an unknown name: the closest known one, then all of them."""
     known = list(known)
     close = difflib.get_close_matches(str(name), known, n=1)
     return (f"; did you mean {close[0]!r}?" if close else "") + f" Known: {', '.join(known)}"
