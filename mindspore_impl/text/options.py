@@ -1,4 +1,4 @@
-"""Which tokenizer a run uses."""
+"""Options of the tokenizer."""
 
 from dataclasses import dataclass, field
 

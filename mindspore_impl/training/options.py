@@ -23,16 +23,16 @@ class OptimizerOptions:
 
 @dataclass
 class TrainOptions:
-    """Length of a stage and what happens along the way. Exactly one of `max_steps` and `num_train_epochs` is given."""
+    """Length, logging, validation and checkpoints. Exactly one of `max_steps` and `num_train_epochs` is given."""
 
     max_steps: int | None = None
     num_train_epochs: float | None = None
     logging_steps: int = 10  # steps between lines of metrics.jsonl
     eval_steps: int = 0  # steps between validations; 0: only at the start and the end
     save_steps: int = 200  # steps between checkpoints; 0: only at the end
-    save_total_limit: int = 2  # the newest ones that are kept, besides the best
-    keep_every: int = 0  # steps between checkpoints that are kept for ever; 0: none
-    async_checkpoint: bool = True  # write beside the steps, which stop for a copy of the state alone
+    save_total_limit: int = 2  # newest checkpoints that are kept, besides the best
+    keep_every: int = 0  # steps between checkpoints that are never deleted; 0: none
+    async_checkpoint: bool = True  # write in a background thread; training stops only while the state is copied
     select: Literal["last", "best"] = "last"  # which weights the stage hands on; best: lowest validation loss
     max_skipped_steps: int = 10  # non-finite steps in a row before the stage stops
     tensorboard: bool = True
