@@ -14,7 +14,7 @@ from mindspore_impl.text.records import Record
 
 LENGTH = "difficulty_length"  # tokens of the rendered sample
 LOSS = "difficulty_loss"  # mean cross-entropy of some weights on its supervised tokens, in nats
-PASS_RATE = "difficulty_pass_rate"  # share of right answers of a student: high is easy
+PASS_RATE = "difficulty_pass_rate"  # noqa: S105  # share of right answers of a student: high is easy
 BUCKETS = ("easy", "medium", "hard")
 BINS = 16
 

@@ -1,4 +1,6 @@
-"""The bundled task: execute a short program on a list of letters, for instance
+"""The bundled task: execute a short program on a list of letters.
+
+For instance:
 
     user       list d b a c apply reverse sort
     reasoning  reverse c a b d sort a b c d

@@ -84,6 +84,7 @@ class Pieces:
 
     @property
     def length_P(self) -> np.ndarray:
+        """Tokens of each piece."""
         return self.stop_P - self.start_P
 
 

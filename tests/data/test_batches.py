@@ -117,7 +117,7 @@ def test_trap_02_no_document_supervises_its_neighbour():
         assert (batch.target_ids_BL[batch.loss_weight_BL == 0] == 0).all() and batch.target_ids_BL.min() == 0
 
 
-@pytest.mark.parametrize("world_size, accumulation", [(1, 4), (2, 2), (4, 1)])
+@pytest.mark.parametrize(("world_size", "accumulation"), [(1, 4), (2, 2), (4, 1)])
 def test_trap_03_the_split_changes_neither_weights_nor_rows(world_size, accumulation):
     samples = make_samples(30)
     whole = stream_of(samples)
@@ -293,7 +293,7 @@ def test_a_dropped_sample_needs_no_teacher(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    ("changes", "message"),
     [
         ({"rows": 6, "gradient_accumulation_steps": 4}, r"data\.rows=6.*multiple of 4"),
         ({"gradient_accumulation_steps": 0}, r"data\.gradient_accumulation_steps=0"),

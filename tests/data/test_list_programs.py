@@ -30,7 +30,7 @@ def problems(**changes) -> list:
     return [problem(record) for record in records(**changes)]
 
 
-@pytest.mark.parametrize("name, expected", [
+@pytest.mark.parametrize(("name", "expected"), [
     ("reverse", "ecbda"), ("rotate_left", "dbcea"), ("rotate_right", "eadbc"), ("swap_ends", "edbca"),
     ("swap_first", "dabce"), ("swap_last", "adbec"), ("sort", "abcde"),
 ])  # fmt: skip

@@ -73,7 +73,7 @@ def test_text_of_an_external_engine_is_encoded_by_the_template(records, tokenize
     assert (item.tokenizer_sha256, item.weights_sha256) == (tokenizer.sha256, None)
 
 
-@pytest.mark.parametrize("changes, needles", [
+@pytest.mark.parametrize(("changes", "needles"), [
     ({"completion_ids": [5, 130, 3]}, ["the id 130", "vocabulary of 130"]),
     ({"prompt_ids": [1, -2]}, ["prompt_ids", "-2"]),
     ({"prompt_ids": []}, ["prompt_ids"]),

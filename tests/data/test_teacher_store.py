@@ -115,7 +115,7 @@ def test_runs_describe_exactly_the_targets(mask):
     assert found == [i for i, bit in enumerate(mask) if bit and i > 0]
 
 
-@pytest.mark.parametrize("top_k, limit", [(10, 46), (64, 276)])
+@pytest.mark.parametrize(("top_k", "limit"), [(10, 46), (64, 276)])
 def test_bytes_per_position(tmp_path, top_k, limit):
     rng = np.random.default_rng(0)
     writer = StoreWriter(tmp_path, header(top_k), 65536)
@@ -235,7 +235,7 @@ def assign(array, where, value):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         (lambda i, p, t: assign(i, (2, 3), i[2, 4]), "row 2: an id occurs twice"),
         (lambda i, p, t: assign(i, (2, 3), -1), "row 2: an id follows padding"),

@@ -4,11 +4,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mindspore_impl.config import build, conf_folder, nearest, told_plainly
+from mindspore_impl.config import conf_folder, told_plainly
 from mindspore_impl.data.options import DataOptions
 from mindspore_impl.data.selection.steps import STEPS
 from mindspore_impl.data.selection.stream import Step
 from mindspore_impl.errors import UserError
+from mindspore_impl.schema import build, nearest
 
 
 @dataclass

@@ -50,8 +50,11 @@ class Item:
         return self.record.messages[-1].role == "assistant"
 
     def text(self, part: Part) -> str:
-        """One part of the record: `answer` is the last assistant turn's content, `response` its reasoning and content,
-        `prompt` the turns before it, `conversation` everything. A part that is absent is empty."""
+        """One part of the record; one that is absent is empty.
+
+        `answer` is the last assistant turn's content, `response` its reasoning and content, `prompt` the turns before
+        it, `conversation` everything.
+        """
         if part not in self._parts:
             self._parts[part] = _part(self.record, part)
         return self._parts[part]

@@ -65,7 +65,7 @@ class IdBook:
     """Ids in a temporary file, so that a record costs 8 bytes of memory."""
 
     def __init__(self, folder):
-        self._file = TemporaryFile(dir=folder)
+        self._file = TemporaryFile(dir=folder)  # noqa: SIM115
         self._end = 0
 
     def add(self, identity: str) -> int:

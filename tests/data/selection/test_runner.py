@@ -175,7 +175,7 @@ def test_evaluation_file(select, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "steps, message",
+    ("steps", "message"),
     [([{"lenght": {}}], r"steps\[0\]: .*'lenght'.*'length'\?"),
      (["missing_answer", {"length": {"min_carac": 2}}], r"steps\[1\].length.min_carac: .*min_characters"),
      ([{"length": {"min_characters": "2"}}], r"steps\[0\].length.min_characters: .*'2'"),
@@ -210,7 +210,7 @@ def test_wrong_keys(select):
 
 
 @pytest.mark.parametrize(
-    "override, message",
+    ("override", "message"),
     [("steps.0.length.min_characters=3,4", "min_characters=3,4"), ("~dropped", "~dropped"),
      ("examples=range(1,4)", r"range\(1,4\)"), ("+data@x=3", "data@x=3"),
      ("steps.length.min_characters=3", r"steps.0.NAME.OPTION"), ("examples", "EQUAL"),
@@ -272,7 +272,7 @@ RULES = ["broken_unicode", "missing_answer", "refusal", "code_fences", {"languag
 
 
 @pytest.mark.parametrize(
-    "steps, most",
+    ("steps", "most"),
     [([*RULES, {"mixture": {"weights": {"fast": 1}}}], 60), (["exact_duplicates"], 250)],
     ids=["rules", "hashes"],
 )
