@@ -2,7 +2,6 @@
 
 from mindspore_impl import config
 from mindspore_impl.checkpoint import Background, latest
-from mindspore_impl.speed import BENCHMARKS
 from mindspore_impl.speed import checkpoint as benchmark
 
 
