@@ -109,7 +109,8 @@ class ScoreStage(Stage):
 @dataclass
 class RejectStage(Stage):
     """Rejection sampling: of several answers to a prompt the shortest right one, as a record; prompts without one go.
-    A data set whose `path` is this stage reads the result."""
+    A data set whose `path` is this stage reads the result.
+    """
 
     kind: Literal["reject"]
     rollouts: str = option("", artifact="rollouts")  # rollout stage or file

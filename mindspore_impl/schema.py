@@ -243,8 +243,11 @@ def _numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:
 
 
 def fingerprint_content(instance: Any) -> Any:
-    """Plain containers of what decides a result: no field of `fingerprint=False`, and no reference (what it refers to
-    has a fingerprint of its own)."""
+    """Plain containers of what decides a result.
+
+    Left out: fields of `fingerprint=False`, and references, since what they refer to has a fingerprint of its own.
+
+    """
     if isinstance(instance, dict):
         return {key: fingerprint_content(value) for key, value in instance.items()}
     if isinstance(instance, list):

@@ -133,8 +133,7 @@ def _set_content(config: Config, options: DatasetOptions) -> dict:
 
 
 def path_hash(path: str | Path) -> str:
-    """Hash of a file, of the index and shards of a Hugging Face folder, or of the names and hashes of the weight files
-    in another folder."""
+    """Hash of a file, of a Hugging Face folder's index and shards, or of the weight files of another folder."""
     from mindspore_impl.model.weights import hf_files, is_hf_folder
 
     target = Path(path)

@@ -127,8 +127,11 @@ def _modelled_bytes(config: Config, planned: PlannedStage) -> int:
 
 
 def status(run_dir: Path, planned: PlannedStage) -> str:
-    """skip (finished with this fingerprint, results there), resume (interrupted, or a result was removed), rerun
-    (something changed) or run."""
+    """What is to be done with a stage: skip, resume, rerun or run.
+
+    skip: finished with this fingerprint and its results exist; resume: interrupted, or a result was removed; rerun: its
+    fingerprint changed; run: never started.
+    """
     found = _find_folder(run_dir, planned.name)
     if found is None or not (found / "stage.json").is_file():
         return "run"
@@ -219,8 +222,10 @@ def summarise(metrics: dict) -> str:
 
 
 def _place_folder(context: Context, planned: PlannedStage) -> str:
-    """The stage's `status`, once its folder is there under its present number; an outdated one is moved to
-    <run>/replaced/, never deleted."""
+    """Place the stage's folder under its present number; return the stage's `status`.
+
+    An outdated folder is moved to <run>/replaced/, never deleted.
+    """
     state = status(context.run_dir, planned)
     folder, found = context.folder(planned.name), _find_folder(context.run_dir, planned.name)
     if state == "rerun":

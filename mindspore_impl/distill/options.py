@@ -13,9 +13,7 @@ class RolloutOptions:
     samples_per_prompt: int = option(1, low=1)
     limit: int | None = option(None, low=1)  # prompts; null: all
     keep_truncated: bool = True  # keep answers cut by max_new_tokens (their end is not supervised)
-    prompts_per_part: int = option(
-        64, low=1, fingerprint=False
-    )  # ranks share, and a killed stage resumes at, such parts
+    prompts_per_part: int = option(64, low=1, fingerprint=False)  # unit of sharing by ranks and of resuming
 
 
 @dataclass

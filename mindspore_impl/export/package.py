@@ -109,8 +109,10 @@ def graph_ports(model: ModelOptions, precision: str, slots: int, name: str) -> t
 def write_manifest(
     folder: Path, model: ModelOptions, tokenizer, tokenizer_file: str, about: dict, graphs: dict
 ) -> None:
-    """Write manifest.json over the files that are in `folder`. `about` holds what else belongs into it: precision,
-    cache_length, buckets, target_soc, source_weights_sha256, memory_estimate, operators, versions."""
+    """Write manifest.json over the files that are in `folder`.
+
+    about: precision, cache_length, buckets, target_soc, source_weights_sha256, memory_estimate, operators, versions.
+    """
     entries = {
         path.name: {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
         for path in sorted(folder.iterdir())

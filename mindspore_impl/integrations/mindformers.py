@@ -61,7 +61,7 @@ def register(options: runtime.RuntimeOptions | None = None) -> None:
 
 @functools.cache
 def _register() -> None:
-    from mindspore_impl.training.optimizer import import_mindformers
+    from mindspore_impl.training.mindformers import import_mindformers
 
     import_mindformers("tools.register", "models", "core.loss", "core.lr", "wrapper", "dataset", "trainer")
     from mindformers.tools.register import MindFormerModuleType as Kind
@@ -143,8 +143,10 @@ def _config_class() -> type:
     from mindformers.models import PretrainedConfig
 
     class PanguPosttrainConfig(PretrainedConfig):
-        """model.model_config: `model` (ModelOptions), `loss` (a LOSS), `weights` (whatever a stage can start from), and
-        `seed` for random ones."""
+        """model.model_config: `model` (ModelOptions), `loss` (a LOSS), `weights`, and `seed` for random ones.
+
+        weights: anything that a stage can start from.
+        """
 
         model_type = "pangu_posttrain"
 
@@ -205,8 +207,10 @@ def _step_class() -> type:
     from mindspore_impl.training.step import TrainStep
 
     class PanguTrainStep(TrainStep):
-        """construct(*columns) -> (loss, overflow, loss scale, learning rate, gradient norm), as mindformers' callbacks
-        read them; the scale is always 1."""
+        """construct(*columns) -> (loss, overflow, loss scale, learning rate, gradient norm).
+
+        The order is that of mindformers' callbacks; the scale is always 1.
+        """
 
         def __init__(self, network, optimizer, max_grad_norm=1.0, **more):
             _refuse_typos(more, ("max_grad_norm",), "runner_wrapper")
@@ -244,8 +248,10 @@ class PanguPackedDataset:
 
 
 def packed_dataset(data: PackedData):
-    """A GeneratorDataset whose columns are those of the objective: input_ids, target_ids, loss_weight, segment_ids and
-    position_ids, and with a store teacher_ids, teacher_logp and teacher_tail_logp.
+    """A GeneratorDataset whose columns are those of the objective.
+
+    input_ids, target_ids, loss_weight, segment_ids and position_ids, and with a store teacher_ids, teacher_logp and
+    teacher_tail_logp.
 
     Raises UserError when the data cannot be read, or the step does not fit mindformers.
     """

@@ -20,7 +20,7 @@ def test_a_record_is_read():
     assert parse_record(good(), "a.jsonl:1") == expected
 
 
-@pytest.mark.parametrize("changes, needles", [
+@pytest.mark.parametrize(("changes", "needles"), [
     ({"mesages": 1}, ["unknown field 'mesages'", "did you mean 'messages'"]),
     ({"id": 7}, ["id must be a string", "a number"]),
     ({"id": ""}, ["id is empty"]),
