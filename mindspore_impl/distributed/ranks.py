@@ -100,7 +100,7 @@ def should_stop() -> bool:
 
 
 def check_stop() -> None:
-    """Raise Stopped when this process has received SIGTERM. For places where a rank works alone and no work is half done."""
+    """Raise Stopped when this process has received SIGTERM. For places where a rank works alone and nothing is half"""
     if _state["stop"]:
         raise Stopped(agreed=not joined())
 

@@ -90,7 +90,7 @@ def compare(found_PSV: np.ndarray, wanted: Reference) -> dict:
     difference_PS = np.abs(found_PSV - wanted.logits_PSV).max(axis=2)
     equal_PS = found_PSV.argmax(axis=2) == wanted.tokens_PS
     first_P = [int(row.argmin()) if not row.all() else len(row) for row in equal_PS]
-    log_p, log_q = log_softmax(wanted.logits_PSV), log_softmax(found_PSV)
+    log_p, log_q = log_softmax(wanted.logits_PSV, axis=2), log_softmax(found_PSV, axis=2)
     return {
         "max_logits_difference": {
             "prefill": float(difference_PS[:, 0].max()),

@@ -1,8 +1,8 @@
 """Run the tasks of lm-evaluation-harness with our engine, on checkpoints, Hugging Face folders and packages.
 
 `Requests` answers the three kinds of request of an `lm_eval` model; `harness_model` makes it an instance of the
-harness's `LM`. A request's answer is appended to a file as soon as its chunk is done, so an interrupted run continues there
-(the harness's own cache is a pickle and is not used).
+harness's `LM`. A request's answer is appended to a file as soon as its chunk is done, so an interrupted run continues
+there (the harness's own cache is a pickle and is not used).
 """
 
 import json
