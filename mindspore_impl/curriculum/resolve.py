@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindspore_impl import runtime
-from mindspore_impl.config import Config, DistillStage, SftStage, nearest, validate
+from mindspore_impl.config import Config, DistillStage, SftStage, validate
 from mindspore_impl.curriculum.inputs import TOKENIZERS, TRAINED, is_path, model_of
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.conversation import Conversation
 from mindspore_impl.generation.decoder import Decoder
 from mindspore_impl.generation.options import SamplingOptions
-from mindspore_impl.generation.sampling import check_sampling
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.weights import WeightSource
+from mindspore_impl.schema import check_ranges, nearest
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def open_conversation(
 
     Raises UserError when there is no model or tokenizer, they do not fit, or a setting is out of range.
     """
-    check_sampling(sampling, "sampling")
+    check_ranges(sampling, "sampling")
     if context < 2:
         raise UserError(f"--context: {context} is too short; use 2 or more")
     found = resolve_model_path(path)
@@ -132,8 +132,11 @@ def _base_of(path: Path) -> WeightSource:
 
 
 def load_model(found: ResolvedModel, tokenizer_size: int):
-    """Build a model for inference and load its weights. Raises UserError when its sizes are not known, its vocabulary
-    is smaller than the tokenizer's, or its weights do not fit."""
+    """Build a model for inference and load its weights.
+
+    Raises UserError when its sizes are not known, its vocabulary is smaller than the tokenizer's, or its weights do not
+    fit.
+    """
     from mindspore_impl.model.pangu import PanguForCausalLM
     from mindspore_impl.model.weights import load_into
 

@@ -1,26 +1,28 @@
-"""Student and teacher generations, and the capture of teacher distributions."""
+"""Options of rollouts and of the capture of teacher distributions."""
 
 from dataclasses import dataclass
 from typing import Literal
+
+from mindspore_impl.schema import option
 
 
 @dataclass
 class RolloutOptions:
     """Which prompts are answered, and how often."""
 
-    samples_per_prompt: int = 1
-    limit: int | None = None  # prompts; null: all
+    samples_per_prompt: int = option(1, low=1)
+    limit: int | None = option(None, low=1)  # prompts; null: all
     keep_truncated: bool = True  # keep answers cut by max_new_tokens (their end is not supervised)
-    prompts_per_part: int = 64  # what ranks share and a killed stage goes on at; at least one whole batch
+    prompts_per_part: int = option(64, low=1, fingerprint=False)  # unit of sharing by ranks and of resuming
 
 
 @dataclass
 class CaptureOptions:
-    """What of the teacher's distribution is stored at each supervised position."""
+    """What is stored of the teacher's distribution at each supervised position."""
 
     mode: Literal["top_k", "sampled"] = "top_k"
-    top_k: int = 10  # ids stored a position (top_k), or ids drawn (sampled)
-    temperature: float = 1.0
-    rows_per_batch: int = 16  # packed rows in one teacher forward
-    positions_per_shard: int = 65536
+    top_k: int = option(10, low=1)  # ids stored per position (top_k), or ids drawn (sampled)
+    temperature: float = option(1.0, above=0)
+    rows_per_batch: int = option(16, low=1)  # packed rows in one teacher forward pass
+    positions_per_shard: int = option(65536, low=1, fingerprint=False)
     overlong: Literal["error", "drop"] = "error"  # a sample longer than the stage's sequence_length

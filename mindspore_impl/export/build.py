@@ -28,31 +28,31 @@ from mindspore_impl.export.package import (
 from mindspore_impl.export.stored import compute_dtype, stored_tensors, write_weights
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.pangu import head_dim
+from mindspore_impl.schema import check_ranges
 
 
 def check_export(options: ExportOptions, model: ModelOptions, where: str) -> None:
-    """Validate `options` for a model. Raises UserError that names the key below the config path `where`."""
+    """Refuse numbers that cannot make a package. `where` is the config path. Raises UserError that names the key."""
+    check_ranges(options, where)
     limit = model.max_position_embeddings
-    if not 1 <= options.cache_length <= limit:
+    if options.cache_length > limit:
         raise UserError(
-            f"{where}.cache_length: {options.cache_length} is not from 1 to the model's max_position_embeddings {limit}"
+            f"{where}.cache_length: {options.cache_length} is above the model's max_position_embeddings {limit}"
         )
-    if not options.buckets or min(options.buckets) < 1:
-        raise UserError(f"{where}.buckets: {options.buckets}: name at least one prompt length, all above 0")
+    if not options.buckets:
+        raise UserError(f"{where}.buckets: name at least one prompt length")
     if len(set(options.buckets)) < len(options.buckets):
         raise UserError(f"{where}.buckets: {options.buckets}: a length stands twice")
     if max(options.buckets) > options.cache_length:
         raise UserError(
             f"{where}.buckets: {max(options.buckets)} is longer than {where}.cache_length {options.cache_length}"
         )
-    for key in ("parity_prompts", "parity_tokens"):
-        if getattr(options, key) < 1:
-            raise UserError(f"{where}.{key}: {getattr(options, key)} is below 1")
 
 
 def memory_estimate(model: ModelOptions, options: ExportOptions) -> dict[str, int]:
-    """Modelled bytes on the board: weights of one graph, cache (as input and as output), activations of the largest
-    prefill, and the sums with weights shared by the graphs and with weights in each of them.
+    """Modelled bytes on the board: weights of one graph, cache (input and output), activations of the largest prefill.
+
+    Also the totals if the graphs share their weights (a runtime option) and if each holds its own.
     """
     tensors = stored_tensors(model, options.precision, options.cache_length)
     weights = sum(stored.size for stored in tensors.values())

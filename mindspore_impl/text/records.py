@@ -1,4 +1,4 @@
-"""Conversation records: the one form that every data source is turned into, and the only thing later rooms know."""
+"""Conversation records: the common form of all data sources, which is all that later rooms know."""
 
 import difflib
 import json
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
 from mindspore_impl.errors import UserError
+from mindspore_impl.schema import nearest
 
 ROLES = ("system", "user", "assistant", "tool")
 THINKING = ("reasoning", "fast")
@@ -130,7 +131,9 @@ def text_field(obj: dict, key: str, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        refuse(where, f"{key} is not valid Unicode (a lone surrogate at character {error.start}); mend the source file")
+        refuse(
+            where, f"{key} is not valid Unicode (a lone surrogate at character {error.start}); correct the source file"
+        )
     return value
 
 
@@ -142,9 +145,9 @@ def object_field(obj: dict, key: str, where: str) -> dict:
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except ValueError:  # UnicodeEncodeError is one
-        refuse(where, f"{key} holds NaN, infinity or invalid Unicode; mend the source file")
+        refuse(where, f"{key} holds NaN, infinity or invalid Unicode; correct the source file")
     except RecursionError:
-        refuse(where, f"{key} is nested too deeply; mend the source file")
+        refuse(where, f"{key} is nested too deeply; correct the source file")
     return value
 
 
@@ -154,10 +157,3 @@ def choice_field(obj: dict, key: str, choices: tuple[str, ...], where: str) -> s
     if value not in choices:
         refuse(where, f"unknown {key} {value!r}{nearest(value, choices)}")
     return value
-
-
-def nearest(name: str, known) -> str:
-    """A hint for a message about an unknown name: the closest known one, then all of them."""
-    known = list(known)
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return (f"; did you mean {close[0]!r}?" if close else "") + f" Known: {', '.join(known)}"

@@ -1,12 +1,6 @@
 """AdamW from mindformers, with weight decay on matrices only and the update in one fused operator a parameter."""
 
-import atexit
 import functools
-import importlib
-import logging
-import os
-import shutil
-import tempfile
 
 import mindspore as ms
 import numpy as np
@@ -17,34 +11,9 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.model.weights import check_shapes
 from mindspore_impl.ops.collectives import TENSORS
 from mindspore_impl.training import zero
+from mindspore_impl.training.mindformers import import_mindformers
 from mindspore_impl.training.options import OptimizerOptions
 from mindspore_impl.training.schedule import make_schedule
-
-
-def import_mindformers(*modules: str) -> None:
-    """Import these modules of mindformers (as "core.optim") without `./output/log` and without chatter on stdout.
-
-    Its loggers read the path of their files when a module is imported, now or later, so the two variables stay set for
-    this process, to a folder that goes away with it. Values that the user has set are kept.
-    """
-    _mindformers_logs()
-    logging.disable(logging.WARNING)  # of what is logged while importing
-    try:
-        for module in modules:
-            importlib.import_module(f"mindformers.{module}")
-    finally:
-        logging.disable(logging.NOTSET)
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.startswith("mindformers") and isinstance(logger, logging.Logger):
-            logger.setLevel(logging.ERROR)
-
-
-@functools.cache
-def _mindformers_logs() -> None:
-    folder = tempfile.mkdtemp(prefix="mindformers_log_")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name in ("LOG_MF_PATH", "LOCAL_DEFAULT_PATH"):
-        os.environ.setdefault(name, os.path.join(folder, "log"))
 
 
 @functools.cache
@@ -57,7 +26,7 @@ def fused_adamw_class() -> type:
         w - lr * decay * w - lr / c1 * m / (sqrt(v / c2) + eps)
           = w - (lr * r / c1) * (m / (sqrt(v) + eps * r) + (decay * c1 / r) * w)
 
-    so three scalars a step put it right. (Measured in benchmarks/train_step.py.)
+    so three scalars a step correct it (measured by speed/train_step.py).
     """
     import_mindformers("core.optim")
     from mindformers.core.optim.adamw import AdamW  # `mindformers.core.optim.AdamW` is a factory: not to be subclassed
@@ -71,7 +40,7 @@ def fused_adamw_class() -> type:
             self.one = Tensor(1.0, ms.float32)
 
         def scalars(self):
-            """Count this update; -> rate, beta1, beta2, eps, and the factor of a decay, as `update` takes them."""
+            """Count this update; -> rate, beta1, beta2, eps and the decay factor, as `update` takes them."""
             beta1, beta2, eps = self.beta1.reshape(()), self.beta2.reshape(()), self.eps.reshape(())
             rate = self.get_lr()
             self.assignadd(self.global_step, self.global_step_increase_tensor)
@@ -108,7 +77,8 @@ def make_optimizer(
     """The optimizer of one stage of `steps` updates. Decay applies to parameters with two or more axes.
 
     Its state: `adam_m.<name>`, `adam_v.<name>` (float32) and `global_step` (applied updates, int32 [1]).
-    share_ranks: among how many ranks the moments are cut (see `training/zero.py`); 1: each rank has them whole.
+    share_ranks: the number of ranks that the moments are sharded over (see `training/zero.py`); 1: not sharded.
+    Raises UserError that names the option for values out of range.
     """
     for key in ("adam_beta1", "adam_beta2"):
         if not 0 < getattr(options, key) < 1:
@@ -157,6 +127,6 @@ def load_state(optimizer: nn.Optimizer, arrays: dict[str, np.ndarray], where: st
 
 
 def _moments(optimizer: nn.Optimizer) -> list[tuple[Parameter, Parameter]]:
-    """Every moment with the parameter that it is of."""
+    """Every moment with its parameter."""
     parameters = optimizer.parameters
     return [*zip(optimizer.exp_avg, parameters, strict=True), *zip(optimizer.exp_avg_sq, parameters, strict=True)]

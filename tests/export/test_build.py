@@ -31,10 +31,10 @@ def run(target, model, options, tokenizer, prompts=PROMPTS[:1], measure=in_this_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cache_length": 129}, "export.cache_length: 129 is not from 1 to .* 128"),
+        ({"cache_length": 129}, "export.cache_length: 129 .* 128"),
         ({"cache_length": 0}, "export.cache_length: 0"),
-        ({"buckets": []}, "export.buckets: .* name at least one"),
-        ({"buckets": [0, 4]}, "export.buckets: .* all above 0"),
+        ({"buckets": []}, "export.buckets: "),
+        ({"buckets": [0, 4]}, r"export.buckets\[0\]: 0"),
         ({"buckets": [4, 4]}, "export.buckets: .* stands twice"),
         ({"buckets": [25]}, "export.buckets: 25 is longer than export.cache_length 24"),
         ({"buckets": [5]}, "prompt has 6 tokens, longer than the largest bucket 5"),

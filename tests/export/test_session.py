@@ -87,7 +87,7 @@ def test_narrow_weights_stay_near(packages, precision):
     assert row["top1_agreement"] > 0.9 and row["kl_nats"] < 0.02
 
 
-@pytest.mark.parametrize("shape", ["untied_wide_head", pytest.param("no_bias", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shape", ["untied_wide_head", pytest.param("o_bias_only", marks=pytest.mark.slow)])
 def test_other_shapes(ms_runtime, tokenizer, tmp_path, shape):
     from mindspore_impl.export.build import export_package
     from mindspore_impl.export.options import ExportOptions

@@ -42,7 +42,7 @@ def test_a_source_is_one_of_three():
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_is_a_benchmark(name):
     module = importlib.import_module(f"mindspore_impl.speed.{name}")
-    assert module.NAME == name and callable(module.run)
+    assert name == module.NAME and callable(module.run)
 
 
 def test_table_csv_and_json(tmp_path, capsys):
