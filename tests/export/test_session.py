@@ -92,7 +92,7 @@ def test_other_shapes(ms_runtime, tokenizer, tmp_path, shape):
     from mindspore_impl.export.build import export_package
     from mindspore_impl.export.options import ExportOptions
 
-    options = small_options(**SHAPES[shape], vocab_size=tokenizer.vocab_size, num_hidden_layers=1)
+    options = small_options(**SHAPES[shape], vocab_size=tokenizer.vocab_size)
     settings = ExportOptions("fp32", 24, [16], compare=[], parity_tokens=3)
     report = export_package(
         tmp_path / "p", options, lambda: (build(options), "x"), tokenizer, PROMPTS[:1], settings, in_this_process
