@@ -1,187 +1,140 @@
 """From a Config to an ordered list of stages with checked inputs and fingerprints.
 
 A fingerprint covers everything that decides a stage's result: its options without logging, its model, its data (file
-hashes included), its tokenizer, its seed and the fingerprints of its inputs. Equal fingerprint, equal result.
+hashes included), its tokenizer, its seed, the plugins and the fingerprints of its inputs. Equal fingerprint, equal
+result.
 """
 
-import dataclasses
-import functools
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from mindspore_impl import files
-from mindspore_impl.config import Config, EvaluateStage, Stage, to_plain
-from mindspore_impl.curriculum.checks import problems_of
-from mindspore_impl.curriculum.inputs import (
-    TRAINED,
-    inputs_of,
-    kl_teacher,
-    kl_teacher_model,
-    maker_of,
-    makers_of,
-    measures,
-    model_of,
-    sets_of,
+from mindspore_impl import files, schema
+from mindspore_impl.curriculum import plugins
+from mindspore_impl.curriculum.configuration import Config, model_problems, order_problems, setting_problems
+from mindspore_impl.curriculum.stages import PlannedStage, Stage
+from mindspore_impl.curriculum.stages.content import CODE_FORMAT, set_content, tokenizer_fingerprint
+from mindspore_impl.curriculum.stages.inputs import (
+    Input,
+    find_cycle,
+    hf_folder_problems,
+    is_path,
+    path_hash,
+    reference_problem,
 )
-from mindspore_impl.curriculum.stage_benchmarks import benchmark_content
-from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.errors import UserError
-
-CODE_FORMAT = 1  # raise it when a change of code changes the results of equal options
-
-# Keys that change what is logged or kept, never what is computed.
-_NOT_IN_FINGERPRINT = {
-    "evaluate",
-    "log_interval",
-    "checkpoint_interval",
-    "keep_checkpoints",
-    "keep_every",
-    "async_checkpoint",
-    "tensorboard",
-    "prefetch",
-    "samples_in_report",
-    "positions_per_shard",
-    "prompts_per_part",
-    "records_per_part",
-    "max_skipped_steps",
-    "recompute",
-}
-
-
-@dataclass
-class PlannedStage:
-    """One stage of the run, ready to be executed."""
-
-    index: int  # from 1, as in the folder name
-    name: str
-    stage: Stage
-    model: str  # an entry of config.models; "" where none is needed
-    inputs: dict[str, str] = field(default_factory=dict)  # role, or set that a stage makes: stage name or path
-    seed: int = 0
-    fingerprint: str = ""
-
-    @property
-    def kind(self) -> str:
-        """A key of config.STAGE_KINDS."""
-        return self.stage.kind
-
-    @property
-    def folder_name(self) -> str:
-        """Such as 03_sft_fast."""
-        return f"{self.index:02d}_{self.name}"
+from mindspore_impl.schema import nearest
 
 
 def make_plan(config: Config) -> list[PlannedStage]:
-    """Check the curriculum and return its stages in order, evaluations included.
+    """Validate the whole curriculum and return its stages in order, the ones that follow by themselves included.
 
     Raises UserError that lists every problem: unknown or missing inputs, wrong kinds, cycles, impossible sizes.
     """
-    if problems := problems_of(config):
-        raise UserError("the curriculum cannot run:\n  " + "\n  ".join(problems))
+    stages: dict[str, Stage] = {}
+    problems = list(order_problems(config))
+    if not problems:
+        stages = _with_followers(config)
+        problems = list(_input_problems(config, stages)) or list(_stage_problems(config, stages))
+    if problems:
+        raise UserError("the curriculum cannot run:\n  " + "\n  ".join(dict.fromkeys(problems)))
     planned: dict[str, PlannedStage] = {}
-    for name in config.order:
-        _append(planned, config, name, config.stages[name])
-        if isinstance(config.stages[name], TRAINED) and config.stages[name].evaluate and measures(config.evaluation):
-            _append(planned, config, f"eval_{name}", EvaluateStage(kind="evaluate", init=name))
+    for name, stage in stages.items():
+        entry = PlannedStage(len(planned) + 1, name, stage, stage.model_name(config))
+        entry.inputs = {given.role: given.reference for given in _inputs(config, name, stage)}
+        entry.seed = config.seed if stage.seed is None else stage.seed
+        entry.fingerprint = _fingerprint(config, entry, planned)
+        planned[name] = entry
     return list(planned.values())
 
 
-def _append(planned: dict[str, PlannedStage], config: Config, name: str, stage: Stage) -> None:
-    seed = config.seed if stage.seed is None else stage.seed
-    inputs = inputs_of(stage) | {f"set {each}": maker for each, maker in makers_of(stage, config).items()}
-    if isinstance(stage, EvaluateStage):
-        inputs |= kl_teacher(stage, config)
-    entry = PlannedStage(len(planned) + 1, name, stage, model_of(config, stage), inputs, seed)
-    entry.fingerprint = _fingerprint(config, entry, planned)
-    planned[name] = entry
+def _with_followers(config: Config) -> dict[str, Stage]:
+    stages = {}
+    for name in config.order:
+        stages[name] = config.stages[name]
+        for follower, stage in stages[name].followers(name, config).items():
+            if follower in config.order:
+                raise UserError(f"order: {follower!r} is the name of the stage that follows {name!r}; rename it")
+            stages[follower] = stage
+    return stages
+
+
+def _inputs(config: Config, name: str, stage: Stage) -> list[Input]:
+    """The named inputs of a stage, then the stages that make the data sets it reads."""
+    key = f"stages.{name}"
+    found = stage.inputs(key, config)
+    for set_name in dict.fromkeys(each for _, each in stage.data_sets(key, config)):
+        if maker := config.maker_of(set_name):
+            found.append(Input(f"set {set_name}", maker, "records", f"data.sets.{set_name}.stage"))
+    return found
+
+
+def _input_problems(config: Config, stages: dict[str, Stage]) -> Iterator[str]:
+    """Missing, unknown and circular inputs, and unknown data sets."""
+    seen: set[str] = set()
+    parents = {name: [given.reference for given in _inputs(config, name, stage)] for name, stage in stages.items()}
+    for name, stage in stages.items():
+        for role in schema.missing_references(stage):
+            yield f"stages.{name}.{role}: no input given; name a stage or a path"
+        for given in _inputs(config, name, stage):
+            problem = reference_problem(given, name, config.stages, config.order)
+            if problem is None and not is_path(given.reference) and given.reference not in seen:
+                if cycle := find_cycle(name, parents):
+                    problem = f"{given.key}: the inputs form a cycle: {' -> '.join(cycle)}; break it"
+                else:
+                    problem = f"{given.key}: {given.reference!r} runs after {name!r}; move it forward in order"
+            if problem:
+                yield problem
+        seen.add(name)
+    for key, set_name in _set_keys(config, stages):
+        if set_name not in config.data.sets:
+            yield f"{key}: no data set is named {set_name!r}{nearest(set_name, config.data.sets)}"
+        elif key == "tokenizer.train_on" and (maker := config.maker_of(set_name)):
+            yield f"{key}: {set_name!r} is made by stage {maker!r}, after the tokenizer; name other sets"
+
+
+def _set_keys(config: Config, stages: dict[str, Stage]) -> Iterator[tuple[str, str]]:
+    """(configuration key, data set) wherever a set is read."""
+    for name, stage in stages.items():
+        yield from stage.data_sets(f"stages.{name}", config)
+    yield from (("tokenizer.train_on", name) for name in config.tokenizer.train_on)
+
+
+def _stage_problems(config: Config, stages: dict[str, Stage]) -> Iterator[str]:
+    """Numbers, files and models that cannot work, once every input and set is known to exist."""
+    yield from setting_problems(config, _set_keys(config, stages))
+    tokenizer = None if config.tokenizer.path is None else Path(config.tokenizer.path)
+    models: list[str] = []
+    for name, stage in stages.items():
+        key = f"stages.{name}"
+        try:
+            model = stage.model_name(config)
+        except UserError as error:
+            yield f"{key}.{error}"
+            continue
+        if model and (tokenizer is None or tokenizer.is_file()):
+            models.append(model)
+            # The size of a tokenizer that is yet to be trained is not known.
+            options = config.models[model] if tokenizer is None else config.sized_model(model)
+            for given in stage.inputs(key, config)[:1]:
+                yield from hf_folder_problems(given, options, f"models.{model}", tokenizer)
+        yield from stage.problems(key, config)
+    yield from model_problems(config, dict.fromkeys(models))
 
 
 def _fingerprint(config: Config, entry: PlannedStage, planned: dict[str, PlannedStage]) -> str:
-    stage = entry.stage
-    options = to_plain(stage)
-    if isinstance(stage, EvaluateStage):
-        options["options"] = _evaluation(stage, config)
-    inputs = {
-        role: planned[value].fingerprint if value in planned else path_hash(value)
-        for role, value in entry.inputs.items()
-    }
+    stage, model = entry.stage, config.models.get(entry.model)
+    names = dict.fromkeys(name for _, name in stage.data_sets("", config))
     content = {
         "format": CODE_FORMAT,
-        "stage": _without_logging(options),
-        "model": _without_logging(to_plain(config.models[entry.model])) if entry.model else None,
+        "stage": stage.content(config),
+        "model": None if model is None else schema.fingerprint_content(model),
         "seed": entry.seed,
         "tokenizer": tokenizer_fingerprint(config),
-        "sets": {name: _set_content(config, config.data.sets[name]) for name in sets_of(stage, config)},
-        "inputs": inputs,
+        "sets": {name: set_content(config, name) for name in names},
+        "inputs": {
+            role: planned[value].fingerprint if value in planned else path_hash(value)
+            for role, value in entry.inputs.items()
+        },
+        "plugins": plugins.loaded() if config.plugins else {},
     }
     return files.sha256_json(content)
-
-
-def _evaluation(stage: EvaluateStage, config: Config) -> dict:
-    """What an evaluation measures; without a comparison, nothing about a teacher, nor about benchmarks without one."""
-    options = to_plain(stage.options or config.evaluation)
-    model = kl_teacher_model(stage, config) if options["teacher_kl"] else None
-    kept = {key: value for key, value in options.items() if model or not key.startswith("teacher")}
-    kept |= {"teacher_model": to_plain(config.models[model])} if model else {}
-    del kept["benchmarks"]
-    found = benchmark_content(stage.options or config.evaluation)
-    return kept | ({"benchmarks": found} if found else {})
-
-
-def tokenizer_fingerprint(config: Config) -> str:
-    """Decides whether a run's own tokenizer must be trained anew."""
-    options = config.tokenizer
-    if options.path is not None:
-        return files.sha256_json([file_hash(Path(options.path)), options.template])
-    sets = {name: _set_content(config, config.data.sets[name]) for name in options.train_on}
-    return files.sha256_json({"format": CODE_FORMAT, "options": to_plain(options), "sets": sets})
-
-
-def _without_logging(value: Any) -> Any:
-    """Options without what only concerns logging, and without the names of inputs (their fingerprints count)."""
-    dropped = _NOT_IN_FINGERPRINT | {"init", "teacher", "store", "rollouts"}
-    if isinstance(value, dict):
-        # The mixture may hold a set called like an input, so its keys are kept whole.
-        return {k: v if k == "mixture" else _without_logging(v) for k, v in value.items() if k not in dropped}
-    return value
-
-
-def _set_content(config: Config, options: DatasetOptions) -> dict:
-    content = dataclasses.asdict(options)
-    if options.source == "list_programs":
-        return content | {"seed": config.seed if options.seed is None else options.seed}
-    del content["seed"]  # has no part in reading a file
-    if maker_of(options):
-        return content | {"path": None}  # an input of the stage, which counts by its fingerprint
-    # The file's name is part of record ids, which seed the sampling of rollouts.
-    path = Path(options.path) if options.path else None
-    return content | {"path": (path.name, file_hash(path)) if path else None}
-
-
-def path_hash(path: str | Path) -> str:
-    """Hash of a file, of the index and shards of a Hugging Face folder, or of the names and hashes of the weight files
-    in another folder."""
-    from mindspore_impl.model.weights import hf_files, is_hf_folder
-
-    target = Path(path)
-    if target.is_file():
-        return file_hash(target)
-    if is_hf_folder(target):
-        return files.sha256_json({found.name: file_hash(found) for found in hf_files(target)})
-    found = sorted(target.rglob("*.safetensors"))
-    return files.sha256_json({str(f.relative_to(target)): file_hash(f) for f in found})
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, read once as long as its size and time stay."""
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return _hash_of_state(path, state.st_size, state.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=256)
-def _hash_of_state(path: Path, size: int, mtime_ns: int) -> str:
-    return files.sha256_file(path)
