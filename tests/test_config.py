@@ -19,7 +19,7 @@ def refusal(*overrides: str) -> str:
     ("key", "meant"),
     [
         ("sede=3", "seed"),
-        ("stages.teacher.train.stepz=3", "steps"),
+        ("stages.teacher.train.max_stepz=3", "max_steps"),
         ("stages.distill_fast.objective.kd_wieght=0.5", "kd_weight"),
         ("models.student.hiden_size=4", "hidden_size"),
         ("data.sets.fast.noize=0.1", "noise"),
@@ -38,10 +38,10 @@ def test_typo_in_yaml_is_refused(tmp_path, monkeypatch):
     assert config.compose([]).name == "quickstart"
     path = folder / "optimizer" / "adamw.yaml"
     text = path.read_text()
-    assert "\nclip_norm:" in text
-    path.write_text(text.replace("\nclip_norm:", "\nclip_nrom:"))
+    assert "\nmax_grad_norm:" in text
+    path.write_text(text.replace("\nmax_grad_norm:", "\nmax_grad_nrom:"))
     message = refusal()
-    assert "stages.teacher.optimizer.clip_nrom: unknown key; did you mean 'clip_norm'?" in message
+    assert "stages.teacher.optimizer.max_grad_nrom: unknown key; did you mean 'max_grad_norm'?" in message
 
 
 @pytest.mark.parametrize("prefix", ["", "+", "++"])
@@ -87,13 +87,13 @@ def test_unknown_choice_or_missing_value(override, message):
 
 
 def test_stage_without_definition():
-    assert "stages.more: no such stage is defined" in refusal("+stages.more.train.steps=3")
+    assert "stages.more: no such stage is defined" in refusal("+stages.more.train.max_steps=3")
 
 
 def test_int_becomes_float_and_null_stays():
-    composed = config.compose(["stages.teacher.optimizer.learning_rate=1", "stages.teacher.train.steps=null"])
+    composed = config.compose(["stages.teacher.optimizer.learning_rate=1", "stages.teacher.train.max_steps=null"])
     assert composed.stages["teacher"].optimizer.learning_rate == 1.0
-    assert composed.stages["teacher"].train.steps is None
+    assert composed.stages["teacher"].train.max_steps is None
 
 
 def test_plain_form_round_trips():

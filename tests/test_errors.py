@@ -57,7 +57,7 @@ def test_a_stage_says_which_of_its_options_to_lower(tmp_path):
     from mindspore_impl.curriculum import kinds, plan
 
     planned = {each.kind: each for each in plan.make_plan(compose(["experiment=quickstart", f"run_dir={tmp_path}"]))}
-    assert f"stages.{planned['distill'].name}.data.accumulation" in kinds.less_memory(planned["distill"])
+    assert f"stages.{planned['distill'].name}.data.gradient_accumulation_steps" in kinds.less_memory(planned["distill"])
     for kind, each in planned.items():
         text = kinds.less_memory(each)
         assert text.endswith("or runtime.logits_mb") and "{" not in text

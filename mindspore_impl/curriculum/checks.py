@@ -192,15 +192,18 @@ def _check_numbers(config: Config) -> Iterator[str]:
 
 # The smallest value that makes sense, by the last part of a key.
 _AT_LEAST = {
-    "workers": 1, "threads": 0, "profile_steps": 0, "seed": 0, "rows": 1, "accumulation": 1, "sequence_length": 2,
-    "prefetch": 0, "steps": 1, "log_interval": 0, "validation_interval": 0, "checkpoint_interval": 0,
-    "keep_checkpoints": 1, "keep_every": 0, "max_skipped_steps": 1, "rows_per_batch": 1, "positions_per_shard": 1,
+    "workers": 1, "threads": 0, "profile_steps": 0, "seed": 0, "rows": 1, "gradient_accumulation_steps": 1,
+    "sequence_length": 2,
+    "prefetch": 0, "max_steps": 1, "logging_steps": 0, "eval_steps": 0, "save_steps": 0,
+    "save_total_limit": 1, "keep_every": 0, "max_skipped_steps": 1, "rows_per_batch": 1, "positions_per_shard": 1,
     "limit": 1,
     "samples_per_prompt": 1, "prompts_per_part": 1, "records_per_part": 1, "max_new_tokens": 1, "batch_size": 1,
-    "samples_in_report": 0, "count": 1, "first": 0, "learning_rate": 0, "warmup_steps": 0, "weight_decay": 0,
-    "clip_norm": 0,
+    "samples_in_report": 0, "count": 1, "skip": 0, "learning_rate": 0, "warmup_steps": 0, "weight_decay": 0,
+    "max_grad_norm": 0,
 }  # fmt: skip
-_ZERO_TO_ONE = {"warmup_ratio", "decay_ratio", "min_lr_ratio", "noise", "character_coverage", "beta1", "beta2", "top_p"}
+_ZERO_TO_ONE = {
+    "warmup_ratio", "decay_ratio", "min_lr_ratio", "noise", "character_coverage", "adam_beta1", "adam_beta2", "top_p",
+}  # fmt: skip
 
 
 def _check_ranges(value, path: str) -> Iterator[str]:
@@ -291,17 +294,17 @@ def _too_long(config: Config, key: str, length: int, model: str) -> Iterator[str
 
 def _check_training(config: Config, name: str, stage, model: str) -> Iterator[str]:
     train, data, key = stage.train, stage.data, f"stages.{name}"
-    if (train.steps is None) == (train.epochs is None):
-        yield f"{key}.train: give exactly one of steps and epochs"
-    if train.epochs is not None and train.epochs <= 0:
-        yield f"{key}.train.epochs: {train.epochs} is not above 0"
+    if (train.max_steps is None) == (train.num_train_epochs is None):
+        yield f"{key}.train: give exactly one of max_steps and num_train_epochs"
+    if train.num_train_epochs is not None and train.num_train_epochs <= 0:
+        yield f"{key}.train.num_train_epochs: {train.num_train_epochs} is not above 0"
     if train.select == "best" and not data.validation:
         yield f"{key}.train.select: best needs a validation set; name one in {key}.data.validation, or use last"
-    share = max(1, config.runtime.workers) * max(1, data.accumulation)
+    share = max(1, config.runtime.workers) * max(1, data.gradient_accumulation_steps)
     if data.rows % share:
         yield (
             f"{key}.data.rows: {data.rows} rows do not divide by {config.runtime.workers} workers x "
-            f"{data.accumulation} micro-batches; nearest: {max(share, round(data.rows / share) * share)}"
+            f"{data.gradient_accumulation_steps} micro-batches; nearest: {max(share, round(data.rows / share) * share)}"
         )
     yield from _too_long(config, f"{key}.data.sequence_length", data.sequence_length, model)
     if stage.evaluate and (config.evaluation.perplexity or config.evaluation.teacher_kl):

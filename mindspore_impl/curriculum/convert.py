@@ -70,7 +70,7 @@ def prune_depth(path: Path, out: Path, layers: str | None = None, keep: int | No
     half, rounded up). Raises UserError like import_weights, and when these layers are not there.
     """
     source, _, tokenizer = _described(path, None, "name a checkpoint, a Hugging Face folder or a stage of a run")
-    total = source.options.num_layers
+    total = source.options.num_hidden_layers
     if layers is None:
         kept = prune.evenly_spaced(total, -(-total // 2) if keep is None else keep)
     else:

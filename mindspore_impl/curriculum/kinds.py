@@ -165,7 +165,7 @@ def run_training(context: Context, planned: PlannedStage, folder: Path) -> dict:
     }
     changes = {name: context.selection(name, data.order, data.order_by) for name in mixture if name != ROLLOUTS}
     summary = stream.summary() | {"selection": {name: change for name, change in changes.items() if change}}
-    steps = stage.train.steps or stream.steps_for_epochs(stage.train.epochs)
+    steps = stage.train.max_steps or stream.steps_for_epochs(stage.train.num_train_epochs)
     _print_training(context, planned, steps, summary)
     metrics = train(
         model,
@@ -197,7 +197,7 @@ def _described(context: Context, model: str) -> dict | None:
 
 def _rows(data: BatchOptions) -> int:
     """Rows of one micro-batch on one device, so that validation compiles to the same shape as training."""
-    return data.rows // (data.accumulation * runtime.world_size())
+    return data.rows // (data.gradient_accumulation_steps * runtime.world_size())
 
 
 def _fitting(samples: list, data: BatchOptions) -> list:
@@ -227,11 +227,11 @@ def _print_training(context: Context, planned: PlannedStage, steps: int, summary
 
     estimate = training_estimate(context.model_options(planned.model), planned.stage, context.config.runtime)
     data, lora = planned.stage.data, planned.stage.lora
-    trained = f", {estimate['trained']:,} of them beside the frozen ones (LoRA rank {lora.rank})" if lora else ""
+    trained = f", {estimate['trained']:,} of them beside the frozen ones (LoRA rank {lora.r})" if lora else ""
     mixture = ", ".join(f"{name} {count:,}" for name, count in summary["sets"].items())
     print(
         f"  {estimate['parameters']:,} parameters{trained}, about {estimate['bytes'] / 2**30:.2f} GiB; {steps:,} steps "
-        f"x {data.rows} rows x {data.sequence_length} tokens ({data.accumulation} micro-batches); "
+        f"x {data.rows} rows x {data.sequence_length} tokens ({data.gradient_accumulation_steps} micro-batches); "
         f"{summary['samples']:,} samples ({mixture}), packing "
         f"efficiency {summary['efficiency']:.1%}, dropped {summary['dropped']}"
     )
@@ -350,7 +350,7 @@ RUNNERS: dict[str, Callable[[Context, PlannedStage, Path], dict]] = {
 
 
 _LESS_MEMORY = {
-    "sft": "raise {0}.data.accumulation (the same result in smaller pieces), or lower {0}.data.sequence_length",
+    "sft": "raise {0}.data.gradient_accumulation_steps (same result, smaller parts), or lower {0}.data.sequence_length",
     "rollout": "lower {0}.sampling.batch_size, {0}.sampling.max_new_tokens",
     "capture": "lower {0}.capture.rows_per_batch, {0}.sequence_length",
     "score": "lower {0}.score.rows_per_batch, {0}.sequence_length",

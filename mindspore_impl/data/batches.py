@@ -78,11 +78,11 @@ class BatchStream:
         teacher: StoreReader | None = None,
     ):
         self.options, self.seed, self.rank, self.teacher = options, seed, rank, teacher
-        parts = world_size * options.accumulation
-        if options.accumulation < 1 or options.rows < 1 or options.rows % parts:
+        parts = world_size * options.gradient_accumulation_steps
+        if options.gradient_accumulation_steps < 1 or options.rows < 1 or options.rows % parts:
             raise UserError(
-                f"data.rows={options.rows} cannot be shared by {world_size} ranks x data.accumulation="
-                f"{options.accumulation}: choose a multiple of {max(parts, 1)}"
+                f"data.rows={options.rows} cannot be shared by {world_size} ranks x data.gradient_accumulation_steps="
+                f"{options.gradient_accumulation_steps}: choose a multiple of {max(parts, 1)}"
             )
         if options.sequence_length < 2 or options.prefetch < 0:
             raise UserError("data.sequence_length must be at least 2 and data.prefetch at least 0")
@@ -110,7 +110,7 @@ class BatchStream:
         self._first_row = [0]  # of each epoch, as far as counted
 
     def steps(self, start: int, stop: int) -> Iterator[list[PackedBatch]]:
-        """Steps start..stop: this rank's `accumulation` micro-batches each, prepared `options.prefetch` steps ahead."""
+        """Steps start..stop: this rank's micro-batches of each, prepared `options.prefetch` steps ahead."""
         if self.options.prefetch == 0:
             yield from map(self.step, range(start, stop))
         elif start < stop:
@@ -151,7 +151,7 @@ class BatchStream:
         """The arrays of one step in the order of PackedBatch's fields, all of this rank's micro-batches in axis 0."""
         rows = self._global_rows(step * self.options.rows, (step + 1) * self.options.rows)
         supervised = sum(self._targets(piece) for row in rows for piece in row)  # of all ranks and micro-batches
-        share = self._micro_rows * self.options.accumulation
+        share = self._micro_rows * self.options.gradient_accumulation_steps
         mine = rows[self.rank * share : (self.rank + 1) * share]
         filled = fill(mine, self._pieces, self._samples, self.options.sequence_length)
         weight = 1.0 / supervised if supervised else 0.0
@@ -159,7 +159,10 @@ class BatchStream:
 
     def _split(self, arrays: Sequence[np.ndarray]) -> list[PackedBatch]:
         size = self._micro_rows
-        return [PackedBatch(*(a[m * size : (m + 1) * size] for a in arrays)) for m in range(self.options.accumulation)]
+        return [
+            PackedBatch(*(a[m * size : (m + 1) * size] for a in arrays))
+            for m in range(self.options.gradient_accumulation_steps)
+        ]
 
     def _targets(self, piece: int) -> int:
         sample = self._samples[self._pieces.sample_P[piece]]

@@ -30,9 +30,9 @@ SPLITS = ("train",) * 8 + ("validation", "test")  # tenths of all problems
 
 
 def generate(
-    split: str, first: int, count: int, thinking: str, noise: float, operations: int, length: int, seed: int
+    split: str, skip: int, count: int, thinking: str, noise: float, operations: int, length: int, seed: int
 ) -> Iterator[Record]:
-    """Records `first` .. `first + count - 1` of a split's sequence, which never repeats a problem.
+    """Records `skip` .. `skip + count - 1` of a split's sequence, which never repeats a problem.
 
     The sequence depends on (split, operations, length, seed) only: fast and reasoning records with the same numbers
     hold the same problems, and ranges that do not overlap hold different ones. Lists have `length - 1` or `length`
@@ -40,17 +40,17 @@ def generate(
 
     noise: share of the problems whose label has one swap of neighbours after a random step, carried through the steps
     after it; meta["answer"] is always the right one. Raises UserError at once for a setting out of range, or when the
-    split holds fewer than first + count problems.
+    split holds fewer than skip + count problems.
     """
-    _check(split, first, count, noise, operations, length)
+    _check(split, skip, count, noise, operations, length)
     strata = _strata(operations, length)
     expected = sum(size for _, _, size in strata) * SPLITS.count(split) / len(SPLITS)
-    if first + count > 0.8 * expected and first + count > (there := split_size(split, operations, length)):
+    if skip + count > 0.8 * expected and skip + count > (there := split_size(split, operations, length)):
         raise UserError(
-            f"list_programs: first={first} and count={count} ask for more problems than there are: split "
-            f"{split} with operations={operations}, length={length} holds {there}; lower count or first"
+            f"list_programs: skip={skip} and count={count} ask for more problems than there are: split "
+            f"{split} with operations={operations}, length={length} holds {there}; lower count or skip"
         )
-    return _records(split, first, count, thinking, noise, strata, seed)
+    return _records(split, skip, count, thinking, noise, strata, seed)
 
 
 def execute(letters: list[str], operations: list[str]) -> list[str]:
@@ -75,11 +75,11 @@ def split_size(split: str, operations: int, length: int) -> int:
     )
 
 
-def _check(split: str, first: int, count: int, noise: float, operations: int, length: int) -> None:
+def _check(split: str, skip: int, count: int, noise: float, operations: int, length: int) -> None:
     if split not in SPLITS:
         raise UserError(f"list_programs: unknown split {split!r}; use one of {', '.join(dict.fromkeys(SPLITS))}")
     for name, value, low, high in (
-        ("first", first, 0, None),
+        ("skip", skip, 0, None),
         ("count", count, 1, None),
         ("noise", noise, 0, 1),
         ("operations", operations, 1, 6),
@@ -154,11 +154,11 @@ def _problems(split: str, strata: list[tuple[int, int, int]], seed: int) -> Iter
             del walks[chosen]
 
 
-def _records(split, first, count, thinking, noise, strata, seed) -> Iterator[Record]:
+def _records(split, skip, count, thinking, noise, strata, seed) -> Iterator[Record]:
     for index, (letters, operations) in enumerate(_problems(split, strata, seed)):
-        if index >= first + count:
+        if index >= skip + count:
             return
-        if index >= first:
+        if index >= skip:
             yield _record(f"list_programs/{split}/{seed}/{index}", letters, operations, thinking, noise, seed)
 
 

@@ -8,7 +8,7 @@ ROLLOUTS = "rollouts"  # the mixture name that stands for a distill stage's roll
 
 @dataclass
 class KeepOptions:
-    """The part of a set that is kept, by a number in the meta of each record (after `first` and `count`)."""
+    """The part of a set that is kept, by a number in the meta of each record (after `skip` and `count`)."""
 
     field: str = "difficulty_loss"  # difficulty_length, difficulty_loss, difficulty_pass_rate, or a number of your own
     low: float | None = None  # null: no limit on this side
@@ -26,7 +26,7 @@ class DatasetOptions:
     path: str | None = None  # the file (records: or a stage that writes records); not used by list_programs
     thinking: Literal["reasoning", "fast"] = "fast"  # how an assistant turn is rendered
     split: Literal["train", "validation", "test"] = "train"  # list_programs: disjoint by construction
-    first: int = 0  # skip this many records
+    skip: int = 0  # leave out this many records at the start
     count: int | None = None  # then take this many; null: all
     noise: float = 0.0  # list_programs: share of labels with one wrong swap that propagates
     operations: int = 3  # list_programs: at most this many operations
@@ -53,7 +53,7 @@ class BatchOptions:
     validation: list[str] = field(default_factory=list)  # sets whose loss is measured while training
     sequence_length: int = 128  # tokens in a packed row
     rows: int = 16  # packed rows in the global batch (all ranks, all accumulation steps)
-    accumulation: int = 1  # micro-batches a step on each rank
+    gradient_accumulation_steps: int = 1  # micro-batches a step on each rank
     overlong: Literal["error", "drop", "split"] = "error"  # a sample longer than sequence_length
     order: Literal["shuffled", "easy_to_hard", "hard_to_easy"] = "shuffled"  # of each epoch anew
     order_by: str = "difficulty_loss"  # the number in each record's meta that `order` goes by

@@ -19,13 +19,13 @@ SHAREGPT_ROLES = {
 
 
 def load_set(name: str, options: DatasetOptions, seed: int) -> list[Record]:
-    """The records of the set `name`: `options.first` are skipped, `options.count` taken, those in `options.keep` kept.
+    """The records of the set `name`: `options.skip` are skipped, `options.count` taken, those in `options.keep` kept.
 
     A file may be JSON lines or one JSON array, whatever the source. `options.thinking` says how assistant turns are
     made; `records` files say it themselves, line by line, and the option only fills in where a line does not.
 
     Raises UserError naming data.sets.<name>.<key> for a setting, or file:line and the field for malformed data. Lines
-    outside first .. first + count are not looked at.
+    outside skip .. skip + count are not looked at.
     """
     records = load_whole(name, options, seed)
     return records if options.keep is None else difficulty.kept(records, options.keep, f"data.sets.{name}.keep")
@@ -42,7 +42,7 @@ def load_whole(name: str, options: DatasetOptions, seed: int) -> list[Record]:
             return list(
                 list_programs.generate(
                     options.split,
-                    options.first,
+                    options.skip,
                     options.count,
                     options.thinking,
                     options.noise,
@@ -61,26 +61,26 @@ def load_whole(name: str, options: DatasetOptions, seed: int) -> list[Record]:
 
 
 def check_window(key: str, options: DatasetOptions) -> None:
-    """Refuse a `first` or `count` of the set at `key` that is out of range."""
-    if options.first < 0 or (options.count is not None and options.count < 1):
-        raise UserError(f"{key}: first={options.first} must be 0 or more, count={options.count} 1 or more, or null")
+    """Refuse a `skip` or `count` of the set at `key` that is out of range."""
+    if options.skip < 0 or (options.count is not None and options.count < 1):
+        raise UserError(f"{key}: skip={options.skip} must be 0 or more, count={options.count} 1 or more, or null")
 
 
 def _load_file(key: str, options: DatasetOptions) -> list[Record]:
     adapter, path = ADAPTERS[options.source], Path(options.path)
-    stop = None if options.count is None else options.first + options.count
+    stop = None if options.count is None else options.skip + options.count
     records, places, total = [], {}, 0
     for total, (place, value) in enumerate(islice(_rows(path), stop), start=1):
-        if total <= options.first:
+        if total <= options.skip:
             continue
         record = adapter(value, f"{path}:{place}", f"{path.name}:{place}", options.thinking)
         if record.id in places:
             refuse(f"{path}:{place}", f"the id {record.id!r} was already used at {places[record.id]}; ids must differ")
         places[record.id] = f"{path}:{place}"
         records.append(record)
-    if total < (stop or options.first + 1):
+    if total < (stop or options.skip + 1):
         raise UserError(
-            f"{key}: first={options.first} and count={options.count} ask for more than {path} has: it "
+            f"{key}: skip={options.skip} and count={options.count} ask for more than {path} has: it "
             f"holds {total} records"
         )
     return records

@@ -133,7 +133,7 @@ class Scorer:
             yield from (some[first : first + size] for first in range(0, len(some), size))
 
     def _rows(self, length: int, slots: int, count: int) -> int:
-        fitting = MOST_SCORES // (self.options.num_heads * length * slots)
+        fitting = MOST_SCORES // (self.options.num_attention_heads * length * slots)
         return max(1, min(self.batch_size, fitting, 1 << max(count - 1, 0).bit_length()))
 
     def _slots(self, queries, shared: int, members: list[int]) -> int:
@@ -147,9 +147,9 @@ class Scorer:
 
         from mindspore_impl.model.pangu import head_dim
 
-        shape = (1, self.options.num_kv_heads, slots, head_dim(self.options))
+        shape = (1, self.options.num_key_value_heads, slots, head_dim(self.options))
         zeros = Tensor(np.zeros(shape, np.float32)).astype(runtime.compute_dtype())
-        return (zeros,) * (2 * self.options.num_layers)
+        return (zeros,) * (2 * self.options.num_hidden_layers)
 
     def _batch(self, queries, batch: list[int], shared: int, header: tuple):
         """Yield (place, Likelihood) of each continuation of the queries `batch`."""

@@ -56,10 +56,10 @@ def memory_estimate(model: ModelOptions, options: ExportOptions) -> dict[str, in
     tensors = stored_tensors(model, options.precision, options.cache_length)
     weights = sum(stored.size for stored in tensors.values())
     width = 2 if compute_dtype(options.precision) == "float16" else 4
-    cache = 2 * 2 * model.num_layers * model.num_kv_heads * head_dim(model) * options.cache_length * width
-    length, queries = max(options.buckets), model.num_heads * head_dim(model)
+    cache = 2 * 2 * model.num_hidden_layers * model.num_key_value_heads * head_dim(model) * options.cache_length * width
+    length, queries = max(options.buckets), model.num_attention_heads * head_dim(model)
     row = 4 * (6 * model.hidden_size + 4 * queries + 3 * model.intermediate_size)  # float32 at its widest place
-    activations = length * row + 3 * 4 * model.num_heads * length**2 + 4 * 2 * model.vocab_size
+    activations = length * row + 3 * 4 * model.num_attention_heads * length**2 + 4 * 2 * model.vocab_size
     if options.precision == "int8":  # the largest weight of a layer while it is dequantised
         activations += 12 * max(model.hidden_size * model.intermediate_size, model.hidden_size * queries)
     graphs = len(options.buckets) + 1

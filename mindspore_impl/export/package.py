@@ -97,8 +97,8 @@ def graph_names(buckets) -> list[str]:
 
 def graph_ports(model: ModelOptions, precision: str, slots: int, name: str) -> tuple[list[Stored], list[Stored]]:
     """Inputs and outputs of the graph `name`: ids and index, caches; logits, caches."""
-    cache = Stored((1, model.num_kv_heads, slots, head_dim(model)), compute_dtype(precision))
-    caches = [cache] * (2 * model.num_layers)
+    cache = Stored((1, model.num_key_value_heads, slots, head_dim(model)), compute_dtype(precision))
+    caches = [cache] * (2 * model.num_hidden_layers)
     logits, number = Stored((1, model.vocab_size), "float32"), Stored((1,), "int32")
     if name == DECODE:
         return [number, number, *caches], [logits, *caches]

@@ -21,7 +21,7 @@ from mindspore import dtype as mstype
 
 from mindspore_impl.export.stored import COS, SIN, Stored, compute_dtype, scale_name, stored_tensors
 from mindspore_impl.model.options import ModelOptions
-from mindspore_impl.model.pangu import head_dim
+from mindspore_impl.model.pangu import head_sizes
 from mindspore_impl.ops.attention import MASKED
 
 _DTYPES = {"float32": mstype.float32, "float16": mstype.float16, "int8": mstype.int8}
@@ -98,7 +98,7 @@ class _Layer(_Cell):
     def __init__(self, options: ModelOptions, stored: dict[str, Stored], name: str, dtype):
         super().__init__()
         eps, attention, mlp = options.rms_norm_eps, f"{name}.self_attn.", f"{name}.mlp."
-        self.heads, self.kv_heads, self.width = options.num_heads, options.num_kv_heads, head_dim(options)
+        self.heads, self.kv_heads, self.width = head_sizes(options)
         self.before_attention = _Norm(stored, f"{name}.input_layernorm", eps, dtype)
         self.before_mlp = _Norm(stored, f"{name}.post_attention_layernorm", eps, dtype)
         self.query, self.key = (
@@ -147,13 +147,13 @@ class _Body(_Cell):
         super().__init__()
         stored, dtype = stored_tensors(options, precision, slots), dtype_of(precision)
         self.dtype, self.slots = dtype, slots
-        self.heads, self.kv_heads, self.width = options.num_heads, options.num_kv_heads, head_dim(options)
+        self.heads, self.kv_heads, self.width = head_sizes(options)
         self.group = self.heads // self.kv_heads
         self.embedding = _parameter(stored, "model.embed_tokens.weight")
-        self.tied = options.tie_embeddings
+        self.tied = options.tie_word_embeddings
         self.head = None if self.tied else _parameter(stored, "lm_head.weight")
         self.cos, self.sin = _parameter(stored, COS), _parameter(stored, SIN)
-        layers = [_Layer(options, stored, f"model.layers.{index}", dtype) for index in range(options.num_layers)]
+        layers = [_Layer(options, stored, f"model.layers.{index}", dtype) for index in range(options.num_hidden_layers)]
         self.layers = nn.CellList(layers, auto_prefix=False)
         self.norm = _Norm(stored, "model.norm", options.rms_norm_eps, dtype)
         self.gather = ops.Gather()

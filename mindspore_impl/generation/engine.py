@@ -101,7 +101,7 @@ class Engine:
             self.drawing.check_prompt(f"prompt {index}", prompt, sampling.max_new_tokens, self.limit, LIMIT_NAME)
         results: list[Generation | None] = [None] * len(prompts)
         longest = self.limit - sampling.max_new_tokens
-        lengths, heads = [len(prompt) for prompt in prompts], self.model.options.num_heads
+        lengths, heads = [len(prompt) for prompt in prompts], self.model.options.num_attention_heads
         plan = plan_batches(lengths, longest, lambda length: min(sampling.batch_size, rows_that_fit(heads, length)))
         with runtime.progress_bar(len(prompts), progress or "", "sequence", shown=progress is not None) as bar:
             for length, rows, members in plan:

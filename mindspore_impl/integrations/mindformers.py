@@ -35,10 +35,13 @@ from mindspore_impl.training.options import OptimizerOptions
 
 @dataclass
 class PackedData:
-    """What `train_dataset.data_loader` holds: the data of one training stage. Exactly one of `steps` and `epochs`."""
+    """What `train_dataset.data_loader` holds: the data of one training stage.
 
-    steps: int | None = None
-    epochs: float | None = None
+    Exactly one of `max_steps` and `num_train_epochs` is given.
+    """
+
+    max_steps: int | None = None
+    num_train_epochs: float | None = None
     seed: int = 0  # draws and order of the batches
     set_seed: int = 0  # of generated sets
     tokenizer: TokenizerOptions = field(default_factory=TokenizerOptions)
@@ -176,9 +179,9 @@ def _step_class() -> type:
         """construct(*columns) -> (loss, overflow, loss scale, learning rate, gradient norm), as mindformers' callbacks
         read them; the scale is always 1."""
 
-        def __init__(self, network, optimizer, clip_norm=1.0, **more):
-            _refuse_typos(more, ("clip_norm",), "runner_wrapper")
-            super().__init__(network, optimizer, float(clip_norm), runtime.world_size())
+        def __init__(self, network, optimizer, max_grad_norm=1.0, **more):
+            _refuse_typos(more, ("max_grad_norm",), "runner_wrapper")
+            super().__init__(network, optimizer, float(max_grad_norm), runtime.world_size())
             self.unscaled = ms.Tensor(1.0, ms.float32)
 
         def construct(self, *columns):
@@ -223,14 +226,14 @@ def packed_dataset(data: PackedData):
 
     where = "train_dataset.data_loader"
     _check_accumulation(data.batch, f"{where}.batch")
-    if (data.steps is None) == (data.epochs is None):
-        raise UserError(f"{where}: give exactly one of steps and epochs")
+    if (data.max_steps is None) == (data.num_train_epochs is None):
+        raise UserError(f"{where}: give exactly one of max_steps and num_train_epochs")
     stream = _stream(data)
     names = FIELDS if data.store is None else FIELDS + TEACHER_FIELDS
 
     class Steps:
         def __len__(self):
-            return data.steps or stream.steps_for_epochs(data.epochs)
+            return data.max_steps or stream.steps_for_epochs(data.num_train_epochs)
 
         def __getitem__(self, step):
             (batch,) = stream.step(int(step))
@@ -277,8 +280,8 @@ def write_stage(
     _check_accumulation(stage.data, f"stages.{name}.data")
     mixture = {each: weight for each, weight in stage.data.mixture.items() if weight}
     data = PackedData(
-        steps=stage.train.steps,
-        epochs=stage.train.epochs,
+        max_steps=stage.train.max_steps,
+        num_train_epochs=stage.train.num_train_epochs,
         seed=seed,
         set_seed=config.seed,
         tokenizer=dataclasses.replace(config.tokenizer, path=str(tokenizer)),
@@ -290,8 +293,8 @@ def write_stage(
     )
     objective = getattr(stage, "objective", ObjectiveOptions())
     content = trainer_config(
-        model, weights, objective, stage.optimizer, data, path.resolve().with_suffix(""), stage.train.log_interval,
-        stage.train.checkpoint_interval or stage.train.steps or 0,
+        model, weights, objective, stage.optimizer, data, path.resolve().with_suffix(""), stage.train.logging_steps,
+        stage.train.save_steps or stage.train.max_steps or 0,
     )  # fmt: skip
     head = f"# Stage {name} of {config.name}, with the types of mindspore_impl.integrations.mindformers:\n"
     head += f"#   python tools/train_mindformers.py run {path}\n"
@@ -303,23 +306,23 @@ def _absolute(options: DatasetOptions) -> DatasetOptions:
 
 
 def _check_accumulation(batch: BatchOptions, where: str) -> None:
-    if batch.accumulation != 1:
-        raise UserError(f"{where}.accumulation: mindformers takes a step as one batch; set it to 1")
+    if batch.gradient_accumulation_steps != 1:
+        raise UserError(f"{where}.gradient_accumulation_steps: mindformers takes a step as one batch; set it to 1")
 
 
 def trainer_config(
     model: ModelOptions, weights: Path | None, objective: ObjectiveOptions, optimizer: OptimizerOptions,
-    data: PackedData, output_dir: Path, log_interval: int = 1, checkpoint_interval: int = 0,
+    data: PackedData, output_dir: Path, logging_steps: int = 1, save_steps: int = 0,
 ) -> dict:  # fmt: skip
     """The content of a mindformers YAML for one training stage; weights: what it starts from, None for random ones."""
     schedule = dataclasses.asdict(optimizer)
-    betas, eps, decay, clip = [schedule.pop("beta1"), schedule.pop("beta2")], *map(
-        schedule.pop, ("eps", "weight_decay", "clip_norm")
+    betas, eps, decay, clip = [schedule.pop("adam_beta1"), schedule.pop("adam_beta2")], *map(
+        schedule.pop, ("adam_epsilon", "weight_decay", "max_grad_norm")
     )  # fmt: skip
-    callbacks = [{"type": "MFLossMonitor", "per_print_times": log_interval}]
-    if checkpoint_interval:
+    callbacks = [{"type": "MFLossMonitor", "per_print_times": logging_steps}]
+    if save_steps:
         callbacks.append({
-            "type": "CheckpointMonitor", "prefix": "pangu", "save_checkpoint_steps": checkpoint_interval,
+            "type": "CheckpointMonitor", "prefix": "pangu", "save_checkpoint_steps": save_steps,
             "checkpoint_format": "safetensors", "save_network_params": True, "integrated_save": False,
             "async_save": False,
         })  # fmt: skip
@@ -336,7 +339,7 @@ def trainer_config(
         "context": {"mode": 0, "max_call_depth": 10000, "affinity_cpu_list": None},
         "trainer": {"type": "CausalLanguageModelingTrainer", "model_name": "pangu_posttrain"},
         "runner_config": {"epochs": 1, "batch_size": data.batch.rows, "sink_mode": False},
-        "runner_wrapper": {"type": "PanguTrainStep", "clip_norm": clip},
+        "runner_wrapper": {"type": "PanguTrainStep", "max_grad_norm": clip},
         "model": {
             "model_config": {
                 "type": "PanguPosttrainConfig",

@@ -1,6 +1,6 @@
 """LoRA adapters on disk: their names, the one file that holds them, and how they are merged into their base.
 
-    W' = W + (alpha / rank) * B @ A        A [rank, inputs], B [outputs, rank]
+    W' = W + (lora_alpha / r) * B @ A        A [r, inputs], B [outputs, r]
 
 (arXiv 2106.09685; PEFT's names and scale.) A file holds the adapters alone. Its metadata say what they are and which
 weights they were trained on, so that they are never merged into others; from the merge on, weights are plain.
@@ -36,22 +36,22 @@ class Adapters:
 
 def check_lora(options: LoraOptions, where: str) -> None:
     """Refuse options without meaning. `where` is the config path. Raises UserError that names the key."""
-    if options.rank < 1:
-        raise UserError(f"{where}.rank: {options.rank} is below 1; for full fine-tuning set {where}=null")
-    if not (options.alpha > 0 and math.isfinite(options.alpha)):
-        raise UserError(f"{where}.alpha: {options.alpha:g} is not above 0")
-    if not options.targets:
-        raise UserError(f"{where}.targets: no layer is named; choose from {', '.join(TARGETS)}")
-    for target in options.targets:
+    if options.r < 1:
+        raise UserError(f"{where}.r: {options.r} is below 1; for full fine-tuning set {where}=null")
+    if not (options.lora_alpha > 0 and math.isfinite(options.lora_alpha)):
+        raise UserError(f"{where}.lora_alpha: {options.lora_alpha:g} is not above 0")
+    if not options.target_modules:
+        raise UserError(f"{where}.target_modules: no layer is named; choose from {', '.join(TARGETS)}")
+    for target in options.target_modules:
         if target not in TARGETS:
-            raise UserError(f"{where}.targets: no linear layer is called {target!r}{nearest(target, TARGETS)}")
-    if len(set(options.targets)) < len(options.targets):
-        raise UserError(f"{where}.targets: {options.targets}: a layer stands twice")
+            raise UserError(f"{where}.target_modules: no linear layer is called {target!r}{nearest(target, TARGETS)}")
+    if len(set(options.target_modules)) < len(options.target_modules):
+        raise UserError(f"{where}.target_modules: {options.target_modules}: a layer stands twice")
 
 
 def scale_of(options: LoraOptions) -> float:
     """The factor of B @ A."""
-    return options.alpha / options.rank
+    return options.lora_alpha / options.r
 
 
 def adapter_names(weight: str) -> tuple[str, str]:
@@ -65,12 +65,12 @@ def adapter_shapes(shapes: dict[str, tuple[int, ...]], options: LoraOptions) -> 
     found = {}
     for weight in _adapted(shapes, options):
         (outputs, inputs), (name_a, name_b) = shapes[weight], adapter_names(weight)
-        found |= {name_a: (options.rank, inputs), name_b: (outputs, options.rank)}
+        found |= {name_a: (options.r, inputs), name_b: (outputs, options.r)}
     return found
 
 
 def _adapted(shapes: dict[str, tuple[int, ...]], options: LoraOptions) -> list[str]:
-    endings = tuple(f".{target}.weight" for target in options.targets)
+    endings = tuple(f".{target}.weight" for target in options.target_modules)
     return [name for name in shapes if name.endswith(endings)]
 
 
@@ -96,7 +96,7 @@ def read_adapters(path: Path) -> Adapters | None:
         if text is None:
             return None
         about = json.loads(text)
-        found = Adapters(LoraOptions(about["rank"], about["alpha"], about["targets"]), about["base_sha256"])
+        found = Adapters(LoraOptions(about["r"], about["lora_alpha"], about["target_modules"]), about["base_sha256"])
         check_lora(found.options, _KEY)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, UserError) as error:
         raise UserError(f"{path}: cannot be read as LoRA adapters ({error}); copy the file again") from error

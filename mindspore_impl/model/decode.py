@@ -12,7 +12,7 @@ from mindspore import dtype as mstype
 from mindspore import nn, ops
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.model.pangu import PanguForCausalLM, head_dim
+from mindspore_impl.model.pangu import PanguForCausalLM, head_sizes
 from mindspore_impl.ops.attention import CachedAttention, cache_bias
 
 
@@ -68,8 +68,9 @@ class Decode(nn.Cell):
         options = model.options
         self.model = model
         self.slots = slots
-        self.kv_heads, self.group = options.num_kv_heads, options.num_heads // options.num_kv_heads
-        self.attend = CachedAttention(options.num_heads, options.num_kv_heads, head_dim(options))
+        heads, self.kv_heads, width = head_sizes(options)
+        self.group = heads // self.kv_heads
+        self.attend = CachedAttention(heads, self.kv_heads, width)
         self.scatter = ops.TensorScatterUpdate()
 
     def construct(self, token_B, slot_B, start_B, *caches):

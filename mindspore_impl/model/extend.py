@@ -12,7 +12,7 @@ import math
 from mindspore import dtype as mstype
 from mindspore import nn, ops
 
-from mindspore_impl.model.pangu import PanguForCausalLM, head_dim
+from mindspore_impl.model.pangu import PanguForCausalLM, head_sizes
 from mindspore_impl.ops.attention import MASKED
 
 
@@ -27,7 +27,7 @@ class Extend(nn.Cell):
         super().__init__(auto_prefix=False)
         options = model.options
         self.model = model
-        self.heads, self.kv_heads, self.width = options.num_heads, options.num_kv_heads, head_dim(options)
+        self.heads, self.kv_heads, self.width = head_sizes(options)
         self.last_position = options.max_position_embeddings - 1
         self.scale = 1.0 / math.sqrt(self.width)
         self.scatter = ops.TensorScatterUpdate()

@@ -60,7 +60,7 @@ def open_gguf(path: str | Path) -> WeightSource:
 
     def read(name: str) -> np.ndarray:
         array = _dequantised(path, name, tensors[name]).reshape(shapes[name])
-        for kind, heads in (("q_proj", options.num_heads), ("k_proj", options.num_kv_heads)):
+        for kind, heads in (("q_proj", options.num_attention_heads), ("k_proj", options.num_key_value_heads)):
             if f".{kind}." in name:
                 array = rotate_half_order(array, heads)
         return np.ascontiguousarray(array)
@@ -154,9 +154,9 @@ def _options(metadata: _Metadata, tensors: dict) -> ModelOptions:
         vocab_size=int(tensors["model.embed_tokens.weight"].shape[-1]) if "model.embed_tokens.weight" in tensors else 0,
         hidden_size=required("llama.embedding_length"),
         intermediate_size=required("llama.feed_forward_length"),
-        num_layers=required("llama.block_count"),
-        num_heads=required("llama.attention.head_count"),
-        num_kv_heads=metadata.get("llama.attention.head_count_kv", required("llama.attention.head_count")),
+        num_hidden_layers=required("llama.block_count"),
+        num_attention_heads=required("llama.attention.head_count"),
+        num_key_value_heads=metadata.get("llama.attention.head_count_kv", required("llama.attention.head_count")),
         head_dim=metadata.get("llama.attention.key_length"),
         rope_theta=float(metadata.get("llama.rope.freq_base", 10000.0)),
         # Stored as float32: the decimal number that was meant is the shortest that rounds to it.
@@ -164,7 +164,7 @@ def _options(metadata: _Metadata, tensors: dict) -> ModelOptions:
         max_position_embeddings=required("llama.context_length"),
         qkv_bias=layer + "q_proj.bias" in tensors,
         o_bias=layer + "o_proj.bias" in tensors,
-        tie_embeddings=HEAD not in tensors,
+        tie_word_embeddings=HEAD not in tensors,
     )
     check_options(options, str(metadata.path))
     for key in ("llama.rope.dimension_count", "llama.attention.value_length"):

@@ -34,7 +34,7 @@ MODEL_TYPES = {
 
 _SIZES = {
     "vocab_size": "vocab_size", "hidden_size": "hidden_size", "intermediate_size": "intermediate_size",
-    "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads",
+    "num_hidden_layers": "num_hidden_layers", "num_attention_heads": "num_attention_heads",
     "max_position_embeddings": "max_position_embeddings",
 }  # fmt: skip
 # Keys that are read below, and the only values with which our model computes the same.
@@ -82,18 +82,18 @@ def options_of(content: dict, where: str) -> ModelOptions:
                 "the network computes, remove it from the file"
             )
     values = {ours: _number(given, theirs, int, where) for theirs, ours in _SIZES.items()}
-    heads = _number(given, "num_key_value_heads", int, where, values["num_heads"])
+    heads = _number(given, "num_key_value_heads", int, where, values["num_attention_heads"])
     biased = _flag(given, kind.bias, where)
     options = ModelOptions(
         **values,
-        num_kv_heads=heads,
+        num_key_value_heads=heads,
         head_dim=_number(given, "head_dim", int, where, None),
         rope_theta=_number(given, "rope_theta", float, where),
         rms_norm_eps=_number(given, "rms_norm_eps", float, where),
         initializer_range=_number(given, "initializer_range", float, where, 0.02),
         qkv_bias=biased,
         o_bias=biased,
-        tie_embeddings=_flag(given, "tie_word_embeddings", where),
+        tie_word_embeddings=_flag(given, "tie_word_embeddings", where),
     )
     check_options(options, where)
     return options
@@ -163,14 +163,14 @@ def config_of(options: ModelOptions, model_type: str, token_ids: dict[str, int])
     content = {"architectures": [kind.architecture], "model_type": model_type}
     content |= {theirs: getattr(options, ours) for theirs, ours in _SIZES.items()}
     content |= {
-        "num_key_value_heads": options.num_kv_heads,
+        "num_key_value_heads": options.num_key_value_heads,
         "head_dim": head_dim(options),
         "hidden_act": "silu",
         "rope_theta": options.rope_theta,
         "rms_norm_eps": options.rms_norm_eps,
         kind.bias: options.qkv_bias,
         "attention_dropout": 0.0,
-        "tie_word_embeddings": options.tie_embeddings,
+        "tie_word_embeddings": options.tie_word_embeddings,
         "initializer_range": options.initializer_range,
         "use_cache": True,
     }
@@ -193,8 +193,6 @@ def check_same(found: ModelOptions, wanted: ModelOptions, where: str, key: str) 
     from mindspore_impl.model.pangu import head_dim
 
     theirs = {ours: name for name, ours in _SIZES.items()} | {
-        "num_kv_heads": "num_key_value_heads",
-        "tie_embeddings": "tie_word_embeddings",
         "qkv_bias": "bias",
         "o_bias": "bias",
     }

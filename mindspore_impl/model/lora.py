@@ -22,7 +22,7 @@ def initial_a(name: str, shape: tuple[int, int], seed: int) -> np.ndarray:
 
 
 class LoraLinear(nn.Cell):
-    """x_NI -> linear(x_NI) + (alpha / rank) * x_NI @ A_RI^T @ B_OR^T, in the compute dtype; A and B are float32.
+    """x_NI -> linear(x_NI) + (lora_alpha / r) * x_NI @ A_RI^T @ B_OR^T, in the compute dtype; A and B are float32.
 
     B starts at zero, so that a new pair changes nothing.
     """
@@ -32,8 +32,8 @@ class LoraLinear(nn.Cell):
         self.linear = linear
         outputs, inputs = linear.weight.shape
         name_a, name_b = adapter_names(linear.weight.name)
-        self.lora_a = Parameter(Tensor(initial_a(name_a, (options.rank, inputs), seed)), name=name_a)
-        self.lora_b = Parameter(Tensor(np.zeros((outputs, options.rank), np.float32)), name=name_b)
+        self.lora_a = Parameter(Tensor(initial_a(name_a, (options.r, inputs), seed)), name=name_a)
+        self.lora_b = Parameter(Tensor(np.zeros((outputs, options.r), np.float32)), name=name_b)
         self.scale = scale_of(options)
         self.dtype = runtime.compute_dtype()
         self.matmul = ops.MatMul(transpose_b=True)
@@ -59,7 +59,7 @@ def with_adapters(options: ModelOptions, lora: LoraOptions, seed: int) -> PanguF
         parameter.requires_grad = False
     for layer in model.model.layers:
         for part in (layer.self_attn, layer.mlp):
-            for target in lora.targets:
+            for target in lora.target_modules:
                 linear = getattr(part, target, None)
                 if linear is not None:
                     setattr(part, target, LoraLinear(linear, lora, seed))

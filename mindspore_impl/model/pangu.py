@@ -25,14 +25,20 @@ from mindspore_impl.ops.swiglu import make_swiglu
 
 
 def head_dim(options: ModelOptions) -> int:
-    """The width of one head: `head_dim`, or hidden_size / num_heads where it is null."""
-    return options.head_dim or options.hidden_size // options.num_heads
+    """The width of one head: `head_dim`, or hidden_size / num_attention_heads where it is null."""
+    return options.head_dim or options.hidden_size // options.num_attention_heads
+
+
+def head_sizes(options: ModelOptions) -> tuple[int, int, int]:
+    """-> (query heads H, key and value heads G, width C of one head)."""
+    return options.num_attention_heads, options.num_key_value_heads, head_dim(options)
 
 
 def parameter_shapes(options: ModelOptions) -> dict[str, tuple[int, ...]]:
     """Name and shape of every parameter, in the order of the network. No Cell is built."""
     hidden, inner = options.hidden_size, options.intermediate_size
-    queries, keys = options.num_heads * head_dim(options), options.num_kv_heads * head_dim(options)
+    heads, kv_heads, width = head_sizes(options)
+    queries, keys = heads * width, kv_heads * width
     projections = {
         "q_proj": (queries, hidden, options.qkv_bias),
         "k_proj": (keys, hidden, options.qkv_bias),
@@ -40,7 +46,7 @@ def parameter_shapes(options: ModelOptions) -> dict[str, tuple[int, ...]]:
         "o_proj": (hidden, queries, options.o_bias),
     }
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (options.vocab_size, hidden)}
-    for layer in range(options.num_layers):
+    for layer in range(options.num_hidden_layers):
         prefix = f"model.layers.{layer}."
         shapes[prefix + "input_layernorm.weight"] = (hidden,)
         for name, (rows, columns, bias) in projections.items():
@@ -52,7 +58,7 @@ def parameter_shapes(options: ModelOptions) -> dict[str, tuple[int, ...]]:
         shapes[prefix + "mlp.up_proj.weight"] = (inner, hidden)
         shapes[prefix + "mlp.down_proj.weight"] = (hidden, inner)
     shapes["model.norm.weight"] = (hidden,)
-    if not options.tie_embeddings:
+    if not options.tie_word_embeddings:
         shapes["lm_head.weight"] = (options.vocab_size, hidden)
     return shapes
 
@@ -64,22 +70,24 @@ def parameter_count(options: ModelOptions) -> int:
 
 def check_options(options: ModelOptions, where: str) -> None:
     """Refuse sizes that cannot make a model. `where` is the config path, e.g. "models.student". Raises UserError."""
-    positive = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads",
-                "rope_theta", "rms_norm_eps", "max_position_embeddings")  # fmt: skip
+    positive = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                "num_key_value_heads", "rope_theta", "rms_norm_eps", "max_position_embeddings")  # fmt: skip
     for key in positive:
         if not getattr(options, key) > 0:
             raise UserError(f"{where}.{key}: must be positive, found {getattr(options, key)}")
     if options.initializer_range < 0:
         raise UserError(f"{where}.initializer_range: must not be negative, found {options.initializer_range}")
-    heads, kv_heads, hidden = options.num_heads, options.num_kv_heads, options.hidden_size
+    heads, kv_heads, hidden = options.num_attention_heads, options.num_key_value_heads, options.hidden_size
     if heads % kv_heads:
         divisors = [count for count in range(1, heads + 1) if heads % count == 0]
         nearest = min(divisors, key=lambda count: (abs(count - kv_heads), count))
-        raise UserError(f"{where}.num_kv_heads: {kv_heads} does not divide num_heads {heads}; nearest: {nearest}")
+        raise UserError(
+            f"{where}.num_key_value_heads: {kv_heads} does not divide num_attention_heads {heads}; nearest: {nearest}"
+        )
     if options.head_dim is None and hidden % heads:
         lower = max(hidden // heads, 1) * heads
         raise UserError(
-            f"{where}.hidden_size: {hidden} is not a multiple of num_heads {heads}; nearest: {lower} or "
+            f"{where}.hidden_size: {hidden} is not a multiple of num_attention_heads {heads}; nearest: {lower} or "
             f"{lower + heads}, or give head_dim"
         )
     if options.head_dim is not None and options.head_dim <= 0:
@@ -95,7 +103,7 @@ def initial_value(name: str, shape: tuple[int, ...], options: ModelOptions, seed
     """The float32 value a parameter starts from; a function of seed and name alone.
 
     Norm weights 1, biases 0, the rest normal(0, initializer_range). o_proj and down_proj, which write into the residual
-    stream twice a layer, are divided by sqrt(2 * num_layers), so that its variance does not grow with depth (GPT-2).
+    stream twice a layer, are divided by sqrt(2 * num_hidden_layers): its variance does not grow with depth (GPT-2).
     """
     if name.endswith("norm.weight"):
         return np.ones(shape, np.float32)
@@ -103,7 +111,7 @@ def initial_value(name: str, shape: tuple[int, ...], options: ModelOptions, seed
         return np.zeros(shape, np.float32)
     scale = options.initializer_range
     if name.endswith(("o_proj.weight", "down_proj.weight")):
-        scale /= (2 * options.num_layers) ** 0.5
+        scale /= (2 * options.num_hidden_layers) ** 0.5
     generator = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
     return generator.standard_normal(shape, np.float32) * np.float32(scale)
 
@@ -152,7 +160,7 @@ class Attention(nn.Cell):
 
     def __init__(self, options: ModelOptions):
         super().__init__()
-        self.heads, self.kv_heads, self.width = options.num_heads, options.num_kv_heads, head_dim(options)
+        self.heads, self.kv_heads, self.width = head_sizes(options)
         queries, keys = self.heads * self.width, self.kv_heads * self.width
         self.q_proj = Linear(options.hidden_size, queries, options.qkv_bias)
         self.k_proj = Linear(options.hidden_size, keys, options.qkv_bias)
@@ -215,11 +223,11 @@ class PanguModel(nn.Cell):
     def __init__(self, options: ModelOptions):
         super().__init__()
         self.embed_tokens = _Weight((options.vocab_size, options.hidden_size))
-        self.layers = nn.CellList([Layer(options) for _ in range(options.num_layers)])
+        self.layers = nn.CellList([Layer(options) for _ in range(options.num_hidden_layers)])
         self.norm = RMSNorm(options.hidden_size, options.rms_norm_eps)
         self.dtype = runtime.compute_dtype()
         self.gather = ops.Gather()
-        heads, kv_heads, width = options.num_heads, options.num_kv_heads, head_dim(options)
+        heads, kv_heads, width = head_sizes(options)
         cos_PC, sin_PC = rotary_table(width, options.rope_theta, options.max_position_embeddings)
         self.cos_PC, self.sin_PC = Tensor(cos_PC), Tensor(sin_PC)
         self.spread = make_rotary(heads, kv_heads, width)[0]
@@ -259,7 +267,7 @@ class PanguForCausalLM(nn.Cell):
         check_options(options, "model")
         self.options = options
         self.model = PanguModel(options)
-        self.tied = options.tie_embeddings
+        self.tied = options.tie_word_embeddings
         if not self.tied:
             self.lm_head = _Weight((options.vocab_size, options.hidden_size))
         self.dtype = runtime.compute_dtype()

@@ -53,7 +53,7 @@ def keep_layers(source: WeightSource, layers: Sequence[int]) -> WeightSource:
     Its config is that of `source` with another number of layers, where it has one. Raises UserError (see check_layers).
     """
     options = source.options
-    check_layers(layers, options.num_layers)
+    check_layers(layers, options.num_hidden_layers)
     place = {old: new for new, old in enumerate(layers)}
     origin: dict[str, str] = {}  # name after: name before
     for name in source.shapes:
@@ -72,6 +72,6 @@ def keep_layers(source: WeightSource, layers: Sequence[int]) -> WeightSource:
         files=source.files,
         shapes={name: source.shapes[before] for name, before in origin.items()},
         read=read,
-        options=dataclasses.replace(options, num_layers=len(layers)),
+        options=dataclasses.replace(options, num_hidden_layers=len(layers)),
         config=None if source.config is None else {**source.config, "num_hidden_layers": len(layers)},
     )

@@ -154,14 +154,14 @@ def fit(source: WeightSource, options: ModelOptions, advice: str | None = None) 
     from mindspore_impl.model.pangu import parameter_shapes
 
     shapes, expected = dict(source.shapes), parameter_shapes(options)
-    if options.tie_embeddings and HEAD in shapes:
+    if options.tie_word_embeddings and HEAD in shapes:
         if shapes[HEAD] != shapes.get(EMBEDDING) or _digest(source, HEAD) != _digest(source, EMBEDDING):
             raise UserError(
                 f"{source.path}: the embedding is tied to the head (tie_word_embeddings true), but {HEAD!r} is there "
                 f"and differs from {EMBEDDING!r}; untie them, or remove the head"
             )
         del shapes[HEAD]
-    if not options.tie_embeddings and HEAD not in shapes:
+    if not options.tie_word_embeddings and HEAD not in shapes:
         raise UserError(
             f"{source.path}: {HEAD!r} is missing, and the embedding is not tied to the head (tie_word_embeddings "
             "false); complete the weights, or tie them"

@@ -77,12 +77,15 @@ def _training() -> tuple[Callable, Callable, int]:
     from mindspore_impl.training.step import make_step
 
     sizes = ModelOptions(
-        vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=INNER, num_layers=LAYERS, num_heads=HEADS,
-        num_kv_heads=KV_HEADS,
+        vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=INNER, num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS,
     )  # fmt: skip
     model, settings = PanguForCausalLM(sizes, seed=0), OptimizerOptions()
     optimizer = make_optimizer(list(model.trainable_params()), settings, 100_000)
-    run_step = make_step(LossNetwork(model, ObjectiveOptions(), False), optimizer, settings.clip_norm, 1, len(METRICS))
+    run_step = make_step(
+        LossNetwork(model, ObjectiveOptions(), False), optimizer, settings.max_grad_norm, 1, len(METRICS)
+    )
     batch = packed_batch()
 
     def state() -> tuple[dict, dict]:

@@ -136,7 +136,7 @@ def stepper(optimizer: str, shares: bool = False) -> tuple[Callable[[int], float
     else:
         updates = make_optimizer(weights, settings, 10_000, count if shares else 1)
     network = LossNetwork(model, ObjectiveOptions(), False)
-    step = make_step(network, updates, settings.clip_norm, 1, len(METRICS), count)
+    step = make_step(network, updates, settings.max_grad_norm, 1, len(METRICS), count)
     return lambda number: step([tensors_of(batch(number), False)]).loss, weights
 
 

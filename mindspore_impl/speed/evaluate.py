@@ -20,7 +20,8 @@ from mindspore_impl.speed.common import Row, alternate, compared, medians, publi
 
 NAME = "evaluate"
 STUDENT = ModelOptions(
-    vocab_size=160, hidden_size=96, intermediate_size=256, num_layers=2, num_heads=4, num_kv_heads=2,
+    vocab_size=160, hidden_size=96, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2,
     max_position_embeddings=512,
 )  # fmt: skip
 SIZES = {generate.CASE: generate.OPTIONS, "2 x 96, vocabulary 160, fp32": STUDENT}
@@ -128,8 +129,8 @@ class Whole:
         count = target_BSK.shape[1]
         where_BS = np.tile(np.arange(length - count, length, dtype=np.int32), (batch, 1))
         start_B = np.zeros(batch, np.int32)
-        shape = (1, self.options.num_kv_heads, ids_BL.shape[1], head_dim(self.options))
-        caches = (Tensor(np.zeros(shape, np.float32)),) * (2 * self.options.num_layers)
+        shape = (1, self.options.num_key_value_heads, ids_BL.shape[1], head_dim(self.options))
+        caches = (Tensor(np.zeros(shape, np.float32)),) * (2 * self.options.num_hidden_layers)
         inputs = (Tensor(array) for array in (ids_BL, start_B, start_B, where_BS, target_BSK))
         logp_BSK, _ = self.score(*inputs, *caches)
         return logp_BSK.asnumpy()[:, :, 0].sum(axis=1, dtype=np.float64).tolist()

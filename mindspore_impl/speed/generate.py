@@ -18,10 +18,11 @@ from mindspore_impl.speed.common import Row, alternate, compared, medians, publi
 
 NAME = "generate"
 OPTIONS = ModelOptions(
-    vocab_size=49152, hidden_size=576, intermediate_size=1536, num_layers=30, num_heads=9, num_kv_heads=3, head_dim=64,
+    vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+    num_key_value_heads=3, head_dim=64,
     rope_theta=1e5, max_position_embeddings=8192, qkv_bias=False, o_bias=False,
 )  # fmt: skip
-CASE = f"{OPTIONS.num_layers} x {OPTIONS.hidden_size}, vocabulary {OPTIONS.vocab_size}, fp32"
+CASE = f"{OPTIONS.num_hidden_layers} x {OPTIONS.hidden_size}, vocabulary {OPTIONS.vocab_size}, fp32"
 PROMPT, NEW, STEPS = 512, 96, 16  # a decode run takes STEPS of the NEW tokens there is room for
 BATCHES, BATCH_PROMPT = (8, 32), 128
 PEER = "transformers Llama, torch eager"

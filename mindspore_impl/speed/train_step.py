@@ -65,7 +65,7 @@ def ours() -> Callable[[], float]:
 
     model, settings = model_and_options()
     optimizer = make_optimizer(list(model.trainable_params()), settings, 10_000)
-    step = make_step(LossNetwork(model, ObjectiveOptions(), False), optimizer, settings.clip_norm, 1, len(METRICS))
+    step = make_step(LossNetwork(model, ObjectiveOptions(), False), optimizer, settings.max_grad_norm, 1, len(METRICS))
     batch = packed_batch()
     return lambda: step([tensors_of(batch, False)]).loss
 
@@ -77,12 +77,13 @@ def model_and_options() -> tuple:
     from mindspore_impl.training.options import OptimizerOptions
 
     sizes = ModelOptions(
-        vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=INNER, num_layers=LAYERS, num_heads=HEADS,
-        num_kv_heads=KV_HEADS, tie_embeddings=False,
+        vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=INNER, num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS, tie_word_embeddings=False,
     )  # fmt: skip
     model = PanguForCausalLM(sizes, seed=0)
     _check_size(sum(parameter.size for parameter in model.trainable_params()))
-    return model, OptimizerOptions(learning_rate=RATE, weight_decay=DECAY, clip_norm=1.0)
+    return model, OptimizerOptions(learning_rate=RATE, weight_decay=DECAY, max_grad_norm=1.0)
 
 
 def packed_batch():

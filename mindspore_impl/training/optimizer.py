@@ -110,11 +110,11 @@ def make_optimizer(
     Its state: `adam_m.<name>`, `adam_v.<name>` (float32) and `global_step` (applied updates, int32 [1]).
     share_ranks: among how many ranks the moments are cut (see `training/zero.py`); 1: each rank has them whole.
     """
-    for key in ("beta1", "beta2"):
+    for key in ("adam_beta1", "adam_beta2"):
         if not 0 < getattr(options, key) < 1:
             raise UserError(f"optimizer.{key}={getattr(options, key)}: must lie between 0 and 1")
-    if options.eps <= 0 or options.weight_decay < 0 or options.clip_norm < 0:
-        raise UserError("optimizer: eps must be above 0, weight_decay and clip_norm 0 or more")
+    if options.adam_epsilon <= 0 or options.weight_decay < 0 or options.max_grad_norm < 0:
+        raise UserError("optimizer: adam_epsilon must be above 0, weight_decay and max_grad_norm 0 or more")
     matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
     others = [parameter for parameter in parameters if parameter.ndim < 2]
     groups = [
@@ -126,8 +126,8 @@ def make_optimizer(
     return adamw(
         [*groups, {"order_params": parameters}],
         learning_rate=make_schedule(options, steps),
-        betas=(options.beta1, options.beta2),
-        eps=options.eps,
+        betas=(options.adam_beta1, options.adam_beta2),
+        eps=options.adam_epsilon,
     )
 
 

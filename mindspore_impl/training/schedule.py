@@ -30,13 +30,13 @@ def learning_rate(options: OptimizerOptions, steps: int, update: int) -> float:
     t, warm = min(update, steps), warmup_steps(options, steps)
     if t < warm:
         return peak * t / warm
-    if options.schedule == "constant":
+    if options.lr_scheduler_type == "constant":
         return peak
-    if options.schedule == "warmup_stable_decay":
+    if options.lr_scheduler_type == "warmup_stable_decay":
         start = decay_start(options, steps)
         return peak if t < start else peak - (peak - low) * (t - start) / (steps - start)
     progress = (t - warm) / (steps - warm)
-    if options.schedule == "linear":
+    if options.lr_scheduler_type == "linear":
         return low + (peak - low) * (1 - progress)
     return low + (peak - low) * 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -80,11 +80,11 @@ def _mindformers_schedule(options: OptimizerOptions, steps: int):
             "must be above 0 and the ratio between 0 and 1"
         )
     warm = warmup_steps(options, steps)
-    if options.schedule == "constant" or low == peak:  # the decaying ones refuse an end that is not lower
+    if options.lr_scheduler_type == "constant" or low == peak:  # the decaying ones refuse an end that is not lower
         return lr.ConstantWarmUpLR(peak, warmup_steps=warm)
-    if options.schedule == "linear":
+    if options.lr_scheduler_type == "linear":
         return lr.PolynomialWithWarmUpLR(peak, total_steps=steps, warmup_steps=warm, lr_end=low, power=1.0)
-    if options.schedule == "warmup_stable_decay":
+    if options.lr_scheduler_type == "warmup_stable_decay":
         start = decay_start(options, steps)
         return lr.WarmUpStableDecayLR(peak, lr_end=low, warmup_steps=warm, total_steps=steps, decay_start_steps=start)
     return lr.CosineWithWarmUpLR(peak, warmup_steps=warm, total_steps=steps, lr_end=low)

@@ -37,17 +37,17 @@ def _clear_tensor(total):
 class TrainStep(nn.TrainOneStepCell):
     """construct(*micro-batch) -> report float32 [3 + M]: loss, gradient norm, 1 if finite, then the metric sums.
 
-    network: LossNetwork (loss = weighted sum, metrics_M = sums); optimizer: from make_optimizer; clip_norm: global
+    network: LossNetwork (loss = weighted sum, metrics_M = sums); optimizer: from make_optimizer; max_grad_norm: global
     norm, 0 for none; world_size: ranks whose gradients and sums are added, once an update. A non-finite loss or norm
     applies nothing: weights, moments and the count of updates stay.
     """
 
-    def __init__(self, network: nn.Cell, optimizer: nn.Optimizer, clip_norm: float, world_size: int = 1):
+    def __init__(self, network: nn.Cell, optimizer: nn.Optimizer, max_grad_norm: float, world_size: int = 1):
         super().__init__(network, optimizer)
         # One traversal gives value and gradients; the base class's own form computes the forward pass twice.
         self.value_and_grad = ops.value_and_grad(self.network, None, self.weights, has_aux=True)
-        self.clips = clip_norm > 0
-        self.clip_norm = Tensor(max(clip_norm, 1e-30), ms.float32)
+        self.clips = max_grad_norm > 0
+        self.max_grad_norm = Tensor(max(max_grad_norm, 1e-30), ms.float32)
         self.one, self.two, self.tiny = (Tensor(value, ms.float32) for value in (1.0, 2.0, 1e-30))
         self.distributed = world_size > 1
         self.map = ops.HyperMap()
@@ -77,7 +77,7 @@ class TrainStep(nn.TrainOneStepCell):
         report = ops.concat((ops.stack((loss, norm, ops.cast(finite, ms.float32))), metrics_M))
         if finite:  # in the graph: 0.3 ms; blanking gradients and betas instead cost 2 ms
             if self.clips:
-                scale = ops.minimum(self.one, self.clip_norm / ops.maximum(norm, self.tiny))
+                scale = ops.minimum(self.one, self.max_grad_norm / ops.maximum(norm, self.tiny))
                 gradients = self.map(ops.partial(_scaled, scale), gradients)
             report = ops.depend(report, self.optimizer(gradients))
         return report
@@ -133,7 +133,7 @@ class StepReport:
 def make_step(
     network: nn.Cell,
     optimizer: nn.Optimizer,
-    clip_norm: float,
+    max_grad_norm: float,
     accumulation: int,
     metric_count: int,
     world_size: int = 1,
@@ -142,7 +142,7 @@ def make_step(
 
     network: LossNetwork with `metric_count` metrics. The first call compiles.
     """
-    step = TrainStep(network, optimizer, clip_norm, world_size)
+    step = TrainStep(network, optimizer, max_grad_norm, world_size)
     step.set_train()
     if accumulation == 1:
         return lambda micro_batches: _report(step(*micro_batches[0]))

@@ -80,13 +80,13 @@ def _loop(session: "_Session", stream, title: str, profiler: StepProfiler) -> No
             profiler.step_done(seconds)
             _check_finite(progress, options, session.folder)
 
-            if _due(progress.step, options.log_interval, steps):
+            if _due(progress.step, options.logging_steps, steps):
                 bar.set_postfix(_postfix(session.write_line(progress.step / epoch_steps)), refresh=False)
-            validated = bool(session.validation) and _due(progress.step, options.validation_interval, steps)
+            validated = bool(session.validation) and _due(progress.step, options.eval_steps, steps)
             if validated:
                 progress.note_validation(session.validate())
             improved = validated and options.select == "best" and progress.best_step == progress.step
-            intervals = (options.checkpoint_interval, options.keep_every)
+            intervals = (options.save_steps, options.keep_every)
             saved = improved or any(_due(progress.step, interval, steps) for interval in intervals)
             if saved:
                 session.save(progress.last_metric if validated else None)
@@ -126,7 +126,7 @@ class _Session:
         """One step; -> its report, and whether its time was compilation."""
         compiles = self.run_step is None
         if compiles:
-            clip, accumulation = self.optimizer.clip_norm, len(micro_batches)
+            clip, accumulation = self.optimizer.max_grad_norm, len(micro_batches)
             self.run_step = make_step(
                 self.network, self.updates, clip, accumulation, len(METRICS), runtime.world_size()
             )  # fmt: skip
@@ -169,7 +169,7 @@ class _Session:
         def write() -> None:
             self.log.sync()  # first: no line that this checkpoint counts on can be lost
             checkpoint.save(
-                self.folder / "checkpoints", step, weights, state, position, self.options.keep_checkpoints, metric,
+                self.folder / "checkpoints", step, weights, state, position, self.options.save_total_limit, metric,
                 None if self.adapters else self.config, self.options.keep_every,
             )  # fmt: skip
 
@@ -201,8 +201,8 @@ def _resume(model, folder: Path, steps: int, adapters) -> tuple[Progress, checkp
         return Progress(), None
     if found.step > steps:
         raise UserError(
-            f"{found.path}: it is of step {found.step}, but this stage has {steps} steps; raise train.steps, or choose "
-            "another run_dir"
+            f"{found.path}: it is of step {found.step}, but this stage has {steps} steps; raise train.max_steps, or "
+            "choose another run_dir"
         )
     _load(model, found, adapters)
     return Progress.from_position(found.position, str(found.path)), found
@@ -231,7 +231,7 @@ def _check_finite(progress: Progress, options: TrainOptions, folder: Path) -> No
         raise UserError(
             f"{folder}: step {progress.step}: loss or gradient was not finite in {progress.skipped_in_a_row} steps in "
             f"a row; the last finite step was {progress.last_finite_step}. Lower optimizer.learning_rate, set "
-            "optimizer.clip_norm, or look at the data of these steps; the checkpoints are intact"
+            "optimizer.max_grad_norm, or look at the data of these steps; the checkpoints are intact"
         )
 
 

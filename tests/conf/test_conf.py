@@ -101,6 +101,6 @@ def test_trap_17_distillation_has_a_control_with_equal_tokens(name):
     stages = config.compose([f"experiment={name}", *GIVEN.get(name, [])]).stages
     distilled, control = stages["distill_fast"], stages["control"]
     assert control.init == distilled.init
-    assert control.train.steps == distilled.train.steps
+    assert control.train.max_steps == distilled.train.max_steps
     assert control.data.rows * control.data.sequence_length == distilled.data.rows * distilled.data.sequence_length
     assert control.optimizer == distilled.optimizer

@@ -368,7 +368,7 @@ def test_training_and_capture_from_folders_end_to_end(tmp_path):
     """`tools/train.py stages.X.init=HF_DIR`: trains from it, captures with another as teacher, exports the result."""
     small = [f"data.sets.{name}.count=40" for name in ("teacher_reasoning", "teacher_fast", "reasoning", "fast")]
     first = ["tools/train.py", *small, "order=[sft_reasoning]", "tokenizer.vocab_size=110", "runtime=cpu",
-             "stages.sft_reasoning.train.steps=2", "stages.sft_reasoning.evaluate=false"]  # fmt: skip
+             "stages.sft_reasoning.train.max_steps=2", "stages.sft_reasoning.evaluate=false"]  # fmt: skip
     call(*first, f"run_dir={tmp_path}/first")
     call(
         "tools/convert_weights.py",
@@ -379,7 +379,7 @@ def test_training_and_capture_from_folders_end_to_end(tmp_path):
     )
     second = ["tools/train.py", *small, "order=[sft_fast,capture_fast]", "runtime=cpu",
               f"tokenizer.path={tmp_path}/hf/tokenizer.model", f"stages.sft_fast.init={tmp_path}/hf",
-              "stages.sft_fast.train.steps=2", "stages.sft_fast.evaluate=false",
+              "stages.sft_fast.train.max_steps=2", "stages.sft_fast.evaluate=false",
               "stages.sft_fast.data.mixture={fast:1}", "stages.capture_fast.rollouts=null",
               "stages.capture_fast.sets=[fast]", "stages.capture_fast.model=student",
               f"stages.capture_fast.teacher={tmp_path}/hf", f"run_dir={tmp_path}/second"]  # fmt: skip
@@ -431,7 +431,13 @@ print("grown", (kilobytes("VmHWM") - before) // 1024)
 def test_memory_follows_the_largest_tensor_not_the_model(tmp_path, monkeypatch):
     """196 MB of float32 weights, whose largest tensor has 8 MB, in four ways: each takes less than 60 MB."""
     options = dataclasses.replace(
-        STUDENT, vocab_size=4000, hidden_size=512, intermediate_size=1400, num_layers=16, num_heads=8, num_kv_heads=4
+        STUDENT,
+        vocab_size=4000,
+        hidden_size=512,
+        intermediate_size=1400,
+        num_hidden_layers=16,
+        num_attention_heads=8,
+        num_key_value_heads=4,
     )
     assert 4 * sum(np.prod(shape) for shape in parameter_shapes(options).values()) > 190e6
     monkeypatch.chdir(tmp_path)

@@ -23,36 +23,37 @@ def models():
     return compose(overrides).models
 
 
-def sft(**data) -> SftStage:
-    return SftStage("sft", data=BatchOptions(sequence_length=4096, **data))
+def sft(rows: int, accumulation: int) -> SftStage:
+    data = BatchOptions(sequence_length=4096, rows=rows, gradient_accumulation_steps=accumulation)
+    return SftStage("sft", data=data)
 
 
 def test_training_of_the_1b_fits_a_device_of_eight(models):
-    size = training_estimate(models["student"], sft(rows=128, accumulation=16), RuntimeOptions(workers=8))
+    size = training_estimate(models["student"], sft(128, 16), RuntimeOptions(workers=8))
     assert size["parameters"] == 1_155_912_192
     assert 20 * GIB < size["bytes"] < 64 * GIB
 
 
 def test_workers_share_the_rows_and_not_the_weights(models):
-    stage = sft(rows=128, accumulation=16)
+    stage = sft(128, 16)
     eight, four, one = (
         training_estimate(models["student"], stage, RuntimeOptions(workers=count))["bytes"] for count in (8, 4, 1)
     )
     # Weights with their gradient and moments, two chunks of logits, and the tied embedding's own gradient.
     fixed = 16 * 1_155_912_192 + 2 * 128 * 2**20 + 4 * 153376 * 1536
     assert four - fixed == 2 * (eight - fixed) and one - fixed == 8 * (eight - fixed)
-    assert eight == training_estimate(models["student"], sft(rows=128, accumulation=128), RuntimeOptions())["bytes"]
+    assert eight == training_estimate(models["student"], sft(128, 128), RuntimeOptions())["bytes"]
 
 
 def test_workers_can_share_the_moments(models):
-    stage, runtimes = sft(rows=128, accumulation=16), [RuntimeOptions(workers=8, shard_optimizer=s) for s in (0, 1)]
+    stage, runtimes = sft(128, 16), [RuntimeOptions(workers=8, shard_optimizer=s) for s in (0, 1)]
     whole, shared = (training_estimate(models["student"], stage, runtime)["bytes"] for runtime in runtimes)
     assert whole - shared == 7 * 1_155_912_192
 
 
 def test_logits_are_budgeted_and_an_untied_head_has_no_second_gradient(models):
-    untied = dataclasses.replace(models["student"], tie_embeddings=False)
-    stage, wide = sft(rows=1, accumulation=1), RuntimeOptions(logits_mb=256)
+    untied = dataclasses.replace(models["student"], tie_word_embeddings=False)
+    stage, wide = sft(1, 1), RuntimeOptions(logits_mb=256)
     base = training_estimate(models["student"], stage, RuntimeOptions())
     assert training_estimate(models["student"], stage, wide)["bytes"] - base["bytes"] == 2 * 128 * 2**20
     more = training_estimate(untied, stage, RuntimeOptions())
@@ -62,7 +63,7 @@ def test_logits_are_budgeted_and_an_untied_head_has_no_second_gradient(models):
 
 def test_without_recomputation_every_layer_counts(models):
     kept = dataclasses.replace(models["student"], recompute=False)
-    stage = sft(rows=1, accumulation=1)
+    stage = sft(1, 1)
     layer = 4 * (4096 * (14 * 1536 + 3 * 6144) + 2 * 12 * 4096**2)
     more = training_estimate(kept, stage, RuntimeOptions())["bytes"]
     more -= training_estimate(models["student"], stage, RuntimeOptions())["bytes"]

@@ -21,7 +21,7 @@ def test_what_a_comparison_depends_on():
     assert changed("evaluation.teacher=teacher", "evaluation.teacher_model=teacher") == set(), (
         "nothing compares with it"
     )
-    before, after = fingerprints(*COMPARED), fingerprints(*COMPARED, "stages.teacher.train.steps=7")
+    before, after = fingerprints(*COMPARED), fingerprints(*COMPARED, "stages.teacher.train.max_steps=7")
     student = {"eval_sft_reasoning", "eval_sft_fast", "eval_control"}
     assert all(before[name] != after[name] for name in student), "the teacher's weights count"
     assert all(before[name] == after[name] for name in ("sft_reasoning", "sft_fast", "control"))

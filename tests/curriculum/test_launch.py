@@ -247,9 +247,9 @@ def test_how_a_rank_ended_is_noted(tmp_path, monkeypatch):
 TINY = [
     "experiment=rehearsal",
     "order=[teacher]",
-    "stages.teacher.train.steps=30",
-    "stages.teacher.train.validation_interval=0",
-    "stages.teacher.train.log_interval=1",
+    "stages.teacher.train.max_steps=30",
+    "stages.teacher.train.eval_steps=0",
+    "stages.teacher.train.logging_steps=1",
     "runtime.device=CPU",
 ]
 
@@ -304,7 +304,7 @@ def started(folder: Path, *overrides: str) -> tuple[subprocess.Popen, dict[int, 
     return process, {rank: json.loads((logs / f"rank_{rank}.json").read_text())["pid"] for rank in range(2)}
 
 
-LONG = "stages.teacher.train.steps=100000"
+LONG = "stages.teacher.train.max_steps=100000"
 
 
 @pytest.mark.slow
@@ -328,7 +328,7 @@ def test_a_stopped_rank_is_noticed_by_the_others(tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(alone, tmp_path):
-    slow = ["stages.teacher.train.steps=30", "stages.teacher.train.checkpoint_interval=0"]
+    slow = ["stages.teacher.train.max_steps=30", "stages.teacher.train.save_steps=0"]
     process, pids = started(tmp_path / "run", *slow)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=240)

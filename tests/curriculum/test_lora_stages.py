@@ -28,9 +28,9 @@ def plan(*overrides):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([LORA, "stages.sft_fast.lora.rank=0"], r"stages.sft_fast.lora.rank: 0 is below 1; for full fine-tuning set"),
-        ([LORA, "stages.sft_fast.lora.targets=[q_porj]"], r"lora.targets: no linear layer is called 'q_porj'; did"),
-        ([LORA, "stages.sft_fast.lora.alpha=0"], r"stages.sft_fast.lora.alpha: 0 is not above 0"),
+        ([LORA, "stages.sft_fast.lora.r=0"], r"stages.sft_fast.lora.r: 0 is below 1; for full fine-tuning set"),
+        ([LORA, "stages.sft_fast.lora.target_modules=[q_porj]"], r"lora.target_modules: .*'q_porj'"),
+        ([LORA, "stages.sft_fast.lora.lora_alpha=0"], r"stages.sft_fast.lora.lora_alpha: 0 is not above 0"),
         ([LORA, "stages.sft_fast.lora.dropout=0.1"], r"stages.sft_fast.lora.dropout: unknown key"),
         ([LORA, "stages.sft_fast.init=null"], r"sft_fast.lora: adapters need weights below them; name"),
     ],
@@ -41,7 +41,7 @@ def test_what_cannot_work_is_refused(overrides, message):
 
 
 def test_the_options_are_part_of_the_fingerprint():
-    full, eight, wide = (plan(*more) for more in ([], [LORA], [LORA, "stages.sft_fast.lora.rank=9"]))
+    full, eight, wide = (plan(*more) for more in ([], [LORA], [LORA, "stages.sft_fast.lora.r=9"]))
     prints = [each["sft_fast"].fingerprint for each in (full, eight, wide)]
     assert len(set(prints)) == 3
     assert len({each["distill_fast"].fingerprint for each in (full, eight, wide)}) == 3  # what depends on it
@@ -51,7 +51,7 @@ def test_the_options_are_part_of_the_fingerprint():
 def test_frozen_weights_need_no_gradient_and_no_moments():
     model = compose(["model@models.student=pangu_1b"]).models["student"]
     stage = SftStage("sft", data=BatchOptions(sequence_length=4096, rows=1))
-    lora = dataclasses.replace(stage, lora=LoraOptions(rank=8, targets=["q_proj", "k_proj"]))
+    lora = dataclasses.replace(stage, lora=LoraOptions(r=8, target_modules=["q_proj", "k_proj"]))
     full, frozen = (training_estimate(model, each, RuntimeOptions()) for each in (stage, lora))
     pairs = 26 * 8 * ((1536 + 1536) + (1536 + 768))
     assert (full["trained"], frozen["trained"]) == (1_155_912_192, pairs)
@@ -66,8 +66,8 @@ SMALL = [
     "order=[teacher,sft_reasoning,sft_fast,capture_fast,distill_fast]",
     *(f"data.sets.{name}.count=60" for name in ("teacher_reasoning", "teacher_fast", "reasoning", "fast")),
     *(f"data.sets.{kind}_{mode}.count=8" for kind in ("validation", "test") for mode in ("reasoning", "fast")),
-    *(f"models.{name}.{key}" for name in ("student", "teacher") for key in ("hidden_size=48", "num_layers=1")),
-    *(f"stages.{name}.train.steps=4" for name in ("teacher", "sft_reasoning", "sft_fast", "distill_fast")),
+    *(f"models.{name}.{key}" for name in ("student", "teacher") for key in ("hidden_size=48", "num_hidden_layers=1")),
+    *(f"stages.{name}.train.max_steps=4" for name in ("teacher", "sft_reasoning", "sft_fast", "distill_fast")),
     *(f"stages.{name}.evaluate=false" for name in ("teacher", "sft_reasoning", "sft_fast")),
     "evaluation.max_new_tokens=4",
     "stages.capture_fast.rollouts=null",

@@ -19,9 +19,9 @@ SMALL = [
     "tokenizer.vocab_size=110",
     "data.sets.reasoning.count=30",
     "data.sets.validation_reasoning.count=4",
-    "models.student.num_layers=1",
+    "models.student.num_hidden_layers=1",
     "models.student.hidden_size=32",
-    *(f"stages.{name}.train.steps=2" for name in STAGES),
+    *(f"stages.{name}.train.max_steps=2" for name in STAGES),
     *(f"stages.{name}.evaluate=false" for name in STAGES),
     "stages.score.rollouts=null",  # a model that has learned nothing answers nothing right
 ]

@@ -50,16 +50,19 @@ def test_evaluations_follow_training_stages():
         (["stages.sft_fast.data.mixture={fats:1}"], ["no data set is named 'fats'", "did you mean 'fast'?"]),
         (["stages.sft_fast.data.mixture={rollouts:1}"], ["no rollout stage is named"]),
         (["stages.sft_fast.data.mixture={fast:0,reasoning:0}"], ["no data set has a weight above 0"]),
-        (["models.student.num_kv_heads=3"], ["models.student.num_kv_heads"]),
+        (["models.student.num_key_value_heads=3"], ["models.student.num_key_value_heads"]),
         (["models.student.hidden_size=97"], ["models.student"]),
         (["stages.capture_fast.capture.top_k=161"], ["stages.capture_fast.capture.top_k: 161", "160"]),
         (["stages.capture_fast.capture.temperature=2"], ["cannot be re-tempered"]),
         (["stages.capture_fast.capture.mode=sampled"], ["sampled goes with sampled only"]),
         (["stages.distill_fast.objective.support=truncated", "stages.distill_fast.objective.divergence=jsd"], ["jsd"]),
-        (["stages.teacher.train.epochs=1"], ["exactly one of steps and epochs"]),
-        (["stages.teacher.train.steps=null"], ["exactly one of steps and epochs"]),
-        (["stages.teacher.train.steps=-5"], ["stages.teacher.train.steps: -5 is below 1"]),
-        (["stages.teacher.data.accumulation=5"], ["stages.teacher.data.rows: 12 rows do not divide", "nearest: 10"]),
+        (["stages.teacher.train.num_train_epochs=1"], ["exactly one of max_steps and num_train_epochs"]),
+        (["stages.teacher.train.max_steps=null"], ["exactly one of max_steps and num_train_epochs"]),
+        (["stages.teacher.train.max_steps=-5"], ["stages.teacher.train.max_steps: -5 is below 1"]),
+        (
+            ["stages.teacher.data.gradient_accumulation_steps=5"],
+            ["stages.teacher.data.rows: 12 rows do not divide", "nearest: 10"],
+        ),
         (["stages.teacher.data.sequence_length=8192"], ["exceeds", "max_position_embeddings"]),
         (["stages.distill_fast.model=teacher"], ["trains model 'student'"]),
         (["stages.teacher.model=techer"], ["no model is named 'techer'", "did you mean 'teacher'?"]),
@@ -76,7 +79,7 @@ def test_evaluations_follow_training_stages():
         (["stages.teacher.train.select=best", "stages.teacher.data.validation=[]"], ["best needs a validation set"]),
         (["stages.capture_fast.sequence_length=8192"], ["max_position_embeddings 4096"]),
         (["stages.teacher.optimizer.learning_rate=-1"], ["learning_rate: -1.0 is below 0"]),
-        (["stages.teacher.optimizer.beta2=1.5"], ["beta2: 1.5 is not between 0 and 1"]),
+        (["stages.teacher.optimizer.adam_beta2=1.5"], ["beta2: 1.5 is not between 0 and 1"]),
         (["runtime.workers=0"], ["runtime.workers: 0 is below 1"]),
         (["runtime.threads=-1"], ["runtime.threads: -1 is below 0"]),
         (["seed=-1"], ["seed: -1 is below 0"]),
@@ -85,7 +88,10 @@ def test_evaluations_follow_training_stages():
         (["evaluation.limit=-1"], ["evaluation.limit: -1 is below 1"]),
         (["stages.rollout_fast.rollout.limit=0"], ["stages.rollout_fast.rollout.limit: 0 is below 1"]),
         (["stages.capture_fast.capture.rows_per_batch=0"], ["rows_per_batch: 0 is below 1"]),
-        (["stages.teacher.data.accumulation=0"], ["stages.teacher.data.accumulation: 0 is below 1"]),
+        (
+            ["stages.teacher.data.gradient_accumulation_steps=0"],
+            ["stages.teacher.data.gradient_accumulation_steps: 0 is below 1"],
+        ),
         (["seeds=[1,2]", "compare=[distill_fats,control]"], ["compare: ['distill_fats', 'control']"]),
         (["seeds=[1,2]", "compare=[control]"], ["compare: ['control']"]),
         (["data.train=mine.jsonl"], ["data.train: mine.jsonl is given, but no data set reads it"]),
@@ -111,7 +117,7 @@ def test_stage_names_cannot_leave_the_run_directory():
 
 
 def test_several_problems_come_together():
-    text = refusal("stages.teacher.train.steps=null", "stages.sft_fast.data.rows=-1")
+    text = refusal("stages.teacher.train.max_steps=null", "stages.sft_fast.data.rows=-1")
     assert "exactly one of" in text and "stages.sft_fast.data.rows" in text
 
 
@@ -124,8 +130,8 @@ def test_missing_data_file(tmp_path):
     "override",
     [
         "runtime.threads=1",
-        "stages.teacher.train.log_interval=1",
-        "stages.teacher.train.checkpoint_interval=7",
+        "stages.teacher.train.logging_steps=1",
+        "stages.teacher.train.save_steps=7",
         "run_dir=elsewhere",
         "evaluation.samples_in_report=1",
         "stages.teacher.train.max_skipped_steps=99",
@@ -137,7 +143,7 @@ def test_logging_and_runtime_leave_fingerprints(override):
 
 
 def test_a_change_reaches_what_depends_on_it():
-    assert changed("stages.sft_fast.train.steps=3") == {
+    assert changed("stages.sft_fast.train.max_steps=3") == {
         "sft_fast", "eval_sft_fast", "control", "eval_control", "rollout_fast", "capture_fast", "distill_fast",
         "eval_distill_fast",
     }  # fmt: skip

@@ -41,7 +41,7 @@ def test_a_checkpoint_of_a_run_opens_by_its_path_alone(context, monkeypatch, tmp
     for path in (tmp_path, found.path):
         source = checkpoint.open_weights(path)
         assert source.config == described and parameter_shapes(source.options) == parameter_shapes(options)
-    assert options_of(described, "here").num_kv_heads == options.num_kv_heads
+    assert options_of(described, "here").num_key_value_heads == options.num_key_value_heads
 
 
 def test_a_model_that_no_config_describes_is_trained_without_one(context, monkeypatch):

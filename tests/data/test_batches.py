@@ -87,7 +87,7 @@ def assert_teacher_is_aligned(batches):
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_trap_01_teacher_rows_meet_the_targets_they_predict(tmp_path, accumulation):
     samples = make_samples(20)
-    stream = stream_of(samples, teacher=store_of(tmp_path, samples), accumulation=accumulation)
+    stream = stream_of(samples, teacher=store_of(tmp_path, samples), gradient_accumulation_steps=accumulation)
     batches = [batch for step in range(stream.steps_for_epochs(1)) for batch in stream.step(step)]
     assert assert_teacher_is_aligned(batches) >= stream.summary()["supervised"]
     for batch in batches:  # the probability tells the place of the target in its document
@@ -121,7 +121,10 @@ def test_trap_02_no_document_supervises_its_neighbour():
 def test_trap_03_the_split_changes_neither_weights_nor_rows(world_size, accumulation):
     samples = make_samples(30)
     whole = stream_of(samples)
-    ranks = [stream_of(samples, rank=r, world_size=world_size, accumulation=accumulation) for r in range(world_size)]
+    ranks = [
+        stream_of(samples, rank=r, world_size=world_size, gradient_accumulation_steps=accumulation)
+        for r in range(world_size)
+    ]
     for step in range(whole.steps_for_epochs(2)):
         (expected,) = whole.step(step)
         parts = [rank.step(step) for rank in ranks]
@@ -184,7 +187,9 @@ def test_trap_14_starting_in_the_middle_is_bit_equal(tmp_path, changes, prefetch
     teacher = store_of(tmp_path, sets["reasoning"] + sets["fast"])
 
     def fresh():
-        return BatchStream(sets, options(accumulation=2, prefetch=prefetch, **changes), 11, 1, 2, teacher)
+        return BatchStream(
+            sets, options(gradient_accumulation_steps=2, prefetch=prefetch, **changes), 11, 1, 2, teacher
+        )
 
     stream = fresh()
     total = stream.steps_for_epochs(4)
@@ -196,7 +201,9 @@ def test_trap_14_starting_in_the_middle_is_bit_equal(tmp_path, changes, prefetch
         for one, other in zip(whole[start:], resumed, strict=True):
             for a, b in zip(one, other, strict=True):
                 assert_equal(a, b)
-    differs = BatchStream(sets, options(accumulation=2, prefetch=0, **changes), 12, 1, 2, teacher).step(0)
+    differs = BatchStream(sets, options(gradient_accumulation_steps=2, prefetch=0, **changes), 12, 1, 2, teacher).step(
+        0
+    )
     assert differs[0].input_ids_BL.tobytes() != whole[0][0].input_ids_BL.tobytes()
 
 
@@ -306,8 +313,8 @@ def test_a_dropped_sample_needs_no_teacher(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"rows": 6, "accumulation": 4}, r"data\.rows=6.*multiple of 4"),
-        ({"accumulation": 0}, r"data\.accumulation=0"),
+        ({"rows": 6, "gradient_accumulation_steps": 4}, r"data\.rows=6.*multiple of 4"),
+        ({"gradient_accumulation_steps": 0}, r"data\.gradient_accumulation_steps=0"),
         ({"sequence_length": 1}, r"data\.sequence_length"),
         ({"mixture": {"onyl": 1.0}}, r"data\.mixture\.onyl.*the sets are empty, more, only"),
         ({"mixture": {"only": -1.0}}, r"data\.mixture\.only=-1\.0"),
@@ -324,14 +331,14 @@ def test_faults_name_their_key(changes, message):
 
 
 def test_rows_must_divide_over_the_ranks():
-    with pytest.raises(UserError, match="3 ranks x data.accumulation=1: choose a multiple of 3"):
+    with pytest.raises(UserError, match="3 ranks x data.gradient_accumulation_steps=1: choose a multiple of 3"):
         stream_of(make_samples(5), world_size=3)
 
 
 def test_prefetching_changes_nothing(tmp_path):
     samples = make_samples(12)
     teacher = store_of(tmp_path, samples)
-    plain, ahead = (stream_of(samples, teacher=teacher, accumulation=2, prefetch=n) for n in (0, 2))
+    plain, ahead = (stream_of(samples, teacher=teacher, gradient_accumulation_steps=2, prefetch=n) for n in (0, 2))
     for one, other in zip(plain.steps(2, 9), list(ahead.steps(2, 9)), strict=True):
         assert len(one) == len(other) == 2
         for a, b in zip(one, other, strict=True):

@@ -80,7 +80,7 @@ def test_what_is_no_number_is_refused_by_name(value):
 
 def test_a_set_is_cut_to_its_band_after_first_and_count(tmp_path):
     write_jsonl(tmp_path / "r.jsonl", map(record_to_json, records_of(LOSSES)))
-    options = DatasetOptions(path=str(tmp_path / "r.jsonl"), first=1, count=6, keep=KeepOptions(high=0.3))
+    options = DatasetOptions(path=str(tmp_path / "r.jsonl"), skip=1, count=6, keep=KeepOptions(high=0.3))
     assert ids(load_set("mine", options, 0)) == ["r1", "r3", "r5"]
     assert ids(load_whole("mine", options, 0)) == ["r1", "r2", "r3", "r4", "r5", "r6"]
     options.keep.low = 5.0

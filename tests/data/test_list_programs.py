@@ -13,7 +13,7 @@ from mindspore_impl.data import list_programs as lp
 from mindspore_impl.errors import UserError
 
 DEFAULT = {
-    "split": "train", "first": 0, "count": 200, "thinking": "fast",
+    "split": "train", "skip": 0, "count": 200, "thinking": "fast",
     "noise": 0.0, "operations": 3, "length": 5, "seed": 0,
 }  # fmt: skip
 
@@ -89,8 +89,8 @@ def test_trap_16_the_split_does_not_depend_on_the_process():
 def test_ranges_continue_each_other_without_a_repeat():
     whole = problems(count=600)
     assert len(set(whole)) == 600
-    assert problems(first=100, count=300) == whole[100:400]
-    assert [record.id for record in records(first=7, count=1)] == ["list_programs/train/0/7"]
+    assert problems(skip=100, count=300) == whole[100:400]
+    assert [record.id for record in records(skip=7, count=1)] == ["list_programs/train/0/7"]
     assert problems(seed=1) != whole[:200]
 
 
@@ -112,7 +112,7 @@ def test_a_split_is_exhausted_exactly_and_more_is_refused():
         for size in (2, 3) for letters in permutations(lp.LETTERS, size) for name in lp.NAMES
     )  # fmt: skip
     with pytest.raises(UserError, match=f"holds {there};"):
-        lp.generate(**DEFAULT | small | {"first": 1, "count": there})  # at once, not when the records are drawn
+        lp.generate(**DEFAULT | small | {"skip": 1, "count": there})  # at once, not when the records are drawn
 
 
 def test_noise_is_one_swap_that_propagates():
@@ -151,7 +151,7 @@ def _steps(record) -> list[list[str]]:
 
 @pytest.mark.parametrize("changes, needle", [
     ({"split": "tset"}, "unknown split"), ({"count": 0}, "count=0"), ({"count": None}, "count=None"),
-    ({"first": -1}, "first=-1"), ({"noise": 1.5}, "noise=1.5"), ({"operations": 0}, "operations=0"),
+    ({"skip": -1}, "skip=-1"), ({"noise": 1.5}, "noise=1.5"), ({"operations": 0}, "operations=0"),
     ({"length": 2}, "length=2"), ({"length": 13}, "length=13"),
 ])  # fmt: skip
 def test_settings_out_of_range_are_named(changes, needle):

@@ -66,7 +66,7 @@ def test_records_speak_for_themselves_and_the_set_fills_in(load):
 
 
 def test_list_programs_come_from_the_generator():
-    options = DatasetOptions(source="list_programs", split="test", first=5, count=3, thinking="reasoning")
+    options = DatasetOptions(source="list_programs", split="test", skip=5, count=3, thinking="reasoning")
     expected = [f"list_programs/test/4/{index}" for index in (5, 6, 7)]
     assert [record.id for record in load_set("toy", options, seed=4)] == expected
     assert load_set("toy", replace(options, seed=4), seed=9) == load_set("toy", options, seed=4)
@@ -78,13 +78,13 @@ def test_list_programs_come_from_the_generator():
 
 def test_first_and_count_choose_lines_and_malformed_ones_outside_do_not_matter(load):
     rows = [{"bad": 1}, *({"prompt": f"q{index}", "answer": "a"} for index in range(4)), {"bad": 1}]
-    taken = load("prompt_answer", rows, first=1, count=4)
+    taken = load("prompt_answer", rows, skip=1, count=4)
     assert [record.messages[0].content for record in taken] == ["q0", "q1", "q2", "q3"]
     assert taken[0].id == "set.json:2"
     with pytest.raises(UserError, match="toy.*holds 6 records"):
-        load("prompt_answer", [rows[1]] * 6, first=3, count=4)
+        load("prompt_answer", [rows[1]] * 6, skip=3, count=4)
     with pytest.raises(UserError, match="toy.*holds 2 records"):
-        load("prompt_answer", [rows[1]] * 2, first=2)
+        load("prompt_answer", [rows[1]] * 2, skip=2)
 
 
 @pytest.mark.parametrize("text", [json.dumps([ALPACA]), json.dumps(ALPACA)], ids=["array", "lines"])
@@ -157,5 +157,5 @@ def test_files_that_cannot_be_used(load, tmp_path):
     fails("f.json: .*nested too deeply", b"[" * 100_000)
     fails("f.json: .*an integer has too many digits", b"[" + b"1" * 5000 + b"]")
     fails("f.json:1: .*an integer has too many digits", b'{"a": ' + b"1" * 5000 + b"}")
-    fails("data.sets.toy: first=-1", b"{}", first=-1)
+    fails("data.sets.toy: skip=-1", b"{}", skip=-1)
     fails("data.sets.toy.source", b"{}", source="parquet")

@@ -41,7 +41,13 @@ class Work:
         path = folder / f"tokenizer_{runtime.rank()}.model"
         self.tokenizer = train_tokenizer(texts, path, 96, 1.0)
         size = self.tokenizer.vocab_size
-        shape = {"hidden_size": 16, "intermediate_size": 24, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
+        shape = {
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+        }
         self.model = PanguForCausalLM(ModelOptions(vocab_size=size, initializer_range=0.3, **shape), seed=1)
         self.engine = Engine(self.model, self.tokenizer)
         self.header = StoreHeader("t" * 64, self.tokenizer.sha256, size, 4, 1.0, "top_k")

@@ -29,8 +29,9 @@ SAMPLED = CaptureOptions("sampled", TOP_K, 2.0, rows_per_batch=ROWS, positions_p
 
 
 def make_model(seed, vocab=VOCAB):
-    options = ModelOptions(vocab_size=vocab, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2,
-                           num_kv_heads=1, max_position_embeddings=64, initializer_range=0.3)  # fmt: skip
+    options = ModelOptions(vocab_size=vocab, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2,
+                           num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.3)  # fmt: skip
     return PanguForCausalLM(options, seed=seed)
 
 

@@ -299,7 +299,13 @@ def test_the_real_engine_rolls_out_alike_in_any_batch(ms_runtime, tokenizer, tmp
     from mindspore_impl.model.options import ModelOptions
     from mindspore_impl.model.pangu import PanguForCausalLM
 
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
     model = PanguForCausalLM(ModelOptions(vocab_size=tokenizer.vocab_size, **shape))
     records = make_records(3) + make_records(2, "reasoning")
     found = []

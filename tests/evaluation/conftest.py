@@ -1,4 +1,4 @@
-"""What tests that run programs share."""
+"""Fixtures that tests of evaluation share."""
 
 import os
 import tempfile
@@ -8,6 +8,13 @@ from pathlib import Path
 import pytest
 
 from mindspore_impl.evaluation.enclosed import kernel, layers
+from tests.evaluation.fake_backend import make_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    """A small trained tokenizer with byte fallback."""
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture

@@ -19,14 +19,9 @@ from mindspore_impl.evaluation.benchmark import (
 )
 from mindspore_impl.evaluation.tasks import TASKS
 from mindspore_impl.generation.options import SamplingOptions
-from tests.evaluation.fake_backend import Counting, make_tokenizer
+from tests.evaluation.fake_backend import Counting
 
 DATA = Path(__file__).parent / "tasks" / "data"
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def lines_of(folder: Path) -> list[dict]:

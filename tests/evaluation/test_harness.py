@@ -140,7 +140,13 @@ def test_perplexity_equals_a_plain_sum_over_single_samples(ms_runtime, tokenizer
     from mindspore_impl.model.options import ModelOptions
     from mindspore_impl.model.pangu import PanguForCausalLM
 
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
     model = PanguForCausalLM(ModelOptions(vocab_size=tokenizer.vocab_size, **shape))
     sets = {"held": [make_record(i, answer=" ".join("abcdef"[: 1 + i % 3])) for i in range(5)]}
     options = EvaluationOptions(perplexity=["held"], sequence_length=64, rows=2)

@@ -65,8 +65,8 @@ def test_models_equal_a_sum_over_single_samples(ms_runtime, monkeypatch, tmp_pat
     from mindspore_impl import runtime
 
     monkeypatch.setattr(runtime, "logits_elements", lambda: int(logits_mb * 2**20) // 4)
-    teacher = small_models.build(small_models.small_options(num_layers=2), seed=3)
-    model = small_models.build(small_models.small_options(num_layers=1), seed=4)
+    teacher = small_models.build(small_models.small_options(num_hidden_layers=2), seed=3)
+    model = small_models.build(small_models.small_options(num_hidden_layers=1), seed=4)
     samples = samples_of([9, 6, 14, 5, 11])
     found = measure_teacher_kl(model, teacher, {"one": samples, "two": samples[:2]}, 33, 16, 2, tmp_path)
     for name, chosen in (("one", samples), ("two", samples[:2])):
@@ -85,10 +85,10 @@ def test_models_equal_a_sum_over_single_samples(ms_runtime, monkeypatch, tmp_pat
 def test_a_model_is_no_distance_from_itself_and_no_number_is_none(ms_runtime, tmp_path):
     from mindspore import Tensor
 
-    model = small_models.build(small_models.small_options(num_layers=1))
+    model = small_models.build(small_models.small_options(num_hidden_layers=1))
     found = measure_teacher_kl(model, model, {"a": samples_of([6, 7])}, 37, 16, 1, tmp_path / "same")
     assert found["a"] == {"kl": 0.0, "agreement": 1.0, "tokens": 7}
-    broken = small_models.build(small_models.small_options(num_layers=1))
+    broken = small_models.build(small_models.small_options(num_hidden_layers=1))
     weight = broken.parameters_dict()["model.norm.weight"]
     weight.set_data(Tensor(np.full(weight.shape, np.nan, np.float32)))
     found = measure_teacher_kl(broken, model, {"a": samples_of([6, 7])}, 37, 16, 1, tmp_path / "broken")

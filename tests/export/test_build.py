@@ -157,7 +157,7 @@ def test_from_a_run_to_a_package_and_full_graphs(ms_runtime, tmp_path, capsys):
     small = [f"data.sets.{name}.count=80" for name in ("reasoning", "fast")]
     overrides = [
         f"run_dir={tmp_path / 'run'}", "+stage@stages.board=export", "stages.board.init=sft_fast",
-        "order=[sft_fast,board]", "stages.sft_fast.init=null", "stages.sft_fast.train.steps=3", "compare=[]",
+        "order=[sft_fast,board]", "stages.sft_fast.init=null", "stages.sft_fast.train.max_steps=3", "compare=[]",
         "evaluation.accuracy=[]", "evaluation.perplexity=[]", "tokenizer.vocab_size=110",
         "stages.board.export.compare=[]", "stages.board.export.parity_tokens=8", "stages.board.prompts=[test_fast]",
     ]  # fmt: skip

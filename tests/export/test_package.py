@@ -95,7 +95,7 @@ def test_graph_file_outside_the_folder(ms_runtime, package):
         (lambda m: m.update(version=9), "version 9 of the format, this program reads 1"),
         (lambda m: m.pop("buckets"), "not the manifest of a package .'buckets'."),
         (lambda m: m.update(cache_length=128), "the shapes of graph prefill_12 do not follow"),
-        (lambda m: m["model"].update(num_layers=3), "the shapes of graph prefill_12 do not follow"),
+        (lambda m: m["model"].update(num_hidden_layers=3), "the shapes of graph prefill_12 do not follow"),
         (lambda m: m.update(buckets=[12]), "its graphs are .*, not .'prefill_12', 'decode'."),
         (lambda m: m.update(buckets=[12, 200]), "buckets .12, 200. do not fit a cache of 96"),
         (lambda m: m.update(precision="int4"), "unknown precision 'int4'"),

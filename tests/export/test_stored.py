@@ -30,7 +30,7 @@ def written(tmp_path, precision, **changes):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_fp32_keeps_every_bit(tmp_path, tied):
-    _, values, found = written(tmp_path, "fp32", tie_embeddings=tied)
+    _, values, found = written(tmp_path, "fp32", tie_word_embeddings=tied)
     assert set(found) == set(values) | {"rotary.cos", "rotary.sin"}
     for name, value in values.items():
         np.testing.assert_array_equal(found[name], value)
@@ -46,7 +46,7 @@ def test_fp16_rounds_all_but_norms_and_tables(tmp_path):
 
 
 def test_int8_holds_the_projections_of_the_layers_alone(tmp_path):
-    _, values, found = written(tmp_path, "int8", tie_embeddings=False)
+    _, values, found = written(tmp_path, "int8", tie_word_embeddings=False)
     names = {name for name, array in found.items() if array.dtype == np.int8}
     assert names == {name for name in values if name.endswith("_proj.weight")}
     assert found["lm_head.weight"].dtype == found["model.embed_tokens.weight"].dtype == np.float16

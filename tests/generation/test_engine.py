@@ -174,7 +174,7 @@ def test_damaged_weights_are_named(ms_runtime):
 
     from mindspore_impl.generation.engine import Engine
 
-    model = build(small_options(num_layers=1))
+    model = build(small_options(num_hidden_layers=1))
     model.model.norm.weight.set_data(Tensor(np.full(24, np.nan, np.float32)))
     with pytest.raises(UserError, match="NaN or infinite logits"):
         Engine(model, Ids()).generate([[1]], SamplingOptions(max_new_tokens=2), [0])

@@ -25,8 +25,8 @@ OVERRIDES = [
     *(f"data.sets.teacher_{thinking}.count=400" for thinking in ("reasoning", "fast")),
     *(f"data.sets.{thinking}.count=120" for thinking in ("reasoning", "fast")),
     *(f"data.sets.validation_{thinking}.count=20" for thinking in ("reasoning", "fast")),
-    *(f"stages.{stage}.train.steps={STEPS}" for stage in STAGES),
-    *(f"stages.{stage}.train.log_interval=1" for stage in STAGES),
+    *(f"stages.{stage}.train.max_steps={STEPS}" for stage in STAGES),
+    *(f"stages.{stage}.train.logging_steps=1" for stage in STAGES),
     *(f"stages.{stage}.evaluate=false" for stage in STAGES),
     "stages.rollout_fast.sampling.max_new_tokens=24",
 ]

@@ -38,17 +38,19 @@ def legacy_llama(options):
     types = ("compute_dtype", "param_init_type", "layernorm_compute_type", "softmax_compute_type", "rotary_dtype")
     return LlamaForCausalLM(LlamaConfig(
         batch_size=2, seq_length=LENGTH, vocab_size=options.vocab_size, hidden_size=options.hidden_size,
-        intermediate_size=options.intermediate_size, num_layers=options.num_layers, num_heads=options.num_heads,
-        n_kv_heads=options.num_kv_heads, rms_norm_eps=options.rms_norm_eps, theta=options.rope_theta, pad_token_id=0,
+        intermediate_size=options.intermediate_size, num_layers=options.num_hidden_layers,
+        num_heads=options.num_attention_heads,
+        n_kv_heads=options.num_key_value_heads, rms_norm_eps=options.rms_norm_eps, theta=options.rope_theta,
+        pad_token_id=0,
         qkv_has_bias=options.qkv_bias, attn_proj_has_bias=options.o_bias,
-        tie_word_embeddings=options.tie_embeddings, use_rope_slice=True, fused_rms_norm=False,
+        tie_word_embeddings=options.tie_word_embeddings, use_rope_slice=True, fused_rms_norm=False,
         use_flash_attention=False, **dict.fromkeys(types, "float32"),
     ))  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"tie_embeddings": False}, {"tie_embeddings": True, "rope_theta": 4e6, "num_kv_heads": 4}],
+    [{"tie_word_embeddings": False}, {"tie_word_embeddings": True, "rope_theta": 4e6, "num_key_value_heads": 4}],
     ids=["untied_grouped", "tied"],
 )
 def test_logits_equal_those_of_mindformers_llama(changes, tmp_path, monkeypatch, ms_runtime):
@@ -59,7 +61,7 @@ def test_logits_equal_those_of_mindformers_llama(changes, tmp_path, monkeypatch,
     ours, theirs = build(options), legacy_llama(options)
     values = {their_name(name): value for name, value in weights_of(ours).items()}
     parameters = {parameter.name: parameter for parameter in theirs.get_parameters()}
-    if options.tie_embeddings:
+    if options.tie_word_embeddings:
         parameters.pop("lm_head.weight", None)
     assert {name: value.shape for name, value in values.items()} == {
         name: tuple(parameter.shape) for name, parameter in parameters.items()

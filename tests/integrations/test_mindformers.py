@@ -25,8 +25,8 @@ SMALL = [
     "tokenizer.vocab_size=110",
     "order=[teacher,sft_fast,capture_fast,distill_fast]",
     *(f"data.sets.{name}.count=60" for name in SETS),
-    *(f"models.{name}.{key}" for name in ("student", "teacher") for key in ("hidden_size=48", "num_layers=1")),
-    *(f"stages.{name}.train.steps={STEPS}" for name in ("teacher", "sft_fast", "distill_fast")),
+    *(f"models.{name}.{key}" for name in ("student", "teacher") for key in ("hidden_size=48", "num_hidden_layers=1")),
+    *(f"stages.{name}.train.max_steps={STEPS}" for name in ("teacher", "sft_fast", "distill_fast")),
     *(f"stages.{name}.evaluate=false" for name in ("teacher", "sft_fast", "distill_fast")),
     *(f"stages.{name}.data.validation=[]" for name in ("teacher", "sft_fast", "distill_fast")),
     "stages.sft_fast.init=null",
@@ -34,7 +34,7 @@ SMALL = [
     "stages.capture_fast.sets=[fast,reasoning]",
     "stages.distill_fast.rollouts=null",
     "stages.distill_fast.data.mixture={rollouts:0,fast:2,reasoning:1}",
-    "stages.distill_fast.train.log_interval=1",
+    "stages.distill_fast.train.logging_steps=1",
 ]
 PROGRAM = """
 import json, sys
@@ -104,7 +104,7 @@ def packed(trained, **changes):
     from mindspore_impl.integrations.mindformers import PackedData
 
     values = {
-        "steps": 3,
+        "max_steps": 3,
         "seed": 5,
         "tokenizer": TokenizerOptions(path=str(trained.path)),
         "sets": {"fast": DatasetOptions(source="list_programs", count=20)},
@@ -140,7 +140,7 @@ def test_data_set_holds_the_batches_of_our_stream(tokenizer, tmp_path, ms_runtim
         (expected,) = stream.step(step)
         for name, column in zip(FIELDS, columns, strict=True):
             np.testing.assert_array_equal(column, getattr(expected, name), err_msg=name)
-    by_epochs = packed_dataset(packed(tokenizer, steps=None, epochs=2.0))
+    by_epochs = packed_dataset(packed(tokenizer, max_steps=None, num_train_epochs=2.0))
     alone = BatchStream({"fast": samples["fast"]}, BatchOptions(mixture={"fast": 1.0}, sequence_length=64, rows=4), 5)
     assert by_epochs.get_dataset_size() == alone.steps_for_epochs(2.0) > 1
 
@@ -148,10 +148,13 @@ def test_data_set_holds_the_batches_of_our_stream(tokenizer, tmp_path, ms_runtim
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": None}, "train_dataset.data_loader: give exactly one of steps and epochs"),
-        ({"epochs": 1.0}, "train_dataset.data_loader: give exactly one of steps and epochs"),
+        ({"max_steps": None}, "train_dataset.data_loader: give exactly one of max_steps and num_train_epochs"),
+        ({"num_train_epochs": 1.0}, "train_dataset.data_loader: give exactly one of max_steps and num_train_epochs"),
         ({"tokenizer": TokenizerOptions()}, "data_loader.tokenizer.path: no tokenizer is named"),
-        ({"batch": BatchOptions(accumulation=2)}, r"data_loader.batch.accumulation: mindformers takes .* set it to 1"),
+        (
+            {"batch": BatchOptions(gradient_accumulation_steps=2)},
+            r"data_loader.batch.gradient_accumulation_steps: mindformers takes .* set it to 1",
+        ),
     ],
 )
 def test_data_that_cannot_be_trained_on_is_refused(changes, message, tokenizer, ms_runtime):
@@ -187,8 +190,8 @@ NEEDED = {"loss": ("model",), "wrapper": ("network", "optimizer")}
         ("config", {"type": "PanguPosttrainConfig", "wieghts": "w"}, "model_config.wieghts: .*mean 'weights'"),
         ("config", {"type": "PanguPosttrainConfig", "model": {"hiden_size": 8}}, "model.hiden_size: .*'hidden_size'"),
         ("loss", {"type": "PanguObjective", "kd_wieght": 0.5}, "model_config.loss.kd_wieght: .*mean 'kd_weight'"),
-        ("lr", {"type": "PanguSchedule", "total_steps": 5, "schedule": "cosin"}, "lr_schedule.schedule: .*'cosine'"),
-        ("wrapper", {"type": "PanguTrainStep", "clip_nrom": 1.0}, "runner_wrapper.clip_nrom: .*mean 'clip_norm'"),
+        ("lr", {"type": "PanguSchedule", "total_steps": 5, "lr_scheduler_type": "cosin"}, "lr_scheduler_type: "),
+        ("wrapper", {"type": "PanguTrainStep", "max_grad_nrom": 1.0}, "runner_wrapper.max_grad_nrom: "),
     ],
 )  # fmt: skip
 def test_a_typo_in_the_yaml_is_refused(builder, given, message, registered):

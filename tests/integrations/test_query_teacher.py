@@ -92,8 +92,8 @@ def test_stages_of_a_run_that_order_leaves_out(server, tmp_path, ms_runtime):
 SMALL = [
     "experiment=quickstart", "runtime=cpu", "tokenizer.vocab_size=110", "stages.sft_fast.init=null",
     *(f"data.sets.{name}.count=60" for name in ("teacher_reasoning", "teacher_fast", "reasoning", "fast")),
-    "models.student.hidden_size=48", "models.student.num_layers=1",
-    *(f"stages.{name}.train.steps=3" for name in ("sft_fast", "distill_fast")),
+    "models.student.hidden_size=48", "models.student.num_hidden_layers=1",
+    *(f"stages.{name}.train.max_steps=3" for name in ("sft_fast", "distill_fast")),
     *(f"stages.{name}.evaluate=false" for name in ("sft_fast", "distill_fast")),
     "stages.sft_fast.data.mixture={fast:1}", "stages.capture_fast.rollouts=null", "stages.capture_fast.sets=[fast]",
     "stages.distill_fast.rollouts=null", "stages.distill_fast.data.mixture={rollouts:0,fast:1}",

@@ -180,8 +180,9 @@ def test_trap_11_a_store_that_does_not_fit_is_refused(store, words):
 
 @pytest.fixture(scope="module")
 def model(ms_runtime):
-    options = ModelOptions(vocab_size=VOCAB, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2,
-                           num_kv_heads=1, max_position_embeddings=64, initializer_range=0.3)  # fmt: skip
+    options = ModelOptions(vocab_size=VOCAB, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2,
+                           num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.3)  # fmt: skip
     return PanguForCausalLM(options, seed=1)
 
 

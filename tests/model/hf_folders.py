@@ -8,7 +8,8 @@ from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.pangu import parameter_shapes
 
 OPTIONS = ModelOptions(
-    vocab_size=37, hidden_size=24, intermediate_size=40, num_layers=2, num_heads=4, num_kv_heads=2,
+    vocab_size=37, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2,
     max_position_embeddings=64,
 )  # fmt: skip
 CONFIG = {

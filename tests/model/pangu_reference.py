@@ -24,7 +24,7 @@ def rotate(x_LHC, positions_L, theta):
 def forward_document(weights, options, ids_L, positions_L):
     """logits_LV of one document."""
     get = {name: np.asarray(value, np.float64) for name, value in weights.items()}
-    width = options.head_dim or options.hidden_size // options.num_heads
+    width = options.head_dim or options.hidden_size // options.num_attention_heads
     length = len(ids_L)
 
     def linear(x, name):
@@ -32,16 +32,16 @@ def forward_document(weights, options, ids_L, positions_L):
         return y + get[name + ".bias"] if name + ".bias" in get else y
 
     x = get["model.embed_tokens.weight"][ids_L]
-    for layer in range(options.num_layers):
+    for layer in range(options.num_hidden_layers):
         p = f"model.layers.{layer}."
         normed = rms_norm(x, get[p + "input_layernorm.weight"], options.rms_norm_eps)
-        query = linear(normed, p + "self_attn.q_proj").reshape(length, options.num_heads, width)
-        key = linear(normed, p + "self_attn.k_proj").reshape(length, options.num_kv_heads, width)
-        value = linear(normed, p + "self_attn.v_proj").reshape(length, options.num_kv_heads, width)
+        query = linear(normed, p + "self_attn.q_proj").reshape(length, options.num_attention_heads, width)
+        key = linear(normed, p + "self_attn.k_proj").reshape(length, options.num_key_value_heads, width)
+        value = linear(normed, p + "self_attn.v_proj").reshape(length, options.num_key_value_heads, width)
         query, key = rotate(query, positions_L, options.rope_theta), rotate(key, positions_L, options.rope_theta)
-        mixed = np.zeros((length, options.num_heads, width))
-        for head in range(options.num_heads):
-            group = head // (options.num_heads // options.num_kv_heads)
+        mixed = np.zeros((length, options.num_attention_heads, width))
+        for head in range(options.num_attention_heads):
+            group = head // (options.num_attention_heads // options.num_key_value_heads)
             for t in range(length):
                 scores = key[: t + 1, group] @ query[t, head] / np.sqrt(width)
                 weight = np.exp(scores - scores.max())
@@ -51,4 +51,4 @@ def forward_document(weights, options, ids_L, positions_L):
         gate = linear(normed, p + "mlp.gate_proj")
         x = x + linear(gate / (1 + np.exp(-gate)) * linear(normed, p + "mlp.up_proj"), p + "mlp.down_proj")
     x = rms_norm(x, get["model.norm.weight"], options.rms_norm_eps)
-    return x @ get["model.embed_tokens.weight" if options.tie_embeddings else "lm_head.weight"].T
+    return x @ get["model.embed_tokens.weight" if options.tie_word_embeddings else "lm_head.weight"].T

@@ -6,10 +6,15 @@ from mindspore_impl.model.options import ModelOptions
 
 SHAPES = {
     "tied": {},
-    "untied_wide_head": {"tie_embeddings": False, "head_dim": 10, "rope_theta": 1.6e7},
-    "no_bias": {"qkv_bias": False, "o_bias": False, "num_kv_heads": 1},
-    "qkv_bias_only": {"o_bias": False, "num_kv_heads": 4, "rope_theta": 4e6},
-    "o_bias_only": {"qkv_bias": False, "num_heads": 6, "num_kv_heads": 3, "tie_embeddings": False},
+    "untied_wide_head": {"tie_word_embeddings": False, "head_dim": 10, "rope_theta": 1.6e7},
+    "no_bias": {"qkv_bias": False, "o_bias": False, "num_key_value_heads": 1},
+    "qkv_bias_only": {"o_bias": False, "num_key_value_heads": 4, "rope_theta": 4e6},
+    "o_bias_only": {
+        "qkv_bias": False,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "tie_word_embeddings": False,
+    },
 }
 
 

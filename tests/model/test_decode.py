@@ -72,15 +72,20 @@ def test_prompt_as_long_as_the_cache(ms_runtime):
     positions, ones = np.arange(6, dtype=np.int32)[None], np.ones_like(ids)
     logits, caches = Prefill(model, 6)(*map(Tensor, (ids, positions, ones, np.array([5], np.int32))))
     np.testing.assert_allclose(logits.asnumpy(), run(model, ids, positions, ones)[:, -1], rtol=1e-4, atol=1e-5)
-    assert len(caches) == 2 * model.options.num_layers and caches[0].shape == (1, 2, 6, 6)
+    assert len(caches) == 2 * model.options.num_hidden_layers and caches[0].shape == (1, 2, 6, 6)
 
 
 def _empty_caches(model):
     """Zero caches for a Decode of one row that starts without a Prefill."""
     from mindspore import Tensor
 
-    shape = (1, model.options.num_kv_heads, SLOTS, model.options.hidden_size // model.options.num_heads)
-    return [Tensor(np.zeros(shape, np.float32)) for _ in range(2 * model.options.num_layers)]
+    shape = (
+        1,
+        model.options.num_key_value_heads,
+        SLOTS,
+        model.options.hidden_size // model.options.num_attention_heads,
+    )
+    return [Tensor(np.zeros(shape, np.float32)) for _ in range(2 * model.options.num_hidden_layers)]
 
 
 def test_decoding_uses_the_current_weights_and_keeps_their_names(ms_runtime):

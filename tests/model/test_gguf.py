@@ -16,7 +16,8 @@ from mindspore_impl.model.weights import iter_tensors
 gguf = pytest.importorskip("gguf")
 
 OPTIONS = ModelOptions(
-    vocab_size=64, hidden_size=64, intermediate_size=96, num_layers=2, num_heads=4, num_kv_heads=2, rope_theta=1e5,
+    vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, rope_theta=1e5,
     max_position_embeddings=128, qkv_bias=False, o_bias=False,
 )  # fmt: skip
 NAMES = [
@@ -42,11 +43,11 @@ def interleaved(array, heads):
 def write(path, options=OPTIONS, kind="F32", changes=(), arrays=None, more=(), architecture="llama"):
     """A GGUF file of these weights, 2-D ones quantised; `changes`: (metadata key, value), None to leave it out."""
     writer = gguf.GGUFWriter(path, architecture)
-    heads = {"q_proj": options.num_heads, "k_proj": options.num_kv_heads}
+    heads = {"q_proj": options.num_attention_heads, "k_proj": options.num_key_value_heads}
     metadata = {
         "embedding_length": options.hidden_size, "feed_forward_length": options.intermediate_size,
-        "block_count": options.num_layers, "context_length": options.max_position_embeddings,
-        "attention.head_count": options.num_heads, "attention.head_count_kv": options.num_kv_heads,
+        "block_count": options.num_hidden_layers, "context_length": options.max_position_embeddings,
+        "attention.head_count": options.num_attention_heads, "attention.head_count_kv": options.num_key_value_heads,
     } | {key: value for key, value in changes if isinstance(value, int | None)}  # fmt: skip
     for key, value in metadata.items():
         if value is not None:
@@ -80,7 +81,7 @@ def write(path, options=OPTIONS, kind="F32", changes=(), arrays=None, more=(), a
 
 
 @pytest.mark.parametrize("kind, error", [("F32", 0), ("F16", 2e-3), ("BF16", 2e-2), ("Q8_0", 3e-2), ("Q4_1", 0.5)])
-@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": False, "qkv_bias": True, "o_bias": True}])
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False, "qkv_bias": True, "o_bias": True}])
 def test_weights_come_back_in_our_order(tmp_path, kind, error, changes):
     options = ModelOptions(**{**vars(OPTIONS), **changes})
     source = open_gguf(write(tmp_path / "m.gguf", options, kind))

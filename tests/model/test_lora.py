@@ -1,4 +1,4 @@
-"""LoRA pairs: exactly W + (alpha / rank) B A, gradients of the pairs alone, files that hold the pairs alone."""
+"""LoRA pairs: exactly W + (lora_alpha / r) B A, gradients of the pairs alone, files that hold the pairs alone."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import LoraOptions
 from tests.model.small_models import build, pack, run, small_options, weights_of
 
-LORA = LoraOptions(rank=3, alpha=5.0, targets=["q_proj", "v_proj", "o_proj", "down_proj"])
+LORA = LoraOptions(r=3, lora_alpha=5.0, target_modules=["q_proj", "v_proj", "o_proj", "down_proj"])
 ALL = LoraOptions(2, 4.0, ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
 INPUTS = pack([[[5, 9, 2, 7, 7], [3, 1, 4]], [[8, 2, 6, 30, 12, 4, 1, 9, 20]]], 10)
 
@@ -96,7 +96,13 @@ def test_new_pairs_change_nothing_and_depend_on_the_seed_alone(ms_runtime):
 
 @pytest.mark.parametrize(
     ("shape", "lora"),
-    [({}, ALL), ({"tie_embeddings": False, "qkv_bias": False, "o_bias": False, "head_dim": 10, "num_layers": 1}, LORA)],
+    [
+        ({}, ALL),
+        (
+            {"tie_word_embeddings": False, "qkv_bias": False, "o_bias": False, "head_dim": 10, "num_hidden_layers": 1},
+            LORA,
+        ),
+    ],
     ids=["tied", "untied"],
 )
 def test_merged_weights_equal_the_unmerged_model(folder, shape, lora):
@@ -117,7 +123,7 @@ def test_merged_weights_equal_the_unmerged_model(folder, shape, lora):
     for name, value in weights_of(together).items():
         stem = "base_model.model." + name.removesuffix("weight") + "lora_"
         if stem + "A.weight" in pairs:
-            change = lora.alpha / lora.rank * pairs[stem + "B.weight"] @ pairs[stem + "A.weight"]
+            change = lora.lora_alpha / lora.r * pairs[stem + "B.weight"] @ pairs[stem + "A.weight"]
             np.testing.assert_allclose(value, base[name] + change, rtol=1e-5, atol=1e-6, err_msg=name)
         else:
             np.testing.assert_array_equal(value, base[name], err_msg=name)
@@ -150,10 +156,10 @@ def test_gradients_follow_from_those_of_the_merged_weights(recompute, ms_runtime
     from mindspore_impl.losses.objective import LossNetwork
     from mindspore_impl.losses.options import ObjectiveOptions
 
-    options = small_options(num_layers=1, recompute=recompute)
+    options = small_options(num_hidden_layers=1, recompute=recompute)
     plain, model = adapted(options, ALL)
     pairs = {parameter.name: parameter.asnumpy() for parameter in model.trainable_params()}
-    scale = ALL.alpha / ALL.rank
+    scale = ALL.lora_alpha / ALL.r
     for parameter in plain.get_parameters():
         stem = "base_model.model." + parameter.name.removesuffix("weight") + "lora_"
         if stem + "A.weight" in pairs:
@@ -223,13 +229,13 @@ def test_missing_pairs_and_damaged_metadata_are_refused(folder, tmp_path):
     lacking = source_of(tmp_path / "lacking.safetensors", {k: v for k, v in arrays.items() if k != missing})
     with pytest.raises(UserError, match=f"{missing}.* is not in it; the adapters do not fit"):
         merged(lacking, adapters, folder.base())
-    wider = dataclasses.replace(adapters, options=dataclasses.replace(LORA, rank=4))
+    wider = dataclasses.replace(adapters, options=dataclasses.replace(LORA, r=4))
     whole = source_of(tmp_path / "whole.safetensors", arrays)
     with pytest.raises(
         UserError, match=r"has shape \[3, 40\] there and \[4, 40\] in the model; the adapters do not fit"
     ):
         merged(whole, wider, folder.base())
-    for text in ("{", "[]", '{"rank": 0, "alpha": 1, "targets": ["q_proj"], "base_sha256": "x"}', '{"rank": 1}'):
+    for text in ("{", "[]", '{"r": 0, "lora_alpha": 1, "target_modules": ["q_proj"], "base_sha256": "x"}', '{"r": 1}'):
         source_of(tmp_path / "bad.safetensors", arrays, metadata={"lora": text})
         with pytest.raises(UserError, match=r"bad.safetensors: cannot be read as LoRA adapters .*copy the file again"):
             read_adapters(tmp_path / "bad.safetensors")
@@ -238,14 +244,14 @@ def test_missing_pairs_and_damaged_metadata_are_refused(folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (LoraOptions(rank=0), r"lora.rank: 0 is below 1; for full fine-tuning set lora=null"),
-        (LoraOptions(rank=-2), r"lora.rank: -2 is below 1"),
-        (LoraOptions(alpha=0.0), r"lora.alpha: 0 is not above 0"),
-        (LoraOptions(alpha=math.inf), r"lora.alpha: inf is not above 0"),
-        (LoraOptions(targets=[]), r"lora.targets: no layer is named; choose from q_proj, k_proj"),
-        (LoraOptions(targets=["q_porj"]), r"no linear layer is called 'q_porj'; did you mean 'q_proj'\?"),
-        (LoraOptions(targets=["lm_head"]), r"no linear layer is called 'lm_head'"),
-        (LoraOptions(targets=["q_proj", "q_proj"]), r"a layer stands twice"),
+        (LoraOptions(r=0), r"lora.r: 0 is below 1; for full fine-tuning set lora=null"),
+        (LoraOptions(r=-2), r"lora.r: -2 is below 1"),
+        (LoraOptions(lora_alpha=0.0), r"lora.lora_alpha: 0 is not above 0"),
+        (LoraOptions(lora_alpha=math.inf), r"lora.lora_alpha: inf is not above 0"),
+        (LoraOptions(target_modules=[]), r"lora.target_modules: no layer is named; choose from q_proj, k_proj"),
+        (LoraOptions(target_modules=["q_porj"]), r"no linear layer is called 'q_porj'; did you mean 'q_proj'\?"),
+        (LoraOptions(target_modules=["lm_head"]), r"no linear layer is called 'lm_head'"),
+        (LoraOptions(target_modules=["q_proj", "q_proj"]), r"a layer stands twice"),
     ],
 )
 def test_options_without_meaning_are_refused(options, message, ms_runtime):

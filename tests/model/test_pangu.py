@@ -89,7 +89,7 @@ def test_every_parameter_changes_the_output(ms_runtime):
     """A bias or a norm that is dropped silently is the known fault of ports of this model."""
     from mindspore import Tensor
 
-    model = build(small_options(tie_embeddings=False))
+    model = build(small_options(tie_word_embeddings=False))
     inputs = pack(DOCUMENTS, LENGTH)
     before = run(model, *inputs)
     for parameter in model.get_parameters():
@@ -109,7 +109,7 @@ def test_gradients_equal_finite_differences(ms_runtime):
     import mindspore as ms
     from mindspore import Tensor, nn
 
-    model = build(small_options(num_layers=1, vocab_size=11, hidden_size=8, intermediate_size=12))
+    model = build(small_options(num_hidden_layers=1, vocab_size=11, hidden_size=8, intermediate_size=12))
     generator = np.random.default_rng(2)
     documents = [[generator.integers(1, 11, 4).tolist(), generator.integers(1, 11, 3).tolist()]]
     ids, positions, segments = pack(documents, 8)
@@ -178,8 +178,8 @@ def test_names_shapes_and_count_are_the_published_ones(ms_runtime, shape):
     assert built == parameter_shapes(options)
     assert parameter_count(options) == sum(int(np.prod(size)) for size in built.values())
     assert "model.layers.1.self_attn.q_proj.weight" in built and "model.norm.weight" in built
-    assert ("lm_head.weight" in built) == (not options.tie_embeddings)
-    assert model.lm_head_weight.name == "model.embed_tokens.weight" or not options.tie_embeddings
+    assert ("lm_head.weight" in built) == (not options.tie_word_embeddings)
+    assert model.lm_head_weight.name == "model.embed_tokens.weight" or not options.tie_word_embeddings
 
 
 def test_names_survive_a_wrapping_cell(ms_runtime):
@@ -198,10 +198,12 @@ def test_names_survive_a_wrapping_cell(ms_runtime):
 def test_published_sizes():
     from mindspore_impl.model.pangu import check_options, parameter_count
 
-    small = ModelOptions(vocab_size=153376, hidden_size=1536, intermediate_size=6144, num_layers=26, num_heads=12,
-        num_kv_heads=6, head_dim=128, rope_theta=4e6, max_position_embeddings=32768)  # fmt: skip
-    large = ModelOptions(vocab_size=153376, hidden_size=4096, intermediate_size=12800, num_layers=34, num_heads=32,
-        num_kv_heads=8, head_dim=128, rope_theta=1.6e7, tie_embeddings=False)  # fmt: skip
+    small = ModelOptions(vocab_size=153376, hidden_size=1536, intermediate_size=6144, num_hidden_layers=26,
+        num_attention_heads=12, num_key_value_heads=6, head_dim=128, rope_theta=4e6,
+        max_position_embeddings=32768)  # fmt: skip
+    large = ModelOptions(vocab_size=153376, hidden_size=4096, intermediate_size=12800, num_hidden_layers=34,
+        num_attention_heads=32, num_key_value_heads=8, head_dim=128, rope_theta=1.6e7,
+        tie_word_embeddings=False)  # fmt: skip
     assert (parameter_count(small), parameter_count(large)) == (1_155_912_192, 8_030_887_936)
     check_options(small, "models.student"), check_options(large, "models.teacher")
 
@@ -209,14 +211,20 @@ def test_published_sizes():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_kv_heads": 3}, "models.student.num_kv_heads: 3 does not divide num_heads 4; nearest: 2"),
-        ({"hidden_size": 26}, "models.student.hidden_size: 26 is not a multiple of num_heads 4; nearest: 24 or 28"),
+        (
+            {"num_key_value_heads": 3},
+            "models.student.num_key_value_heads: 3 does not divide num_attention_heads 4; nearest: 2",
+        ),
+        (
+            {"hidden_size": 26},
+            "models.student.hidden_size: 26 is not a multiple of num_attention_heads 4; nearest: 24 or 28",
+        ),
         ({"hidden_size": 12}, "models.student.head_dim: 3 is odd"),
         ({"head_dim": 7}, "models.student.head_dim: 7 is odd"),
         ({"head_dim": -2}, "models.student.head_dim: must be positive"),
         ({"head_dim": 0}, "models.student.head_dim: must be positive"),
         ({"vocab_size": 0}, "models.student.vocab_size: must be positive, found 0"),
-        ({"num_layers": -1}, "models.student.num_layers: must be positive"),
+        ({"num_hidden_layers": -1}, "models.student.num_hidden_layers: must be positive"),
         ({"rms_norm_eps": 0.0}, "models.student.rms_norm_eps: must be positive"),
         ({"rope_theta": float("nan")}, "models.student.rope_theta: must be positive"),
         ({"initializer_range": -1.0}, "models.student.initializer_range: must not be negative"),
@@ -235,7 +243,7 @@ def test_initial_values_depend_on_seed_and_name_alone(ms_runtime):
 
     options = small_options()
     first, again, other = (weights_of(PanguForCausalLM(options, seed=seed)) for seed in (1, 1, 2))
-    deeper = weights_of(PanguForCausalLM(small_options(num_layers=3), seed=1))
+    deeper = weights_of(PanguForCausalLM(small_options(num_hidden_layers=3), seed=1))
     name = "model.layers.0.mlp.gate_proj.weight"
     assert all((first[key] == again[key]).all() for key in first)
     assert (first[name] != other[name]).any() and (first[name] == deeper[name]).all()

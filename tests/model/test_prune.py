@@ -15,7 +15,7 @@ from mindspore_impl.model.weights import load_into, open_hf
 from tests.model.hf_folders import OPTIONS, tensors_of, write_folder
 from tests.model.small_models import build, pack, run, small_options, weights_of
 
-DEEP = dataclasses.replace(OPTIONS, num_layers=5)
+DEEP = dataclasses.replace(OPTIONS, num_hidden_layers=5)
 
 
 def write_deep(folder):
@@ -41,15 +41,15 @@ def test_pruned_logits_are_those_of_the_layers_alone(ms_runtime, tmp_path):
     from mindspore_impl.model.pangu import PanguForCausalLM
     from mindspore_impl.model.weights import WeightSource
 
-    deep = build(small_options(num_layers=4))
+    deep = build(small_options(num_hidden_layers=4))
     arrays = weights_of(deep)
     source = WeightSource(
         tmp_path, (), {name: array.shape for name, array in arrays.items()}, arrays.__getitem__, deep.options
     )
-    pruned = PanguForCausalLM(small_options(num_layers=3), initialise=False)
+    pruned = PanguForCausalLM(small_options(num_hidden_layers=3), initialise=False)
     load_into(pruned, keep_layers(source, (0, 2, 3)))
     ids, positions, segments = pack([[[5, 9, 30, 2, 17, 11]]], 6)
-    by_hand = PanguForCausalLM(small_options(num_layers=3), initialise=False)
+    by_hand = PanguForCausalLM(small_options(num_hidden_layers=3), initialise=False)
     for ours, theirs in ((0, 0), (1, 2), (2, 3)):
         for name, parameter in by_hand.parameters_dict().items():
             if f"layers.{ours}." in name:
@@ -77,7 +77,7 @@ def test_the_pruned_checkpoint_describes_itself(tmp_path):
     line = prune_depth(tmp_path / "hf", tmp_path / "half")
     assert line.startswith("layers 0,2,4 of 5 -> ") and "parameters" in line
     source = checkpoint.open_weights(tmp_path / "half")
-    assert source.options == dataclasses.replace(OPTIONS, num_layers=3)
+    assert source.options == dataclasses.replace(OPTIONS, num_hidden_layers=3)
     assert checkpoint.latest(tmp_path / "half").position["layers"] == [0, 2, 4]
     assert (tmp_path / "half/tokenizer.json").read_text() == '{"a": 1}'
     assert files.read_json(tmp_path / "half/step_00000000/config.json")["num_hidden_layers"] == 3

@@ -14,7 +14,7 @@ from tests.model.hf_folders import CONFIG, OPTIONS, tensors_of, values, write_fo
 
 INDEX = "model.safetensors.index.json"
 HEAD, EMBEDDING = weights.HEAD, weights.EMBEDDING
-UNTIED = dataclasses.replace(OPTIONS, tie_embeddings=False)
+UNTIED = dataclasses.replace(OPTIONS, tie_word_embeddings=False)
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -216,9 +216,10 @@ def test_config_json_field_by_field():
         tie_word_embeddings=False, initializer_range=0.5,
     )  # fmt: skip
     assert read == ModelOptions(
-        vocab_size=50, hidden_size=36, intermediate_size=44, num_layers=3, num_heads=6, num_kv_heads=3, head_dim=8,
+        vocab_size=50, hidden_size=36, intermediate_size=44, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=3, head_dim=8,
         max_position_embeddings=99, rope_theta=4e6, rms_norm_eps=1e-6, qkv_bias=False, o_bias=False,
-        tie_embeddings=False, initializer_range=0.5,
+        tie_word_embeddings=False, initializer_range=0.5,
     )  # fmt: skip
 
 
@@ -228,10 +229,10 @@ LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "bias": .
 def test_what_config_json_leaves_out_has_the_meaning_of_its_type():
     pangu = _options(bias=..., rope_theta=..., rms_norm_eps=..., tie_word_embeddings=..., num_key_value_heads=...)
     assert (pangu.qkv_bias, pangu.o_bias, pangu.rope_theta, pangu.rms_norm_eps) == (True, True, 1.6e7, 1e-5)
-    assert (pangu.tie_embeddings, pangu.num_kv_heads) == (False, 4)
+    assert (pangu.tie_word_embeddings, pangu.num_key_value_heads) == (False, 4)
     llama = _options(**LLAMA, rope_theta=..., rms_norm_eps=..., tie_word_embeddings=...)
     assert (llama.qkv_bias, llama.o_bias, llama.rope_theta, llama.rms_norm_eps) == (False, False, 1e4, 1e-6)
-    assert not llama.tie_embeddings
+    assert not llama.tie_word_embeddings
     assert _options(**LLAMA, attention_bias=True).o_bias
 
 
@@ -279,8 +280,8 @@ def test_harmless_keys_pass(harmless):
         ({"rope_theta": "1e4"}, "rope_theta: expected a number"),
         ({"bias": "true"}, "bias: expected true or false, found 'true'"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings: expected true or false"),
-        ({"num_key_value_heads": 3}, "num_kv_heads: 3 does not divide num_heads 4"),
-        ({"num_hidden_layers": 0}, "num_layers: must be positive"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide num_attention_heads 4"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers: must be positive"),
     ],
     ids=str,
 )
@@ -307,12 +308,15 @@ def test_biases_that_config_json_cannot_say_are_refused():
     ("changes", "message"),
     [
         ({"rope_theta": 4e6}, "models.student.rope_theta is 4000000.0, rope_theta of the weights 10000.0"),
-        ({"num_layers": 3}, "models.student.num_layers is 3, num_hidden_layers of the weights 2"),
+        ({"num_hidden_layers": 3}, "models.student.num_hidden_layers is 3, num_hidden_layers of the weights 2"),
         ({"vocab_size": 160}, "models.student.vocab_size is 160, vocab_size of the weights 37"),
         ({"o_bias": False}, "models.student.o_bias is False, bias of the weights True"),
         ({"head_dim": 8}, "models.student.head_dim is 8, head_dim of the weights 6"),
         ({"rms_norm_eps": 1e-6}, "models.student.rms_norm_eps is 1e-06"),
-        ({"tie_embeddings": False}, "models.student.tie_embeddings is False, tie_word_embeddings of the weights True"),
+        (
+            {"tie_word_embeddings": False},
+            "models.student.tie_word_embeddings is False, tie_word_embeddings of the weights True",
+        ),
         ({"max_position_embeddings": 65}, "models.student.max_position_embeddings is 65"),
     ],
     ids=str,

@@ -9,7 +9,8 @@ from mindspore_impl.speed import checkpoint as benchmark
 def test_it_trains_a_model_of_the_teachers_size():
     teacher = config.compose(["model@models.teacher=tiny_teacher"]).models["teacher"]
     assert (benchmark.HIDDEN, benchmark.INNER, benchmark.LAYERS, benchmark.HEADS, benchmark.KV_HEADS) == (
-        teacher.hidden_size, teacher.intermediate_size, teacher.num_layers, teacher.num_heads, teacher.num_kv_heads
+        teacher.hidden_size, teacher.intermediate_size, teacher.num_hidden_layers, teacher.num_attention_heads,
+        teacher.num_key_value_heads
     )  # fmt: skip
     assert callable(BENCHMARKS["checkpoint"])
 

@@ -6,8 +6,8 @@ import pytest
 
 from mindspore_impl.speed import BENCHMARKS, evaluate
 
-SMALL = dataclasses.replace(evaluate.STUDENT, vocab_size=64, hidden_size=32, intermediate_size=48, num_layers=2,
-                            num_heads=4, num_kv_heads=2)  # fmt: skip
+SMALL = dataclasses.replace(evaluate.STUDENT, vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                            num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
 
 
 def test_it_is_registered():

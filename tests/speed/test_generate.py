@@ -8,8 +8,8 @@ import pytest
 from mindspore_impl.model.pangu import parameter_count
 from mindspore_impl.speed import BENCHMARKS, generate
 
-SMALL = dataclasses.replace(generate.OPTIONS, vocab_size=64, hidden_size=32, intermediate_size=48, num_layers=2,
-                            num_heads=4, num_kv_heads=2, head_dim=8)  # fmt: skip
+SMALL = dataclasses.replace(generate.OPTIONS, vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                            num_attention_heads=4, num_key_value_heads=2, head_dim=8)  # fmt: skip
 
 
 def test_size_is_that_of_smollm2():

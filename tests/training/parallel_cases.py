@@ -15,7 +15,7 @@ from tests.training import small
 
 VOCAB = 15  # odd, so that no tensor can be cut in two equal parts
 CLIP = 0.2  # below every norm
-OPTIONS = OptimizerOptions(learning_rate=0.05, schedule="constant", warmup_steps=0, weight_decay=0.3)
+OPTIONS = OptimizerOptions(learning_rate=0.05, lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.3)
 
 
 class Trainer:
@@ -103,7 +103,7 @@ def run_of_trainer(folder, steps: int, killed_at: int | None = None) -> dict:
     model, stream = small.tiny_model(), RankStream(killed_at)
     try:
         train(
-            model, stream, {}, ObjectiveOptions(), OPTIONS, TrainOptions(steps=steps, checkpoint_interval=2), folder,
+            model, stream, {}, ObjectiveOptions(), OPTIONS, TrainOptions(max_steps=steps, save_steps=2), folder,
             steps=steps, with_teacher=False, title="test",
         )  # fmt: skip
     except KeyboardInterrupt:

@@ -13,8 +13,8 @@ from mindspore_impl.model.options import LoraOptions
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
 from tests.training.small import Stream, batch, tiny_model, weights
 
-LORA = LoraOptions(rank=2, alpha=8.0, targets=["q_proj", "o_proj", "up_proj"])
-OPTIONS = TrainOptions(log_interval=1, checkpoint_interval=2, validation_interval=2, select="best", tensorboard=False)
+LORA = LoraOptions(r=2, lora_alpha=8.0, target_modules=["q_proj", "o_proj", "up_proj"])
+OPTIONS = TrainOptions(logging_steps=1, save_steps=2, eval_steps=2, select="best", tensorboard=False)
 VALIDATION = {"held": [batch(90, weight=1.0)]}
 STEPS = 6
 

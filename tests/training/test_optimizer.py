@@ -31,12 +31,12 @@ def numpy_adamw(values, options, steps):
     m, v = ([np.zeros_like(value) for value in values] for _ in range(2))
     for t in range(1, steps + 1):
         for i, g in enumerate(gradients(t)):
-            m[i] = options.beta1 * m[i] + (1 - options.beta1) * g
-            v[i] = options.beta2 * v[i] + (1 - options.beta2) * g.astype(np.float64) ** 2
-            m_hat, v_hat = m[i] / (1 - options.beta1**t), v[i] / (1 - options.beta2**t)
+            m[i] = options.adam_beta1 * m[i] + (1 - options.adam_beta1) * g
+            v[i] = options.adam_beta2 * v[i] + (1 - options.adam_beta2) * g.astype(np.float64) ** 2
+            m_hat, v_hat = m[i] / (1 - options.adam_beta1**t), v[i] / (1 - options.adam_beta2**t)
             decay = options.weight_decay if values[i].ndim >= 2 else 0.0
             values[i] = values[i] * (1 - options.learning_rate * decay)
-            values[i] -= options.learning_rate * m_hat / (np.sqrt(v_hat) + options.eps)
+            values[i] -= options.learning_rate * m_hat / (np.sqrt(v_hat) + options.adam_epsilon)
     return values
 
 
@@ -46,7 +46,9 @@ def test_update_is_adamw_with_bias_correction(eps, ms_runtime):
 
     from mindspore_impl.training.optimizer import make_optimizer
 
-    options = OptimizerOptions(learning_rate=0.05, schedule="constant", warmup_steps=0, weight_decay=0.3, eps=eps)
+    options = OptimizerOptions(
+        learning_rate=0.05, lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.3, adam_epsilon=eps
+    )
     held = parameters()
     start = [parameter.asnumpy().copy() for parameter in held]
     optimizer = make_optimizer(held, options, 64)
@@ -65,12 +67,12 @@ def test_update_equals_mindformers_own(ms_runtime):
     import_mindformers("core.optim")
     from mindformers.core.optim import AdamW
 
-    options = OptimizerOptions(learning_rate=0.01, schedule="constant", warmup_steps=0)
+    options = OptimizerOptions(learning_rate=0.01, lr_scheduler_type="constant", warmup_steps=0)
     ours, theirs = parameters(), parameters()
     optimizer = make_optimizer(ours, options, 8)
     groups = [{"params": [theirs[0], theirs[2]], "weight_decay": 0.1}, {"params": [theirs[1]], "weight_decay": 0.0}]
-    betas = (options.beta1, options.beta2)
-    peer = AdamW([*groups, {"order_params": theirs}], learning_rate=0.01, betas=betas, eps=options.eps)
+    betas = (options.adam_beta1, options.adam_beta2)
+    peer = AdamW([*groups, {"order_params": theirs}], learning_rate=0.01, betas=betas, eps=options.adam_epsilon)
     for t in range(8):
         given = tuple(ms.Tensor(g) for g in gradients(t))
         optimizer(given)
@@ -86,7 +88,7 @@ def test_decay_touches_matrices_only(ms_runtime):
 
     held = parameters()
     start = [parameter.asnumpy().copy() for parameter in held]
-    options = OptimizerOptions(learning_rate=0.1, schedule="constant", warmup_steps=0, weight_decay=0.5)
+    options = OptimizerOptions(learning_rate=0.1, lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.5)
     make_optimizer(held, options, 4)(tuple(ms.Tensor(np.zeros(p.shape, np.float32)) for p in held))
     for parameter, before in zip(held, start, strict=True):
         factor = 0.95 if parameter.ndim >= 2 else 1.0
@@ -110,7 +112,9 @@ def test_state_comes_back_and_must_fit(ms_runtime):
         load_state(other, state | {"adam_m.matrix": np.zeros(2, np.float32)}, "there")
 
 
-@pytest.mark.parametrize("bad", [{"beta1": 1.0}, {"beta2": 0.0}, {"eps": 0.0}, {"weight_decay": -1.0}])
+@pytest.mark.parametrize(
+    "bad", [{"adam_beta1": 1.0}, {"adam_beta2": 0.0}, {"adam_epsilon": 0.0}, {"weight_decay": -1.0}]
+)
 def test_nonsense_is_refused(bad, ms_runtime):
     from mindspore_impl.training.optimizer import make_optimizer
 

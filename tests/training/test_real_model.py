@@ -10,7 +10,7 @@ from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
 from tests.training.small import VOCAB, batch, tiny_model, weights
 
-OPTIONS = TrainOptions(log_interval=2, checkpoint_interval=2, tensorboard=False)
+OPTIONS = TrainOptions(logging_steps=2, save_steps=2, tensorboard=False)
 
 
 class Interrupted:
@@ -71,7 +71,7 @@ def test_real_batches_are_learnt_and_resumed(tmp_path, ms_runtime):
     from mindspore_impl.data.batches import BatchStream
     from mindspore_impl.data.options import BatchOptions
 
-    options = BatchOptions(sequence_length=24, rows=4, accumulation=2)
+    options = BatchOptions(sequence_length=24, rows=4, gradient_accumulation_steps=2)
     stream = BatchStream({"a": list(samples(24))}, options, seed=3)
     expected, result, lines = trained(tmp_path / "whole", stream, ObjectiveOptions(), False)
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]

@@ -15,7 +15,7 @@ from mindspore_impl.errors import UserError
 from tests.training.small import Stream, weights
 from tests.training.test_trainer import OPTIONS, linear_objective, lines, run  # noqa: F401 (a fixture)
 
-EVERY_STEP = replace(OPTIONS, checkpoint_interval=1, keep_checkpoints=100)
+EVERY_STEP = replace(OPTIONS, save_steps=1, save_total_limit=100)
 
 
 class Watched(Stream):
@@ -71,7 +71,7 @@ def test_steps_go_on_while_a_checkpoint_is_written_which_holds_its_own_step(sync
             assert not list(tmp_path.glob("checkpoints/step_*"))
             go.set()
 
-    _, result = run(tmp_path, Watched(before), options=replace(OPTIONS, keep_checkpoints=9))
+    _, result = run(tmp_path, Watched(before), options=replace(OPTIONS, save_total_limit=9))
     expected = hashes(synchronous[0])
     assert hashes(tmp_path) == {name: expected[name] for name in ("step_00000003", "step_00000006", "step_00000008")}
 
@@ -106,7 +106,7 @@ def test_a_fault_of_writing_ends_the_stage_at_the_next_step(synchronous, tmp_pat
     monkeypatch.setattr(checkpoint, "Background", lambda *args: savers.append(background(*args)) or savers[-1])
     stream = Watched(lambda step: step == 4 and wait([savers[0]._job], timeout=60))
     with pytest.raises(UserError, match="the disk of step 3 is full"):
-        run(tmp_path, stream, options=replace(OPTIONS, checkpoint_interval=3))
+        run(tmp_path, stream, options=replace(OPTIONS, save_steps=3))
     assert stream.asked[-1] == 4  # the step that was due when the thread had ended
     monkeypatch.setattr(checkpoint, "save", real)
     model, _ = run(tmp_path, Stream())
@@ -148,7 +148,7 @@ def test_an_interrupted_run_finishes_the_checkpoint_under_way(tmp_path, monkeypa
 
 
 def test_every_so_many_steps_a_checkpoint_is_kept_and_says_what_model_it_is_of(tmp_path):
-    options = replace(OPTIONS, checkpoint_interval=5, keep_checkpoints=1, keep_every=2)
+    options = replace(OPTIONS, save_steps=5, save_total_limit=1, keep_every=2)
     run(tmp_path, Stream(), options=options, config={"model_type": "llama"})
     assert [int(name[5:]) for name in hashes(tmp_path)] == [2, 4, 6, 8]
     path = checkpoint.latest(tmp_path / "checkpoints").path
@@ -196,7 +196,7 @@ def test_a_stage_on_a_disk_that_is_really_full(synchronous, small_disk, tensorbo
     folder.mkdir()
     room = os.statvfs(disk)
     (disk / "filler").write_bytes(b"0" * (room.f_bavail * room.f_bsize - 36 * 1024))
-    options = replace(EVERY_STEP, keep_checkpoints=1, log_interval=1, tensorboard=tensorboard)
+    options = replace(EVERY_STEP, save_total_limit=1, logging_steps=1, tensorboard=tensorboard)
     with pytest.raises(UserError, match=r"disk/stage/.*No space left on device.*free some room and run again") as error:
         run(folder, Stream(), options=options)
     assert str(error.value).count("No space") == 1

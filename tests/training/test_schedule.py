@@ -11,13 +11,15 @@ from mindspore_impl.training.schedule import learning_rate, make_schedule, warmu
 
 STEPS = 20
 CASES = {
-    "cosine": OptimizerOptions(learning_rate=0.5, schedule="cosine", warmup_steps=4, min_lr_ratio=0.1),
-    "cosine without warm-up": OptimizerOptions(learning_rate=0.5, schedule="cosine", warmup_steps=0),
-    "linear": OptimizerOptions(learning_rate=0.5, schedule="linear", warmup_steps=4, min_lr_ratio=0.1),
-    "constant": OptimizerOptions(learning_rate=0.5, schedule="constant", warmup_steps=4),
-    "stable": OptimizerOptions(learning_rate=0.5, schedule="warmup_stable_decay", warmup_steps=4, decay_ratio=0.25),
+    "cosine": OptimizerOptions(learning_rate=0.5, lr_scheduler_type="cosine", warmup_steps=4, min_lr_ratio=0.1),
+    "cosine without warm-up": OptimizerOptions(learning_rate=0.5, lr_scheduler_type="cosine", warmup_steps=0),
+    "linear": OptimizerOptions(learning_rate=0.5, lr_scheduler_type="linear", warmup_steps=4, min_lr_ratio=0.1),
+    "constant": OptimizerOptions(learning_rate=0.5, lr_scheduler_type="constant", warmup_steps=4),
+    "stable": OptimizerOptions(
+        learning_rate=0.5, lr_scheduler_type="warmup_stable_decay", warmup_steps=4, decay_ratio=0.25
+    ),
     "stable without warm-up": OptimizerOptions(
-        learning_rate=0.5, schedule="warmup_stable_decay", warmup_steps=0, decay_ratio=0.25, min_lr_ratio=0.2
+        learning_rate=0.5, lr_scheduler_type="warmup_stable_decay", warmup_steps=0, decay_ratio=0.25, min_lr_ratio=0.2
     ),
 }
 EXPECTED = {  # update number: rate

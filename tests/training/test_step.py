@@ -6,23 +6,23 @@ import pytest
 from mindspore_impl.training.options import OptimizerOptions
 from tests.training.small import ROWS, batch, linear_gradient, linear_network, split, weights
 
-OPTIONS = OptimizerOptions(learning_rate=0.05, schedule="constant", warmup_steps=0, weight_decay=0.0)
+OPTIONS = OptimizerOptions(learning_rate=0.05, lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.0)
 
 
-def build(accumulation=1, clip_norm=0.0, options=OPTIONS):
+def build(accumulation=1, max_grad_norm=0.0, options=OPTIONS):
     from mindspore_impl.losses.objective import tensors_of
     from mindspore_impl.training.optimizer import make_optimizer
     from mindspore_impl.training.step import make_step
 
     network = linear_network()
     optimizer = make_optimizer(list(network.trainable_params()), options, 100)
-    run = make_step(network, optimizer, clip_norm, accumulation, metric_count=2)
+    run = make_step(network, optimizer, max_grad_norm, accumulation, metric_count=2)
     return network, optimizer, lambda parts: run([tensors_of(part, False) for part in parts])
 
 
 def applied_gradient(optimizer):
-    """The gradient that reached the first update: the first moment is (1 - beta1) of it."""
-    return [moment.asnumpy() / (1 - OPTIONS.beta1) for moment in optimizer.exp_avg]
+    """The gradient that reached the first update: the first moment is (1 - adam_beta1) of it."""
+    return [moment.asnumpy() / (1 - OPTIONS.adam_beta1) for moment in optimizer.exp_avg]
 
 
 def test_trap_03_loss_and_gradient_do_not_depend_on_the_split(ms_runtime):
@@ -48,7 +48,7 @@ def test_trap_03_loss_and_gradient_do_not_depend_on_the_split(ms_runtime):
 
 
 def test_trap_04_a_fully_masked_batch_is_a_finite_step_of_nothing(ms_runtime):
-    network, optimizer, run = build(clip_norm=1.0)
+    network, optimizer, run = build(max_grad_norm=1.0)
     before = weights(network)
     report = run([batch(masked=1.1)])
     assert (report.loss, report.gradient_norm, report.finite) == (0.0, 0.0, True)
@@ -76,22 +76,22 @@ def test_trap_09_gradients_accumulate_in_float32(ms_runtime):
         np.testing.assert_allclose(total.asnumpy(), want, rtol=4e-3, atol=0.06)
 
 
-@pytest.mark.parametrize("clip_norm", [0.05, 1e6])
-def test_clipping_is_by_the_global_norm(clip_norm, ms_runtime):
-    network, optimizer, run = build(clip_norm=clip_norm)
+@pytest.mark.parametrize("max_grad_norm", [0.05, 1e6])
+def test_clipping_is_by_the_global_norm(max_grad_norm, ms_runtime):
+    network, optimizer, run = build(max_grad_norm=max_grad_norm)
     _, *expected = linear_gradient(network.table.asnumpy(), network.bias.asnumpy(), batch())
     norm = np.sqrt(sum((g**2).sum() for g in expected))
     report = run([batch()])
     assert report.gradient_norm == pytest.approx(norm, rel=1e-6)  # what is logged is the norm before clipping
     for found, want in zip(applied_gradient(optimizer), expected, strict=True):
-        np.testing.assert_allclose(found, want * min(1.0, clip_norm / norm), rtol=1e-4, atol=1e-8)
+        np.testing.assert_allclose(found, want * min(1.0, max_grad_norm / norm), rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize(("accumulation", "value"), [(1, np.nan), (2, np.inf)])
 def test_a_non_finite_step_changes_nothing(accumulation, value, ms_runtime):
     from mindspore_impl.training.optimizer import state_of
 
-    network, optimizer, run = build(accumulation, clip_norm=1.0)
+    network, optimizer, run = build(accumulation, max_grad_norm=1.0)
     run(split(batch(1), accumulation))
     before = weights(network) | state_of(optimizer)
     bad = batch(2)
@@ -103,7 +103,7 @@ def test_a_non_finite_step_changes_nothing(accumulation, value, ms_runtime):
     run(split(batch(3), accumulation))
     after = weights(network) | state_of(optimizer)
 
-    network, optimizer, run = build(accumulation, clip_norm=1.0)  # as if the bad step had never been
+    network, optimizer, run = build(accumulation, max_grad_norm=1.0)  # as if the bad step had never been
     run(split(batch(1), accumulation))
     run(split(batch(3), accumulation))
     for name, array in (weights(network) | state_of(optimizer)).items():

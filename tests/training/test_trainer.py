@@ -13,7 +13,7 @@ from mindspore_impl.training.options import OptimizerOptions, TrainOptions
 from tests.training.small import Stream, batch, linear_network, weights
 
 OPTIMIZER = OptimizerOptions(learning_rate=0.02, warmup_steps=2)
-OPTIONS = TrainOptions(log_interval=2, checkpoint_interval=3, validation_interval=4, tensorboard=False)
+OPTIONS = TrainOptions(logging_steps=2, save_steps=3, eval_steps=4, tensorboard=False)
 VALIDATION = {"held": [batch(90, weight=1.0), batch(91, weight=1.0)]}
 
 
@@ -130,7 +130,7 @@ def test_the_best_weights_are_handed_on(tmp_path, ms_runtime, monkeypatch):
         return {"held": {"loss": losses[step], "perplexity": 1.0, "tokens": 5}}
 
     monkeypatch.setattr(trainer._Session, "validate", validate)
-    options = replace(OPTIONS, select="best", validation_interval=2, checkpoint_interval=0, keep_checkpoints=1)
+    options = replace(OPTIONS, select="best", eval_steps=2, save_steps=0, save_total_limit=1)
     model, result = run(tmp_path, Stream(), options=options)
     assert result["selected_step"] == 4 and result["validation_after"]["held"]["loss"] == 1.0
     for name, array in weights(model).items():
@@ -152,7 +152,7 @@ def measured_losses(monkeypatch, losses):
     monkeypatch.setattr(
         trainer, "held_out_loss", lambda *_: {"loss": (loss := next(left)), "perplexity": loss, "tokens": 5}
     )
-    return replace(OPTIONS, select="best", validation_interval=2, checkpoint_interval=0)
+    return replace(OPTIONS, select="best", eval_steps=2, save_steps=0)
 
 
 def test_a_validation_that_is_not_finite_is_never_the_best(tmp_path, ms_runtime, monkeypatch):

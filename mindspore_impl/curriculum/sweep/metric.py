@@ -9,8 +9,8 @@ import math
 
 from mindspore_impl.config import Config, EvaluateStage, nearest
 from mindspore_impl.curriculum.plan import PlannedStage
-from mindspore_impl.curriculum.stage_benchmarks import metric_paths
 from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation.benchmarks import metric_paths
 
 MEASURES = ("accuracy", "perplexity")
 FINAL = "final"

@@ -35,9 +35,9 @@ def read_set(
     if not options.path:
         raise UserError(f"data.sets.{name}.path is null; give the file to read for source {options.source}")
     adapter, path = ADAPTERS[options.source], Path(options.path)
-    stop = None if options.count is None else options.first + options.count
+    stop = None if options.count is None else options.skip + options.count
     place_of_file, id_of_file, is_record_form = f"{path}:", f"{prefix}{path.name}:", options.source == "records"
-    for place, text in islice(_texts(path), options.first, stop):
+    for place, text in islice(_texts(path), options.skip, stop):
         where, line = place_of_file + place, None
         try:
             value = _object(text, path, place)

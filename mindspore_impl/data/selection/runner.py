@@ -236,7 +236,7 @@ def _read(recipe: Recipe, tally: Tally) -> Iterator[Item]:
                     bar.update(1000)
                 yield item
             if tally.kept + tally.dropped == before:
-                raise UserError(f"data.sets.{name}: {entry.path} holds no record from first={entry.first} on")
+                raise UserError(f"data.sets.{name}: {entry.path} holds no record from skip={entry.skip} on")
         bar.update(tally.kept % 1000)
     tally.saw = tally.kept + tally.dropped
 

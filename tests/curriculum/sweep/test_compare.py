@@ -1,11 +1,11 @@
 """What a sweep says of its own report: pairs of trials to hold against each other, and printed names."""
 
 import pytest
-from tests.curriculum.sweep.conftest import WEIGHT
 
 from mindspore_impl.curriculum.sweep.trials import plan_sweep
 from mindspore_impl.errors import UserError
 from mindspore_impl.report.sweep_files import read_sweep, write_sweep
+from tests.curriculum.sweep.conftest import WEIGHT
 
 
 def planned(tmp_path, *more):

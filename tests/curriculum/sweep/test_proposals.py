@@ -6,11 +6,11 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from tests.curriculum.sweep.conftest import WEIGHT
 
 from mindspore_impl.errors import JobFailed, UserError
+from tests.curriculum.sweep.conftest import WEIGHT
 
-SPACE = [f"{WEIGHT}=interval(0.1,1.0)", "seed=1,2", "stages.distill_fast.train.steps=int(interval(1,9))"]
+SPACE = [f"{WEIGHT}=interval(0.1,1.0)", "seed=1,2", "stages.distill_fast.train.max_steps=int(interval(1,9))"]
 
 
 def optuna(n_trials: int, sampler: str = "tpe") -> list[str]:
@@ -100,7 +100,7 @@ def test_failed_trial_is_told_as_failed_and_tried_again_with_its_values(sweep, s
 
 def test_proposal_that_cannot_run_is_recorded_and_costs_nothing(sweep, stand_in):
     with pytest.raises(JobFailed, match="trial steps=-"):
-        sweep("stages.distill_fast.train.steps=int(interval(-9,-1))", *optuna(2))
+        sweep("stages.distill_fast.train.max_steps=int(interval(-9,-1))", *optuna(2))
     assert sweep.calls() == []
     assert [trial["status"] for trial in sweep.record()["trials"]] == ["failed"] * 2
 

@@ -5,13 +5,13 @@ import sys
 import time
 
 import pytest
-from tests.curriculum.sweep.conftest import WEIGHT
 
 from mindspore_impl import files
 from mindspore_impl.curriculum.sweep import runner, trial_process
 from mindspore_impl.curriculum.sweep.trial_process import TrialProcess, stop_all
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import JobFailed, UserError
+from tests.curriculum.sweep.conftest import WEIGHT
 
 
 def test_every_combination_runs_once_with_its_own_configuration(sweep):
@@ -79,7 +79,7 @@ def test_metric_that_a_trial_does_not_produce_fails_it(sweep):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stages.teacher.train.stepz=1,2"], "stages.teacher.train.stepz: unknown key; did you mean 'steps'?"),
+        (["stages.teacher.train.max_stepz=1,2"], "stages.teacher.train.max_stepz: unknown key; did you mean 'max_steps'?"),
         (["run_dir=a,b"], "run_dir belongs to the whole sweep and has one value"),
         (["seed=choice()"], "empty choice is not legal"),
         (["seed=range(3,1)"], "seed=range(3,1): nothing to choose from; give at least one value"),

@@ -1,13 +1,13 @@
 """The grammar of a sweep's command line, and how its trials are made of it."""
 
 import pytest
-from tests.curriculum.sweep.conftest import WEIGHT
 
 from mindspore_impl import config
 from mindspore_impl.curriculum.sweep.metric import metric_of
 from mindspore_impl.curriculum.sweep.space import Interval, Space, read_space
 from mindspore_impl.curriculum.sweep.trials import plan_sweep
 from mindspore_impl.errors import UserError
+from tests.curriculum.sweep.conftest import WEIGHT
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,10 @@ def test_last_word_for_a_key_counts():
 
 
 def test_short_keys_tell_keys_apart():
-    space = Space(choices={key: ["1"] for key in ("seed", "stages.a.train.steps", "stages.b.train.steps", "m@x.y")})
-    assert list(space.short_keys().values()) == ["seed", "a.train.steps", "b.train.steps", "y"]
+    space = Space(
+        choices={key: ["1"] for key in ("seed", "stages.a.train.max_steps", "stages.b.train.max_steps", "m@x.y")}
+    )
+    assert list(space.short_keys().values()) == ["seed", "a.train.max_steps", "b.train.max_steps", "y"]
 
 
 def test_named_trials_times_params_and_the_command_line_wins(tmp_path):

@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.curriculum.sweep.test_runner import alive, gone_soon
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = [
     "order=[sft_reasoning,sft_fast]", "compare=[]", "evaluation.limit=4", "tokenizer.vocab_size=110",
     *(f"data.sets.{name}.count=60" for name in ("reasoning", "fast", "test_fast", "test_reasoning")),
-    "stages.sft_reasoning.train.steps=3", "runtime.device=CPU", "runtime.threads=1",
+    "stages.sft_reasoning.train.max_steps=3", "runtime.device=CPU", "runtime.threads=1",
 ]  # fmt: skip
 
 
@@ -36,7 +37,11 @@ def stage(run: Path, name: str) -> dict:
 def test_trials_share_stages_and_give_what_single_runs_give(tmp_path):
     folder = tmp_path / "sweep"
     words = ["--multirun", *TINY, "stages.sft_fast.data.rows=4,2,1", "stages.sft_fast.data.sequence_length=128"]
-    words += ["stages.sft_fast.train.steps=2", "stages.sft_fast.data.accumulation=2", f"run_dir={folder}"]
+    words += [
+        "stages.sft_fast.train.max_steps=2",
+        "stages.sft_fast.data.gradient_accumulation_steps=2",
+        f"run_dir={folder}",
+    ]
     refused = train(*words)
     assert refused.returncode == 2 and "trial rows=1" in refused.stderr and not folder.exists()
     words[words.index("stages.sft_fast.data.rows=4,2,1")] = "stages.sft_fast.data.rows=4,2"
@@ -73,7 +78,7 @@ def test_two_ranks_share_stages_too(tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_sweep_and_its_trial(tmp_path, number, code):
     folder = tmp_path / "sweep"
-    words = command("--multirun", *TINY, "stages.sft_fast.train.steps=100000,100001", f"run_dir={folder}")
+    words = command("--multirun", *TINY, "stages.sft_fast.train.max_steps=100000,100001", f"run_dir={folder}")
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:

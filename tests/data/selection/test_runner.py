@@ -127,7 +127,7 @@ def test_line_that_is_not_utf8(select, tmp_path):
 
 def test_array_and_window(select, tmp_path):
     (tmp_path / "train.jsonl").write_text(json.dumps(LINES))
-    sets = {"train": {"source": "prompt_answer", "path": str(tmp_path / "train.jsonl"), "first": 2, "count": 3}}
+    sets = {"train": {"source": "prompt_answer", "path": str(tmp_path / "train.jsonl"), "skip": 2, "count": 3}}
     _, selected, _ = select(None, ["exact_duplicates"], data={"sets": sets})
     assert [record["id"] for record in selected] == [f"train.jsonl:[{n}]" for n in (2, 3, 4)]
 
@@ -154,13 +154,13 @@ def test_selected_records_that_share_an_id_are_refused(select, tmp_path):
     (tmp_path / "a.jsonl").write_text("nonsense\n" + (tmp_path / "a.jsonl").read_text())
     with pytest.raises(UserError, match="two selected records have the id 'y': .*a.jsonl:3 and .*a.jsonl:5"):
         select(None, ["missing_answer"], select=["a"], data={"sets": sets}, unreadable="drop", force=True)
-    sets["a"]["first"], sets["a"]["count"] = 1, 3
+    sets["a"]["skip"], sets["a"]["count"] = 1, 3
     assert select(None, ["missing_answer"], select=["a"], data={"sets": sets}, force=True)[0]["kept"] == 3
 
 
-@pytest.mark.parametrize("window", ["first=-1", "count=0", "count=-2"])
+@pytest.mark.parametrize("window", ["skip=-1", "count=0", "count=-2"])
 def test_a_window_out_of_range_is_one_message(select, window):
-    with pytest.raises(UserError, match=r"data.sets.train: first=.* must be 0 or more, count=.* 1 or more"):
+    with pytest.raises(UserError, match=r"data.sets.train: skip=.* must be 0 or more, count=.* 1 or more"):
         select(LINES, SHORT, overrides=[f"data.sets.train.{window}"])
 
 

@@ -1,0 +1,125 @@
+"""Benchmarks named in `EvaluationOptions.benchmarks`: validate, fingerprint and measure every entry."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mindspore_impl import files
+from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation import benchmark
+from mindspore_impl.evaluation.benchmark import BenchmarkSettings
+from mindspore_impl.evaluation.options import AskOptions, BenchmarkOptions, EvaluationOptions
+from mindspore_impl.evaluation.tasks import TASKS
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # valid as a folder and as a word in sweep.metric
+
+
+def problems(key: str, options: EvaluationOptions) -> Iterator[str]:
+    """Yield every reason why an entry cannot be measured. Needs no model.
+
+    key: where `options` stand in the configuration; each message names the entry below it.
+    """
+    for name, entry in options.benchmarks.items():
+        where = f"{key}.benchmarks.{name}"
+        if not _NAME.fullmatch(name):
+            yield f"{where}: {name!r} is not a valid benchmark name; use letters, digits, _ and -"
+        elif not entry.path:
+            yield f"{where}.path: missing; give the published file or folder"
+        else:
+            try:
+                benchmark.check_settings(_settings(entry, options, 0), f"{where}.{{}}".format)
+                _questions(name, entry)
+            except UserError as error:
+                yield f"{where}: {error}".replace(f"{where}: {where}", where)
+
+
+def content(options: EvaluationOptions) -> list:
+    """What decides the results, for a stage's fingerprint. The questions stand for the files, wherever they are."""
+    found = []
+    for name, entry in options.benchmarks.items():
+        shaping = dataclasses.asdict(entry) | {
+            "path": None,
+            "shots": None,
+            "limit": None,
+        }  # in the questions
+        found.append([name, shaping | {"task": _task(name, entry), "questions": _questions(name, entry)[1]}])
+    return found
+
+
+def check_lengths(key: str, options: EvaluationOptions, tokenizer, limit: int) -> None:
+    """Refuse questions that are too long for a model of `limit` positions. Raises UserError that names the entry of the
+    options at `key`."""
+    for name, entry in options.benchmarks.items():
+        items, settings = _questions(name, entry)[0], _settings(entry, options, 0)
+        try:
+            benchmark.check_lengths(_task(name, entry), items, tokenizer, limit, settings)
+        except UserError as error:
+            raise UserError(f"{key}.benchmarks.{name}: {error}") from error
+
+
+def measure(
+    model, tokenizer, options: EvaluationOptions, folder: Path, seed: int, weights_sha256: str
+) -> dict[str, dict]:
+    """Measure `model` on every entry. Every rank must call this.
+
+    Args:
+        model: The model, with its current parameters.
+        tokenizer: Its tokenizer.
+        options: The entries, and the batch size of completions and likelihoods.
+        folder: Gets NAME/samples.jsonl of each entry, and resumable parts.
+        seed: Of completions at a temperature above 0.
+        weights_sha256: Identifies the parameters; results of other weights in `folder` are not reused.
+
+    Returns:
+        {NAME: {"total", "truncated", "seconds", METRIC: the mean..., "stderr": {METRIC}, "intervals": {METRIC: [low,
+        high]} (95 % Wilson, where every score is 0 or 1), "groups": {GROUP: {"total", METRIC...}}}}.
+    """
+    from mindspore_impl.evaluation.backend import of_model
+
+    backend = of_model(model, tokenizer, options.batch_size, weights_sha256)
+    results = {}
+    for name, entry in options.benchmarks.items():
+        items, settings = _questions(name, entry)[0], _settings(entry, options, seed)
+        found = benchmark.run(backend, _task(name, entry), items, settings, folder / name)
+        metrics = found.pop("metrics")
+        results[name] = found | {metric: row["value"] for metric, row in metrics.items()}
+        results[name]["stderr"] = {metric: row["stderr"] for metric, row in metrics.items()}
+        results[name]["intervals"] = {m: [row["low"], row["high"]] for m, row in metrics.items() if "low" in row}
+    return results
+
+
+def metric_paths(options: EvaluationOptions) -> list[str]:
+    """benchmarks.NAME.METRIC of every number that is measured."""
+    return [
+        f"benchmarks.{name}.{metric}"
+        for name, entry in options.benchmarks.items()
+        if (task := TASKS.get(_task(name, entry)))
+        for metric in benchmark.metrics_of(task, entry.samples)
+    ]
+
+
+def _task(name: str, entry: BenchmarkOptions) -> str:
+    return entry.task or name
+
+
+def _settings(entry: BenchmarkOptions, options: EvaluationOptions, seed: int) -> BenchmarkSettings:
+    asked = {field.name: getattr(entry, field.name) for field in dataclasses.fields(AskOptions)}
+    return BenchmarkSettings(**asked, batch_size=options.batch_size, seed=seed)
+
+
+def _questions(name: str, entry: BenchmarkOptions) -> tuple[list, str]:
+    """The questions of an entry, and their hash."""
+    path = Path(entry.path)
+    beside = sorted(path.rglob("*") if path.is_dir() else path.parent.glob("*"))
+    found = ((place, place.stat()) for place in beside if place.is_file())
+    state = tuple((str(place), stat.st_size, stat.st_mtime_ns) for place, stat in found)
+    return _read(_task(name, entry), path, entry.shots, entry.limit, entry.samples, state)
+
+
+@functools.lru_cache(maxsize=32)
+def _read(task: str, path: Path, shots: int | None, limit: int | None, samples: int, state: tuple) -> tuple[list, str]:
+    """Read once while size and time of every file (worked examples are beside the questions) stay the same."""
+    items = benchmark.items_of(task, path, BenchmarkSettings(shots=shots, limit=limit, samples=samples))
+    return items, files.sha256_json([dataclasses.asdict(item) for item in items])
