@@ -88,7 +88,7 @@ def train(arguments: list[str]) -> None:
     if options.show_config:
         from omegaconf import OmegaConf
 
-        from mindspore_impl.config import to_plain
+        from mindspore_impl.schema import to_plain
 
         print(OmegaConf.to_yaml(OmegaConf.create(to_plain(config))), end="")
         return
@@ -106,7 +106,7 @@ def train(arguments: list[str]) -> None:
 def _config_of(options: argparse.Namespace):
     """The configuration of a single run: composed, that of a run to go on with, or what a launcher has composed."""
     from mindspore_impl import files
-    from mindspore_impl.config import compose, validate
+    from mindspore_impl.curriculum.configuration import compose, validate
     from mindspore_impl.curriculum.reopen import reopen
 
     if options.launched is not None:
@@ -390,7 +390,7 @@ def train_mindformers(arguments: list[str]) -> None:
     if options.verb == "run":
         mindformers.train(options.file)
         return
-    from mindspore_impl.config import compose
+    from mindspore_impl.curriculum.configuration import compose
     from mindspore_impl.curriculum.stage_files import stage_files
 
     config = compose(options.overrides)

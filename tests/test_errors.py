@@ -53,8 +53,8 @@ def test_other_faults_pass(error):
 
 
 def test_a_stage_says_which_of_its_options_to_lower(tmp_path):
-    from mindspore_impl.config import compose
     from mindspore_impl.curriculum import kinds, plan
+    from mindspore_impl.curriculum.configuration import compose
 
     planned = {each.kind: each for each in plan.make_plan(compose(["experiment=quickstart", f"run_dir={tmp_path}"]))}
     assert f"stages.{planned['distill'].name}.data.gradient_accumulation_steps" in kinds.less_memory(planned["distill"])

@@ -11,8 +11,6 @@ from mindspore_impl.curriculum import plugins
 from mindspore_impl.curriculum.stages import KINDS, Shared, Stage
 from mindspore_impl.curriculum.stages.base import problem_of
 from mindspore_impl.curriculum.sweep.options import SweepOptions
-from mindspore_impl.data.options import SOURCES, DatasetOptions
-from mindspore_impl.errors import UserError
 from mindspore_impl.schema import Kinds, nearest, option
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -34,8 +32,8 @@ class Config(Shared):
 def compose(overrides: list[str], config_dir: Path | None = None) -> Config:
     """Compose conf/config.yaml with command-line `overrides` (Hydra's syntax), import its plugins, and validate it.
 
-    config_dir: a folder of the user's own YAML groups, searched before conf/. Raises UserError for a typo, a wrong type,
-    a missing value or an unknown choice, naming the key and the nearest valid one.
+    config_dir: a folder of the user's own YAML groups, beside conf/. Raises UserError for a typo, a wrong type, a
+    missing value or an unknown choice, naming the key and the nearest valid one.
     """
     plain, folders = config.compose(overrides, config_dir)
     plugins.load(plain.get("plugins") or [], folders)
@@ -46,8 +44,15 @@ def validate(plain: dict) -> Config:
     """Build a Config from plain containers. Raises UserError that lists every wrong key, type and missing value."""
     named = plain.get("plugins")
     plugins.check_loaded(named if isinstance(named, list) else [])
-    kinds = {Stage: Kinds("kind", KINDS), DatasetOptions: Kinds("source", SOURCES)}
+    kinds = {Stage: Kinds("kind", KINDS)}
     return schema.build(Config, plain, "", kinds)
+
+
+def to_yaml(config: Config) -> str:
+    """The content of config.yaml: the resolved configuration with its schema number."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(schema.versioned(schema.to_plain(config))))
 
 
 def reopen(run_dir: Path, plugin_names: Iterable[str] = ()) -> Config:

@@ -52,9 +52,11 @@ def _hash_of(path: Path) -> str:
 
 
 def _of_stage(run_dir: Path, name: str, weights: str | None):
-    from mindspore_impl.config import CaptureStage, RolloutStage, nearest
+    from mindspore_impl.curriculum.stages.capture import CaptureStage
+    from mindspore_impl.curriculum.stages.rollout import RolloutStage
     from mindspore_impl.curriculum.verify import open_run
     from mindspore_impl.distill.external import RolloutQuestions, TopkQuestions
+    from mindspore_impl.schema import nearest
 
     context = open_run(run_dir)
     stage = context.config.stages.get(name)  # it may be left out of `order`, where an outside teacher stands for it

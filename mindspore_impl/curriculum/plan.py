@@ -73,7 +73,7 @@ def _input_problems(config: Config, stages: dict[str, Stage]) -> Iterator[str]:
     seen: set[str] = set()
     parents = {name: [given.reference for given in _inputs(config, name, stage)] for name, stage in stages.items()}
     for name, stage in stages.items():
-        for role in schema.missing_references(stage):
+        for role in stage.missing_inputs():
             yield f"stages.{name}.{role}: no input given; name a stage or a path"
         for given in _inputs(config, name, stage):
             problem = reference_problem(given, name, config.stages, config.order)

@@ -5,7 +5,7 @@ working directory, and their source is part of every fingerprint.
 """
 
 import importlib
-import importlib.util
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,12 +21,13 @@ def load(names: Iterable[str], folders: Iterable[Path] = ()) -> None:
 
     Raises UserError when one is not found or fails while it is imported.
     """
-    for folder in (*map(Path, folders), Path.cwd()):
-        if names and str(folder.resolve()) not in sys.path:
-            sys.path.append(str(folder.resolve()))
+    names = [name for name in names if name not in _loaded]
+    for folder in dict.fromkeys(str(path.resolve()) for path in (*map(Path, folders), Path.cwd()) if names):
+        if folder not in sys.path:
+            sys.path.append(folder)
+            # Ranks and trials are processes of their own and must find the same module.
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), folder]))
     for name in names:
-        if name in _loaded:
-            continue
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -51,15 +52,6 @@ def check_loaded(names: Iterable[str]) -> None:
             f"plugins: this run uses {', '.join(missing)}; add --plugins {' '.join(missing)} to import "
             f"{'them' if len(missing) > 1 else 'it'} (their code runs with your rights)"
         )
-
-
-def search_path() -> list[str]:
-    """Folders that other processes must search to find the same plugins."""
-    return [str(Path(sys.modules[name].__file__).parents[name.count(".") + _is_package(name)]) for name in _loaded]
-
-
-def _is_package(name: str) -> bool:
-    return Path(sys.modules[name].__file__).name == "__init__.py"
 
 
 def _source_hash(path: Path) -> str:

@@ -1,13 +1,12 @@
-"""A model by what a person calls it: a run or its stage, a checkpoint, a Hugging Face folder, an export package."""
+"""Resolve a user-supplied model path: a run or its stage, a checkpoint, a Hugging Face folder, an export package."""
 
 import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindspore_impl import runtime
-from mindspore_impl.config import Config, DistillStage, SftStage, nearest, validate
-from mindspore_impl.curriculum.inputs import TOKENIZERS, TRAINED, is_path, model_of
+from mindspore_impl import files, runtime
+from mindspore_impl.curriculum.stages.inputs import TOKENIZERS, file_hash, is_path
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.conversation import Conversation
 from mindspore_impl.generation.decoder import Decoder
@@ -15,10 +14,11 @@ from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import check_sampling
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.weights import WeightSource
+from mindspore_impl.schema import build, nearest
 
 
 @dataclass(frozen=True)
-class Named:
+class ResolvedModel:
     """What a path stands for. weights: the folder or file they are read from; options: of the model, where they are
     known without reading weights; which: last or best, of several checkpoints; tokenizer: its file, if one is found
     beside it; template: the run's."""
@@ -35,7 +35,7 @@ class Named:
         return _is_package(self.weights)
 
 
-def named(path: str | Path) -> Named:
+def resolve_model_path(path: str | Path) -> ResolvedModel:
     """What `path` stands for. Raises UserError when it is nothing that holds a model."""
     from mindspore_impl.export.package import named_template
     from mindspore_impl.model.weights import is_hf_folder
@@ -44,11 +44,11 @@ def named(path: str | Path) -> Named:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; name a checkpoint, a run or its stage, or an export package")
     if _is_package(path):
-        return Named(path, tokenizer=_tokenizer_in(path), template=named_template(path))
+        return ResolvedModel(path, tokenizer=_tokenizer_in(path), template=named_template(path))
     if path.is_dir() and is_hf_folder(path):
-        return Named(path, tokenizer=_tokenizer_in(path))
+        return ResolvedModel(path, tokenizer=_tokenizer_in(path))
     run = _run_of(path)
-    return _of_run(path, run) if run else Named(path, tokenizer=_tokenizer_in(path))
+    return _of_run(path, run) if run else ResolvedModel(path, tokenizer=_tokenizer_in(path))
 
 
 def open_conversation(
@@ -63,13 +63,13 @@ def open_conversation(
     check_sampling(sampling, "sampling")
     if context < 2:
         raise UserError(f"--context: {context} is too short; use 2 or more")
-    found = named(path)
+    found = resolve_model_path(path)
     tokenizer = open_tokenizer(path, found, tokenizer_path, template)
     runtime.setup(runtime.RuntimeOptions())
     return Conversation(_decoder(found, tokenizer, context), tokenizer, sampling, seed, thinking, system)
 
 
-def open_tokenizer(path: Path, found: Named, tokenizer_path: Path | None, template: str | None):
+def open_tokenizer(path: Path, found: ResolvedModel, tokenizer_path: Path | None, template: str | None):
     """The tokenizer at `tokenizer_path`, or the one beside what `path` stands for. Raises UserError without any."""
     from mindspore_impl.text.tokenizer import Tokenizer
 
@@ -78,7 +78,7 @@ def open_tokenizer(path: Path, found: Named, tokenizer_path: Path | None, templa
     return Tokenizer.load(tokenizer_path or found.tokenizer, template or found.template)
 
 
-def _decoder(found: Named, tokenizer, context: int) -> Decoder:
+def _decoder(found: ResolvedModel, tokenizer, context: int) -> Decoder:
     if found.is_package:
         from mindspore_impl.export.session import open_session
 
@@ -100,27 +100,23 @@ def open_weights(path: Path, which: str = "last") -> WeightSource:
 
 def _base_of(path: Path) -> WeightSource:
     """The weights below the adapters in `path`, a stage of a run or a checkpoint of one, their hash known."""
-    from mindspore_impl.curriculum.plan import file_hash
     from mindspore_impl.model.weights import identity
 
     run = _run_of(path)
-    stage = run and _stage_around(path, run)[1]
-    if stage is None or stage.init is None:
+    init = run and _stage_around(path, run)[1]["inputs"].get("init")
+    if not init:
         raise UserError(f"{path}: holds LoRA adapters alone; name the stage inside its run, which knows their base")
-    if is_path(stage.init):
-        base = open_weights(Path(stage.init))
+    if is_path(init):
+        base = open_weights(Path(init))
     else:
-        before = _config_of(run).stages[stage.init]
-        folders = [folder for folder in _trained_in(run) if folder.partition("_")[2] == stage.init]
+        folders = [folder for folder in _trained_in(run) if folder.partition("_")[2] == init]
         if not folders:
-            raise UserError(
-                f"{path}: its adapters were trained on stage {stage.init!r}, which is not in {run} any more"
-            )
-        base = open_weights(run / "stages" / folders[0], before.train.select)
+            raise UserError(f"{path}: its adapters were trained on stage {init!r}, which is not in {run} any more")
+        base = open_weights(run / "stages" / folders[0], _selects(_note(run, folders[0])))
     return dataclasses.replace(base, sha256=identity(base, file_hash))
 
 
-def load_model(found: Named, tokenizer_size: int):
+def load_model(found: ResolvedModel, tokenizer_size: int):
     """The model that `found` stands for, its weights loaded. Raises UserError when its sizes are not known, its
     vocabulary is smaller than the tokenizer's, or its weights do not fit."""
     from mindspore_impl.model.pangu import PanguForCausalLM
@@ -164,19 +160,22 @@ def _run_of(path: Path) -> Path | None:
     return None
 
 
-def _of_run(path: Path, run: Path) -> Named:
-    config = _config_of(run)
-    folder, stage = _stage_around(path, run)
-    tokenizer = Path(config.tokenizer.path or run / "tokenizer" / "tokenizer.model")
-    weights = path if folder in path.resolve().parts else run / "stages" / folder
-    options = config.models[model_of(config, stage)]
-    return Named(weights, options, stage.train.select, tokenizer, config.tokenizer.template)
-
-
-def _config_of(run: Path) -> Config:
+def _of_run(path: Path, run: Path) -> ResolvedModel:
     from mindspore_impl.report.run_files import read_config
 
-    return validate(read_config(run)[0])
+    config = read_config(run)[0]
+    folder, note = _stage_around(path, run)
+    name, tokenizer = note["model"], config.get("tokenizer") or {}
+    if name not in (config.get("models") or {}):
+        raise UserError(f"{run / 'config.yaml'}: models.{name}: the model of stage {note['name']!r} is missing")
+    weights = path if folder in path.resolve().parts else run / "stages" / folder
+    return ResolvedModel(
+        weights,
+        build(ModelOptions, config["models"][name], f"models.{name}"),
+        _selects(note),
+        Path(tokenizer.get("path") or run / "tokenizer" / "tokenizer.model"),
+        tokenizer.get("template"),
+    )
 
 
 def _trained_in(run: Path) -> list[str]:
@@ -184,14 +183,22 @@ def _trained_in(run: Path) -> list[str]:
     return [folder.name for folder in sorted((run / "stages").iterdir()) if (folder / "checkpoints").is_dir()]
 
 
-def _stage_around(path: Path, run: Path) -> tuple[str, SftStage | DistillStage]:
-    """The stage in which `path` lies, by folder and options; the last one that has weights for the run itself."""
+def _stage_around(path: Path, run: Path) -> tuple[str, dict]:
+    """The stage in which `path` lies, by folder and stage.json; the last one that has weights for the run itself."""
     trained = _trained_in(run)
     if not trained:
         raise UserError(f"{run}: no stage of this run has weights yet; run its curriculum first")
     inside = path.resolve().relative_to(run.resolve()).parts
     folder = inside[1] if len(inside) > 1 else trained[-1]
-    stage = _config_of(run).stages.get(folder.partition("_")[2])
-    if folder not in trained or not isinstance(stage, TRAINED):
+    if folder not in trained:
         raise UserError(f"{path}: this stage of the run has no weights{nearest(folder, trained)}")
-    return folder, stage
+    return folder, _note(run, folder)
+
+
+def _note(run: Path, folder: str) -> dict:
+    return files.read_json(run / "stages" / folder / "stage.json")
+
+
+def _selects(note: dict) -> str:
+    """Which of its checkpoints a stage hands on: last or best."""
+    return (note["options"].get("train") or {}).get("select", "last")

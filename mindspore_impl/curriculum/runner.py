@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mindspore_impl import files, runtime, schema
 from mindspore_impl.curriculum import cache
-from mindspore_impl.curriculum.configuration import Config
+from mindspore_impl.curriculum.configuration import Config, to_yaml
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.curriculum.stages import PlannedStage
 from mindspore_impl.curriculum.stages.context import Context, prepare_tokenizer
@@ -262,7 +262,7 @@ def _claim(config: Config, run_dir: Path):
             raise UserError(f"run_dir: another process is running in {run_dir}")
         time.sleep(0.5)
     files.remove_leftovers(run_dir)  # the lock says that nobody writes here
-    files.write_text(run_dir / "config.yaml", schema.to_yaml(config))
+    files.write_text(run_dir / "config.yaml", to_yaml(config))
     return lock
 
 

@@ -3,13 +3,14 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mindspore_impl.config import Config, nearest
+from mindspore_impl.curriculum.configuration import Config
 from mindspore_impl.curriculum.inputs import ROLLOUTS, TRAINED, is_path, makers_of
 from mindspore_impl.curriculum.kinds import Context
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.schema import nearest
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from mindspore_impl import runtime
-from mindspore_impl.config import CaptureStage, validate
+from mindspore_impl.curriculum.configuration import validate
 from mindspore_impl.curriculum.kinds import Context
 from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.curriculum.stages.capture import CaptureStage
 from mindspore_impl.errors import UserError
 
 

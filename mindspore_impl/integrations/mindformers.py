@@ -24,11 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl import checkpoint, files, runtime
-from mindspore_impl.config import Config, build, nearest
 from mindspore_impl.data.options import ROLLOUTS, BatchOptions, DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.schema import build, nearest
 from mindspore_impl.text.options import TokenizerOptions
 from mindspore_impl.training.options import OptimizerOptions
 
@@ -267,7 +267,7 @@ def _stream(data: PackedData):
 
 
 def write_stage(
-    path: Path, config: Config, name: str, model: ModelOptions, seed: int, tokenizer: Path, weights: Path | None,
+    path: Path, config, name: str, model: ModelOptions, seed: int, tokenizer: Path, weights: Path | None,
     rollouts: Path | None, keep_truncated: bool, store: Path | None, sets: dict[str, DatasetOptions],
 ) -> None:  # fmt: skip
     """Write the sft or distill stage `name` as a mindformers YAML; the rest is what `curriculum/stage_files.py` finds.

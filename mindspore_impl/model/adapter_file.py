@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mindspore_impl import files
-from mindspore_impl.config import nearest
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import LoraOptions, ModelOptions
 from mindspore_impl.model.weights import WeightSource, check_shapes, identity
+from mindspore_impl.schema import nearest
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _PREFIX, _KEY = "base_model.model.", "lora"

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mindspore_impl import files
-from mindspore_impl.config import build
 from mindspore_impl.errors import UserError
+from mindspore_impl.schema import build
 
 SCHEMA = 1
 FILE = "sweep.json"

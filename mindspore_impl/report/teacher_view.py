@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mindspore_impl import files
-from mindspore_impl.config import build
 from mindspore_impl.data import rollouts
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.data.sources import load_set
@@ -20,6 +19,7 @@ from mindspore_impl.data.teacher_store import StoreReader, check_rows
 from mindspore_impl.errors import UserError
 from mindspore_impl.report.page import data_script, esc
 from mindspore_impl.report.run_files import RunView, StageView
+from mindspore_impl.schema import build
 from mindspore_impl.text.chat import Sample, render
 from mindspore_impl.text.records import THINKING
 from mindspore_impl.text.tokenizer import Tokenizer

@@ -4,8 +4,12 @@ import dataclasses
 
 import pytest
 
-from mindspore_impl.config import CaptureStage, EvaluateStage, RolloutStage, SftStage, compose
+from mindspore_impl.curriculum.configuration import compose
 from mindspore_impl.curriculum.estimate import inference_estimate, training_estimate
+from mindspore_impl.curriculum.stages.capture import CaptureStage
+from mindspore_impl.curriculum.stages.evaluate import EvaluateStage
+from mindspore_impl.curriculum.stages.rollout import RolloutStage
+from mindspore_impl.curriculum.stages.sft import SftStage
 from mindspore_impl.data.options import BatchOptions
 from mindspore_impl.distill.options import CaptureOptions
 from mindspore_impl.evaluation.options import EvaluationOptions

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-
-from mindspore_impl import config
 from mindspore_impl.curriculum.checks import problems_of
 from mindspore_impl.curriculum.inputs import inputs_of
 from mindspore_impl.curriculum.kinds import Context
+
+from mindspore_impl.curriculum import configuration
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.data.teacher_store import StoreHeader
 from mindspore_impl.data.teacher_store_writer import StoreWriter
@@ -25,7 +25,7 @@ def write_store(folder, temperature=1.0, mode="top_k", first=3):
 
 
 def compose(store, *more):
-    return config.compose([ORDER, f"stages.distill_fast.store={store}", *more])
+    return configuration.compose([ORDER, f"stages.distill_fast.store={store}", *more])
 
 
 def test_a_path_stands_for_a_store(tmp_path):

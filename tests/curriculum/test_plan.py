@@ -2,13 +2,13 @@
 
 import pytest
 
-from mindspore_impl import config
+from mindspore_impl.curriculum import configuration
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.errors import UserError
 
 
 def plan(*overrides: str):
-    return make_plan(config.compose(list(overrides)))
+    return make_plan(configuration.compose(list(overrides)))
 
 
 def refusal(*overrides: str) -> str:
@@ -37,11 +37,11 @@ def test_evaluations_follow_training_stages():
     ("overrides", "messages"),
     [
         (["stages.sft_fast.init=sft_reasonin"], ["stages.sft_fast.init", "did you mean 'sft_reasoning'?"]),
-        (["order=[sft_fast]"], ["stages.sft_fast.init: 'sft_reasoning' is defined but not listed in order"]),
-        (["order=[sft_fast,sft_reasoning]"], ["'sft_reasoning' runs after 'sft_fast'", "move it forward"]),
-        (["order=[techer]"], ["no stage is named 'techer'", "did you mean 'teacher'?"]),
-        (["order=[teacher,teacher]"], ["'teacher' is listed twice"]),
-        (["order=[]"], ["no stage is listed"]),
+        (["order=[sft_fast]", "compare=[]"], ["stages.sft_fast.init: 'sft_reasoning' is defined but not listed in order"]),
+        (["order=[sft_fast,sft_reasoning]", "compare=[]"], ["'sft_reasoning' runs after 'sft_fast'", "move it forward"]),
+        (["order=[techer]", "compare=[]"], ["no stage is named 'techer'", "did you mean 'teacher'?"]),
+        (["order=[teacher,teacher]", "compare=[]"], ["'teacher' is listed twice"]),
+        (["order=[]", "compare=[]"], ["no stage is listed"]),
         (["stages.sft_reasoning.init=sft_fast"], ["cycle", "sft_reasoning -> sft_fast -> sft_reasoning"]),
         (["stages.sft_reasoning.init=control"], ["cycle"]),
         (["stages.distill_fast.store=rollout_fast"], ["'rollout_fast' is a rollout stage, a capture stage is needed"]),
@@ -96,7 +96,7 @@ def test_evaluations_follow_training_stages():
         (["seeds=[1,2]", "compare=[control]"], ["compare: ['control']"]),
         (["data.train=mine.jsonl"], ["data.train: mine.jsonl is given, but no data set reads it"]),
         (
-            ["+stage@stages.eval_teacher=evaluate", "stages.eval_teacher.init=teacher", "order=[teacher,eval_teacher]"],
+            ["+stage@stages.eval_teacher=evaluate", "stages.eval_teacher.init=teacher", "order=[teacher,eval_teacher]", "compare=[]"],
             ["'eval_teacher' is the name of the evaluation after 'teacher'"],
         ),
         (["stages.capture_fast.rollouts=none.jsonl"], ["none.jsonl: no such file"]),
@@ -110,7 +110,7 @@ def test_impossible_curriculum(overrides, messages):
 
 
 def test_stage_names_cannot_leave_the_run_directory():
-    composed = config.compose([])
+    composed = configuration.compose([])
     composed.stages["../out"], composed.order = composed.stages["teacher"], ["../out"]
     with pytest.raises(UserError, match="'../out' cannot be a stage name"):
         make_plan(composed)

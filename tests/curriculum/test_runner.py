@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from mindspore_impl import config, files
-from mindspore_impl.curriculum import runner
+from mindspore_impl import files
+from mindspore_impl.curriculum import configuration, runner
 from mindspore_impl.errors import UserError
 
 SMALL = [
@@ -38,7 +38,7 @@ def calls(monkeypatch, ms_runtime):
 
 
 def run(folder, *overrides):
-    return runner.run(config.compose([*SMALL, f"run_dir={folder}", *overrides]))
+    return runner.run(configuration.compose([*SMALL, f"run_dir={folder}", *overrides]))
 
 
 def stage_file(folder, name):

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mindspore_impl import checkpoint, config, files
-from mindspore_impl.curriculum import kinds, runner
+from mindspore_impl import checkpoint, files
+from mindspore_impl.curriculum import configuration, kinds, runner
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.hf_config import options_of
@@ -16,7 +16,7 @@ from mindspore_impl.model.pangu import parameter_shapes
 @pytest.fixture(scope="module")
 def context(tmp_path_factory, ms_runtime):
     run_dir = tmp_path_factory.mktemp("run")
-    composed = config.compose(["experiment=quickstart", f"run_dir={run_dir}"])
+    composed = configuration.compose(["experiment=quickstart", f"run_dir={run_dir}"])
     context = kinds.Context(composed, run_dir, {planned.name: planned for planned in make_plan(composed)})
     context.tokenizer = runner.prepare_tokenizer(context)
     return context

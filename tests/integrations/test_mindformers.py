@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindspore_impl.config import compose
+from mindspore_impl.curriculum.configuration import compose
 from mindspore_impl.curriculum.stage_files import stage_files
 from mindspore_impl.data.options import BatchOptions, DatasetOptions
 from mindspore_impl.errors import UserError
@@ -23,7 +23,7 @@ SMALL = [
     "experiment=quickstart",
     "runtime=cpu",
     "tokenizer.vocab_size=110",
-    "order=[teacher,sft_fast,capture_fast,distill_fast]",
+    "order=[teacher,sft_fast,capture_fast,distill_fast]", "compare=[]",
     *(f"data.sets.{name}.count=60" for name in SETS),
     *(f"models.{name}.{key}" for name in ("student", "teacher") for key in ("hidden_size=48", "num_hidden_layers=1")),
     *(f"stages.{name}.train.max_steps={STEPS}" for name in ("teacher", "sft_fast", "distill_fast")),

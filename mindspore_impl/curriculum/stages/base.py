@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mindspore_impl import schema
-from mindspore_impl.curriculum.stages.inputs import Input
+from mindspore_impl.curriculum.stages.inputs import Input, is_path
 from mindspore_impl.data.options import DataOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.options import EvaluationOptions
@@ -45,6 +45,11 @@ class Stage:
         """The named inputs that are given: by default every field that is a reference."""
         found = schema.references(self)
         return [Input(role, name, artifact, f"{key}.{role}") for role, (name, artifact) in found.items()]
+
+    def missing_inputs(self) -> list[str]:
+        """The references without a default that are not given: fields of type `str` that are empty."""
+        rules = {spec.name: schema.rule_of(spec) for spec in dataclasses.fields(self)}
+        return [name for name, rule in rules.items() if rule.artifact and getattr(self, name) == ""]
 
     def data_sets(self, key: str, shared: "Shared") -> list[tuple[str, str]]:
         """(configuration key, data set) of every data set that is read."""
@@ -155,7 +160,10 @@ class Shared:
 
     def maker_of(self, set_name: str) -> str | None:
         """The stage that makes the records of a data set; None where they come from a file or a generator."""
-        return getattr(self.data.sets.get(set_name), "stage", None)
+        options = self.data.sets.get(set_name)
+        if getattr(options, "source", "") == "records" and options.path and not is_path(options.path):
+            return options.path
+        return getattr(options, "stage", None)
 
     def too_long(self, key: str, length: int, model: str) -> Iterator[str]:
         """The problem of a sequence length at `key` beyond the positions of a model."""

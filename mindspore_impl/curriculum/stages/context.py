@@ -54,7 +54,7 @@ class Context:
         """The options of a data set; one that a stage makes is read from that stage's record file."""
         options = self.config.data.sets[name]
         maker = self.config.maker_of(name)
-        return options if maker is None else options.as_file(str(self.load(maker, "records")))
+        return options if maker is None else dataclasses.replace(options, path=str(self.load(maker, "records")))
 
     def records(self, name: str) -> list:
         """The records of a data set."""

@@ -20,7 +20,7 @@ class DistillStage(SftStage):
     """Training on stored teacher distributions. The set `rollouts` of the mixture stands for the `rollouts` input."""
 
     kind: Literal["distill"] = "distill"
-    store: str = option("", artifact="store")  # capture stage, or path of a store (tools/query_teacher.py makes one too)
+    store: str = option("", artifact="store")  # capture stage, or the path of a store
     rollouts: str | None = option(None, artifact="rollouts")  # rollout stage or file whose answers are trained on
     objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
 
@@ -30,7 +30,7 @@ class DistillStage(SftStage):
         return self.objective
 
     def work(self) -> str:
-        from mindspore_impl.losses.divergences import runs_composed
+        from mindspore_impl.losses.divergences import runs_composed  # noqa
 
         composed = f", {self.objective.divergence} with composed operators"
         return super().work() + (composed if runs_composed(self.objective.divergence) else "")

@@ -93,7 +93,7 @@ class SftStage(Stage):
     def load(self, artifact: str, folder: Path, context: Context) -> Any:
         from mindspore_impl.curriculum.resolve import open_weights
 
-        return open_weights(folder, self.train.select) if artifact == "weights" else super().load(artifact, folder, context)
+        return open_weights(folder, self.train.select)
 
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.model.adapter_file import Adapters
@@ -112,7 +112,7 @@ class SftStage(Stage):
             options=self.train,
             folder=folder,
             steps=steps,
-            with_teacher=stream.has_teacher,
+            with_teacher=stream.teacher is not None,
             title=planned.name,
             profile_steps=context.config.runtime.profile_steps,
             adapters=self.lora and Adapters(self.lora, digest),
