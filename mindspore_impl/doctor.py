@@ -100,8 +100,7 @@ def _compiler() -> str:
 
 
 def _sandbox() -> list[str]:
-    from mindspore_impl.evaluation.enclosed.layers import LAYERS, PROMISES
-    from mindspore_impl.evaluation.sandbox import isolation
+    from mindspore_impl.evaluation.sandbox import LAYERS, PROMISES, isolation
 
     found = isolation()
     lines = [_line("ok", "isolation", f"{name}: {LAYERS[name]}") for name in found.layers]

@@ -1,57 +1,65 @@
-"""Which layers there are around a program, how a process goes into them, and what they are worth together.
+"""Isolation layers: their list, the promises that they keep together, and how a process enters them.
 
-Every layer is tried once (`probe`, in a process that is thrown away); a run then takes all that worked, and one that
-fails after all stops the run: no program ever runs with less around it than was reported.
+`probe` tries every layer once in a throwaway process. A run uses all that worked, and stops when one of them fails: no
+program runs with less isolation than its result reports.
 """
 
 import os
 import select
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from mindspore_impl.evaluation.enclosed import kernel
+from mindspore_impl.evaluation.sandbox import syscalls
 
 LAYERS = {
     "limits": "CPU time, memory, file size and open files (setrlimit)",
     "no new privileges": "set-user-id programs gain nothing (prctl)",
-    "process namespace": "the program sees and signals its own processes only, and all end with it",
+    "process namespace": "the program sees and signals only its own processes, and all end with it",
     "own root": "a root folder of Python and libraries, read-only, and a /tmp in memory (mount namespace)",
     "network namespace": "no network, no local sockets of others, no shared IPC",
-    "own user": "a user number of its own, with no rights (root only)",
+    "own user": "a dedicated user id without rights (root only)",
     "process limit": "the number of processes and threads (setrlimit, which binds all users but root)",
-    "landlock": "files: Python's can be read, the private folder used, nothing else opened",
+    "landlock": "files: Python's are readable, the private folder is usable, nothing else can be opened",
     "landlock signals": "no signals to processes outside (Landlock 6)",
     "system call filter": "no sockets, namespaces, mounts, tracing (seccomp)",
 }
 _NAMESPACES = {
-    "process namespace": kernel.CLONE_NEWPID,
-    "own root": kernel.CLONE_NEWNS,
-    "network namespace": kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS,
+    "process namespace": syscalls.CLONE_NEWPID,
+    "own root": syscalls.CLONE_NEWNS,
+    "network namespace": syscalls.CLONE_NEWNET | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS,
 }
-# Each promise holds when all layers of one of its lines are there.
+# A promise holds when all layers of one of its tuples work.
 PROMISES = {
     "files": [("own root",), ("landlock",)],
     "network": [("network namespace",), ("system call filter",)],
     "processes": [("process namespace",), ("own user",), ("landlock signals", "system call filter")],
     "limits": [("limits", "process limit", "no new privileges")],
 }
-_FIRST_USER = 0x70000000  # user numbers that no account has
+_FIRST_USER = 0x70000000  # user ids that no account has
 SETUP_SECONDS = 60.0
 
 
-def missing_promises(layers: list[str]) -> list[str]:
-    """The promises (keys of PROMISES) that `layers` do not keep."""
+def missing_promises(layers: Collection[str]) -> list[str]:
+    """The keys of PROMISES that `layers` do not keep."""
     return [name for name, ways in PROMISES.items() if not any(set(way) <= set(layers) for way in ways)]
 
 
 def spawn(layers: list[str], folder: Path, limits: dict, keep: dict[int, int], body: Callable[[], None]) -> int:
-    """Run `body` in a process of its own inside `layers`; -> the process to wait for, whose exit code is the body's
-    (128 + the signal that ended it). Returns when it is inside.
+    """Run `body` in a new process inside `layers`, and return once it has entered them.
 
-    folder: empty and private; the body's working folder without "own root", where the new root is put otherwise.
-    keep: {file descriptor here: its number inside}; all others are closed. Raises OSError with the reason when a layer
-    cannot be entered: nothing of `body` has run then.
+    Args:
+        layers: Names of LAYERS.
+        folder: Empty and private. Mount point of the new root with "own root", else the body's working folder.
+        limits: Resource limits in bytes, seconds and counts.
+        keep: {file descriptor here: its number inside}; all others are closed.
+        body: Called inside.
+
+    Returns:
+        The id of the process to wait for; its exit code is the body's, or 128 + the signal that ended the body.
+
+    Raises:
+        OSError: a layer cannot be entered; nothing of `body` has run.
     """
     ready, told = os.pipe()
     keeper = os.fork()
@@ -88,16 +96,16 @@ def _never_returns(work: Callable[[], None], told: int) -> None:
 
 
 def _outermost(layers, folder, limits, keep, told, body) -> None:
-    kernel.die_with_parent()
+    syscalls.die_with_parent()
     os.setsid()
-    kernel.hide_memory(False)  # for a moment: the files below are root's while it is hidden
-    Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, the program ends first
+    syscalls.hide_memory(False)  # briefly: the files below belong to root while it is hidden
+    Path("/proc/self/oom_score_adj").write_text("1000")  # when memory runs out, the program is killed first
     user = user_of(os.getpid()) if "own user" in layers else os.geteuid()
     flags = sum(flag for name, flag in _NAMESPACES.items() if name in layers)
     before = 0 if user >= _FIRST_USER or flags and os.geteuid() and _counts_by_namespace() else _processes_of(user)
     if flags:
-        kernel.unshare(flags)
-    kernel.hide_memory()
+        syscalls.unshare(flags)
+    syscalls.hide_memory()
     limits = limits | {"processes": limits["processes"] + before}
 
     def innermost() -> None:
@@ -108,72 +116,68 @@ def _outermost(layers, folder, limits, keep, told, body) -> None:
         body()
 
     if "process namespace" in layers:
-        # The first process of the namespace stays outside of the layers: the program cannot signal or trace it, and
-        # everything in the namespace ends when it does.
+        # The first process of the namespace stays outside of the other layers: the program cannot signal or trace it,
+        # and everything in the namespace ends with it.
         _stand_in_for(lambda: _stand_in_for(innermost, told), told)
     else:
         _stand_in_for(innermost, told)
 
 
 def _stand_in_for(work: Callable[[], None], told: int) -> None:
-    """Run `work` in a child and end with its exit code."""
+    """Run `work` in a child and exit with its exit code."""
     child = os.fork()
     if child == 0:
-        kernel.die_with_parent()
+        syscalls.die_with_parent()
         _never_returns(work, told)
-    os.closerange(0, 4096)  # whoever reads from the program must see its end
+    os.closerange(0, 4096)  # readers of the program's output must see its end
     _, status = os.waitpid(child, 0)
     os._exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
 
 
 def _confine(layers: list[str], folder: Path, limits: dict, user: int) -> None:
-    """Put this process, alone in its namespaces, into the layers; its working folder becomes the private one."""
+    """Move this process, alone in its namespaces, into the layers and its private working folder."""
     if "own root" in layers:
-        kernel.enter_new_root(folder, limits["disk"], user)
+        syscalls.enter_new_root(folder, limits["disk"], user)
         home = "/tmp"
     else:
         home = str(folder)
         os.chown(home, user, -1)
         os.chdir(home)
-    rules = kernel.landlock_rules(home) if "landlock" in layers else None
+    rules = syscalls.landlock_rules(home) if "landlock" in layers else None
     names = {"AS": "memory", "FSIZE": "file", "NOFILE": "open_files", "NPROC": "processes"}
     for name, key in names.items():
-        kernel.limit(name, limits[key])
+        syscalls.limit(name, limits[key])
     for name in ("CORE", "MEMLOCK", "MSGQUEUE"):
-        kernel.limit(name, 0)
-    kernel.limit("CPU", limits["cpu_seconds"], grace=1)
+        syscalls.limit(name, 0)
+    syscalls.limit("CPU", limits["cpu_seconds"], grace=1)
     if os.geteuid() == 0 or "own root" in layers:
-        _drop(layers, user)
-    kernel.no_new_privileges()
-    kernel.hide_memory()
-    kernel.die_with_parent()
+        if "own user" in layers:
+            syscalls.become(user)
+        syscalls.drop_capabilities()
+    syscalls.no_new_privileges()
+    syscalls.hide_memory()
+    syscalls.die_with_parent()
     if rules is not None:
-        kernel.landlock(rules)
+        syscalls.landlock(rules)
     if "system call filter" in layers:
-        kernel.filter_system_calls()
+        syscalls.filter_system_calls()
     os.umask(0o077)
     os.environ.clear()
     os.environ.update(HOME=home, TMPDIR=home, PATH="/usr/bin:/bin", LANG="C.UTF-8")
 
 
-def _drop(layers: list[str], user: int) -> None:
-    if "own user" in layers:
-        kernel.become(user)
-    kernel.drop_capabilities()
-
-
 def user_of(keeper: int) -> int:
-    """The number of the user that "own user" gives to the program of this process."""
+    """The user id that "own user" gives to the program of this process."""
     return _FIRST_USER + keeper
 
 
 def _counts_by_namespace() -> bool:
-    """Whether the limit on processes counts those of a user namespace apart (Linux 5.14)."""
+    """Whether the process limit counts each user namespace separately (Linux 5.14)."""
     return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (5, 14)
 
 
 def _keep_only(keep: dict[int, int]) -> None:
-    """Close every file descriptor but those of `keep`, and give these their numbers."""
+    """Close every file descriptor except those of `keep`, and renumber these."""
     floor = 1 + max([*keep, *keep.values()])
     for offset, handle in enumerate(keep):
         os.dup2(handle, floor + offset)
@@ -185,7 +189,7 @@ def _keep_only(keep: dict[int, int]) -> None:
 
 
 def _processes_of(user: int) -> int:
-    """Threads that the user has already: limits on processes count them where the user is shared with others."""
+    """Number of threads of `user`: the process limit counts them where the user is shared."""
     count = 0
     for entry in Path("/proc").iterdir():
         try:
@@ -197,10 +201,10 @@ def _processes_of(user: int) -> int:
 
 
 def kill_user(user: int) -> None:
-    """Kill every process of a user number that one program alone has, at one stroke."""
+    """Kill every process of a dedicated user id at once."""
     if (child := os.fork()) == 0:
         try:
-            kernel.become(user)
+            syscalls.become(user)
             os.kill(-1, signal.SIGKILL)
         finally:
             os._exit(0)
@@ -208,9 +212,9 @@ def kill_user(user: int) -> None:
 
 
 def kill_descendants() -> None:
-    """Kill and reap every child of this process, and those that these leave to it (`kernel.adopt_orphans`).
+    """Kill and reap every child of this process, adopted orphans (`syscalls.adopt_orphans`) included.
 
-    A process that forks without end cannot outrun this for long: its number is limited, and orphans come here.
+    A fork bomb cannot outrun this for long: the number of its processes is limited.
     """
     while True:
         for child in _children():
@@ -239,16 +243,16 @@ def _children() -> list[int]:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a private folder that a hostile program has filled: read-only or unreadable folders, links, any depth.
+    """Remove a private folder that a hostile program has filled: unreadable folders, links, any depth.
 
-    Links are removed, never followed. It steps down and up again one name at a time: no path gets too long, and no
-    depth needs more file descriptors. All processes of the program are dead: nothing moves meanwhile.
+    Links are removed, never followed. Walks one name at a time, so that depth costs neither path length nor file
+    descriptors. All processes of the program are dead.
     """
     if folder.is_symlink():
         folder.unlink()
         return
     here = _open_folder(str(folder), None)
-    waiting = [_empty_of_files(here)]  # the folders that are left to remove, of each level down to `here`
+    waiting = [_empty_of_files(here)]  # folders left to remove, for each level down to `here`
     names: list[str] = []
     while waiting:
         if waiting[-1]:
@@ -267,7 +271,7 @@ def remove_tree(folder: Path) -> None:
 
 
 def _empty_of_files(handle: int) -> list[str]:
-    """Remove all that is no folder; -> the names of the folders."""
+    """Remove everything but folders; return the names of the folders."""
     folders = []
     for name in os.listdir(handle):
         if _is_folder(name, handle):
@@ -282,38 +286,38 @@ def _is_folder(name: str, parent: int) -> bool:
 
 
 def _open_folder(name: str, parent: int | None) -> int:
-    """Open it whatever its permissions were."""
+    """Open a folder whatever its permissions."""
     os.chmod(name, 0o700, dir_fd=parent)
     return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
 
 
 def probe(folder: Path) -> dict[str, str]:
-    """{layer: "" when it works here, else the reason}: each one is entered by a process that is thrown away."""
+    """{layer: "" where it works, else the reason}; each layer is entered by a throwaway process."""
     if os.uname().sysname != "Linux":
         return dict.fromkeys(LAYERS, "Linux only")
     found: dict[str, str] = {}
     for name in LAYERS:
         found[name] = _reason(name, folder, found)
     working = [name for name, reason in found.items() if not reason]
-    if reason := _attempt(working, folder):  # single ones work, together they do not
+    if reason := _attempt(working, folder):  # they work one by one, but not together
         found |= {name: f"not together with the others: {reason}" for name in _NAMESPACES if not found[name]}
         found["own user"] = found["own user"] or _attempt(["own user"], folder)
     return found
 
 
 def _reason(name: str, folder: Path, found: dict[str, str]) -> str:
-    """Why the layer does not work here; `found` has those before it in LAYERS."""
+    """Why the layer does not work here; `found` has the layers before it in LAYERS."""
     root = os.geteuid() == 0
     if name == "own user":
         if not root:
             return "only root can change its user"
-        # Python may be in a folder that no other user can enter: a root of its own has it all the same.
+        # Python may be in a folder that no other user can enter; a new root contains it all the same.
         return _attempt([name] if found["own root"] else ["own root", name], folder)
     if name == "process limit":
-        return "it does not bind root, and there is no user of its own" if root and found["own user"] else ""
+        return "it does not bind root, and 'own user' does not work" if root and found["own user"] else ""
     if name == "landlock signals":
         try:
-            version = kernel.landlock_version()
+            version = syscalls.landlock_version()
         except OSError as error:
             return str(error)
         return "" if version >= 6 else f"the kernel has Landlock {version}"
@@ -335,4 +339,4 @@ def _attempt(layers: list[str], folder: Path) -> str:
 
 
 def _can_import() -> None:
-    import fractions  # noqa: F401 (a module that nothing here has imported: it must be read from inside)
+    import fractions  # noqa: F401 (not imported before: it must be read from inside)

@@ -1,7 +1,7 @@
-"""One run of one program, or the probe of the layers: `python -I -S -B supervisor.py`, a job on stdin, JSON on stdout.
+"""Run one program, or probe the layers: `python -I -S -B supervisor.py` with a job on stdin and JSON on stdout.
 
-It starts a process for the program and one for the tests, each inside its own layers, hands out the job, reads what the
-program prints up to a limit, watches the clock, and leaves nothing behind: neither a process nor a file.
+Starts one process for the program and one for the tests, each inside its own layers, passes on the job, reads the
+program's output up to a limit, enforces the time limit, and leaves neither a process nor a file behind.
 """
 
 import os
@@ -15,23 +15,23 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from mindspore_impl.evaluation.enclosed import kernel, layers  # noqa: E402
-from mindspore_impl.evaluation.enclosed.exchange import Channel, Ended  # noqa: E402
-from mindspore_impl.evaluation.enclosed.program import judge, serve  # noqa: E402
+from mindspore_impl.evaluation.sandbox import layers, syscalls  # noqa: E402
+from mindspore_impl.evaluation.sandbox.exchange import Channel, Ended  # noqa: E402
+from mindspore_impl.evaluation.sandbox.program import judge, serve  # noqa: E402
 
-_TICK = 0.5  # seconds between looks at whether the parent is still there
+_TICK = 0.5  # seconds between checks that the parent is alive
 
 
 def main() -> None:
-    """Read a job, do it, write its result."""
-    kernel.adopt_orphans()
-    kernel.hide_memory()
+    """Read a job, run it, write its result."""
+    syscalls.adopt_orphans()
+    syscalls.hide_memory()
     stdin, stdout = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     os.dup2(0, 1)
     channel = Channel(stdin, stdout)
     job = channel.receive()
-    sys.path.pop(0)  # what the program imports is Python's own
+    sys.path.pop(0)  # the program imports the standard library alone
     folders = [Path(job["folder"], f"program_{os.urandom(12).hex()}") for _ in range(2)]
     for folder in folders:
         folder.mkdir(0o700)
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _run(job: dict, folders: list[Path], parent: int) -> dict:
-    """Start both sides, let them work until there is a verdict or a reason to stop."""
+    """Start both sides and wait for a verdict or a reason to stop."""
     limits, kept = job["limits"], job["layers"]
     inner, outer = socket.socketpair()  # program and tests
     post, ours = socket.socketpair()  # tests and this process
@@ -78,7 +78,7 @@ def _run(job: dict, folders: list[Path], parent: int) -> dict:
     if verdict["status"] == "ended":
         verdict = _how_it_ended(program, verdict["error"])
     elif verdict.pop("token", token) != token:
-        verdict = {"status": "failed", "error": "the verdict is not the tests' own"}
+        verdict = {"status": "failed", "error": "the verdict does not come from the tests"}
     if "own user" in kept:
         layers.kill_user(layers.user_of(program))
     layers.kill_descendants()
@@ -88,13 +88,13 @@ def _run(job: dict, folders: list[Path], parent: int) -> dict:
 
 
 def _watch(channel: Channel, streams: dict[int, bytearray], deadline: float, limit: int, parent: int) -> dict:
-    """Read what the program prints until the tests post a verdict, time is up, or it prints more than `limit`."""
+    """Read the program's output until the tests post a verdict, time is up, or the output exceeds `limit` bytes."""
     with selectors.DefaultSelector() as selector:
         for handle in (*streams, channel.read):
             selector.register(handle, selectors.EVENT_READ)
         while (left := deadline - time.monotonic()) > 0:
             if os.getppid() != parent:
-                return {"status": "killed", "error": "the process that asked for this run is gone"}
+                return {"status": "killed", "error": "the calling process is gone"}
             for key, _ in selector.select(min(left, _TICK)):
                 if key.fd == channel.read:
                     try:
@@ -111,7 +111,7 @@ def _watch(channel: Channel, streams: dict[int, bytearray], deadline: float, lim
 
 
 def _how_it_ended(program: int, reason: str) -> dict:
-    """The program's process is gone, or not of use any more: what its exit code says."""
+    """The verdict that the exit code of the program's process gives."""
     deadline = time.monotonic() + 2.0
     while (done := os.waitpid(program, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -125,7 +125,7 @@ def _how_it_ended(program: int, reason: str) -> dict:
 
 
 def _drain(streams: dict[int, bytearray], limit: int) -> None:
-    """What is left in the pipes; every writer is dead, so this ends."""
+    """Read the rest of the pipes; every writer is dead, so this ends."""
     for handle, data in streams.items():
         while len(data) < limit and (block := os.read(handle, 1 << 16)):
             data += block[: limit - len(data)]

@@ -1,6 +1,6 @@
-"""The system calls behind the layers, through ctypes: namespaces, a root folder of its own, Landlock, seccomp, limits.
+"""System calls of the isolation layers, through ctypes: namespaces, a new root, Landlock, seccomp, limits.
 
-Linux only, x86_64 and aarch64 (elsewhere each call raises OSError, and the layer is reported as missing). Numbers and
+Linux on x86_64 and aarch64; elsewhere each call raises OSError, and the layer is reported as missing. Numbers and
 structures: the kernel's include/uapi (unistd.h, landlock.h, seccomp.h, filter.h, capability.h, mount.h).
 """
 
@@ -18,7 +18,7 @@ ANY_NAMESPACE = 0x7E020000  # the seven of clone(2)
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 8, 32, 4096
 _MS_REC, _MS_PRIVATE, _MS_RELATIME = 16384, 1 << 18, 1 << 21
-# statvfs has the flags of MS_ but for relatime; a user namespace may not drop those of the mount it copies.
+# statvfs uses the MS_ flags except for relatime; a user namespace may not drop the flags of the mount it copies.
 _KEPT_FLAGS = {_MS_NOSUID: _MS_NOSUID, _MS_NODEV: _MS_NODEV, _MS_NOEXEC: _MS_NOEXEC, 1024: 1024, 2048: 2048,
                4096: _MS_RELATIME}  # fmt: skip
 _MNT_DETACH = 2
@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 4, 2
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 36, 38, 47
 _SECCOMP_MODE_FILTER, _SECCOMP_ALLOW, _SECCOMP_ERRNO, _SECCOMP_KILL = 2, 0x7FFF0000, 0x00050000, 0x80000000
 
-# name: (x86_64, aarch64); those from 424 on are the same everywhere.
+# name: (x86_64, aarch64); numbers from 424 on are the same on both.
 _CALLS = {
     "clone": (56, 220), "clone3": (435, 435), "socket": (41, 198), "pivot_root": (155, 41),
     "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445), "landlock_restrict_self": (446, 446),
@@ -40,8 +40,8 @@ _CALLS = {
     "init_module": (175, 105), "finit_module": (313, 273), "memfd_create": (319, 279), "shmget": (29, 194),
     "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),
 }  # fmt: skip
-# A program that computes needs none of these: sockets, new namespaces and mounts, other processes' memory, the kernel's
-# own machinery, and memory that no limit of a process counts.
+# A program that only computes needs none of these: sockets, namespaces, mounts, other processes' memory, kernel
+# administration, and memory outside the process limits.
 _DENIED = [name for name in _CALLS if name not in {"clone", "clone3", "capset"} and not name.startswith("landlock")]
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of _CALLS, AUDIT_ARCH_*
 
@@ -71,23 +71,25 @@ def _prctl(option: int, *arguments: int) -> None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that made it ends. A change of user takes it back."""
+    """Have the kernel kill this process when its parent thread ends. A change of user resets this."""
     _prctl(_PR_SET_PDEATHSIG, 9)
 
 
 def hide_memory(hidden: bool = True) -> None:
-    """No other process of this user may trace this one or open what /proc says of it (or, False, may again)."""
+    """Forbid (or, False, allow) other processes of this user to trace this one or to read its /proc entries."""
     _prctl(_PR_SET_DUMPABLE, 0 if hidden else 1)
 
 
 def adopt_orphans() -> None:
-    """Whatever this process's descendants leave behind becomes its child, so that it can be found and killed."""
+    """Make this process the parent of its orphaned descendants, so that they can be found and killed."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def unshare(flags: int) -> None:
-    """Move this process into new namespaces. For a user who is not root a user namespace comes first, in which the
-    user keeps the same number and has every capability over the other namespaces. Raises OSError."""
+    """Move this process into new namespaces. Raises OSError.
+
+    A user who is not root gets a user namespace too, with the same user id and all capabilities over the others.
+    """
     uid, gid = os.geteuid(), os.getegid()
     if uid != 0:
         flags |= CLONE_NEWUSER
@@ -118,7 +120,7 @@ def _bind(source: str, root: Path, read_only: bool) -> None:
 
 
 def readable_folders() -> list[str]:
-    """What Python itself needs to read: its own prefix and the system's libraries, without links and repetitions."""
+    """Folders that Python needs to read: its own prefix and the system's libraries, without links and duplicates."""
     prefix = os.path.realpath(sys.base_prefix)
     own = [f"{prefix}/lib", f"{prefix}/bin"] if prefix != "/usr" else []
     wanted = ["/usr", "/lib", "/lib64", *own]
@@ -126,10 +128,10 @@ def readable_folders() -> list[str]:
 
 
 def enter_new_root(folder: Path, disk_bytes: int, owner: int) -> None:
-    """Make a root of its own on the empty `folder`: Python and libraries read-only, /dev/null, and a /tmp in memory of
-    `disk_bytes` that belongs to the user `owner`. Nothing else of the machine has a name there. Raises OSError.
+    """Change to a new root on the empty `folder`: Python and libraries read-only, /dev/null, and a /tmp of `disk_bytes`
+    in memory that belongs to the user id `owner`. Raises OSError.
 
-    Needs a mount namespace of its own, which this process is alone in.
+    Requires a mount namespace that this process is alone in.
     """
     _mount("", "/", "", _MS_REC | _MS_PRIVATE)
     _mount("tmpfs", str(folder), "tmpfs", _MS_NOSUID | _MS_NODEV, "size=256k,mode=755")
@@ -152,13 +154,16 @@ def enter_new_root(folder: Path, disk_bytes: int, owner: int) -> None:
 
 
 def landlock_version() -> int:
-    """The kernel's Landlock version: 1 for files, 4 with TCP, 6 with signals. Raises OSError where there is none."""
+    """The kernel's Landlock version: 1 files, 4 adds TCP, 6 adds signals. Raises OSError without Landlock."""
     return _syscall("landlock_create_ruleset", None, ctypes.c_size_t(0), ctypes.c_uint32(1))
 
 
 def landlock_rules(writable: str) -> int:
-    """A set of rules, as a file descriptor: Python's folders can be read, `writable` can be used, nothing else can be
-    opened; no TCP and no signals to processes outside where the kernel knows these. Raises OSError."""
+    """Create a rule set and return its file descriptor. Raises OSError.
+
+    Python's folders are readable, `writable` is fully usable, nothing else can be opened; TCP and signals to processes
+    outside are refused where the kernel supports it.
+    """
     version = landlock_version()
     write_file, read_file, read_folder, truncate, device = 1 << 1, 1 << 2, 1 << 3, 1 << 14, 1 << 15
     every = (1 << 13) - 1  # version 1: all up to MAKE_SYM
@@ -179,39 +184,36 @@ def landlock_rules(writable: str) -> int:
 
 
 def landlock(rules: int) -> None:
-    """Hold this process and all it starts to `rules`, for good. Raises OSError."""
+    """Restrict this process and its descendants to `rules` permanently. Raises OSError."""
     _syscall("landlock_restrict_self", rules, ctypes.c_uint32(0))
     os.close(rules)
 
 
 def no_new_privileges() -> None:
-    """Nothing this process executes can raise its rights (set-user-id files, file capabilities)."""
+    """Forbid privilege escalation on exec (set-user-id files, file capabilities)."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def drop_capabilities() -> None:
-    """Give up every capability, those of a user namespace too, for good. Raises OSError."""
+    """Drop every capability permanently, those of a user namespace included. Raises OSError."""
     for number in range(64):
         try:
             _prctl(_PR_CAPBSET_DROP, number)
         except OSError:
-            break  # past the last one, or none to begin with
+            break  # past the last capability, or none to drop
     _prctl(_PR_CAP_AMBIENT, 4)
     _syscall("capset", struct.pack("Ii", 0x20080522, 0), struct.pack("6I", 0, 0, 0, 0, 0, 0))
 
 
 def become(user: int) -> None:
-    """Change to the user and group number `user`, which needs no account, without other groups. Raises OSError."""
+    """Change to the user and group id `user`, which needs no account, without other groups. Raises OSError."""
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
 
 
 def filter_system_calls() -> None:
-    """Refuse, with EPERM, sockets, namespaces, mounts, tracing and the like, for this process and all it starts.
-
-    Needs `no_new_privileges`. Raises OSError.
-    """
+    """Refuse _DENIED with EPERM for this process and its descendants. Requires `no_new_privileges`. Raises OSError."""
     column, architecture = _MACHINES.get(os.uname().machine, (None, None))
     if column is None:
         raise OSError(errno.ENOSYS, f"no filter of system calls for {os.uname().machine}")
@@ -222,7 +224,7 @@ def filter_system_calls() -> None:
         program += [(greater, 0, 1, 0x40000000), (give, 0, 0, refuse)]  # the x32 numbers
     for name in _DENIED:
         program += [(equal, 0, 1, _CALLS[name][column]), (give, 0, 0, refuse)]
-    # clone3 hides its flags behind a pointer; C libraries take clone when it is absent.
+    # clone3 passes its flags by pointer; C libraries fall back to clone when it is absent.
     program += [(equal, 0, 1, _CALLS["clone3"][column]), (give, 0, 0, _SECCOMP_ERRNO | errno.ENOSYS)]
     program += [(equal, 0, 3, _CALLS["clone"][column]), (load, 0, 0, 16)]
     program += [(any_bit, 0, 1, ANY_NAMESPACE), (give, 0, 0, refuse), (give, 0, 0, _SECCOMP_ALLOW)]
@@ -232,7 +234,7 @@ def filter_system_calls() -> None:
 
 
 def limit(name: str, value: int, grace: int = 0) -> None:
-    """Lower a resource limit to `value`, its hard limit to `value + grace`. Never raises one."""
+    """Lower a resource limit to `value`, and its hard limit to `value + grace`. Never raises a limit."""
     kind = getattr(resource, f"RLIMIT_{name}")
     _, hard = resource.getrlimit(kind)
     top = value + grace if hard == resource.RLIM_INFINITY else min(value + grace, hard)

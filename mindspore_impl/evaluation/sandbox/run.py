@@ -1,9 +1,7 @@
-"""Run Python programs that nobody has read, and say whether they pass their tests.
+"""Start sandboxed programs and collect their results.
 
-The program and its tests run in two processes, each inside the layers of isolation that this machine has
-(`enclosed/layers.py`): the tests call into the program, and the verdict comes from their side. A result names the
-layers that were around it; where the machine cannot keep a promise (`isolation().missing`), nothing runs unless
-`require_isolation` is false.
+A result names the layers that the program ran in. Where the machine cannot keep a promise (`isolation().missing`),
+nothing runs unless `require_isolation` is false.
 """
 
 import functools
@@ -21,21 +19,21 @@ from typing import Literal
 
 from mindspore_impl import runtime
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.enclosed import layers
+from mindspore_impl.evaluation.sandbox.layers import LAYERS, PROMISES, SETUP_SECONDS, missing_promises
 
-_SUPERVISOR = Path(layers.__file__).with_name("supervisor.py")
-_GRACE_SECONDS = 2 * layers.SETUP_SECONDS + 15  # for starting and clearing up on a busy machine
+_SUPERVISOR = Path(__file__).with_name("supervisor.py")
+_GRACE_SECONDS = 2 * SETUP_SECONDS + 15  # startup and cleanup on a busy machine
 _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use. A program of several processes has memory, CPU time and files for each of them."""
+    """Resource limits of one program. Memory, CPU time and files are limited for each of its processes."""
 
-    seconds: float = 10.0  # wall clock, from the moment that it is loaded
+    seconds: float = 10.0  # wall clock, counted from loading
     cpu_seconds: int = 10
     memory_mb: int = 512  # address space
-    disk_mb: int = 16  # the private folder, where it is in memory ("own root")
+    disk_mb: int = 16  # private folder, where it is in memory (layer "own root")
     file_mb: int = 8
     open_files: int = 64
     processes: int = 8  # and threads
@@ -50,14 +48,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one program. `passed` means that its tests ran to their end (with no tests: that it did)."""
+    """Outcome of one program. `passed`: its tests ran to the end; without tests, the program did."""
 
     status: Literal["passed", "failed", "timeout", "memory", "output", "killed", "refused"]
     error: str = ""  # one line: the exception and the line of the tests, or the limit
     stdout: str = ""
     stderr: str = ""
     seconds: float = 0.0
-    isolation: tuple[str, ...] = ()  # the layers that were around it
+    isolation: tuple[str, ...] = ()  # layers in use
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Isolation:
-    """What this machine offers: `layers` in use, `reasons` of those that do not work, `missing` promises."""
+    """Available isolation: the working `layers`, `reasons` why others do not work, `missing` promises."""
 
     layers: tuple[str, ...]
     reasons: dict[str, str] = field(default_factory=dict)
@@ -80,13 +78,13 @@ class Isolation:
 
 @functools.cache
 def isolation() -> Isolation:
-    """Try every layer of `layers.LAYERS` once, in a process that is thrown away."""
+    """Probe every layer once, in a throwaway process."""
     found = _supervise({"do": "probe"}, _GRACE_SECONDS)
     if "status" in found:
-        found = {name: found["error"] for name in layers.LAYERS}
-    working = tuple(name for name, reason in found.items() if not reason)
+        found = dict.fromkeys(LAYERS, found["error"])
     reasons = {name: reason for name, reason in found.items() if reason}
-    return Isolation(working, reasons, tuple(layers.missing_promises(list(working))))
+    working = tuple(name for name in found if name not in reasons)
+    return Isolation(working, reasons, tuple(missing_promises(working)))
 
 
 def run_program(
@@ -98,16 +96,22 @@ def run_program(
 ) -> Result:
     """Run `source`, then `checks` against it; both are Python with its standard library.
 
-    checks: tests that raise when the program is wrong. They run in another process, where `names` stand for what the
-        program defines. Plain values travel as copies (numbers, text, bytes, None, list, tuple, dict, set, range,
-        Fraction, Decimal; changes of an argument in place travel back); other objects of the program can be called,
-        read and walked through, and equal nothing but themselves. Without checks the program is `__main__`.
-    around: the layers to use (default: all that work here).
-    Never raises for what the program does.
+    Args:
+        source: The program. Without checks it runs as `__main__`.
+        limits: Resource limits.
+        checks: Tests, which raise when the program is wrong. They run in another process. Plain values are copied
+            (numbers, text, bytes, None, list, tuple, dict, set, range, Fraction, Decimal), and in-place changes of an
+            argument are copied back. Other objects of the program can be called, read and iterated, and compare equal
+            to nothing but themselves.
+        names: Names that the tests take from the program.
+        around: Layers to use; default: all that work here.
+
+    Returns:
+        The result. Nothing that the program does raises.
     """
     around = around or isolation()
     if limits.require_isolation and around.missing:
-        return Result("refused", refusal(around))
+        return Result("refused", _refusal(around))
     job = {"do": "run", "program": source, "checks": checks, "names": list(names), "layers": list(around.layers)}
     sizes = {"memory": limits.memory_mb * _MIB, "disk": limits.disk_mb * _MIB, "file": limits.file_mb * _MIB}
     job["limits"] = vars(limits) | sizes | {"output": limits.output_kb << 10}
@@ -115,42 +119,41 @@ def run_program(
 
 
 def check_isolation(limits: Limits) -> Isolation:
-    """The layers of this machine. Raises UserError where they do not keep the promises that `limits` asks for."""
+    """Return this machine's isolation. Raises UserError where it does not keep the promises that `limits` requires."""
     around = isolation()
     if limits.require_isolation and around.missing:
-        raise UserError(refusal(around))
+        raise UserError(_refusal(around))
     return around
 
 
-def refusal(around: Isolation) -> str:
-    """Why no program is run inside of `around`, and what can be done about it."""
-    useful = {name for promise in around.missing for way in layers.PROMISES[promise] for name in way}
+def _refusal(around: Isolation) -> str:
+    useful = {name for promise in around.missing for way in PROMISES[promise] for name in way}
     reasons = "; ".join(f"{name}: {reason}" for name, reason in around.reasons.items() if name in useful)
     return (
         f"this machine cannot isolate programs: {', '.join(around.missing)} not protected ({reasons}); run as root, "
-        "allow user namespaces or use Linux 6.12 with Landlock; to run them all the same pass --code-unisolated "
-        "(tools/evaluate.py) or require_isolation=false (Limits)"
+        "allow user namespaces or use Linux 6.12 with Landlock; to run programs without protection pass "
+        "--code-unisolated (tools/evaluate.py) or require_isolation=false (Limits)"
     )
 
 
 def run_many(
     programs: Iterable[Program], limits: Limits = Limits(), workers: int | None = None, title: str = "programs"
 ) -> list[Result]:
-    """`run_program` for each, `workers` at a time (default: one a core), in order.
+    """`run_program` for each, `workers` at a time (default: one per core), in order.
 
-    Raises UserError where programs cannot be isolated and must be.
+    Raises UserError where programs must be isolated and cannot be.
     """
     programs, around = list(programs), check_isolation(limits)
-    results: list[Result | None] = [None] * len(programs)
 
-    def run(index: int) -> None:
-        program = programs[index]
-        results[index] = run_program(program.source, limits, program.checks, program.names, around)
+    def run(program: Program) -> Result:
+        return run_program(program.source, limits, program.checks, program.names, around)
 
     pool = ThreadPoolExecutor(max(1, workers or len(os.sched_getaffinity(0))))
+    results = []
     with runtime.progress_bar(len(programs), title, "program") as bar:
         try:
-            for _ in pool.map(run, range(len(programs))):
+            for result in pool.map(run, programs):
+                results.append(result)
                 bar.update()
         finally:
             pool.shutdown(cancel_futures=True)
@@ -158,7 +161,7 @@ def run_many(
 
 
 def _supervise(job: dict, seconds: float) -> dict:
-    """Have the supervisor do `job`; -> its result, or one that says why there is none."""
+    """Run a supervisor process for `job`; return its result, or one that says why there is none."""
     data = json.dumps(job | {"folder": tempfile.gettempdir()}).encode()
     command = [os.path.realpath(sys.executable), "-I", "-S", "-B", str(_SUPERVISOR)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

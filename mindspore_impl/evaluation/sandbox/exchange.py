@@ -1,35 +1,36 @@
-"""What goes between the process of the tests and the process of the program: frames of JSON with plain values in them.
+"""Wire format between the process of the tests and the process of the program: length-prefixed JSON.
 
-Values travel as copies of Python's own plain types, whatever subclass the program made (its `__eq__` never decides a
-test). Anything else stays where it is, and the other side gets a handle to it.
+Plain values are copied as Python's built-in types even when the program passes a subclass, so that the program's
+`__eq__` never decides a test. All other objects stay where they are, and the other side gets a handle.
 """
 
+import importlib
 import json
 import os
 import struct
 from collections.abc import Callable
 
-LARGEST = 64 << 20  # bytes of one message
+MAX_MESSAGE = 64 << 20  # bytes
 
 
 class Ended(BaseException):
-    """The other side is gone, or does not keep to the form. No `except Exception` of a test can swallow it."""
+    """The other side is gone or broke the protocol. Not an Exception, so that no test can swallow it."""
 
 
 class Channel:
-    """Messages over one socket or pair of pipes (file descriptors)."""
+    """Messages over one socket or pair of pipes, given as file descriptors."""
 
     def __init__(self, read: int, write: int):
         self.read, self.write, self.ended = read, write, ""
 
     def send(self, message) -> None:
-        """Send one JSON value. Raises Ended; ValueError when it is too large or too deep."""
+        """Send one JSON value. Raises Ended; ValueError when the value is too large or too deep."""
         try:
             data = json.dumps(message).encode()
         except RecursionError as error:
             raise ValueError("a value is nested too deeply, or contains itself") from error
-        if len(data) > LARGEST:
-            raise ValueError(f"a value takes {len(data) >> 20} MiB, more than {LARGEST >> 20}")
+        if len(data) > MAX_MESSAGE:
+            raise ValueError(f"a value takes {len(data) >> 20} MiB, more than {MAX_MESSAGE >> 20}")
         data = memoryview(struct.pack("<I", len(data)) + data)
         try:
             while data:
@@ -38,14 +39,14 @@ class Channel:
             raise self.end("the program is gone") from error
 
     def receive(self):
-        """The next JSON value. Raises Ended."""
+        """Receive one JSON value. Raises Ended."""
         size = struct.unpack("<I", self._exactly(4))[0]
-        if size > LARGEST:
+        if size > MAX_MESSAGE:
             raise self.end("the program's answer is too large")
         try:
             return json.loads(self._exactly(size))
         except (ValueError, RecursionError) as error:
-            raise self.end("the program's answer has no known form") from error
+            raise self.end("the program's answer is malformed") from error
 
     def _exactly(self, size: int) -> bytes:
         data = bytearray()
@@ -57,15 +58,15 @@ class Channel:
         return bytes(data)
 
     def end(self, reason: str) -> Ended:
-        """Note why nothing can follow (the first reason stays), and give the exception to raise."""
+        """Record why the channel ended (the first reason is kept), and return the exception to raise."""
         self.ended = self.ended or reason
         return Ended(self.ended)
 
 
 def encode(value, handle: Callable[[object], list]):
-    """`value` as JSON: numbers, text, true, false and null as they are, all else a list that begins with its kind.
+    """Encode `value` as JSON: None, bool, str and float as they are, all else as a list that begins with its type name.
 
-    handle(value) -> the list for a value that is not plain; it may raise TypeError instead.
+    handle(value) returns the list for a value that is not plain, or raises TypeError.
     """
     if value is None or value is True or value is False:
         return value
@@ -87,13 +88,13 @@ def encode(value, handle: Callable[[object], list]):
     if isinstance(value, type) and value in _TYPES.values():
         return ["type", value.__name__]
     name = f"{type(value).__module__}.{type(value).__name__}"
-    if name in _BY_TEXT:
-        return [name, *_BY_TEXT[name][0](value)]
+    if name in _ARGUMENTS:
+        return [name, *_ARGUMENTS[name](value)]
     return handle(value)
 
 
 def decode(value, handle: Callable[[list], object]):
-    """The value that `encode` was given; handle(list) -> what a handle stands for. Raises ValueError."""
+    """Invert `encode`; handle(list) resolves a handle. Raises ValueError."""
     if not isinstance(value, list):
         return value
     kind, *rest = value
@@ -103,13 +104,14 @@ def decode(value, handle: Callable[[list], object]):
         return _COLLECTIONS[kind](decode(entry, handle) for entry in rest)
     if kind == "dict":
         return {decode(key, handle): decode(entry, handle) for key, entry in rest}
-    if kind in _BY_TEXT:
-        return _BY_TEXT[kind][1](*rest)
+    if kind in _ARGUMENTS:
+        module, name = kind.split(".")
+        return getattr(importlib.import_module(module), name)(*rest)
     if kind == "type" and rest[0] in _TYPES:
         return _TYPES[rest[0]]
     if kind == "handle":
         return handle(rest)
-    raise ValueError(f"no value is of the kind {kind!r}")
+    raise ValueError(f"unknown type {kind!r}")
 
 
 _TYPES = {t.__name__: t for t in (bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict)}
@@ -120,33 +122,16 @@ _SIMPLE = {
     "bytes": bytes.fromhex,
     "bytearray": bytearray.fromhex,
 }
-
-
-def _decimal(text: str):
-    import decimal
-
-    return decimal.Decimal(text)
-
-
-def _fraction(text: str):
-    import fractions
-
-    return fractions.Fraction(text)
-
-
-def _range(start: int, stop: int, step: int):
-    return range(start, stop, step)
-
-
-_BY_TEXT = {
-    "decimal.Decimal": (lambda value: [str(value)], _decimal),
-    "fractions.Fraction": (lambda value: [str(value)], _fraction),
-    "builtins.range": (lambda value: [value.start, value.stop, value.step], _range),
+# Types that are rebuilt by calling them; their modules are imported on demand, since most programs need none.
+_ARGUMENTS = {
+    "decimal.Decimal": lambda value: [str(value)],
+    "fractions.Fraction": lambda value: [str(value)],
+    "builtins.range": lambda value: [value.start, value.stop, value.step],
 }
 
 
 def update(target, changed) -> None:
-    """Make the container `target` hold what `changed` holds: a program may change its arguments in place."""
+    """Copy the contents of `changed` into the container `target`: a program may change its arguments in place."""
     if isinstance(target, list | bytearray):
         target[:] = changed
     elif isinstance(target, dict | set):

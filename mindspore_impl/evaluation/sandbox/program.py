@@ -1,21 +1,26 @@
-"""The two sides of a run: `serve` holds the program, `judge` holds the tests, each in a process inside its own layers.
+"""The two sides of a run: `serve` holds the program, `judge` the tests, each in its own isolated process.
 
-The program never is in the process that decides: it cannot change the tests, and what it prints, patches or exits with
-is no verdict. The names that the tests take from it stand for calls to the other side.
+The program is never in the process that decides: it cannot change the tests, and nothing that it prints, patches or
+exits with is a verdict. The names that the tests take from it are proxies for calls to the other side.
 """
 
 import builtins
+import contextlib
 import importlib.machinery
+import operator
 import sys
 import types
 
-from mindspore_impl.evaluation.enclosed.exchange import Channel, Ended, decode, encode, update
+from mindspore_impl.evaluation.sandbox.exchange import Channel, Ended, decode, encode, update
 
-_PLAIN_OPERATIONS = {"iter": iter, "next": next, "len": len, "str": str, "repr": repr, "bool": bool}
+_OPERATIONS = {
+    "getattr": getattr, "setattr": setattr, "getitem": operator.getitem, "contains": operator.contains,
+    "iter": iter, "next": next, "len": len, "str": str, "bool": bool,
+}  # fmt: skip
 
 
 class _Text(importlib.machinery.SourceFileLoader):
-    """Loads a module from a text, and writes nothing."""
+    """Load a module from a string, without bytecode files."""
 
     def __init__(self, name: str, text: str):
         super().__init__(name, f"<{name}>")
@@ -23,11 +28,11 @@ class _Text(importlib.machinery.SourceFileLoader):
 
     def get_data(self, path: str) -> bytes:
         if path != self.path:
-            raise OSError("there is nothing but the text")
+            raise OSError("only the source is available")
         return self.text.encode()
 
     def path_stats(self, path: str) -> dict:
-        raise OSError("a text has no age")
+        raise OSError("the source has no modification time")
 
 
 def _module(name: str, text: str) -> tuple[types.ModuleType, _Text]:
@@ -38,11 +43,11 @@ def _module(name: str, text: str) -> tuple[types.ModuleType, _Text]:
     return module, loader
 
 
-# The side of the program ------------------------------------------------------------------------------------------
+# Side of the program
 
 
 def serve(handle: int) -> None:
-    """Load the program that the other side sends, and do what it asks for until it is gone."""
+    """Load the program that the other side sends, then answer its requests until it is gone."""
     channel, held = Channel(handle, handle), []
 
     def kept(value) -> list:
@@ -62,13 +67,11 @@ def serve(handle: int) -> None:
                 answer = {"value": None}
             else:
                 answer = _answer(request, program, held, kept)
-        except BaseException as error:  # SystemExit and KeyboardInterrupt are the program's too
+        except BaseException as error:  # SystemExit and KeyboardInterrupt too
             answer = {"error": [type(error).__name__, _text_of(error), _exit_code(error)]}
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with contextlib.suppress(BaseException):  # the program may have closed or replaced it
                 stream.flush()
-            except BaseException:  # the program may have closed or replaced it
-                continue
         try:
             channel.send(answer)
         except ValueError as error:
@@ -88,25 +91,15 @@ def _answer(request: dict, program: types.ModuleType, held: list, kept) -> dict:
         named = {name: given(value) for name, value in request["named"].items()}
         value = target(*arguments, **named)
         changed = {}
-        for index, argument in enumerate(arguments):
-            if isinstance(argument, list | dict | set | bytearray):
-                now = encode(argument, kept)
-                if now != request["arguments"][index] and not isinstance(argument, set):
-                    changed[index] = now
-                elif isinstance(argument, set) and argument != given(request["arguments"][index]):
-                    changed[index] = now
+        for index, (argument, before) in enumerate(zip(arguments, request["arguments"], strict=True)):
+            if isinstance(argument, set):  # its order says nothing
+                is_changed = argument != given(before)
+            else:
+                is_changed = isinstance(argument, list | dict | bytearray) and encode(argument, kept) != before
+            if is_changed:
+                changed[index] = encode(argument, kept)
         return {"value": encode(value, kept), "changed": changed}
-    if request["do"] == "getattr":
-        value = getattr(target, *arguments)
-    elif request["do"] == "setattr":
-        value = setattr(target, *arguments)
-    elif request["do"] == "getitem":
-        value = target[arguments[0]]
-    elif request["do"] == "contains":
-        value = arguments[0] in target
-    else:
-        value = _PLAIN_OPERATIONS[request["do"]](target)
-    return {"value": encode(value, kept)}
+    return {"value": encode(_OPERATIONS[request["do"]](target, *arguments), kept)}
 
 
 def _text_of(error: BaseException) -> str:
@@ -121,17 +114,17 @@ def _exit_code(error: BaseException):
     return code if isinstance(error, SystemExit) and type(code) in (int, str) else None
 
 
-# The side of the tests --------------------------------------------------------------------------------------------
+# Side of the tests
 
 
 class ProgramError(Exception):
-    """An exception of the program whose type is none of Python's own."""
+    """An exception of the program that is not a built-in type."""
 
 
 class Remote:
-    """Something that stays in the program: it can be called, read, counted and walked through, from here.
+    """Proxy of an object that stays in the program: can be called, read, counted and iterated.
 
-    It compares by identity alone and has no arithmetic: an object of the program cannot claim to equal the expected.
+    Compares by identity and has no arithmetic, so that an object of the program cannot claim to equal the expected one.
     """
 
     def __init__(self, channel: Channel, number: int, kind: str):
@@ -182,14 +175,14 @@ class Remote:
 def _sent(value) -> list:
     if isinstance(value, Remote):
         return ["handle", value._number]
-    raise TypeError(f"a test cannot give the program a value of the type {type(value).__name__}")
+    raise TypeError(f"a test cannot pass a {type(value).__name__} to the program")
 
 
 def _received(channel: Channel, value):
     try:
         return decode(value, lambda rest: Remote(channel, int(rest[0]), str(rest[1])))
     except (ValueError, TypeError, IndexError, RecursionError, ArithmeticError) as error:
-        raise channel.end("the program's answer has no known form") from error
+        raise channel.end("the program's answer is malformed") from error
 
 
 def _ask(channel: Channel, operation: str, target: int, arguments: list, named: dict) -> dict:
@@ -198,9 +191,9 @@ def _ask(channel: Channel, operation: str, target: int, arguments: list, named: 
 
 
 def _without_error(answer) -> dict:
-    """The answer of the program; raises here what it raised there."""
+    """Return the program's answer; raise its exception here."""
     if not isinstance(answer, dict):
-        raise Ended("the program's answer has no known form")
+        raise Ended("the program's answer is malformed")
     if "error" not in answer:
         return answer
     name, text, code = answer["error"]
@@ -208,22 +201,21 @@ def _without_error(answer) -> dict:
     if isinstance(kind, type) and issubclass(kind, Exception):
         try:
             error = kind(text)
-        except TypeError:  # UnicodeDecodeError and its like need more
+        except TypeError:  # such as UnicodeDecodeError, which needs more arguments
             error = ProgramError(f"{name}: {text}")
     elif name == "SystemExit":
         error = SystemExit(code)
     else:
         error = ProgramError(f"{name}: {text}")
-    error.of_program = True
     raise error
 
 
 def judge(post: int, handle: int) -> None:
-    """Take the job from `post`, run its checks against the program behind `handle`, and post the verdict."""
+    """Receive a job from `post`, run its checks against the program behind `handle`, and post the verdict."""
     post, channel = Channel(post, post), Channel(handle, handle)
     job = post.receive()
     verdict = _verdict(job, channel)
-    if channel.ended:  # whatever a test made of it
+    if channel.ended:  # even if a test caught it
         verdict = {"status": "ended", "error": channel.ended}
     post.send({"token": job["token"]} | verdict)
 
@@ -255,7 +247,7 @@ def _verdict(job: dict, channel: Channel) -> dict:
 
 
 def _described(error: BaseException, checks: str) -> str:
-    """The exception in one line, with the line of the checks that it came through."""
+    """The exception in one line, with the line of the checks that raised it."""
     text = f"{type(error).__name__}: {_text_of(error)}".removesuffix(": ")
     line, trace = None, error.__traceback__
     while trace is not None:
