@@ -83,8 +83,11 @@ def setting_problems(config: Config, set_keys: Iterable[tuple[str, str]]) -> Ite
 
     set_keys: (configuration key, data set) of every set that a stage reads.
     """
+    from mindspore_impl.text.template import find_template
+
     yield from schema.range_problems(config)
     options = config.tokenizer
+    yield from problem_of(find_template, options.template)
     if options.path is None and not options.train_on:
         yield "tokenizer.path: give a SentencePiece model or a tokenizer.json, or name data sets in tokenizer.train_on"
     elif options.path is None and options.template != "pangu":
