@@ -5,10 +5,10 @@ import json
 import pytest
 
 from mindspore_impl import files
+from mindspore_impl.cli.train_mindformers import stage_files
+from mindspore_impl.config import compose
 from mindspore_impl.curriculum import runner
-from mindspore_impl.curriculum.configuration import compose
 from mindspore_impl.curriculum.plan import make_plan
-from mindspore_impl.curriculum.stage_files import stage_files
 from mindspore_impl.errors import UserError
 
 EXPERIMENT = "experiment=quickstart_curriculum"
@@ -50,8 +50,8 @@ def metrics_of(folder, name):
     [
         (["data.sets.scored.path=scoer"], "data.sets.scored.path: no stage is named 'scoer'; did you mean 'score'"),
         (["data.sets.scored.path=answers"], "'answers' is a rollout stage, a reject or score stage is needed"),
-        (["order=[sft_reasoning,shuffled,score]", "compare=[]"], "'score' runs after 'shuffled'; move it forward in order"),
-        (["order=[sft_reasoning,shuffled]", "compare=[]"], "data.sets.scored.path: 'score' is defined but not listed in order"),
+        (["order=[sft_reasoning,shuffled,score]"], "'score' runs after 'shuffled'; move it forward in order"),
+        (["order=[sft_reasoning,shuffled]"], "data.sets.scored.path: 'score' is defined but not listed in order"),
         (["data.sets.scored.path=./none.jsonl"], "data.sets.scored.path: ./none.jsonl: no such file"),
         (["data.sets.scored_sometimes.keep.low=2"], "data.sets.scored_sometimes.keep: nothing lies between low=2.0"),
         (["data.sets.scored.keep.bucket=esay"], "data.sets.scored.keep.bucket: 'esay' is not allowed; did you mean"),
@@ -91,12 +91,12 @@ def test_weights_of_another_model_are_refused(tmp_path, ms_runtime):
     ms.save_checkpoint(PanguForCausalLM(small_options()), str(tmp_path / "other"), format="safetensors")
     (path,) = tmp_path.glob("other*")
     with pytest.raises(UserError, match="other.safetensors"):
-        run(tmp_path / "run", "order=[score]", "compare=[]", f"stages.score.init={path}", "stages.score.model=student")
+        run(tmp_path / "run", "order=[score]", f"stages.score.init={path}", "stages.score.model=student")
 
 
 @pytest.mark.slow
 def test_a_scored_set_is_trained_on_in_a_band_and_in_order(tmp_path, ms_runtime, capsys):
-    folder = run(tmp_path / "run", "order=[sft_reasoning,score,easy_to_hard]", "compare=[]",
+    folder = run(tmp_path / "run", "order=[sft_reasoning,score,easy_to_hard]",
                  "data.sets.scored.keep={field:difficulty_loss,bucket:hard}")  # fmt: skip
     (path,) = folder.glob("stages/*_score/records.jsonl")
     losses = [line["meta"]["difficulty_loss"] for _, line in files.read_jsonl(path)]
@@ -112,7 +112,7 @@ def test_a_scored_set_is_trained_on_in_a_band_and_in_order(tmp_path, ms_runtime,
     assert "scored: 10 of 30 records kept; mean difficulty_loss" in capsys.readouterr().out
     assert "easy_to_hard keeps 10 of 30 records of scored" in (folder / "report.html").read_text()
     # Who trains the stage elsewhere is given the file that the score stage made.
-    config = compose([*SMALL, f"run_dir={folder}", "order=[sft_reasoning,score,easy_to_hard]", "compare=[]"])
+    config = compose([*SMALL, f"run_dir={folder}", "order=[sft_reasoning,score,easy_to_hard]"])
     assert stage_files(config, "easy_to_hard").sets["scored"].path == str(path)
 
 
@@ -132,7 +132,7 @@ def test_the_whole_experiment_with_answers(tmp_path, ms_runtime):
             lines.append({"id": f"{record.id}#{sample}", "messages": messages, "meta": meta, **said})
     files.write_jsonl(tmp_path / "answers.jsonl", lines)
     given = [f"stages.{name}.rollouts={tmp_path / 'answers.jsonl'}" for name in ("score", "right")]
-    folder = run(tmp_path / "run", *given, "order=[sft_reasoning,score,right,sometimes,unsurprising,own_answers]", "compare=[]")
+    folder = run(tmp_path / "run", *given, "order=[sft_reasoning,score,right,sometimes,unsurprising,own_answers]")
     assert metrics_of(folder, "sometimes")["data"]["selection"]["scored_sometimes"]["after"] == 10
     right = metrics_of(folder, "right")
     counts = [right[key] for key in ("prompts", "records", "without_right_answer", "right_share")]

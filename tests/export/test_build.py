@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from mindspore_impl import cli
-from mindspore_impl.curriculum import configuration
+from mindspore_impl import config
+from mindspore_impl.cli import export
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.errors import UserError
 from mindspore_impl.export import build as exporting
@@ -117,7 +117,7 @@ def test_not_a_number_is_never_near():
 
 def test_estimate_of_the_published_model(ms_runtime):
     """Known sizes: 1,155,912,192 parameters, 79,872 bytes of 16-bit cache a token."""
-    model = configuration.compose(["model@models.student=pangu_1b"]).models["student"]
+    model = config.compose(["model@models.student=pangu_1b"]).models["student"]
     found = {p: exporting.memory_estimate(model, ExportOptions(p, 2048, [64, 1024])) for p in ("fp32", "fp16", "int8")}
     assert found["fp16"]["cache"] == 2 * 2048 * 79872
     assert found["fp16"]["weights"] == pytest.approx(2 * 1_155_912_192, rel=2e-3)
@@ -127,26 +127,26 @@ def test_estimate_of_the_published_model(ms_runtime):
     assert found["fp16"]["weights_in_each_graph"] - found["fp16"]["weights_shared"] == 2 * found["fp16"]["weights"]
 
 
-STAGE = ["+stage@stages.board=export", "stages.board.init=sft_fast", "order=[sft_reasoning,sft_fast,board]", "compare=[]"]
+STAGE = ["+stage@stages.board=export", "stages.board.init=sft_fast", "order=[sft_reasoning,sft_fast,board]"]
 
 
 def test_a_stage_is_planned_with_its_input_and_data(ms_runtime):
-    plan = {planned.name: planned for planned in make_plan(configuration.compose(STAGE))}
+    plan = {planned.name: planned for planned in make_plan(config.compose(STAGE))}
     assert plan["board"].kind == "export" and plan["board"].model == "student"
-    changed = make_plan(configuration.compose([*STAGE, "stages.board.export.precision=int8"]))[-1]
+    changed = make_plan(config.compose([*STAGE, "stages.board.export.precision=int8"]))[-1]
     assert changed.fingerprint != plan["board"].fingerprint
-    sets = make_plan(configuration.compose([*STAGE, "stages.board.prompts=[test_fast]"]))[-1]
+    sets = make_plan(config.compose([*STAGE, "stages.board.prompts=[test_fast]"]))[-1]
     assert sets.fingerprint != plan["board"].fingerprint
     with pytest.raises(UserError, match=r"stages\.board\.export\.buckets: 2000 is longer"):
-        make_plan(configuration.compose([*STAGE, "stages.board.export.buckets=[2000]"]))
+        make_plan(config.compose([*STAGE, "stages.board.export.buckets=[2000]"]))
     with pytest.raises(UserError, match=r"stages\.board: no data set is named 'tset_fast'"):
-        make_plan(configuration.compose([*STAGE, "stages.board.prompts=[tset_fast]"]))
+        make_plan(config.compose([*STAGE, "stages.board.prompts=[tset_fast]"]))
 
 
 def test_commands_refuse_by_name(ms_runtime, tmp_path, capsys):
-    assert cli.export(["--model", str(tmp_path / "nowhere"), "--output", str(tmp_path / "p")]) == 2
+    assert export.main(["--model", str(tmp_path / "nowhere"), "--output", str(tmp_path / "p")]) == 2
     assert "nowhere: no such file or folder" in capsys.readouterr().err
-    assert cli.export(["materialise", str(tmp_path / "nowhere"), str(tmp_path / "p")]) == 2
+    assert export.main(["materialise", str(tmp_path / "nowhere"), str(tmp_path / "p")]) == 2
     assert "manifest.json: no such file" in capsys.readouterr().err
 
 
@@ -158,11 +158,11 @@ def test_from_a_run_to_a_package_and_full_graphs(ms_runtime, tmp_path, capsys):
     small = [f"data.sets.{name}.count=80" for name in ("reasoning", "fast")]
     overrides = [
         f"run_dir={tmp_path / 'run'}", "+stage@stages.board=export", "stages.board.init=sft_fast",
-        "order=[sft_fast,board]", "compare=[]", "stages.sft_fast.init=null", "stages.sft_fast.train.max_steps=3", "compare=[]",
+        "order=[sft_fast,board]", "stages.sft_fast.init=null", "stages.sft_fast.train.max_steps=3", "compare=[]",
         "evaluation.accuracy=[]", "evaluation.perplexity=[]", "tokenizer.vocab_size=110",
         "stages.board.export.compare=[]", "stages.board.export.parity_tokens=8", "stages.board.prompts=[test_fast]",
     ]  # fmt: skip
-    composed = configuration.compose(overrides + small)
+    composed = config.compose(overrides + small)
     runner.run(composed)
     package = tmp_path / "run" / "stages" / "02_board" / "package"
     assert json.loads((package / "parity.json").read_text())["packages"]["fp16"]["top1_agreement"] > 0.9
@@ -173,10 +173,10 @@ def test_from_a_run_to_a_package_and_full_graphs(ms_runtime, tmp_path, capsys):
     prompts.write_text("list a b c d apply sort\nlist d c b a apply reverse\n")
     command = ["--model", str(tmp_path / "run"), "--output", str(tmp_path / "p"), "--precision", "int8"]
     command += ["--cache-length", "96", "--buckets", "32,64", "--compare", "fp32", "--prompts", str(prompts)]
-    assert cli.export(command) == 0
+    assert export.main(command) == 0
     report = json.loads((tmp_path / "p" / "parity.json").read_text())
     assert set(report["packages"]) == {"int8", "fp32"} and len(report["prompts"]) == 2
-    assert cli.export(["materialise", str(tmp_path / "p"), str(tmp_path / "full")]) == 0
+    assert export.main(["materialise", str(tmp_path / "p"), str(tmp_path / "full")]) == 0
     assert {path.name for path in (tmp_path / "full").iterdir()} == {
         "prefill_32.mindir", "prefill_64.mindir", "decode.mindir"
     }  # fmt: skip

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import yaml
 
-from mindspore_impl import cli
+from mindspore_impl.cli import report
 from mindspore_impl.report.curves import arms_of, kl_lines, starts_of, validation_lines
 from mindspore_impl.report.run_files import TRAINING_KINDS, read_run
 from mindspore_impl.report.run_report import write_report
@@ -66,7 +66,7 @@ def test_arms_of_equal_budget_lie_over_the_same_tokens(tmp_path):
 
 def test_the_command_writes_a_picture_for_both_backgrounds(tmp_path, capsys):
     folder = write_run(tmp_path / "run")
-    assert cli.report([str(folder), "--plot", str(tmp_path / "curves.svg")]) == 0
+    assert report.main([str(folder), "--plot", str(tmp_path / "curves.svg")]) == 0
     text = (tmp_path / "curves.svg").read_text()
     root = ElementTree.fromstring(text)
     assert root.tag == "{http://www.w3.org/2000/svg}svg" and "prefers-color-scheme:dark" in text
@@ -82,7 +82,7 @@ def test_a_run_without_held_out_numbers_is_refused(tmp_path, capsys):
     folder = write_run(tmp_path / "run", kl={})
     for log in folder.glob("stages/*/metrics.jsonl"):
         log.write_text("")
-    assert cli.report([str(folder), "--plot", str(tmp_path / "curves.svg")]) == 2
+    assert report.main([str(folder), "--plot", str(tmp_path / "curves.svg")]) == 2
     assert "no trained stage has held-out numbers to plot" in capsys.readouterr().err
     assert not (tmp_path / "curves.svg").exists()
 
