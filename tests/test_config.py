@@ -92,7 +92,9 @@ def test_stage_without_definition():
 
 
 def test_int_becomes_float_and_null_stays():
-    composed = configuration.compose(["stages.teacher.optimizer.learning_rate=1", "stages.teacher.train.max_steps=null"])
+    composed = configuration.compose(
+        ["stages.teacher.optimizer.learning_rate=1", "stages.teacher.train.max_steps=null"]
+    )
     assert composed.stages["teacher"].optimizer.learning_rate == 1.0
     assert composed.stages["teacher"].train.max_steps is None
 

@@ -19,9 +19,11 @@ from mindspore_impl.schema import build, nearest
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """What a path stands for. weights: the folder or file they are read from; options: of the model, where they are
-    known without reading weights; which: last or best, of several checkpoints; tokenizer: its file, if one is found
-    beside it; template: the run's."""
+    """A model found at a path.
+
+    weights: the folder or file they are read from; options: of the model, if known without reading weights; which: the
+    checkpoint to take, last or best; tokenizer: the file beside the weights or of the run, if any; template: the run's.
+    """
 
     weights: Path
     options: ModelOptions | None = None
@@ -31,12 +33,12 @@ class ResolvedModel:
 
     @property
     def is_package(self) -> bool:
-        """Whether it is an export package, which holds graphs instead of a model's weights."""
+        """Whether this is an export package, which holds graphs instead of a model's weights."""
         return _is_package(self.weights)
 
 
 def resolve_model_path(path: str | Path) -> ResolvedModel:
-    """What `path` stands for. Raises UserError when it is nothing that holds a model."""
+    """Resolve `path` to a model without reading weights. Raises UserError when nothing there holds a model."""
     from mindspore_impl.export.package import named_template
     from mindspore_impl.model.weights import is_hf_folder
 
@@ -55,10 +57,19 @@ def open_conversation(
     path: Path, tokenizer_path: Path | None, template: str | None, sampling: SamplingOptions, seed: int, thinking: str,
     system: str | None, context: int,
 ) -> Conversation:  # fmt: skip
-    """A conversation with the model that `path` stands for, over a cache of `context` tokens or fewer (a package brings
-    its own cache, tokenizer and template).
+    """Start a conversation with the model at `path`.
 
-    Raises UserError when there is no model or tokenizer, or they do not fit, or the settings have no meaning.
+    Args:
+        path: as for `resolve_model_path`.
+        tokenizer_path: a tokenizer file; None for the one beside the model.
+        template: a chat template; None for that of the run or tokenizer.
+        sampling: how tokens are drawn.
+        seed: of the draws.
+        thinking: "reasoning" or "fast".
+        system: content of the system turn; None for no such turn.
+        context: size of the cache in tokens, at most the model's; a package has its own.
+
+    Raises UserError when there is no model or tokenizer, they do not fit, or a setting is out of range.
     """
     check_sampling(sampling, "sampling")
     if context < 2:
@@ -70,7 +81,7 @@ def open_conversation(
 
 
 def open_tokenizer(path: Path, found: ResolvedModel, tokenizer_path: Path | None, template: str | None):
-    """The tokenizer at `tokenizer_path`, or the one beside what `path` stands for. Raises UserError without any."""
+    """Load the tokenizer at `tokenizer_path`, or the one found with the model. Raises UserError without any."""
     from mindspore_impl.text.tokenizer import Tokenizer
 
     if tokenizer_path is None and found.tokenizer is None:
@@ -92,7 +103,7 @@ def _decoder(found: ResolvedModel, tokenizer, context: int) -> Decoder:
 
 
 def open_weights(path: Path, which: str = "last") -> WeightSource:
-    """`checkpoint.open_weights`, which also finds what LoRA adapters were trained on: the run around them says it."""
+    """Like `checkpoint.open_weights`; for LoRA adapters, also find their base weights through the run around them."""
     from mindspore_impl import checkpoint
 
     return checkpoint.open_weights(path, which, lambda: _base_of(path))
@@ -117,8 +128,8 @@ def _base_of(path: Path) -> WeightSource:
 
 
 def load_model(found: ResolvedModel, tokenizer_size: int):
-    """The model that `found` stands for, its weights loaded. Raises UserError when its sizes are not known, its
-    vocabulary is smaller than the tokenizer's, or its weights do not fit."""
+    """Build a model for inference and load its weights. Raises UserError when its sizes are not known, its vocabulary
+    is smaller than the tokenizer's, or its weights do not fit."""
     from mindspore_impl.model.pangu import PanguForCausalLM
     from mindspore_impl.model.weights import load_into
 
@@ -153,7 +164,7 @@ def _tokenizer_in(path: Path) -> Path | None:
 
 
 def _run_of(path: Path) -> Path | None:
-    """The run directory that `path` is, or lies in."""
+    """The run directory at or above `path`."""
     for folder in (path, *path.resolve().parents):
         if (folder / "config.yaml").is_file() and (folder / "stages").is_dir():
             return folder

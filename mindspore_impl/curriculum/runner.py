@@ -4,16 +4,17 @@ import dataclasses
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
 from mindspore_impl import files, runtime, schema
 from mindspore_impl.curriculum import cache
-from mindspore_impl.curriculum.configuration import Config, to_yaml
+from mindspore_impl.curriculum.configuration import Config, reopen, to_yaml
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.curriculum.stages import PlannedStage
-from mindspore_impl.curriculum.stages.context import Context, prepare_tokenizer
+from mindspore_impl.curriculum.stages.context import Context, load_tokenizer, prepare_tokenizer
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError, enough_memory
 
@@ -82,6 +83,18 @@ def _run_seeds(config: Config) -> Path:
 def seed_folder(run_dir: Path, seed: int) -> Path:
     """Where the run of one of several seeds lives."""
     return run_dir / f"seed_{seed}"
+
+
+def open_run(run_dir: Path, plugin_names: Iterable[str] = ()) -> Context:
+    """The context of an existing run directory, with its tokenizer loaded and the runtime set up. Writes nothing.
+
+    Raises UserError when config.yaml or the tokenizer is missing or damaged.
+    """
+    config = reopen(run_dir, plugin_names)
+    tokenizer = load_tokenizer(config, run_dir)
+    plan = {planned.name: planned for planned in make_plan(config)}
+    runtime.setup(config.runtime, config.seed)
+    return Context(config, run_dir, plan, tokenizer)
 
 
 def print_plan(config: Config) -> None:

@@ -71,7 +71,7 @@ def test_model_and_objective_and_optimizer_groups_compose():
 
 def test_every_field_stands_in_conf():
     """A knob that exists only in code cannot be found by reading conf/."""
-    plain = config.compose([])[0]
+    plain = configuration.compose([])[0]
     composed = configuration.compose([])
 
     def missing(options, entry, path):

@@ -37,8 +37,14 @@ def test_evaluations_follow_training_stages():
     ("overrides", "messages"),
     [
         (["stages.sft_fast.init=sft_reasonin"], ["stages.sft_fast.init", "did you mean 'sft_reasoning'?"]),
-        (["order=[sft_fast]", "compare=[]"], ["stages.sft_fast.init: 'sft_reasoning' is defined but not listed in order"]),
-        (["order=[sft_fast,sft_reasoning]", "compare=[]"], ["'sft_reasoning' runs after 'sft_fast'", "move it forward"]),
+        (
+            ["order=[sft_fast]", "compare=[]"],
+            ["stages.sft_fast.init: 'sft_reasoning' is defined but not listed in order"],
+        ),
+        (
+            ["order=[sft_fast,sft_reasoning]", "compare=[]"],
+            ["'sft_reasoning' runs after 'sft_fast'", "move it forward"],
+        ),
         (["order=[techer]", "compare=[]"], ["no stage is named 'techer'", "did you mean 'teacher'?"]),
         (["order=[teacher,teacher]", "compare=[]"], ["'teacher' is listed twice"]),
         (["order=[]", "compare=[]"], ["no stage is listed"]),
@@ -96,7 +102,12 @@ def test_evaluations_follow_training_stages():
         (["seeds=[1,2]", "compare=[control]"], ["compare: ['control']"]),
         (["data.train=mine.jsonl"], ["data.train: mine.jsonl is given, but no data set reads it"]),
         (
-            ["+stage@stages.eval_teacher=evaluate", "stages.eval_teacher.init=teacher", "order=[teacher,eval_teacher]", "compare=[]"],
+            [
+                "+stage@stages.eval_teacher=evaluate",
+                "stages.eval_teacher.init=teacher",
+                "order=[teacher,eval_teacher]",
+                "compare=[]",
+            ],
             ["'eval_teacher' is the name of the evaluation after 'teacher'"],
         ),
         (["stages.capture_fast.rollouts=none.jsonl"], ["none.jsonl: no such file"]),

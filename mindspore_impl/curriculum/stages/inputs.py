@@ -96,9 +96,7 @@ def check_weights(source, folder: Path, options: ModelOptions, key: str, tokeniz
         )
 
 
-def hf_folder_problems(
-    given: Input, options: ModelOptions, model_key: str, tokenizer: Path | None
-) -> Iterator[str]:
+def hf_folder_problems(given: Input, options: ModelOptions, model_key: str, tokenizer: Path | None) -> Iterator[str]:
     """Why the Hugging Face folder that an input names does not fit: its headers, its model or its tokenizer."""
     from mindspore_impl.model.weights import is_hf_folder, open_hf
 

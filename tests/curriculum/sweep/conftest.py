@@ -72,7 +72,9 @@ def composed_quickly(overrides: list[str]):
 def sweep(tmp_path, monkeypatch):
     """run(*overrides) runs a sweep of stand-ins in run.folder, without its report; run.calls():
     the trials that ran since it was asked last."""
-    monkeypatch.setattr(trial_process, "command_of", lambda folder, plugins: [sys.executable, "-S", "-c", FAKE, str(folder)])
+    monkeypatch.setattr(
+        trial_process, "command_of", lambda folder, plugins: [sys.executable, "-S", "-c", FAKE, str(folder)]
+    )
     monkeypatch.setattr(trials, "compose", composed_quickly)
     monkeypatch.setattr(runner, "_report", lambda plan: None)
     monkeypatch.setattr(runner, "_POLL_SECONDS", 0.01)

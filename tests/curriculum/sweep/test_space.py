@@ -79,7 +79,7 @@ def test_named_trials_times_params_and_the_command_line_wins(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (config.conf_folder() / "sweep").glob("*.yaml")))
 def test_named_sweeps_name_every_option(name):
-    plain = config.compose([f"sweep={name}"])[0]["sweep"]
+    plain = configuration.compose([f"sweep={name}"])[0]["sweep"]
     assert set(plain) - {"compare", "labels"} == {"metric", "direction", "trials", "params", "optuna"}
     assert plain["optuna"] is None or set(plain["optuna"]) == {"n_trials", "sampler", "seed"}
 
