@@ -76,7 +76,7 @@ setup(
     python_requires=">=3.10,<3.12",
     packages=find_packages(include=["mindspore_impl", "mindspore_impl.*"]) + CONF_FOLDERS,
     package_dir={"mindspore_impl.conf": "conf"},
-    package_data={name: ["*.yaml"] for name in CONF_FOLDERS},
+    package_data={name: ["*.yaml"] for name in CONF_FOLDERS} | {"mindspore_impl.report": ["templates/*"]},
     install_requires=[
         "mindspore==2.9.0",
         "mindformers==1.9.0",
@@ -88,6 +88,8 @@ setup(
         "tensorboardX>=2.6,<3",
         "matplotlib>=3.8,<4",
         "psutil>=5.9,<8",  # states and children of processes (distributed/processes.py), memory (doctor)
+        "jinja2>=3.1,<4",  # templates of the reports, with escaping
+        "scipy>=1.10,<2",  # t distribution of the intervals and tests over seeds; MindSpore brings it too
     ],
     extras_require={
         "test": TEST,
