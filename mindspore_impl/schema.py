@@ -1,6 +1,6 @@
 """Dataclasses from plain data: field metadata, tagged unions, renamed keys. Imports only errors.
 
-A field made with `option` carries its bounds, whether it is part of a fingerprint, its valid names, or what it refers to.
+A field made with `option` carries its bounds, its valid names, what it refers to, and whether a fingerprint covers it.
 """
 
 import dataclasses
@@ -167,9 +167,12 @@ class _Builder:
         if schema in self.kinds:
             tag, siblings = self.kinds[schema].tag, dict(self.kinds[schema].types)
             chosen = value.get(tag)
+            if tag not in value:
+                known = ", ".join(siblings)
+                self.problems.append(f"{path}: not defined; check the name, or give its {tag} (one of: {known})")
+                return None
             if not isinstance(chosen, str) or chosen not in siblings:
-                found = f"{chosen!r} is unknown" if tag in value else "no value given"
-                self.problems.append(_join(path, tag) + f": {found}{nearest(chosen, siblings)}")
+                self.problems.append(_join(path, tag) + f": {chosen!r} is unknown{nearest(chosen, siblings)}")
                 return None
             schema = siblings[chosen]
         fields = {f.name: f for f in dataclasses.fields(schema)}
@@ -229,8 +232,11 @@ def _numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:
 
 
 def fingerprint_content(instance: Any) -> Any:
-    """Plain containers of what decides a result: no field of `fingerprint=False`, and no reference (what it refers to
-    has a fingerprint of its own)."""
+    """Plain containers of what decides a result.
+
+    Left out: fields of `fingerprint=False`, and references, since what they refer to has a fingerprint of its own.
+
+    """
     if isinstance(instance, dict):
         return {key: fingerprint_content(value) for key, value in instance.items()}
     if isinstance(instance, list):
@@ -269,15 +275,17 @@ def versioned(plain: dict) -> dict:
     return {"schema": SCHEMA} | plain
 
 
-def upgrade(plain: dict, at: str = "") -> dict:
+def upgrade(plain: Any, at: str = "") -> dict:
     """What a file holds, without its schema number and in the keys of today.
 
     Args:
         plain: the content of a file that `versioned` wrote, or an older version without a number.
         at: the place of the content in a configuration, such as "models.*"; "" for a whole one.
 
-    Raises UserError when a newer version wrote it.
+    Raises UserError when it is no mapping, or a newer version wrote it.
     """
+    if not isinstance(plain, dict):
+        raise UserError(f"expected a mapping, found {plain!r:.60}")
     number = plain.get("schema", 1)
     content = {key: value for key, value in plain.items() if key != "schema"}
     if type(number) is not int or not 1 <= number <= SCHEMA:

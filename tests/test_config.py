@@ -4,14 +4,14 @@ import shutil
 
 import pytest
 
-from mindspore_impl import config, schema
-from mindspore_impl.curriculum import configuration
+from mindspore_impl import config
 from mindspore_impl.errors import UserError
+from mindspore_impl.schema import to_plain
 
 
 def refusal(*overrides: str) -> str:
     with pytest.raises(UserError) as caught:
-        configuration.compose(list(overrides))
+        config.compose(list(overrides))
     return str(caught.value)
 
 
@@ -36,7 +36,7 @@ def test_typo_in_yaml_is_refused(tmp_path, monkeypatch):
     folder = tmp_path / "conf"
     shutil.copytree(config.conf_folder(), folder)
     monkeypatch.setattr(config, "conf_folder", lambda: folder)
-    assert configuration.compose([]).name == "quickstart"
+    assert config.compose([]).name == "quickstart"
     path = folder / "optimizer" / "adamw.yaml"
     text = path.read_text()
     assert "\nmax_grad_norm:" in text
@@ -55,7 +55,7 @@ def test_typo_in_yaml_is_refused(tmp_path, monkeypatch):
         ("stages.teacher.optimizer.learning_rate=fast", "learning_rate: expected a number"),
         ("stages.teacher.optimizer.learning_rate=true", "learning_rate: expected a number"),
         ("stages.teacher.evaluate=1", "evaluate: expected true or false"),
-        ("stages.teacher.kind=true", "stages.teacher.kind: True is not a stage kind"),
+        ("stages.teacher.kind=true", "stages.teacher.kind: True"),
         ("stages.teacher.kind=stf", "did you mean 'sft'?"),
         ("stages.teacher.init=true", "stages.teacher.init: expected text"),
         ("order=teacher", "order: expected a list"),
@@ -88,17 +88,15 @@ def test_unknown_choice_or_missing_value(override, message):
 
 
 def test_stage_without_definition():
-    assert "stages.more: no such stage is defined" in refusal("+stages.more.train.max_steps=3")
+    assert "stages.more: not defined" in refusal("+stages.more.train.max_steps=3")
 
 
 def test_int_becomes_float_and_null_stays():
-    composed = configuration.compose(
-        ["stages.teacher.optimizer.learning_rate=1", "stages.teacher.train.max_steps=null"]
-    )
+    composed = config.compose(["stages.teacher.optimizer.learning_rate=1", "stages.teacher.train.max_steps=null"])
     assert composed.stages["teacher"].optimizer.learning_rate == 1.0
     assert composed.stages["teacher"].train.max_steps is None
 
 
 def test_plain_form_round_trips():
-    composed = configuration.compose([])
-    assert configuration.validate(schema.to_plain(composed)) == composed
+    composed = config.compose([])
+    assert config.validate(to_plain(composed)) == composed

@@ -43,8 +43,10 @@ def _log_softmax(logits_RV: np.ndarray) -> np.ndarray:
 def measure_teacher_kl(
     model, teacher, samples: dict[str, list[Sample]], vocab_size: int, sequence_length: int, rows: int, folder: Path
 ) -> dict[str, dict]:
-    """{set: {"kl", "agreement", "tokens"}}: mean KL(teacher || model) in nats over the supervised tokens of each set
-    (None when not finite), and the share of them at which both have the same most probable id.
+    """Mean KL(teacher || model) in nats over the supervised tokens of each set, and top-1 agreement.
+
+    Returns {set: {"kl", "agreement", "tokens"}}; kl is None when not finite; agreement is the share of tokens at which
+    both have the same most probable id.
 
     vocab_size: of the tokenizer; ids beyond it (a padded lm_head) get no mass. Parts go to `folder`; sums are kept by
     batch and added up in the order of batches, whoever computed them. Raises UserError when a vocabulary is smaller, or

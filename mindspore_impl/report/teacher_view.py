@@ -60,8 +60,11 @@ def store_of(run: RunView, stage: StageView) -> Path:
 
 
 def _sequences(run: RunView, stage: StageView) -> Iterator[dict]:
-    """{"id", "thinking", "prompt", "left_out", "tokens"}; a token is [text, its probability or None, listed, rest],
-    listed the teacher's most probable ids as [text, probability, 1 for the id that is there]."""
+    """Yield what the store holds for each answer: {"id", "thinking", "prompt", "left_out", "tokens"}.
+
+    A token is [text, its probability or None, listed, rest], listed the teacher's most probable ids as [text,
+    probability, 1 for the id that is there].
+    """
     tokenizer = _tokenizer(run)
     store = store_of(run, stage)
     reader = StoreReader(store, hashed=False)

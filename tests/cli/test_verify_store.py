@@ -2,17 +2,17 @@
 
 import pytest
 
-from mindspore_impl import files, schema
+from mindspore_impl import config, files
 from mindspore_impl.cli.verify_store import open_run
-from mindspore_impl.curriculum import configuration
 from mindspore_impl.errors import UserError
+from mindspore_impl.schema import to_plain
 from mindspore_impl.text.tokenizer import train_tokenizer
 
 
 def write_config(folder, *overrides):
     from omegaconf import OmegaConf
 
-    plain = schema.to_plain(configuration.compose([f"run_dir={folder}", "tokenizer.vocab_size=110", *overrides]))
+    plain = to_plain(config.compose([f"run_dir={folder}", "tokenizer.vocab_size=110", *overrides]))
     files.write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
 
 

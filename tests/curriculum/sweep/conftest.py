@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mindspore_impl.curriculum.configuration import compose, validate
+from mindspore_impl.config import compose, validate
 from mindspore_impl.curriculum.sweep import runner, trial_process, trials
 from mindspore_impl.curriculum.sweep.runner import run_sweep
 from mindspore_impl.schema import to_plain
@@ -41,8 +41,7 @@ for place, name, kind, metrics, more in stages:
     record = {"name": name, "kind": kind, "status": "finished", "seconds": 1.0, "tokens": 1, "metrics": metrics}
     record |= {"inputs": {"init": "distill_fast"} if kind == "evaluate" else {}} | more
     (folder / "stages" / place / "stage.json").write_text(json.dumps(record))
-done = [{"name": name, "metrics": metrics, "measured": "distill_fast" if kind == "evaluate" else ""}
-        for _, name, kind, metrics, _ in stages]
+done = [{"name": name, "metrics": metrics} for _, name, _, metrics, _ in stages]
 (folder / "metrics.json").write_text(json.dumps({"stages": done}))
 """
 METRIC = "sweep.metric=distill_fast.accuracy.test_fast"
@@ -72,9 +71,7 @@ def composed_quickly(overrides: list[str]):
 def sweep(tmp_path, monkeypatch):
     """run(*overrides) runs a sweep of stand-ins in run.folder, without its report; run.calls():
     the trials that ran since it was asked last."""
-    monkeypatch.setattr(
-        trial_process, "command_of", lambda folder, plugins: [sys.executable, "-S", "-c", FAKE, str(folder)]
-    )
+    monkeypatch.setattr(trial_process, "command_of", lambda folder: [sys.executable, "-S", "-c", FAKE, str(folder)])
     monkeypatch.setattr(trials, "compose", composed_quickly)
     monkeypatch.setattr(runner, "_report", lambda plan: None)
     monkeypatch.setattr(runner, "_POLL_SECONDS", 0.01)
