@@ -37,7 +37,7 @@ ROOMS = (
     "errors",
 )
 # Imports that still close a cycle.
-PENDING = {(f"{PACKAGE}.curriculum.make_records", f"{PACKAGE}.curriculum.kinds")}
+PENDING: set = set()
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms.split()}
 
 

@@ -165,8 +165,10 @@ def _server(options: argparse.Namespace):
 
 
 def _key(name: str) -> str:
-    """The server's key from the environment. A key that no HTTP header can carry is refused here: the message of
-    http.client would show it."""
+    """The server's key from the environment.
+
+    A key that no HTTP header can carry is refused here: the message of http.client would show it.
+    """
     key = os.environ.get(name, "").strip()
     if not key:
         raise UserError(f"--api-key-env: the environment has no {name}; export it first")

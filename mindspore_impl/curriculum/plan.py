@@ -5,24 +5,19 @@ hashes included), its tokenizer, its seed, the plugins and the fingerprints of i
 result.
 """
 
+import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from mindspore_impl import files, schema
-from mindspore_impl.curriculum import plugins
-from mindspore_impl.curriculum.configuration import Config, model_problems, order_problems, setting_problems
+from mindspore_impl.curriculum import configuration, plugins
+from mindspore_impl.curriculum.configuration import Config
 from mindspore_impl.curriculum.stages import PlannedStage, Stage
-from mindspore_impl.curriculum.stages.content import CODE_FORMAT, set_content, tokenizer_fingerprint
-from mindspore_impl.curriculum.stages.inputs import (
-    Input,
-    find_cycle,
-    hf_folder_problems,
-    is_path,
-    path_hash,
-    reference_problem,
-)
+from mindspore_impl.curriculum.stages.content import CODE_FORMAT, data_content
+from mindspore_impl.curriculum.stages.inputs import Input, is_path, path_hash, reference_problem
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import nearest
+
+_STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def make_plan(config: Config) -> list[PlannedStage]:
@@ -30,107 +25,124 @@ def make_plan(config: Config) -> list[PlannedStage]:
 
     Raises UserError that lists every problem: unknown or missing inputs, wrong kinds, cycles, impossible sizes.
     """
-    stages: dict[str, Stage] = {}
-    problems = list(order_problems(config))
-    if not problems:
-        stages = _with_followers(config)
-        problems = list(_input_problems(config, stages)) or list(_stage_problems(config, stages))
-    if problems:
-        raise UserError("the curriculum cannot run:\n  " + "\n  ".join(dict.fromkeys(problems)))
+    _refuse(_order_problems(config))
+    stages = _with_followers(config)
+    inputs = {name: _inputs(config, name, stage) for name, stage in stages.items()}
+    sets = [pair for name, stage in stages.items() for pair in stage.data_sets(f"stages.{name}", config)]
+    sets += [("tokenizer.train_on", name) for name in config.tokenizer.train_on]
+    _refuse([*_input_problems(config, stages, inputs), *_set_problems(config, sets)])
+    _refuse(_stage_problems(config, stages, sets))
     planned: dict[str, PlannedStage] = {}
     for name, stage in stages.items():
         entry = PlannedStage(len(planned) + 1, name, stage, stage.model_name(config))
-        entry.inputs = {given.role: given.reference for given in _inputs(config, name, stage)}
+        entry.inputs = {given.role: given.reference for given in inputs[name]}
         entry.seed = config.seed if stage.seed is None else stage.seed
         entry.fingerprint = _fingerprint(config, entry, planned)
         planned[name] = entry
     return list(planned.values())
 
 
+def _refuse(problems) -> None:
+    if found := list(dict.fromkeys(problems)):
+        raise UserError("the curriculum cannot run:\n  " + "\n  ".join(found))
+
+
+def _order_problems(config: Config) -> Iterator[str]:
+    """What is wrong with the names in `order` and `compare`."""
+    order = config.order
+    if not order:
+        yield "order: no stage is listed; give a list of stage names"
+    for name in order:
+        if name not in config.stages:
+            yield f"order: no stage is named {name!r}{nearest(name, config.stages)}"
+        elif not _STAGE_NAME.fullmatch(name):
+            yield f"order: {name!r} cannot be a stage name; use letters, digits, _ and -"
+        else:
+            followers = config.stages[name].followers(name, config)
+            yield from (f"order: {each!r} is made by stage {name!r}; rename it" for each in followers if each in order)
+        if order.count(name) > 1:
+            yield f"order: {name!r} is listed twice"
+    if config.compare and (len(config.compare) != 2 or not set(config.compare) <= set(order)):
+        yield f"compare: {config.compare} must be empty ([]), or two stages of order"
+
+
 def _with_followers(config: Config) -> dict[str, Stage]:
     stages = {}
     for name in config.order:
-        stages[name] = config.stages[name]
-        for follower, stage in stages[name].followers(name, config).items():
-            if follower in config.order:
-                raise UserError(f"order: {follower!r} is the name of the stage that follows {name!r}; rename it")
-            stages[follower] = stage
+        stages |= {name: config.stages[name]} | config.stages[name].followers(name, config)
     return stages
 
 
 def _inputs(config: Config, name: str, stage: Stage) -> list[Input]:
     """The named inputs of a stage, then the stages that make the data sets it reads."""
     key = f"stages.{name}"
-    found = stage.inputs(key, config)
-    for set_name in dict.fromkeys(each for _, each in stage.data_sets(key, config)):
-        if maker := config.maker_of(set_name):
-            found.append(Input(f"set {set_name}", maker, "records", f"data.sets.{set_name}.stage"))
-    return found
+    made = {each: config.maker_of(each) for _, each in stage.data_sets(key, config)}
+    return stage.inputs(key, config) + [
+        Input(f"set {each}", maker, "records", f"data.sets.{each}.stage") for each, maker in made.items() if maker
+    ]
 
 
-def _input_problems(config: Config, stages: dict[str, Stage]) -> Iterator[str]:
-    """Missing, unknown and circular inputs, and unknown data sets."""
+def _input_problems(config: Config, stages: dict[str, Stage], inputs: dict[str, list[Input]]) -> Iterator[str]:
+    """Missing, unknown and circular inputs."""
     seen: set[str] = set()
-    parents = {name: [given.reference for given in _inputs(config, name, stage)] for name, stage in stages.items()}
     for name, stage in stages.items():
-        for role in stage.missing_inputs():
-            yield f"stages.{name}.{role}: no input given; name a stage or a path"
-        for given in _inputs(config, name, stage):
+        yield from (f"stages.{name}.{r}: no input given; name a stage or a path" for r in stage.missing_inputs())
+        for given in inputs[name]:
             problem = reference_problem(given, name, config.stages, config.order)
             if problem is None and not is_path(given.reference) and given.reference not in seen:
-                if cycle := find_cycle(name, parents):
+                if cycle := _cycle(name, inputs):
                     problem = f"{given.key}: the inputs form a cycle: {' -> '.join(cycle)}; break it"
                 else:
                     problem = f"{given.key}: {given.reference!r} runs after {name!r}; move it forward in order"
             if problem:
                 yield problem
         seen.add(name)
-    for key, set_name in _set_keys(config, stages):
-        if set_name not in config.data.sets:
-            yield f"{key}: no data set is named {set_name!r}{nearest(set_name, config.data.sets)}"
-        elif key == "tokenizer.train_on" and (maker := config.maker_of(set_name)):
-            yield f"{key}: {set_name!r} is made by stage {maker!r}, after the tokenizer; name other sets"
 
 
-def _set_keys(config: Config, stages: dict[str, Stage]) -> Iterator[tuple[str, str]]:
-    """(configuration key, data set) wherever a set is read."""
-    for name, stage in stages.items():
-        yield from stage.data_sets(f"stages.{name}", config)
-    yield from (("tokenizer.train_on", name) for name in config.tokenizer.train_on)
+def _cycle(start: str, inputs: dict[str, list[Input]]) -> list[str] | None:
+    """A chain of inputs from the stage `start` back to itself."""
+
+    def walk(name: str, path: list[str]) -> list[str] | None:
+        for parent in (given.reference for given in inputs.get(name, ())):
+            if parent == start:
+                return [*path, name, start]
+            if parent not in path and (found := walk(parent, [*path, name])):
+                return found
+        return None
+
+    return walk(start, [])
 
 
-def _stage_problems(config: Config, stages: dict[str, Stage]) -> Iterator[str]:
+def _set_problems(config: Config, sets: list[tuple[str, str]]) -> Iterator[str]:
+    """Data sets that do not exist, or not in time. sets: (configuration key, data set)."""
+    for key, name in sets:
+        if name not in config.data.sets:
+            yield f"{key}: no data set is named {name!r}{nearest(name, config.data.sets)}"
+        elif key == "tokenizer.train_on" and (maker := config.maker_of(name)):
+            yield f"{key}: {name!r} is made by stage {maker!r}, after the tokenizer; name other sets"
+
+
+def _stage_problems(config: Config, stages: dict[str, Stage], sets: list[tuple[str, str]]) -> Iterator[str]:
     """Numbers, files and models that cannot work, once every input and set is known to exist."""
-    yield from setting_problems(config, _set_keys(config, stages))
-    tokenizer = None if config.tokenizer.path is None else Path(config.tokenizer.path)
     models: list[str] = []
     for name, stage in stages.items():
-        key = f"stages.{name}"
         try:
-            model = stage.model_name(config)
+            models += [model] if (model := stage.model_name(config)) else []
         except UserError as error:
-            yield f"{key}.{error}"
-            continue
-        if model and (tokenizer is None or tokenizer.is_file()):
-            models.append(model)
-            # The size of a tokenizer that is yet to be trained is not known.
-            options = config.models[model] if tokenizer is None else config.sized_model(model)
-            for given in stage.inputs(key, config)[:1]:
-                yield from hf_folder_problems(given, options, f"models.{model}", tokenizer)
-        yield from stage.problems(key, config)
-    yield from model_problems(config, dict.fromkeys(models))
+            yield f"stages.{name}.{error}"
+        else:
+            yield from stage.problems(f"stages.{name}", config)
+    yield from configuration.problems(config, sets, dict.fromkeys(models))
 
 
 def _fingerprint(config: Config, entry: PlannedStage, planned: dict[str, PlannedStage]) -> str:
-    stage, model = entry.stage, config.models.get(entry.model)
-    names = dict.fromkeys(name for _, name in stage.data_sets("", config))
+    model = config.models.get(entry.model)
     content = {
         "format": CODE_FORMAT,
-        "stage": stage.content(config),
+        "stage": entry.stage.content(config),
         "model": None if model is None else schema.fingerprint_content(model),
         "seed": entry.seed,
-        "tokenizer": tokenizer_fingerprint(config),
-        "sets": {name: set_content(config, name) for name in names},
+        "data": data_content(config, [name for _, name in entry.stage.data_sets("", config)]),
         "inputs": {
             role: planned[value].fingerprint if value in planned else path_hash(value)
             for role, value in entry.inputs.items()

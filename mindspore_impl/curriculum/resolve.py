@@ -128,8 +128,11 @@ def _base_of(path: Path) -> WeightSource:
 
 
 def load_model(found: ResolvedModel, tokenizer_size: int):
-    """Build a model for inference and load its weights. Raises UserError when its sizes are not known, its vocabulary
-    is smaller than the tokenizer's, or its weights do not fit."""
+    """Build a model for inference and load its weights.
+
+    Raises UserError when its sizes are not known, its vocabulary is smaller than the tokenizer's, or its weights do not
+    fit.
+    """
     from mindspore_impl.model.pangu import PanguForCausalLM
     from mindspore_impl.model.weights import load_into
 

@@ -27,9 +27,9 @@ def run(config: Config) -> Path:
     With `config.seeds` the whole run is repeated once a seed, in folders of its own, and compared. Every rank of a
     launch calls this (see launch.py); rank 0 alone decides and writes what belongs to the run.
     """
+    plan = make_plan(config)
     if config.seeds:
         return _run_seeds(config)
-    plan = make_plan(config)
     run_dir = Path(config.run_dir)
     with _opened(config, run_dir):
         if runtime.rank() == 0:
@@ -66,7 +66,6 @@ def _run_seeds(config: Config) -> Path:
     from mindspore_impl.report.seeds_report import write_seeds_report
 
     run_dir = Path(config.run_dir)
-    make_plan(config)
     folders = {}
     with _opened(config, run_dir):
         for number, seed in enumerate(config.seeds, start=1):
@@ -139,8 +138,11 @@ def _write_plan(run_dir: Path, plan: list[PlannedStage]) -> None:
 
 
 def status(run_dir: Path, planned: PlannedStage) -> str:
-    """skip (finished with this fingerprint, results there), resume (interrupted, or a result was removed), rerun
-    (something changed) or run."""
+    """What a run does with a stage: "skip", "resume", "rerun" or "run".
+
+    skip: finished with this fingerprint and its results are there; resume: interrupted, or a result was removed; rerun:
+    something changed.
+    """
     found = _find_folder(run_dir, planned.name)
     if found is None or not (found / "stage.json").is_file():
         return "run"
@@ -158,13 +160,13 @@ def _find_folder(run_dir: Path, name: str) -> Path | None:
 
 def _run_stage(context: Context, planned: PlannedStage, total: int) -> None:
     label = f"[{planned.index}/{total}] {planned.name} ({planned.kind})"
-    state, folder = ranks.on_rank_zero(lambda: _place_folder(context, planned)), context.folder(planned.name)
+    folder = context.folder(planned.name)
+    runtime.set_seed(planned.seed)
+    state, record = ranks.on_rank_zero(lambda: _begin(context, planned, folder))
     if state == "skip":
         print(f"{label}: finished before, skipped", flush=True)
         return
     print(f"{label}: {'resumes' if state == 'resume' else 'starts'}", flush=True)
-    record = ranks.on_rank_zero(lambda: _begin(context, planned, folder, state))
-    runtime.set_seed(planned.seed)
     start = time.perf_counter()
 
     def write(entries: dict) -> float:
@@ -195,8 +197,14 @@ def _run_stage(context: Context, planned: PlannedStage, total: int) -> None:
     print(f"{label}: done in {seconds:.1f} s {planned.stage.summary(metrics)}", flush=True)
 
 
-def _begin(context: Context, planned: PlannedStage, folder: Path, state: str) -> dict:
-    """Write that the stage is running; -> its record, with the seconds that an interrupted run has spent on it."""
+def _begin(context: Context, planned: PlannedStage, folder: Path) -> tuple[str, dict]:
+    """Make the stage's folder and write that the stage is running; -> its `status` and its record.
+
+    The record holds the seconds that an interrupted run has spent on the stage.
+    """
+    state = _place_folder(context, planned)
+    if state == "skip":
+        return state, {}
     _write_environment(context.run_dir)
     path = folder / "stage.json"
     earlier = files.read_json(path).get("seconds", 0.0) if state == "resume" else 0.0
@@ -213,7 +221,7 @@ def _begin(context: Context, planned: PlannedStage, folder: Path, state: str) ->
         "seconds": earlier,
     }
     files.write_json(path, record)
-    return record
+    return state, record
 
 
 def _now() -> str:
@@ -221,8 +229,10 @@ def _now() -> str:
 
 
 def _place_folder(context: Context, planned: PlannedStage) -> str:
-    """The stage's `status`, once its folder is there under its present number; an outdated one is moved to
-    <run>/replaced/, never deleted."""
+    """Make the stage's folder, under its present number, and return the stage's `status`.
+
+    An outdated folder moves to <run>/replaced/; it is never deleted.
+    """
     state = status(context.run_dir, planned)
     folder, found = context.folder(planned.name), _find_folder(context.run_dir, planned.name)
     if state == "rerun":

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl import checkpoint, files, runtime
-from mindspore_impl.config import Config
 from mindspore_impl.data.options import ROLLOUTS, BatchOptions, DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
@@ -302,7 +301,7 @@ def _stream(data: PackedData):
 
 
 def write_stage(
-    path: Path, config: Config, name: str, model: ModelOptions, seed: int, tokenizer: Path, weights: Path | None,
+    path: Path, config, name: str, model: ModelOptions, seed: int, tokenizer: Path, weights: Path | None,
     rollouts: Path | None, keep_truncated: bool, store: Path | None, sets: dict[str, DatasetOptions],
 ) -> None:  # fmt: skip
     """Write the sft or distill stage `name` as a mindformers YAML; the rest is what `curriculum/stage_files.py` finds.

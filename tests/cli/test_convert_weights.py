@@ -333,7 +333,7 @@ class _Tokenizer:
 
 @pytest.fixture
 def context(tmp_path, ms_runtime):
-    from mindspore_impl.curriculum.kinds import Context
+    from mindspore_impl.curriculum.stages.context import Context
 
     (tmp_path / "mine.model").write_bytes(b"pieces")
     return Context(configuration.compose(OVERRIDES), tmp_path / "run", {}, _Tokenizer(tmp_path / "mine.model"))

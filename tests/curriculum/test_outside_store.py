@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from mindspore_impl.curriculum.checks import problems_of
 from mindspore_impl.curriculum.inputs import inputs_of
-from mindspore_impl.curriculum.kinds import Context
 
 from mindspore_impl.curriculum import configuration
 from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.curriculum.stages.context import Context
 from mindspore_impl.data.teacher_store import StoreHeader
 from mindspore_impl.data.teacher_store_writer import StoreWriter
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mindspore_impl import schema
-from mindspore_impl.curriculum.stages.inputs import Input, is_path
+from mindspore_impl.curriculum.stages.inputs import Input, hf_folder_problems, is_path
 from mindspore_impl.data.options import DataOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.options import EvaluationOptions
@@ -65,8 +65,17 @@ class Stage:
         return shared.model_for(own, weights) if own or weights else ""
 
     def problems(self, key: str, shared: "Shared") -> Iterator[str]:
-        """Why the stage cannot run, each problem naming its key. Inputs, sets and model are known to exist."""
-        yield from ()
+        """Why the stage cannot run, each problem naming its key. Inputs, sets and model are known to exist.
+
+        Here: Hugging Face folders of another model or tokenizer. A kind adds its own.
+        """
+        tokenizer = None if shared.tokenizer.path is None else Path(shared.tokenizer.path)
+        model = self.model_name(shared)
+        if model and (tokenizer is None or tokenizer.is_file()):
+            # The size of a tokenizer that is yet to be trained is not known.
+            options = shared.models[model] if tokenizer is None else shared.sized_model(model)
+            for given in self.inputs(key, shared)[:1]:
+                yield from hf_folder_problems(given, options, f"models.{model}", tokenizer)
 
     def content(self, shared: "Shared") -> dict:
         """What of the options decides the result, for the fingerprint. Inputs, sets, model and seed count anyway."""

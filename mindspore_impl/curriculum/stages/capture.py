@@ -34,6 +34,7 @@ class CaptureStage(Stage):
         return [(f"{key}.sets", name) for name in self.sets]
 
     def problems(self, key: str, shared: Shared) -> Iterator[str]:
+        yield from super().problems(key, shared)
         model, top_k = self.model_name(shared), self.capture.top_k
         vocabulary = shared.models[model].vocab_size
         if not vocabulary and shared.tokenizer.path is None:

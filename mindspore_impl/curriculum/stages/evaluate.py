@@ -59,6 +59,7 @@ class EvaluateStage(Stage):
         return shared.model_for(options.teacher_model, options.teacher)
 
     def problems(self, key: str, shared: Shared) -> Iterator[str]:
+        yield from super().problems(key, shared)
         options, key = self.settings(shared), self._key(key)
         yield from benchmarks.problems(key, options)
         if options.perplexity or options.teacher_kl:

@@ -38,6 +38,7 @@ class ExportStage(Stage):
     def problems(self, key: str, shared: Shared) -> Iterator[str]:
         from mindspore_impl.export.build import check_export
 
+        yield from super().problems(key, shared)
         yield from problem_of(check_export, self.export, shared.models[self.model_name(shared)], f"{key}.export")
 
     def work(self) -> str:

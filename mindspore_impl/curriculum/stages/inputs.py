@@ -54,20 +54,6 @@ def reference_problem(given: Input, reader: str, stages: Mapping[str, Any], orde
     return None
 
 
-def find_cycle(start: str, parents: Mapping[str, list[str]]) -> list[str] | None:
-    """A chain of inputs from the stage `start` back to itself. parents: the stages that each stage reads."""
-
-    def walk(name: str, path: list[str]) -> list[str] | None:
-        for parent in parents.get(name, ()):
-            if parent == start:
-                return [*path, name, start]
-            if parent not in path and (found := walk(parent, [*path, name])):
-                return found
-        return None
-
-    return walk(start, [])
-
-
 def check_weights(source, folder: Path, options: ModelOptions, key: str, tokenizer: Path | None) -> None:
     """Refuse weights of another model, or weights beside another tokenizer than the run's.
 

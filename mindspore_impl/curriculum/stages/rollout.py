@@ -34,6 +34,7 @@ class RolloutStage(Stage):
         return [(f"{key}.prompts", name) for name in self.prompts]
 
     def problems(self, key: str, shared: Shared) -> Iterator[str]:
+        yield from super().problems(key, shared)
         if not self.prompts:
             yield f"{key}.prompts: no data set is named"
 

@@ -39,6 +39,7 @@ class ScoreStage(Stage):
         return [(f"{key}.set", self.set)]
 
     def problems(self, key: str, shared: Shared) -> Iterator[str]:
+        yield from super().problems(key, shared)
         if self.init is not None:
             yield from shared.too_long(f"{key}.sequence_length", self.sequence_length, self.model_name(shared))
         answers = getattr(shared.stages.get(self.rollouts), "rollout", None)

@@ -64,6 +64,7 @@ class SftStage(Stage):
         return estimate.training_estimate(model, self.data, self.lora, shared.runtime)["bytes"]
 
     def problems(self, key: str, shared: Shared) -> Iterator[str]:
+        yield from super().problems(key, shared)
         train, data = self.train, self.data
         if (train.max_steps is None) == (train.num_train_epochs is None):
             yield f"{key}.train: give exactly one of max_steps and num_train_epochs"

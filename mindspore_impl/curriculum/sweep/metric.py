@@ -1,7 +1,6 @@
-"""The number a trial is judged by: STAGE.accuracy.SET, STAGE.perplexity.SET, STAGE.benchmarks.NAME.METRIC, or another
-path in a stage's metrics.
+"""The metric of a trial: STAGE.accuracy.SET, STAGE.perplexity.SET, STAGE.benchmarks.NAME.METRIC.
 
-The name `final` stands for the stage that a run evaluates last, whatever it is called.
+Any other path in a stage's metrics works too. The name `final` stands for the stage that a run evaluates last.
 """
 
 import difflib
