@@ -30,7 +30,7 @@ class DistillStage(SftStage):
         return self.objective
 
     def work(self) -> str:
-        from mindspore_impl.losses.divergences import runs_composed  # noqa
+        from mindspore_impl.losses.divergences import runs_composed
 
         composed = f", {self.objective.divergence} with composed operators"
         return super().work() + (composed if runs_composed(self.objective.divergence) else "")
