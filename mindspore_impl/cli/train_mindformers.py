@@ -5,7 +5,7 @@ from pathlib import Path
 from mindspore_impl.cli.command import command, make_parser
 from mindspore_impl.curriculum.configuration import Config, compose
 from mindspore_impl.curriculum.plan import make_plan
-from mindspore_impl.curriculum.stages.context import Context, load_tokenizer
+from mindspore_impl.curriculum.stages.context import RunContext, load_tokenizer
 from mindspore_impl.curriculum.stages.inputs import is_path
 from mindspore_impl.curriculum.stages.sft import SftStage
 from mindspore_impl.data.options import ROLLOUTS
@@ -47,7 +47,7 @@ def stage_files(config: Config, name: str) -> StageInputs:
     Raises UserError when there is no such stage, the stages before it have not run yet, or it (or its initial weights)
     has LoRA adapters, which mindformers cannot read.
     """
-    context = Context(config, Path(config.run_dir), {planned.name: planned for planned in make_plan(config)})
+    context = RunContext(config, Path(config.run_dir), {planned.name: planned for planned in make_plan(config)})
     trained = [each for each, planned in context.plan.items() if isinstance(planned.stage, SftStage)]
     if name not in trained:
         raise UserError(f"{name!r} is no sft or distill stage of this curriculum{nearest(name, trained)}")
@@ -83,7 +83,7 @@ def _there(path: str | Path, name: str) -> Path:
     return Path(path).resolve()
 
 
-def _weights(context: Context, reference: str, name: str) -> Path:
+def _weights(context: RunContext, reference: str, name: str) -> Path:
     """The checkpoint of a stage, or the path itself."""
     from mindspore_impl import checkpoint
     from mindspore_impl.model.adapter_file import read_adapters

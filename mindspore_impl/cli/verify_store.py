@@ -7,7 +7,7 @@ from mindspore_impl.cli.command import add_plugins_option, command, make_parser
 from mindspore_impl.curriculum.runner import open_run
 from mindspore_impl.curriculum.stages import PlannedStage
 from mindspore_impl.curriculum.stages.capture import CaptureStage
-from mindspore_impl.curriculum.stages.context import Context
+from mindspore_impl.curriculum.stages.context import RunContext
 from mindspore_impl.errors import UserError
 
 
@@ -64,7 +64,7 @@ def _print(values: dict) -> None:
         print(f"{key}: {value}")
 
 
-def _compare_with_teacher(store: Path, context: Context, count: int, tolerance: float) -> None:
+def _compare_with_teacher(store: Path, context: RunContext, count: int, tolerance: float) -> None:
     from mindspore_impl.data.teacher_store import StoreReader
     from mindspore_impl.distill.capture import fitting, rescore
 
@@ -84,7 +84,7 @@ def _compare_with_teacher(store: Path, context: Context, count: int, tolerance: 
         )
 
 
-def _capturing_stage(context: Context, store: Path) -> PlannedStage:
+def _capturing_stage(context: RunContext, store: Path) -> PlannedStage:
     for planned in context.plan.values():
         if (
             isinstance(planned.stage, CaptureStage)

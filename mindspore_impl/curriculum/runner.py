@@ -14,7 +14,7 @@ from mindspore_impl.curriculum import cache
 from mindspore_impl.curriculum.configuration import Config, reopen, to_yaml
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.curriculum.stages import PlannedStage
-from mindspore_impl.curriculum.stages.context import Context, load_tokenizer, prepare_tokenizer
+from mindspore_impl.curriculum.stages.context import RunContext, load_tokenizer, prepare_tokenizer
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError, enough_memory
 
@@ -35,7 +35,7 @@ def run(config: Config) -> Path:
         if runtime.rank() == 0:
             _write_plan(run_dir, plan)
         runtime.setup(config.runtime, config.seed)
-        context = Context(config, run_dir, {planned.name: planned for planned in plan})
+        context = RunContext(config, run_dir, {planned.name: planned for planned in plan})
         context.tokenizer = _shared_tokenizer(context)
         for planned in plan:
             if status(run_dir, planned) != "skip":
@@ -55,7 +55,7 @@ def run(config: Config) -> Path:
     return run_dir
 
 
-def _shared_tokenizer(context: Context):
+def _shared_tokenizer(context: RunContext):
     """The tokenizer, which rank 0 alone may train; the others find it finished."""
     found = prepare_tokenizer(context) if runtime.rank() == 0 else None
     ranks.barrier()
@@ -84,7 +84,7 @@ def seed_folder(run_dir: Path, seed: int) -> Path:
     return run_dir / f"seed_{seed}"
 
 
-def open_run(run_dir: Path, plugin_names: Iterable[str] = ()) -> Context:
+def open_run(run_dir: Path, plugin_names: Iterable[str] = ()) -> RunContext:
     """The context of an existing run directory, with its tokenizer loaded and the runtime set up. Writes nothing.
 
     Raises UserError when config.yaml or the tokenizer is missing or damaged.
@@ -93,7 +93,7 @@ def open_run(run_dir: Path, plugin_names: Iterable[str] = ()) -> Context:
     tokenizer = load_tokenizer(config, run_dir)
     plan = {planned.name: planned for planned in make_plan(config)}
     runtime.setup(config.runtime, config.seed)
-    return Context(config, run_dir, plan, tokenizer)
+    return RunContext(config, run_dir, plan, tokenizer)
 
 
 def print_plan(config: Config) -> None:
@@ -158,7 +158,7 @@ def _find_folder(run_dir: Path, name: str) -> Path | None:
     return next((path for path in sorted(candidates) if path.name.split("_", 1)[1] == name), None)
 
 
-def _run_stage(context: Context, planned: PlannedStage, total: int) -> None:
+def _run_stage(context: RunContext, planned: PlannedStage, total: int) -> None:
     label = f"[{planned.index}/{total}] {planned.name} ({planned.kind})"
     folder = context.folder(planned.name)
     runtime.set_seed(planned.seed)
@@ -197,7 +197,7 @@ def _run_stage(context: Context, planned: PlannedStage, total: int) -> None:
     print(f"{label}: done in {seconds:.1f} s {planned.stage.summary(metrics)}", flush=True)
 
 
-def _begin(context: Context, planned: PlannedStage, folder: Path) -> tuple[str, dict]:
+def _begin(context: RunContext, planned: PlannedStage, folder: Path) -> tuple[str, dict]:
     """Make the stage's folder and write that the stage is running; -> its `status` and its record.
 
     The record holds the seconds that an interrupted run has spent on the stage.
@@ -228,7 +228,7 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _place_folder(context: Context, planned: PlannedStage) -> str:
+def _place_folder(context: RunContext, planned: PlannedStage) -> str:
     """Make the stage's folder, under its present number, and return the stage's `status`.
 
     An outdated folder moves to <run>/replaced/; it is never deleted.

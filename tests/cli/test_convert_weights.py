@@ -333,10 +333,10 @@ class _Tokenizer:
 
 @pytest.fixture
 def context(tmp_path, ms_runtime):
-    from mindspore_impl.curriculum.stages.context import Context
+    from mindspore_impl.curriculum.stages.context import RunContext
 
     (tmp_path / "mine.model").write_bytes(b"pieces")
-    return Context(configuration.compose(OVERRIDES), tmp_path / "run", {}, _Tokenizer(tmp_path / "mine.model"))
+    return RunContext(configuration.compose(OVERRIDES), tmp_path / "run", {}, _Tokenizer(tmp_path / "mine.model"))
 
 
 def test_the_weights_of_a_folder_reach_the_model(context, tmp_path):

@@ -7,7 +7,7 @@ from mindspore_impl.curriculum.inputs import inputs_of
 
 from mindspore_impl.curriculum import configuration
 from mindspore_impl.curriculum.plan import make_plan
-from mindspore_impl.curriculum.stages.context import Context
+from mindspore_impl.curriculum.stages.context import RunContext
 from mindspore_impl.data.teacher_store import StoreHeader
 from mindspore_impl.data.teacher_store_writer import StoreWriter
 
@@ -34,7 +34,7 @@ def test_a_path_stands_for_a_store(tmp_path):
     assert problems_of(settings) == []
     plan = {planned.name: planned for planned in make_plan(settings)}
     assert inputs_of(settings.stages["distill_fast"])["store"] == str(store)
-    context = Context(settings, tmp_path / "run", plan)
+    context = RunContext(settings, tmp_path / "run", plan)
     assert context.store(str(store)) == store
     assert context.store("rollout_fast") == context.folder("rollout_fast") / "store"
 

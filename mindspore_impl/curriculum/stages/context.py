@@ -16,7 +16,7 @@ from mindspore_impl.model.options import LoraOptions, ModelOptions
 
 
 @dataclass
-class Context:
+class RunContext:
     """The run that stages are part of. Records and samples are loaded once."""
 
     config: Shared
@@ -34,21 +34,17 @@ class Context:
 
         Raises UserError when it is missing or damaged.
         """
-        if is_path(reference):
-            return self.read(artifact, Path(reference))
-        return self.plan[reference].stage.load(artifact, self.folder(reference), self)
-
-    def read(self, artifact: str, path: Path) -> Any:
-        """An artifact at a path: weights are opened and rollouts read; of anything else the path is enough."""
+        if not is_path(reference):
+            return self.plan[reference].stage.load(artifact, self.folder(reference), self)
         if artifact == "weights":
             from mindspore_impl.curriculum.resolve import open_weights
 
-            return open_weights(path)
+            return open_weights(Path(reference))
         if artifact == "rollouts":
             from mindspore_impl.data.rollouts import read_rollouts
 
-            return read_rollouts(path, self.tokenizer, True)
-        return path
+            return read_rollouts(Path(reference), self.tokenizer, True)
+        return Path(reference)
 
     def set_options(self, name: str) -> DatasetOptions:
         """The options of a data set; one that a stage makes is read from that stage's record file."""
@@ -121,7 +117,7 @@ class Context:
         return model, identity(source, file_hash)
 
 
-def prepare_tokenizer(context: Context):
+def prepare_tokenizer(context: RunContext):
     """Load the configured tokenizer, or train the run's own once and keep it in <run>/tokenizer/."""
     from mindspore_impl.text.chat import segments
     from mindspore_impl.text.tokenizer import Tokenizer, train_tokenizer

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from mindspore_impl.curriculum.stages.base import PlannedStage, Shared, problem_of, stage_kind
-from mindspore_impl.curriculum.stages.context import Context
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, problem_of, stage_kind
 from mindspore_impl.curriculum.stages.inputs import is_path
 from mindspore_impl.curriculum.stages.sft import SftStage
 from mindspore_impl.data.options import ROLLOUTS

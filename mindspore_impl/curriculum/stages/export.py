@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mindspore_impl.curriculum import estimate
-from mindspore_impl.curriculum.stages.base import PlannedStage, Shared, Stage, problem_of, stage_kind
-from mindspore_impl.curriculum.stages.context import Context
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, problem_of, stage_kind
 from mindspore_impl.distributed import ranks
 from mindspore_impl.export.options import ExportOptions
 from mindspore_impl.schema import option

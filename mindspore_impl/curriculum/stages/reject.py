@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mindspore_impl import files
-from mindspore_impl.curriculum.stages.base import PlannedStage, Stage, stage_kind
-from mindspore_impl.curriculum.stages.context import Context
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Stage, stage_kind
 from mindspore_impl.data import judging
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError

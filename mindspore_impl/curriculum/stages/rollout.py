@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mindspore_impl.curriculum import estimate
-from mindspore_impl.curriculum.stages.base import PlannedStage, Shared, Stage, stage_kind
-from mindspore_impl.curriculum.stages.context import Context
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, stage_kind
 from mindspore_impl.distill.options import RolloutOptions
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.schema import option

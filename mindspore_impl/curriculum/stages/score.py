@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from mindspore_impl import files
 from mindspore_impl.curriculum import estimate
-from mindspore_impl.curriculum.stages.base import PlannedStage, Shared, Stage, stage_kind
-from mindspore_impl.curriculum.stages.context import Context
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, stage_kind
 from mindspore_impl.data import difficulty, judging
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError

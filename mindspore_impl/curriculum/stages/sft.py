@@ -8,8 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from mindspore_impl import runtime
 from mindspore_impl.curriculum import estimate
-from mindspore_impl.curriculum.stages.base import PlannedStage, Shared, Stage, problem_of, stage_kind
-from mindspore_impl.curriculum.stages.context import Context
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, problem_of, stage_kind
 from mindspore_impl.curriculum.stages.evaluate import EvaluateStage
 from mindspore_impl.data.options import ROLLOUTS, BatchOptions
 from mindspore_impl.errors import UserError
