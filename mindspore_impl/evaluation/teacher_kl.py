@@ -15,6 +15,7 @@ import numpy as np
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.batch_parts import sums_of_batches
+from mindspore_impl.losses.oracle import log_softmax
 from mindspore_impl.text.chat import Sample
 
 _ROWS = 16  # compared at a time: their float64 copies stay in the processor's cache
@@ -27,17 +28,11 @@ def divergence(teacher_RV: np.ndarray, model_RV: np.ndarray) -> tuple[np.ndarray
     """
     kl_R = np.empty(len(teacher_RV))
     for first in range(0, len(teacher_RV), _ROWS):
-        log_p_RV, log_q_RV = (_log_softmax(logits[first : first + _ROWS]) for logits in (teacher_RV, model_RV))
+        log_p_RV, log_q_RV = (
+            log_softmax(logits[first : first + _ROWS].astype(np.float64)) for logits in (teacher_RV, model_RV)
+        )
         kl_R[first : first + _ROWS] = (np.exp(log_p_RV) * (log_p_RV - log_q_RV)).sum(axis=1)
     return kl_R, teacher_RV.argmax(axis=1) == model_RV.argmax(axis=1)
-
-
-def _log_softmax(logits_RV: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # infinity less infinity: the result says so
-        shifted_RV = logits_RV.astype(np.float64)
-        shifted_RV -= shifted_RV.max(axis=1, keepdims=True)
-        shifted_RV -= np.log(np.exp(shifted_RV).sum(axis=1, keepdims=True))
-    return shifted_RV
 
 
 def measure_teacher_kl(
