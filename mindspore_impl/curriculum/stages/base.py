@@ -67,7 +67,7 @@ class Stage:
     kind: str
     seed: int | None = option(None, low=0)  # null: the run's seed
 
-    group: ClassVar[str] = "other"  # colour in the report: training, generation, scoring, selection, evaluation, export
+    group: ClassVar[str] = "other"  # colour in the report: training, generation, scoring, selection, evaluation, deployment
     provides: ClassVar[dict[str, str]] = {}  # artifact for later stages: its file or folder in the stage's folder
     outputs: ClassVar[tuple[str, ...]] = ()  # files without which a finished stage runs again
     less_memory: ClassVar[str] = "lower the model's size"  # what helps when memory runs out; {0}: the stage's key

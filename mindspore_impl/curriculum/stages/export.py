@@ -23,7 +23,7 @@ class ExportStage(Stage):
     prompts: list[str] = field(default_factory=list)  # data sets whose prompts are compared; empty: the bundled task's
     export: ExportOptions = field(default_factory=ExportOptions)
 
-    group: ClassVar[str] = "export"
+    group: ClassVar[str] = "deployment"
     provides: ClassVar[dict[str, str]] = {"package": "package"}
     outputs: ClassVar[tuple[str, ...]] = (
         "package/manifest.json",
