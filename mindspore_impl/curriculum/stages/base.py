@@ -67,7 +67,7 @@ class Stage:
     kind: str
     seed: int | None = option(None, low=0)  # null: the run's seed
 
-    group: ClassVar[str] = (
+    group: ClassVar[str] = "other"  # training, generation, scoring, selection, evaluation, deployment (report)
         "other"  # training, generation, scoring, selection, evaluation, deployment: the report's colours
     )
     provides: ClassVar[dict[str, str]] = {}  # artifact for later stages: its file or folder in the stage's folder

@@ -57,6 +57,8 @@ def test_a_store_that_does_not_fit_the_objective_is_refused(tmp_path, changes, m
 
 
 def test_a_missing_or_unfinished_store_is_refused(tmp_path):
-    assert any("no such file or folder" in problem for problem in problems_of(compose(tmp_path / "absent")))
+    with pytest.raises(UserError, match="no such file or folder"):
+        make_plan(compose(tmp_path / "absent"))
     (tmp_path / "empty").mkdir()
-    assert any("no finished teacher store" in problem for problem in problems_of(compose(tmp_path / "empty")))
+    with pytest.raises(UserError, match="no finished teacher store"):
+        make_plan(compose(tmp_path / "empty"))
