@@ -68,8 +68,6 @@ class Stage:
     seed: int | None = option(None, low=0)  # null: the run's seed
 
     group: ClassVar[str] = "other"  # training, generation, scoring, selection, evaluation, deployment (report)
-        "other"  # training, generation, scoring, selection, evaluation, deployment: the report's colours
-    )
     provides: ClassVar[dict[str, str]] = {}  # artifact for later stages: its file or folder in the stage's folder
     outputs: ClassVar[tuple[str, ...]] = ()  # files without which a finished stage runs again
     less_memory: ClassVar[str] = "lower the model's size"  # what helps when memory runs out; {0}: the stage's key
