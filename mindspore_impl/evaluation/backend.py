@@ -31,8 +31,11 @@ class Backend:
 
 @dataclass(frozen=True)
 class Text:
-    """One completion: its ids, with the closing piece when `finished`, and its text without special pieces, cut before
-    the first stop string."""
+    """One completion.
+
+    Its ids include the closing piece when `finished`; its text has no special pieces and ends before the first stop
+    string.
+    """
 
     ids: list[int]
     finished: bool
@@ -104,8 +107,10 @@ def complete(
 
 
 def chat_prompt(tokenizer, text: str, thinking: str, answering: bool = False) -> list[int]:
-    """The ids of a user's turn and the assistant's header; `answering`: with an empty thinking span behind it where the
-    template has one, so that the answer itself comes next."""
+    """The ids of a user's turn and the assistant's header.
+
+    answering: append an empty thinking span where the template has one, so that the answer itself comes next.
+    """
     from mindspore_impl.text.chat import render_prompt, thinking_ids
 
     ids = render_prompt([Message("user", text)], tokenizer, thinking)

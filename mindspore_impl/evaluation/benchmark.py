@@ -53,8 +53,10 @@ def check_settings(settings: BenchmarkSettings, name: Callable[[str], str] = str
 
 
 def items_of(name: str, path: Path, settings: BenchmarkSettings) -> list[Item]:
-    """The questions of the task `name` at `path`. Raises UserError for an unknown task, a faulty or empty file, and
-    where programs are to be run that this machine cannot isolate."""
+    """The questions of the task `name` at `path`.
+
+    Raises UserError for an unknown task, an invalid or empty file, and programs that this machine cannot isolate.
+    """
     if name not in TASKS:
         raise UserError(f"no task is named {name!r}; the tasks are {', '.join(TASKS)}")
     task, path = TASKS[name], Path(path)
@@ -71,8 +73,10 @@ def items_of(name: str, path: Path, settings: BenchmarkSettings) -> list[Item]:
 
 
 def check_lengths(name: str, items: list[Item], tokenizer, limit: int, settings: BenchmarkSettings) -> None:
-    """Refuse a task whose longest questions, by characters, exceed `limit` tokens with what is to be written behind
-    them: before anything is trained or loaded. Raises UserError."""
+    """Refuse a task whose longest questions, with their completions, exceed `limit` tokens.
+
+    Length is compared by characters. Called before anything is trained or loaded. Raises UserError.
+    """
     task = TASKS[name]
     for item in sorted(items, key=lambda item: -len(item.header) - len(item.prompt))[:4]:
         if task.chooses:
@@ -160,8 +164,10 @@ def _query(item: Item, tokenizer, settings: BenchmarkSettings) -> Query:
 
 
 def _write(backend: Backend, task: Task, items: list[Item], settings: BenchmarkSettings, title: str) -> list[dict]:
-    """Completions and their scores, the mean over the samples of a question. A chat answer that was cut is scored by
-    what is there."""
+    """Completions and their scores, averaged over the samples of a question.
+
+    A truncated chat answer is scored as it is.
+    """
     chat, count, samples = _is_chat(task, settings), _new_tokens(task, settings), settings.samples
     asked = [(item, number) for item in items for number in range(samples)]
     prompts = [ids for item in items for ids in [_prompt(item, task, backend.tokenizer, settings)] * samples]

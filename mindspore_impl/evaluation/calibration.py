@@ -15,8 +15,11 @@ BINS = 15
 
 
 def bin_sums(confidence_n: np.ndarray, right_n: np.ndarray) -> list[list[float]]:
-    """[tokens, how many are right, sum of confidence] of each bin, in float64. Bin b holds b / BINS < confidence <=
-    (b + 1) / BINS, and the first one 0, too. Raises ValueError for a confidence outside [0, 1] or NaN."""
+    """[tokens, right ones, sum of confidence] of each bin, in float64.
+
+    Bin b holds b / BINS < confidence <= (b + 1) / BINS; the first bin holds 0 too. Raises ValueError for a confidence
+    outside [0, 1] or NaN.
+    """
     confidence_n = np.asarray(confidence_n, np.float64)
     if not ((confidence_n >= 0) & (confidence_n <= 1 + 1e-5)).all():  # float32 may round above 1
         raise ValueError("a confidence lies in [0, 1]")
@@ -27,8 +30,9 @@ def bin_sums(confidence_n: np.ndarray, right_n: np.ndarray) -> list[list[float]]
 
 
 def batch_sums(network, batch) -> dict:
-    """{"ce", "tokens", "bins"} of the supervised tokens of a PackedBatch: the sum of their cross-entropy in nats, their
-    number, and their `bin_sums`, None where the model gives no number.
+    """{"ce", "tokens", "bins"} of the supervised tokens of a PackedBatch.
+
+    ce: the sum of their cross-entropy in nats; bins: their `bin_sums`, None where the model gives no number.
 
     network: a TokenPredictions. The sum may be NaN or infinite.
     """
@@ -42,8 +46,10 @@ def batch_sums(network, batch) -> dict:
 
 
 def calibration(sums: Iterable[list | None]) -> dict:
-    """{"ece", "bins": [{"low", "high", "tokens", "confidence", "accuracy"}], "tokens"} of the `bin_sums` of all
-    batches, added up in their order: shares in [0, 1], means of a bin that has tokens; others are left out.
+    """Expected calibration error of the `bin_sums` of all batches, added up in their order.
+
+    Returns {"ece", "bins": [{"low", "high", "tokens", "confidence", "accuracy"}], "tokens"}: shares in [0, 1], means of
+    the bins that have tokens; other bins are left out.
 
     ECE is None and there are no bins when a batch has no sums or there is no token.
     """

@@ -163,8 +163,9 @@ def _line(name: str, record: Record, generation, tokenizer) -> dict:
 def measure_perplexity(
     model, samples: dict[str, list[Sample]], options: EvaluationOptions, folder: Path
 ) -> tuple[dict, dict]:
-    """Mean cross-entropy (nats) over the supervised tokens of each set, and its exponential; None when not finite. And
-    each set's `calibration`, from the same forward pass.
+    """Mean cross-entropy (nats) over the supervised tokens of each set, its exponential, and its `calibration`.
+
+    Mean and exponential are None when not finite. All come from one forward pass.
 
     Parts go to `folder`. Sums are kept by batch and added up in the order of batches, whoever computed them.
     """

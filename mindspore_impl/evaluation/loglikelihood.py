@@ -38,8 +38,10 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Stretch:
-    """One row to be scored: `ids` behind the cache row `row` at `start`; the last `scored` ids predict the tokens of
-    `targets`, the continuations at `places` (query, number)."""
+    """One row to score: `ids` after the cache row `row` at `start`.
+
+    The last `scored` ids predict the tokens of `targets`, the continuations at `places` (query, number).
+    """
 
     ids: tuple[int, ...]
     start: int
@@ -49,8 +51,10 @@ class Stretch:
 
 
 def encode_pair(tokenizer, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids of a context (BOS first) and of its continuation, encoded as one text and cut where the context ends; spaces
-    at the end of the context belong to the continuation. An empty context is BOS, or the end of turn, alone."""
+    """Ids of a context (BOS first) and of its continuation, encoded as one text and cut where the context ends.
+
+    Trailing spaces of the context belong to the continuation. An empty context is BOS, or the end of turn, alone.
+    """
     start = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
     bare = context.rstrip()
     if not bare:
@@ -75,8 +79,10 @@ def check_queries(queries: Sequence[Query], vocab_size: int, limit: int, advice:
 
 
 def groups_of(contexts: Sequence[tuple[int, ...]]) -> list[tuple[int, list[int]]]:
-    """(tokens in common, indices) of the contexts that are worth keeping together; they never share a last token,
-    which has its continuation to predict."""
+    """(tokens in common, indices) of the contexts that share enough tokens to be scored together.
+
+    They never share the last token of a context, which has its continuation to predict.
+    """
     order = sorted(range(len(contexts)), key=lambda index: contexts[index])
     common = [_common(contexts[a], contexts[b]) for a, b in zip(order, order[1:], strict=False)]
     groups, begin = [], 0
@@ -205,8 +211,10 @@ class Scorer:
 
 
 class DecoderScorer:
-    """Likelihoods by any `generation.decoder.Decoder` (an exported package): one context at a time, its continuations
-    behind each other over the same cache."""
+    """Likelihoods by any `generation.decoder.Decoder` (an exported package), one context at a time.
+
+    The continuations of a context run one after the other over the same cache.
+    """
 
     def __init__(self, decoder):
         self.decoder, self.limit = decoder, decoder.slots

@@ -31,8 +31,11 @@ class BenchmarkOptions(AskOptions):
 
 @dataclass
 class EvaluationOptions:
-    """Sets of `data.sets`: `accuracy` by greedy generation in each set's thinking mode, `perplexity` teacher-forced.
-    `teacher_kl` is the KL divergence of `teacher` from the model, teacher-forced. `benchmarks` are entries by name."""
+    """What is measured on which sets of `data.sets`.
+
+    `accuracy` is by greedy generation in each set's thinking mode, `perplexity` teacher-forced. `teacher_kl` is the KL
+    divergence of `teacher` from the model, teacher-forced. `benchmarks` are entries by name.
+    """
 
     accuracy: list[str] = field(default_factory=list)
     perplexity: list[str] = field(default_factory=list)

@@ -15,6 +15,7 @@ import numpy as np
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.batch_parts import sums_of_batches
+from mindspore_impl.losses.oracle import log_softmax
 from mindspore_impl.text.chat import Sample
 
 _ROWS = 16  # compared at a time: their float64 copies stay in the processor's cache
@@ -27,24 +28,20 @@ def divergence(teacher_RV: np.ndarray, model_RV: np.ndarray) -> tuple[np.ndarray
     """
     kl_R = np.empty(len(teacher_RV))
     for first in range(0, len(teacher_RV), _ROWS):
-        log_p_RV, log_q_RV = (_log_softmax(logits[first : first + _ROWS]) for logits in (teacher_RV, model_RV))
+        log_p_RV, log_q_RV = (
+            log_softmax(logits[first : first + _ROWS].astype(np.float64)) for logits in (teacher_RV, model_RV)
+        )
         kl_R[first : first + _ROWS] = (np.exp(log_p_RV) * (log_p_RV - log_q_RV)).sum(axis=1)
     return kl_R, teacher_RV.argmax(axis=1) == model_RV.argmax(axis=1)
-
-
-def _log_softmax(logits_RV: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # infinity less infinity: the result says so
-        shifted_RV = logits_RV.astype(np.float64)
-        shifted_RV -= shifted_RV.max(axis=1, keepdims=True)
-        shifted_RV -= np.log(np.exp(shifted_RV).sum(axis=1, keepdims=True))
-    return shifted_RV
 
 
 def measure_teacher_kl(
     model, teacher, samples: dict[str, list[Sample]], vocab_size: int, sequence_length: int, rows: int, folder: Path
 ) -> dict[str, dict]:
-    """{set: {"kl", "agreement", "tokens"}}: mean KL(teacher || model) in nats over the supervised tokens of each set
-    (None when not finite), and the share of them at which both have the same most probable id.
+    """Mean KL(teacher || model) in nats over the supervised tokens of each set, and top-1 agreement.
+
+    Returns {set: {"kl", "agreement", "tokens"}}; kl is None when not finite; agreement is the share of tokens at which
+    both have the same most probable id.
 
     vocab_size: of the tokenizer; ids beyond it (a padded lm_head) get no mass. Parts go to `folder`; sums are kept by
     batch and added up in the order of batches, whoever computed them. Raises UserError when a vocabulary is smaller, or

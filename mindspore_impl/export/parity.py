@@ -22,6 +22,7 @@ import numpy as np
 
 from mindspore_impl import files, runtime
 from mindspore_impl.errors import UserError
+from mindspore_impl.losses.oracle import log_softmax
 
 RELATIVE_LIMIT = 1e-4  # of an fp32 package's logits, against the largest logit: rounding stays a hundred times below
 
@@ -88,7 +89,7 @@ def compare(found_PSV: np.ndarray, wanted: Reference) -> dict:
     difference_PS = np.abs(found_PSV - wanted.logits_PSV).max(axis=2)
     equal_PS = found_PSV.argmax(axis=2) == wanted.tokens_PS
     first_P = [int(row.argmin()) if not row.all() else len(row) for row in equal_PS]
-    log_p, log_q = _log_softmax(wanted.logits_PSV), _log_softmax(found_PSV)
+    log_p, log_q = log_softmax(wanted.logits_PSV), log_softmax(found_PSV)
     return {
         "max_logits_difference": {
             "prefill": float(difference_PS[:, 0].max()),
@@ -100,11 +101,6 @@ def compare(found_PSV: np.ndarray, wanted: Reference) -> dict:
         "greedy_tokens_equal": first_P,  # a prompt each: how many tokens of text agree
         "greedy_equal_prompts": int(equal_PS.all(axis=1).sum()),
     }
-
-
-def _log_softmax(logits_PSV: np.ndarray) -> np.ndarray:
-    shifted = logits_PSV - logits_PSV.max(axis=2, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=2, keepdims=True))
 
 
 def measure_alone(folder: Path, wanted: Reference) -> dict:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspore_impl.evaluation.enclosed import kernel, layers
+from mindspore_impl.evaluation.sandbox import isolation, layers, syscalls
 from tests.evaluation.fake_backend import make_tokenizer
 
 
@@ -18,18 +18,25 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.fixture
+def isolated():
+    """Skip where this machine cannot isolate programs."""
+    if missing := isolation().missing:
+        pytest.skip(f"this machine cannot promise {missing}: {isolation().reasons}")
+
+
+@pytest.fixture
 def nothing_left():
-    """Each test ends without a process or a folder of the program's."""
-    kernel.adopt_orphans()  # what outlives a run becomes a child of this process
+    """Fail when a test leaves a process or a folder of a program behind."""
+    syscalls.adopt_orphans()  # a process that outlives its run becomes a child of this one
     before, folders = set(layers._children()), set(Path(tempfile.gettempdir()).glob("program_*"))
     yield
     left = set(layers._children()) - before
     for child in left:
         os.kill(child, 9)
-    kernel._prctl(kernel._PR_SET_CHILD_SUBREAPER, 0)
+    syscalls._prctl(syscalls._PR_SET_CHILD_SUBREAPER, 0)
     mine = {f for f in set(Path(tempfile.gettempdir()).glob("program_*")) - folders if f.stat().st_uid == os.geteuid()}
     assert not left, "a process outlived its run"
-    # Other runs on this machine come and go: a folder that stays is one of ours.
+    # Folders of concurrent runs disappear; one that stays is ours.
     deadline = time.monotonic() + 20
     while any(folder.exists() for folder in mine) and time.monotonic() < deadline:
         time.sleep(0.05)

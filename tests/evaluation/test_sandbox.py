@@ -1,4 +1,4 @@
-"""Hostile programs: none gets out of its layers, stalls the evaluator, or passes without passing its tests."""
+"""Hostile programs cannot leave their layers, stall the evaluator, or pass without passing their tests."""
 
 import os
 import resource
@@ -10,17 +10,25 @@ from pathlib import Path
 import pytest
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation import sandbox
-from mindspore_impl.evaluation.enclosed import layers
-from mindspore_impl.evaluation.sandbox import Isolation, Limits, Program, run_many, run_program
+from mindspore_impl.evaluation.sandbox import (
+    Isolation,
+    Limits,
+    Program,
+    Result,
+    isolation,
+    layers,
+    run_many,
+    run_program,
+)
+from mindspore_impl.evaluation.sandbox import run as run_module
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 NAMESPACES = {"process namespace", "own root", "network namespace"}
 
 
 def without_namespaces() -> Isolation:
-    """What is left on a machine that gives no namespaces."""
-    found = sandbox.isolation()
+    """The isolation of a machine without namespaces."""
+    found = isolation()
     kept = [name for name in found.layers if name not in NAMESPACES]
     if "own user" in found.layers and not _everyone_can_enter(Path(os.path.realpath(os.sys.base_prefix))):
         kept = [name for name in kept if name not in {"own user", "process limit"}]
@@ -33,14 +41,21 @@ def _everyone_can_enter(folder: Path) -> bool:
 
 @pytest.fixture(params=["all layers", "no namespaces"])
 def around(request) -> Isolation:
-    found = sandbox.isolation() if request.param == "all layers" else without_namespaces()
+    found = isolation() if request.param == "all layers" else without_namespaces()
     needed = set(layers.PROMISES) - {"limits"}
     if missing := needed & set(found.missing):
         pytest.skip(f"this machine cannot promise {sorted(missing)}: {found.reasons}")
     return found
 
 
-def run(around: Isolation, source: str, checks: str = "", names=(), **limits) -> sandbox.Result:
+def isolation_with(layer: str) -> Isolation:
+    """This machine's isolation; skips where it lacks `layer`."""
+    if layer not in isolation().layers:
+        pytest.skip(isolation().reasons[layer])
+    return isolation()
+
+
+def run(around: Isolation, source: str, checks: str = "", names=(), **limits) -> Result:
     limits = Limits(**{"seconds": 20.0, "require_isolation": False} | limits)
     return run_program(textwrap.dedent(source), limits, textwrap.dedent(checks), names, around)
 
@@ -73,9 +88,7 @@ def test_fork_bomb(around):
 
 
 def test_number_of_processes_and_threads():
-    found = sandbox.isolation()
-    if "process limit" not in found.layers:
-        pytest.skip(found.reasons["process limit"])
+    found = isolation_with("process limit")
     source = """
         import threading
         count = 0
@@ -90,34 +103,34 @@ def test_number_of_processes_and_threads():
 
 def test_endless_output_is_cut_and_memory_stays_flat():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = run(sandbox.isolation(), "while True:\n    print('x' * 1000)", output_kb=64)
+    result = run(isolation(), "while True:\n    print('x' * 1000)", output_kb=64)
     assert result.status == "output" and len(result.stdout) == 64 << 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10
 
 
 def test_sleep_ends_at_the_time_limit():
-    result = run(sandbox.isolation(), "import time\ntime.sleep(1000)", seconds=0.5)
+    result = run(isolation(), "import time\ntime.sleep(1000)", seconds=0.5)
     assert result.status == "timeout" and result.seconds < 30
 
 
 def test_busy_loop_in_a_test_call_ends_at_the_time_limit():
-    result = run(sandbox.isolation(), "def f():\n    while True: pass", "f()", ["f"], seconds=0.5)
+    result = run(isolation(), "def f():\n    while True: pass", "f()", ["f"], seconds=0.5)
     assert result.status == "timeout"
 
 
 def test_cpu_limit_ends_a_busy_loop():
-    result = run(sandbox.isolation(), "while True: pass", cpu_seconds=1, seconds=60.0)
+    result = run(isolation(), "while True: pass", cpu_seconds=1, seconds=60.0)
     assert (result.status, result.error) == ("timeout", "the limit on CPU time")
 
 
 def test_memory():
-    result = run(sandbox.isolation(), "x = bytearray(1 << 30)", memory_mb=256)
+    result = run(isolation(), "x = bytearray(1 << 30)", memory_mb=256)
     assert result.status == "memory"
 
 
 def test_memory_that_grows_in_a_test_call():
     source = "def f():\n    x = []\n    while True:\n        x.append(bytes(1 << 20))"
-    assert run(sandbox.isolation(), source, "f()", ["f"], memory_mb=128).status == "memory"
+    assert run(isolation(), source, "f()", ["f"], memory_mb=128).status == "memory"
 
 
 def test_huge_file(around):
@@ -135,9 +148,7 @@ def test_huge_file(around):
 
 
 def test_many_files_fill_the_private_folder_alone():
-    found = sandbox.isolation()
-    if "own root" not in found.layers:
-        pytest.skip(found.reasons["own root"])
+    found = isolation_with("own root")
     source = """
         try:
             for i in range(100000):
@@ -307,9 +318,7 @@ def test_abstract_unix_socket(around):
 @pytest.mark.parametrize("layer", sorted(NAMESPACES | {"landlock", "system call filter", "own user"}))
 def test_each_layer_does_its_part_alone(layer, secret):
     """The layers repeat each other: every one of them is seen to work with none of its doubles around it."""
-    found = sandbox.isolation()
-    if layer not in found.layers:
-        pytest.skip(found.reasons[layer])
+    isolation_with(layer)
     with socket.create_server(("127.0.0.1", 0)) as server:
         attempts = {
             "process namespace": "os.kill(HOST, 0)",
@@ -329,9 +338,7 @@ def test_each_layer_does_its_part_alone(layer, secret):
 
 
 def test_landlock_scopes_signals():
-    found = sandbox.isolation()
-    if "landlock signals" not in found.layers:
-        pytest.skip(found.reasons["landlock signals"])
+    isolation_with("landlock signals")
     source = f"import os\n{attempt(f'os.kill({os.getpid()}, 0)')}"
     assert run(Isolation(("limits", "landlock", "landlock signals")), source).stdout.startswith("REFUSED")
 
@@ -352,15 +359,13 @@ def test_require_isolation_refuses_and_says_why():
 
 
 def test_run_many_refuses_before_the_first_program(monkeypatch):
-    monkeypatch.setattr(sandbox, "isolation", lambda: Isolation(("limits",), {}, ("files",)))
+    monkeypatch.setattr(run_module, "isolation", lambda: Isolation(("limits",), {}, ("files",)))
     with pytest.raises(UserError, match="files not protected"):
         run_many([Program("print(1)")])
 
 
 def test_a_layer_that_fails_after_all_stops_the_run():
-    found = sandbox.isolation()
-    if "own root" not in found.layers:
-        pytest.skip(found.reasons["own root"])
+    found = isolation_with("own root")
     result = run(found, "print(1)", disk_mb=0.5)  # no whole number of bytes: such a /tmp cannot be mounted
     assert (result.status, result.stdout) == ("refused", "") and "a layer of isolation failed" in result.error
 

@@ -26,5 +26,5 @@ def test_borders():
     for correct in range(8):
         low, high = wilson_interval(correct, 7)
         assert 0 <= low <= correct / 7 <= high <= 1 and low < high
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="8"):
         wilson_interval(8, 7)

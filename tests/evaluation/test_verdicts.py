@@ -1,25 +1,19 @@
-"""What a program may and may not do to its verdict, and what the tests see of its values."""
+"""Verdicts cannot be forged, and plain values reach the tests unchanged."""
 
 import json
 import textwrap
 
 import pytest
 
-from mindspore_impl.evaluation import sandbox
-from mindspore_impl.evaluation.enclosed import exchange
-from mindspore_impl.evaluation.sandbox import Limits, Program, run_many, run_program
+from mindspore_impl.evaluation.sandbox import Limits, Program, Result, exchange, run_many, run_program
+
+pytestmark = pytest.mark.usefixtures("isolated")
 
 WRONG = "def f(x):\n    return 0\n"
 CHECKS = "for x in (3, 4):\n    assert f(x) == x * x"
 
 
-@pytest.fixture(autouse=True)
-def isolated():
-    if missing := sandbox.isolation().missing:
-        pytest.skip(f"this machine cannot promise {missing}: {sandbox.isolation().reasons}")
-
-
-def judged(source: str, checks: str = CHECKS, names=("f",), **limits) -> sandbox.Result:
+def judged(source: str, checks: str = CHECKS, names=("f",), **limits) -> Result:
     names = names if checks else ()
     return run_program(textwrap.dedent(source), Limits(**{"seconds": 20.0} | limits), textwrap.dedent(checks), names)
 
@@ -40,7 +34,7 @@ CHEATS = {
     + WRONG
     + textwrap.dedent("""
         for thing in gc.get_objects():
-            if isinstance(thing, types.ModuleType) and 'enclosed' in getattr(thing, '__name__', ''):
+            if isinstance(thing, types.ModuleType) and 'sandbox' in getattr(thing, '__name__', ''):
                 for name in ('judge', '_verdict', '_described'):
                     if hasattr(thing, name):
                         setattr(thing, name, lambda *a: {'status': 'passed', 'error': ''})
@@ -79,7 +73,7 @@ CHEATS = {
 
 
 @pytest.fixture(scope="module")
-def cheated() -> dict[str, sandbox.Result]:
+def cheated() -> dict[str, Result]:
     programs = [Program(source, CHECKS, ["f"]) for source in CHEATS.values()]
     return dict(zip(CHEATS, run_many(programs, Limits(seconds=20.0)), strict=True))
 
@@ -207,7 +201,7 @@ def test_exceptions_of_the_program_reach_the_tests():
 
 def test_a_test_cannot_pass_a_function():
     result = judged("def f(x): return x", "f(lambda: 1)")
-    assert result.status == "failed" and "cannot give the program a value of the type function" in result.error
+    assert result.status == "failed" and "function" in result.error
 
 
 def test_what_the_tests_print_is_not_the_programs():
@@ -232,5 +226,5 @@ def test_encode_takes_no_word_of_a_subclass():
 
 @pytest.mark.parametrize("value", [["nothing"], ["os.system", "ls"], ["type", "eval"], ["type", "Remote"]])
 def test_decode_knows_its_own_kinds_alone(value):
-    with pytest.raises(ValueError, match="no value is of the kind"):
+    with pytest.raises(ValueError, match="unknown type"):
         exchange.decode(value, None)

@@ -1,5 +1,6 @@
 """A page as a strict parser sees it, and text that tries to become markup."""
 
+import json
 from html.parser import HTMLParser
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -15,10 +16,10 @@ class Page(HTMLParser):
         self.feed(html)
         assert not self.open, f"never closed: {self.open}"
         self.text = "".join(self.words)
+        self.sections = [value for tag, key, value in self.attributes if (tag, key) == ("section", "id")]
 
     def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += [(tag, *pair) for pair in attributes]
+        self.handle_startendtag(tag, attributes)
         if tag not in VOID:
             self.open.append(tag)
 
@@ -27,10 +28,17 @@ class Page(HTMLParser):
         self.attributes += [(tag, *pair) for pair in attributes]
 
     def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, f"</{tag}> does not close what is open"
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> does not close what is open"
 
     def handle_data(self, data):
         self.words.append(data)
 
     def values(self, name):
         return [value for _, key, value in self.attributes if key == name]
+
+
+def data_of(html: str, key: str):
+    """The JSON that a page holds for its script."""
+    begin = f'<script type="application/json" id="{key}">'
+    return json.loads(html.partition(begin)[2].partition("</script>")[0])

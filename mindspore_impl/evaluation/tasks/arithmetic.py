@@ -1,6 +1,6 @@
-"""The value of a closed form written in LaTeX, by a small parser of our own: a model's text is never executed.
+r"""The value of a closed form written in LaTeX, by a small parser of our own: a model's text is never executed.
 
-Known: numbers, + - * / ^ !, implicit products, fractions, roots, absolute values, binomials, mixed numbers (1\\frac12),
+Known: numbers, + - * / ^ !, implicit products, fractions, roots, absolute values, binomials, mixed numbers (1\frac12),
 pi, e, i, elementary functions, and single letters as variables. Rational values stay exact; the rest is complex
 floating point. Sizes are bounded, so every text of a thousand characters is done in milliseconds.
 """
@@ -172,7 +172,7 @@ class _Parser:
         return self.digit()
 
     def digit(self) -> Fraction | None:
-        """One digit, as TeX takes it from a longer number: \\frac12 is a half."""
+        r"""One digit, as TeX takes it from a longer number: \frac12 is a half."""
         token = self.here()
         if token is None or token[0] != "number":
             return None
@@ -224,7 +224,7 @@ class _Parser:
         return _power(self.argument(), 1 / index)
 
     def logarithm(self) -> Number:
-        """Natural, as mathematicians write log; a base stands as \\log_{b} and comes here as \\log[b]."""
+        r"""Natural, as mathematicians write log; a base stands as \log_{b} and comes here as \log[b]."""
         if not self.take("["):
             return self.applied(cmath.log)
         base = self.sum()
@@ -233,7 +233,7 @@ class _Parser:
         return self.applied(cmath.log) / cmath.log(base)
 
     def applied(self, function) -> Number:
-        """function of what follows; \\sin^2 x is (sin x)^2."""
+        r"""function of what follows; \sin^2 x is (sin x)^2."""
         exponent = self.argument() if self.take("^") else None
         result = function(complex(self.power()))
         return result if exponent is None else _power(result, exponent)

@@ -34,8 +34,9 @@ class Tests:
 
 
 def program_of(tests: Tests, completion: str) -> str:
-    """The program that a completion stands for: its fenced block that defines the function asked for (else its first
-    one), or without a block all up to the first of the strings `stop` (behind the function's head, where it has one).
+    """The program in a completion: its fenced block that defines the requested function, else its first block.
+
+    Without a block it is the text up to the first of the strings `stop` (after the function's head, if it has one).
     """
     blocks = _FENCE.findall(completion)
     code = next((block for block in blocks if _head(block, tests)), blocks[0] if blocks else None)
@@ -59,8 +60,10 @@ def program(item: Item, completion: str) -> Program:
 
 
 def scores(programs: Sequence[Program], limits: Limits) -> list[dict]:
-    """{"pass@1", "status", "error"} of each program, which run side by side. Raises UserError where this machine cannot
-    isolate them."""
+    """{"pass@1", "status", "error"} of each program; they run in parallel.
+
+    Raises UserError where this machine cannot isolate them.
+    """
     results = run_many(programs, limits, title="tests")
     for result in results:
         if result.status == "refused":

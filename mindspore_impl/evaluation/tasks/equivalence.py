@@ -1,6 +1,6 @@
-"""Whether two final answers of mathematics are the same: not equal texts, but equal values.
+r"""Whether two final answers of mathematics are the same: not equal texts, but equal values.
 
-The last \\boxed{...} is the answer. Notation that means nothing is dropped (\\left, spaces, \\dfrac, \\text, units,
+The last \boxed{...} is the answer. Notation that means nothing is dropped (\left, spaces, \dfrac, \text, units,
 degrees, dollar and percent signs, "x ="); then texts are compared, and where they differ tuples, intervals, sets,
 unions, matrices and equations part by part, expressions by their values at four points (`arithmetic.py`, our own
 parser: nothing of a model's text is executed, and sympy, whose parser executes text, is not used).
@@ -52,7 +52,7 @@ _POINTS = (0.7391, 1.6180339, 2.7137, -1.3331)
 
 
 def final_answer(completion: str) -> str | None:
-    """What stands in the last \\boxed{...} (or \\fbox), braces balanced; None without one."""
+    r"""What stands in the last \boxed{...} (or \fbox), braces balanced; None without one."""
     for match in reversed(list(_BOXED.finditer(completion))[-MOST_BOXES:]):
         depth = 0
         for place in range(match.end(), len(completion)):
@@ -209,7 +209,7 @@ def _split(text: str) -> list[str]:
 
 
 def _signs(given: str, right: str, same: Compare) -> bool | None:
-    """a \\pm b is the list a + b, a - b."""
+    r"""a \pm b is the list a + b, a - b."""
     if not any("\\pm" in text for text in (given, right)):
         return None
     both = [_split(text) if "\\pm" not in text else [text.replace("\\pm", s) for s in "+-"] for text in (given, right)]

@@ -54,8 +54,11 @@ class Task:
 
 
 def rows(path: Path, columns: tuple[str, ...], named: bool) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line, row) of a CSV file; `named`: its first row names the columns (others are left out), else the rows
-    hold `columns` in this order. Raises UserError that names file and line."""
+    """Yield (line, row) of a CSV file.
+
+    named: the first row names the columns (others are left out); else the rows hold `columns` in this order. Raises
+    UserError that names file and line.
+    """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             yield from _rows(csv.reader(file, strict=True), path, columns, named)
@@ -100,8 +103,10 @@ def objects(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def question_files(path: Path, test: str, train: str, shots: int) -> tuple[Path, Path | None]:
-    """The file of questions and, where `shots` need one, that of worked examples: `path` is the folder of both, or the
-    file of questions alone. Raises UserError when shots have no file."""
+    """The file of questions and, where `shots` need one, that of worked examples.
+
+    path: the folder of both, or the file of questions alone. Raises UserError when shots have no file.
+    """
     folder = path.is_dir()
     if shots and not (folder and (path / train).is_file()):
         raise UserError(f"{path}: {shots} shots need a folder with {train} and {test}; or set shots to 0")

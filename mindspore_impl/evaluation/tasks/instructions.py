@@ -173,8 +173,11 @@ _ABBREVIATION = re.compile(
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text: they end with . ! ? or their Chinese forms, and the next one begins with anything but a
-    small letter; abbreviations and initials end none."""
+    """The sentences of a text.
+
+    They end with . ! ? or their Chinese forms, and the next one does not begin with a lower-case letter; abbreviations
+    and initials end none.
+    """
     found, start = [], 0
     for match in re.finditer(r"[.!?]+[\"')\]”’]*(?=\s+[^a-z\s])|[。！？]+[”’」]?", text):
         if match[0] == "." and _ABBREVIATION.search(text[start : match.end()]):

@@ -7,20 +7,13 @@ from pathlib import Path
 import pytest
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation import sandbox
 from mindspore_impl.evaluation.benchmark import BenchmarkSettings, items_of
-from mindspore_impl.evaluation.sandbox import Isolation, Limits
+from mindspore_impl.evaluation.sandbox import Isolation, Limits, run
 from mindspore_impl.evaluation.tasks import code, humaneval, mbpp
 
 HUMANEVAL = Path(__file__).parent / "data" / "humaneval" / "HumanEval.jsonl"
 MBPP = Path(__file__).parent / "data" / "mbpp" / "mbpp.jsonl"
 SANITIZED = MBPP.with_name("sanitized-mbpp.json")
-
-
-@pytest.fixture
-def isolated():
-    if missing := sandbox.isolation().missing:
-        pytest.skip(f"this machine cannot promise {missing}: {sandbox.isolation().reasons}")
 
 
 def rows(path: Path) -> list[dict]:
@@ -187,7 +180,7 @@ def test_shots_that_are_not_there():
 
 @pytest.mark.parametrize("name", ["humaneval", "humaneval_chat", "mbpp"])
 def test_a_machine_without_isolation_is_refused_before_anything_is_generated(monkeypatch, name):
-    monkeypatch.setattr(sandbox, "isolation", lambda: Isolation((), {"landlock": "not here"}, ("files",)))
+    monkeypatch.setattr(run, "isolation", lambda: Isolation((), {"landlock": "not here"}, ("files",)))
     with pytest.raises(UserError, match="files not protected"):
         items_of(name, HUMANEVAL if name != "mbpp" else MBPP, BenchmarkSettings(shots=0))
     allowed = BenchmarkSettings(shots=0, limits=Limits(require_isolation=False))

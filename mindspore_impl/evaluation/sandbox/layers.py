@@ -1,0 +1,341 @@
+"""Isolation layers: their list, the promises that they keep together, and how a process enters them.
+
+`probe` tries every layer once in a throwaway process. A run uses all that worked, and stops when one of them fails: no
+program runs with less isolation than its result reports.
+"""
+
+import contextlib
+import os
+import select
+import signal
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from mindspore_impl.evaluation.sandbox import syscalls
+
+LAYERS = {
+    "limits": "CPU time, memory, file size and open files (setrlimit)",
+    "no new privileges": "set-user-id programs gain nothing (prctl)",
+    "process namespace": "the program sees and signals only its own processes, and all end with it",
+    "own root": "a root folder of Python and libraries, read-only, and a /tmp in memory (mount namespace)",
+    "network namespace": "no network, no local sockets of others, no shared IPC",
+    "own user": "a dedicated user id without rights (root only)",
+    "process limit": "the number of processes and threads (setrlimit, which binds all users but root)",
+    "landlock": "files: Python's are readable, the private folder is usable, nothing else can be opened",
+    "landlock signals": "no signals to processes outside (Landlock 6)",
+    "system call filter": "no sockets, namespaces, mounts, tracing (seccomp)",
+}
+_NAMESPACES = {
+    "process namespace": syscalls.CLONE_NEWPID,
+    "own root": syscalls.CLONE_NEWNS,
+    "network namespace": syscalls.CLONE_NEWNET | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS,
+}
+# A promise holds when all layers of one of its tuples work.
+PROMISES = {
+    "files": [("own root",), ("landlock",)],
+    "network": [("network namespace",), ("system call filter",)],
+    "processes": [("process namespace",), ("own user",), ("landlock signals", "system call filter")],
+    "limits": [("limits", "process limit", "no new privileges")],
+}
+_FIRST_USER = 0x70000000  # user ids that no account has
+SETUP_SECONDS = 60.0
+
+
+def missing_promises(layers: Collection[str]) -> list[str]:
+    """The keys of PROMISES that `layers` do not keep."""
+    return [name for name, ways in PROMISES.items() if not any(set(way) <= set(layers) for way in ways)]
+
+
+def spawn(layers: list[str], folder: Path, limits: dict, keep: dict[int, int], body: Callable[[], None]) -> int:
+    """Run `body` in a new process inside `layers`, and return once it has entered them.
+
+    Args:
+        layers: Names of LAYERS.
+        folder: Empty and private. Mount point of the new root with "own root", else the body's working folder.
+        limits: Resource limits in bytes, seconds and counts.
+        keep: {file descriptor here: its number inside}; all others are closed.
+        body: Called inside.
+
+    Returns:
+        The id of the process to wait for; its exit code is the body's, or 128 + the signal that ended the body.
+
+    Raises:
+        OSError: a layer cannot be entered; nothing of `body` has run.
+    """
+    ready, told = os.pipe()
+    keeper = os.fork()
+    if keeper == 0:
+        _never_returns(lambda: _outermost(layers, folder, limits, keep, told, body), told)
+    os.close(told)
+    said = _read_line(ready)
+    os.close(ready)
+    if said != b"inside":
+        os.kill(keeper, signal.SIGKILL)
+        os.waitpid(keeper, 0)
+        raise OSError(said.decode(errors="replace") or "a process could not be prepared in time")
+    return keeper
+
+
+def _read_line(handle: int) -> bytes:
+    if not select.select([handle], [], [], SETUP_SECONDS)[0]:
+        return b""
+    return os.read(handle, 4096)
+
+
+def _never_returns(work: Callable[[], None], told: int) -> None:
+    code = 71
+    try:
+        work()
+        code = 0
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.write(told, f"{type(error).__name__}: {error}".encode()[:4000])
+    finally:
+        os._exit(code)
+
+
+def _outermost(layers, folder, limits, keep, told, body) -> None:
+    syscalls.die_with_parent()
+    os.setsid()
+    syscalls.hide_memory(False)  # briefly: the files below belong to root while it is hidden
+    Path("/proc/self/oom_score_adj").write_text("1000")  # when memory runs out, the program is killed first
+    user = user_of(os.getpid()) if "own user" in layers else os.geteuid()
+    flags = sum(flag for name, flag in _NAMESPACES.items() if name in layers)
+    before = 0 if user >= _FIRST_USER or flags and os.geteuid() and _counts_by_namespace() else _processes_of(user)
+    if flags:
+        syscalls.unshare(flags)
+    syscalls.hide_memory()
+    limits = limits | {"processes": limits["processes"] + before}
+
+    def innermost() -> None:
+        _confine(layers, folder, limits, user)
+        _keep_only({**keep, told: max(keep.values()) + 1})
+        os.write(max(keep.values()) + 1, b"inside")
+        os.close(max(keep.values()) + 1)
+        body()
+
+    if "process namespace" in layers:
+        # The first process of the namespace stays outside of the other layers: the program cannot signal or trace it,
+        # and everything in the namespace ends with it.
+        _stand_in_for(lambda: _stand_in_for(innermost, told), told)
+    else:
+        _stand_in_for(innermost, told)
+
+
+def _stand_in_for(work: Callable[[], None], told: int) -> None:
+    """Run `work` in a child and exit with its exit code."""
+    child = os.fork()
+    if child == 0:
+        syscalls.die_with_parent()
+        _never_returns(work, told)
+    os.closerange(0, 4096)  # readers of the program's output must see its end
+    _, status = os.waitpid(child, 0)
+    os._exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
+
+
+def _confine(layers: list[str], folder: Path, limits: dict, user: int) -> None:
+    """Move this process, alone in its namespaces, into the layers and its private working folder."""
+    if "own root" in layers:
+        syscalls.enter_new_root(folder, limits["disk"], user)
+        home = "/tmp"
+    else:
+        home = str(folder)
+        os.chown(home, user, -1)
+        os.chdir(home)
+    rules = syscalls.landlock_rules(home) if "landlock" in layers else None
+    names = {"AS": "memory", "FSIZE": "file", "NOFILE": "open_files", "NPROC": "processes"}
+    for name, key in names.items():
+        syscalls.limit(name, limits[key])
+    for name in ("CORE", "MEMLOCK", "MSGQUEUE"):
+        syscalls.limit(name, 0)
+    syscalls.limit("CPU", limits["cpu_seconds"], grace=1)
+    if os.geteuid() == 0 or "own root" in layers:
+        if "own user" in layers:
+            syscalls.become(user)
+        syscalls.drop_capabilities()
+    syscalls.no_new_privileges()
+    syscalls.hide_memory()
+    syscalls.die_with_parent()
+    if rules is not None:
+        syscalls.landlock(rules)
+    if "system call filter" in layers:
+        syscalls.filter_system_calls()
+    os.umask(0o077)
+    os.environ.clear()
+    os.environ.update(HOME=home, TMPDIR=home, PATH="/usr/bin:/bin", LANG="C.UTF-8")
+
+
+def user_of(keeper: int) -> int:
+    """The user id that "own user" gives to the program of this process."""
+    return _FIRST_USER + keeper
+
+
+def _counts_by_namespace() -> bool:
+    """Whether the process limit counts each user namespace separately (Linux 5.14)."""
+    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (5, 14)
+
+
+def _keep_only(keep: dict[int, int]) -> None:
+    """Close every file descriptor except those of `keep`, and renumber these."""
+    floor = 1 + max([*keep, *keep.values()])
+    for offset, handle in enumerate(keep):
+        os.dup2(handle, floor + offset)
+    os.closerange(0, floor)
+    os.closerange(floor + len(keep), 4096)
+    for offset, number in enumerate(keep.values()):
+        os.dup2(floor + offset, number)
+        os.close(floor + offset)
+
+
+def _processes_of(user: int) -> int:
+    """Number of threads of `user`: the process limit counts them where the user is shared."""
+    count = 0
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and entry.stat().st_uid == user:
+                count += len(os.listdir(entry / "task"))
+        except OSError:
+            continue  # it has ended
+    return count
+
+
+def kill_user(user: int) -> None:
+    """Kill every process of a dedicated user id at once."""
+    if (child := os.fork()) == 0:
+        try:
+            syscalls.become(user)
+            os.kill(-1, signal.SIGKILL)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
+def kill_descendants() -> None:
+    """Kill and reap every child of this process, adopted orphans (`syscalls.adopt_orphans`) included.
+
+    A fork bomb cannot outrun this for long: the number of its processes is limited.
+    """
+    while True:
+        for child in _children():
+            try:
+                os.kill(child, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _children() -> list[int]:
+    me, found = os.getpid(), []
+    try:
+        return [int(pid) for pid in Path(f"/proc/{me}/task/{me}/children").read_text().split()]
+    except OSError:  # a kernel without this list
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == me:
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a private folder that a hostile program has filled: unreadable folders, links, any depth.
+
+    Links are removed, never followed. Walks one name at a time, so that depth costs neither path length nor file
+    descriptors. All processes of the program are dead.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    here = _open_folder(str(folder), None)
+    waiting = [_empty_of_files(here)]  # folders left to remove, for each level down to `here`
+    names: list[str] = []
+    while waiting:
+        if waiting[-1]:
+            names.append(waiting[-1].pop())
+            step = _open_folder(names[-1], here)
+            waiting.append(_empty_of_files(step))
+        else:
+            waiting.pop()
+            step = os.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+            if names:
+                os.rmdir(names.pop(), dir_fd=step)
+        os.close(here)
+        here = step
+    os.close(here)
+    os.rmdir(folder)
+
+
+def _empty_of_files(handle: int) -> list[str]:
+    """Remove everything but folders; return the names of the folders."""
+    folders = []
+    for name in os.listdir(handle):
+        if _is_folder(name, handle):
+            folders.append(name)
+        else:
+            os.unlink(name, dir_fd=handle)
+    return folders
+
+
+def _is_folder(name: str, parent: int) -> bool:
+    return os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode & 0o170000 == 0o040000
+
+
+def _open_folder(name: str, parent: int | None) -> int:
+    """Open a folder whatever its permissions."""
+    os.chmod(name, 0o700, dir_fd=parent)
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+
+
+def probe(folder: Path) -> dict[str, str]:
+    """{layer: "" where it works, else the reason}; each layer is entered by a throwaway process."""
+    if os.uname().sysname != "Linux":
+        return dict.fromkeys(LAYERS, "Linux only")
+    found: dict[str, str] = {}
+    for name in LAYERS:
+        found[name] = _reason(name, folder, found)
+    working = [name for name, reason in found.items() if not reason]
+    if reason := _attempt(working, folder):  # they work one by one, but not together
+        found |= {name: f"not together with the others: {reason}" for name in _NAMESPACES if not found[name]}
+        found["own user"] = found["own user"] or _attempt(["own user"], folder)
+    return found
+
+
+def _reason(name: str, folder: Path, found: dict[str, str]) -> str:
+    """Why the layer does not work here; `found` has the layers before it in LAYERS."""
+    root = os.geteuid() == 0
+    if name == "own user":
+        if not root:
+            return "only root can change its user"
+        # Python may be in a folder that no other user can enter; a new root contains it all the same.
+        return _attempt([name] if found["own root"] else ["own root", name], folder)
+    if name == "process limit":
+        return "it does not bind root, and 'own user' does not work" if root and found["own user"] else ""
+    if name == "landlock signals":
+        try:
+            version = syscalls.landlock_version()
+        except OSError as error:
+            return str(error)
+        return "" if version >= 6 else f"the kernel has Landlock {version}"
+    return _attempt([name], folder)
+
+
+def _attempt(layers: list[str], folder: Path) -> str:
+    limits = {"cpu_seconds": 10, "memory": 1 << 30, "file": 1 << 20, "disk": 1 << 20, "open_files": 64, "processes": 9}
+    blank = os.open("/dev/null", os.O_RDWR)
+    try:
+        keeper = spawn(layers, folder, limits, {blank: 0}, _can_import)
+        _, status = os.waitpid(keeper, 0)
+        return "" if status == 0 else "Python cannot read its own library there"
+    except OSError as error:
+        return str(error)
+    finally:
+        os.close(blank)
+        os.chown(folder, os.geteuid(), -1)
+
+
+def _can_import() -> None:
+    import fractions  # noqa: F401 (not imported before: it must be read from inside)
