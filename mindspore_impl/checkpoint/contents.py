@@ -47,7 +47,7 @@ def read_arrays(file: str | Path) -> dict[str, np.ndarray]:
 
 
 def open_weights(path: str | Path, which: str = "last", base: Callable[[], WeightSource] | None = None) -> WeightSource:
-    """Open a Hugging Face folder, a checkpoint, a .safetensors or a .gguf file, to be read one tensor at a time.
+    """Open weights on disk: a Hugging Face folder, a checkpoint, a .safetensors file or a .gguf file.
 
     A folder of checkpoints, or one with a subfolder checkpoints/, means its last or best one (`which`). `base` opens
     the weights that LoRA adapters were trained on; a checkpoint of adapters is opened as the merged weights. Raises

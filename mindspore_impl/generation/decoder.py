@@ -10,7 +10,8 @@ import numpy as np
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
-from mindspore_impl.generation.sampling import check_sampling, choose, penalise, uniforms
+from mindspore_impl.generation.sampling import choose, penalise, uniforms
+from mindspore_impl.schema import check_ranges
 
 NEVER = -1e30  # the logit of a token that is not to be drawn: finite, and without weight at any temperature
 
@@ -116,7 +117,7 @@ def stream(
     Raises UserError for impossible settings, a prompt that is empty, foreign or too long for the decoder, and for NaN
     logits.
     """
-    check_sampling(sampling, "sampling")
+    check_ranges(sampling, "sampling")
     drawing.check_prompt("the prompt", prompt, sampling.max_new_tokens, decoder.slots, "the cache length")
     ids_BL = np.full((1, decoder.padded(len(prompt))), drawing.pad_id, np.int32)
     ids_BL[0, : len(prompt)] = prompt

@@ -17,10 +17,10 @@ from mindspore_impl import runtime
 from mindspore_impl.distributed import ranks
 from mindspore_impl.generation.decoder import Drawing, stream
 from mindspore_impl.generation.options import SamplingOptions
-from mindspore_impl.generation.sampling import check_sampling
 from mindspore_impl.model.decode import Decode, Prefill
 from mindspore_impl.model.pangu import PanguForCausalLM
 from mindspore_impl.ops.attention import rows_that_fit
+from mindspore_impl.schema import check_ranges
 
 SHORTEST_BUCKET = 32
 WORTH_COMPILING = 4  # batches of one length that justify compiling a shape for them
@@ -100,7 +100,7 @@ class Engine:
         Raises UserError for invalid settings, a prompt that is empty, holds an id outside the vocabulary or is too
         long, and for NaN logits.
         """
-        check_sampling(sampling, "sampling")
+        check_ranges(sampling, "sampling")
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, found {len(seeds)}")
         for index, prompt in enumerate(prompts):

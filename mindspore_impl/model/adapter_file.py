@@ -20,7 +20,7 @@ from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import LoraOptions, ModelOptions
 from mindspore_impl.model.weights import WeightSource, check_shapes, identity
-from mindspore_impl.schema import nearest, upgrade, versioned
+from mindspore_impl.schema import check_ranges, nearest, upgrade, versioned
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _PREFIX, _KEY = "base_model.model.", "lora"
@@ -35,11 +35,8 @@ class Adapters:
 
 
 def check_lora(options: LoraOptions, where: str) -> None:
-    """Validate the options. `where` is the config path. Raises UserError that names the key."""
-    if options.r < 1:
-        raise UserError(f"{where}.r: {options.r} is below 1; for full fine-tuning set {where}=null")
-    if not (options.lora_alpha > 0 and math.isfinite(options.lora_alpha)):
-        raise UserError(f"{where}.lora_alpha: {options.lora_alpha:g} is not above 0")
+    """Refuse options without meaning. `where` is the config path. Raises UserError that names the key."""
+    check_ranges(options, where)
     if not options.target_modules:
         raise UserError(f"{where}.target_modules: no layer is named; choose from {', '.join(TARGETS)}")
     for target in options.target_modules:
