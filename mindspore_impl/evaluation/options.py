@@ -1,32 +1,34 @@
-"""What is measured after a stage."""
+"""Options of evaluation."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mindspore_impl.schema import option
+
 
 @dataclass
 class AskOptions:
-    """How a benchmark is asked. null: the task's own number.
+    """How a benchmark is asked. null: the task's default.
 
-    form: `chat` renders a question as a user's turn, `plain` as text to be continued; `auto` is plain for multiple
-    choice and the task's own form for completions. thinking: of chat turns; scores read the answer behind it.
+    form: `chat` renders a question as a user's turn, `plain` as text to continue; `auto` is plain for multiple choice
+    and the task's own form for completions. thinking: mode of chat turns; the answer after it is scored.
     """
 
-    shots: int | None = None
-    limit: int | None = None  # questions of the task, the first ones
+    shots: int | None = option(None, low=0)
+    limit: int | None = option(None, low=1)  # of questions, from the first
     form: Literal["auto", "chat", "plain"] = "auto"
     thinking: Literal["reasoning", "fast"] = "fast"
-    max_new_tokens: int | None = None
-    samples: int = 1  # answers a question, which the scores are means over; several need a temperature
-    temperature: float = 0.0
+    max_new_tokens: int | None = option(None, low=1)
+    samples: int = option(1, low=1)  # answers per question, whose scores are averaged; several need a temperature
+    temperature: float = option(0.0, low=0)
 
 
 @dataclass
 class BenchmarkOptions(AskOptions):
-    """A benchmark that is measured after a stage: its published file or folder."""
+    """A benchmark to measure: its published file or folder."""
 
     path: str = ""
-    task: str | None = None  # of `evaluation/tasks`; null: what the entry is called
+    task: str | None = None  # of `evaluation/tasks`; null: the name of the entry
 
 
 @dataclass
@@ -40,21 +42,21 @@ class EvaluationOptions:
     accuracy: list[str] = field(default_factory=list)
     perplexity: list[str] = field(default_factory=list)
     teacher_kl: list[str] = field(default_factory=list)
-    teacher: str | None = None  # of teacher_kl: a stage, or the path of weights
+    teacher: str | None = option(None, artifact="weights")  # of teacher_kl: a stage, or the path of weights
     teacher_model: str | None = None  # an entry of `models`; null: that of the stage
     benchmarks: dict[str, BenchmarkOptions] = field(default_factory=dict)
-    limit: int | None = None  # records of each set; null: all
-    samples_in_report: int = 8
-    max_new_tokens: int = 96
-    batch_size: int = 100
-    sequence_length: int = 128  # of the packed rows for perplexity and teacher_kl
-    rows: int = 16
+    limit: int | None = option(None, low=1)  # records of each set; null: all
+    samples_in_report: int = option(8, low=0, fingerprint=False)
+    max_new_tokens: int = option(96, low=1)
+    batch_size: int = option(100, low=1)
+    sequence_length: int = option(128, low=2)  # of the packed rows for perplexity and teacher_kl
+    rows: int = option(16, low=1)
 
 
 @dataclass
 class ScoreOptions:
     """How the loss of each record is measured."""
 
-    rows_per_batch: int = 16  # packed rows in one forward pass
-    records_per_part: int = 4096  # a killed stage goes on at the next part of this many records
+    rows_per_batch: int = option(16, low=1)  # packed rows in one forward pass
+    records_per_part: int = option(4096, low=1, fingerprint=False)  # records per resumable part
     overlong: Literal["error", "drop"] = "error"  # a sample longer than the stage's sequence_length
