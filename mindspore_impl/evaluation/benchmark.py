@@ -1,4 +1,4 @@
-"""Runs a benchmark of `tasks/` on a backend: prompts, answers, scores, in parts that a killed run goes on with."""
+"""Run one benchmark of `tasks/` on a backend: ask its questions, score the answers, keep resumable parts."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from mindspore_impl.evaluation.backend import Backend, chat_prompt, complete
 from mindspore_impl.evaluation.loglikelihood import Query, encode_pair
 from mindspore_impl.evaluation.options import AskOptions
 from mindspore_impl.evaluation.sandbox import Limits, check_isolation
-from mindspore_impl.evaluation.scoring import wilson_interval
+from mindspore_impl.evaluation.scoring import summary
 from mindspore_impl.evaluation.tasks import TASKS, code
 from mindspore_impl.evaluation.tasks.form import Item, Task
 from mindspore_impl.generation.options import SamplingOptions
@@ -22,29 +22,27 @@ from mindspore_impl.generation.sampling import sample_seed
 from mindspore_impl.text.chat import parse_completion
 
 ITEMS_PER_PART = 256  # of multiple choice; a part of completions is one batch
-
-
-PASS_AT = (1, 10, 100)  # k of pass@k, as far as there are samples
+PASS_AT = (1, 10, 100)  # k of pass@k, up to the number of samples
 
 
 @dataclass
 class BenchmarkSettings(AskOptions):
-    """How a benchmark is asked, and with what."""
+    """How a benchmark is asked and run."""
 
     batch_size: int = 8
     seed: int = 0
-    limits: Limits = Limits()  # of programs that are run
+    limits: Limits = Limits()  # of the programs that answers stand for
 
 
 def check_settings(settings: BenchmarkSettings, name: Callable[[str], str] = str) -> None:
-    """Refuse settings without a meaning; name(key) -> what a person calls the key. Raises UserError."""
+    """Refuse invalid settings; name(key) is the key as the user writes it. Raises UserError."""
     least = {"shots": 0, "limit": 1, "batch_size": 1, "max_new_tokens": 1, "samples": 1, "temperature": 0, "seed": 0}
     for key, smallest in least.items():
         number = getattr(settings, key)
         if number is not None and not number >= smallest:
             raise UserError(f"{name(key)}: {number} is too small; use {smallest} or more")
     if settings.temperature == math.inf:
-        raise UserError(f"{name('temperature')}: inf has no meaning; 0.2 and 0.8 are usual")
+        raise UserError(f"{name('temperature')}: must be finite; 0.2 and 0.8 are usual")
     if settings.samples > 1 and settings.temperature == 0:
         raise UserError(
             f"{name('samples')}: {settings.samples} answers at temperature 0 are all the same; set "
@@ -53,15 +51,18 @@ def check_settings(settings: BenchmarkSettings, name: Callable[[str], str] = str
 
 
 def items_of(name: str, path: Path, settings: BenchmarkSettings) -> list[Item]:
-    """The questions of the task `name` at `path`. Raises UserError for an unknown task, a faulty or empty file, and
-    where programs are to be run that this machine cannot isolate."""
+    """Read the questions of the task `name` from `path`.
+
+    Raises UserError for an unknown task, an invalid or empty file, and a task whose programs this machine cannot
+    isolate.
+    """
     if name not in TASKS:
         raise UserError(f"no task is named {name!r}; the tasks are {', '.join(TASKS)}")
     task, path = TASKS[name], Path(path)
     if not path.exists():
         raise UserError(f"task {name}: {path}: no such file or folder")
     if task.chooses and settings.samples > 1:
-        raise UserError(f"task {name}: an option is chosen, not written; set samples to 1")
+        raise UserError(f"task {name}: multiple choice has one answer a question; set samples to 1")
     items = task.read(path, task.shots if settings.shots is None else settings.shots)[: settings.limit]
     if not items:
         raise UserError(f"{path}: holds no question of {name}; check the file and the limit")
@@ -71,8 +72,18 @@ def items_of(name: str, path: Path, settings: BenchmarkSettings) -> list[Item]:
 
 
 def check_lengths(name: str, items: list[Item], tokenizer, limit: int, settings: BenchmarkSettings) -> None:
-    """Refuse a task whose longest questions, by characters, exceed `limit` tokens with what is to be written behind
-    them: before anything is trained or loaded. Raises UserError."""
+    """Refuse a task whose longest questions do not fit `limit` tokens with their answers. Needs no model.
+
+    Args:
+        name: A task of TASKS.
+        items: Its questions; the four longest by characters are measured.
+        tokenizer: The model's tokenizer.
+        limit: Positions of the model.
+        settings: Form of the prompts, and tokens of an answer.
+
+    Raises:
+        UserError: names the question and what to lower.
+    """
     task = TASKS[name]
     for item in sorted(items, key=lambda item: -len(item.header) - len(item.prompt))[:4]:
         if task.chooses:
@@ -88,14 +99,21 @@ def check_lengths(name: str, items: list[Item], tokenizer, limit: int, settings:
 
 
 def run(backend: Backend, name: str, items: list[Item], settings: BenchmarkSettings, folder: Path) -> dict:
-    """Measure; every answer goes to `folder`/samples.jsonl.
+    """Ask all questions and score the answers. Every rank must call this.
 
-    Returns {"total", "metrics": {metric: {"value", "stderr"} and, where every score is 0 or 1, "low" and "high" of the
-    95 % Wilson interval}, "groups": {group: {"total", metric...}}, "truncated", "seconds"}. Every rank must call this.
+    Args:
+        backend: The model.
+        name: A task of TASKS.
+        items: Its questions, from `items_of`.
+        settings: How they are asked.
+        folder: Gets samples.jsonl with every answer, and resumable parts.
+
+    Returns:
+        `scoring.summary` of the answers, and "seconds".
     """
     task, folder = TASKS[name], Path(folder)
     asked = [dataclasses.asdict(item) for item in items]
-    shaping = dataclasses.asdict(settings) | {"limit": None, "shots": None}  # the items say these
+    shaping = dataclasses.asdict(settings) | {"limit": None, "shots": None}  # in the items
     if task.program is None:
         shaping["limits"] = None
     plan = files.sha256_json([name, asked, shaping, backend.sha256, backend.tokenizer.sha256, runtime.numerics()])
@@ -123,20 +141,20 @@ def run(backend: Backend, name: str, items: list[Item], settings: BenchmarkSetti
 
 
 def metrics_of(task: Task, samples: int) -> tuple[str, ...]:
-    """The metrics of a task, pass@k included for every k of PASS_AT up to the number of samples, and for that."""
+    """The metrics of a task; for programs pass@k for `samples` and every smaller k of PASS_AT."""
     if task.program is None:
         return task.metrics
     return tuple(f"pass@{k}" for k in sorted({k for k in PASS_AT if k <= samples} | {samples}))
 
 
 def _spans(items: list[Item], size: int) -> list[list[int]]:
-    """Items in runs of at most `size`: those with one header together, those of like length beside each other."""
+    """Split items into runs of at most `size`, grouped by header and sorted by length."""
     order = sorted(range(len(items)), key=lambda index: (items[index].header, len(items[index].prompt)))
     return [order[first : first + size] for first in range(0, len(order), size)]
 
 
 def _choose(backend: Backend, task: Task, items: list[Item], settings: BenchmarkSettings, title: str) -> list[dict]:
-    """The option of largest log-likelihood ("acc"), and of largest log-likelihood a character ("acc_norm")."""
+    """Choose the option of largest log-likelihood ("acc"), and of largest log-likelihood per character ("acc_norm")."""
     queries = [_query(item, backend.tokenizer, settings) for item in items]
     lines = []
     for item, found in zip(items, backend.likelihoods(queries, title), strict=True):
@@ -160,8 +178,10 @@ def _query(item: Item, tokenizer, settings: BenchmarkSettings) -> Query:
 
 
 def _write(backend: Backend, task: Task, items: list[Item], settings: BenchmarkSettings, title: str) -> list[dict]:
-    """Completions and their scores, the mean over the samples of a question. A chat answer that was cut is scored by
-    what is there."""
+    """Generate completions and score them; scores are means over the samples of a question.
+
+    A truncated chat answer is scored as it is.
+    """
     chat, count, samples = _is_chat(task, settings), _new_tokens(task, settings), settings.samples
     asked = [(item, number) for item in items for number in range(samples)]
     prompts = [ids for item in items for ids in [_prompt(item, task, backend.tokenizer, settings)] * samples]
@@ -186,7 +206,7 @@ def _write(backend: Backend, task: Task, items: list[Item], settings: BenchmarkS
 
 
 def _written_line(item: Item, task: Task, written: list[dict]) -> dict:
-    """The line of a question: its answer, or its `samples` with the means of their scores."""
+    """The line of a question: its answer, or its `samples` and the means of their scores."""
     if len(written) == 1:
         return _line(item, written[0])
     found = {metric: sum(sample[metric] for sample in written) / len(written) for metric in task.metrics}
@@ -212,28 +232,6 @@ def _prompt(item: Item, task: Task, tokenizer, settings: BenchmarkSettings) -> l
 
 
 def _line(item: Item, found: dict) -> dict:
-    """What samples.jsonl says of every answer."""
+    """The fields of samples.jsonl that all answers have."""
     right = dataclasses.asdict(item.answer) if dataclasses.is_dataclass(item.answer) else item.answer
     return {"id": item.id, "group": item.group, "prompt": item.header + item.prompt, "right": right, **found}
-
-
-def summary(metrics: tuple[str, ...], lines: list[dict]) -> dict:
-    """Means over all lines, with standard errors and intervals, and over each group."""
-    found = {}
-    for metric in metrics:
-        values = [line[metric] for line in lines]
-        mean, total = sum(values) / len(values), len(values)
-        spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (total - 1)) if total > 1 else 0.0
-        found[metric] = {"value": mean, "stderr": spread / math.sqrt(total)}
-        if set(values) <= {0.0, 1.0}:
-            found[metric]["low"], found[metric]["high"] = wilson_interval(int(sum(values)), total)
-    groups: dict[str, list[dict]] = {}
-    for line in lines:
-        groups.setdefault(line["group"], []).append(line)
-    by_group = {
-        name: {"total": len(some)} | {metric: sum(line[metric] for line in some) / len(some) for metric in metrics}
-        for name, some in groups.items()
-        if name
-    }
-    truncated = sum(not line.get("ended", True) for line in lines)
-    return {"total": len(lines), "metrics": found, "groups": by_group, "truncated": truncated}

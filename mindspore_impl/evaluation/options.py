@@ -1,4 +1,4 @@
-"""What is measured after a stage."""
+"""Options of evaluation."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -6,33 +6,33 @@ from typing import Literal
 
 @dataclass
 class AskOptions:
-    """How a benchmark is asked. null: the task's own number.
+    """How a benchmark is asked. null: the task's default.
 
-    form: `chat` renders a question as a user's turn, `plain` as text to be continued; `auto` is plain for multiple
-    choice and the task's own form for completions. thinking: of chat turns; scores read the answer behind it.
+    form: `chat` renders a question as a user's turn, `plain` as text to continue; `auto` is plain for multiple choice
+    and the task's own form for completions. thinking: mode of chat turns; the answer after it is scored.
     """
 
     shots: int | None = None
-    limit: int | None = None  # questions of the task, the first ones
+    limit: int | None = None  # of questions, from the first
     form: Literal["auto", "chat", "plain"] = "auto"
     thinking: Literal["reasoning", "fast"] = "fast"
     max_new_tokens: int | None = None
-    samples: int = 1  # answers a question, which the scores are means over; several need a temperature
+    samples: int = 1  # answers per question, whose scores are averaged; several need a temperature
     temperature: float = 0.0
 
 
 @dataclass
 class BenchmarkOptions(AskOptions):
-    """A benchmark that is measured after a stage: its published file or folder."""
+    """A benchmark to measure: its published file or folder."""
 
     path: str = ""
-    task: str | None = None  # of `evaluation/tasks`; null: what the entry is called
+    task: str | None = None  # of `evaluation/tasks`; null: the name of the entry
 
 
 @dataclass
 class EvaluationOptions:
-    """Sets of `data.sets`: `accuracy` by greedy generation in each set's thinking mode, `perplexity` teacher-forced.
-    `teacher_kl` is the KL divergence of `teacher` from the model, teacher-forced. `benchmarks` are entries by name."""
+    """What is measured. Lists name sets of `data.sets`: `accuracy` by greedy generation in each set's thinking mode,
+    `perplexity` teacher-forced, `teacher_kl` the teacher-forced KL(teacher || model). `benchmarks`: entries by name."""
 
     accuracy: list[str] = field(default_factory=list)
     perplexity: list[str] = field(default_factory=list)
@@ -53,5 +53,5 @@ class ScoreOptions:
     """How the loss of each record is measured."""
 
     rows_per_batch: int = 16  # packed rows in one forward pass
-    records_per_part: int = 4096  # a killed stage goes on at the next part of this many records
+    records_per_part: int = 4096  # records per resumable part
     overlong: Literal["error", "drop"] = "error"  # a sample longer than the stage's sequence_length

@@ -33,7 +33,7 @@ def section(run: RunView) -> str:
 
 
 def _found(stage: StageView) -> dict[str, dict]:
-    """{set: what `evaluation.calibration` gives} of the sets that have an ECE."""
+    """{set: what `teacher_forced.calibration` gives} of the sets that have an ECE."""
     found = evaluation_of(stage.metrics).get("calibration") or {}
     return {name: value for name, value in sorted(found.items()) if value.get("ece") is not None}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation import benchmark
 from mindspore_impl.evaluation.benchmark import (
     BenchmarkSettings,
     check_lengths,
@@ -14,9 +15,10 @@ from mindspore_impl.evaluation.benchmark import (
     items_of,
     metrics_of,
     run,
-    summary,
 )
+from mindspore_impl.evaluation.loglikelihood import Likelihood
 from mindspore_impl.evaluation.tasks import TASKS
+from mindspore_impl.evaluation.tasks.form import Item, Task
 from mindspore_impl.generation.options import SamplingOptions
 from tests.evaluation.fake_backend import Counting
 
@@ -50,10 +52,6 @@ def test_the_most_probable_option_is_the_answer(tokenizer, tmp_path):
 
 
 def test_normalised_by_characters(tokenizer, tmp_path, monkeypatch):
-    from mindspore_impl.evaluation import benchmark
-    from mindspore_impl.evaluation.loglikelihood import Likelihood
-    from mindspore_impl.evaluation.tasks.form import Item, Task
-
     task = Task(lambda path, shots: [Item("0", "one", "", (" two", " three four"), 1)])
     monkeypatch.setitem(benchmark.TASKS, "made", task)
     counting = Counting(tokenizer)
@@ -93,8 +91,6 @@ def test_plain_form_ends_at_a_stop_string(tokenizer, tmp_path):
 
 
 def test_a_task_says_how_it_is_asked(tokenizer, tmp_path, monkeypatch):
-    from mindspore_impl.evaluation import benchmark
-
     monkeypatch.setitem(benchmark.TASKS, "gsm8k", dataclasses.replace(benchmark.TASKS["gsm8k"], form="plain"))
     counting = Counting(tokenizer, ["10"])
     measure(counting.backend, "gsm8k", tmp_path, shots=0)
@@ -132,14 +128,8 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_taken_over(tokenizer, tmp_pa
 
 
 def test_too_long_a_prompt_names_the_task(tokenizer, tmp_path):
-    with pytest.raises(UserError, match="task gsm8k: question 0: .*limit of 300; lower the number of shots"):
+    with pytest.raises(UserError, match="task gsm8k: question 0: .* 300;"):
         measure(Counting(tokenizer, ["1"], limit=300).backend, "gsm8k", tmp_path, shots=0)
-
-
-def test_items_are_checked_first(tmp_path):
-    with pytest.raises(UserError, match="no task is named 'mmul'"):
-        items_of("mmul", tmp_path, BenchmarkSettings())
-    assert len(items_of("mmlu", DATA / "mmlu", BenchmarkSettings(shots=0, limit=2))) == 2
 
 
 def test_several_samples_are_averaged_and_drawn_apart(tokenizer, tmp_path):
@@ -178,17 +168,23 @@ def test_programs_are_run_and_give_pass_at_k(isolated, tokenizer, tmp_path):
 GREEDY = SamplingOptions(temperature=0.0, max_new_tokens=600)
 
 
-def test_settings_without_a_meaning_are_refused():
-    with pytest.raises(UserError, match="samples: 4 answers at temperature 0 are all the same"):
-        check_settings(BenchmarkSettings(samples=4))
-    with pytest.raises(UserError, match="temperature: inf has no meaning"):
-        check_settings(BenchmarkSettings(temperature=float("inf")))
-    with pytest.raises(UserError, match="--shots: -1 is too small; use 0 or more"):
+def test_invalid_settings_name_their_key():
+    for key, settings in (("samples", {"samples": 4}), ("temperature", {"temperature": float("inf")})):
+        with pytest.raises(UserError, match=f"^{key}: "):
+            check_settings(BenchmarkSettings(**settings))
+    with pytest.raises(UserError, match="^--shots: -1"):
         check_settings(BenchmarkSettings(shots=-1), lambda name: f"--{name}")
-    with pytest.raises(UserError, match="an option is chosen, not written"):
-        items_of("mmlu", DATA / "mmlu", BenchmarkSettings(samples=2, temperature=1.0))
-    with pytest.raises(UserError, match="gsm8k: .*nowhere: no such file"):
-        items_of("gsm8k", DATA / "nowhere", BenchmarkSettings())
+
+
+def test_items_are_checked_first(tmp_path):
+    for name, path, settings, words in (
+        ("mmul", tmp_path, {}, "'mmul'"),
+        ("gsm8k", DATA / "nowhere", {}, "gsm8k: .*nowhere"),
+        ("mmlu", DATA / "mmlu", {"samples": 2, "temperature": 1.0}, "mmlu: .*samples"),
+    ):
+        with pytest.raises(UserError, match=words):
+            items_of(name, path, BenchmarkSettings(**settings))
+    assert len(items_of("mmlu", DATA / "mmlu", BenchmarkSettings(shots=0, limit=2))) == 2
 
 
 @pytest.mark.parametrize("name", ["mmlu", "gsm8k"])
@@ -196,12 +192,5 @@ def test_the_longest_question_is_measured_before_anything_else(tokenizer, name):
     settings = BenchmarkSettings(shots=1, max_new_tokens=20)
     items = items_of(name, DATA / name, settings)
     check_lengths(name, items, tokenizer, 2000, settings)
-    with pytest.raises(UserError, match=f"task {name}: question .* exceed the model's limit of 100"):
+    with pytest.raises(UserError, match=rf"task {name}: question .* 100\b"):
         check_lengths(name, items, tokenizer, 100, settings)
-
-
-def test_summary_has_no_interval_where_scores_are_shares():
-    lines = [{"f1": 0.5, "em": 0.0, "group": ""}, {"f1": 1.0, "em": 1.0, "group": ""}]
-    found = summary(("f1", "em"), lines)
-    assert found["metrics"]["f1"] == {"value": 0.75, "stderr": pytest.approx(0.25)}
-    assert {"low", "high"} <= set(found["metrics"]["em"]) and found["groups"] == {}
