@@ -4,7 +4,6 @@ A kill at any moment leaves what was there before in force: a temporary folder (
 folder that LATEST does not name yet (likewise), or everything.
 """
 
-import json
 import math
 import os
 import secrets
@@ -35,6 +34,7 @@ from mindspore_impl.checkpoint.folders import (
     step_of,
 )
 from mindspore_impl.errors import UserError
+from mindspore_impl.model.tensor_file import encode_header
 
 # In the order in which the safetensors library stores them, so that equal arrays are equal files.
 _DTYPES = {"<i8": "I64", "<f8": "F64", "<f4": "F32", "<i4": "I32", "<f2": "F16"}
@@ -117,16 +117,8 @@ def safetensors_blocks(arrays: dict[str, np.ndarray]) -> Iterator[memoryview]:
     order = list(_DTYPES)
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     names = sorted(plain, key=lambda name: (order.index(plain[name].dtype.str), name))
-    header, position = {}, 0
-    for name in names:
-        array = plain[name]
-        end = position + array.nbytes
-        header[name] = {"dtype": _DTYPES[array.dtype.str], "shape": list(arrays[name].shape),
-                        "data_offsets": [position, end]}  # fmt: skip
-        position = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    yield memoryview(len(text).to_bytes(8, "little") + text)
+    entries = [(name, _DTYPES[plain[name].dtype.str], arrays[name].shape, plain[name].nbytes) for name in names]
+    yield memoryview(encode_header(entries))
     for name in names:
         view = memoryview(plain[name].reshape(-1).view(np.uint8))
         for start in range(0, len(view), _BLOCK):

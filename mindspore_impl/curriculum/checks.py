@@ -34,6 +34,7 @@ from mindspore_impl.curriculum.inputs import (
 )
 from mindspore_impl.curriculum.stage_benchmarks import benchmark_problems
 from mindspore_impl.errors import UserError
+from mindspore_impl.text.template import find_template
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -223,6 +224,10 @@ def _check_ranges(value, path: str) -> Iterator[str]:
 def _check_files(config: Config) -> Iterator[str]:
     from mindspore_impl.data.difficulty import check_keep
 
+    try:
+        find_template(config.tokenizer.template)
+    except UserError as error:
+        yield str(error)
     if config.tokenizer.path is None and not config.tokenizer.train_on:
         yield "tokenizer.path: give a SentencePiece model or a tokenizer.json, or name data sets in tokenizer.train_on"
     elif config.tokenizer.path is None and config.tokenizer.template != "pangu":

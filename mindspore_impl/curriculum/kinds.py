@@ -146,7 +146,7 @@ def run_training(context: Context, planned: PlannedStage, folder: Path) -> dict:
     from mindspore_impl.data.batches import BatchStream, one_pass
     from mindspore_impl.losses.options import ObjectiveOptions
     from mindspore_impl.model.adapter_file import Adapters
-    from mindspore_impl.training.trainer import train
+    from mindspore_impl.training.trainer import TrainingJob, train
 
     stage = planned.stage
     # A weight of 0 leaves a set out: it need not be there.
@@ -167,14 +167,14 @@ def run_training(context: Context, planned: PlannedStage, folder: Path) -> dict:
     summary = stream.summary() | {"selection": {name: change for name, change in changes.items() if change}}
     steps = stage.train.max_steps or stream.steps_for_epochs(stage.train.num_train_epochs)
     _print_training(context, planned, steps, summary)
-    metrics = train(
-        model,
-        stream,
-        validation,
-        stage.objective if distills else ObjectiveOptions(),
-        stage.optimizer,
-        stage.train,
-        folder,
+    job = TrainingJob(
+        model=model,
+        stream=stream,
+        validation=validation,
+        objective=stage.objective if distills else ObjectiveOptions(),
+        optimizer=stage.optimizer,
+        options=stage.train,
+        folder=folder,
         steps=steps,
         with_teacher=distills,
         title=planned.name,
@@ -182,7 +182,7 @@ def run_training(context: Context, planned: PlannedStage, folder: Path) -> dict:
         adapters=stage.lora and Adapters(stage.lora, digest),
         config=_described(context, planned.model),
     )
-    return metrics | {"data": summary}
+    return train(job) | {"data": summary}
 
 
 def _described(context: Context, model: str) -> dict | None:

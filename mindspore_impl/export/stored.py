@@ -21,6 +21,7 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.export.quantise import quantise
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.pangu import head_dim, parameter_shapes
+from mindspore_impl.model.tensor_file import encode_header
 from mindspore_impl.ops.rotary import rotary_table
 
 COS, SIN = "rotary.cos", "rotary.sin"
@@ -112,16 +113,9 @@ def _forms(options, precision, slots, value_of) -> Iterator[tuple[str, np.ndarra
 
 
 def _write(path: Path, wanted: dict[str, Stored], forms: Iterator[tuple[str, np.ndarray]]) -> None:
-    """A safetensors file: length of the header, header, values."""
-    header, position = {}, 0
-    for name, stored in wanted.items():
-        offsets = [position, position + stored.size]
-        header[name] = {"dtype": _CODES[stored.dtype], "shape": list(stored.shape), "data_offsets": offsets}
-        position += stored.size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    entries = [(name, _CODES[stored.dtype], stored.shape, stored.size) for name, stored in wanted.items()]
     with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(encode_header(entries))
         for (name, stored), (found, array) in zip(wanted.items(), forms, strict=True):
             if (found, array.shape, array.dtype.name) != (name, stored.shape, stored.dtype):
                 raise ValueError(f"{found} {array.dtype}{array.shape} came instead of {name} {stored}")

@@ -7,7 +7,7 @@ NumPy lacks, is converted by its bits. Legend: `shape` in elements, sizes and of
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,6 +160,22 @@ def data_bytes(shape: tuple[int, ...], dtype: str) -> int:
     return math.prod(shape) * STORED[dtype].itemsize
 
 
+def encode_header(
+    tensors: Iterable[tuple[str, str, Sequence[int], int]], metadata: dict[str, str] | None = None
+) -> bytes:
+    """The first bytes of a safetensors file, up to the values, as the library writes them.
+
+    tensors: (name, dtype as "F32", shape, bytes of its values) in the order of the values.
+    """
+    header, position = {} if metadata is None else {"__metadata__": metadata}, 0
+    for name, dtype, shape, size in tensors:
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + size]}
+        position += size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # aligns the values
+    return len(text).to_bytes(8, "little") + text
+
+
 def write_file(
     path: str | Path,
     shapes: dict[str, tuple[int, ...]],
@@ -171,15 +187,9 @@ def write_file(
     shapes: name to shape, in the order in which `tensors` yields (name, array). `path` is overwritten, so give a
     temporary name. Raises UserError for a value that does not fit `dtype`, OSError when the disk is full.
     """
-    header, position = {"__metadata__": {"format": "pt"}}, 0  # transformers asks for this entry
-    for name, shape in shapes.items():
-        end = position + data_bytes(shape, dtype)
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
-        position = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # aligns the values
+    entries = [(name, dtype, shape, data_bytes(shape, dtype)) for name, shape in shapes.items()]
     with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(encode_header(entries, {"format": "pt"}))  # transformers asks for this entry
         for (expected, shape), (name, array) in zip(shapes.items(), tensors, strict=True):
             if name != expected or array.shape != shape or array.dtype != np.float32:
                 raise ValueError(f"{name} {array.dtype}{list(array.shape)} came instead of {expected} {list(shape)}")

@@ -1,7 +1,6 @@
 """Which tokenizer a run uses."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 
 @dataclass
@@ -9,7 +8,7 @@ class TokenizerOptions:
     """An existing tokenizer file, or a small SentencePiece model trained on the run's own data sets."""
 
     path: str | None = None  # tokenizer.model or tokenizer.json; null: train one into <run>/tokenizer/
-    template: Literal["pangu", "chatml", "smollm2"] = "pangu"  # how conversations are written
+    template: str = "pangu"  # pangu, chatml, smollm2 or a registered one: how conversations are written
     vocab_size: int = 512  # of a trained tokenizer
     train_on: list[str] = field(default_factory=list)  # names of data sets whose text it is trained on
     character_coverage: float = 1.0

@@ -1,4 +1,7 @@
-"""The wording of the chat templates: data only. `chat.py` arranges it, `tokenizer.py` can encode it."""
+"""Chat templates: data only. `chat.py` renders them, `tokenizer.py` encodes them.
+
+The built-in ones stand below. `register_template` adds one, also from a module outside this package.
+"""
 
 from dataclasses import dataclass, field, replace
 
@@ -8,7 +11,10 @@ from mindspore_impl.text.records import ROLES, THINKING, nearest
 
 @dataclass(frozen=True)
 class Template:
-    """How one family of models writes a conversation. A piece is one token, inserted by its id; the rest is text."""
+    """How one family of models writes a conversation. A piece is one token, inserted by its id; the rest is text.
+
+    Raises UserError for a template that lacks the header of a role, a switch, or one of two thinking pieces.
+    """
 
     name: str
     turn_start: str  # piece before each turn
@@ -21,6 +27,15 @@ class Template:
     default_system: str | None = None  # content of the system turn put before a conversation that has none
     # What ends the last user turn; the thinking modes of a model without switches are told apart by the text alone.
     switches: dict[str, str] = field(default_factory=lambda: dict.fromkeys(THINKING, ""))
+
+    def __post_init__(self):
+        absent = [f"headers[{role!r}]" for role in ROLES if role not in self.headers]
+        absent += [f"switches[{mode!r}]" for mode in THINKING if mode not in self.switches]
+        absent += [key for key in ("name", "turn_start", "turn_end") if not getattr(self, key)]
+        if (self.think_start is None) != (self.think_end is None):
+            absent.append("think_start" if self.think_start is None else "think_end")
+        if absent:
+            raise UserError(f"chat template {self.name!r}: {', '.join(absent)} is missing")
 
     @property
     def pieces(self) -> tuple[str, ...]:
@@ -57,7 +72,7 @@ SMOLLM2 = replace(
     name="smollm2",
     default_system="You are a helpful AI assistant named SmolLM, trained by Hugging Face",
 )
-TEMPLATES = {template.name: template for template in (PANGU, CHATML, SMOLLM2)}
+TEMPLATES: dict[str, Template] = {}
 REASONING_END = "\n"  # between reasoning and answer where there is no span
 
 # What a vocabulary trained here has and must be able to spell; no record renders 方法 and /auto_think.
@@ -65,8 +80,19 @@ SPECIAL_PIECES = PANGU.pieces
 TEMPLATE_TEXTS = (*PANGU.headers.values(), "方法：", " /no_think", " /auto_think")
 
 
-def named(name: str) -> Template:
-    """The template called `name`. Raises UserError with the nearest name."""
+def register_template(template: Template) -> Template:
+    """Make a template available as `tokenizer.template=NAME`; -> itself. Raises UserError when the name is taken."""
+    if TEMPLATES.setdefault(template.name, template) != template:
+        raise UserError(f"chat template {template.name!r}: another template has this name; choose a new one")
+    return template
+
+
+def find_template(name: str) -> Template:
+    """The registered template `name`. Raises UserError with the nearest name."""
     if name not in TEMPLATES:
         raise UserError(f"tokenizer.template: no template is named {name!r}{nearest(name, TEMPLATES)}")
     return TEMPLATES[name]
+
+
+for _template in (PANGU, CHATML, SMOLLM2):
+    register_template(_template)

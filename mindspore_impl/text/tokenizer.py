@@ -93,13 +93,13 @@ class Tokenizer:
     def load(cls, path: str | Path, template: str | None = None) -> "Tokenizer":
         """Read a SentencePiece `tokenizer.model`, or a `tokenizer.json`, told apart by the name's ending.
 
-        template: the name of one in `template.TEMPLATES`; None: pangu for the first kind, chatml for the second.
+        template: the name of a registered chat template; None: pangu for the first kind, chatml for the second.
         Raises UserError when the file is absent, damaged or lacks a piece of the template, or the package `tokenizers`
         that the second kind needs is not installed.
         """
         path = Path(path)
         is_json = path.suffix == ".json"
-        chosen = templates.named(template or ("chatml" if is_json else "pangu"))
+        chosen = templates.find_template(template or ("chatml" if is_json else "pangu"))
         try:
             content = path.read_bytes()
         except OSError as error:

@@ -25,7 +25,7 @@ def context(tmp_path_factory, ms_runtime):
 def trained(context, monkeypatch, **changes):
     """What a stage of the run hands to the trainer as config."""
     given = {}
-    monkeypatch.setattr("mindspore_impl.training.trainer.train", lambda *_, **more: given.update(more) or {})
+    monkeypatch.setattr("mindspore_impl.training.trainer.train", lambda job: given.update(vars(job)) or {})
     planned = next(each for each in context.plan.values() if each.kind == "sft" and each.stage.init is None)
     for name, value in changes.items():
         monkeypatch.setattr(context.config.models[planned.model], name, value)

@@ -1,16 +1,15 @@
 """ChatML, and tokenizer.json files through the `tokenizers` library."""
 
 import json
-from typing import get_args, get_type_hints
+from dataclasses import replace
 
 import pytest
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.text import chat
+from mindspore_impl.text import chat, template
 from mindspore_impl.text.incremental import TextStream
-from mindspore_impl.text.options import TokenizerOptions
-from mindspore_impl.text.records import Message, Record
-from mindspore_impl.text.template import TEMPLATES
+from mindspore_impl.text.records import ROLES, Message, Record
+from mindspore_impl.text.template import CHATML
 from mindspore_impl.text.tokenizer import Tokenizer
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -53,8 +52,27 @@ def learned(tokenizer, sample) -> str:
     return written(tokenizer, sample.ids[sample.supervised])
 
 
-def test_option_names_every_template():
-    assert get_args(get_type_hints(TokenizerOptions)["template"]) == tuple(TEMPLATES)
+def test_a_template_from_outside_is_used_by_name(bpe_path, monkeypatch):
+    mine = replace(CHATML, name="mine", headers={role: f"<{role}> " for role in ROLES}, separator="")
+    monkeypatch.setattr(template, "TEMPLATES", dict(template.TEMPLATES))
+    assert template.register_template(mine) is template.register_template(mine) is template.find_template("mine")
+    tokenizer = Tokenizer.load(bpe_path, "mine")
+    assert written(tokenizer, chat.render_prompt((USER,), tokenizer, "fast")) == (
+        "<|im_start|><user> 2 + 34?<|im_end|><|im_start|><assistant> "
+    )
+    with pytest.raises(UserError, match="chatml"):
+        template.register_template(replace(mine, name="chatml"))
+    assert template.find_template("chatml") is CHATML
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [({"headers": {"user": ""}}, "tool"), ({"switches": {}}, "fast"), ({"think_start": "<t>"}, "think_end"),
+     ({"turn_end": ""}, "turn_end")],
+)  # fmt: skip
+def test_an_incomplete_template_is_refused(changes, missing):
+    with pytest.raises(UserError, match=missing):
+        replace(CHATML, **changes)
 
 
 def test_chatml_is_rendered_without_bos_and_supervises_the_answer(chatml):

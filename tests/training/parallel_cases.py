@@ -98,14 +98,12 @@ def essentials(folder):
 
 def run_of_trainer(folder, steps: int, killed_at: int | None = None) -> dict:
     """The training loop of a tiny model in `folder`, or what is left of it; -> its weights by name, for a file."""
-    from mindspore_impl.training.trainer import train
+    from mindspore_impl.training.trainer import TrainingJob, train
 
     model, stream = small.tiny_model(), RankStream(killed_at)
     try:
-        train(
-            model, stream, {}, ObjectiveOptions(), OPTIONS, TrainOptions(max_steps=steps, save_steps=2), folder,
-            steps=steps, with_teacher=False, title="test",
-        )  # fmt: skip
+        options = TrainOptions(max_steps=steps, save_steps=2)
+        train(TrainingJob(model, stream, {}, ObjectiveOptions(), OPTIONS, options, folder, steps))
     except KeyboardInterrupt:
         pass
     return small.weights(model)

@@ -1,7 +1,6 @@
 """A stage that trains adapters: the base stays bit for bit, checkpoints hold the pairs alone, resuming is exact."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,11 +34,12 @@ def adapted(seed=1):
 
 def run(folder, stream, base_sha256="b" * 64, options=OPTIONS):
     from mindspore_impl.model.adapter_file import Adapters
-    from mindspore_impl.training.trainer import train
+    from mindspore_impl.training.trainer import TrainingJob, train
 
     model = adapted()
-    result = train(model, stream, VALIDATION, ObjectiveOptions(), OptimizerOptions(learning_rate=0.05), options, folder,
-                   steps=STEPS, with_teacher=False, title="lora", adapters=Adapters(LORA, base_sha256))  # fmt: skip
+    optimizer, adapters = OptimizerOptions(learning_rate=0.05), Adapters(LORA, base_sha256)
+    job = (model, stream, VALIDATION, ObjectiveOptions(), optimizer, options, folder, STEPS)
+    result = train(TrainingJob(*job, adapters=adapters))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return model, result, [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
 
@@ -87,7 +87,7 @@ def test_the_best_pairs_are_handed_on(tmp_path, ms_runtime, monkeypatch):
     left, at_step = iter([9.0, 3.0, 1.0, 2.0]), {}
 
     def validate(self):
-        at_step[self.progress.step] = weights(self.model)
+        at_step[self.progress.step] = weights(self.job.model)
         return {"held": {"loss": next(left), "perplexity": 1.0, "tokens": 5}}
 
     monkeypatch.setattr(trainer._Session, "validate", validate)
@@ -103,8 +103,8 @@ def test_adapters_of_another_base_are_not_resumed(whole, ms_runtime):
         UserError, match=r"weights.safetensors: it is not of this stage's adapters or not of their base"
     ):
         run(whole[0], Stream(), base_sha256="c" * 64)
-    from mindspore_impl.training.trainer import train
+    from mindspore_impl.training.trainer import TrainingJob, train
 
     with pytest.raises(UserError, match="it is not of this stage's adapters"):
-        train(tiny_model(0), Stream(), VALIDATION, ObjectiveOptions(), OptimizerOptions(), replace(OPTIONS), whole[0],
-              steps=STEPS, with_teacher=False, title="plain")  # fmt: skip
+        plain = tiny_model(0), Stream(), VALIDATION, ObjectiveOptions(), OptimizerOptions(), OPTIONS, whole[0], STEPS
+        train(TrainingJob(*plain))

@@ -56,12 +56,11 @@ def samples(count):
 
 
 def trained(folder, stream, objective, with_teacher, steps=8):
-    from mindspore_impl.training.trainer import train
+    from mindspore_impl.training.trainer import TrainingJob, train
 
     model = tiny_model()
     options = OptimizerOptions(learning_rate=0.05)
-    result = train(model, stream, {}, objective, options, OPTIONS, folder,
-                   steps=steps, with_teacher=with_teacher, title="test")  # fmt: skip
+    result = train(TrainingJob(model, stream, {}, objective, options, OPTIONS, folder, steps, with_teacher))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return weights(model), result, [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
 

@@ -95,16 +95,17 @@ def test_a_save_that_is_due_too_early_waits_and_the_wait_is_counted(tmp_path, mo
 
 
 def test_a_fault_of_writing_ends_the_stage_at_the_next_step(synchronous, tmp_path, monkeypatch):
-    real, background, savers = checkpoint.save, checkpoint.Background, []
+    real, background, savers, go = checkpoint.save, checkpoint.Background, [], threading.Event()
 
     def save(folder, step, *args):
         if step == 3:
+            assert go.wait(60)
             raise UserError("the disk of step 3 is full")
         return real(folder, step, *args)
 
     monkeypatch.setattr(checkpoint, "save", save)
     monkeypatch.setattr(checkpoint, "Background", lambda *args: savers.append(background(*args)) or savers[-1])
-    stream = Watched(lambda step: step == 4 and wait([savers[0]._job], timeout=60))
+    stream = Watched(lambda step: step == 4 and (go.set() or wait([savers[0]._job], timeout=60)))
     with pytest.raises(UserError, match="the disk of step 3 is full"):
         run(tmp_path, stream, options=replace(OPTIONS, save_steps=3))
     assert stream.asked[-1] == 4  # the step that was due when the thread had ended

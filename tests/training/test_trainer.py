@@ -32,12 +32,11 @@ def linear(seed):
 
 
 def run(folder, stream, *, steps=8, options=OPTIONS, validation=VALIDATION, optimizer=OPTIMIZER, model=None, **more):
-    from mindspore_impl.training.trainer import train
+    from mindspore_impl.training.trainer import TrainingJob, train
 
     model = linear(0) if model is None else model
-    result = train(model, stream, validation, ObjectiveOptions(), optimizer, options, folder,
-                   steps=steps, with_teacher=False, title="test", **more)  # fmt: skip
-    return model, result
+    job = TrainingJob(model, stream, validation, ObjectiveOptions(), optimizer, options, folder, steps, **more)
+    return model, train(job)
 
 
 def lines(folder):
@@ -126,7 +125,7 @@ def test_the_best_weights_are_handed_on(tmp_path, ms_runtime, monkeypatch):
 
     def validate(self):
         step = self.progress.step
-        at_step[step] = weights(self.model)
+        at_step[step] = weights(self.job.model)
         return {"held": {"loss": losses[step], "perplexity": 1.0, "tokens": 5}}
 
     monkeypatch.setattr(trainer._Session, "validate", validate)
