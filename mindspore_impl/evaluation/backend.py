@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mindspore_impl import runtime
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.loglikelihood import DecoderScorer, Likelihood, Query, Scorer
-from mindspore_impl.evaluation.tasks.form import plain
+from mindspore_impl.evaluation.tasks.base import plain
 from mindspore_impl.generation.decoder import Drawing, stream
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.text.records import Message

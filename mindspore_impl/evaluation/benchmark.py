@@ -16,7 +16,7 @@ from mindspore_impl.evaluation.options import AskOptions
 from mindspore_impl.evaluation.sandbox import Limits, check_isolation
 from mindspore_impl.evaluation.scoring import summary
 from mindspore_impl.evaluation.tasks import TASKS, code
-from mindspore_impl.evaluation.tasks.form import Item, Task
+from mindspore_impl.evaluation.tasks.base import Item, Task
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import sample_seed
 from mindspore_impl.text.chat import parse_completion

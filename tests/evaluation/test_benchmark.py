@@ -18,7 +18,7 @@ from mindspore_impl.evaluation.benchmark import (
 )
 from mindspore_impl.evaluation.loglikelihood import Likelihood
 from mindspore_impl.evaluation.tasks import TASKS
-from mindspore_impl.evaluation.tasks.form import Item, Task
+from mindspore_impl.evaluation.tasks.base import Item, Task
 from mindspore_impl.generation.options import SamplingOptions
 from tests.evaluation.fake_backend import Counting
 

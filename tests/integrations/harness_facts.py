@@ -167,7 +167,7 @@ def _mmlu(folder: Path) -> list[str]:
 
     template = _config(folder / "tasks" / "mmlu" / "default" / "_default_template_yaml")["doc_to_text"]
     description = "The following are multiple choice questions (with answers) about small sums.\n\n"
-    from mindspore_impl.evaluation.tasks.form import rows
+    from mindspore_impl.evaluation.tasks.base import rows
 
     columns = ("question", "A", "B", "C", "D", "answer")
     read = {split: [row for _, row in rows(DATA / "mmlu" / split / f"small_sums_{split}.csv", columns, False)]

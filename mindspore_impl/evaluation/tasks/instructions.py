@@ -1,6 +1,6 @@
-"""The 25 checkable instructions of IF-Eval, a function each: (response, **arguments) -> followed.
+"""The 25 verifiable instructions of IF-Eval, one function each: (response, **arguments) -> followed.
 
-Arguments have the names of the published file. Words that a response must hold are taken literally, not as patterns.
+Arguments are named as in the published file. Words that a response must contain are literal, not patterns.
 """
 
 import json
@@ -21,14 +21,14 @@ def follows(name: str, arguments: dict[str, Any], response: str) -> bool:
 
 
 def check_arguments(name: str, arguments: dict[str, Any], where: str) -> None:
-    """Refuse an instruction that is not known, or whose arguments are missing, foreign or of the wrong type."""
+    """Raise UserError for an unknown instruction, and for missing, unknown or ill-typed arguments."""
     if name not in CHECKS:
         raise UserError(f"{where}: the instruction {name!r} is not known; known: {', '.join(CHECKS)}")
     wanted = list(signature(CHECKS[name]).parameters.values())[1:]
     for parameter in wanted:
         if parameter.name not in arguments:
             raise UserError(f"{where}: {name} needs the argument {parameter.name!r}")
-        kind = (int, float) if parameter.annotation is int else parameter.annotation  # some copies hold 3.0 for 3
+        kind = (int, float) if parameter.annotation is int else parameter.annotation  # some copies have 3.0 for 3
         if not isinstance(arguments[parameter.name], kind):
             raise UserError(f"{where}: {name}: {parameter.name} must be {parameter.annotation.__name__}")
         if "relation" in parameter.name and arguments[parameter.name] not in ("less than", "at least"):
@@ -66,7 +66,7 @@ def _sentences(response: str, num_sentences: int, relation: str) -> bool:
 
 
 def _paragraphs(response: str, num_paragraphs: int) -> bool:
-    """Parted by ***; an empty one is allowed at either end only."""
+    """Separated by ***; an empty paragraph is allowed only at either end."""
     parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", response)]
     return all(parts[1:-1]) and sum(map(bool, parts)) == num_paragraphs
 
@@ -76,7 +76,7 @@ def _words(response: str, num_words: int, relation: str) -> bool:
 
 
 def _first_word(response: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
-    """Parted by empty lines; the n-th one, empty ones counted, must begin with the word."""
+    """Separated by empty lines; the n-th paragraph, counting empty ones, must begin with the word."""
     parts = [part.strip() for part in response.split("\n\n")]
     count = sum(map(bool, parts))
     if count != num_paragraphs or not 1 <= nth_paragraph <= count or not parts[nth_paragraph - 1]:
@@ -130,7 +130,7 @@ def _title(response: str) -> bool:
 
 
 def _two_responses(response: str) -> bool:
-    """Parted by ******, and different; an empty part is allowed at either end only."""
+    """Separated by ******, and different; an empty part is allowed only at either end."""
     parts = [part.strip() for part in response.split("******")]
     found = [part for part in parts if part]
     return all(parts[1:-1]) and len(found) == 2 and found[0] != found[1]
@@ -145,7 +145,7 @@ def _end(response: str, end_phrase: str) -> bool:
 
 
 def _capital_words(response: str, capital_frequency: int, capital_relation: str) -> bool:
-    """Words as nltk parts them, roughly: punctuation is no part of them, hyphens and inner points are."""
+    """Words roughly as nltk splits them: without punctuation, with hyphens and inner points."""
     words = re.findall(r"\w+(?:[-./]\w+)*", response)
     return _holds(sum(word.isupper() for word in words), capital_relation, capital_frequency)
 
@@ -173,8 +173,8 @@ _ABBREVIATION = re.compile(
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text: they end with . ! ? or their Chinese forms, and the next one begins with anything but a
-    small letter; abbreviations and initials end none."""
+    """Split a text into sentences, at . ! ? or their Chinese forms before anything but a lower-case letter;
+    abbreviations and initials end no sentence."""
     found, start = [], 0
     for match in re.finditer(r"[.!?]+[\"')\]”’]*(?=\s+[^a-z\s])|[。！？]+[”’」]?", text):
         if match[0] == "." and _ABBREVIATION.search(text[start : match.end()]):
