@@ -63,12 +63,14 @@ def evaluate(
     folder = Path(folder)
     # Rendered first: a bad record is reported before minutes of generation.
     prompts = check_records(sets, options, tokenizer)
+    names = dict.fromkeys(options.accuracy + options.perplexity + options.teacher_kl)
+    chosen = {name: _chosen(sets, name, options) for name in names}
     forced = {
-        name: _rendered(name, _chosen(sets, name, options), tokenizer, render)
+        name: _rendered(name, chosen[name], tokenizer, render)
         for name in dict.fromkeys(options.perplexity + options.teacher_kl)
     }
     samples, compared = ({n: forced[n] for n in names} for names in (options.perplexity, options.teacher_kl))
-    asked = {name: [record_to_json(r) for r in _chosen(sets, name, options)] for name in [*prompts, *forced]}
+    asked = {name: [record_to_json(record) for record in records] for name, records in chosen.items()}
     shaping = asdict(options) | {"samples_in_report": None}
     made_by = [weights_sha256, tokenizer.sha256, runtime.numerics(), BINS, teacher and teacher[1]]
     work = files.sha256_json([asked, shaping, made_by, seed])
@@ -79,17 +81,15 @@ def evaluate(
     accuracy, lines = {}, []
     make_engine = functools.cache(lambda: _engine(model, tokenizer))
     for number, name in enumerate(prompts):
-        records = _chosen(sets, name, options)
         accuracy[name], found = measure_accuracy(
-            make_engine, tokenizer, name, records, prompts[name], options, seed, place / f"accuracy_{number}"
+            make_engine, tokenizer, name, chosen[name], prompts[name], options, seed, place / f"accuracy_{number}"
         )
         lines += found
-    shape = (options.sequence_length, options.rows)
-    perplexity, calibrated = measure_perplexity(model, samples, *shape, place)
+    perplexity, calibrated = measure_perplexity(model, samples, options, place)
     tokens = sum(line["tokens"] for line in lines) + sum(value["tokens"] for value in perplexity.values())
     results = {"accuracy": accuracy, "perplexity": perplexity, "calibration": calibrated, "tokens": tokens}
     if compared:
-        results["teacher_kl"] = measure_teacher_kl(model, teacher[0], compared, tokenizer.vocab_size, *shape, place)
+        results["teacher_kl"] = measure_teacher_kl(model, teacher[0], compared, tokenizer.vocab_size, options, place)
     write = functools.partial(files.write_jsonl, values=lines)
     return ranks.on_rank_zero(lambda: resumable.publish_result(folder / "samples.jsonl", write, plan, results))
 

@@ -15,6 +15,7 @@ import numpy as np
 from mindspore_impl import files, runtime
 from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.text.chat import Sample
 
 BATCHES_PER_PART = 4
@@ -22,69 +23,56 @@ BINS = 15  # of confidence
 _ROWS = 16  # compared at a time: their float64 copies stay in the processor's cache
 
 
-def sums_of_batches(
-    items: list[Sample], sequence_length: int, rows: int, sums: Callable, folder: Path, title: str
-) -> list[dict]:
-    """Compute sums(PackedBatch) for each batch of `items`, shared among the ranks.
-
-    Args:
-        items: Rendered samples.
-        sequence_length: Tokens in a packed row.
-        rows: Rows in a batch.
-        sums: Returns a dict of numbers for a batch.
-        folder: Gets the parts.
-        title: Of the progress bar.
-
-    Returns:
-        The dicts in the order of batches; a number that is not finite is None.
-    """
-    from mindspore_impl.data.batches import SequentialBatches
-
-    packed = SequentialBatches(items, sequence_length, rows)
-    paths = [folder / f"part_{part:05d}.jsonl" for part in range(-(-len(packed) // BATCHES_PER_PART))]
-    with runtime.progress_bar(len(items), title, "sample") as bar:
-
-        def part(number: int) -> tuple[resumable.Publish, dict]:
-            lines = []
-            for batch in range(number * BATCHES_PER_PART, min((number + 1) * BATCHES_PER_PART, len(packed))):
-                ranks.check_stop()
-                lines.append(files.jsonable(sums(packed[batch][0])))
-                bar.update(len(packed.members(batch)))
-            return lambda path: files.write_jsonl(path, lines), {}
-
-        resumable.share(paths, part)
-    return resumable.lines_of(paths)
-
-
 def measure_perplexity(
-    model, samples: dict[str, list[Sample]], sequence_length: int, rows: int, folder: Path
+    model, samples: dict[str, list[Sample]], options: EvaluationOptions, folder: Path
 ) -> tuple[dict, dict]:
-    """Measure perplexity and calibration of each set in one forward pass.
+    """Measure perplexity and calibration of each set in one forward pass; parts go to `folder`.
 
-    Args:
-        model: A causal language model.
-        samples: Rendered samples by set.
-        sequence_length: Tokens in a packed row.
-        rows: Rows in a batch.
-        folder: Gets the parts.
-
-    Returns:
-        ({set: `mean_loss`}, {set: `calibration`}): cross-entropy in nats per supervised token; None when not finite.
+    Returns ({set: `mean_loss`}, {set: `calibration`}): cross-entropy in nats per supervised token; None when not
+    finite.
     """
     if not samples:
         return {}, {}
     from mindspore_impl.losses.objective import mean_loss
 
     network = functools.cache(lambda: _predictions(model))
-    results, calibrated = {}, {}
+    lines = _sums_of_sets(
+        samples, options, lambda batch: prediction_sums(network(), batch), folder / "perplexity", "perplexity"
+    )
+    ce = {
+        name: [(math.nan if x["ce"] is None else x["ce"], x["tokens"]) for x in found] for name, found in lines.items()
+    }
+    losses = {name: mean_loss(sums, name) for name, sums in ce.items()}
+    return losses, {name: calibration(line["bins"] for line in found) for name, found in lines.items()}
+
+
+def _sums_of_sets(
+    samples: dict[str, list[Sample]], options: EvaluationOptions, sums: Callable, place: Path, title: str
+) -> dict[str, list[dict]]:
+    """{set: sums(PackedBatch) of each batch in order}, shared among the ranks; a number that is not finite is None.
+
+    The parts of set n go to the folder `place`_n.
+    """
+    from mindspore_impl.data.batches import SequentialBatches
+
+    found = {}
     for number, (name, items) in enumerate(samples.items()):
-        lines = sums_of_batches(
-            items, sequence_length, rows, lambda batch: prediction_sums(network(), batch),
-            folder / f"perplexity_{number}", f"perplexity {name}",
-        )  # fmt: skip
-        results[name] = mean_loss([(math.nan if x["ce"] is None else x["ce"], x["tokens"]) for x in lines], name)
-        calibrated[name] = calibration(line["bins"] for line in lines)
-    return results, calibrated
+        packed = SequentialBatches(items, options.sequence_length, options.rows)
+        starts = range(0, len(packed), BATCHES_PER_PART)
+        paths = [Path(f"{place}_{number}", f"part_{part:05d}.jsonl") for part in range(len(starts))]
+        with runtime.progress_bar(len(items), f"{title} {name}", "sample") as bar:
+
+            def part(number: int, packed=packed, starts=starts, bar=bar) -> tuple[resumable.Publish, dict]:
+                lines = []
+                for batch in range(starts[number], min(starts[number] + BATCHES_PER_PART, len(packed))):
+                    ranks.check_stop()
+                    lines.append(files.jsonable(sums(packed[batch][0])))
+                    bar.update(len(packed.members(batch)))
+                return lambda path: files.write_jsonl(path, lines), {}
+
+            resumable.share(paths, part)
+        found[name] = resumable.lines_of(paths)
+    return found
 
 
 def _predictions(model):
@@ -148,7 +136,7 @@ def calibration(sums: Iterable[list | None]) -> dict:
 
 
 def measure_teacher_kl(
-    model, teacher, samples: dict[str, list[Sample]], vocab_size: int, sequence_length: int, rows: int, folder: Path
+    model, teacher, samples: dict[str, list[Sample]], vocab_size: int, options: EvaluationOptions, folder: Path
 ) -> dict[str, dict]:
     """Measure the exact KL(teacher || model) of the next id over the supervised tokens of each set.
 
@@ -159,8 +147,7 @@ def measure_teacher_kl(
         teacher: The model to compare with.
         samples: Rendered samples by set.
         vocab_size: Of the tokenizer; ids beyond it (a padded lm_head) get no mass.
-        sequence_length: Tokens in a packed row.
-        rows: Rows in a batch.
+        options: Length and number of packed rows in a batch.
         folder: Gets the parts.
 
     Returns:
@@ -176,19 +163,15 @@ def measure_teacher_kl(
                 f"the tokenizer's {vocab_size}; compare models of one tokenizer"
             )
     sides = functools.cache(lambda: [_side(one, vocab_size) for one in (teacher, model)])
+    lines = _sums_of_sets(
+        samples, options, lambda batch: divergence_sums(sides(), batch), folder / "kl", "KL to the teacher"
+    )
     results = {}
-    for number, (name, items) in enumerate(samples.items()):
-        lines = sums_of_batches(
-            items, sequence_length, rows, lambda batch: divergence_sums(sides(), batch),
-            folder / f"kl_{number}", f"KL to the teacher {name}",
-        )  # fmt: skip
-        tokens = sum(line["tokens"] for line in lines)
-        if not tokens:
-            raise UserError(
-                f"evaluation.teacher_kl: the set {name!r} has no supervised token that fits sequence_length"
-            )
-        kl = sum(math.nan if line["kl"] is None else line["kl"] for line in lines) / tokens
-        agreement = sum(line["agreement"] for line in lines) / tokens
+    for name, found in lines.items():
+        if not (tokens := sum(line["tokens"] for line in found)):
+            raise UserError(f"evaluation.teacher_kl: the set {name!r} has no supervised token within sequence_length")
+        kl = sum(math.nan if line["kl"] is None else line["kl"] for line in found) / tokens
+        agreement = sum(line["agreement"] for line in found) / tokens
         results[name] = files.jsonable({"kl": kl, "agreement": agreement, "tokens": tokens})
     return results
 

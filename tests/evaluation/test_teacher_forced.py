@@ -9,6 +9,7 @@ import pytest
 from mindspore_impl import runtime
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import teacher_forced
+from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.evaluation.teacher_forced import (
     BINS,
     bin_sums,
@@ -23,6 +24,7 @@ from tests.model import small_models
 
 LENGTHS = (9, 6, 14, 5, 11)
 PADDED, REAL = 37, 33  # ids of the lm_head, and of the tokenizer
+OPTIONS = EvaluationOptions(sequence_length=16, rows=2)
 NOTHING = {"ece": None, "bins": [], "tokens": 0}
 
 
@@ -138,7 +140,7 @@ def test_perplexity_and_calibration_of_a_model(logits, model, samples, tmp_path)
             confidence.append(p_LV[position - 1].max())
             right.append(p_LV[position - 1].argmax() == sample.ids[position])
             ce -= np.log(p_LV[position - 1, sample.ids[position]])
-    found, calibrated = measure_perplexity(model, {"held": samples}, 16, 2, tmp_path / "whole")
+    found, calibrated = measure_perplexity(model, {"held": samples}, OPTIONS, tmp_path / "whole")
     tokens = len(confidence)
     assert found["held"]["tokens"] == tokens and 0 < sum(right) < tokens, "both kinds occur"
     assert found["held"]["loss"] == pytest.approx(ce / tokens, rel=1e-5)
@@ -149,7 +151,7 @@ def test_perplexity_and_calibration_of_a_model(logits, model, samples, tmp_path)
     ):
         assert bin_ == pytest.approx(expected, rel=1e-4)
     with damaged(model.model.norm.weight):
-        found, calibrated = measure_perplexity(model, {"held": samples}, 16, 2, tmp_path / "damaged")
+        found, calibrated = measure_perplexity(model, {"held": samples}, OPTIONS, tmp_path / "damaged")
     assert found["held"] == {"loss": None, "perplexity": None, "tokens": tokens} and calibrated["held"] == NOTHING
 
 
@@ -157,7 +159,7 @@ def test_kl_between_models(logits, model, samples, tmp_path):
     """Each supervised token counts once, at the position before it; ids beyond the tokenizer's do not count."""
     student = small_models.build(small_models.small_options(num_hidden_layers=1), seed=4)
     sets = {"one": samples, "two": samples[:2]}
-    found = measure_teacher_kl(student, model, sets, REAL, 16, 2, tmp_path / "kl")
+    found = measure_teacher_kl(student, model, sets, REAL, OPTIONS, tmp_path / "kl")
     for name, chosen in sets.items():
         values, same = [], 0
         for sample in chosen:
@@ -168,10 +170,10 @@ def test_kl_between_models(logits, model, samples, tmp_path):
         assert found[name]["tokens"] == len(values)
         assert found[name]["kl"] == pytest.approx(math.fsum(values) / len(values), rel=1e-5)
         assert found[name]["agreement"] == pytest.approx(same / len(values))
-    itself = measure_teacher_kl(model, model, {"one": samples}, REAL, 16, 2, tmp_path / "same")
+    itself = measure_teacher_kl(model, model, {"one": samples}, REAL, OPTIONS, tmp_path / "same")
     assert itself["one"] == {"kl": 0.0, "agreement": 1.0, "tokens": found["one"]["tokens"]}
     with damaged(student.model.norm.weight):
-        broken = measure_teacher_kl(student, model, {"one": samples}, REAL, 16, 2, tmp_path / "broken")
+        broken = measure_teacher_kl(student, model, {"one": samples}, REAL, OPTIONS, tmp_path / "broken")
     assert broken["one"]["kl"] is None and broken["one"]["tokens"] == found["one"]["tokens"]
     with pytest.raises(UserError, match=f"evaluation.teacher_kl: .*{PADDED}.*{PADDED + 1}"):
-        measure_teacher_kl(student, model, sets, PADDED + 1, 16, 2, tmp_path / "refused")
+        measure_teacher_kl(student, model, sets, PADDED + 1, OPTIONS, tmp_path / "refused")

@@ -89,6 +89,11 @@ class _Parser:
         self.place += 1
         return token[1]
 
+    def expect(self, symbol: str) -> None:
+        """Consume `symbol`, which closes a bracket."""
+        if self.take(symbol) is None:
+            raise NoValue(f"no {symbol!r} follows")
+
     def sum(self) -> Number:
         self.depth += 1
         if self.depth > MAX_DEPTH:
@@ -147,8 +152,7 @@ class _Parser:
             raise NoValue(f"{name!r} stands where a number should")
         self.bars += name == "|"
         inner = self.sum()
-        if self.take(_CLOSING[name]) is None:
-            raise NoValue(f"{name!r} is not closed")
+        self.expect(_CLOSING[name])
         self.bars -= name == "|"
         return abs(inner) if name == "|" else inner
 
@@ -186,8 +190,7 @@ class _Parser:
         """The operand of a command or ^: a group in braces, one digit, or one other token."""
         if self.take("{"):
             inner = self.sum()
-            if self.take("}") is None:
-                raise NoValue("'{' is not closed")
+            self.expect("}")
             return inner
         digit = self.digit()
         return self.factor() if digit is None else digit
@@ -219,8 +222,7 @@ class _Parser:
         index = Fraction(2)
         if self.take("["):
             index = self.sum()
-            if self.take("]") is None:
-                raise NoValue("'[' is not closed")
+            self.expect("]")
         return _power(self.argument(), 1 / index)
 
     def logarithm(self) -> Number:
@@ -228,8 +230,7 @@ class _Parser:
         if not self.take("["):
             return self.applied(cmath.log)
         base = self.sum()
-        if self.take("]") is None:
-            raise NoValue("'[' is not closed")
+        self.expect("]")
         return self.applied(cmath.log) / cmath.log(base)
 
     def applied(self, function) -> Number:

@@ -6,6 +6,7 @@ compared part by part, and expressions by their values at four points (`arithmet
 sympy's parser, which executes text, is not used).
 """
 
+import itertools
 import re
 from collections.abc import Callable
 
@@ -187,25 +188,20 @@ def _elements(text: str) -> tuple[str, list[str]]:
     return brackets, parts
 
 
+def _depths(text: str) -> list[int]:
+    """Open brackets after each letter."""
+    return list(itertools.accumulate((letter in _OPEN) - (letter in _CLOSE) for letter in text))
+
+
 def _closes_at_end(text: str) -> bool:
-    depth = 0
-    for place, letter in enumerate(text):
-        depth += (letter in _OPEN) - (letter in _CLOSE)
-        if depth == 0:
-            return place == len(text) - 1
-    return False
+    depths = _depths(text)
+    return 0 in depths and depths.index(0) == len(text) - 1
 
 
 def _split(text: str) -> list[str]:
     """Split at commas outside of brackets."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in _OPEN) - (letter in _CLOSE)
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts
+    commas = [place for place, depth in enumerate(_depths(text)) if depth == 0 and text[place] == ","]
+    return [text[first + 1 : last] for first, last in itertools.pairwise([-1, *commas, len(text)])]
 
 
 def _signs(given: str, right: str, same: Compare) -> bool | None:

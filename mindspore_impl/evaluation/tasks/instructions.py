@@ -57,10 +57,6 @@ def _letter_frequency(response: str, letter: str, let_frequency: int, let_relati
     return _holds(response.lower().count(letter.strip().lower()), let_relation, let_frequency)
 
 
-def _language(response: str, language: str) -> bool:
-    return language_is(response, language)
-
-
 def _sentences(response: str, num_sentences: int, relation: str) -> bool:
     return _holds(len(split_sentences(response)), relation, num_sentences)
 
@@ -98,10 +94,6 @@ def _postscript(response: str, postscript_marker: str) -> bool:
 def _bullets(response: str, num_bullets: int) -> bool:
     stars = re.findall(r"^\s*\*[^\*].*$", response, re.MULTILINE)
     return len(stars) + len(re.findall(r"^\s*-.*$", response, re.MULTILINE)) == num_bullets
-
-
-def _constrained(response: str) -> bool:
-    return any(text in response for text in RESPONSES)
 
 
 def _highlights(response: str, num_highlights: int) -> bool:
@@ -150,23 +142,6 @@ def _capital_words(response: str, capital_frequency: int, capital_relation: str)
     return _holds(sum(word.isupper() for word in words), capital_relation, capital_frequency)
 
 
-def _all_capital(response: str) -> bool:
-    return response.isupper() and language_is(response, "en")
-
-
-def _all_lowercase(response: str) -> bool:
-    return response.islower() and language_is(response, "en")
-
-
-def _no_comma(response: str) -> bool:
-    return "," not in response
-
-
-def _quotation(response: str) -> bool:
-    text = response.strip()
-    return len(text) > 1 and text[0] == text[-1] == '"'
-
-
 _ABBREVIATION = re.compile(
     r"\b(?:mr|mrs|ms|dr|prof|st|jr|sr|vs|etc|e\.g|i\.e|inc|ltd|co|no|fig|[a-z])\.$", re.IGNORECASE
 )
@@ -189,7 +164,7 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "keywords:frequency": _keyword_frequency,
     "keywords:forbidden_words": _forbidden_words,
     "keywords:letter_frequency": _letter_frequency,
-    "language:response_language": _language,
+    "language:response_language": language_is,
     "length_constraints:number_sentences": _sentences,
     "length_constraints:number_paragraphs": _paragraphs,
     "length_constraints:number_words": _words,
@@ -197,7 +172,7 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "detectable_content:number_placeholders": _placeholders,
     "detectable_content:postscript": _postscript,
     "detectable_format:number_bullet_lists": _bullets,
-    "detectable_format:constrained_response": _constrained,
+    "detectable_format:constrained_response": lambda response: any(text in response for text in RESPONSES),
     "detectable_format:number_highlighted_sections": _highlights,
     "detectable_format:multiple_sections": _numbered_sections,
     "detectable_format:json_format": _json,
@@ -206,8 +181,8 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "combination:repeat_prompt": _repeat_prompt,
     "startend:end_checker": _end,
     "change_case:capital_word_frequency": _capital_words,
-    "change_case:english_capital": _all_capital,
-    "change_case:english_lowercase": _all_lowercase,
-    "punctuation:no_comma": _no_comma,
-    "startend:quotation": _quotation,
+    "change_case:english_capital": lambda response: response.isupper() and language_is(response, "en"),
+    "change_case:english_lowercase": lambda response: response.islower() and language_is(response, "en"),
+    "punctuation:no_comma": lambda response: "," not in response,
+    "startend:quotation": lambda response: re.fullmatch(r'".*"', response.strip(), re.DOTALL) is not None,
 }

@@ -26,8 +26,8 @@ _COMMON = {
 }
 
 
-def language_is(text: str, code: str) -> bool:
-    """Whether `text` is in the language of an ISO 639-1 code.
+def language_is(text: str, language: str) -> bool:
+    """Whether `text` is in `language`, an ISO 639-1 code.
 
     Uses the package `langdetect` where it is installed, else script and common words. As in the published checker, a
     text without letters passes; so does text in Latin script when the language has no word list.
@@ -35,10 +35,10 @@ def language_is(text: str, code: str) -> bool:
     try:
         import langdetect
     except ImportError:
-        return _by_rule(text, code)
+        return _by_rule(text, language)
     langdetect.DetectorFactory.seed = 0  # otherwise not deterministic
     try:
-        return langdetect.detect(text) == code
+        return langdetect.detect(text) == language
     except langdetect.LangDetectException:
         return True
 
