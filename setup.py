@@ -17,6 +17,7 @@ CONF_FOLDERS = [
     "mindspore_impl.conf",
     *(f"mindspore_impl.conf.{p.name}" for p in sorted((HERE / "conf").iterdir()) if p.is_dir()),
 ]
+COMMANDS = [path.stem for path in sorted((HERE / "mindspore_impl/cli").glob("[a-z]*.py")) if path.stem != "command"]
 HF = ["tokenizers>=0.21,<1"]
 GGUF = ["gguf>=0.17,<1", *HF]
 SELECT = ["datasketch>=2,<3"]  # the index of near-duplicates
@@ -75,7 +76,7 @@ setup(
     python_requires=">=3.10,<3.12",
     packages=find_packages(include=["mindspore_impl", "mindspore_impl.*"]) + CONF_FOLDERS,
     package_dir={"mindspore_impl.conf": "conf"},
-    package_data={name: ["*.yaml"] for name in CONF_FOLDERS},
+    package_data={name: ["*.yaml"] for name in CONF_FOLDERS} | {"mindspore_impl.report": ["templates/*"]},
     install_requires=[
         "mindspore==2.9.0",
         "mindformers==1.9.0",
@@ -86,6 +87,9 @@ setup(
         "tqdm>=4.66,<5",
         "tensorboardX>=2.6,<3",
         "matplotlib>=3.8,<4",
+        "psutil>=5.9,<8",  # states and children of processes (distributed/processes.py), memory (doctor)
+        "jinja2>=3.1,<4",  # templates of the reports, with escaping
+        "scipy>=1.10,<2",  # t distribution of the intervals and tests over seeds; MindSpore brings it too
     ],
     extras_require={
         "test": TEST,
@@ -98,22 +102,6 @@ setup(
         "select": SELECT,
     },
     entry_points={
-        "console_scripts": [
-            "pangu-train = mindspore_impl.cli:train",
-            "pangu-report = mindspore_impl.cli:report",
-            "pangu-train-tokenizer = mindspore_impl.cli:train_tokenizer",
-            "pangu-verify-store = mindspore_impl.cli:verify_store",
-            "pangu-convert-weights = mindspore_impl.cli:convert_weights",
-            "pangu-prune-depth = mindspore_impl.cli:prune_depth",
-            "pangu-chat = mindspore_impl.cli:chat",
-            "pangu-export = mindspore_impl.cli:export",
-            "pangu-evaluate = mindspore_impl.cli:evaluate",
-            "pangu-train-mindformers = mindspore_impl.cli:train_mindformers",
-            "pangu-select-data = mindspore_impl.cli:select_data",
-            "pangu-query-teacher = mindspore_impl.cli:query_teacher",
-            "pangu-benchmark = mindspore_impl.cli:benchmark",
-            "pangu-chaos = mindspore_impl.cli:chaos",
-            "pangu-doctor = mindspore_impl.cli:doctor",
-        ]
+        "console_scripts": [f"pangu-{name.replace('_', '-')} = mindspore_impl.cli.{name}:main" for name in COMMANDS]
     },
 )

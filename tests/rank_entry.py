@@ -13,10 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main(script: str, function: str, folder: str) -> None:
     from mindspore_impl import runtime
-    from mindspore_impl.distributed import ranks
+    from mindspore_impl.distributed import ranks, scheduler
 
     if ranks.is_scheduler():
-        return ranks.serve_scheduler()
+        return scheduler.serve()
     ranks.join("CPU")
     runtime.watch(120)
     runtime.setup(runtime.RuntimeOptions(device="CPU", threads=1), seed=0)

@@ -31,10 +31,10 @@ def test_wheel_outside_the_clone(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
         scripts = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert "pangu-train = mindspore_impl.cli:train\n" in archive.read(scripts).decode()
+        assert "pangu-train = mindspore_impl.cli.train:main\n" in archive.read(scripts).decode()
     shutil.rmtree(source)
-    code = "import mindspore_impl, sys; from mindspore_impl.cli import train; print(mindspore_impl.__file__); "
-    code += "sys.exit(train(['experiment=quickstart', '--dry-run']))"
+    code = "import mindspore_impl, sys; from mindspore_impl.cli.train import main; print(mindspore_impl.__file__); "
+    code += "sys.exit(main(['experiment=quickstart', '--dry-run']))"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}

@@ -1,11 +1,6 @@
 """Say what this machine has and lacks; see --help."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from mindspore_impl.cli import doctor  # noqa: E402
+from _run import run
 
 if __name__ == "__main__":
-    sys.exit(doctor())
+    run("doctor")

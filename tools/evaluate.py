@@ -1,11 +1,6 @@
 """Run benchmarks on a model; see --help."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from mindspore_impl.cli import evaluate  # noqa: E402
+from _run import run
 
 if __name__ == "__main__":
-    sys.exit(evaluate())
+    run("evaluate")

@@ -1,11 +1,6 @@
 """A stage through mindformers' Trainer; see --help."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from mindspore_impl.cli import train_mindformers  # noqa: E402
+from _run import run
 
 if __name__ == "__main__":
-    sys.exit(train_mindformers())
+    run("train_mindformers")

@@ -1,11 +1,6 @@
 """Train a small SentencePiece tokenizer; see --help."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from mindspore_impl.cli import train_tokenizer  # noqa: E402
+from _run import run
 
 if __name__ == "__main__":
-    sys.exit(train_tokenizer())
+    run("train_tokenizer")

@@ -1,4 +1,4 @@
-"""A model by what a person calls it: a run or its stage, a checkpoint, a Hugging Face folder, an export package."""
+"""Resolve a user-supplied model path: a run or its stage, a checkpoint, a Hugging Face folder, an export package."""
 
 import dataclasses
 import sys
@@ -18,10 +18,12 @@ from mindspore_impl.model.weights import WeightSource
 
 
 @dataclass(frozen=True)
-class Named:
-    """What a path stands for. weights: the folder or file they are read from; options: of the model, where they are
-    known without reading weights; which: last or best, of several checkpoints; tokenizer: its file, if one is found
-    beside it; template: the run's."""
+class ResolvedModel:
+    """A model found at a path.
+
+    weights: the folder or file they are read from; options: of the model, if known without reading weights; which: the
+    checkpoint to take, last or best; tokenizer: the file beside the weights or of the run, if any; template: the run's.
+    """
 
     weights: Path
     options: ModelOptions | None = None
@@ -31,12 +33,12 @@ class Named:
 
     @property
     def is_package(self) -> bool:
-        """Whether it is an export package, which holds graphs instead of a model's weights."""
+        """Whether this is an export package, which holds graphs instead of a model's weights."""
         return _is_package(self.weights)
 
 
-def named(path: str | Path) -> Named:
-    """What `path` stands for. Raises UserError when it is nothing that holds a model."""
+def resolve_model_path(path: str | Path) -> ResolvedModel:
+    """Resolve `path` to a model without reading weights. Raises UserError when nothing there holds a model."""
     from mindspore_impl.export.package import named_template
     from mindspore_impl.model.weights import is_hf_folder
 
@@ -44,33 +46,42 @@ def named(path: str | Path) -> Named:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; name a checkpoint, a run or its stage, or an export package")
     if _is_package(path):
-        return Named(path, tokenizer=_tokenizer_in(path), template=named_template(path))
+        return ResolvedModel(path, tokenizer=_tokenizer_in(path), template=named_template(path))
     if path.is_dir() and is_hf_folder(path):
-        return Named(path, tokenizer=_tokenizer_in(path))
+        return ResolvedModel(path, tokenizer=_tokenizer_in(path))
     run = _run_of(path)
-    return _of_run(path, run) if run else Named(path, tokenizer=_tokenizer_in(path))
+    return _of_run(path, run) if run else ResolvedModel(path, tokenizer=_tokenizer_in(path))
 
 
 def open_conversation(
     path: Path, tokenizer_path: Path | None, template: str | None, sampling: SamplingOptions, seed: int, thinking: str,
     system: str | None, context: int,
 ) -> Conversation:  # fmt: skip
-    """A conversation with the model that `path` stands for, over a cache of `context` tokens or fewer (a package brings
-    its own cache, tokenizer and template).
+    """Start a conversation with the model at `path`.
 
-    Raises UserError when there is no model or tokenizer, or they do not fit, or the settings have no meaning.
+    Args:
+        path: as for `resolve_model_path`.
+        tokenizer_path: a tokenizer file; None for the one beside the model.
+        template: a chat template; None for that of the run or tokenizer.
+        sampling: how tokens are drawn.
+        seed: of the draws.
+        thinking: "reasoning" or "fast".
+        system: content of the system turn; None for no such turn.
+        context: size of the cache in tokens, at most the model's; a package has its own.
+
+    Raises UserError when there is no model or tokenizer, they do not fit, or a setting is out of range.
     """
     check_sampling(sampling, "sampling")
     if context < 2:
         raise UserError(f"--context: {context} is too short; use 2 or more")
-    found = named(path)
+    found = resolve_model_path(path)
     tokenizer = open_tokenizer(path, found, tokenizer_path, template)
     runtime.setup(runtime.RuntimeOptions())
     return Conversation(_decoder(found, tokenizer, context), tokenizer, sampling, seed, thinking, system)
 
 
-def open_tokenizer(path: Path, found: Named, tokenizer_path: Path | None, template: str | None):
-    """The tokenizer at `tokenizer_path`, or the one beside what `path` stands for. Raises UserError without any."""
+def open_tokenizer(path: Path, found: ResolvedModel, tokenizer_path: Path | None, template: str | None):
+    """Load the tokenizer at `tokenizer_path`, or the one found with the model. Raises UserError without any."""
     from mindspore_impl.text.tokenizer import Tokenizer
 
     if tokenizer_path is None and found.tokenizer is None:
@@ -78,7 +89,7 @@ def open_tokenizer(path: Path, found: Named, tokenizer_path: Path | None, templa
     return Tokenizer.load(tokenizer_path or found.tokenizer, template or found.template)
 
 
-def _decoder(found: Named, tokenizer, context: int) -> Decoder:
+def _decoder(found: ResolvedModel, tokenizer, context: int) -> Decoder:
     if found.is_package:
         from mindspore_impl.export.session import open_session
 
@@ -92,21 +103,21 @@ def _decoder(found: Named, tokenizer, context: int) -> Decoder:
 
 
 def open_weights(path: Path, which: str = "last") -> WeightSource:
-    """`checkpoint.open_weights`, which also finds what LoRA adapters were trained on: the run around them says it."""
+    """Like `checkpoint.open_weights`; for LoRA adapters, also find their base weights through the run around them."""
     from mindspore_impl import checkpoint
 
     return checkpoint.open_weights(path, which, lambda: _base_of(path))
 
 
 def _base_of(path: Path) -> WeightSource:
-    """The weights below the adapters in `path`, a stage of a run or a checkpoint of one, their hash known."""
+    """The weights below the adapters in `path` (a stage of a run or its checkpoint), with their hash."""
     from mindspore_impl.curriculum.plan import file_hash
     from mindspore_impl.model.weights import identity
 
     run = _run_of(path)
     stage = run and _stage_around(path, run)[1]
     if stage is None or stage.init is None:
-        raise UserError(f"{path}: holds LoRA adapters alone; name the stage inside its run, which knows their base")
+        raise UserError(f"{path}: holds only LoRA adapters; name the stage inside its run, which knows their base")
     if is_path(stage.init):
         base = open_weights(Path(stage.init))
     else:
@@ -120,9 +131,9 @@ def _base_of(path: Path) -> WeightSource:
     return dataclasses.replace(base, sha256=identity(base, file_hash))
 
 
-def load_model(found: Named, tokenizer_size: int):
-    """The model that `found` stands for, its weights loaded. Raises UserError when its sizes are not known, its
-    vocabulary is smaller than the tokenizer's, or its weights do not fit."""
+def load_model(found: ResolvedModel, tokenizer_size: int):
+    """Build a model for inference and load its weights. Raises UserError when its sizes are not known, its vocabulary
+    is smaller than the tokenizer's, or its weights do not fit."""
     from mindspore_impl.model.pangu import PanguForCausalLM
     from mindspore_impl.model.weights import load_into
 
@@ -157,20 +168,20 @@ def _tokenizer_in(path: Path) -> Path | None:
 
 
 def _run_of(path: Path) -> Path | None:
-    """The run directory that `path` is, or lies in."""
+    """The run directory at or above `path`."""
     for folder in (path, *path.resolve().parents):
         if (folder / "config.yaml").is_file() and (folder / "stages").is_dir():
             return folder
     return None
 
 
-def _of_run(path: Path, run: Path) -> Named:
+def _of_run(path: Path, run: Path) -> ResolvedModel:
     config = _config_of(run)
     folder, stage = _stage_around(path, run)
     tokenizer = Path(config.tokenizer.path or run / "tokenizer" / "tokenizer.model")
     weights = path if folder in path.resolve().parts else run / "stages" / folder
     options = config.models[model_of(config, stage)]
-    return Named(weights, options, stage.train.select, tokenizer, config.tokenizer.template)
+    return ResolvedModel(weights, options, stage.train.select, tokenizer, config.tokenizer.template)
 
 
 def _config_of(run: Path) -> Config:
@@ -180,12 +191,12 @@ def _config_of(run: Path) -> Config:
 
 
 def _trained_in(run: Path) -> list[str]:
-    """The folders of the stages that have weights, in order."""
+    """Names of the stage folders that hold weights, in order."""
     return [folder.name for folder in sorted((run / "stages").iterdir()) if (folder / "checkpoints").is_dir()]
 
 
 def _stage_around(path: Path, run: Path) -> tuple[str, SftStage | DistillStage]:
-    """The stage in which `path` lies, by folder and options; the last one that has weights for the run itself."""
+    """Folder name and options of the stage around `path`; for the run itself, of its last stage with weights."""
     trained = _trained_in(run)
     if not trained:
         raise UserError(f"{run}: no stage of this run has weights yet; run its curriculum first")

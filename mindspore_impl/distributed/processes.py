@@ -1,4 +1,4 @@
-"""Processes of this machine: starting our own program again, and telling how others are. Linux, where it matters."""
+"""Processes of this machine: start our own program again, and observe other processes."""
 
 import ctypes
 import functools
@@ -8,27 +8,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 PACKAGE = Path(__file__).resolve().parents[1]
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
-_TRAIN = f"import sys; from {PACKAGE.name} import cli; sys.exit(cli.train())"
+_TRAIN = f"import sys; from {PACKAGE.name}.cli.train import main; sys.exit(main())"
 
 
 def train_command(*arguments: str, python: str = sys.executable) -> list[str]:
-    """What tools/train.py does with these arguments, also where the package is installed without tools/."""
+    """The command line of tools/train.py with these arguments, also where the package is installed without tools/."""
     return [python, "-c", _TRAIN, *arguments]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment, in which "python" is this Python and this very package is the one imported."""
+    """This process's environment with this Python first in PATH, this package first in PYTHONPATH, and `more`."""
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     modules = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
     return os.environ | {"PATH": search, "PYTHONPATH": modules} | more
 
 
-def start(command: list[str], at_our_end: int, output, **more: str) -> subprocess.Popen:
-    """Start `command` in a session of its own, with `environment(**more)` and its output in the open file `output`.
+def start(command: list[str], parent_death_signal: int, output, **more: str) -> subprocess.Popen:
+    """Start `command` in a new session, with `environment(**more)` and its output in the open file `output`.
 
-    The kernel sends it the signal `at_our_end` when this process ends.
+    The kernel sends it `parent_death_signal` when this process ends.
     """
     return subprocess.Popen(
         command,
@@ -37,7 +39,7 @@ def start(command: list[str], at_our_end: int, output, **more: str) -> subproces
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=functools.partial(die_with_parent, at_our_end),
+        preexec_fn=functools.partial(die_with_parent, parent_death_signal),
     )
 
 
@@ -47,46 +49,36 @@ def die_with_parent(number: int) -> None:
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, number, 0, 0, 0)
 
 
-def lives(process: int) -> bool:
+def is_alive(process: int) -> bool:
     """Whether a process exists and is no zombie."""
-    return state_of(process)[0] not in "ZX"
+    try:
+        return psutil.Process(process).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
 
 
-def state_of(process: int) -> tuple[str, int]:
-    """State letter of proc(5), "X" when it is gone, and the wait status of one that has ended."""
-    fields = _stat(process)
-    return (fields[0], int(fields[49])) if fields else ("X", 0)
-
-
-def parent_of(process: int) -> int:
-    """The process that started it; 0 when it is gone."""
-    fields = _stat(process)
-    return int(fields[1]) if fields else 0
-
-
-def _stat(process: int) -> list[str]:
-    """The fields of /proc/<process>/stat from its state on."""
+def has_failed(process: int) -> bool:
+    """Whether a process has ended with a wait status other than 0 and is still a zombie; psutil does not know it."""
     try:
         with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()
+            fields = file.read().rpartition(")")[2].split()
     except OSError:
-        return []
+        return False
+    return fields[0] == "Z" and int(fields[49]) != 0
 
 
 def python_children(parent: int) -> list[int]:
     """The children of a process that run Python."""
     try:
-        with open(f"/proc/{parent}/task/{parent}/children", encoding="ascii") as file:
-            return [int(number) for number in file.read().split() if "python" in _name(int(number))]
-    except OSError:
+        return [child.pid for child in psutil.Process(parent).children() if "python" in _name(child)]
+    except psutil.NoSuchProcess:
         return []
 
 
-def _name(process: int) -> str:
+def _name(process: psutil.Process) -> str:
     try:
-        with open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
+        return process.name()
+    except psutil.Error:
         return ""
 
 

@@ -8,9 +8,7 @@ import json
 import os
 import signal
 import socket
-import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -68,54 +66,6 @@ def join(device: str) -> None:
     os.environ["RANK_ID"], os.environ["RANK_SIZE"] = str(get_rank()), str(get_group_size())
     _state["gather"] = ms.ops.AllGather()
     _state["lines"] = _connect()
-
-
-def serve_scheduler() -> None:
-    """What the scheduler process does: bring the ranks together, and go when they are gone.
-
-    MindSpore's scheduler notices a dead rank only after half a minute, and msrun waits for it that long. The workers
-    are its siblings, so a child of its own (a thread would starve: init() keeps Python's lock) can see sooner.
-    """
-    processes.die_with_parent(signal.SIGKILL)
-    launcher, scheduler = os.getppid(), os.getpid()
-    port = int(os.environ.get("MS_SCHED_PORT", "0"))
-    if processes.port_in_use(port):  # MindSpore's ranks would wait for minutes
-        print(f"Error: port {port} is in use; give msrun another --master_port", file=sys.stderr, flush=True)
-        _end_workers(launcher, scheduler)
-        sys.exit(2)
-    if os.fork() == 0:
-        processes.die_with_parent(signal.SIGKILL)
-        _outlive_workers(launcher, scheduler)
-    import mindspore as ms
-    from mindspore.communication import init
-
-    ms.set_device("CPU")
-    init()  # returns when the job has ended
-
-
-def _end_workers(launcher: int, scheduler: int) -> None:
-    """Kill the workers, which msrun starts after the scheduler."""
-    until = time.monotonic() + 5
-    while time.monotonic() < until:
-        for child in processes.python_children(launcher):
-            if child != scheduler:
-                os.kill(child, signal.SIGKILL)
-        time.sleep(0.1)
-
-
-def _outlive_workers(launcher: int, scheduler: int) -> None:
-    """End the scheduler once a worker of `launcher` has failed and msrun has ended the others, then this process.
-
-    Workers run Python; msrun's other children only show their logs.
-    """
-    failed = False
-    while processes.lives(scheduler):
-        time.sleep(0.1)
-        workers = [processes.state_of(child) for child in processes.python_children(launcher) if child != scheduler]
-        failed = failed or any(state == "Z" and code != 0 for state, code in workers)
-        if failed and all(state in "ZX" for state, _ in workers):
-            os.kill(scheduler, signal.SIGKILL)
-    os._exit(0)
 
 
 def gather(value: Any) -> list[Any]:

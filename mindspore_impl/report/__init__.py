@@ -1,1 +1,1 @@
-"""Reports of a run and of runs over seeds."""
+"""Reports of a run, of runs over seeds and of sweeps."""

@@ -1,7 +1,7 @@
-"""What held-out text says along a run's training, by the tokens trained on: a plot for a page that is not a report.
+"""Held-out curves of a run by tokens trained on, as an SVG file for use outside of a report (`report --plot`).
 
-Stages that start from the same weights are arms of a comparison: they begin at the same place, so that equal budgets
-lie one above the other, and where there are some they alone are shown, on a scale that tells them apart.
+Stages that start from the same weights are arms of a comparison: their curves begin at the same number of tokens. Where
+a run has such arms, only they are drawn.
 """
 
 from collections import Counter
@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
-from mindspore_impl.report.drawing import PALETTE, finish_legend, finite, log_if_wide, standalone, svg_of
-from mindspore_impl.report.run_files import TRAINING_KINDS, StageView, evaluation_of, read_run
+from mindspore_impl.report.drawing import finish_legend, finite, log_if_wide, standalone, svg_of
+from mindspore_impl.report.render import PALETTE
+from mindspore_impl.report.run_files import StageView, read_run
 
 _LOOKS = list(zip(("grey", "vermillion", "blue", "green", "purple", "orange", "wine"), "soD^vPX", strict=True))
 Line = tuple[str, list[tuple[float, float]]]  # stage name, points
@@ -34,14 +35,14 @@ def write_curves(run_dir: Path, path: Path) -> None:
 
 def curves_figure(stages: list[StageView]) -> str | None:
     """Validation perplexity, and the KL divergence of the teacher after each stage, by tokens. None without data."""
-    trained = [stage for stage in stages if stage.kind in TRAINING_KINDS and stage.folder is not None]
+    trained = [stage for stage in stages if stage.trained]
     starts = starts_of(trained)
     trained = arms_of(trained)
     looks = {stage.name: _LOOKS[number % len(_LOOKS)] for number, stage in enumerate(trained)}
     panels = []
     for name in sorted({name for stage in trained for _, sets in stage.validations for name in sets}):
         panels.append((f"perplexity on {name}", validation_lines(trained, starts, name)))
-    compared = {name for stage in stages for name in evaluation_of(stage.metrics).get("teacher_kl", {})}
+    compared = {name for stage in stages for name in stage.evaluation.get("teacher_kl", {})}
     for name in sorted(compared):
         panels.append((f"KL of the teacher on {name} (nats a token)", kl_lines(stages, trained, starts, name)))
     panels = [(title, lines) for title, lines in panels if lines]
@@ -64,7 +65,7 @@ def curves_figure(stages: list[StageView]) -> str | None:
 
 
 def arms_of(trained: list[StageView]) -> list[StageView]:
-    """Those that share the weights they start from with another one; all where none do."""
+    """The stages that share their initial weights with another one; all where none do."""
     begun = Counter(stage.inputs.get("init") for stage in trained)
     return [stage for stage in trained if stage.inputs.get("init") and begun[stage.inputs["init"]] > 1] or trained
 
@@ -76,7 +77,7 @@ def tokens_a_step(stage: StageView) -> int:
 
 
 def starts_of(trained: list[StageView]) -> dict[str, int]:
-    """Tokens that the weights of each stage had been trained on in this run when it began."""
+    """Tokens that the initial weights of each stage had been trained on in this run."""
     starts: dict[str, int] = {}
     ends: dict[str, int] = {}
     for stage in trained:
@@ -86,9 +87,8 @@ def starts_of(trained: list[StageView]) -> dict[str, int]:
 
 
 def _steps(stage: StageView) -> int:
-    """Steps of a finished stage, or those that an unfinished one has noted."""
-    noted = [step for step, _ in stage.validations]
-    return int(stage.metrics.get("steps") or max(noted, default=0))
+    """Steps of a finished stage; the last validated step of an unfinished one."""
+    return int(stage.metrics.get("steps") or max((step for step, _ in stage.validations), default=0))
 
 
 def validation_lines(trained: list[StageView], starts: dict[str, int], name: str) -> list[Line]:
@@ -104,10 +104,10 @@ def validation_lines(trained: list[StageView], starts: dict[str, int], name: str
 
 
 def kl_lines(stages: list[StageView], trained: list[StageView], starts: dict[str, int], name: str) -> list[Line]:
-    """From the divergence of the weights that each stage began with to that of those it ended with."""
+    """For each stage a line from the divergence of its initial weights to that of its final ones."""
     measured: dict[str, float] = {}
     for stage in stages:
-        value = evaluation_of(stage.metrics).get("teacher_kl", {}).get(name, {}).get("kl")
+        value = stage.evaluation.get("teacher_kl", {}).get(name, {}).get("kl")
         if finite(value):
             measured[stage.inputs.get("init", "")] = value
     lines = []

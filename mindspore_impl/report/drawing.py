@@ -1,7 +1,7 @@
-"""How plots are drawn: colours, legends, and Matplotlib's SVG made fit for a page or to stand alone.
+"""Plot style and SVG output: colours, legends, and Matplotlib SVG adapted to a page or to a file of its own.
 
-Text and axes are drawn in `currentColor`, data in the page's colour variables (see PALETTE), so one drawing is
-legible on both backgrounds. Each colour goes with its own marker or dash: colour is never the only difference.
+Text and axes use `currentColor`, data the colour variables of the page (render.PALETTE), so that one drawing is legible
+on light and dark backgrounds. Each colour has its own marker or dash: colour is never the only difference.
 """
 
 import io
@@ -15,16 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-# Name: (on light, on dark). After Okabe and Ito, darkened or lightened until each has contrast 3:1 on its background.
-PALETTE = {
-    "blue": ("#0072b2", "#56b4e9"),
-    "vermillion": ("#d55e00", "#ff8a4c"),
-    "green": ("#00855f", "#2fc89a"),
-    "purple": ("#a9518b", "#e79ac6"),
-    "orange": ("#a86e00", "#f0b429"),
-    "wine": ("#882255", "#f2708f"),
-    "grey": ("#5c6670", "#b4bfca"),
-}
+from mindspore_impl.report.render import PALETTE
+
 _CARD = {"card": ("#ffffff", "#1a2027"), "ink": ("#1b2128", "#e6eaef"), "rule": ("#d8dde3", "#343d48")}
 METRIC_COLOURS = {
     "loss": "blue",
@@ -42,7 +34,7 @@ INK, RULE = "#010203", "#040506"  # replaced by currentColor and the page's rule
 
 
 def set_style(name: str, names: list[str]) -> tuple[str, str]:
-    """(colour name, marker) of a data set, equal in every plot of a report over the same `names`."""
+    """(colour name, marker) of a data set; the same in every plot of a report over the same `names`."""
     position = sorted(names).index(name)
     others = ["vermillion", "blue", "orange", "wine", "grey"]
     colour = "purple" if "reasoning" in name else "green" if "fast" in name else others[position % len(others)]
@@ -91,6 +83,8 @@ def finish_legend(axes, inside: bool = False) -> None:
 
 _STYLE = {
     "svg.fonttype": "none",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "text.parse_math": False,
     "font.size": 10,
     "font.family": "sans-serif",
@@ -114,11 +108,12 @@ def svg_of(name: str, draw: Callable[[Figure], None], width: float, height: floa
     """Draw into a transparent figure of `width` x `height` inches; ids are made unique by `name`, dates left out."""
     buffer = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        engine = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08)
-        figure = Figure(figsize=(width, height), layout=engine)
-        FigureCanvasSVG(figure)
+        figure = Figure(figsize=(width, height), dpi=72)
+        canvas = FigureCanvasSVG(figure)
         draw(figure)
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        # `savefig` would draw everything once more to find the layout.
+        ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08).execute(figure)
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
@@ -136,7 +131,7 @@ def svg_of(name: str, draw: Callable[[Figure], None], width: float, height: floa
 
 
 def standalone(svg: str) -> str:
-    """A drawing of `svg_of` as a file of its own, on a card that follows the reader's light or dark colours."""
+    """The result of `svg_of` as an SVG file of its own, on a card that follows the reader's light or dark scheme."""
     left, top, width, height = re.search(r'viewBox="([^"]*)"', svg)[1].split()
     colours = ["".join(f"--{name}:{pair[number]};" for name, pair in {**PALETTE, **_CARD}.items()) for number in (0, 1)]
     style = (

@@ -1,6 +1,7 @@
-"""The plots of a report, as SVG text in the page's own colours (`drawing.py`)."""
+"""The plots of the reports, as SVG text in the colours of the page (see `drawing`)."""
 
 import math
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
@@ -16,14 +17,16 @@ from mindspore_impl.report.drawing import (
     short,
     svg_of,
 )
-from mindspore_impl.report.run_files import TRAINING_KINDS, StageView
+from mindspore_impl.report.render import count, duration
+from mindspore_impl.report.run_files import StageView
+from mindspore_impl.report.statistics import spread
 
 _MAX_POINTS = 500  # of one line; more are averaged in bins
 
 
 def loss_figure(stages: list[StageView]) -> str | None:
     """Training loss of every stage on one axis of steps, stage borders, and validation points. None without data."""
-    spans = _spans([s for s in stages if s.kind in TRAINING_KINDS and (s.log or s.validations)])
+    spans = _spans([stage for stage in stages if stage.trained and (stage.log or stage.validations)])
     if not spans:
         return None
     validated = sorted({name for stage, _, _ in spans for _, sets in stage.validations for name in sets})
@@ -33,7 +36,7 @@ def loss_figure(stages: list[StageView]) -> str | None:
         seen: set[str] = set()
         for stage, first, _ in spans:
             _line(axes, stage, first, "loss", "training loss", seen)
-            if any("kd" in line for line in stage.log):
+            if stage.logged("kd"):
                 _line(axes, stage, first, "ce", "cross-entropy part of it", seen, dashes=(4, 2), width=1.1)
             for name in validated:
                 points = [(first + step, sets[name].get("loss")) for step, sets in stage.validations if name in sets]
@@ -76,7 +79,7 @@ def accuracy_figure(stages: list[StageView]) -> str | None:
             for x, y in zip(xs, ys, strict=True):
                 place = {"ha": "right" if side < 0 else "left", "va": "center", "textcoords": "offset points"}
                 axes.annotate(f"{y:.0f}", (x, y), (7 * side, 0), fontsize=9, **place)
-        _stage_axis(axes, [stage.measured for stage in stages])
+        _stage_axis(axes, [stage.subject for stage in stages])
         axes.set_ylim(-4, 104)
         axes.set_ylabel("accuracy (%)")
         finish_legend(axes)
@@ -85,8 +88,8 @@ def accuracy_figure(stages: list[StageView]) -> str | None:
 
 
 def distill_figure(stages: list[StageView], supports: list[str]) -> str | None:
-    """CE and KD, mass on the support, teacher entropy and top-1 agreement of the distill stages. None without data."""
-    spans = _spans([s for s in stages if s.kind == "distill" and any("kd" in line for line in s.log)])
+    """CE and KD, mass on the support, teacher entropy and top-1 agreement of `stages`, which log kd. None without."""
+    spans = _spans(stages)
     if not spans:
         return None
     panels = [
@@ -114,7 +117,7 @@ def distill_figure(stages: list[StageView], supports: list[str]) -> str | None:
 
 
 def difficulty_figure(changes: list[tuple[str, dict]], orders: list[tuple[str, dict]]) -> str | None:
-    """A histogram for each set that a band was laid over, before and after; a line for each order. None without data.
+    """A histogram for each set before and after its difficulty band; a line for each order. None without data.
 
     changes: (title, difficulty.change); orders: (title, {"by", "means"}), the means of parts of an epoch.
     """
@@ -202,23 +205,77 @@ def seeds_figure(stages: list[str], sets: list[str], values: dict[tuple[str, str
     return svg_of("seeds", draw, 9.0, 3.8)
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words: 0.4 s, 12 s, 3 min 05 s, 2 h 07 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
-    return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60:02d} min"
+def interval_figure(rows: Sequence[tuple[str, dict[str, list[float]]]], measures: list[str]) -> str | None:
+    """Configurations from top to bottom: their seeds as points, mean and 95 % t interval. None without data.
+
+    rows: (name, {measure: shares in [0, 1], one a seed}); each measure has a panel.
+    """
+    measures = [measure for measure in measures if any(values.get(measure) for _, values in rows)]
+    if not measures:
+        return None
+
+    def draw(figure: Figure) -> None:
+        first = None
+        for number, measure in enumerate(measures, start=1):
+            axes = first = figure.add_subplot(1, len(measures), number, sharey=first)
+            colour, marker = set_style(measure, measures)
+            for row, (_, values) in enumerate(rows):
+                if values.get(measure):
+                    _interval(axes, row, values[measure], PALETTE[colour][0], marker)
+            axes.set_title(short(measure.removeprefix("final."), 70 // len(measures)), fontsize=10, loc="left")
+            axes.set_xlabel("accuracy (%)")
+            if number > 1:
+                axes.tick_params(labelleft=False)
+            else:
+                axes.set_yticks(range(len(rows)), [short(title, 44) for title, _ in rows])
+                axes.set_ylim(len(rows) - 0.5, -0.5)
+
+    return svg_of("intervals", draw, 9.0, 1.1 + 0.32 * len(rows))
 
 
-def count(value: float) -> str:
-    """A count in few digits: 950, 12.3k, 4.5M."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}"
+def calibration_figure(measured: list[tuple[str, dict[str, dict]]]) -> str | None:
+    """Reliability diagrams, one a stage. None without data.
+
+    measured: (stage, {set: {"tokens", "bins": [{"confidence", "accuracy", "tokens"}]}}).
+    """
+    if not measured:
+        return None
+    names = sorted({name for _, found in measured for name in found})
+    columns = min(3, len(measured))
+    lines = -(-len(measured) // columns)
+
+    def draw(figure: Figure) -> None:
+        for number, (stage, found) in enumerate(measured, start=1):
+            axes = figure.add_subplot(lines, columns, number)
+            axes.plot([0, 1], [0, 1], color=PALETTE["grey"][0], lw=1, dashes=(3, 3))
+            for name, value in found.items():
+                colour, marker = set_style(name, names)
+                xs, ys = ([each[key] for each in value["bins"]] for key in ("confidence", "accuracy"))
+                sizes = [12 + 160 * each["tokens"] / value["tokens"] for each in value["bins"]]
+                style = {"color": PALETTE[colour][0], "zorder": 3}
+                axes.plot(xs, ys, lw=1.3, **style)
+                axes.scatter(xs, ys, s=sizes, marker=marker, alpha=0.75, linewidths=0, label=name, **style)
+            axes.set_xlim(0, 1.04)
+            axes.set_ylim(0, 1.04)
+            axes.set_title(stage, fontsize=10, loc="left")
+            axes.set_xlabel("confidence")
+            if number % columns == 1 or columns == 1:
+                axes.set_ylabel("accuracy")
+            if number == 1:
+                finish_legend(axes, inside=True)
+
+    return svg_of("calibration", draw, 9.0 if columns > 1 else 4.5, 0.4 + 3.0 * lines)
+
+
+def _interval(axes, row: int, shares: list[float], colour: str, marker: str) -> None:
+    found = spread(shares)
+    # Seeds lie below the line of the mean, so that neither hides the other.
+    style = {"marker": ".", "color": colour, "alpha": 0.6, "markersize": 5, "linestyle": "none"}
+    axes.plot([100 * share for share in shares], [row + 0.24] * len(shares), **style)
+    if found["low"] is not None:
+        ends = [max(0.0, 100 * found["low"]), min(100.0, 100 * found["high"])]
+        axes.plot(ends, [row, row], color=colour, lw=1.8, marker="|", markersize=7)
+    axes.plot([100 * found["mean"]], [row], color=colour, marker=marker, markersize=6.5)
 
 
 def _spans(stages: list[StageView]) -> list[tuple[StageView, int, int]]:

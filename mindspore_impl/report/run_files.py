@@ -1,24 +1,33 @@
-"""What a report needs of a run directory, read once: stages in order, their logs, samples, config and environment."""
+"""Read a run directory: its stages in order with their logs and samples, its configuration and its environment.
+
+The order, groups and inputs of the stages come from <run>/plan.json. Older runs have none: they are read from their
+stage folders alone.
+"""
 
 import json
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 
-TRAINING_KINDS = ("sft", "distill")
+PLAN = "plan.json"
+PLAN_SCHEMA = 1
 
 
 @dataclass
 class StageView:
-    """One stage as its files tell it. `status` is finished, unfinished (it has a folder) or not started."""
+    """One stage as its files describe it. `status` is finished, unfinished (it has a folder) or not started."""
 
     number: int
     name: str
-    kind: str
+    kind: str  # for display only
+    group: str  # training, generation, scoring, selection, evaluation, export or other
     status: str
+    subject: str  # what its accuracies describe: the stage that it measured, or itself
+    measured: str = ""  # the stage whose weights an evaluation measured
+    work: str = ""  # the planned work in words
     seconds: float | None = None
     tokens: int | None = None
     inputs: dict[str, str] = field(default_factory=dict)  # role: stage name or path
@@ -31,15 +40,23 @@ class StageView:
     folder: Path | None = None  # None: it has not begun
 
     @property
-    def measured(self) -> str:
-        """The stage whose weights an evaluation measured: `sft` for the `eval_sft` that the runner put behind it."""
-        init = self.inputs.get("init")
-        return init if init and self.name == f"eval_{init}" else self.name
+    def evaluation(self) -> dict:
+        """The evaluation among its metrics, whether they are one or hold it under "evaluation"."""
+        return self.metrics if "accuracy" in self.metrics else self.metrics.get("evaluation") or {}
 
     @property
     def accuracy(self) -> dict[str, dict]:
         """{set: {"accuracy", "low", "high", ...}}, empty when nothing was evaluated."""
-        return evaluation_of(self.metrics).get("accuracy", {})
+        return self.evaluation.get("accuracy", {})
+
+    @property
+    def trained(self) -> bool:
+        """Whether it trains weights."""
+        return self.group == "training" or self.logged("loss") or bool(self.validations)
+
+    def logged(self, metric: str) -> bool:
+        """Whether a line of its training log holds `metric`."""
+        return any(metric in line for line in self.log)
 
 
 @dataclass
@@ -55,7 +72,7 @@ class RunView:
 
     @property
     def finished(self) -> bool:
-        """Whether every stage of the run's order is finished."""
+        """Whether every stage of the run is finished."""
         return bool(self.stages) and all(stage.status == "finished" for stage in self.stages)
 
     @property
@@ -63,23 +80,32 @@ class RunView:
         """The last finished stage that has accuracies."""
         return next((s for s in reversed(self.stages) if s.status == "finished" and s.accuracy), None)
 
+    @property
+    def compared(self) -> list[StageView]:
+        """The evaluations of the stages that the configuration compares; without any, the last one."""
+        found = {name: stage for stage in self.stages if stage.accuracy for name in (stage.name, stage.subject)}
+        compared = [found[name] for name in self.config.get("compare") or [] if name in found]
+        return compared or [stage for stage in [self.last_evaluated] if stage]
+
+    def input_path(self, stage: StageView, role: str) -> Path:
+        """The folder of the stage that `stage` reads as `role`, or the path that stands in its place."""
+        name = stage.inputs[role]
+        return next((each.folder for each in self.stages if each.name == name and each.folder), Path(name))
+
 
 def read_run(folder: str | Path) -> RunView:
     """Read a run directory, finished or not. Raises UserError when it is none, or a file in it is damaged."""
     folder = Path(folder)
     config, text = read_config(folder)
-    defined = config.get("stages") or {}
-    folders = _stage_folders(folder)
-    kinds = ("accuracy", "perplexity", "teacher_kl", "benchmarks")
-    measures = any((config.get("evaluation") or {}).get(key) for key in kinds)
-    order = []
-    for name in map(str, config.get("order") or []):
-        order.append(name)
-        # The runner puts an evaluation behind each trained stage that asks for one.
-        if (measures and (defined.get(name) or {}).get("evaluate")) or f"eval_{name}" in folders:
-            order.append(f"eval_{name}")
-    order += [name for name in folders if name not in order]
-    stages = [_read_stage(i, name, folders.get(name), defined.get(name) or {}) for i, name in enumerate(order, start=1)]
+    settings = config.get("stages") or {}
+    order = [str(name) for name in config.get("order") or []]
+    entries = enumerate(_entries(folder, order), start=1)
+    stages = [_read_stage(folder, number, entry, settings.get(entry["name"]) or {}) for number, entry in entries]
+    taken: set[str] = set()
+    for stage in stages:
+        if stage.measured and stage.measured not in taken:
+            stage.subject = stage.measured
+            taken.add(stage.measured)
     return RunView(folder, str(config.get("name") or folder.name), config, text, stages, _environment(folder))
 
 
@@ -100,36 +126,56 @@ def read_config(folder: str | Path) -> tuple[dict, str]:
     return value, text
 
 
-def evaluation_of(metrics: dict) -> dict:
-    """The harness's result inside a stage's metrics, whether they are it or hold it under "evaluation"."""
-    return metrics if "accuracy" in metrics else metrics.get("evaluation") or {}
+def _entries(folder: Path, order: list[str]) -> Iterator[dict]:
+    """The stages of plan.json, then stage folders that it does not name, then stages of `order` that have neither."""
+    names = set()
+    for entry in _read_plan(folder):
+        names.add(entry["name"])
+        yield entry
+    for path in sorted((folder / "stages").glob("[0-9]*_*")):
+        name = path.name.partition("_")[2]
+        if name not in names and path.is_dir():
+            names.add(name)
+            yield {"name": name, "folder": path.name}
+    for name in order:
+        if name not in names:
+            yield {"name": name}
 
 
-def _stage_folders(folder: Path) -> dict[str, Path]:
-    """Stage name to folder, in the order of their numbers."""
-    found = {}
-    for path in sorted((folder / "stages").glob("*")):
-        match = re.fullmatch(r"\d+_(.+)", path.name)
-        if match and path.is_dir():
-            found[match[1]] = path
-    return found
+def _read_plan(folder: Path) -> list[dict]:
+    """The stages of <run>/plan.json; none where an older run has no such file."""
+    path = folder / PLAN
+    if not path.is_file():
+        return []
+    plan = files.read_json(path)
+    stages = plan.get("stages") if isinstance(plan, dict) and plan.get("schema") == PLAN_SCHEMA else None
+    if not isinstance(stages, list) or not all(isinstance(entry, dict) and "name" in entry for entry in stages):
+        raise UserError(f"{path}: not a plan of schema {PLAN_SCHEMA}; start the run again to write it anew")
+    return stages
 
 
-def _read_stage(number: int, name: str, folder: Path | None, settings: dict) -> StageView:
+def _read_stage(run: Path, number: int, entry: dict, settings: dict) -> StageView:
+    folder = files.inside(run / "stages", entry["folder"]) if "folder" in entry else None
+    folder = folder if folder and folder.is_dir() else None
     record = {}
     if folder and (folder / "stage.json").exists():
         record = files.read_json(folder / "stage.json")
         if not isinstance(record, dict):
             raise UserError(f"{folder / 'stage.json'}: expected one JSON object")
     finished = record.get("status") == "finished"
+    inputs = {role: str(value) for role, value in (entry.get("inputs") or record.get("inputs") or {}).items()}
     stage = StageView(
         number=number,
-        name=name,
-        kind=str(record.get("kind") or settings.get("kind") or ("evaluate" if _implied(name) else "unknown")),
+        name=entry["name"],
+        kind=str(entry.get("kind") or record.get("kind") or settings.get("kind") or "unknown"),
+        group=entry.get("group", "other"),
         status="finished" if finished else "unfinished" if folder else "not started",
+        subject=entry["name"],
+        measured=entry.get("measured", _measured_before_plans(entry["name"], inputs)),
+        work=entry.get("work", ""),
         seconds=record.get("seconds") if finished else None,
         tokens=record.get("tokens") if finished else None,
-        inputs=_inputs(record.get("inputs") or settings or _implied(name)),
+        inputs=inputs,
         metrics=record.get("metrics") or {},
         settings=settings,
         cached=finished and "cache" in record,
@@ -146,22 +192,10 @@ def _read_stage(number: int, name: str, folder: Path | None, settings: dict) -> 
     return stage
 
 
-def _implied(name: str) -> dict:
-    """The input of an evaluation that has not run yet and stands in no config."""
-    return {"init": name.removeprefix("eval_")} if name.startswith("eval_") else {}
-
-
-def _inputs(source: dict) -> dict[str, str]:
-    """The inputs by role, from stage.json or, before the stage has run, from its config."""
-    found = {}
-    for role in ("init", "teacher", "kl teacher", "rollouts", "store"):
-        value = source.get(role)
-        if isinstance(value, dict):
-            value = value.get("stage") or value.get("name") or value.get("path")
-        if value:
-            found[role] = str(value)
-    made = {role: str(value) for role, value in source.items() if str(role).startswith("set ")}  # sets that stages make
-    return found | made
+def _measured_before_plans(name: str, inputs: dict[str, str]) -> str:
+    """In runs without plan.json an evaluation of stage X is called eval_X and reads X."""
+    init = inputs.get("init", "")
+    return init if name == f"eval_{init}" else ""
 
 
 def _read_log(path: Path) -> list[dict]:

@@ -1,17 +1,25 @@
-"""The report of one run: report.html for people, metrics.json for programs, from the run directory's files alone."""
+"""Write the report of one run: report.html for people and metrics.json for programs, from the run directory alone."""
 
 import subprocess
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+from markupsafe import Markup
+
 from mindspore_impl import files
-from mindspore_impl.report import calibration, difficulty, figures, samples, teacher_view
-from mindspore_impl.report.diagram import STATUS, curriculum
-from mindspore_impl.report.figures import count, duration
-from mindspore_impl.report.page import esc, figure, page, table, tiles
-from mindspore_impl.report.run_files import RunView, StageView, evaluation_of, read_run
+from mindspore_impl.data.teacher_store import read_header
+from mindspore_impl.errors import UserError
+from mindspore_impl.report import figures, teacher_view
+from mindspore_impl.report.diagram import curriculum
+from mindspore_impl.report.render import count, duration, figure, page, percent, render, table, tiles
+from mindspore_impl.report.run_files import RunView, StageView, read_run
 
 SCHEMA = 1
+_CALIBRATED = 6  # reliability diagrams; all stages are in the table
+_EMBEDDED_BYTES = 1_200_000  # of answers in a page, the newest stages first
+_ANSWER_FIELDS = ("id", "set", "thinking", "prompt", "reasoning", "answer", "expected")
+_HELD_OUT = (("perplexity", "perplexity", "perplexity"), ("teacher_kl", "kl", "KL of the teacher"))
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -48,61 +56,58 @@ def current_commit() -> str:
 def metrics_of(run: RunView) -> dict:
     """The content of metrics.json."""
     last = run.last_evaluated
-    stages = [
-        {"name": s.name, "kind": s.kind, "seconds": s.seconds, "tokens": s.tokens, "metrics": s.metrics}
-        for s in run.stages
-        if s.status == "finished"
-    ]
-    environment = run.environment
+    keys = ("name", "kind", "measured", "seconds", "tokens", "metrics")
+    stages = [{key: getattr(s, key) for key in keys} for s in run.stages if s.status == "finished"]
+    accuracy = {name: value["accuracy"] for name, value in last.accuracy.items()} if last else {}
     return files.jsonable(
         {
             "schema": SCHEMA,
-            "commit": environment["commit"] or current_commit(),
-            "device": environment["device"],
-            "versions": environment["versions"],
+            "commit": _commit(run),
+            "device": run.environment["device"],
+            "versions": run.environment["versions"],
             "stages": stages,
-            "final": {"accuracy": {name: value["accuracy"] for name, value in last.accuracy.items()} if last else {}},
+            "final": {"accuracy": accuracy},
         }
     )
 
 
 def render_page(run: RunView) -> str:
     """The whole page as HTML."""
+    commit = _commit(run)
+    short = commit[:12] + ("+" if commit.endswith("+") and len(commit) > 12 else "")
     done = sum(stage.status == "finished" for stage in run.stages)
-    state, word = STATUS["finished" if run.finished else "unfinished"]
-    subtitle = (
-        f'<p><span class="badge {state}">{word}</span> {done} of {len(run.stages)} stages · '
-        f"started {esc(run.environment['started'])} · commit {esc(_short_commit(run))}</p>"
-        f"<p>{esc(run.environment['device'])}</p>"
-    )
     return page(
         f"Run {run.name}",
-        subtitle,
+        render("run_subtitle.html", run=run, done=done, commit=short),
         [
             ("summary", "Result", _summary(run)),
             ("curriculum", "Curriculum", curriculum(run)),
             ("accuracy", "Accuracy by stage", _accuracy(run)),
             ("loss", "Loss", _loss(run)),
             ("distillation", "Distillation", _distillation(run)),
-            ("calibration", "Calibration", calibration.section(run)),
-            ("difficulty", "Difficulty of what was trained on", difficulty.section(run)),
+            ("calibration", "Calibration", _calibration(run)),
+            ("difficulty", "Difficulty of the training data", difficulty_section(run)),
             ("cost", "Time and tokens", _cost(run)),
             ("stages", "Stages in numbers", _stage_table(run)),
-            ("samples", "Sample outputs", samples.section(run)),
-            ("teacher", "What the teacher said, token by token", teacher_view.section(run)),
-            ("config", "Configuration", _config(run)),
+            ("samples", "Sample outputs", samples_section(run)),
+            ("teacher", "Teacher probabilities, token by token", teacher_view.section(run)),
+            ("config", "Configuration", render("config.html", text=run.config_text)),
             ("environment", "Hardware and versions", _environment(run)),
         ],
     )
 
 
-def _summary(run: RunView) -> str:
+def _commit(run: RunView) -> str:
+    return run.environment["commit"] or current_commit()
+
+
+def _summary(run: RunView) -> Markup:
     items = []
-    for stage in _headline(run):
+    for stage in run.compared:
         for name, value in sorted(stage.accuracy.items()):
-            interval = f"95 % interval {_percent(value['low'])} to {_percent(value['high'])}"
+            interval = f"95 % interval {percent(value['low'])} % to {percent(value['high'])} %"
             note = f"{value['correct']} of {value['total']} right; {interval}"
-            items.append((f"{name}, after {stage.measured}", _percent(value["accuracy"]), note))
+            items.append((f"{name}, after {stage.subject}", f"{percent(value['accuracy'])} %", note))
     seconds = sum(stage.seconds or 0 for stage in run.stages)
     tokens = sum(stage.tokens or 0 for stage in run.stages)
     items.append(("time of all stages", duration(seconds), "finished stages only"))
@@ -110,92 +115,155 @@ def _summary(run: RunView) -> str:
     return tiles(items)
 
 
-def _headline(run: RunView) -> list[StageView]:
-    """The evaluations whose numbers stand first: the two stages that the config compares, else the last one."""
-    found = {stage.measured: stage for stage in run.stages if stage.accuracy}
-    compared = [found[name] for name in run.config.get("compare") or [] if name in found]
-    return compared or ([run.last_evaluated] if run.last_evaluated else [])
-
-
-def _accuracy(run: RunView) -> str:
-    found = [(stage.measured, name, value) for stage in run.stages for name, value in sorted(stage.accuracy.items())]
-    told = [f"{stage} {name} {_percent(value['accuracy'])}" for stage, name, value in found]
+def _accuracy(run: RunView) -> Markup:
+    found = [(stage.subject, name, value) for stage in run.stages for name, value in sorted(stage.accuracy.items())]
+    values = "; ".join(f"{stage} {name} {percent(value['accuracy'])} %" for stage, name, value in found)
     return figure(
         figures.accuracy_figure(run.stages),
-        "Accuracy after each evaluated stage: " + "; ".join(told),
+        f"Accuracy after each evaluated stage: {values}",
         "Greedy generation on held-out records, each set in its own thinking mode; bars are 95 % Wilson intervals. "
         "An answer that is cut, or that thinks in fast mode, counts as wrong.",
     )
 
 
-def _loss(run: RunView) -> str:
-    trained = [s for s in run.stages if any("loss" in line for line in s.log)]
-    losses = [(s.name, [line["loss"] for line in s.log if line.get("loss") is not None]) for s in trained]
-    told = "; ".join(f"{name} from {values[0]:.3f} to {values[-1]:.3f}" for name, values in losses if values)
+def _loss(run: RunView) -> Markup:
+    losses = [(s.name, [line["loss"] for line in s.log if line.get("loss") is not None]) for s in run.stages]
+    values = "; ".join(f"{name} from {found[0]:.3f} to {found[-1]:.3f}" for name, found in losses if found)
     return figure(
         figures.loss_figure(run.stages),
-        f"Training loss by step over all training stages: {told or 'no training line yet'}",
+        f"Training loss by step over all training stages: {values or 'no training line yet'}",
         "Each stage's own objective, so levels compare within a stage; the dashed line is the cross-entropy part of a "
         "distillation loss. Markers are the cross-entropy on validation sets, dashed vertical lines borders of stages.",
     )
 
 
-def _distillation(run: RunView) -> str:
-    stages = [stage for stage in run.stages if stage.kind == "distill" and stage.log]
+def _distillation(run: RunView) -> Markup:
+    stages = [stage for stage in run.stages if stage.logged("kd")]
     supports = _supports(run, stages)
-    told = []
+    values = []
     for stage in stages:
-        last = next((line for line in reversed(stage.log) if "kd" in line), {})
-        told += [f"{stage.name} ends at {key} {last[key]:.3f}" for key in ("ce", "kd", "agreement") if last.get(key)]
+        last = next(line for line in reversed(stage.log) if "kd" in line)
+        values += [f"{stage.name} ends at {key} {last[key]:.3f}" for key in ("ce", "kd", "agreement") if last.get(key)]
     return figure(
-        figures.distill_figure(run.stages, supports),
-        "Distillation diagnostics by step. " + "; ".join(told),
+        figures.distill_figure(stages, supports),
+        "Distillation diagnostics by step. " + "; ".join(values),
         f"Means over supervised tokens. Support: {'; '.join(supports)}. Mass is the share of the distribution on the "
         "stored teacher ids; agreement counts positions where student and teacher put the same id first.",
     )
 
 
 def _supports(run: RunView, stages: list[StageView]) -> list[str]:
-    """The divergence, support and K of the distill stages in words; one entry when all are alike."""
-    by_name = {stage.name: stage for stage in run.stages}
+    """The support and K of each distilled stage; one entry when all are alike."""
     found = {}
     for stage in stages:
-        objective = stage.settings.get("objective") or {}
-        store = by_name.get(stage.inputs.get("store", ""))
-        top_k = ((store.settings if store else {}).get("capture") or {}).get("top_k")
-        text = str(objective.get("support", "not recorded"))
-        found[stage.name] = text + (f", K = {top_k}" if top_k else "")
+        support = str((stage.settings.get("objective") or {}).get("support", "not recorded"))
+        found[stage.name] = support
+        if "store" in stage.inputs:
+            with suppress(UserError):  # the store may be gone
+                found[stage.name] += f", K = {read_header(teacher_view.store_of(run, stage)).top_k}"
     if len(set(found.values())) == 1:
         return [next(iter(found.values()))]
     return [f"{name} {text}" for name, text in found.items()]
 
 
-def _cost(run: RunView) -> str:
+def _calibration(run: RunView) -> Markup:
+    """A reliability diagram for each evaluated stage and a table of all; empty where nothing was measured."""
+    measured = []
+    for stage in run.stages:
+        values = sorted((stage.evaluation.get("calibration") or {}).items())
+        if found := {name: value for name, value in values if value.get("ece") is not None}:
+            measured.append((stage.subject, found))
+    rows = [
+        [subject, name, f"{100 * value['ece']:.2f}", *_bin_means(value), f"{value['tokens']:,}"]
+        for subject, found in measured
+        for name, value in found.items()
+    ]
+    values = "; ".join(f"{row[0]} {row[1]} ECE {row[2]} %" for row in rows)
+    return figure(
+        figures.calibration_figure(measured[-_CALIBRATED:]),
+        f"Calibration by stage: {values}",
+        "Teacher-forced on held-out text: the accuracy of the most probable token against its probability, in bins of "
+        "equal width; the area of a mark is the share of tokens in its bin. Below the diagonal a model is too sure.",
+    ) + table(
+        ["after", "set", "ECE %", "mean confidence %", "top-1 accuracy %", "tokens"],
+        rows,
+        "Expected calibration error: the distance of confidence and accuracy, averaged over the bins by their tokens.",
+        text_columns=2,
+    )
+
+
+def _bin_means(value: dict) -> list[str]:
+    """Confidence and accuracy in percent, averaged over the bins by their tokens."""
+    sums = [sum(each["tokens"] * each[key] for each in value["bins"]) for key in ("confidence", "accuracy")]
+    return [f"{100 * each / value['tokens']:.1f}" for each in sums]
+
+
+def difficulty_section(run: RunView) -> Markup:
+    """Difficulty bands and orders: histograms, lines and a table; empty where no finished stage has either."""
+    data = {stage.name: stage.metrics.get("data") or {} for stage in run.stages}
+    orders = {name: one["order"] for name, one in data.items() if one.get("order")}
+    changes = [(name, *item) for name, one in data.items() for item in (one.get("selection") or {}).items()]
+    rows = []
+    for stage, set_name, change in changes:
+        before, after = change["before"], change["after"]
+        means = [f"{change[key]:.4g}" for key in ("mean_before", "mean_after")]
+        order = orders[stage]["order"] if stage in orders else "shuffled"
+        counts = [f"{number:,}" for number in (before, after, before - after)]
+        rows.append([stage, set_name, order, change["field"], *counts, *means])
+    bands = [(f"{name}: {each}", change) for name, each, change in changes if change["before"] != change["after"]]
+    lines = [(f"{name}: {order['order']}", order) for name, order in orders.items()]
+    values = [f"{row[0]} keeps {row[5]} of {row[4]} records of {row[1]} by {row[3]}" for row in rows]
+    values += [f"{name} goes {order['order']} by {order['by']}" for name, order in orders.items()]
+    return figure(
+        figures.difficulty_figure(bands, lines),
+        "Difficulty of the data by stage: " + "; ".join(values),
+        "Outline: all records of the set; filled: those inside the stage's band. For a stage with an order: the mean "
+        "over successive parts of its first epoch.",
+    ) + table(
+        ["stage", "set", "order", "number", "records", "kept", "dropped", "mean before", "mean kept"],
+        rows,
+        "One row for each set with a band or an order.",
+        text_columns=4,
+    )
+
+
+def _cost(run: RunView) -> Markup:
     done = [stage for stage in run.stages if stage.seconds is not None]
-    told = [f"{stage.name} {duration(stage.seconds)}, {count(stage.tokens or 0)} tokens" for stage in done]
+    values = [f"{stage.name} {duration(stage.seconds)}, {count(stage.tokens or 0)} tokens" for stage in done]
     return figure(
         figures.cost_figure(run.stages),
-        "Time and tokens by stage: " + "; ".join(told),
+        "Time and tokens by stage: " + "; ".join(values),
         "Wall-clock time of each finished stage, compilation included, and tokens trained on, generated or scored.",
     )
 
 
-def _stage_table(run: RunView) -> str:
+def _stage_table(run: RunView) -> Markup:
+    evaluations = [stage.evaluation for stage in run.stages]
     sets = sorted({name for stage in run.stages for name in stage.accuracy})
-    kinds = (("perplexity", "perplexity", "perplexity"), ("teacher_kl", "kl", "KL of the teacher"))
-    held = [
-        (kind, key, title, name)
-        for kind, key, title in kinds
-        for name in sorted({name for s in run.stages for name in evaluation_of(s.metrics).get(kind, {})})
+    columns = [
+        (part, key, title, name)
+        for part, key, title in _HELD_OUT
+        for name in sorted({name for found in evaluations for name in found.get(part, {})})
     ]
-    quoted = {(name, next(iter(value["stderr"]))) for s in run.stages
-              for name, value in evaluation_of(s.metrics).get("benchmarks", {}).items()}  # fmt: skip
-    held += [("benchmarks", metric, metric, name) for name, metric in sorted(quoted)]
-    head = ["stage", "kind", "status", "time", "tokens", "tokens/s", *sets, *(f"{each[2]} {each[3]}" for each in held)]
+    benchmarks = {
+        (name, next(iter(value["stderr"])))  # the metric that is quoted comes first
+        for found in evaluations
+        for name, value in found.get("benchmarks", {}).items()
+    }
+    columns += [("benchmarks", metric, metric, name) for name, metric in sorted(benchmarks)]
+    head = [
+        "stage",
+        "kind",
+        "status",
+        "time",
+        "tokens",
+        "tokens/s",
+        *sets,
+        *(f"{each[2]} {each[3]}" for each in columns),
+    ]
     rows = []
     for stage in run.stages:
-        found = evaluation_of(stage.metrics)
-        numbers = [found.get(kind, {}).get(name, {}).get(key) for kind, key, _, name in held]
+        numbers = [stage.evaluation.get(part, {}).get(name, {}).get(key) for part, key, _, name in columns]
         rate = stage.metrics.get("tokens_per_second")
         rows.append(
             [
@@ -205,30 +273,40 @@ def _stage_table(run: RunView) -> str:
                 "–" if stage.seconds is None else duration(stage.seconds),
                 "–" if stage.tokens is None else count(stage.tokens),
                 "–" if rate is None else count(rate),
-                *(_percent(stage.accuracy[name]["accuracy"]) if name in stage.accuracy else "–" for name in sets),
+                *(f"{percent(stage.accuracy[name]['accuracy'])} %" if name in stage.accuracy else "–" for name in sets),
                 *("–" if number is None else f"{number:.4g}" for number in numbers),
             ]
         )
     return table(head, rows, "One row a stage; a dash means that nothing was measured.", text_columns=3)
 
 
-def _config(run: RunView) -> str:
-    text = esc(run.config_text)
-    return f"<details><summary>config.yaml, as resolved for this run</summary><pre>{text}</pre></details>"
+def samples_section(run: RunView) -> Markup:
+    """The browser of evaluated answers: the first of each stage as HTML, many more as data for the page's script."""
+    stages, embedded, left_out, room = [], [], 0, _EMBEDDED_BYTES
+    for stage in reversed([stage for stage in run.stages if stage.samples]):
+        answers = [_answer(sample) for sample in stage.samples]
+        shown = [answer for answer, sample in zip(answers, stage.samples, strict=True) if sample.get("shown", True)]
+        stages.append({"name": stage.subject, "shown": shown, "total": len(answers)})
+        taken = []
+        for answer in answers:
+            size = 20 + sum(len(answer[key].encode()) + 4 for key in _ANSWER_FIELDS)
+            if size > room:
+                left_out += 1
+                continue
+            room -= size
+            taken.append(list(answer.values()))
+        if taken:
+            embedded.append({"stage": stage.subject, "samples": taken})
+    return render("samples.html", stages=stages, embedded=embedded, left_out=left_out) if stages else Markup()
 
 
-def _environment(run: RunView) -> str:
-    environment = run.environment
-    rows = [["device", environment["device"]], ["started", environment["started"]]]
-    rows += [["commit", environment["commit"] or current_commit()]]
-    rows += [[name, value] for name, value in sorted(environment["versions"].items())]
+def _answer(sample: dict) -> dict:
+    """A line of samples.jsonl with every field; the order of its values is the one that page.js expects."""
+    texts = {key: str(sample.get(key) or "") for key in _ANSWER_FIELDS}
+    return texts | {"correct": bool(sample.get("correct")), "finished": bool(sample.get("finished", True))}
+
+
+def _environment(run: RunView) -> Markup:
+    rows = [["device", run.environment["device"]], ["started", run.environment["started"]], ["commit", _commit(run)]]
+    rows += [[name, value] for name, value in sorted(run.environment["versions"].items())]
     return table(["what", "value"], rows, "Where the numbers above were measured.", text_columns=2)
-
-
-def _short_commit(run: RunView) -> str:
-    commit = run.environment["commit"] or current_commit()
-    return commit[:12] + ("+" if commit.endswith("+") and len(commit) > 12 else "")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

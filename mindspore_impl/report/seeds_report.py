@@ -1,4 +1,4 @@
-"""One curriculum under several seeds: summary.json, summary.md and report.html, from the runs' own files."""
+"""Summarise one curriculum over several seeds: summary.json, summary.md and report.html, from the run directories."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,17 +6,19 @@ from pathlib import Path
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.report import figures
-from mindspore_impl.report.page import figure, page, table, tiles
+from mindspore_impl.report.render import (
+    difference_markdown,
+    difference_table,
+    figure,
+    markdown_table,
+    page,
+    paragraphs,
+    percent,
+    table,
+    tiles,
+)
 from mindspore_impl.report.run_files import RunView, read_run
 from mindspore_impl.report.statistics import paired_difference, spread
-from mindspore_impl.report.tables import (
-    DIFFERENCE_HEAD,
-    PAIRED,
-    difference_rows,
-    difference_table,
-    markdown_table,
-    percent,
-)
 
 SCHEMA = 1
 Values = dict[tuple[str, str], dict[str, float]]  # (stage, set): {seed: accuracy}
@@ -26,9 +28,9 @@ def write_seeds_report(run_dirs: dict, folder: str | Path, compare: tuple[str, s
     """Summarise the runs of `run_dirs` (seed: run directory) in `folder`; return the content of summary.json.
 
     `compare` names two stages (one, reference): the difference one - reference is tested pair by pair over the seeds;
-    without it the last evaluated stage is held against each earlier one. Accuracies are shares in [0, 1]. A seed that
-    did not reach a stage is left out there, and n says how many count. Raises UserError when there is no run, or no
-    such stage.
+    without it the last evaluated stage is compared with each earlier one. Accuracies are shares in [0, 1]. A seed that
+    did not reach a stage is left out there, and n is the number of seeds that count. Raises UserError when there is no
+    run, or no such stage.
     """
     if not run_dirs:
         raise UserError(f"{folder}: no run to summarise; give at least one seed")
@@ -39,7 +41,12 @@ def write_seeds_report(run_dirs: dict, folder: str | Path, compare: tuple[str, s
     summary = {
         "schema": SCHEMA,
         "seeds": list(runs),
-        "stages": [_row(*key, values[key]) for stage in stages for name in sets if (key := (stage, name)) in values],
+        "stages": [
+            {"stage": stage, "set": name, **spread(list(by_seed.values())), "values": by_seed}
+            for stage in stages
+            for name in sets
+            if (by_seed := values.get((stage, name)))
+        ],
         "differences": [row for pair in pairs for name in sets if (row := _difference(*pair, name, values))],
     }
     folder = Path(folder)
@@ -58,26 +65,22 @@ def _collect(runs: dict[str, RunView]) -> tuple[list[str], list[str], Values]:
         for stage in run.stages:
             if stage.status != "finished" or not stage.accuracy:
                 continue
-            if stage.measured not in stages:
-                stages.append(stage.measured)
+            if stage.subject not in stages:
+                stages.append(stage.subject)
             for name, result in stage.accuracy.items():
-                values.setdefault((stage.measured, name), {})[seed] = result["accuracy"]
+                values.setdefault((stage.subject, name), {})[seed] = result["accuracy"]
     return stages, sorted({name for _, name in values}), values
 
 
 def _resolve(runs: dict[str, RunView], stages: list[str], compare: tuple[str, str]) -> tuple[str, str]:
-    """The two stages to compare, each named by itself or by the evaluation behind it."""
-    measured = {stage.name: stage.measured for run in runs.values() for stage in run.stages}
-    found = [measured.get(name, name) for name in compare]
+    """The two stages to compare, each named by itself or by its evaluation."""
+    subjects = {stage.name: stage.subject for run in runs.values() for stage in run.stages}
+    found = [subjects.get(name, name) for name in compare]
     for name, stage in zip(compare, found, strict=True):
         if stage not in stages:
             known = ", ".join(stages) or "none"
             raise UserError(f"compare: no accuracy was measured for stage {name!r}; there is one for: {known}")
     return found[0], found[1]
-
-
-def _row(stage: str, name: str, by_seed: dict[str, float]) -> dict:
-    return {"stage": stage, "set": name, **spread(list(by_seed.values())), "values": by_seed}
 
 
 def _difference(one: str, reference: str, name: str, values: Values) -> dict | None:
@@ -90,56 +93,42 @@ def _difference(one: str, reference: str, name: str, values: Values) -> dict | N
     return {"set": name, "stage": one, "reference": reference, **result}
 
 
-_STAGE_HEAD = ["stage", "set", "mean", "95 % interval", "standard deviation", "n"]
-
-
-def _stage_rows(summary: dict) -> list[list[str]]:
-    return [
-        [row["stage"], row["set"], percent(row["mean"]), _bounds(row), percent(row["deviation"]), str(row["n"])]
-        + [percent(row["values"].get(seed)) for seed in summary["seeds"]]
-        for row in summary["stages"]
-    ]
-
-
-def _bounds(row: dict) -> str:
-    return "–" if row["low"] is None else f"{percent(row['low'])} to {percent(row['high'])}"
+def _stage_table(summary: dict) -> tuple[list[str], list[list[str]]]:
+    head = ["stage", "set", "mean", "95 % interval", "standard deviation", "n"]
+    rows = []
+    for row in summary["stages"]:
+        bounds = "–" if row["low"] is None else f"{percent(row['low'])} to {percent(row['high'])}"
+        numbers = [percent(row["mean"]), bounds, percent(row["deviation"]), str(row["n"])]
+        rows.append([row["stage"], row["set"], *numbers, *(percent(row["values"].get(s)) for s in summary["seeds"])])
+    return [*head, *(f"seed {seed}" for seed in summary["seeds"])], rows
 
 
 def _markdown(name: str, summary: dict) -> str:
-    head = _STAGE_HEAD + [f"seed {seed}" for seed in summary["seeds"]]
     parts = [f"# {name}: {len(summary['seeds'])} seeds\n", "Accuracy in percent.\n"]
-    parts += [markdown_table(head, _stage_rows(summary))]
-    if summary["differences"]:
-        parts += [f"\nDifferences in percentage points, {PAIRED}\n"]
-        parts += [markdown_table(DIFFERENCE_HEAD, difference_rows(summary["differences"]))]
+    parts += [markdown_table(*_stage_table(summary)), *difference_markdown(summary["differences"])]
     return "\n".join(parts)
 
 
 def _page(name: str, summary: dict, stages: list[str], sets: list[str], values: Values, headline: Sequence[str]) -> str:
-    lists = {key: list(by_seed.values()) for key, by_seed in values.items()}
-    first = [row for stage in headline for row in summary["stages"] if row["stage"] == stage]
-    told = "; ".join(f"{row['stage']} {row['set']} mean {percent(row['mean'])}" for row in summary["stages"])
+    number = len(summary["seeds"])
+    means = "; ".join(f"{row['stage']} {row['set']} mean {percent(row['mean'])}" for row in summary["stages"])
     plot = figure(
-        figures.seeds_figure(stages, sets, lists),
-        f"Accuracy by stage over {len(summary['seeds'])} seeds: {told}",
+        figures.seeds_figure(stages, sets, {key: list(by_seed.values()) for key, by_seed in values.items()}),
+        f"Accuracy by stage over {number} seeds: {means}",
         "One point a seed, a bar at the mean.",
     )
-    head = _STAGE_HEAD + [f"seed {seed}" for seed in summary["seeds"]]
-    result = tiles(
-        [(f"{row['set']}, after {row['stage']}", percent(row["mean"]) + " %", _spread(row)) for row in first]
-    )
+    items = []
+    for row in (row for stage in headline for row in summary["stages"] if row["stage"] == stage):
+        seeds = "1 seed" if row["n"] == 1 else f"{row['n']} seeds"
+        note = f"mean of {seeds}, standard deviation {percent(row['deviation'])}"
+        items.append((f"{row['set']}, after {row['stage']}", f"{percent(row['mean'])} %", note))
     return page(
-        f"{name}: {len(summary['seeds'])} seeds",
-        f"<p>{len(stages)} evaluated stages; each seed's own report is in its folder.</p>",
+        f"{name}: {number} seeds",
+        paragraphs(f"{len(stages)} evaluated stages; each seed's own report is in its folder."),
         [
-            ("summary", "Result", result if first else ""),
+            ("summary", "Result", tiles(items) if items else ""),
             ("accuracy", "Accuracy by stage", plot),
             ("differences", "Differences between stages", difference_table(summary["differences"])),
-            ("values", "Every value", table(head, _stage_rows(summary), "Accuracy in percent.", 2) if stages else ""),
+            ("values", "Every value", table(*_stage_table(summary), "Accuracy in percent.", 2)),
         ],
     )
-
-
-def _spread(row: dict) -> str:
-    seeds = "1 seed" if row["n"] == 1 else f"{row['n']} seeds"
-    return f"mean of {seeds}, standard deviation {percent(row['deviation'])}"

@@ -1,6 +1,6 @@
-"""What a distill stage trained on, token by token: the teacher's K most probable ids beside the id that is there.
+"""The teacher's K most probable ids at each token of what a stage with a teacher store trained on.
 
-Sequences come from the stage's rollouts or, without them, from its data sets; what the teacher said from its store.
+Sequences come from the stage's rollouts or, without them, from its data sets; probabilities come from the store.
 """
 
 import contextlib
@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from markupsafe import Markup
+
 from mindspore_impl import files
 from mindspore_impl.config import build
 from mindspore_impl.data import rollouts
@@ -18,50 +20,52 @@ from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.data.sources import load_set
 from mindspore_impl.data.teacher_store import StoreReader, check_rows
 from mindspore_impl.errors import UserError
-from mindspore_impl.report.page import data_script, esc
+from mindspore_impl.report.render import render
 from mindspore_impl.report.run_files import RunView, StageView
-from mindspore_impl.text.chat import Sample, render
+from mindspore_impl.text import chat
+from mindspore_impl.text.chat import Sample
 from mindspore_impl.text.records import THINKING
 from mindspore_impl.text.tokenizer import Tokenizer
 
 SEQUENCES = 12  # of all stages together
-MOST_TOKENS = 200  # of a sequence; the rest is left out
-MOST_IDS = 10  # of the teacher's; the mass of the others joins the rest
-_TITLED = 4  # ids that a token's title names, for pages without a script
-_LOOKED_AT = 20_000  # sequences of a file, among which those to show are found
+MOST_TOKENS = 200  # of a sequence
+MOST_IDS = 10  # listed a token; the mass of the others joins the rest
+_TITLED = 4  # ids in the title of a token
+_LOOKED_AT = 20_000  # sequences of a file that are searched
 _GRADES = ((0.5, "sure"), (0.1, "doubtful"), (0.01, "unlikely"), (0.0, "strange"))
 
 
-def section(run: RunView) -> str:
-    """The sequences of each finished distill stage, or why they cannot be shown; empty where there is no such stage."""
-    stages = [stage for stage in run.stages if stage.kind == "distill" and stage.status == "finished"]
-    parts, data = [], []
+def section(run: RunView) -> Markup:
+    """Sequences of each finished stage that reads a store, or why there are none; empty without such a stage."""
+    stages = [stage for stage in run.stages if "store" in stage.inputs and stage.status == "finished"]
+    views, data = [], []
     for stage in stages:
+        view = {"name": stage.name, "problem": "", "sequences": []}
         try:
-            shown = list(itertools.islice(_sequences(run, stage), max(2, SEQUENCES // len(stages))))
+            found = list(itertools.islice(_sequences(run, stage), max(2, SEQUENCES // len(stages))))
         except (UserError, OSError) as error:
-            parts.append(f"<p>{esc(stage.name)}: no sequences can be shown ({esc(str(error))})</p>")
-            continue
-        if shown:
-            body = "".join(_sequence(one, len(data) + number) for number, one in enumerate(shown))
-            parts.append(f"<h3>{esc(stage.name)}</h3>{body}")
-            data += [one["tokens"] for one in shown]
-    if not data:
-        return "".join(parts)
-    legend = " ".join(f'<span class="tok {name}">{name}</span>' for _, name in _GRADES)
-    return (
-        "<p>Point at a token, tap it, or move with the arrow keys, to see what the teacher gave in its place. Marks "
-        f"show the probability that the teacher gave to the token that is there: {legend} (at least 50 %, 10 %, 1 %, "
-        f"less).</p>{''.join(parts)}{data_script('teacher-data', data)}"
-    )
+            view["problem"], found = str(error), []
+        for sequence in found:
+            spans = [_span(token) for token in sequence["tokens"]]
+            view["sequences"].append(sequence | {"number": len(data), "spans": spans})
+            data.append(sequence["tokens"])
+        views.append(view)
+    return render("teacher.html", stages=views, sequences=data, grades=[name for _, name in _GRADES])
+
+
+def store_of(run: RunView, stage: StageView) -> Path:
+    """The folder of the teacher store that `stage` reads."""
+    path = run.input_path(stage, "store")
+    return path / "store" if (path / "store").is_dir() else path
 
 
 def _sequences(run: RunView, stage: StageView) -> Iterator[dict]:
-    """{"id", "thinking", "prompt", "cut", "tokens": [[text, probability or None, [[text, probability]...], rest]]}."""
+    """{"id", "thinking", "prompt", "left_out", "tokens"}; a token is [text, its probability or None, listed, rest],
+    listed the teacher's most probable ids as [text, probability, 1 for the id that is there]."""
     tokenizer = _tokenizer(run)
-    store = _input(run, stage.inputs.get("store", ""))
-    reader = StoreReader(store / "store" if (store / "store").is_dir() else store, hashed=False)
-    say = _Texts(tokenizer)
+    store = store_of(run, stage)
+    reader = StoreReader(store, hashed=False)
+    text_of = _Texts(tokenizer)
     for sample in _alternating(_samples(run, stage, tokenizer), reader):
         ids_SK, logp_SK, tail_logp_S = reader.lookup(sample.ids, sample.supervised)
         check_rows(reader.header, ids_SK, logp_SK, tail_logp_S, str(store))
@@ -72,21 +76,21 @@ def _sequences(run: RunView, stage: StageView) -> Iterator[dict]:
             "id": sample.record_id,
             "thinking": sample.thinking,
             "prompt": tokenizer.decode(prompt, skip_special=False),
-            "cut": max(0, len(rows) - MOST_TOKENS),
-            "tokens": [_token(int(sample.ids[place]), say, *row) for place, *row in rows[:MOST_TOKENS]],
+            "left_out": max(0, len(rows) - MOST_TOKENS),
+            "tokens": [_token(int(sample.ids[place]), text_of, *row) for place, *row in rows[:MOST_TOKENS]],
         }
 
 
-def _token(token: int, say: "_Texts", ids_K, logp_K, tail_logp) -> list:
+def _token(token: int, text_of: "_Texts", ids_K, logp_K, tail_logp) -> list:
     pairs = [(int(i), math.exp(float(logp))) for i, logp in zip(ids_K, logp_K, strict=True) if i >= 0]
     given = next((p for i, p in pairs if i == token), None)
     kept = pairs[:MOST_IDS]
     rest = math.exp(float(tail_logp)) + sum(p for _, p in pairs[MOST_IDS:])
-    listed = [[say(i), float(f"{p:.3g}"), int(i == token)] for i, p in kept]
-    return [say(token), None if given is None else float(f"{given:.3g}"), listed, float(f"{rest:.3g}")]
+    listed = [[text_of(i), float(f"{p:.3g}"), int(i == token)] for i, p in kept]
+    return [text_of(token), None if given is None else float(f"{given:.3g}"), listed, float(f"{rest:.3g}")]
 
 
-Found = tuple[str, Callable[[], Sample]]  # a thinking mode, and what makes the sample
+Found = tuple[str, Callable[[], Sample]]  # a thinking mode, and a function that makes the sample
 
 
 def _alternating(samples: Iterator[Found], reader: StoreReader) -> Iterator[Sample]:
@@ -107,7 +111,7 @@ def _alternating(samples: Iterator[Found], reader: StoreReader) -> Iterator[Samp
 def _samples(run: RunView, stage: StageView, tokenizer: Tokenizer) -> Iterator[Found]:
     """The sequences that the stage may have drawn, in the order of their file."""
     if "rollouts" in stage.inputs:
-        path = _input(run, stage.inputs["rollouts"])
+        path = run.input_path(stage, "rollouts")
         path = path / "rollouts.jsonl" if path.is_dir() else path
         for number, value in itertools.islice(files.read_jsonl(path), _LOOKED_AT):
             make = functools.partial(_rolled_out, value, f"{path}:{number}", tokenizer)
@@ -123,7 +127,7 @@ def _samples(run: RunView, stage: StageView, tokenizer: Tokenizer) -> Iterator[F
         if options.keep is None and options.count is not None:
             options = dataclasses.replace(options, count=min(options.count, _LOOKED_AT))
         for record in itertools.islice(load_set(name, options, int(run.config.get("seed") or 0)), _LOOKED_AT):
-            yield record.thinking, functools.partial(render, record, tokenizer)
+            yield record.thinking, functools.partial(chat.render, record, tokenizer)
 
 
 def _rolled_out(value: dict, where: str, tokenizer: Tokenizer) -> Sample:
@@ -137,16 +141,11 @@ def _tokenizer(run: RunView) -> Tokenizer:
 
 
 def _mapping(settings: dict, key: str) -> dict:
-    """A part of config.yaml. Raises UserError when it is there and holds no keys."""
+    """A part of config.yaml, {} where it is missing. Raises UserError when it is no mapping."""
     found = settings.get(key) or {}
     if not isinstance(found, dict):
         raise UserError(f"config.yaml: {key}: expected keys and values, found {found!r}")
     return found
-
-
-def _input(run: RunView, name: str) -> Path:
-    """The folder of a stage of this run, or the path that stands in its place."""
-    return next((stage.folder for stage in run.stages if stage.name == name and stage.folder), Path(name))
 
 
 class _Texts:
@@ -163,26 +162,18 @@ class _Texts:
         return self.known[token]
 
 
-def _sequence(one: dict, number: int) -> str:
-    tokens = "".join(_span(token) for token in one["tokens"])
-    cut = f' <span class="none">and {one["cut"]} more tokens</span>' if one["cut"] else ""
-    return (
-        f'<article class="sample"><header><span>{esc(one["id"])}, {esc(one["thinking"])} mode</span></header>'
-        f"<dl><dt>prompt</dt><dd>{esc(one['prompt'])}</dd><dt>trained on</dt>"
-        f'<dd class="tokens" tabindex="0" data-sequence="{number}" aria-label="tokens of {esc(one["id"])}">{tokens}'
-        f'{cut}</dd></dl><div class="panel" aria-live="polite"></div></article>'
-    )
-
-
-def _span(token: list) -> str:
+def _span(token: list) -> dict:
+    """A token as the template shows it; the title serves pages whose script does not run."""
     text, given, listed, rest = token
-    grade = next(name for least, name in _GRADES if (given or 0.0) >= least)
-    told = [f"{visible(name)} {100 * p:.3g} %{' (here)' if here else ''}" for name, p, here in listed[:_TITLED]]
+    likely = [f"{visible(name)} {100 * p:.3g} %{' (here)' if here else ''}" for name, p, here in listed[:_TITLED]]
     others = rest + sum(p for _, p, _ in listed[_TITLED:])
-    title = "teacher: " + ", ".join(told) + f"; all others {100 * others:.2g} %"
-    return f'<span class="tok {grade}" title="{esc(title)}">{esc(visible(text))}</span>'
+    return {
+        "text": visible(text),
+        "grade": next(name for least, name in _GRADES if (given or 0.0) >= least),
+        "title": f"teacher: {', '.join(likely)}; all others {100 * others:.2g} %",
+    }
 
 
 def visible(text: str) -> str:
-    """A token's text with its spaces and ends of lines to be seen; a dot in a ring for none."""
+    """A token's text with visible spaces and line ends; a dotted circle for an empty text."""
     return text.replace(" ", "␣").replace("\n", "⏎") or "◌"

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from mindspore_impl import runtime
-from mindspore_impl.distributed import processes, ranks
+from mindspore_impl.distributed import processes, ranks, scheduler
 from mindspore_impl.speed.common import Row, compared, publish
 
 NAME = "data_parallel"
@@ -87,7 +87,7 @@ def launch(count: int, task: str, *arguments: int) -> list[dict]:
 def main(task: str, folder: str, *arguments: str) -> None:
     """What each process of `launch` runs."""
     if ranks.is_scheduler():
-        return ranks.serve_scheduler()
+        return scheduler.serve()
     if ranks.is_worker():
         ranks.join("CPU")
     runtime.setup(runtime.RuntimeOptions(device="CPU", threads=1), seed=SEED)

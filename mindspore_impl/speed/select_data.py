@@ -218,7 +218,7 @@ def plain(texts: list[str]) -> set[int]:
 
 def select(recipe: str, output: Path, *overrides: str) -> dict:
     """The report of tools/select_data.py in a process of its own."""
-    code = "import sys; from mindspore_impl.cli import select_data; sys.exit(select_data(sys.argv[1:]))"
+    code = "import sys; from mindspore_impl.cli import select_data; sys.exit(select_data.main())"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     command = [sys.executable, "-c", code, recipe, f"output={output}", *overrides]
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)

@@ -372,7 +372,7 @@ def test_ranks_started_with_different_overrides(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(
         f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from mindspore_impl.cli import train\n"
+        "from mindspore_impl.cli.train import main as train\n"
         "sys.exit(train(sys.argv[1:] + ['seed=' + os.environ.get('RANK_ID', '0')]))\n"
     )
     done = msrun(tmp_path, str(script), *TINY, f"run_dir={tmp_path / 'run'}")

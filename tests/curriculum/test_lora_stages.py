@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from mindspore_impl import checkpoint, files
+from mindspore_impl.cli.convert_weights import FolderFormat, export_weights
+from mindspore_impl.cli.train_mindformers import stage_files
 from mindspore_impl.config import SftStage, compose
 from mindspore_impl.curriculum import resolve
-from mindspore_impl.curriculum.convert import Form, export_weights
 from mindspore_impl.curriculum.estimate import training_estimate
 from mindspore_impl.curriculum.plan import make_plan
-from mindspore_impl.curriculum.stage_files import stage_files
 from mindspore_impl.data.options import BatchOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import LoraOptions
@@ -109,7 +109,7 @@ def test_adapters_on_adapters_through_a_whole_curriculum(tmp_path, ms_runtime, c
     shutil.copytree(run_dir, tmp_path / "elsewhere")
     shutil.rmtree(run_dir)
     moved = tmp_path / "elsewhere"
-    export_weights(moved, tmp_path / "hf", Form("fp32"))  # the run's last stage
+    export_weights(moved, tmp_path / "hf", FolderFormat("fp32"))  # the run's last stage
     exported = checkpoint.open_weights(tmp_path / "hf")
     for key, value in weights.items():
         np.testing.assert_allclose(exported.read(key), value, rtol=1e-6, atol=1e-7, err_msg=key)
@@ -127,7 +127,7 @@ def test_adapters_on_adapters_through_a_whole_curriculum(tmp_path, ms_runtime, c
     runner.run(compose([*SMALL, f"run_dir={moved}"]))  # nothing is trained again
     assert capsys.readouterr().out.count("finished before, skipped") == 6
     config = compose([*SMALL, f"run_dir={moved}", "stages.distill_fast.lora=null"])
-    with pytest.raises(UserError, match=r"holds LoRA adapters alone; merge them with `tools/convert_weights.py export"):
+    with pytest.raises(UserError, match=r"holds only LoRA adapters; merge them with `tools/convert_weights.py export"):
         stage_files(config, "distill_fast")
 
     changed = next(moved.glob("stages/*_sft_reasoning"))

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from mindspore_impl import files
+from mindspore_impl.cli.train_mindformers import stage_files
 from mindspore_impl.config import compose
 from mindspore_impl.curriculum import runner
 from mindspore_impl.curriculum.plan import make_plan
-from mindspore_impl.curriculum.stage_files import stage_files
 from mindspore_impl.errors import UserError
 
 EXPERIMENT = "experiment=quickstart_curriculum"

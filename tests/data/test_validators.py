@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mindspore_impl import cli, files
+from mindspore_impl import files
+from mindspore_impl.cli import select_data, verify_store
 from mindspore_impl.data import validators
 from mindspore_impl.data.rollouts import rollout_to_json
 from mindspore_impl.data.teacher_store import StoreHeader
@@ -170,15 +171,15 @@ def test_files_that_are_not_there_or_empty(tmp_path):
 
 def test_the_commands_exit_1_when_there_are_problems_and_2_when_there_is_nothing_to_check(records, tmp_path, capsys):
     path = write(tmp_path / "r.jsonl", [*map(record_to_json, records), "nonsense", "more"])
-    assert cli.select_data(["--check", str(path)]) == 1
+    assert select_data.main(["--check", str(path)]) == 1
     told = capsys.readouterr().out
     assert f"{path}:7: " in told and f"{path}:8: " in told and "6 records, 2 problems" in told
     store = make_store(tmp_path / "store")
-    assert cli.select_data(["--check", str(store)]) == cli.verify_store([str(store)]) == 0
+    assert select_data.main(["--check", str(store)]) == verify_store.main([str(store)]) == 0
     spoil(shards_of(store)[0], logp=lambda logp_PK: logp_PK.__setitem__((slice(0, 2), 0), np.nan))
     capsys.readouterr()
-    assert cli.verify_store([str(store)]) == 1
+    assert verify_store.main([str(store)]) == 1
     assert "row 0: " in (told := capsys.readouterr().out) and "row 1: " in told
     shutil.rmtree(store)
-    assert cli.verify_store([str(store)]) == 2
-    assert cli.select_data(["--check", str(tmp_path / "absent")]) == 2
+    assert verify_store.main([str(store)]) == 2
+    assert select_data.main(["--check", str(tmp_path / "absent")]) == 2

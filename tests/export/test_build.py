@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from mindspore_impl import cli, config
+from mindspore_impl import config
+from mindspore_impl.cli import export
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.errors import UserError
 from mindspore_impl.export import build as exporting
@@ -143,9 +144,9 @@ def test_a_stage_is_planned_with_its_input_and_data(ms_runtime):
 
 
 def test_commands_refuse_by_name(ms_runtime, tmp_path, capsys):
-    assert cli.export(["--model", str(tmp_path / "nowhere"), "--output", str(tmp_path / "p")]) == 2
+    assert export.main(["--model", str(tmp_path / "nowhere"), "--output", str(tmp_path / "p")]) == 2
     assert "nowhere: no such file or folder" in capsys.readouterr().err
-    assert cli.export(["materialise", str(tmp_path / "nowhere"), str(tmp_path / "p")]) == 2
+    assert export.main(["materialise", str(tmp_path / "nowhere"), str(tmp_path / "p")]) == 2
     assert "manifest.json: no such file" in capsys.readouterr().err
 
 
@@ -172,10 +173,10 @@ def test_from_a_run_to_a_package_and_full_graphs(ms_runtime, tmp_path, capsys):
     prompts.write_text("list a b c d apply sort\nlist d c b a apply reverse\n")
     command = ["--model", str(tmp_path / "run"), "--output", str(tmp_path / "p"), "--precision", "int8"]
     command += ["--cache-length", "96", "--buckets", "32,64", "--compare", "fp32", "--prompts", str(prompts)]
-    assert cli.export(command) == 0
+    assert export.main(command) == 0
     report = json.loads((tmp_path / "p" / "parity.json").read_text())
     assert set(report["packages"]) == {"int8", "fp32"} and len(report["prompts"]) == 2
-    assert cli.export(["materialise", str(tmp_path / "p"), str(tmp_path / "full")]) == 0
+    assert export.main(["materialise", str(tmp_path / "p"), str(tmp_path / "full")]) == 0
     assert {path.name for path in (tmp_path / "full").iterdir()} == {
         "prefill_32.mindir", "prefill_64.mindir", "decode.mindir"
     }  # fmt: skip

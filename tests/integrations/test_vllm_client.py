@@ -12,13 +12,13 @@ from mindspore_impl import files
 from mindspore_impl.data.teacher_store import StoreReader, sample_key
 from mindspore_impl.errors import UserError
 from mindspore_impl.integrations.vllm import asking
-from mindspore_impl.integrations.vllm.client import Question, Server, _refused, ask_all, check_url, named
-from mindspore_impl.integrations.vllm.topk import import_topk, outside_header, topk_request
+from mindspore_impl.integrations.vllm.client import Question, Server, _refused, ask_all, check_url, resolve_model
+from mindspore_impl.integrations.vllm.topk import external_header, import_topk, topk_request
 from mindspore_impl.text.chat import Sample
 from tests.integrations.fake_server import LONGEST, MODEL, log_softmax, serving
 
 VOCAB, TOP_K = 40, 4
-HEADER = outside_header("t" * 64, "k" * 64, VOCAB, TOP_K, 1.0)
+HEADER = external_header("t" * 64, "k" * 64, VOCAB, TOP_K, 1.0)
 
 
 def logits_of(ids):
@@ -140,7 +140,7 @@ def test_a_half_written_line_is_cut_and_asked_again(tmp_path, capsys):
 def test_answers_to_other_settings_and_damaged_lines_are_asked_again(tmp_path, capsys):
     path = tmp_path / "a.jsonl"
     with serving(logits_of) as fake:
-        asking.ask_topk(server_at(fake), SAMPLES, outside_header("t" * 64, "k" * 64, VOCAB, 2, 1.0), path)
+        asking.ask_topk(server_at(fake), SAMPLES, external_header("t" * 64, "k" * 64, VOCAB, 2, 1.0), path)
         with open(path, "a") as file:
             file.write('{"a": 1}\nnonsense\n')
             file.write('{"custom_id": [1], "request_sha256": "x", "response": {"body": {}}}\n')
@@ -321,23 +321,23 @@ def test_addresses_are_completed():
 
 def test_the_model_and_its_length_are_looked_at_first(tmp_path):
     with serving(logits_of) as fake:
-        server = named(server_at(fake), LONGEST)
-        assert server.model == MODEL and named(server, 1) is server and fake.listed == 1
+        server = resolve_model(server_at(fake), LONGEST)
+        assert server.model == MODEL and resolve_model(server, 1) is server and fake.listed == 1
         with pytest.raises(UserError, match=f"takes {LONGEST} tokens"):
-            named(server, LONGEST + 1)
+            resolve_model(server, LONGEST + 1)
         with pytest.raises(UserError, match=f"teacher-7b takes {LONGEST} tokens and the longest question needs 65"):
-            named(server_at(fake), LONGEST + 1)
+            resolve_model(server_at(fake), LONGEST + 1)
         with pytest.raises(UserError, match="--model: other is given, and the server has: teacher-7b"):
-            named(server_at(fake, model="other"), 1)
+            resolve_model(server_at(fake, model="other"), 1)
         fake.models.append({"id": "second"})
         with pytest.raises(UserError, match="--model: none is given, and the server has: second, teacher-7b"):
-            named(server_at(fake), 1)
+            resolve_model(server_at(fake), 1)
         fake.models[:] = ["x"]
         with pytest.raises(UserError, match="not the list of"):
-            named(server_at(fake), 1)
+            resolve_model(server_at(fake), 1)
         url = fake.url
     with pytest.raises(UserError, match="connection.*is the server up"):
-        named(Server(url, timeout=0.3), 1)
+        resolve_model(Server(url, timeout=0.3), 1)
 
 
 def test_two_processes_do_not_write_one_file(tmp_path):

@@ -12,13 +12,13 @@ from mindspore_impl.data.teacher_store import StoreReader, sample_key
 from mindspore_impl.errors import UserError
 from mindspore_impl.integrations.vllm import topk
 from mindspore_impl.integrations.vllm.answers import Answer, BadAnswer, parse_answer
-from mindspore_impl.integrations.vllm.topk import TAIL_RESOLUTION, import_topk, outside_header, teacher_rows
+from mindspore_impl.integrations.vllm.topk import TAIL_RESOLUTION, external_header, import_topk, teacher_rows
 from mindspore_impl.ops.log_floor import LOG_FLOOR
 from mindspore_impl.text.chat import Sample
 from tests.integrations.fake_server import log_softmax, prompt_logprobs
 
 VOCAB, TOP_K, LENGTH = 40, 4, 32
-HEADER = outside_header("t" * 64, "k" * 64, VOCAB, TOP_K, 1.0)
+HEADER = external_header("t" * 64, "k" * 64, VOCAB, TOP_K, 1.0)
 SAMPLE = Sample(np.array([7, 3, 9, 3], np.int32), np.array([False, False, True, True]), "r", "fast")
 
 
@@ -82,7 +82,7 @@ def test_a_sum_above_1_by_rounding_is_scaled_and_beyond_it_refused():
 
 def test_k_of_the_whole_vocabulary_leaves_no_tail():
     header, sample = (
-        outside_header("t" * 64, "k" * 64, 4, 4, 1.0),
+        external_header("t" * 64, "k" * 64, 4, 4, 1.0),
         replace(SAMPLE, ids=np.array([0, 1, 2, 3], np.int32)),
     )
     whole = {0: 0.4, 1: 0.3, 2: 0.2, 3: 0.1}
@@ -116,9 +116,9 @@ def test_an_answer_shifted_by_one_is_seen():
 
 def test_another_temperature_is_refused_and_explained():
     with pytest.raises(UserError, match="capture.temperature: 2.0, .*do not fix the normaliser.*=1"):
-        outside_header("t" * 64, "k" * 64, VOCAB, TOP_K, 2.0)
+        external_header("t" * 64, "k" * 64, VOCAB, TOP_K, 2.0)
     with pytest.raises(UserError, match="capture.top_k: 41 is not between 1 and the vocabulary of 40"):
-        outside_header("t" * 64, "k" * 64, VOCAB, 41, 1.0)
+        external_header("t" * 64, "k" * 64, VOCAB, 41, 1.0)
 
 
 def test_the_three_forms_say_the_same():
@@ -178,7 +178,7 @@ def test_an_import_takes_the_place_of_an_earlier_one(tmp_path):
     with pytest.raises(UserError, match="1 of 1 sequences have no usable answer"):
         import_topk([path], [SAMPLE], HEADER, folder)
     with pytest.raises(UserError, match="the store was begun with top_k=4 and now it is 2"):
-        import_topk([path], [SAMPLE], outside_header("t" * 64, "k" * 64, VOCAB, 2, 1.0), folder)
+        import_topk([path], [SAMPLE], external_header("t" * 64, "k" * 64, VOCAB, 2, 1.0), folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     other = tmp_path / "other"
     other.mkdir()

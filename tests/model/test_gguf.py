@@ -146,7 +146,7 @@ def test_the_tokenizer_splits_digits_and_keeps_special_tokens(tmp_path):
 
 def test_an_imported_file_is_a_checkpoint_with_its_tokenizer(tmp_path):
     from mindspore_impl import checkpoint
-    from mindspore_impl.curriculum.convert import import_weights
+    from mindspore_impl.cli.convert_weights import import_weights
 
     import_weights(write(tmp_path / "m.gguf", kind="Q8_0"), tmp_path / "out")
     assert (tmp_path / "out" / "tokenizer.json").is_file()

@@ -183,11 +183,11 @@ def test_gradients_of_the_sft_loss(ms_runtime, tmp_path, size, tied):
 @pytest.mark.parametrize("tied", [True, False])
 def test_transformers_reads_what_we_export(tmp_path, tied, dtype):
     """Import what transformers wrote, export it sharded, load that in transformers: equal to torch's own cast."""
-    from mindspore_impl.curriculum.convert import Form, export_weights, import_weights
+    from mindspore_impl.cli.convert_weights import FolderFormat, export_weights, import_weights
 
     reference = llama(tmp_path / "hf", "small", tied, 4e6)
     import_weights(tmp_path / "hf", tmp_path / "checkpoint")
-    export_weights(tmp_path / "checkpoint", tmp_path / "again", Form(dtype, "100KB", "llama"))
+    export_weights(tmp_path / "checkpoint", tmp_path / "again", FolderFormat(dtype, "100KB", "llama"))
     assert len(list((tmp_path / "again").glob("*.safetensors"))) > 1
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
     loaded, report = transformers.LlamaForCausalLM.from_pretrained(

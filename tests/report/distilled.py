@@ -1,4 +1,4 @@
-"""A run whose distill stage has real rollouts, a real store and a tokenizer to read them with."""
+"""A run with real rollouts, a real teacher store, and the tokenizer to read them with."""
 
 import json
 from pathlib import Path
@@ -14,9 +14,11 @@ from mindspore_impl.text.tokenizer import train_tokenizer
 from tests.report.fixture import build_run
 
 
-def build_distilled(folder: Path, rollouts: int = 30, top_k: int = 3, hostile: str = "") -> Path:
+def build_distilled(
+    folder: Path, rollouts: int = 30, top_k: int = 3, hostile: str = "", name: str = "quickstart"
+) -> Path:
     """`fixture.build_run` with `rollouts` answers, the last of which the store lacks."""
-    build_run(folder, hostile=hostile)
+    build_run(folder, hostile=hostile, name=name)
     texts = [f"list {a} {b} apply sort reverse <{a}>" for a in "abcdef" for b in "abcdef"]
     (folder / "tokenizer").mkdir()
     tokenizer = train_tokenizer(texts, folder / "tokenizer" / "tokenizer.model", 96, 1.0)

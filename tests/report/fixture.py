@@ -1,4 +1,4 @@
-"""A synthetic run directory with every kind of stage, for tests and for looking at a report."""
+"""A synthetic run directory with stages of several groups, for tests and for looking at a report."""
 
 import json
 import math
@@ -32,6 +32,13 @@ stages:
     evaluate: true
   control: {{kind: sft, init: sft_fast, evaluate: true}}
 """
+GROUPS = {
+    "sft": "training",
+    "distill": "training",
+    "rollout": "generation",
+    "capture": "scoring",
+    "evaluate": "evaluation",
+}
 # name, kind, inputs, steps, (first, last) loss, right answers of 200 in (reasoning, fast)
 STAGES = [
     ("teacher", "sft", {}, 900, (4.9, 0.11), None),
@@ -51,15 +58,24 @@ STAGES = [
 
 
 def build_run(
-    folder: Path, seed: int = 1, stop_after: int | None = None, name: str = "quickstart", hostile: str = ""
+    folder: Path,
+    seed: int = 1,
+    stop_after: int | None = None,
+    name: str = "quickstart",
+    hostile: str = "",
+    final: str = "",
 ) -> Path:
     """Write a run directory: `stop_after` stages are finished and the next is under way (None: all are finished).
 
-    `hostile` is put into every free text that a run takes from outside: names, prompts, answers, versions, config.
+    hostile: is put into every free text that a run takes from outside: names, prompts, answers, versions, config.
+    final: the run ends with distill_fast, under this name.
     """
+    stages, config = STAGES, CONFIG.format(name=json.dumps(name), folder=json.dumps(str(folder)), seed=seed)
+    if final:
+        config = config.replace(", control]", "]").partition("  control:")[0].replace("distill_fast", final)
+        stages = json.loads(json.dumps(STAGES[:-2]).replace("distill_fast", final))
     folder.mkdir(parents=True)
     draw = random.Random(seed)
-    config = CONFIG.format(name=json.dumps(name), folder=json.dumps(str(folder)), seed=seed)
     (folder / "config.yaml").write_text(config + (f"# {hostile}\n" if hostile else ""), encoding="utf-8")
     environment = {
         "device": f"Intel(R) Xeon(R) Processor @ 2.60GHz, 2 cores{hostile}",
@@ -68,10 +84,22 @@ def build_run(
         "started": "2026-02-03T10:11:12+00:00",
     }
     (folder / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
+    write_plan(folder, [(name, kind, inputs) for name, kind, inputs, *_ in stages])
     under_way = None if stop_after is None else stop_after + 1
-    for number, stage in enumerate(STAGES[:under_way], start=1):
+    for number, stage in enumerate(stages[:under_way], start=1):
         _write_stage(folder / "stages" / f"{number:02d}_{stage[0]}", stage, draw, number != under_way, hostile)
     return folder
+
+
+def write_plan(folder: Path, stages: list[tuple[str, str, dict]]) -> None:
+    """Write plan.json of stages (name, kind, inputs); an evaluation measures the stage that it reads."""
+    names = {name for name, *_ in stages}
+    entries = []
+    for index, (name, kind, inputs) in enumerate(stages, start=1):
+        measured = inputs["init"] if kind == "evaluate" and inputs["init"] in names else ""
+        entry = {"index": index, "folder": f"{index:02d}_{name}", "name": name, "kind": kind, "group": GROUPS[kind]}
+        entries.append(entry | {"inputs": inputs, "measured": measured, "work": f"{index} steps"})
+    (folder / "plan.json").write_text(json.dumps({"schema": 1, "stages": entries}), encoding="utf-8")
 
 
 def _write_stage(folder: Path, stage: tuple, draw: random.Random, finished: bool, hostile: str) -> None:

@@ -15,10 +15,10 @@ class Page(HTMLParser):
         self.feed(html)
         assert not self.open, f"never closed: {self.open}"
         self.text = "".join(self.words)
+        self.sections = [value for tag, key, value in self.attributes if (tag, key) == ("section", "id")]
 
     def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += [(tag, *pair) for pair in attributes]
+        self.handle_startendtag(tag, attributes)
         if tag not in VOID:
             self.open.append(tag)
 
@@ -27,7 +27,8 @@ class Page(HTMLParser):
         self.attributes += [(tag, *pair) for pair in attributes]
 
     def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, f"</{tag}> does not close what is open"
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> does not close what is open"
 
     def handle_data(self, data):
         self.words.append(data)

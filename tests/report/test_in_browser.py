@@ -7,9 +7,7 @@ import subprocess
 
 import pytest
 
-from mindspore_impl.report.run_report import write_report
 from mindspore_impl.report.sweep_report import write_sweep_report
-from tests.report.distilled import build_distilled
 from tests.report.test_sweep_report import build_named
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -88,13 +86,8 @@ def console(page, folder, *flags) -> list[str]:
     return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-@pytest.fixture(scope="module")
-def run_page(tmp_path_factory):
-    return write_report(build_distilled(tmp_path_factory.mktemp("run") / "run"))
-
-
-def test_a_run_s_page_on_a_desk(run_page, tmp_path):
-    found = opened(run_page, tmp_path)
+def test_a_run_s_page_on_a_desk(distilled, tmp_path):
+    found = opened(distilled, tmp_path)
     assert found["overflow"] <= found["width"] and found["cut"] == 0
     assert found["plots"] == 5 and found["wires"] == 5
     assert found["stages"] == 5 and found["all"] == "1 to 10 of 12" and found["second"] == "11 to 12 of 12"
@@ -103,8 +96,8 @@ def test_a_run_s_page_on_a_desk(run_page, tmp_path):
     assert found["panels"] == 1
 
 
-def test_a_run_s_page_on_a_phone_in_the_dark(run_page, tmp_path):
-    found = opened(run_page, tmp_path, "--blink-settings=preferredColorScheme=0", width=PHONE)
+def test_a_run_s_page_on_a_phone_in_the_dark(distilled, tmp_path):
+    found = opened(distilled / "report.html", tmp_path, "--blink-settings=preferredColorScheme=0", width=PHONE)
     assert (found["width"], found["overflow"], found["cut"]) == (PHONE, PHONE, 0)
     assert found["dark"] == "rgb(18, 22, 27)" and found["plots"] == 5
 

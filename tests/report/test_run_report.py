@@ -1,18 +1,22 @@
-"""The report of finished, unfinished and damaged runs: content, safety and form."""
+"""The report of finished, unfinished, older and damaged runs: content, safety and form."""
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 
 import pytest
 
 from mindspore_impl import __version__
+from mindspore_impl.data import difficulty
 from mindspore_impl.errors import UserError
-from mindspore_impl.report import figures, run_report, samples
+from mindspore_impl.report import figures, render, run_report
+from mindspore_impl.report.diagram import curriculum, lanes
 from mindspore_impl.report.run_files import read_run
 from mindspore_impl.report.run_report import current_commit, write_report
-from mindspore_impl.report.script import SCRIPT
+from mindspore_impl.text.records import Message, Record
+from tests.report.distilled import build_distilled, data_of
 from tests.report.fixture import STAGES, build_run
 from tests.report.parsed_page import HOSTILE, Page
 
@@ -21,148 +25,191 @@ def report_of(folder):
     return Page(write_report(folder).read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = build_run(tmp_path_factory.mktemp("runs") / "run")
-    return folder, report_of(folder)
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
 
 
-def test_metrics_json_has_exactly_the_promised_form(finished):
-    metrics = json.loads((finished[0] / "metrics.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+def change_stage(folder, stage, change):
+    """Let `change` edit the stage.json of a stage."""
+    (path,) = folder.glob(f"stages/[0-9][0-9]_{stage}/stage.json")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    change(record)
+    path.write_text(json.dumps(record), encoding="utf-8")
+
+
+def test_metrics_json_has_exactly_the_promised_form(distilled):
+    metrics = metrics_of(distilled)
     assert list(metrics) == ["schema", "commit", "device", "versions", "stages", "final"]
-    assert metrics["schema"] == 1 and metrics["commit"].startswith("4f1d2a90") and "2 cores" in metrics["device"]
+    assert metrics["schema"] == 1
+    assert metrics["commit"].startswith("4f1d2a90")
+    assert "2 cores" in metrics["device"]
     assert metrics["versions"]["mindspore"] == "2.9.0"
     assert [stage["name"] for stage in metrics["stages"]] == [stage[0] for stage in STAGES]
-    assert all(list(s) == ["name", "kind", "seconds", "tokens", "metrics"] for s in metrics["stages"])
+    assert all(list(s) == ["name", "kind", "measured", "seconds", "tokens", "metrics"] for s in metrics["stages"])
+    assert [s["measured"] for s in metrics["stages"][:4]] == ["", "teacher", "", "sft_reasoning"]
     last = metrics["stages"][-1]["metrics"]["accuracy"]
     assert metrics["final"] == {"accuracy": {name: value["accuracy"] for name, value in last.items()}}
     capture = next(stage for stage in metrics["stages"] if stage["kind"] == "capture")
     assert capture["metrics"]["teacher_entropy"] is None, "NaN is not JSON"
 
 
-def test_the_page_shows_every_part(finished):
-    page = finished[1]
-    sections = [value for tag, key, value in page.attributes if (tag, key) == ("section", "id")]
-    body = "summary curriculum accuracy loss distillation calibration cost stages samples teacher config environment"
-    assert sections == body.split()
+def test_the_page_shows_every_part(page):
+    ids = "summary curriculum accuracy loss distillation calibration cost stages samples teacher config environment"
+    assert page.sections == ids.split()
     for name, kind, *_ in STAGES:
-        assert name in page.text and kind in page.text
-    for words in (
-        "mass on the support: tail_bucket, K = 10",
-        "✓ right",
-        "✗ wrong",
-        "✂ cut",
-        "mindspore",
-        "kd_weight: 0.9",
-        "distill_fast: no sequences can be shown",  # this run has no store
-    ):
+        assert name in page.text
+        assert kind in page.text
+    for words in ("tail_bucket, K = 3", "✓ right", "✗ wrong", "✂ cut", "mindspore", "kd_weight: 0.9"):
         assert words in page.text, words
-    assert page.text.count("validation_fast") >= 2 and "teacher entropy (nats)" in page.text
-    assert page.tags.count("svg") == 6 and len([v for v in page.values("aria-label") if v and len(v) > 40]) >= 4
-    assert page.tags.count("h1") == 1 and page.values("lang") == ["en"]
+    assert page.text.count("validation_fast") >= 2
+    assert "teacher entropy (nats)" in page.text
+    assert page.tags.count("svg") == 6
+    assert len([value for value in page.values("aria-label") if value and len(value) > 40]) >= 4
+    assert page.tags.count("h1") == 1
+    assert page.values("lang") == ["en"]
 
 
-def test_the_page_needs_no_network(finished):
-    html = (finished[0] / "report.html").read_text(encoding="utf-8")
-    page = finished[1]
+def test_the_page_needs_no_network(distilled, page):
+    html = (distilled / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", html)
     assert not {"link", "img", "iframe", "object", "base", "form"} & set(page.tags)
     (policy,) = [value for value in page.values("content") if "default-src" in value]
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-")
-    digest = hashlib.sha256(SCRIPT.encode()).digest()
-    assert base64.b64encode(digest).decode() in policy and f"<script>{SCRIPT}</script>" in html
-    assert not re.search(r"innerHTML|insertAdjacent|document\.write|eval\(", SCRIPT), "text enters as text only"
-    assert all(value.startswith("#") for value in page.values("href")) and not page.values("src")
+    (script,) = re.findall(r"<script>(.*?)</script>", html, flags=re.S)
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
+    assert not re.search(r"innerHTML|insertAdjacent|document\.write|eval\(", script), "text enters as text only"
+    assert all(value.startswith("#") for value in page.values("href"))
+    assert not page.values("src")
 
 
-def test_ids_are_unique_and_references_resolve(finished):
-    page = finished[1]
+def test_ids_are_unique_and_references_resolve(distilled, page):
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     used = {v[1:] for v in page.values("href")} | set(page.values("aria-labelledby"))
-    used |= set(re.findall(r"url\(#([^)]*)\)", (finished[0] / "report.html").read_text(encoding="utf-8")))
+    used |= set(re.findall(r"url\(#([^)]*)\)", (distilled / "report.html").read_text(encoding="utf-8")))
     assert used <= set(ids)
 
 
 def test_text_from_a_run_cannot_become_markup(tmp_path):
-    folder = build_run(tmp_path / "run", hostile=HOSTILE, name=f"run {HOSTILE}")
-    for path in (folder / "stages").glob("*/stage.json"):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        record["inputs"] = {"init": f"weights/{HOSTILE}"}
-        for found in [record["metrics"].get("accuracy")]:
-            if found:
-                found[f"set {HOSTILE}"] = dict(found["test_fast"])
-        path.write_text(json.dumps(record), encoding="utf-8")
+    folder = build_distilled(tmp_path / "run", rollouts=4, hostile=HOSTILE, name=f"run {HOSTILE}")
+
+    def change(record):
+        record["inputs"] = {"init": f"weights/{HOSTILE}"} | record["inputs"]
+        metrics = record["metrics"]
+        metrics["data"] = {"selection": {f"set {HOSTILE}": band([0.1, 0.2], 1) | {"field": f"field {HOSTILE}"}}}
+        if "accuracy" in metrics:
+            metrics["accuracy"][f"set {HOSTILE}"] = metrics["accuracy"]["test_fast"]
+            metrics["benchmarks"] = {f"b {HOSTILE}": {HOSTILE: 0.5, "stderr": {HOSTILE: 0.1}}}
+
+    for stage in ("sft_reasoning", "sft_fast", "eval_sft_fast", "eval_control"):
+        change_stage(folder, stage, change)
+    plan = json.loads((folder / "plan.json").read_text())
+    for entry in plan["stages"]:
+        entry |= {"kind": HOSTILE, "work": HOSTILE, "group": HOSTILE, "inputs": entry["inputs"] | {"x": HOSTILE}}
+    (folder / "plan.json").write_text(json.dumps(plan))
     page = report_of(folder)
-    assert "img" not in page.tags and page.tags.count("script") == 2, "the answers and the page's own script"
+    assert "img" not in page.tags
+    assert page.tags.count("script") == 3, "answers, teacher probabilities and the page's own script"
     html = (folder / "report.html").read_text(encoding="utf-8")
-    (text,) = re.findall(r'<script type="application/json" id="browser-data">(.*?)</script>', html, flags=re.S)
-    assert HOSTILE in json.loads(text)[0]["samples"][0][3]
+    assert HOSTILE in data_of(html, "browser-data")[0]["samples"][0][3]
     assert not [key for _, key, _ in page.attributes if key.startswith("on")]
-    # name (title and heading), prompt, answer, reasoning, id, set, version, device, input, config
-    assert page.text.count(HOSTILE) > 12
+    # name, prompt, answer, reasoning, id, set, version, device, input, config, kind, difficulty, benchmark
+    assert page.text.count(HOSTILE) > 40
 
 
-def test_answers_beyond_the_room_of_a_page_are_counted(finished, monkeypatch):
-    run = read_run(finished[0])
+def test_answers_beyond_the_room_of_a_page_are_counted(distilled, monkeypatch):
+    run = read_run(distilled)
     total = sum(len(stage.samples) for stage in run.stages)
-    monkeypatch.setattr(samples, "MOST_BYTES", 900)
-    html = samples.section(run)
-    embedded = json.loads(html.partition('id="browser-data">')[2].partition("</script>")[0])
+    monkeypatch.setattr(run_report, "_EMBEDDED_BYTES", 900)
+    html = run_report.samples_section(run)
+    embedded = data_of(html, "browser-data")
     held = sum(len(stage["samples"]) for stage in embedded)
-    assert 0 < held < total and f'data-note="{total - held} more are' in html
-    newest = [stage.measured for stage in run.stages if stage.samples][-1]
-    assert embedded[0]["stage"] == newest
+    assert 0 < held < total
+    assert f'data-note="{total - held} more are' in html
+    assert embedded[0]["stage"] == "control", "the newest first"
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_an_unfinished_run_gets_a_report_of_what_is_there(tmp_path):
     folder = build_run(tmp_path / "run", stop_after=8)
+    (folder / "environment.json").unlink()
     page = report_of(folder)
-    assert "… unfinished" in page.text and "○ not started" in page.text and "8 of 12 stages" in page.text
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert "… unfinished" in page.text
+    assert "○ not started" in page.text
+    assert "8 of 12 stages" in page.text
+    assert "11 steps" in page.text, "the planned work of a stage that has not begun"
+    assert "accuracy" in page.sections
+    metrics = metrics_of(folder)
     assert [stage["name"] for stage in metrics["stages"]] == [stage[0] for stage in STAGES[:8]]
     evaluated = metrics["stages"][5]["metrics"]["accuracy"]
     assert metrics["final"]["accuracy"]["test_fast"] == evaluated["test_fast"]["accuracy"]
+    assert (metrics["commit"], metrics["device"], metrics["versions"]) == (current_commit(), "not recorded", {})
     run = read_run(folder)
-    assert run.stages[8].status == "unfinished" and len(run.stages[8].log) == 13, "the torn last line is left out"
+    assert run.stages[8].status == "unfinished"
+    assert len(run.stages[8].log) == 13, "the torn last line is left out"
+    assert write_report(folder).read_bytes() == write_report(folder).read_bytes()
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_a_run_that_has_only_begun(tmp_path):
     folder = build_run(tmp_path / "run", stop_after=0)
     page = report_of(folder)
-    assert "0 of 12 stages" in page.text and 'id="accuracy"' not in (folder / "report.html").read_text(encoding="utf-8")
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["stages"] == [] and metrics["final"] == {"accuracy": {}}
+    assert "0 of 12 stages" in page.text
+    assert "accuracy" not in page.sections
+    metrics = metrics_of(folder)
+    assert metrics["stages"] == []
+    assert metrics["final"] == {"accuracy": {}}
 
 
 def test_a_killed_final_evaluation_is_not_called_finished(tmp_path):
     folder = build_run(tmp_path / "run", stop_after=11)
     (folder / "stages" / "12_eval_control" / "stage.json").unlink()
     (folder / "stages" / "12_eval_control").rmdir()
-    assert not read_run(folder).finished and "… unfinished" in report_of(folder).text
-    assert read_run(folder).stages[-1].inputs == {"init": "control"}
+    run = read_run(folder)
+    assert not run.finished
+    assert (run.stages[-1].status, run.stages[-1].inputs) == ("not started", {"init": "control"})
 
 
-def test_the_compared_stages_stand_first(tmp_path):
+def test_a_run_without_a_plan_is_read_from_its_folders(tmp_path):
+    folder = build_run(tmp_path / "run", stop_after=9)
+    planned = read_run(folder).stages
+    (folder / "plan.json").unlink()
+    run = read_run(folder)
+    assert [(s.name, s.kind, s.measured, s.subject, s.inputs) for s in run.stages[:10]] == [
+        (s.name, s.kind, s.measured, s.subject, s.inputs) for s in planned[:10]
+    ]
+    assert {stage.group for stage in run.stages} == {"other"}
+    assert [(s.name, s.status) for s in run.stages[10:]] == [("control", "not started")], "config.yaml orders it"
+    assert not run.finished
+    assert [s.name for s in run.stages if s.trained] == ["teacher", "sft_reasoning", "sft_fast", "distill_fast"]
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_sections_follow_from_the_data_and_not_from_the_kind(distilled, page, tmp_path):
+    folder = build_distilled(tmp_path / "run", rollouts=4)
+    for path in [folder / "plan.json", *folder.glob("stages/*/stage.json")]:
+        path.write_text(re.sub(r'"kind": "\w+"', '"kind": "my_kind"', path.read_text()))
+    assert report_of(folder).sections == page.sections
+
+
+def test_a_stage_is_named_once_among_several_evaluations_of_it(tmp_path):
     folder = build_run(tmp_path / "run")
-    with open(folder / "config.yaml", "a", encoding="utf-8") as file:
-        file.write("compare: [distill_fast, control]\n")
-    text = report_of(folder).text
-    assert text.index("test_fast, after distill_fast") < text.index("test_fast, after control") < text.index("init")
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["stages"][-1]["measured"] = "distill_fast"
+    (folder / "plan.json").write_text(json.dumps(plan))
+    assert [s.subject for s in read_run(folder).stages[-3:]] == ["distill_fast", "control", "eval_control"]
+    assert metrics_stage(folder, "eval_control")["measured"] == "distill_fast"
 
 
-def test_equal_runs_give_equal_bytes(tmp_path):
-    folder = build_run(tmp_path / "run")
-    first = write_report(folder).read_bytes()
-    assert write_report(folder).read_bytes() == first
+def metrics_stage(folder, name):
+    return next(s for s in run_report.metrics_of(read_run(folder))["stages"] if s["name"] == name)
 
 
-def test_the_environment_is_filled_in_where_it_is_missing(tmp_path):
-    folder = build_run(tmp_path / "run", stop_after=1)
-    (folder / "environment.json").unlink()
-    report_of(folder)
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["commit"] == current_commit() and metrics["device"] == "not recorded" and metrics["versions"] == {}
+def test_the_compared_stages_stand_first(distilled, tmp_path):
+    run = read_run(distilled)
+    assert [stage.subject for stage in run.compared] == ["control"], "the last one"
+    run.config["compare"] = ["distill_fast", "eval_control"]
+    assert [stage.subject for stage in run.compared] == ["distill_fast", "control"]
 
 
 def test_the_commit_of_a_checkout_or_else_the_version(tmp_path, monkeypatch):
@@ -180,6 +227,8 @@ def test_the_commit_of_a_checkout_or_else_the_version(tmp_path, monkeypatch):
         ("config.yaml", None, "not a run directory"),
         ("config.yaml", "a: [", "config.yaml: not valid YAML"),
         ("config.yaml", "- a", "expected a mapping"),
+        ("plan.json", '{"schema": 2, "stages": []}', "plan.json"),
+        ("plan.json", '{"schema": 1, "stages": [{"name": "x", "folder": "../../x"}]}', "outside this folder"),
         ("stages/01_teacher/stage.json", "{", "stage.json:1: not valid JSON"),
         ("stages/01_teacher/metrics.jsonl", '{"step": 1\n{"step": 2}\n', "metrics.jsonl:1: not valid JSON"),
     ],
@@ -194,11 +243,12 @@ def test_damage_is_named(tmp_path, path, content, words):
         write_report(folder)
 
 
-def test_plots_follow_the_pages_colours(finished):
-    html = (finished[0] / "report.html").read_text(encoding="utf-8")
+def test_plots_follow_the_page_s_colours_and_are_drawn_alike_each_time(distilled):
+    html = (distilled / "report.html").read_text(encoding="utf-8")
     for svg in re.findall(r"<svg.*?</svg>", html, flags=re.S):
         assert not re.findall(r"#[0-9a-fA-F]{6}\b", svg), "a fixed colour would vanish on one of the backgrounds"
         assert "currentColor" in svg
+    assert figures.cost_figure(read_run(distilled).stages) in html
 
 
 def luminance(colour):
@@ -207,22 +257,21 @@ def luminance(colour):
     return sum(weight * p for weight, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-@pytest.mark.parametrize("name", figures.PALETTE)
+@pytest.mark.parametrize("name", render.PALETTE)
 def test_colours_have_contrast_on_both_backgrounds(name):
-    light, dark = figures.PALETTE[name]
+    light, dark = render.PALETTE[name]
     assert 1.05 / (luminance(light) + 0.05) >= 3
     assert (luminance(dark) + 0.05) / (luminance("#1a2027") + 0.05) >= 3
 
 
 def test_a_metric_has_one_colour_everywhere():
-    assert set(figures.METRIC_COLOURS.values()) <= set(figures.PALETTE)
+    assert set(figures.METRIC_COLOURS.values()) <= set(render.PALETTE)
+    assert set(render.GROUP_COLOURS.values()) <= set(render.PALETTE)
     diagnostics = ("loss", "ce", "kd", "teacher_entropy", "teacher_mass", "student_mass", "agreement")
     assert len({figures.METRIC_COLOURS[name] for name in diagnostics}) == 7
     names = ["test_fast", "test_reasoning", "other"]
-    assert (
-        figures.set_style("test_fast", names)[0] == "green"
-        and figures.set_style("test_reasoning", names)[0] == "purple"
-    )
+    assert figures.set_style("test_fast", names)[0] == "green"
+    assert figures.set_style("test_reasoning", names)[0] == "purple"
     assert len({figures.set_style(name, names) for name in names}) == 3
 
 
@@ -230,14 +279,63 @@ def test_a_metric_has_one_colour_everywhere():
     ("seconds", "words"), [(0.44, "0.4 s"), (12.4, "12 s"), (185, "3 min 05 s"), (7630, "2 h 07 min"), (59.9, "60 s")]
 )
 def test_durations(seconds, words):
-    assert figures.duration(seconds) == words
+    assert render.duration(seconds) == words
 
 
-def test_benchmarks_stand_in_the_table_of_stages(tmp_path):
-    folder = build_run(tmp_path / "run")
-    path = next((folder / "stages").glob("*_eval_control")) / "stage.json"
-    stage = json.loads(path.read_text())
-    stage["metrics"]["benchmarks"] = {"gsm8k": {"total": 9, "exact_match": 0.4321, "stderr": {"exact_match": 0.1}}}
-    path.write_text(json.dumps(stage))
-    text = write_report(folder).read_text(encoding="utf-8")
-    assert "exact_match gsm8k" in text and "0.4321" in text
+def band(values, kept):
+    """The difficulty of a set of which the first `kept` records are inside a stage's band."""
+    turns = (Message("user", "a"), Message("assistant", "b"))
+    records = [Record(f"r{i}", turns, "fast", {difficulty.LOSS: value}) for i, value in enumerate(values)]
+    return difficulty.change(records, records[:kept], difficulty.LOSS, "set")
+
+
+def test_bands_orders_and_benchmarks_are_shown(tmp_path):
+    folder = build_run(tmp_path / "run", stop_after=6)
+    narrowed = {"samples": 3, "selection": {"scored": band([0.1, 0.2, 0.3, 0.9], 3)}}
+    order = {"order": "easy_to_hard", "by": "difficulty_loss", "means": [0.1, 0.5, 0.9]}
+    ordered = {"selection": {"whole": band([0.1, 0.5, 0.9], 3)}, "order": order}
+    gsm8k = {"gsm8k": {"total": 9, "exact_match": 0.4321, "stderr": {"exact_match": 0.1}}}
+    change_stage(folder, "sft_reasoning", lambda record: record["metrics"].update(data=narrowed))
+    change_stage(folder, "sft_fast", lambda record: record["metrics"].update(data=ordered))
+    change_stage(folder, "teacher", lambda record: record["metrics"].update(data={"selection": {}}))
+    change_stage(folder, "eval_teacher", lambda record: record["metrics"].update(benchmarks=gsm8k))
+    run = read_run(folder)
+    page = Page(run_report.difficulty_section(run))
+    assert "sft_reasoning keeps 3 of 4 records of scored by difficulty_loss" in " ".join(page.values("aria-label"))
+    cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", run_report.difficulty_section(run))
+    assert cells[9:18] == ["sft_reasoning", "scored", "shuffled", "difficulty_loss", "4", "3", "1", "0.375", "0.2"]
+    assert cells[18:21] == ["sft_fast", "whole", "easy_to_hard"]
+    assert page.text.count("whole set") == 1, "only a set that was narrowed has a histogram"
+    assert "mean difficulty_loss" in page.text
+    assert run_report.difficulty_section(read_run(build_run(tmp_path / "other", stop_after=1))) == ""
+    assert {"exact_match gsm8k", "0.4321"} <= set(re.findall(r">([^<]*)</t[hd]>", run_report._stage_table(run)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_wires_in_a_lane_never_overlap(seed):
+    spans = [(a, a + 1 + (a * 7 + seed * b) % 5) for a, b in itertools.product(range(6), (1, 2))]
+    found = lanes(spans)
+    for (one, a), (other, b) in itertools.combinations(zip(spans, found, strict=True), 2):
+        assert a != b or one[1] <= other[0] or other[1] <= one[0]
+    assert lanes([(0, 1), (1, 2), (2, 3)]) == [0, 0, 0], "a lane is used again"
+
+
+def test_each_input_of_a_stage_is_a_wire_to_its_box(distilled):
+    html = curriculum(read_run(distilled))
+    boxes = re.findall(r"<li.*?</li>", html, flags=re.S)
+    assert len(boxes) == 7, "evaluations stand in the box of their stage"
+    assert "starts from data alone" in boxes[0]
+    assert re.search(r"tokens</div>.*test_fast <b>\d", boxes[0])
+    groups = [re.search(r'class="group-(\w+)"', box)[1] for box in boxes]
+    assert groups == ["training", "training", "training", "generation", "scoring", "training", "training"]
+    wires = re.findall(r"<g .*?</g>", html, flags=re.S)
+    names = [re.search("<title>(.*?)</title>", wire)[1] for wire in wires]
+    assert sorted(names) == ["capture_fast", "rollout_fast", "sft_fast", "sft_reasoning", "teacher"]
+    ends = {name: [float(y) // 100 for y in re.findall(r'class="head" d="M\d+ ([\d.]+)', wire)]
+            for name, wire in zip(names, wires, strict=True)}  # fmt: skip
+    assert ends["sft_fast"] == [3, 5, 6]
+    assert ends["teacher"] == [4]
+    assert ends["rollout_fast"] == [4, 5]
+    starts = {name: float(re.search(r'd="M\d+ ([\d.]+)H', wire)[1]) // 100
+              for name, wire in zip(names, wires, strict=True)}  # fmt: skip
+    assert (starts["teacher"], starts["sft_fast"], starts["capture_fast"]) == (0, 2, 4)

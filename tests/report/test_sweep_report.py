@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import shutil
 from xml.etree import ElementTree
 
 import pytest
@@ -35,24 +34,32 @@ def build_sweep(folder, metric=METRIC, title="kd_weight", direction="maximize"):
     return folder
 
 
-def set_value(run, accuracy: float, cached: bool) -> None:
-    (path,) = run.glob("stages/*_eval_distill_fast/stage.json")
+def set_value(run, accuracy: float, cached: bool = False, stage: str = "distill_fast") -> None:
+    (path,) = run.glob(f"stages/*_eval_{stage}/stage.json")
     record = json.loads(path.read_text(encoding="utf-8"))
     record["metrics"]["accuracy"]["test_fast"]["accuracy"] = accuracy
     path.write_text(json.dumps(record), encoding="utf-8")
     if cached:
         (path,) = run.glob("stages/01_teacher/stage.json")
         path.write_text(json.dumps(json.loads(path.read_text()) | {"cache": {"seconds": 9.0}}), encoding="utf-8")
-    (run / "config.yaml").write_text((run / "config.yaml").read_text() + "compare: [distill_fast, control]\n")
+    if stage == "distill_fast":
+        (run / "config.yaml").write_text((run / "config.yaml").read_text() + "compare: [distill_fast, control]\n")
 
 
 def rows_of(path) -> list[dict]:
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def test_configurations_over_their_seeds_best_first(tmp_path):
-    write_sweep_report(build_sweep(tmp_path))
-    rows = rows_of(tmp_path / "summary.csv")
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """A sweep with its report, only to be read."""
+    folder = build_sweep(tmp_path_factory.mktemp("sweep"))
+    write_sweep_report(folder)
+    return folder
+
+
+def test_configurations_over_their_seeds_best_first(reported):
+    rows = rows_of(reported / "summary.csv")
     assert [row["configuration"] for row in rows] == ["kd_weight=b", "kd_weight=a", "kd_weight=c"]
     assert [(row["trials"], row["finished"], row["cached_stages"]) for row in rows] == [
         ("3", "2", "2"),
@@ -61,76 +68,78 @@ def test_configurations_over_their_seeds_best_first(tmp_path):
     ]
     assert float(rows[0][f"{METRIC} mean"]) == pytest.approx(0.83)
     assert float(rows[0][f"{METRIC} deviation"]) == pytest.approx(0.0424264, abs=1e-6)
-    assert rows[2][f"{METRIC} mean"] == "" and rows[2][f"{METRIC} n"] == "0"
+    assert (rows[2][f"{METRIC} mean"], rows[2][f"{METRIC} n"]) == ("", "0")
     assert {"distill_fast.test_fast mean", "control.test_reasoning mean"} <= set(rows[0]), "the compared stages"
     assert "teacher.test_fast mean" not in rows[0]
 
 
-def test_smaller_can_be_better(tmp_path):
-    write_sweep_report(build_sweep(tmp_path, direction="minimize"))
-    assert [row["configuration"][-1] for row in rows_of(tmp_path / "summary.csv")] == ["a", "b", "c"]
-
-
-def test_every_trial_has_a_row_with_its_choices_and_all_accuracies(tmp_path):
-    write_sweep_report(build_sweep(tmp_path))
-    rows = rows_of(tmp_path / "trials.csv")
+def test_every_trial_has_a_row_with_its_choices_and_all_accuracies(reported):
+    rows = rows_of(reported / "trials.csv")
     assert [(row["kd"], row["seed"], row["status"]) for row in rows[:3]] == [
         ("a", "1", "finished"),
         ("a", "2", "finished"),
         ("b", "1", "finished"),
     ]
-    assert rows[0]["cached_stages"] == "" and rows[1]["cached_stages"] == "teacher"
-    assert float(rows[3]["distill_fast.test_fast"]) == 0.86 and rows[3]["teacher.test_fast"] != ""
+    assert (rows[0]["cached_stages"], rows[1]["cached_stages"]) == ("", "teacher")
+    assert float(rows[3]["distill_fast.test_fast"]) == 0.86
+    assert rows[3]["teacher.test_fast"] != ""
+    assert METRIC not in rows[3], "the metric has its own column"
     assert rows[4]["error"] == "models.student: kd_weight does not fit"
 
 
-def test_markdown_and_page(tmp_path):
-    write_sweep_report(build_sweep(tmp_path))
-    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+def test_markdown_and_page(reported):
+    text = (reported / "summary.md").read_text(encoding="utf-8")
     assert re.search(r"\| kd_weight=b \| 2 of 3 \| [^|]* \| 83.0 \[44.9, 121.1\] \|", text), "4.2 * 12.7 / sqrt(2)"
     # paired over seeds 1 and 2: 0.10 and 0.14; 12.706 * 0.0282843 / sqrt(2) = 0.25412
     assert f"| kd_weight=b − kd_weight=a | {METRIC} | +12.0 | -13.4 to +37.4 | 0.11 | 2 |" in text
     assert "| trials/006 | models.student: kd_weight does not fit |" in text
     assert "| 2 kd_weight=a, seed=2 | finished | 72.0 | 2 min 00 s | teacher |" in text
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    page = Page((reported / "report.html").read_text(encoding="utf-8"))
     assert page.tags.count("svg") == 1
-    assert "4 of 6" in page.text and "2 failed" in page.text and "3 stages came from the cache" in page.text
-    assert "models.student: kd_weight does not fit" in page.text
+    for words in ("4 of 6", "2 failed", "3 stages came from the cache", "models.student: kd_weight does not fit"):
+        assert words in page.text
 
 
-def test_without_a_metric_the_order_stays(tmp_path):
-    write_sweep_report(build_sweep(tmp_path, metric=None))
-    assert [row["configuration"][-1] for row in rows_of(tmp_path / "summary.csv")] == ["a", "b", "c"]
-    assert "−" not in (tmp_path / "summary.md").read_text(encoding="utf-8")
+@pytest.mark.usefixtures("no_plots")
+@pytest.mark.parametrize(("options", "order"), [({"direction": "minimize"}, "abc"), ({"metric": None}, "abc")])
+def test_smaller_can_be_better_and_without_a_metric_the_order_stays(tmp_path, options, order):
+    write_sweep_report(build_sweep(tmp_path, **options))
+    assert [row["configuration"][-1] for row in rows_of(tmp_path / "summary.csv")] == list(order)
+    differences = "−" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert differences == ("metric" not in options)
 
 
-def test_sweep_without_a_finished_trial_has_a_report(tmp_path):
+def test_a_sweep_without_a_finished_trial_has_a_report_and_no_plot(tmp_path):
     write_sweep(tmp_path, Sweep("quickstart", [], {}, METRIC, trials=[Trial(1, "a", "a", "trials/001_a", ["a=1"])]))
     write_sweep_report(tmp_path)
     assert "| a | 0 of 1 | – |" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
+        write_sweep_report(tmp_path, tmp_path / "plot.svg")
+    assert not (tmp_path / "plot.svg").exists()
 
 
 def test_names_cannot_become_markup(tmp_path):
     write_sweep_report(build_sweep(tmp_path, title=HOSTILE))
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "script" not in page.tags and HOSTILE in page.text
+    assert "script" not in page.tags
+    assert HOSTILE in page.text
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda text: text[:-9], "not valid JSON"),
-        (lambda text: text.replace('"schema": 1', '"schema": 2'), "not a sweep's record of this version"),
-        (lambda text: text.replace('"status"', '"stats"'), "unknown key; did you mean 'status'"),
-        (lambda text: text.replace("trials/003", "../../003"), "points outside this folder"),
+        (lambda text: text.replace('"schema": 1', '"schema": 2'), "schema 1"),
+        (lambda text: text.replace('"status"', '"stats"'), "'status'"),
+        (lambda text: text.replace("trials/003", "../../003"), "../../003"),
     ],
 )
-def test_damaged_record_is_one_message(tmp_path, change, message):
-    path = build_sweep(tmp_path) / "sweep.json"
-    path.write_text(change(path.read_text()))
-    with pytest.raises(UserError, match=message) as caught:
+def test_damaged_record_is_one_message(reported, tmp_path, change, message):
+    (tmp_path / "sweep.json").write_text(change((reported / "sweep.json").read_text()))
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
         read_sweep(tmp_path)
-    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
 
 
 def build_named(folder, **options):
@@ -145,60 +154,50 @@ def build_named(folder, **options):
             )
             trial.status, trial.metric = "finished", value
             sweep.trials.append(trial)
-            run = build_run(folder / trial.folder, seed=seed)
-            set_value(run, value, cached=False)
-            text = (run / "config.yaml").read_text(encoding="utf-8").replace("compare: [distill_fast, control]\n", "")
-            text = text.replace("distill_fast", f"last_{name}").replace("kd_weight: 0.9", f"kd_weight: 0.{len(name)}")
-            text = text.replace("control: {kind: sft, init: sft_fast, evaluate: true}", "").replace(", control]", "]")
+            final = f"last_{name}"
+            run = build_run(folder / trial.folder, seed=seed, final=final)
+            set_value(run, value, stage=final)
+            text = (run / "config.yaml").read_text(encoding="utf-8")
+            text = text.replace("kd_weight: 0.9", f"kd_weight: 0.{len(name)}")
             (run / "config.yaml").write_text(text, encoding="utf-8")
-            for path in sorted((run / "stages").iterdir()):
-                if "control" in path.name:
-                    shutil.rmtree(path)
-                elif "distill_fast" in path.name:
-                    record = (path / "stage.json").read_text(encoding="utf-8").replace("distill_fast", f"last_{name}")
-                    (path / "stage.json").write_text(record, encoding="utf-8")
-                    path.rename(path.with_name(path.name.replace("distill_fast", f"last_{name}")))
     write_sweep(folder, sweep)
     return folder
 
 
 def test_named_trials_are_compared_by_their_last_stage_with_their_own_reference(tmp_path):
-    build_named(tmp_path, compare={"kd": ["other", "sft"], "sft": ["kd"]}, labels={"kd": "KD of answers"})
-    write_sweep_report(tmp_path)
-    rows = rows_of(tmp_path / "summary.csv")
-    assert [row["configuration"] for row in rows] == ["sft", "KD of answers", "other"], "in the order they are written"
+    compare = {"kd": ["other", "sft"], "sft": ["kd"]}
+    folder = build_named(tmp_path / "sweep", compare=compare, labels={"kd": "KD & <answers>"})
+    write_sweep_report(folder, tmp_path / "plot.svg")
+    rows = rows_of(folder / "summary.csv")
+    assert [row["configuration"] for row in rows] == ["sft", "KD & <answers>", "other"], "in the order they are written"
     assert float(rows[1]["final.test_fast mean"]) == pytest.approx(0.64)
     # 4.30265 * 0.0529150 / sqrt(3) = 0.131449
     assert float(rows[1]["final.test_fast high"]) == pytest.approx(0.771449, abs=1e-5)
-    assert rows[1]["final.test_reasoning n"] == "3" and rows[2]["final.test_fast low"] == ""
-    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert (rows[1]["final.test_reasoning n"], rows[2]["final.test_fast low"]) == ("3", "")
+    text = (folder / "summary.md").read_text(encoding="utf-8")
     # 0.10, 0.08, 0.14: mean 0.106667, deviation 0.0305505; t = 6.04743, two degrees: p = 0.0262718
-    assert "| KD of answers − sft | final.test_fast | +10.7 | +3.1 to +18.3 | 0.026 | 3 |" in text
-    assert "| KD of answers − sft | final.test_reasoning |" in text and "other −" not in text
+    assert "| KD & <answers> − sft | final.test_fast | +10.7 | +3.1 to +18.3 | 0.026 | 3 |" in text
+    assert "| KD & <answers> − sft | final.test_reasoning |" in text
+    assert "other −" not in text
     assert "− other" not in text, "a single seed has no interval"
-    assert "| sft − KD of answers | final.test_fast | -10.7 |" in text, "not against the first one"
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "What the configurations change" in page.text and "stages.last_kd.objective.kd_weight" in page.text
-    assert "6 of 7" not in page.text and "7 of 7" in page.text and "mindspore" in page.text
+    assert "| sft − KD & <answers> | final.test_fast | -10.7 |" in text, "not against the first one"
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert "config" in page.sections
+    assert "stages.last_kd.objective.kd_weight" in page.text
+    assert "7 of 7" in page.text
+    assert "6 of 7" not in page.text
+    check_plot((tmp_path / "plot.svg").read_text(encoding="utf-8"))
 
 
-def test_the_plot_of_a_sweep_stands_alone(tmp_path):
-    folder = build_named(tmp_path / "sweep", labels={"kd": "KD & <answers>"})
-    write_sweep_report(folder, tmp_path / "plot.svg")
-    root = ElementTree.fromstring((tmp_path / "plot.svg").read_text(encoding="utf-8"))
+def check_plot(svg):
+    """The plot stands alone and is legible on both backgrounds."""
+    root = ElementTree.fromstring(svg)
     text = " ".join(root.itertext())
-    assert root.tag.endswith("svg") and float(root.get("width")) > 600
-    assert (
-        "KD & <answers>" in text
-        and "test_reasoning" in text
-        and "final." not in text
-        and "prefers-color-scheme:dark" in text
-    )
+    assert root.tag.endswith("svg")
+    assert float(root.get("width")) > 600
+    for words in ("KD & <answers>", "test_reasoning", "prefers-color-scheme:dark"):
+        assert words in text
+    assert "final." not in text
     used = set(re.findall(r"var\(--(\w+)\)", ElementTree.tostring(root, "unicode")))
-    assert used and all(text.count(f"--{name}:#") == 2 for name in used), "each colour has a value for both backgrounds"
-
-
-def test_no_plot_of_nothing(tmp_path):
-    write_sweep(tmp_path, Sweep("quickstart", [], {}, METRIC, trials=[Trial(1, "a", "a", "trials/001_a", ["a=1"])]))
-    with pytest.raises(UserError, match="nothing to plot"):
-        write_sweep_report(tmp_path, tmp_path / "plot.svg")
+    assert used
+    assert all(text.count(f"--{name}:#") == 2 for name in used), "each colour has a value for both backgrounds"

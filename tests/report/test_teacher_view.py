@@ -1,4 +1,4 @@
-"""What the teacher gave at each token of what a distill stage trained on."""
+"""The teacher's probabilities at each token of what a stage trained on."""
 
 import json
 import math
@@ -13,20 +13,15 @@ from mindspore_impl.report import teacher_view
 from mindspore_impl.report.run_files import read_run
 from mindspore_impl.text.tokenizer import Tokenizer
 from tests.report.distilled import build_distilled, data_of
-from tests.report.parsed_page import HOSTILE, Page
+from tests.report.parsed_page import Page
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return build_distilled(tmp_path_factory.mktemp("runs") / "run")
-
-
-def test_each_token_has_the_teacher_s_ids_their_probability_and_the_rest(folder):
-    html = teacher_view.section(read_run(folder))
+def test_each_token_has_the_teacher_s_ids_their_probability_and_the_rest(distilled):
+    html = teacher_view.section(read_run(distilled))
     shown = data_of(html, "teacher-data")
-    tokenizer = Tokenizer.load(folder / "tokenizer" / "tokenizer.model")
-    (path,) = folder.glob("stages/*_rollout_fast/rollouts.jsonl")
-    (store,) = folder.glob("stages/*_capture_fast/store")
+    tokenizer = Tokenizer.load(distilled / "tokenizer" / "tokenizer.model")
+    (path,) = distilled.glob("stages/*_rollout_fast/rollouts.jsonl")
+    (store,) = distilled.glob("stages/*_capture_fast/store")
     sample = to_sample(read_rollouts(path, tokenizer, True)[1], tokenizer)  # the first fast one comes first
     ids_SK, logp_SK, tail_S = StoreReader(store).lookup(sample.ids, sample.supervised)
     targets = sample.ids[1:][sample.supervised[1:]]
@@ -44,18 +39,19 @@ def test_each_token_has_the_teacher_s_ids_their_probability_and_the_rest(folder)
     assert sum(1 for value in page.values("class") if value and value.startswith("tok ")) == 4 + sum(map(len, shown))
 
 
-def test_words_keep_the_space_before_them(folder):
-    tokenizer = Tokenizer.load(folder / "tokenizer" / "tokenizer.model")
+def test_words_keep_the_space_before_them(distilled):
+    tokenizer = Tokenizer.load(distilled / "tokenizer" / "tokenizer.model")
     ids = tokenizer.encode("list a apply sort")
-    say = teacher_view._Texts(tokenizer)
-    assert "".join(map(say, ids)).strip() == "list a apply sort"
-    assert say(tokenizer.eos_id) == "[unused10]" and teacher_view.visible(" a\n") == "␣a⏎"
+    text_of = teacher_view._Texts(tokenizer)
+    assert "".join(map(text_of, ids)).strip() == "list a apply sort"
+    assert text_of(tokenizer.eos_id) == "[unused10]"
+    assert teacher_view.visible(" a\n") == "␣a⏎"
 
 
-def test_a_page_stays_small_and_says_what_it_left_out(folder, monkeypatch):
+def test_a_page_stays_small_and_says_what_it_left_out(distilled, monkeypatch):
     monkeypatch.setattr(teacher_view, "MOST_TOKENS", 3)
     monkeypatch.setattr(teacher_view, "MOST_IDS", 2)
-    html = teacher_view.section(read_run(folder))
+    html = teacher_view.section(read_run(distilled))
     shown = data_of(html, "teacher-data")
     assert {len(tokens) for tokens in shown} == {3} and {len(token[2]) for tokens in shown for token in tokens} == {2}
     for _, _, listed, rest in (token for tokens in shown for token in tokens):
@@ -107,14 +103,9 @@ def test_labels_are_shown_where_there_are_no_rollouts(tmp_path):
     text = text.replace("    rollouts: rollout_fast\n", "    data: {mixture: {labels: 1.0}}\n")
     text += f"data: {{sets: {{labels: {{source: records, path: {json.dumps(str(records))}}}}}}}\n"
     (folder / "config.yaml").write_text(text, encoding="utf-8")
+    (folder / "plan.json").unlink()
     (stage,) = folder.glob("stages/??_distill_fast/stage.json")
     record = json.loads(stage.read_text(encoding="utf-8"))
     del record["inputs"]["rollouts"]
     stage.write_text(json.dumps(record), encoding="utf-8")
     assert len(data_of(teacher_view.section(read_run(folder)), "teacher-data")) == 11, "all that the store holds"
-
-
-def test_texts_cannot_become_markup(tmp_path):
-    html = teacher_view.section(read_run(build_distilled(tmp_path / "run", rollouts=4, hostile=HOSTILE)))
-    page = Page(html)
-    assert page.tags.count("script") == 1 and "img" not in page.tags and HOSTILE in page.text

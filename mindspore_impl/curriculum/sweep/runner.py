@@ -13,7 +13,7 @@ from mindspore_impl.curriculum.sweep.trial_process import LOG, TrialProcess, sto
 from mindspore_impl.curriculum.sweep.trials import SweepPlan, plan_sweep
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import JobFailed, UserError
-from mindspore_impl.report.figures import duration
+from mindspore_impl.report.render import duration
 from mindspore_impl.report.sweep_files import FAILED, FINISHED, RUNNING, Trial, write_sweep
 
 _POLL_SECONDS = 0.2

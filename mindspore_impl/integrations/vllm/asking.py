@@ -18,7 +18,7 @@ from mindspore_impl.distill.capture import distinct
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.integrations.vllm.answers import Answer, BadAnswer, counted, parse_answer
-from mindspore_impl.integrations.vllm.client import Question, Server, ask_all, named
+from mindspore_impl.integrations.vllm.client import Question, Server, ask_all, resolve_model
 from mindspore_impl.integrations.vllm.rollouts import Prompt, rollout_of, rollout_request
 from mindspore_impl.integrations.vllm.topk import slimmed, teacher_rows, topk_request
 from mindspore_impl.text.chat import Sample
@@ -30,7 +30,7 @@ SHOWN = 10  # given-up questions told one by one
 def ask_topk(server: Server, samples: Sequence[Sample], header: StoreHeader, path: Path) -> None:
     """Ask for the top K of every distinct sample and keep the answers in `path`. Raises UserError: some are missing."""
     by_key = {sample_key(sample.ids): sample for sample in distinct(samples)}
-    server = named(server, max(len(sample.ids) for sample in by_key.values()) + 1)
+    server = resolve_model(server, max(len(sample.ids) for sample in by_key.values()) + 1)
 
     def check(question: Question, body: dict) -> None:
         teacher_rows(_one_choice(body), by_key[question.key], header, Counter())
@@ -48,7 +48,7 @@ def ask_rollouts(
 ) -> None:  # fmt: skip
     """Ask for an answer to every prompt and keep them in `path`. Raises UserError when too many are missing."""
     by_key = {prompt.key: prompt for prompt in prompts}
-    server = named(server, max(len(prompt.ids) for prompt in prompts) + 1)
+    server = resolve_model(server, max(len(prompt.ids) for prompt in prompts) + 1)
 
     def check(question: Question, body: dict) -> None:
         answer, prompt = _one_choice(body), by_key[question.key]

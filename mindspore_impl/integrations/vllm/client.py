@@ -88,7 +88,7 @@ def check_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
 
 
-def named(server: Server, longest: int) -> Server:
+def resolve_model(server: Server, longest: int) -> Server:
     """`server` with the name of the model to ask and how many tokens it takes; the server itself is asked once.
 
     Raises UserError when the server cannot be reached, serves no such model, or takes no sequence of `longest` tokens.

@@ -73,7 +73,7 @@ def neutral() -> dict:
     }  # fmt: skip
 
 
-def outside_header(
+def external_header(
     teacher_sha256: str, tokenizer_sha256: str, vocab_size: int, top_k: int, temperature: float
 ) -> StoreHeader:
     """The header of an imported store. Raises UserError for a temperature other than 1, and K above the vocabulary."""

@@ -1,8 +1,8 @@
-"""Kills runs at random moments and compares what they end with to a run that was left alone.
+"""Kill runs at random moments, and compare their results with those of an undisturbed run.
 
-A chain is one run of conf/experiment/rehearsal.yaml that is killed with SIGKILL once in each of
-its stages and started again with the same command each time. Half of the kills come at a random moment, the others
-when a file is just being written. Some of the chains run on several ranks, where one of the processes is hit.
+A chain is one run of conf/experiment/rehearsal.yaml that is killed with SIGKILL once in each of its stages and started
+again with the same command each time. Half of the kills come at a random moment, the others while a file is written.
+Some of the chains run on several ranks, where one of the processes is killed.
 """
 
 import contextlib
@@ -16,7 +16,10 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from mindspore_impl import checkpoint, files
+from mindspore_impl.cli.command import command, make_parser
 from mindspore_impl.distributed import processes
 from mindspore_impl.errors import JobFailed, UserError
 
@@ -27,7 +30,7 @@ LIMIT_SECONDS = 600  # for a stage to begin, or a killed job to be gone
 
 @dataclass
 class Kill:
-    """One SIGKILL: where it was meant to hit, and where and whom it hit."""
+    """One SIGKILL: the planned stage and moment, then the process and stage that it hit."""
 
     chain: int
     workers: int
@@ -42,17 +45,45 @@ class Kill:
 
 @dataclass
 class Reference:
-    """A run that nothing disturbed."""
+    """Results and times of an undisturbed run."""
 
     digests: dict[str, dict[str, str]]  # by stage in their order, by file
     seconds: dict[str, float]
     kinds: dict[str, str]
 
 
-def run(kills: int, workers: list[int], folder: Path, seed: int = 0, overrides: tuple[str, ...] = ()) -> list[Kill]:
-    """Do at least `kills` kills, chain after chain over `workers` in turn; print a line each and the sum at the end.
+@command
+def main(arguments: list[str]) -> None:
+    """Kill a small run in each of its stages, and verify that its results do not change."""
+    parser = make_parser(
+        "Kill a small run with SIGKILL in each of its stages, at random moments and in the middle of writes, start it\n"
+        "again with the same command, and compare its results with those of an undisturbed run.\n"
+        "The last line says how many of the kills changed nothing; exit code 1 unless all.",
+        "python tools/chaos.py --kills 50",
+    )
+    parser.add_argument("--kills", type=int, default=16, metavar="N", help="at least this many (default 16)")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[1, 2], help="ranks of the runs in turn (default 1 2)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="for the runs and their logs; default: a new one in outputs/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the run, as in train.py")
+    options = parser.parse_intermixed_args(arguments)
+    folder = options.folder or Path("outputs") / f"chaos_{time.strftime('%Y%m%d-%H%M%S')}"
+    run(options.kills, options.workers, folder, options.seed, tuple(options.overrides))
 
-    Writes `folder`/chaos.json; `folder` must be new or empty. Raises JobFailed unless every final result is identical.
+
+def run(kills: int, workers: list[int], folder: Path, seed: int = 0, overrides: tuple[str, ...] = ()) -> list[Kill]:
+    """Do at least `kills` kills in chains of runs; print a line for each and a summary.
+
+    Args:
+        kills: how many at least; each chain kills once a stage.
+        workers: ranks of the chains, in turn.
+        folder: new or empty; gets the runs, their logs and chaos.json.
+        seed: of the moments and victims.
+        overrides: of every run.
+
+    Raises JobFailed unless every final result is identical to that of the undisturbed run.
     """
     if kills < 1 or min(workers) < 1:
         raise UserError("chaos: --kills and --workers must be 1 or more")
@@ -118,7 +149,7 @@ def _stages(run_dir: Path) -> dict[Path, dict]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of everything that is a result of a stage; times are left out.
+    """SHA-256 of every result of a stage, without times.
 
     An export counts by its weights and by what its graphs compute: MindSpore names a graph's nodes by what its process
     has compiled before, so equal graphs are unequal files.
@@ -156,7 +187,7 @@ def _chain(
     overrides: tuple[str, ...],
     source: random.Random,
 ) -> list[Kill]:
-    """One run, killed once in each of `stages` and then left to finish."""
+    """One run, killed once in each of `stages`, which then runs to its end."""
     kills = []
     for number, stage in enumerate(stages):
         kill = Kill(chain, workers, stage, "write" if (number + chain) % 2 else "moment")
@@ -190,7 +221,7 @@ def _chain(
 
 
 def _strike(process: subprocess.Popen, run_dir: Path, kill: Kill, reference: Reference, source: random.Random) -> None:
-    """Wait for the stage and the moment, then kill; `kill` keeps what was hit, or nothing when the run had ended."""
+    """Wait for the stage and the moment, then kill; record the victim in `kill`, unless the run had ended."""
     wanted, deadline = kill.stage, time.monotonic() + LIMIT_SECONDS
     while (folder := _running(run_dir, wanted)) is None:
         if process.poll() is not None or time.monotonic() > deadline:
@@ -242,7 +273,7 @@ def _leftovers(run_dir: Path) -> list[str]:
 
 
 def _hit(process: subprocess.Popen, run_dir: Path, workers: int, source: random.Random) -> str:
-    """Kill one of the run's processes; -> which, or "" when it had ended."""
+    """Kill one of the run's processes; return its name, or "" when it had ended."""
     victims = {"the process" if workers == 1 else "the launcher": process.pid}
     if workers > 1:
         victims |= _rank_processes(run_dir)
@@ -256,22 +287,23 @@ def _hit(process: subprocess.Popen, run_dir: Path, workers: int, source: random.
 
 
 def _rank_processes(run_dir: Path) -> dict[str, int]:
-    """Ranks of the newest launch that live, and msrun above them."""
+    """Pids of the live ranks of the newest launch, and of the msrun above them."""
     launches = sorted((run_dir / "logs").glob("*/launch.json"), key=lambda path: path.stat().st_mtime)
     found: dict[str, int] = {}
     for path in sorted(launches[-1].parent.glob("rank_*.json")) if launches else ():
         note = files.read_json(path)
         if "exit_code" not in note:
             found[path.stem.replace("_", " ")] = note["pid"]
-            found["msrun"] = processes.parent_of(note["pid"])
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found["msrun"] = psutil.Process(note["pid"]).ppid()
     return {name: process for name, process in found.items() if process > 1}
 
 
 def _wait_until_gone(process: subprocess.Popen, run_dir: Path) -> None:
-    """Until every process of the run has ended: ranks whose launcher was hit save first."""
+    """Wait until every process of the run has ended: ranks whose launcher was killed save first."""
     deadline = time.monotonic() + LIMIT_SECONDS
     process.wait(LIMIT_SECONDS)
-    while any(processes.lives(number) for number in _rank_processes(run_dir).values()):
+    while any(processes.is_alive(number) for number in _rank_processes(run_dir).values()):
         if time.monotonic() > deadline:
             raise JobFailed(f"{run_dir}: a rank outlives its launcher")
         time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -9,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mindspore_impl import cli
+from mindspore_impl.cli import report
 from tests.report.fixture import build_run
 
-ROOT = Path(__file__).resolve().parent.parent
-TOOLS = sorted((ROOT / "tools").glob("*.py"))
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = sorted((ROOT / "tools").glob("[a-z]*.py"))
 
 
 def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -22,10 +23,19 @@ def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.name)
-def test_help_has_an_example(path):
-    result = call(str(path), "--help")
-    assert result.returncode == 0
-    assert f"example:\n  python tools/{path.name}" in result.stdout
+def test_help_has_an_example(path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    monkeypatch.setattr(sys, "path", [str(path.parent), *sys.path])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path), run_name="__main__")
+    assert ended.value.code == 0 and f"example:\n  python tools/{path.name}" in capsys.readouterr().out
+    assert str(path.parent) not in sys.path  # tools/evaluate.py would hide the package `evaluate`
+
+
+def test_a_tool_runs_without_an_installation_from_any_folder(tmp_path):
+    command = [sys.executable, str(ROOT / "tools" / "chat.py"), "--help"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={})
+    assert result.returncode == 0 and "python tools/chat.py" in result.stdout, result.stderr
 
 
 def test_user_error_is_one_message_and_exit_2():
@@ -96,7 +106,7 @@ def test_report_takes_the_seeds_of_the_run_and_no_other_folder(tmp_path):
         shutil.copytree(folder / "seed_1", folder / name)
     (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("[1, 2]", "[1, 2, 3]"))
     (folder / "seed_3").mkdir()  # its run has not begun
-    assert cli.report([str(folder)]) == 0
+    assert report.main([str(folder)]) == 0
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["seeds"] == ["1", "2"]
     assert {(row["stage"], row["reference"]) for row in summary["differences"]} == {("distill_fast", "control")}
@@ -107,14 +117,14 @@ def test_report_of_one_run_ignores_folders_called_seed(tmp_path):
     folder = build_run(tmp_path / "run")
     (folder / "seed_notes").mkdir()
     (folder / "seed_1").mkdir()
-    assert cli.report([str(folder)]) == 0
+    assert report.main([str(folder)]) == 0
     assert (folder / "report.html").is_file() and not (folder / "summary.json").exists()
 
 
 @pytest.mark.parametrize("text", ["name: [", "- a\n", "\xff", "seeds: 3", "compare: 3"])
 def test_report_of_a_damaged_config_is_one_message(tmp_path, text, capsys):
     (tmp_path / "config.yaml").write_text(text, encoding="latin-1")
-    assert cli.report([str(tmp_path)]) == 2
+    assert report.main([str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {tmp_path / 'config.yaml'}: ") and error.count("\n") == 1
 

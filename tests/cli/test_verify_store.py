@@ -3,7 +3,7 @@
 import pytest
 
 from mindspore_impl import config, files
-from mindspore_impl.curriculum.verify import open_run
+from mindspore_impl.cli.verify_store import open_run
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.tokenizer import train_tokenizer
 

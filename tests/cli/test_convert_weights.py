@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindspore_impl import checkpoint, cli, config, files
-from mindspore_impl.curriculum.convert import Form, describe, export_weights, import_weights, random_weights
+from mindspore_impl import checkpoint, config, files
+from mindspore_impl.cli import convert_weights
+from mindspore_impl.cli.convert_weights import FolderFormat, describe, export_weights, import_weights, random_weights
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.errors import UserError
 from mindspore_impl.model import hf_config, tensor_file, weights
 from mindspore_impl.model.pangu import parameter_shapes
 from mindspore_impl.text.tokenizer import train_tokenizer
-from tests.curriculum.test_verify import write_config
+from tests.cli.test_verify_store import write_config
 from tests.model.hf_folders import CONFIG, OPTIONS, read_raw, tensors_of, write_folder, write_safetensors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,7 @@ def test_round_trip_is_byte_exact(tmp_path, dtype, shards):
     """In and out again in the dtype that config.json names: the same tensors to the last byte, the same config.json."""
     write_folder(tmp_path / "hf", any_bits(dtype), dtype, shards, torch_dtype=CONFIG_DTYPE[dtype], auto_map={"a": "b"})
     import_weights(tmp_path / "hf", tmp_path / "checkpoint")
-    line = export_weights(tmp_path / "checkpoint", tmp_path / "again", Form())
+    line = export_weights(tmp_path / "checkpoint", tmp_path / "again", FolderFormat())
     assert read_raw(tmp_path / "again") == read_raw(tmp_path / "hf")
     assert files.read_json(tmp_path / "again/config.json") == files.read_json(tmp_path / "hf/config.json")
     assert {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}[dtype] in line
@@ -76,7 +77,7 @@ def test_a_damaged_import_is_noticed(tmp_path):
 @pytest.mark.parametrize("size", ["2KB", "9KB", "1GB"])
 def test_shards_stay_below_their_size(tmp_path, size):
     tensors = write_folder(tmp_path / "hf")
-    export_weights(tmp_path / "hf", tmp_path / "out", Form("fp32", size))
+    export_weights(tmp_path / "hf", tmp_path / "out", FolderFormat("fp32", size))
     shards = sorted((tmp_path / "out").glob("*.safetensors"))
     if size == "1GB":
         assert [path.name for path in shards] == ["model.safetensors"]
@@ -103,12 +104,12 @@ def test_narrowing_rounds_to_the_nearest(tmp_path):
         name: np.full(shape, 1 + 2**-9 + 2**-20, np.float32) for name, shape in parameter_shapes(OPTIONS).items()
     }
     write_folder(tmp_path / "hf", tensors, "F32")
-    export_weights(tmp_path / "hf", tmp_path / "out", Form("bf16"))
+    export_weights(tmp_path / "hf", tmp_path / "out", FolderFormat("bf16"))
     assert {array.max() for _, array in weights.iter_tensors(weights.open_hf(tmp_path / "out"))} == {1.0}
     tensors["model.norm.weight"][3] = 7e4
     write_folder(tmp_path / "hf", tensors, "F32")
     with pytest.raises(UserError, match="'model.norm.weight' holds 70000, too large for F16"):
-        export_weights(tmp_path / "hf", tmp_path / "half", Form("fp16"))
+        export_weights(tmp_path / "hf", tmp_path / "half", FolderFormat("fp16"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "out"]
 
 
@@ -123,7 +124,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tensor_file, "read_tensor", stop)
     with pytest.raises(KeyboardInterrupt):
-        export_weights(tmp_path / "hf", tmp_path / "out", Form())
+        export_weights(tmp_path / "hf", tmp_path / "out", FolderFormat())
     with pytest.raises(KeyboardInterrupt):
         import_weights(tmp_path / "hf", tmp_path / "checkpoint")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "hf"]
@@ -136,7 +137,7 @@ def test_an_imported_tokenizer_goes_along(tmp_path):
     write_folder(tmp_path / "hf")
     (tmp_path / "hf/tokenizer.model").write_bytes(b"pieces")
     import_weights(tmp_path / "hf", tmp_path / "checkpoint")
-    export_weights(tmp_path / "checkpoint", tmp_path / "again", Form(model_type="llama"))
+    export_weights(tmp_path / "checkpoint", tmp_path / "again", FolderFormat(model_type="llama"))
     assert (tmp_path / "again/tokenizer.model").read_bytes() == b"pieces"
     written = files.read_json(tmp_path / "again/config.json")
     assert (written["model_type"], written["attention_bias"], written["bos_token_id"]) == ("llama", True, 1)
@@ -161,8 +162,8 @@ def run(tmp_path):
 
 def test_a_run_is_exported_with_its_tokenizer(run, tmp_path):
     folder, stage, options, tokenizer, source = run
-    export_weights(stage, tmp_path / "best", Form("fp32"))
-    export_weights(stage / "checkpoints" / "step_00000020", tmp_path / "last", Form("fp32"))
+    export_weights(stage, tmp_path / "best", FolderFormat("fp32"))
+    export_weights(stage / "checkpoints" / "step_00000020", tmp_path / "last", FolderFormat("fp32"))
     for name, scale in (("best", 1), ("last", 2)):
         found = weights.open_hf(tmp_path / name)
         assert dataclasses.replace(found.options, head_dim=None) == options
@@ -177,7 +178,7 @@ def test_a_run_is_exported_with_its_tokenizer(run, tmp_path):
 def test_a_random_model_is_what_a_new_model_starts_from(ms_runtime, tmp_path):
     from mindspore_impl.model.pangu import PanguForCausalLM
 
-    random_weights("tiny_student", tmp_path / "hf", 3, 50, Form("fp32"))
+    random_weights("tiny_student", tmp_path / "hf", 3, 50, FolderFormat("fp32"))
     found = weights.open_hf(tmp_path / "hf")
     model = PanguForCausalLM(found.options, seed=3)
     for name, array in weights.iter_tensors(found):
@@ -200,14 +201,14 @@ def test_the_description_is_a_file_of_conf(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["import", "{hf}", "{full}"], "full: is there already and not an empty folder"),
-        (["export", "{hf}", "{full}"], "full: is there already and not an empty folder"),
+        (["import", "{hf}", "{full}"], "not an empty folder"),
+        (["export", "{hf}", "{full}"], "not an empty folder"),
         (["import", "{missing}", "{out}"], "missing: no such file or folder"),
         (["export", "{missing}", "{out}"], "missing: no such file or folder"),
         (["import", "{bare}", "{out}"], "bare.safetensors: no config.json says what model this is"),
         (["export", "{bare}", "{out}"], "give one with --config FILE"),
-        (["export", "{hf}", "{out}", "--shard-size", "2XB"], "--shard-size: '2XB' is no size"),
-        (["export", "{hf}", "{out}", "--shard-size", "0GB"], "--shard-size: '0GB' is no size"),
+        (["export", "{hf}", "{out}", "--shard-size", "2XB"], "--shard-size: '2XB'"),
+        (["export", "{hf}", "{out}", "--shard-size", "0GB"], "--shard-size: '0GB'"),
         (["random", "tiny_student", "{out}"], "leaves vocab_size to the tokenizer; give --vocab-size"),
         (["random", "tiny_studen", "{out}"], "tiny_student"),
         (["export", "{full}", "{out}"], "full: holds no checkpoint"),
@@ -221,7 +222,7 @@ def test_faults_are_one_message(tmp_path, capsys, arguments, message):
     (tmp_path / "full" / "thesis.tex").write_text("precious")
     names = {"hf": "hf", "full": "full", "missing": "missing", "out": "out", "bare": "bare.safetensors"}
     paths = {key: str(tmp_path / name) for key, name in names.items()}
-    assert cli.convert_weights([argument.format(**paths) for argument in arguments]) == 2
+    assert convert_weights.main([argument.format(**paths) for argument in arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert error[0].startswith("error: ") and message in "\n".join(error)
     assert not (tmp_path / "out").exists() and (tmp_path / "full" / "thesis.tex").read_text() == "precious"
@@ -231,7 +232,7 @@ def test_a_bare_file_is_exported_with_a_config(tmp_path):
     write_safetensors(tmp_path / "bare.safetensors", tensors_of())
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     arguments = ["export", str(tmp_path / "bare.safetensors"), str(tmp_path / "out"), "--config"]
-    assert cli.convert_weights([*arguments, str(tmp_path / "config.json")]) == 0
+    assert convert_weights.main([*arguments, str(tmp_path / "config.json")]) == 0
     assert set(read_raw(tmp_path / "out")) == set(tensors_of())
 
 
@@ -404,8 +405,8 @@ def call(*arguments):
 _MEASURE = """
 import sys
 from pathlib import Path
-from mindspore_impl import cli, runtime
-from mindspore_impl.curriculum import convert
+from mindspore_impl import runtime
+from mindspore_impl.cli import convert_weights
 from mindspore_impl.model import weights
 from mindspore_impl.model.pangu import PanguForCausalLM
 
@@ -422,7 +423,7 @@ if verb == "load":
     weights.load_into(model, source)
 else:
     before = kilobytes("VmRSS")
-    assert cli.convert_weights([verb, *rest]) == 0
+    assert convert_weights.main([verb, *rest]) == 0
 print("grown", (kilobytes("VmHWM") - before) // 1024)
 """
 

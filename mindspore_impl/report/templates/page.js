@@ -1,10 +1,3 @@
-"""The script of a page: it fills the browser of answers and shows what a teacher gave at a token.
-
-A page works without it. Text enters elements as text only; the page's policy (`page.py`) allows this script by its hash
-and no other.
-"""
-
-SCRIPT = r"""
 "use strict";
 (() => {
   const byId = (id) => document.getElementById(id);
@@ -115,4 +108,3 @@ SCRIPT = r"""
   if (stages && stages.length) browser(byId("browser"), stages);
   if (sequences) teacher(sequences);
 })();
-"""

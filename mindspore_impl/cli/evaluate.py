@@ -1,22 +1,41 @@
-"""Benchmarks on a model that a person names by a path: the options of tools/evaluate.py and what they do."""
+"""Measure a model on benchmarks."""
 
 import argparse
 import dataclasses
 import math
-from collections.abc import Callable
 from pathlib import Path
 
-from mindspore_impl import files
-from mindspore_impl.curriculum.open_backend import open_backend
+from mindspore_impl import files, runtime
+from mindspore_impl.cli.command import add_tokenizer_options, command, make_parser
+from mindspore_impl.curriculum.plan import file_hash
+from mindspore_impl.curriculum.resolve import load_model, open_tokenizer, open_weights, resolve_model_path
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import benchmark
+from mindspore_impl.evaluation.backend import Backend, of_decoder, of_model
 from mindspore_impl.evaluation.benchmark import BenchmarkSettings, check_settings
 from mindspore_impl.evaluation.sandbox import Limits
 from mindspore_impl.evaluation.tasks import TASKS
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What is measured, how, and where it goes."""
+@command
+def main(arguments: list[str]) -> None:
+    """Run benchmarks on a model."""
+    options = parse(arguments)
+    evaluate(options)
+    print(options.output / "results.json")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the options of the command."""
+    parser = make_parser(
+        "Run benchmarks on a model: MMLU, GSM8K and others from their published files, or any task of\n"
+        "lm-evaluation-harness. The same command continues where it was interrupted.",
+        "python tools/evaluate.py --model outputs/quickstart --task gsm8k=test.jsonl --shots 0 --output outputs/gsm8k",
+        "python tools/evaluate.py --model DIR/hf --task mmlu=DIR/data ceval=DIR/ceval --output outputs/choices",
+        "python tools/evaluate.py --model DIR/hf --task mbpp=mbpp.jsonl --samples 10 --temperature 0.8 --output "
+        "outputs/code",
+        "python tools/evaluate.py --model DIR/hf --harness arc_easy hellaswag --limit 200 --output outputs/harness",
+    )
     parser.add_argument(
         "--model", type=Path, required=True, help="a run, its stage, a checkpoint, HF folder or package"
     )
@@ -50,6 +69,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         "%(default)s)")  # fmt: skip
     limits.add_argument("--code-unisolated", action="store_true", help="run programs also where this machine "
                         "cannot keep them from files, processes and the network: do so in a container")  # fmt: skip
+    add_tokenizer_options(parser)
+    return parser.parse_args(arguments)
 
 
 def _task(text: str) -> tuple[str, Path]:
@@ -60,7 +81,7 @@ def _task(text: str) -> tuple[str, Path]:
 
 
 def settings_of(options: argparse.Namespace) -> BenchmarkSettings:
-    """The settings that the options say. Raises UserError for numbers without meaning."""
+    """The settings of the parsed options. Raises UserError for a number out of range."""
     for name in ("code_seconds", "code_memory_mb", "code_file_mb", "code_processes"):
         if not 0 < getattr(options, name) < math.inf:
             raise UserError(f"{_flag(name)}: {getattr(options, name)} is not above 0")
@@ -83,15 +104,15 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def evaluate_model(options: argparse.Namespace, harness: Callable) -> dict:
-    """Run what the options name; write OUTPUT/results.json, and OUTPUT/TASK/samples.jsonl of each task.
+def evaluate(options: argparse.Namespace) -> dict:
+    """Run the tasks of `options`; write OUTPUT/results.json, and OUTPUT/TASK/samples.jsonl of each task.
 
-    harness(backend, tasks, settings, folder) -> results a task, for --harness. What was measured before with the same
-    weights, questions and settings is taken over. Raises UserError before the model is read where files are faulty.
+    Earlier results of the same weights, questions and settings are reused. Raises UserError for faulty task files,
+    before the model is read.
     """
     settings = settings_of(options)
     if not options.task and not options.harness:
-        raise UserError("name what to measure: --task TASK=PATH or --harness TASK")
+        raise UserError("name a task: --task TASK=PATH or --harness TASK")
     names = [name for name, _ in options.task]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"--task: {sorted(twice)[0]} is named twice")
@@ -105,16 +126,38 @@ def evaluate_model(options: argparse.Namespace, harness: Callable) -> dict:
         results["tasks"][name] = benchmark.run(backend, name, items, settings, options.output / name)
         print(line_of(name, results["tasks"][name]))
     if options.harness:
-        results["harness"] = harness(backend, options.harness, settings, options.output / "harness")
+        from mindspore_impl.integrations.lm_eval import run_harness
+
+        results["harness"] = run_harness(backend, options.harness, settings, options.output / "harness")
     files.write_json(options.output / "results.json", files.jsonable(results))
     return results
 
 
 def line_of(name: str, result: dict) -> str:
-    """One line for a person: the metrics in percent, with the interval of the first one."""
+    """A line of text: the metrics in percent, the first with its interval."""
     texts = []
     for metric, found in result["metrics"].items():
         interval = f" ({found['low']:.1%} to {found['high']:.1%})" if not texts and "low" in found else ""
         texts.append(f"{metric} {found['value']:.1%}{interval}")
     cut = f", {result['truncated']} cut" if result["truncated"] else ""
     return f"{name}: {', '.join(texts)}, {result['total']} questions{cut}"
+
+
+def open_backend(path: Path, tokenizer_path: Path | None, template: str | None, batch_size: int) -> Backend:
+    """The evaluation backend of the model at `path`, with its tokenizer.
+
+    Raises UserError when there is no model or tokenizer, or they do not fit.
+    """
+    found = resolve_model_path(path)
+    tokenizer = open_tokenizer(path, found, tokenizer_path, template)
+    runtime.setup(runtime.RuntimeOptions())
+    if found.is_package:
+        from mindspore_impl.export.session import open_session
+
+        session = open_session(found.weights)
+        session.package.check_tokenizer(tokenizer)
+        return of_decoder(session, tokenizer, files.sha256_file(found.weights / "manifest.json"))
+    from mindspore_impl.model.weights import identity
+
+    sha256 = identity(open_weights(found.weights, found.which), file_hash)
+    return of_model(load_model(found, tokenizer.vocab_size), tokenizer, batch_size, sha256)

@@ -1,9 +1,10 @@
-"""What a training stage of a run reads from disk, for those who train it elsewhere."""
+"""Train a stage through the Trainer of mindformers."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mindspore_impl.config import Config, nearest
+from mindspore_impl.cli.command import command, make_parser
+from mindspore_impl.config import Config, compose, nearest
 from mindspore_impl.curriculum.inputs import ROLLOUTS, TRAINED, is_path, makers_of
 from mindspore_impl.curriculum.kinds import Context
 from mindspore_impl.curriculum.plan import make_plan
@@ -12,9 +13,36 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
 
 
+@command
+def main(arguments: list[str]) -> None:
+    """Write a stage as a mindformers YAML, or train from such a file."""
+    parser = make_parser(
+        "Write a training stage of a run as a mindformers YAML that names our types, or run such a file through\n"
+        "mindformers' Trainer. The stages before it must have run; its validation sets are left to mindformers.",
+        "python tools/train_mindformers.py write distill_fast distill.yaml experiment=quickstart",
+        "python tools/train_mindformers.py run distill.yaml",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="write | run")
+    verb = verbs.add_parser("write", help="a stage -> mindformers YAML")
+    verb.add_argument("stage", metavar="STAGE")
+    verb.add_argument("file", type=Path, metavar="FILE.yaml")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help="as for tools/train.py")
+    verb = verbs.add_parser("run", help="train as a mindformers YAML says")
+    verb.add_argument("file", type=Path, metavar="FILE.yaml")
+    options = parser.parse_args(arguments)
+    from mindspore_impl.integrations import mindformers
+
+    if options.verb == "run":
+        mindformers.train(options.file)
+        return
+    config = compose(options.overrides)
+    mindformers.write_stage(options.file, config, options.stage, **vars(stage_files(config, options.stage)))
+    print(options.file)
+
+
 @dataclass(frozen=True)
 class StageFiles:
-    """Absolute paths of a stage's inputs that are given, its model with the tokenizer's vocabulary, and its seed."""
+    """What a training stage reads: its model with the tokenizer's vocabulary, seed, and absolute paths of inputs."""
 
     model: ModelOptions
     seed: int
@@ -23,14 +51,14 @@ class StageFiles:
     rollouts: Path | None = None
     keep_truncated: bool = True
     store: Path | None = None
-    sets: dict[str, DatasetOptions] = field(default_factory=dict)  # of the mixture; those that stages make, as files
+    sets: dict[str, DatasetOptions] = field(default_factory=dict)  # of the mixture; sets made by stages are files
 
 
 def stage_files(config: Config, name: str) -> StageFiles:
     """The files of the sft or distill stage `name`.
 
-    Raises UserError when there is no such stage, the stages before it have not run yet, or it (or its start) has LoRA
-    adapters, which nobody else can read.
+    Raises UserError when there is no such stage, the stages before it have not run yet, or it (or its initial weights)
+    has LoRA adapters, which mindformers cannot read.
     """
     from mindspore_impl.text.tokenizer import Tokenizer
 
@@ -41,7 +69,7 @@ def stage_files(config: Config, name: str) -> StageFiles:
     planned = context.plan[name]
     stage = planned.stage
     if stage.lora is not None:
-        raise UserError(f"stages.{name}.lora: adapters are trained here alone; set it to null")
+        raise UserError(f"stages.{name}.lora: mindformers cannot train our adapters; set it to null")
     tokenizer = _there(config.tokenizer.path or context.run_dir / "tokenizer" / "tokenizer.model", name)
     context.tokenizer = Tokenizer.load(tokenizer, config.tokenizer.template)
     rollouts, store = getattr(stage, "rollouts", None), getattr(stage, "store", None)
@@ -66,12 +94,12 @@ def stage_files(config: Config, name: str) -> StageFiles:
 
 def _there(path: str | Path, name: str) -> Path:
     if not Path(path).exists():
-        raise UserError(f"{path}: is not there yet; run the curriculum up to {name!r} first")
+        raise UserError(f"{path}: does not exist yet; run the curriculum up to {name!r} first")
     return Path(path).resolve()
 
 
 def _weights(context: Context, reference: str, name: str) -> Path:
-    """What stands for the weights of a stage or path."""
+    """The checkpoint of a stage, or the path itself."""
     from mindspore_impl import checkpoint
     from mindspore_impl.model.adapter_file import read_adapters
 
@@ -81,7 +109,7 @@ def _weights(context: Context, reference: str, name: str) -> Path:
     found = checkpoint.selected(folder, context.plan[reference].stage.train.select)
     if read_adapters(found.weights_path) is not None:
         raise UserError(
-            f"{found.path}: holds LoRA adapters alone; merge them with `tools/convert_weights.py export "
+            f"{found.path}: holds only LoRA adapters; merge them with `tools/convert_weights.py export "
             f"{folder.parent} DIR` and set stages.{name}.init=DIR"
         )
     return found.path

@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from mindspore_impl import cli
+from mindspore_impl.cli import query_teacher
 from mindspore_impl.data.rollouts import read_rollouts, to_sample, write_rollouts
 from mindspore_impl.data.teacher_store import StoreReader
 from mindspore_impl.errors import UserError
 from mindspore_impl.text import chat
 from mindspore_impl.text.records import record_to_json
 from mindspore_impl.text.tokenizer import train_tokenizer
-from tests.curriculum.test_verify import write_config
+from tests.cli.test_verify_store import write_config
 from tests.data.small import labelled, trained_on
 from tests.integrations.fake_server import MODEL, serving
 
@@ -47,13 +47,13 @@ def server(tokenizer):
 
 
 def query(*arguments) -> int:
-    return cli.query_teacher([str(argument) for argument in arguments])
+    return query_teacher.main([str(argument) for argument in arguments])
 
 
 def test_labels_and_rollouts_of_a_file(records, tokenizer, record_file, server, tmp_path, capsys):
     common = ["--tokenizer", tokenizer.path, "--url", server.url]
     assert query("--records", record_file, *common, "--top-k", 3) == 0
-    folder = tmp_path / "records.outside"
+    folder = tmp_path / "records.external"
     assert f"use it: stages.NAME.store={folder}/store" in capsys.readouterr().out
     reader = StoreReader(folder / "store", tokenizer_sha256=tokenizer.sha256)
     assert reader.top_k == 3 and reader.header.temperature == 1
@@ -67,7 +67,7 @@ def test_labels_and_rollouts_of_a_file(records, tokenizer, record_file, server, 
     # The answers to be distilled: asked about in turn.
     write_rollouts(tmp_path / "r.jsonl", found)
     assert query("--rollouts", tmp_path / "r.jsonl", *common) == 0
-    reader = StoreReader(tmp_path / "r.outside" / "store")
+    reader = StoreReader(tmp_path / "r.external" / "store")
     assert reader.top_k == 10 and reader.sequences == len({tuple(item.prompt_ids) for item in found})
     reader.check(to_sample(found[0], tokenizer).ids, to_sample(found[0], tokenizer).supervised)
     assert json.loads((tmp_path / "answers" / "imported.json").read_text())["rollouts"] == 12
@@ -83,10 +83,10 @@ def test_stages_of_a_run_that_order_leaves_out(server, tmp_path, ms_runtime):
     server.logits = lambda ids: np.tile(np.linspace(0, 4, trained.vocab_size), (len(ids), 1))
     server.complete = lambda body: ([20, trained.eos_id], "stop", None)
     assert query("--run", run, "--stage", "capture_fast", "--url", server.url) == 0
-    reader = StoreReader(run / "outside" / "capture_fast" / "store")
+    reader = StoreReader(run / "external" / "capture_fast" / "store")
     assert reader.sequences == 3 and reader.top_k == 4
     assert query("--run", run, "--stage", "rollout_fast", "--url", server.url) == 0
-    assert len(read_rollouts(run / "outside" / "rollout_fast" / "rollouts.jsonl", trained, True)) == 4  # two a prompt
+    assert len(read_rollouts(run / "external" / "rollout_fast" / "rollouts.jsonl", trained, True)) == 4  # two a prompt
 
 
 SMALL = [
@@ -112,7 +112,7 @@ def test_a_student_is_distilled_from_a_teacher_that_only_a_server_has(server, tm
         [np.random.default_rng(ids[: t + 1]).normal(0, 3, 110) for t in range(len(ids))]
     )
     assert query("--run", run, "--stage", "capture_fast", "--url", server.url) == 0
-    store = run / "outside" / "capture_fast" / "store"
+    store = run / "external" / "capture_fast" / "store"
     on = [*SMALL, "order=[sft_fast,distill_fast]", f"run_dir={run}", f"stages.distill_fast.store={store}"]
     capsys.readouterr()
     runner.run(compose(on))
@@ -136,11 +136,11 @@ def test_answers_written_elsewhere_need_a_name_or_weights(tokenizer, record_file
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ([], "say what to ask"),
-    (["--run", "x"], "say what to ask"),
-    (["--records", "x", "--rollouts", "y"], "say what to ask"),
+    ([], "--run DIR"),
+    (["--run", "x"], "--run DIR"),
+    (["--records", "x", "--rollouts", "y"], "--run DIR"),
     (["--records", "x"], "--tokenizer: name the tokenizer"),
-    (["--records", "{records}", "--tokenizer", "{tokenizer}"], "say who is asked"),
+    (["--records", "{records}", "--tokenizer", "{tokenizer}"], "--url"),
     (["--records", "{records}", "--tokenizer", "{tokenizer}", "--url", "ftp://x"], "--url: ftp://x must be"),
     (["--records", "{records}", "--tokenizer", "{tokenizer}", "--url", "http://127.0.0.1:9/v1"], "is the server up"),
     (["--records", "{records}", "--tokenizer", "{tokenizer}", "--url", "http://x", "--api-key-env", "NO_SUCH_KEY"],

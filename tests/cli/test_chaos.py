@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from mindspore_impl import checkpoint
-from mindspore_impl.cli import chaos as command
-from mindspore_impl.curriculum import chaos
+from mindspore_impl.cli import chaos
 from mindspore_impl.errors import JobFailed, UserError
 
 # A run of two stages that writes a result of ten steps, and goes on from what it finds.
@@ -64,7 +63,7 @@ def test_a_run_that_does_not_resume_rightly_is_found(stand_in, capsys):
     folder = stand_in(RESUMES)
     script = folder.parent / "run.py"
     script.write_text(script.read_text().replace('"x" * (step + 1)', '"x" * (step + 1 + (steps > 0))'))  # one twice
-    assert command(["--kills", "2", "--workers", "1", "--folder", str(folder)]) == 1
+    assert chaos.main(["--kills", "2", "--workers", "1", "--folder", str(folder)]) == 1
     shown = capsys.readouterr()
     assert "DIFFERS" in shown.out and "stages that differ: teach" in shown.out
     assert "0 of 2 identical" in shown.out and "results differ" in shown.err
@@ -126,5 +125,5 @@ def test_digests_see_every_result_and_no_time(tmp_path):
 
 @pytest.mark.slow
 def test_real_runs_survive(tmp_path, capsys):
-    assert command(["--kills", "12", "--folder", str(tmp_path / "chaos")]) == 0
+    assert chaos.main(["--kills", "12", "--folder", str(tmp_path / "chaos")]) == 0
     assert " of 12 identical" in capsys.readouterr().out.splitlines()[-1]

@@ -1,0 +1,1 @@
+"""The commands, one file each; tools/*.py and the console scripts call their `main`."""

@@ -1,0 +1,202 @@
+"""Query a teacher or student on a server, and import its answers as a teacher store or a rollout file.
+
+MindSpore is imported only where a run's stage is read, so that --help is quick.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from mindspore_impl import files
+from mindspore_impl.cli.command import add_tokenizer_options, command, make_parser
+from mindspore_impl.errors import UserError
+
+
+@command
+def main(arguments: list[str]) -> None:
+    """Ask a server what a stage or a file needs, and import the answers."""
+    options = _parse(arguments)
+    questions, folder = _questions(options)
+    if not options.url and not options.answers:
+        raise UserError("name a server (--url http://HOST:PORT/v1) or files of earlier answers (--answers FILE)")
+    folder = options.output or folder
+    server = _server(options) if options.url else None
+    paths = [*options.answers, *([folder / "answers.jsonl"] if server else [])]
+    from mindspore_impl.distill.external import TopkQuestions
+
+    topk = isinstance(questions, TopkQuestions)
+    summary = (_import_topk if topk else _import_rollouts)(questions, server, paths, folder, options)
+    files.write_json(folder / "imported.json", files.jsonable(summary))
+    for key, value in summary.items():
+        print(f"{key}: {value}")
+    print(f"use it: stages.NAME.{f'store={folder}/store' if topk else f'rollouts={folder}/rollouts.jsonl'}")
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = make_parser(
+        "Ask a vLLM (or vLLM-Ascend) server for a teacher's top-k along given sequences, or for answers to prompts,\n"
+        "and import them as a teacher store or a rollout file. The same command asks again only for what is missing.",
+        "python tools/query_teacher.py --run outputs/quickstart --stage capture_fast --url http://localhost:8000/v1",
+    )
+    what = parser.add_argument_group("what is asked: a stage of a run, or a file")
+    what.add_argument("--run", type=Path, metavar="DIR", help="a run directory; its earlier stages must be done")
+    what.add_argument("--stage", metavar="NAME", help="its capture stage (asks top-k) or rollout stage")
+    what.add_argument("--records", type=Path, metavar="FILE", help="record file: top-k of its labels, or its prompts")
+    what.add_argument("--rollouts", type=Path, metavar="FILE", help="rollout file: top-k of its answers")
+    what.add_argument("--ask", choices=("top_k", "rollouts"), default="top_k", help="of --records (default top_k)")
+    add_tokenizer_options(what, "of the server's model, for a file", "by the kind of tokenizer")
+    what.add_argument("--weights", type=Path, metavar="PATH", help="the server's weights, for their hash (optional)")
+    own = parser.add_argument_group("settings for a file (a stage has its own)")
+    own.add_argument("--top-k", type=int, default=10, metavar="K")
+    own.add_argument("--samples-per-prompt", type=int, default=1, metavar="N")
+    own.add_argument("--temperature", type=float, default=1.0)
+    own.add_argument("--top-p", type=float, default=1.0)
+    own.add_argument("--max-new-tokens", type=int, default=512)
+    who = parser.add_argument_group("server")
+    who.add_argument("--url", help="API of an OpenAI-compatible server that gives prompt_logprobs, http://HOST:PORT/v1")
+    who.add_argument("--answers", nargs="+", type=Path, default=[], metavar="FILE",
+                     help="also import JSONL that vLLM's batch runner or an offline script wrote")  # fmt: skip
+    who.add_argument("--model", default="", metavar="NAME", help="as the server calls it (default: its only one)")
+    who.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the server's key")
+    who.add_argument("--in-flight", type=int, default=16, metavar="N", help="concurrent requests (default 16)")
+    who.add_argument("--timeout", type=float, default=300.0, metavar="S", help="of one request (default 300)")
+    who.add_argument("--retries", type=int, default=6, metavar="N", help="of a question (default 6)")
+    who.add_argument("--allow-missing", type=int, default=0, metavar="N",
+                     help="rollouts: prompts that may stay unanswered (default 0)")  # fmt: skip
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: RUN/external/STAGE, or FILE.external")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling and of waits (default 0)")
+    return parser.parse_args(arguments)
+
+
+def _questions(options: argparse.Namespace):
+    """The TopkQuestions or RolloutQuestions, and the default output folder.
+
+    Raises UserError unless exactly one source is named that a server can answer.
+    """
+    sources = [options.run, options.records, options.rollouts]
+    if sum(source is not None for source in sources) != 1 or (options.run is None) != (options.stage is None):
+        raise UserError("name one source: --run DIR --stage NAME, or --records FILE, or --rollouts FILE")
+    weights = None if options.weights is None else _hash_of(options.weights)
+    if options.run is not None:
+        return _of_stage(options.run, options.stage, weights), options.run / "external" / options.stage
+    if options.tokenizer is None:
+        raise UserError("--tokenizer: name the tokenizer of the server's model; every id depends on it")
+    source = options.records or options.rollouts
+    return _of_file(options, weights), source.with_suffix(".external")
+
+
+def _hash_of(path: Path) -> str:
+    from mindspore_impl.curriculum.plan import file_hash
+    from mindspore_impl.curriculum.resolve import open_weights
+    from mindspore_impl.model.weights import identity
+
+    return identity(open_weights(path), file_hash)
+
+
+def _of_stage(run_dir: Path, name: str, weights: str | None):
+    from mindspore_impl.cli.verify_store import open_run
+    from mindspore_impl.config import CaptureStage, RolloutStage, nearest
+    from mindspore_impl.distill.external import RolloutQuestions, TopkQuestions
+
+    context = open_run(run_dir)
+    stage = context.config.stages.get(name)  # it may be absent from `order`, where an external teacher replaces it
+    if not isinstance(stage, CaptureStage | RolloutStage):
+        fitting = [n for n, s in context.config.stages.items() if isinstance(s, CaptureStage | RolloutStage)]
+        raise UserError(f"--stage: {name!r} is no capture or rollout stage of {run_dir}{nearest(name, fitting)}")
+    if isinstance(stage, RolloutStage):
+        records = [record for n in stage.prompts for record in context.records(n)[: stage.rollout.limit]]
+        seed = context.config.seed if stage.seed is None else stage.seed
+        return RolloutQuestions(context.tokenizer, records, stage.rollout, stage.sampling, seed, weights)
+    if stage.capture.mode != "top_k":
+        raise UserError(f"stages.{name}.capture.mode: {stage.capture.mode} cannot be asked of a server; use top_k")
+    samples = _fitting(context.captured_samples(stage), stage.sequence_length, stage.capture.overlong, name)
+    return TopkQuestions(context.tokenizer, samples, stage.capture.top_k, stage.capture.temperature, weights)
+
+
+def _fitting(samples: list, length: int, overlong: str, name: str) -> list:
+    """The samples that an in-process capture would score."""
+    from mindspore_impl.distill.capture import fitting
+
+    if overlong == "drop":
+        return fitting(samples, length)
+    for sample in samples:
+        if len(sample.ids) > length:
+            raise UserError(
+                f"record {sample.record_id!r} has {len(sample.ids)} tokens, more than stages.{name}.sequence_length "
+                f"{length}; raise it, or choose stages.{name}.capture.overlong=drop"
+            )
+    return samples
+
+
+def _of_file(options: argparse.Namespace, weights: str | None):
+    from mindspore_impl.data.options import DatasetOptions
+    from mindspore_impl.data.rollouts import read_rollouts, to_sample
+    from mindspore_impl.data.sources import load_set
+    from mindspore_impl.distill.external import RolloutQuestions, TopkQuestions
+    from mindspore_impl.distill.options import RolloutOptions
+    from mindspore_impl.generation.options import SamplingOptions
+    from mindspore_impl.text.chat import render
+    from mindspore_impl.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(options.tokenizer, options.template)
+    if options.rollouts is not None:
+        samples = [to_sample(item, tokenizer) for item in read_rollouts(options.rollouts, tokenizer, True)]
+        return TopkQuestions(tokenizer, samples, options.top_k, options.temperature, weights)
+    records = load_set("records", DatasetOptions(source="records", path=str(options.records)), options.seed)
+    if options.ask == "top_k":
+        samples = [render(record, tokenizer) for record in records]
+        return TopkQuestions(tokenizer, samples, options.top_k, options.temperature, weights)
+    sampling = SamplingOptions(options.temperature, options.top_p, max_new_tokens=options.max_new_tokens)
+    repeats = RolloutOptions(samples_per_prompt=options.samples_per_prompt)
+    return RolloutQuestions(tokenizer, records, repeats, sampling, options.seed, weights)
+
+
+def _server(options: argparse.Namespace):
+    from mindspore_impl.integrations.vllm.client import Server, check_url, resolve_model
+
+    key = _key(options.api_key_env) if options.api_key_env else None
+    if options.in_flight < 1 or options.retries < 0 or not 0 < options.timeout < float("inf"):
+        raise UserError("--in-flight must be 1 or more, --retries 0 or more and --timeout above 0")
+    url = check_url(options.url)
+    return resolve_model(Server(url, options.model, key, options.timeout, options.in_flight, options.retries,
+                                seed=options.seed), 1)  # fmt: skip
+
+
+def _key(name: str) -> str:
+    """The server's key from the environment. A key that no HTTP header can carry is refused here: the message of
+    http.client would show it."""
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise UserError(f"--api-key-env: the environment has no {name}; export it first")
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(
+            f"--api-key-env: {name} holds a line end, a control character or one that is not ASCII, as no key does; "
+            "export the key alone"
+        )
+    return key
+
+
+def _import_topk(questions, server, paths: list[Path], folder: Path, options: argparse.Namespace) -> dict:
+    from mindspore_impl.integrations.vllm import asking
+    from mindspore_impl.integrations.vllm.topk import external_header, import_topk
+
+    name, tokenizer = server.model if server else options.model, questions.tokenizer
+    if not name and not questions.weights_sha256:
+        raise UserError("--model: name the teacher that gave the answers, or its --weights; the store keeps a hash")
+    teacher = questions.weights_sha256 or files.sha256_json(["a teacher known by name alone", name])
+    header = external_header(teacher, tokenizer.sha256, tokenizer.vocab_size, questions.top_k, questions.temperature)
+    if server:
+        asking.ask_topk(server, questions.samples, header, paths[-1])
+    return import_topk(paths, questions.samples, header, folder / "store")
+
+
+def _import_rollouts(questions, server, paths: list[Path], folder: Path, options: argparse.Namespace) -> dict:
+    from mindspore_impl.integrations.vllm import asking
+    from mindspore_impl.integrations.vllm.rollouts import import_rollouts, prompts_of
+
+    tokenizer, sampling = questions.tokenizer, questions.sampling
+    prompts = prompts_of(questions.records, tokenizer, questions.options.samples_per_prompt, questions.seed)
+    if server:
+        asking.ask_rollouts(server, prompts, sampling, tokenizer, paths[-1], options.allow_missing)
+    path = folder / "rollouts.jsonl"
+    return import_rollouts(paths, prompts, sampling, tokenizer, path, questions.weights_sha256, options.allow_missing)

@@ -1,0 +1,92 @@
+"""Run a curriculum, on one process or several, or a sweep of curricula."""
+
+import argparse
+import signal
+from pathlib import Path
+
+from mindspore_impl import runtime
+from mindspore_impl.cli.command import command, make_parser
+from mindspore_impl.distributed import processes, ranks, scheduler
+from mindspore_impl.errors import UserError
+
+
+@command
+def main(arguments: list[str]) -> int | None:
+    """Run every unfinished stage of a curriculum, then write the report."""
+    options = _parse(arguments)
+    if ranks.is_scheduler():
+        return scheduler.serve()
+    ranks.stop_on_sigterm()
+    if options.multirun:
+        from mindspore_impl.curriculum.sweep.runner import run_sweep
+
+        return run_sweep(options.overrides, options.jobs, options.dry_run)
+    if ranks.is_worker():
+        return _train_rank(options)
+    config = _config_of(options)
+    if options.show_config:
+        from omegaconf import OmegaConf
+
+        from mindspore_impl.config import to_plain
+
+        print(OmegaConf.to_yaml(OmegaConf.create(to_plain(config))), end="")
+        return None
+    from mindspore_impl.curriculum import launch, runner
+
+    runner.print_plan(config)
+    if options.dry_run:
+        return None
+    if config.runtime.workers > 1:
+        launch.spawn(config, options.overrides)
+    else:
+        runner.run(config)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = make_parser(
+        "Run a curriculum: every stage that is not finished, then the report. Settings are Hydra overrides of conf/.\n"
+        "With --multirun a value can be a list, range(), glob() or, for Optuna, interval(): one run a combination, in\n"
+        "run_dir/trials; run_dir is outputs/NAME_sweep if not given. Exit code 1 when a trial failed.",
+        "python tools/train.py experiment=quickstart seed=2 run_dir=outputs/mine stages.teacher.train.max_steps=200",
+        "python tools/train.py --multirun seed=1,2,3 stages.distill_fast.objective.kd_weight=0.5,0.9 "
+        "run_dir=outputs/sweep",
+        "python tools/train.py --multirun sweep=paper_ablation run_dir=outputs/paper_ablation",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="e.g. experiment=gsm8k data.train=train.jsonl"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, sizes and memory estimates, then stop")
+    parser.add_argument("--show-config", action="store_true", help="print the resolved configuration, then stop")
+    parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="continue the run of RUN_DIR/config.yaml")
+    parser.add_argument("--multirun", action="store_true", help="a sweep: a run for every combination of listed values")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="concurrent trials of a sweep (default 1)")
+    parser.add_argument("--launched", type=Path, help=argparse.SUPPRESS)  # a rank reads what its launcher composed
+    return parser.parse_intermixed_args(arguments)
+
+
+def _config_of(options: argparse.Namespace):
+    """The configuration of a single run: composed, read from a run directory, or passed on by the launcher."""
+    from mindspore_impl import files
+    from mindspore_impl.config import compose, validate
+    from mindspore_impl.curriculum.reopen import reopen
+
+    if options.launched is not None:
+        return validate(files.read_json(options.launched)["config"])
+    config = compose(options.overrides) if options.resume is None else reopen(options.resume, options.overrides)
+    if config.sweep is not None:
+        raise UserError("sweep: many runs need --multirun; without it leave `sweep` out")
+    return config
+
+
+def _train_rank(options: argparse.Namespace) -> None:
+    """Run one rank of an msrun launch, ours or the user's own."""
+    processes.die_with_parent(signal.SIGTERM)
+    if options.dry_run or options.show_config:
+        raise UserError("--dry-run and --show-config: not available under msrun; run the command without it")
+    from mindspore_impl.curriculum import launch, runner
+
+    with launch.recorded(options.launched):
+        config = launch.join(_config_of(options), options.overrides)
+        if runtime.rank() == 0 and options.launched is None:
+            runner.print_plan(config)
+        runner.run(config)

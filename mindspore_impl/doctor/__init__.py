@@ -1,0 +1,1 @@
+"""Examine the machine: what it has, what is missing, and the remedy."""
