@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.backend import Backend, chat_prompt, complete
 from mindspore_impl.evaluation.loglikelihood import Query, encode_pair
 from mindspore_impl.evaluation.options import AskOptions
+from mindspore_impl.evaluation.parts import runs, share_lines
 from mindspore_impl.evaluation.sandbox import Limits, check_isolation
 from mindspore_impl.evaluation.scoring import summary
 from mindspore_impl.evaluation.tasks import TASKS, code
@@ -50,7 +51,32 @@ def check_settings(settings: BenchmarkSettings, name: Callable[[str], str] = str
         )
 
 
-def items_of(name: str, path: Path, settings: BenchmarkSettings) -> list[Item]:
+@dataclass(frozen=True)
+class Benchmark:
+    """The questions of a task, and how they are asked."""
+
+    name: str  # of TASKS
+    items: list[Item]
+    settings: BenchmarkSettings
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return TASKS[self.name]
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether completions are asked for in a user's turn."""
+        return (self.task.form if self.settings.form == "auto" else self.settings.form) == "chat"
+
+    @property
+    def new_tokens(self) -> int:
+        """Most tokens of a completion."""
+        own = self.settings.max_new_tokens
+        return self.task.max_new_tokens if own is None else own
+
+
+def read_benchmark(name: str, path: Path, settings: BenchmarkSettings) -> Benchmark:
     """Read the questions of the task `name` from `path`.
 
     Raises UserError for an unknown task, an invalid or empty file, and a task whose programs this machine cannot
@@ -68,76 +94,56 @@ def items_of(name: str, path: Path, settings: BenchmarkSettings) -> list[Item]:
         raise UserError(f"{path}: holds no question of {name}; check the file and the limit")
     if task.program is not None:
         check_isolation(settings.limits)
-    return items
+    return Benchmark(name, items, settings)
 
 
-def check_lengths(name: str, items: list[Item], tokenizer, limit: int, settings: BenchmarkSettings) -> None:
-    """Refuse a task whose longest questions do not fit `limit` tokens with their answers. Needs no model.
+def check_lengths(benchmark: Benchmark, tokenizer, limit: int) -> None:
+    """Refuse a benchmark whose longest questions do not fit `limit` tokens with their answers. Needs no model.
 
-    Args:
-        name: A task of TASKS.
-        items: Its questions; the four longest by characters are measured.
-        tokenizer: The model's tokenizer.
-        limit: Positions of the model.
-        settings: Form of the prompts, and tokens of an answer.
-
-    Raises:
-        UserError: names the question and what to lower.
+    The four longest by characters are measured. Raises UserError that names the question and what to lower.
     """
-    task = TASKS[name]
-    for item in sorted(items, key=lambda item: -len(item.header) - len(item.prompt))[:4]:
-        if task.chooses:
-            query = _query(item, tokenizer, settings)
+    for item in sorted(benchmark.items, key=lambda item: -len(item.header) - len(item.prompt))[:4]:
+        if benchmark.task.chooses:
+            query = _query(benchmark, item, tokenizer)
             length, new = len(query.context), max(map(len, query.continuations)) - 1
         else:
-            length, new = len(_prompt(item, task, tokenizer, settings)), _new_tokens(task, settings)
+            length, new = len(_prompt(benchmark, item, tokenizer)), benchmark.new_tokens
         if length + new > limit:
             raise UserError(
-                f"task {name}: question {item.id}: {length} tokens + {new} more exceed the model's limit of {limit}; "
-                "lower the number of shots or of new tokens"
+                f"task {benchmark.name}: question {item.id}: {length} tokens + {new} more exceed the model's limit of "
+                f"{limit}; lower the number of shots or of new tokens"
             )
 
 
-def run(backend: Backend, name: str, items: list[Item], settings: BenchmarkSettings, folder: Path) -> dict:
+def run(backend: Backend, benchmark: Benchmark, folder: Path) -> dict:
     """Ask all questions and score the answers. Every rank must call this.
 
-    Args:
-        backend: The model.
-        name: A task of TASKS.
-        items: Its questions, from `items_of`.
-        settings: How they are asked.
-        folder: Gets samples.jsonl with every answer, and resumable parts.
-
-    Returns:
-        `scoring.summary` of the answers, and "seconds".
+    `folder` gets samples.jsonl with every answer, and resumable parts. Returns `scoring.summary` of the answers, and
+    "seconds".
     """
-    task, folder = TASKS[name], Path(folder)
+    name, task, items, settings = benchmark.name, benchmark.task, benchmark.items, benchmark.settings
     asked = [dataclasses.asdict(item) for item in items]
     shaping = dataclasses.asdict(settings) | {"limit": None, "shots": None}  # in the items
     if task.program is None:
         shaping["limits"] = None
     plan = files.sha256_json([name, asked, shaping, backend.sha256, backend.tokenizer.sha256, runtime.numerics()])
-    if (results := ranks.on_rank_zero(lambda: resumable.result(folder / "samples.jsonl", plan))) is not None:
+    path = Path(folder) / "samples.jsonl"
+    if (results := ranks.on_rank_zero(lambda: resumable.result(path, plan))) is not None:
         return results
-    make = _choose if task.chooses else _write
-    spans = _spans(items, ITEMS_PER_PART if task.chooses else max(1, settings.batch_size // settings.samples))
-    paths = [folder / resumable.FOLDER / plan[:16] / f"part_{number:05d}.jsonl" for number in range(len(spans))]
 
-    def part(number: int) -> tuple[resumable.Publish, dict]:
-        title = f"{name} part {number + 1}/{len(spans)}"
+    def make(indices: Sequence[int], title: str) -> list[dict]:
         try:
-            lines = make(backend, task, [items[index] for index in spans[number]], settings, title)
+            return (_choose if task.chooses else _write)(backend, benchmark, [items[index] for index in indices], title)
         except UserError as error:
             raise UserError(f"task {name}: {error}") from error
-        return lambda path: files.write_jsonl(path, lines), {}
 
-    seconds = resumable.seconds(resumable.share(paths, part))
-    found: list = [None] * len(items)
-    for index, line in zip((index for span in spans for index in span), resumable.lines_of(paths), strict=True):
-        found[index] = line
-    results = {**summary(metrics_of(task, settings.samples), found), "seconds": seconds}
-    write = functools.partial(files.write_jsonl, values=found)
-    return ranks.on_rank_zero(lambda: resumable.publish_result(folder / "samples.jsonl", write, plan, results))
+    # Questions with a common header together, and in the order of their length.
+    order = sorted(range(len(items)), key=lambda index: (items[index].header, len(items[index].prompt)))
+    spans = runs(order, ITEMS_PER_PART if task.chooses else max(1, settings.batch_size // settings.samples))
+    lines, seconds = share_lines(path.parent / resumable.FOLDER / plan[:16], spans, make, name)
+    results = {**summary(metrics_of(task, settings.samples), lines), "seconds": seconds}
+    write = functools.partial(files.write_jsonl, values=lines)
+    return ranks.on_rank_zero(lambda: resumable.publish_result(path, write, plan, results))
 
 
 def metrics_of(task: Task, samples: int) -> tuple[str, ...]:
@@ -147,15 +153,9 @@ def metrics_of(task: Task, samples: int) -> tuple[str, ...]:
     return tuple(f"pass@{k}" for k in sorted({k for k in PASS_AT if k <= samples} | {samples}))
 
 
-def _spans(items: list[Item], size: int) -> list[list[int]]:
-    """Split items into runs of at most `size`, grouped by header and sorted by length."""
-    order = sorted(range(len(items)), key=lambda index: (items[index].header, len(items[index].prompt)))
-    return [order[first : first + size] for first in range(0, len(order), size)]
-
-
-def _choose(backend: Backend, task: Task, items: list[Item], settings: BenchmarkSettings, title: str) -> list[dict]:
+def _choose(backend: Backend, benchmark: Benchmark, items: list[Item], title: str) -> list[dict]:
     """Choose the option of largest log-likelihood ("acc"), and of largest log-likelihood per character ("acc_norm")."""
-    queries = [_query(item, backend.tokenizer, settings) for item in items]
+    queries = [_query(benchmark, item, backend.tokenizer) for item in items]
     lines = []
     for item, found in zip(items, backend.likelihoods(queries, title), strict=True):
         logp = [likelihood.logp for likelihood in found]
@@ -168,23 +168,24 @@ def _choose(backend: Backend, task: Task, items: list[Item], settings: Benchmark
     return lines
 
 
-def _query(item: Item, tokenizer, settings: BenchmarkSettings) -> Query:
+def _query(benchmark: Benchmark, item: Item, tokenizer) -> Query:
     text = item.header + item.prompt
-    if settings.form == "chat":
+    if benchmark.settings.form == "chat":
         context = chat_prompt(tokenizer, text, "fast", answering=True)
         return Query(tuple(context), tuple(tuple(tokenizer.encode(option.strip())) for option in item.options))
     pairs = [encode_pair(tokenizer, text, option) for option in item.options]
     return Query(pairs[0][0], tuple(continuation for _, continuation in pairs))
 
 
-def _write(backend: Backend, task: Task, items: list[Item], settings: BenchmarkSettings, title: str) -> list[dict]:
+def _write(backend: Backend, benchmark: Benchmark, items: list[Item], title: str) -> list[dict]:
     """Generate completions and score them; scores are means over the samples of a question.
 
     A truncated chat answer is scored as it is.
     """
-    chat, count, samples = _is_chat(task, settings), _new_tokens(task, settings), settings.samples
+    task, settings, samples = benchmark.task, benchmark.settings, benchmark.settings.samples
+    chat, count = benchmark.is_chat, benchmark.new_tokens
     asked = [(item, number) for item in items for number in range(samples)]
-    prompts = [ids for item in items for ids in [_prompt(item, task, backend.tokenizer, settings)] * samples]
+    prompts = [ids for item in items for ids in [_prompt(benchmark, item, backend.tokenizer)] * samples]
     sampling = SamplingOptions(settings.temperature, max_new_tokens=count, batch_size=settings.batch_size)
     seeds = [sample_seed(settings.seed, item.id, number) for item, number in asked]
     texts = complete(backend, prompts, sampling, seeds, () if chat else task.stop, title)
@@ -216,18 +217,10 @@ def _written_line(item: Item, task: Task, written: list[dict]) -> dict:
     return _line(item, found) | {"ended": all(sample["ended"] for sample in written), "samples": written}
 
 
-def _is_chat(task: Task, settings: BenchmarkSettings) -> bool:
-    return (task.form if settings.form == "auto" else settings.form) == "chat"
-
-
-def _new_tokens(task: Task, settings: BenchmarkSettings) -> int:
-    return task.max_new_tokens if settings.max_new_tokens is None else settings.max_new_tokens
-
-
-def _prompt(item: Item, task: Task, tokenizer, settings: BenchmarkSettings) -> list[int]:
+def _prompt(benchmark: Benchmark, item: Item, tokenizer) -> list[int]:
     text = item.header + item.prompt
-    if _is_chat(task, settings):
-        return chat_prompt(tokenizer, text, settings.thinking)
+    if benchmark.is_chat:
+        return chat_prompt(tokenizer, text, benchmark.settings.thinking)
     return [*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *tokenizer.encode(text)]
 
 

@@ -5,7 +5,7 @@ at the next part, and the numbers are the same bit for bit on any number of rank
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from mindspore_impl.data import answers
 from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.options import EvaluationOptions
+from mindspore_impl.evaluation.parts import share_lines
 from mindspore_impl.evaluation.scoring import wilson_interval
 from mindspore_impl.evaluation.teacher_forced import BINS, measure_perplexity, measure_teacher_kl
 from mindspore_impl.generation.options import SamplingOptions
@@ -130,27 +131,22 @@ def measure_accuracy(
     sampling = SamplingOptions(temperature=0.0, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
     spans = _even([index for index, _ in sorted(enumerate(prompts), key=lambda item: len(item[1]))], options.batch_size)
 
-    def make(number: int) -> tuple[resumable.Publish, dict]:
-        chosen = [prompts[index] for index in spans[number]]
-        title = f"accuracy {name} part {number + 1}/{len(spans)}"
+    def make(indices: Sequence[int], title: str) -> list[dict]:
+        chosen = [prompts[index] for index in indices]
         try:
             generations = make_engine().generate(chosen, sampling, [seed] * len(chosen), progress=title)
         except UserError as error:
             raise UserError(f"evaluation set {name!r}: {error}") from error
-        done = zip((records[index] for index in spans[number]), generations, strict=True)
-        lines = [_line(name, record, generation, tokenizer) for record, generation in done]
-        return lambda path: files.write_jsonl(path, lines), {}
+        done = zip(indices, generations, strict=True)
+        return [_line(name, records[index], generation, tokenizer) for index, generation in done]
 
-    paths = [folder / f"part_{number:05d}.jsonl" for number in range(len(spans))]
-    notes = resumable.share(paths, make)
-    found: list = [None] * len(records)
-    for index, line in zip((index for span in spans for index in span), resumable.lines_of(paths), strict=True):
-        found[index] = line | {"shown": index < options.samples_in_report}
+    lines, seconds = share_lines(folder, spans, make, f"accuracy {name}")
+    found = [line | {"shown": index < options.samples_in_report} for index, line in enumerate(lines)]
     right, total = sum(line["correct"] for line in found), len(found)
     low, high = wilson_interval(right, total)
     result = {"correct": right, "total": total, "accuracy": right / total, "low": low, "high": high}
     truncated = sum(not line["finished"] for line in found)
-    return {**result, "truncated": truncated, "seconds": resumable.seconds(notes)}, found
+    return {**result, "truncated": truncated, "seconds": seconds}, found
 
 
 def _even(indices: list[int], size: int) -> list[list[int]]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mindspore_impl import files, runtime
+from mindspore_impl import runtime
 from mindspore_impl.data.batches import one_pass
 from mindspore_impl.data.packing import shift
-from mindspore_impl.distributed import resumable
 from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation.parts import runs, share_lines
 from mindspore_impl.text.chat import Sample
 
 
@@ -34,18 +34,15 @@ def sample_losses(
     Raises:
         UserError: names the record whose loss is not finite, or that is longer than `sequence_length`.
     """
-    paths = [folder / f"part_{first // per_part:05d}.jsonl" for first in range(0, len(samples), per_part)]
     network = functools.cache(lambda: _network(model))
 
-    def make(number: int):
-        chosen = samples[number * per_part : (number + 1) * per_part]
-        title = f"loss part {number + 1}/{len(paths)}"
+    def make(indices: Sequence[int], title: str) -> list[dict]:
+        chosen = [samples[index] for index in indices]
         with runtime.progress_bar(sum(len(s.ids) for s in chosen), title, "tok", unit_scale=True) as bar:
-            losses = _losses(network(), chosen, sequence_length, rows, bar.update)
-        return lambda path: files.write_jsonl(path, ({"loss": loss} for loss in losses)), {"samples": len(losses)}
+            return [{"loss": loss} for loss in _losses(network(), chosen, sequence_length, rows, bar.update)]
 
-    notes = resumable.share(paths, make)
-    return [line["loss"] for line in resumable.lines_of(paths)], resumable.seconds(notes)
+    lines, seconds = share_lines(folder, runs(range(len(samples)), per_part), make, "loss")
+    return [line["loss"] for line in lines], seconds
 
 
 def _network(model):

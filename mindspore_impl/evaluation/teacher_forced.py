@@ -7,15 +7,16 @@ Legend: B rows, L positions, n tokens, b bins, S supervised positions, R of them
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mindspore_impl import files, runtime
-from mindspore_impl.distributed import ranks, resumable
+from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.options import EvaluationOptions
+from mindspore_impl.evaluation.parts import runs, share_lines
 from mindspore_impl.text.chat import Sample
 
 BATCHES_PER_PART = 4
@@ -58,20 +59,18 @@ def _sums_of_sets(
     found = {}
     for number, (name, items) in enumerate(samples.items()):
         packed = SequentialBatches(items, options.sequence_length, options.rows)
-        starts = range(0, len(packed), BATCHES_PER_PART)
-        paths = [Path(f"{place}_{number}", f"part_{part:05d}.jsonl") for part in range(len(starts))]
         with runtime.progress_bar(len(items), f"{title} {name}", "sample") as bar:
 
-            def part(number: int, packed=packed, starts=starts, bar=bar) -> tuple[resumable.Publish, dict]:
+            def make(batches: Sequence[int], _, packed=packed, bar=bar) -> list[dict]:
                 lines = []
-                for batch in range(starts[number], min(starts[number] + BATCHES_PER_PART, len(packed))):
+                for batch in batches:
                     ranks.check_stop()
                     lines.append(files.jsonable(sums(packed[batch][0])))
                     bar.update(len(packed.members(batch)))
-                return lambda path: files.write_jsonl(path, lines), {}
+                return lines
 
-            resumable.share(paths, part)
-        found[name] = resumable.lines_of(paths)
+            spans = runs(range(len(packed)), BATCHES_PER_PART)
+            found[name], _ = share_lines(Path(f"{place}_{number}"), spans, make, title)
     return found
 
 

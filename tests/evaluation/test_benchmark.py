@@ -12,8 +12,8 @@ from mindspore_impl.evaluation.benchmark import (
     BenchmarkSettings,
     check_lengths,
     check_settings,
-    items_of,
     metrics_of,
+    read_benchmark,
     run,
 )
 from mindspore_impl.evaluation.loglikelihood import Likelihood
@@ -30,8 +30,7 @@ def lines_of(folder: Path) -> list[dict]:
 
 
 def measure(backend, name, folder, **settings):
-    settings = BenchmarkSettings(**settings)
-    return run(backend, name, items_of(name, DATA / name, settings), settings, folder)
+    return run(backend, read_benchmark(name, DATA / name, BenchmarkSettings(**settings)), folder)
 
 
 def test_the_most_probable_option_is_the_answer(tokenizer, tmp_path):
@@ -56,8 +55,7 @@ def test_normalised_by_characters(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setitem(benchmark.TASKS, "made", task)
     counting = Counting(tokenizer)
     counting.likelihood = lambda query, text: Likelihood(-4.0 if "tw" in tokenizer.decode(text) else -6.0, False)
-    settings = BenchmarkSettings()
-    result = run(counting.backend, "made", items_of("made", tmp_path, settings), settings, tmp_path)
+    result = run(counting.backend, read_benchmark("made", tmp_path, BenchmarkSettings()), tmp_path)
     assert result["metrics"]["acc"]["value"] == 0 and result["metrics"]["acc_norm"]["value"] == 1
 
 
@@ -106,8 +104,7 @@ def test_cut_completions_are_counted(tokenizer, tmp_path):
 
 def test_a_killed_run_goes_on_and_a_finished_one_is_taken_over(tokenizer, tmp_path):
     counting, calls = Counting(tokenizer, ["#### 10"]), []
-    settings = BenchmarkSettings(shots=0, batch_size=1)
-    items = items_of("gsm8k", DATA / "gsm8k", settings)
+    asked = read_benchmark("gsm8k", DATA / "gsm8k", BenchmarkSettings(shots=0, batch_size=1))
     generate = counting.backend.generate
 
     def dies(prompts, *rest):
@@ -118,12 +115,12 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_taken_over(tokenizer, tmp_pa
 
     object.__setattr__(counting.backend, "generate", dies)
     with pytest.raises(KeyboardInterrupt):
-        run(counting.backend, "gsm8k", items, settings, tmp_path)
-    result = run(counting.backend, "gsm8k", items, settings, tmp_path)
+        run(counting.backend, asked, tmp_path)
+    result = run(counting.backend, asked, tmp_path)
     assert len(calls) == 4, "two parts were kept"
-    assert run(counting.backend, "gsm8k", items, settings, tmp_path) == result and len(calls) == 4
-    other = BenchmarkSettings(shots=0, batch_size=1, thinking="reasoning")
-    run(counting.backend, "gsm8k", items, other, tmp_path)
+    assert run(counting.backend, asked, tmp_path) == result and len(calls) == 4
+    other = dataclasses.replace(asked.settings, thinking="reasoning")
+    run(counting.backend, dataclasses.replace(asked, settings=other), tmp_path)
     assert len(calls) == 7, "answers to other prompts are not taken over"
 
 
@@ -156,8 +153,7 @@ def test_programs_are_run_and_give_pass_at_k(isolated, tokenizer, tmp_path):
     counting = Counting(tokenizer, [fenced[0], wrong, wrong, wrong])
     asked = dataclasses.replace(counting.backend, generate=lambda p, s, *rest: counting.generate(p, GREEDY, *rest))
     settings = BenchmarkSettings(samples=4, temperature=0.8, batch_size=4, limit=1, max_new_tokens=600)
-    items = items_of("humaneval_chat", DATA / "humaneval", settings)
-    result = run(asked, "humaneval_chat", items, settings, tmp_path)
+    result = run(asked, read_benchmark("humaneval_chat", DATA / "humaneval", settings), tmp_path)
     assert result["metrics"]["pass@1"]["value"] == 0.25 and result["metrics"]["pass@4"]["value"] == 1.0
     (line,) = lines_of(tmp_path)
     assert [sample["status"] for sample in line["samples"]] == ["passed", "failed", "failed", "failed"]
@@ -183,14 +179,13 @@ def test_items_are_checked_first(tmp_path):
         ("mmlu", DATA / "mmlu", {"samples": 2, "temperature": 1.0}, "mmlu: .*samples"),
     ):
         with pytest.raises(UserError, match=words):
-            items_of(name, path, BenchmarkSettings(**settings))
-    assert len(items_of("mmlu", DATA / "mmlu", BenchmarkSettings(shots=0, limit=2))) == 2
+            read_benchmark(name, path, BenchmarkSettings(**settings))
+    assert len(read_benchmark("mmlu", DATA / "mmlu", BenchmarkSettings(shots=0, limit=2)).items) == 2
 
 
 @pytest.mark.parametrize("name", ["mmlu", "gsm8k"])
 def test_the_longest_question_is_measured_before_anything_else(tokenizer, name):
-    settings = BenchmarkSettings(shots=1, max_new_tokens=20)
-    items = items_of(name, DATA / name, settings)
-    check_lengths(name, items, tokenizer, 2000, settings)
+    asked = read_benchmark(name, DATA / name, BenchmarkSettings(shots=1, max_new_tokens=20))
+    check_lengths(asked, tokenizer, 2000)
     with pytest.raises(UserError, match=rf"task {name}: question .* 100\b"):
-        check_lengths(name, items, tokenizer, 100, settings)
+        check_lengths(asked, tokenizer, 100)

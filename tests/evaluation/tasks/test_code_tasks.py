@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.benchmark import BenchmarkSettings, items_of
+from mindspore_impl.evaluation.benchmark import BenchmarkSettings, read_benchmark
 from mindspore_impl.evaluation.sandbox import Isolation, Limits, run
 from mindspore_impl.evaluation.tasks import code, humaneval, mbpp
 
@@ -170,9 +170,9 @@ def test_shots_that_are_not_there():
 def test_a_machine_without_isolation_is_refused_before_anything_is_generated(monkeypatch, name):
     monkeypatch.setattr(run, "isolation", lambda: Isolation((), {"landlock": "not here"}, ("files",)))
     with pytest.raises(UserError, match="files not protected"):
-        items_of(name, HUMANEVAL if name != "mbpp" else MBPP, BenchmarkSettings(shots=0))
+        read_benchmark(name, HUMANEVAL if name != "mbpp" else MBPP, BenchmarkSettings(shots=0))
     allowed = BenchmarkSettings(shots=0, limits=Limits(require_isolation=False))
-    assert items_of(name, HUMANEVAL if name != "mbpp" else MBPP, allowed)
+    assert read_benchmark(name, HUMANEVAL if name != "mbpp" else MBPP, allowed)
 
 
 def test_pass_at_k_is_the_share_of_choices_with_a_right_answer():
