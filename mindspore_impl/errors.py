@@ -20,8 +20,10 @@ class UserError(Exception):
 
 @contextmanager
 def enough_memory(where: str, advice: str) -> Iterator[None]:
-    """Turn an allocation that fails within, in Python, NumPy or MindSpore, into a UserError: `where`, the fault, and
-    `advice`, which names the options to lower."""
+    """Turn a failed allocation of Python, NumPy or MindSpore into a UserError.
+
+    Its message holds `where`, the error, and `advice`, which names the options to lower.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -85,8 +85,10 @@ def new_folder(path: str | Path, fill: Callable[[Path], None], replace: bool = F
 
 
 def put_folder(temporary: Path, path: Path) -> None:
-    """Rename `temporary` to `path`, durably; a folder that is there goes once the new one is in its place, and comes
-    back when that fails with an OSError."""
+    """Rename `temporary` to `path`, durably.
+
+    An existing folder is removed once the new one is in place, and restored when that fails with an OSError.
+    """
     old = path.with_name(f".{path.name}.old.tmp")
     if path.is_dir():
         shutil.rmtree(old, ignore_errors=True)

@@ -1,5 +1,7 @@
-"""The machine under the program: device, precision, threads, seeds, rank. Nothing else asks which device it is on,
-except `ops/`, which asks here."""
+"""The machine: device, precision, threads, seeds, rank.
+
+Nothing else asks which device it is on, except `ops/`, which asks here.
+"""
 
 import faulthandler
 import os

@@ -1,5 +1,7 @@
-"""Fixtures that several rooms share."""
+"""Fixtures that several rooms share, and PYTEST_CPU=FILE, which writes the processor seconds of each test file."""
 
+import collections
+import contextlib
 import json
 import os
 import subprocess
@@ -8,7 +10,35 @@ from pathlib import Path
 
 import pytest
 
+CPU_FILE = os.environ.get("PYTEST_CPU")
+CPU_SECONDS = collections.Counter()
 ENTRY = Path(__file__).parent / "rank_entry.py"
+
+
+@contextlib.contextmanager
+def _count_cpu(path: Path):
+    start = sum(os.times()[:4])  # user and system, of this process and of the children it has waited for
+    try:
+        yield
+    finally:
+        CPU_SECONDS[str(path.relative_to(ENTRY.parent))] += sum(os.times()[:4]) - start
+
+
+if CPU_FILE:
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(collector):
+        with _count_cpu(collector.path) if isinstance(collector, pytest.Module) else contextlib.nullcontext():
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(item):
+        with _count_cpu(item.path):
+            return (yield)
+
+    def pytest_sessionfinish():
+        seconds = {name: round(value, 2) for name, value in CPU_SECONDS.most_common()}
+        Path(CPU_FILE).write_text(json.dumps({"total": round(CPU_SECONDS.total(), 2)} | seconds, indent=1) + "\n")
 
 
 @pytest.fixture(scope="session")

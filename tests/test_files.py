@@ -31,7 +31,7 @@ def test_unwritable_folder_is_named(tmp_path):
 
 
 def test_nan_is_not_json(tmp_path):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "x.json", {"loss": float("nan")})
     assert list(tmp_path.iterdir()) == []
 

@@ -15,7 +15,7 @@ import pytest
 from mindspore_impl.data.teacher_store import StoreHeader, StoreReader
 from mindspore_impl.data.teacher_store_writer import StoreWriter
 from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
-from mindspore_impl.distill.rollout import roll_out
+from mindspore_impl.distill.rollout import run_rollout
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.text.chat import Sample
@@ -124,7 +124,11 @@ def test_a_rollout(run_for, tokenizer, tmp_path):
 
     def work(folder, asked=None):
         asked = [] if asked is None else asked
-        roll_out(lambda: Engine(tokenizer, asked), tokenizer, records(5), options, sampling, "ab" * 32, folder, 3)
+
+        def engine(_, tokenizer):
+            return Engine(tokenizer, asked)
+
+        run_rollout(None, tokenizer, records(5), options, sampling, "ab" * 32, folder, 3, make_engine=engine)
         return sum(asked)
 
     check_every_kill(run_for, work, tmp_path, {"rollouts.json"}, most=2)
@@ -134,8 +138,11 @@ def test_a_rollout_that_is_killed_again_and_again(run_for, tokenizer, tmp_path):
     options, sampling = RolloutOptions(prompts_per_part=2), SamplingOptions(batch_size=2)
     asked = []
 
+    def engine(_, tokenizer):
+        return Engine(tokenizer, asked)
+
     def work(folder=tmp_path / "killed"):
-        roll_out(lambda: Engine(tokenizer, asked), tokenizer, records(6), options, sampling, "ab" * 32, folder, 3)
+        run_rollout(None, tokenizer, records(6), options, sampling, "ab" * 32, folder, 3, make_engine=engine)
 
     work(tmp_path / "whole")
     runs = 1

@@ -17,6 +17,7 @@ done
 if [ "$all" = 1 ]; then prepare_environment dev; else prepare_environment test; fi
 [ "$install_only" = 1 ] && exit 0
 .venv/bin/ruff check .
+.venv/bin/ruff format --check .
 if [ "$all" = 1 ]; then
   exec "$PYTHON" -m pytest "${rest[@]}"
 fi

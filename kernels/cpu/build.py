@@ -1,4 +1,4 @@
-"""Compiles the CPU operators into one shared library: python kernels/cpu/build.py [FOLDER]
+"""Compiles the CPU operators into one shared library: `python kernels/cpu/build.py [FOLDER]`.
 
 Standard library only: setup.py runs it in an environment that has nothing else. The vocabulary-wide loops
 (isa_unit.cpp) are compiled once for each instruction set and chosen when the library runs, so that one library serves

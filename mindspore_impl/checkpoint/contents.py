@@ -47,8 +47,7 @@ def read_arrays(file: str | Path) -> dict[str, np.ndarray]:
 
 
 def open_weights(path: str | Path, which: str = "last", base: Callable[[], WeightSource] | None = None) -> WeightSource:
-    """Weights on disk, to be read one tensor at a time: a Hugging Face folder, a checkpoint, a .safetensors file or a
-    .gguf file.
+    """Open weights on disk: a Hugging Face folder, a checkpoint, a .safetensors file or a .gguf file.
 
     A folder of checkpoints, or one that holds such a folder as checkpoints/, stands for its last or best one (`which`).
     `base` opens the weights that LoRA adapters were trained on; a checkpoint of adapters stands for those weights with

@@ -16,8 +16,10 @@ from mindspore_impl.errors import JobFailed, UserError
 
 
 def command(function: Callable[[list[str]], int | None]) -> Callable[[list[str] | None], int]:
-    """Turn `function(arguments)`, which may return an exit code, into an entry point that reports errors and returns an
-    exit code. Without arguments the entry point reads sys.argv."""
+    """Turn `function(arguments)` into an entry point that reports errors and returns an exit code.
+
+    `function` may return an exit code. Without arguments the entry point reads sys.argv.
+    """
 
     @functools.wraps(function)
     def entry(arguments: list[str] | None = None) -> int:

@@ -138,8 +138,10 @@ def export_weights(path: Path, out: Path, form: FolderFormat, config_file: Path 
 def open_described(
     path: Path, config_file: Path | None, advice: str
 ) -> tuple[WeightSource, dict[str, int], Path | None]:
-    """Open the weights at `path`; return them with their options, special token ids for a config.json where they have
-    none, and the tokenizer's file. Raises UserError, with `advice`, when nothing describes their model."""
+    """Open the weights at `path`; return them, token ids for a config.json that lacks them, and the tokenizer's file.
+
+    Raises UserError, with `advice`, when nothing describes their model.
+    """
     found = resolve_model_path(path)
     source = open_weights(found.weights, found.which)
     options, described, token_ids = source.options or found.options, source.config, {}

@@ -24,8 +24,7 @@ def main(arguments: list[str]) -> None:
 
 
 def prune_depth(path: Path, out: Path, layers: str | None = None, keep: int | None = None) -> str:
-    """Write a checkpoint folder `out` with some of the layers of the model at `path`; return a line that
-    says so.
+    """Write a checkpoint folder `out` with some layers of the model at `path`; return a one-line summary.
 
     `path` is anything that export_weights takes. layers: such as "0,2,4"; else `keep` of them, evenly spaced (None:
     half, rounded up). Raises UserError like import_weights, and when these layers are not there.

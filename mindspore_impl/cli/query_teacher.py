@@ -95,8 +95,9 @@ def _hash_of(path: Path) -> str:
 
 def _of_stage(run_dir: Path, name: str, weights: str | None):
     from mindspore_impl.cli.verify_store import open_run
-    from mindspore_impl.config import CaptureStage, RolloutStage, nearest
+    from mindspore_impl.config import CaptureStage, RolloutStage
     from mindspore_impl.distill.external import RolloutQuestions, TopkQuestions
+    from mindspore_impl.schema import nearest
 
     context = open_run(run_dir)
     stage = context.config.stages.get(name)  # it may be absent from `order`, where an external teacher replaces it
@@ -163,8 +164,10 @@ def _server(options: argparse.Namespace):
 
 
 def _key(name: str) -> str:
-    """The server's key from the environment. A key that no HTTP header can carry is refused here: the message of
-    http.client would show it."""
+    """The server's key from the environment.
+
+    A key that no HTTP header can carry is refused here: the message of http.client would show it.
+    """
     key = os.environ.get(name, "").strip()
     if not key:
         raise UserError(f"--api-key-env: the environment has no {name}; export it first")
@@ -191,8 +194,9 @@ def _import_topk(questions, server, paths: list[Path], folder: Path, options: ar
 
 
 def _import_rollouts(questions, server, paths: list[Path], folder: Path, options: argparse.Namespace) -> dict:
+    from mindspore_impl.distill.rollout import prompts_of
     from mindspore_impl.integrations.vllm import asking
-    from mindspore_impl.integrations.vllm.rollouts import import_rollouts, prompts_of
+    from mindspore_impl.integrations.vllm.rollouts import import_rollouts
 
     tokenizer, sampling = questions.tokenizer, questions.sampling
     prompts = prompts_of(questions.records, tokenizer, questions.options.samples_per_prompt, questions.seed)

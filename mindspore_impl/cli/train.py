@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int | None:
     if options.show_config:
         from omegaconf import OmegaConf
 
-        from mindspore_impl.config import to_plain
+        from mindspore_impl.schema import to_plain
 
         print(OmegaConf.to_yaml(OmegaConf.create(to_plain(config))), end="")
         return None

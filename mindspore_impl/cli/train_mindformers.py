@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl.cli.command import command, make_parser
-from mindspore_impl.config import Config, compose, nearest
+from mindspore_impl.config import Config, compose
 from mindspore_impl.curriculum.inputs import ROLLOUTS, TRAINED, is_path, makers_of
 from mindspore_impl.curriculum.kinds import Context
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.schema import nearest
 
 
 @command

@@ -145,8 +145,10 @@ def _shrink(added: Path, limit: int) -> None:
 
 
 def _verified(path: Path) -> dict:
-    """The content of entry.json. Raises UserError (or a fault of its form) when it or a file differs from what was
-    kept."""
+    """The content of entry.json, verified together with the files of the entry.
+
+    Raises UserError (or an error of parsing) when it or a file differs from what was stored.
+    """
     content = files.read_json(path / NOTE)
     kept = content.pop("sha256")
     if files.sha256_json(content) != kept or content["schema"] != SCHEMA or content["key"] != path.name:

@@ -13,8 +13,6 @@ from mindspore_impl.config import (
     RejectStage,
     RolloutStage,
     ScoreStage,
-    nearest,
-    to_plain,
 )
 from mindspore_impl.curriculum.inputs import (
     RECORD_MAKERS,
@@ -34,6 +32,7 @@ from mindspore_impl.curriculum.inputs import (
 )
 from mindspore_impl.curriculum.stage_benchmarks import benchmark_problems
 from mindspore_impl.errors import UserError
+from mindspore_impl.schema import nearest, to_plain
 from mindspore_impl.text.template import find_template
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -236,9 +235,9 @@ def _check_files(config: Config) -> Iterator[str]:
         yield f"tokenizer.path: {config.tokenizer.path}: no such file"
     for name in dict.fromkeys(name for _, name in _named_sets(config)):
         options = config.data.sets[name]
-        if options.source != "list_programs" and options.path and not maker_of(options):
-            if not Path(options.path).is_file():
-                yield f"data.sets.{name}.path: {options.path}: no such file"
+        read = options.source != "list_programs" and options.path and not maker_of(options)
+        if read and not Path(options.path).is_file():
+            yield f"data.sets.{name}.path: {options.path}: no such file"
         if options.keep is not None:
             yield from _attempt(check_keep, options.keep, f"data.sets.{name}.keep")
     paths = [dataset.path or "" for dataset in config.data.sets.values()]

@@ -15,11 +15,11 @@ from mindspore_impl.config import (
     ScoreStage,
     SftStage,
     Stage,
-    nearest,
 )
 from mindspore_impl.data.options import ROLLOUTS, DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.schema import nearest
 
 TRAINED = (SftStage, DistillStage)
 RECORD_MAKERS = (ScoreStage, RejectStage)
@@ -76,8 +76,7 @@ def is_path(reference: str) -> bool:
 
 
 def model_of(config: Config, stage: Stage) -> str:
-    """The entry of `models` a stage uses: its own `model`, or that of the stage its weights come from; "" for a stage
-    that needs none."""
+    """The entry of `models` that a stage uses: its own, or that of its weights; "" if it needs none."""
     name, source = getattr(stage, "model", None), getattr(stage, "init", None) or getattr(stage, "teacher", None)
     if name is None and source is None and isinstance(stage, RECORD_MAKERS):
         return ""
@@ -109,8 +108,10 @@ def sized_model(config: Config, name: str) -> ModelOptions:
 
 
 def check_weights(source, folder: Path, options: ModelOptions, key: str, tokenizer: Path | None) -> None:
-    """Refuse a WeightSource, named by the path `folder`, that is of another model than `options` (the entry `key`, such
-    as models.student), or that lies beside another tokenizer than the run's (None: the run trains its own).
+    """Refuse weights of another model than `options`, or that lie beside another tokenizer than the run's.
+
+    folder: their path, for messages; key: the entry of the options, such as models.student; tokenizer: None when the
+    run trains its own.
 
     Weights whose files do not say what model they are of are held against it by names and shapes, when they are loaded.
     Raises UserError that names the differing keys.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl import runtime
-from mindspore_impl.config import CaptureStage, Config, DistillStage, ExportStage, to_plain
+from mindspore_impl.config import CaptureStage, Config, DistillStage, ExportStage
 from mindspore_impl.curriculum.inputs import (
     RECORDS,
     ROLLOUTS,
@@ -24,6 +24,7 @@ from mindspore_impl.data.options import BatchOptions, DatasetOptions
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import LoraOptions
+from mindspore_impl.schema import to_plain
 
 
 @dataclass

@@ -18,14 +18,15 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from mindspore_impl import files, runtime
-from mindspore_impl.config import Config, to_plain, validate
+from mindspore_impl.config import Config, validate
 from mindspore_impl.distributed import processes, ranks
 from mindspore_impl.errors import JobFailed, UserError
+from mindspore_impl.schema import to_plain
 
 POLL_SECONDS = 0.2
 _NOISE = ("[INFO] ", "[WARNING] ")  # MindSpore's own lines; they stay in the log file
@@ -50,7 +51,7 @@ def spawn(config: Config, overrides: list[str]) -> None:
     command += processes.train_command("--launched", str(folder / "launch.json"), python="python")
     print(f"{workers} processes through msrun; their logs are in {folder}", flush=True)
     with open(folder / "msrun.log", "w", encoding="utf-8") as log, _stop_requests() as asked:
-        process = processes.start(command, signal.SIGKILL, log, GLOG_v=os.environ.get("GLOG_v", "3"))
+        process = processes.start(command, signal.SIGKILL, log, GLOG_v=os.environ.get("GLOG_v", "3"))  # noqa: SIM112
         _follow(process, folder, workers, asked)
     _judge(process, folder, workers, asked, config.runtime.hang_seconds)
 
@@ -138,10 +139,8 @@ def _tell(folder: Path, workers: int, number: int) -> bool:
 
 def _end(process: subprocess.Popen, folder: Path, workers: int) -> None:
     _tell(folder, workers, signal.SIGKILL)
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _note(folder: Path, rank: int) -> dict | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspore_impl import files
-from mindspore_impl.config import Config, EvaluateStage, Stage, to_plain
+from mindspore_impl.config import Config, EvaluateStage, Stage
 from mindspore_impl.curriculum.checks import problems_of
 from mindspore_impl.curriculum.inputs import (
     TRAINED,
@@ -27,6 +27,7 @@ from mindspore_impl.curriculum.inputs import (
 from mindspore_impl.curriculum.stage_benchmarks import benchmark_content
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.errors import UserError
+from mindspore_impl.schema import to_plain
 
 CODE_FORMAT = 1  # raise it when a change of code changes the results of equal options
 
@@ -160,8 +161,7 @@ def _set_content(config: Config, options: DatasetOptions) -> dict:
 
 
 def path_hash(path: str | Path) -> str:
-    """Hash of a file, of the index and shards of a Hugging Face folder, or of the names and hashes of the weight files
-    in another folder."""
+    """Hash of a file, of a Hugging Face folder's index and shards, or of the weight files of another folder."""
     from mindspore_impl.model.weights import hf_files, is_hf_folder
 
     target = Path(path)

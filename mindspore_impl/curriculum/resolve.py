@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindspore_impl import runtime
-from mindspore_impl.config import Config, DistillStage, SftStage, nearest, validate
+from mindspore_impl.config import Config, DistillStage, SftStage, validate
 from mindspore_impl.curriculum.inputs import TOKENIZERS, TRAINED, is_path, model_of
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.conversation import Conversation
@@ -15,6 +15,7 @@ from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import check_sampling
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.weights import WeightSource
+from mindspore_impl.schema import nearest
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,11 @@ def _base_of(path: Path) -> WeightSource:
 
 
 def load_model(found: ResolvedModel, tokenizer_size: int):
-    """Build a model for inference and load its weights. Raises UserError when its sizes are not known, its vocabulary
-    is smaller than the tokenizer's, or its weights do not fit."""
+    """Build a model for inference and load its weights.
+
+    Raises UserError when its sizes are not known, its vocabulary is smaller than the tokenizer's, or its weights do not
+    fit.
+    """
     from mindspore_impl.model.pangu import PanguForCausalLM
     from mindspore_impl.model.weights import load_into
 

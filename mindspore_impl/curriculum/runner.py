@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from mindspore_impl import files, runtime
-from mindspore_impl.config import Config, to_plain
+from mindspore_impl.config import Config, to_yaml
 from mindspore_impl.curriculum import cache, estimate
 from mindspore_impl.curriculum.inputs import maker_of, sized_model
 from mindspore_impl.curriculum.kinds import RUNNERS, Context, describe, less_memory, outputs_present
@@ -127,8 +127,11 @@ def _modelled_bytes(config: Config, planned: PlannedStage) -> int:
 
 
 def status(run_dir: Path, planned: PlannedStage) -> str:
-    """skip (finished with this fingerprint, results there), resume (interrupted, or a result was removed), rerun
-    (something changed) or run."""
+    """What is to be done with a stage: skip, resume, rerun or run.
+
+    skip: finished with this fingerprint and its results exist; resume: interrupted, or a result was removed; rerun: its
+    fingerprint changed; run: never started.
+    """
     found = _find_folder(run_dir, planned.name)
     if found is None or not (found / "stage.json").is_file():
         return "run"
@@ -219,8 +222,10 @@ def summarise(metrics: dict) -> str:
 
 
 def _place_folder(context: Context, planned: PlannedStage) -> str:
-    """The stage's `status`, once its folder is there under its present number; an outdated one is moved to
-    <run>/replaced/, never deleted."""
+    """Place the stage's folder under its present number; return the stage's `status`.
+
+    An outdated folder is moved to <run>/replaced/, never deleted.
+    """
     state = status(context.run_dir, planned)
     folder, found = context.folder(planned.name), _find_folder(context.run_dir, planned.name)
     if state == "rerun":
@@ -265,8 +270,6 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
 
 def _claim(config: Config, run_dir: Path):
     """Refuse a run directory of another experiment or of a living process, then write config.yaml; -> the lock."""
-    from omegaconf import OmegaConf
-
     check_run_dir(config, run_dir)
     # Ranks whose launcher was killed may still be saving.
     deadline = time.monotonic() + (ranks.GRACE_SECONDS + 5 if ranks.joined() else 0)
@@ -275,7 +278,7 @@ def _claim(config: Config, run_dir: Path):
             raise UserError(f"run_dir: another process is running in {run_dir}")
         time.sleep(0.5)
     files.remove_leftovers(run_dir)  # the lock says that nobody writes here
-    files.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(to_plain(config))))
+    files.write_text(run_dir / "config.yaml", to_yaml(config))
     return lock
 
 

@@ -1,1 +1,1 @@
-"""Records to batches: sources, packing, the input pipeline, and the teacher store on disk."""
+"""Data: sources, selection, answer verification, packing, batches, rollouts and the teacher store."""

@@ -1,15 +1,18 @@
-"""Samples into batches: what an epoch draws, in which order, packed, sharded over ranks and prefetched.
+"""Batches of samples: drawn per epoch, ordered, packed, sharded over ranks and prefetched.
 
-Everything is a pure function of (samples, options, seed, step): a run that resumes at step s sees what an uninterrupted
-one would, and the global order of rows does not depend on how many ranks share it. Legend: B rows of a micro-batch, R
-rows of one step on one rank, L positions, K teacher ids, S supervised targets of a sample.
+Everything is a pure function of (samples, options, seed, step): a run resumed at step s sees the batches of an
+uninterrupted run, and the global order of rows does not depend on the number of ranks. Legend: B rows of a
+micro-batch, R rows of one step on one rank, L positions, K teacher ids, S supervised targets of a sample.
 """
 
 import hashlib
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,17 +27,17 @@ from mindspore_impl.ops.log_floor import LOG_FLOOR
 if TYPE_CHECKING:
     from mindspore_impl.text.chat import Sample
 
-# What is shuffled together inside an order: shorter follows it more closely, longer packs rows more tightly.
-ORDERED_STEPS = 4  # at most so many steps
-ORDERED_PARTS = 16  # and at most this part of an epoch, but a row at least
+# With an order, samples are shuffled in stretches: shorter ones follow the order closely, longer ones pack better.
+ORDERED_STEPS = 4  # at most this many steps
+ORDERED_PARTS = 16  # and at most 1 / 16 of an epoch, but at least one row
 
 
 @dataclass
 class PackedBatch:
     """One micro-batch. Position t predicts `target_ids[t]`; where nothing is supervised, target and weight are 0.
 
-    Padding has segment 0; positions restart in every segment. The teacher's arrays hold, at each supervised position,
-    its distribution for that target; elsewhere the ids are -1 and the tail has all the mass. Everything is finite.
+    Padding has segment 0; positions restart in every segment. The teacher arrays hold, at each supervised position,
+    the teacher's distribution for that target; elsewhere the ids are -1 and the tail has all the mass. All are finite.
     """
 
     input_ids_BL: np.ndarray  # int32
@@ -45,8 +48,8 @@ class PackedBatch:
     teacher_ids_BLK: np.ndarray | None = None  # int32; -1 is padding
     teacher_logp_BLK: np.ndarray | None = None  # float32
     teacher_tail_logp_BL: np.ndarray | None = None  # float32
-    tokens: int = -1  # positions that are not padding; counted here when not given
-    supervised: int = -1  # positions whose target has weight; likewise
+    tokens: int = -1  # positions that are not padding; -1: counted
+    supervised: int = -1  # positions whose target has weight; -1: counted
 
     def __post_init__(self) -> None:
         if self.tokens < 0:
@@ -59,13 +62,22 @@ class BatchStream:
     """An endless stream of training steps over several sets of samples.
 
     `options.mixture` gives the share of samples drawn from each set (empty: each set by its size). An epoch draws as
-    many samples as these sets hold together; a set is read in shuffled passes without replacement that go on from epoch
-    to epoch, so a single set is passed once an epoch. Rows of successive epochs are concatenated: a step may hold the
-    end of one and the beginning of the next, and no sample is lost. `teacher` is an open store that holds every sample
-    that `options.overlong` leaves. Raises UserError that names the key or record.
+    many samples as these sets hold together; a set is read in shuffled passes without replacement that continue from
+    epoch to epoch, so a single set is passed once an epoch. Rows of successive epochs are concatenated: a step may hold
+    the end of one and the beginning of the next, and no sample is lost.
 
-    With an `options.order` other than shuffled, what an epoch has drawn of all sets is sorted by how hard it is (equal
-    ones shuffled) and cut into stretches (ORDERED_STEPS, ORDERED_PARTS), whose rows are packed and shuffled apart.
+    With an `options.order` other than shuffled, the samples of an epoch are sorted by difficulty (ties shuffled) and
+    cut into stretches (ORDERED_STEPS, ORDERED_PARTS), each packed and shuffled on its own.
+
+    Args:
+        sets: Samples by set name.
+        options: Mixture, packing, order and batch size.
+        seed: Determines every shuffle.
+        rank: This process.
+        world_size: Number of processes that share each step.
+        teacher: An open store with every sample that `options.overlong` leaves, or None.
+
+    Raises UserError naming the key or record.
     """
 
     def __init__(
@@ -100,25 +112,38 @@ class BatchStream:
                     f"data.sets.{name}: data.overlong={options.overlong} leaves nothing of this set at "
                     f"data.sequence_length={options.sequence_length}; raise it"
                 )
-        kept = np.unique(self._pieces.sample_P)  # no teacher is needed for what is never drawn
-        for sample in [self._samples[index] for index in kept] if teacher is not None else ():
-            with _naming(sample):
-                teacher.check(sample.ids, sample.supervised)
+        if teacher is not None:
+            for index in np.unique(self._pieces.sample_P):  # a dropped sample needs no teacher rows
+                sample = self._samples[index]
+                with _naming(sample):
+                    teacher.check(sample.ids, sample.supervised)
         self._hardness_S = self._read_hardness()
-        self._lock = threading.RLock()  # over the two caches below: the prefetching thread fills them too
-        self._epochs: dict[int, list[list[int]]] = {}  # rows of the first epoch and of those around the last asked for
-        self._first_row = [0]  # of each epoch, as far as counted
+        self._lock = threading.RLock()  # guards the two caches below, which the prefetch thread fills too
+        self._epochs: dict[int, list[list[int]]] = {}  # rows of the first epoch and of recent ones
+        self._first_row = [0]  # of each epoch counted so far
 
     def steps(self, start: int, stop: int) -> Iterator[list[PackedBatch]]:
         """Steps start..stop: this rank's micro-batches of each, prepared `options.prefetch` steps ahead."""
         if self.options.prefetch == 0:
             yield from map(self.step, range(start, stop))
-        elif start < stop:
-            yield from _prefetched(self, start, stop)
+            return
+        with ThreadPoolExecutor(1, "prefetch") as pool:
+            waiting, steps = deque(), iter(range(start, stop))
+            try:
+                while True:
+                    for step in islice(steps, 1 + self.options.prefetch - len(waiting)):
+                        waiting.append(pool.submit(self.step, step))
+                    if not waiting:
+                        return
+                    yield waiting.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def step(self, step: int) -> list[PackedBatch]:
-        """The micro-batches of one step, made on the spot."""
-        return self._split(self.rank_arrays(step))
+        """The micro-batches of one step, made in this thread."""
+        arrays, size = self.rank_arrays(step), self._micro_rows
+        starts = range(0, size * self.options.gradient_accumulation_steps, size)
+        return [PackedBatch(*(array[first : first + size] for array in arrays)) for first in starts]
 
     def steps_for_epochs(self, epochs: float) -> int:
         """Steps until the last row of `epochs` epochs has been seen (the last step is filled from the next one)."""
@@ -157,13 +182,6 @@ class BatchStream:
         weight = 1.0 / supervised if supervised else 0.0
         return _arrays(filled, self._pieces, self._samples, weight, self.teacher)
 
-    def _split(self, arrays: Sequence[np.ndarray]) -> list[PackedBatch]:
-        size = self._micro_rows
-        return [
-            PackedBatch(*(a[m * size : (m + 1) * size] for a in arrays))
-            for m in range(self.options.gradient_accumulation_steps)
-        ]
-
     def _targets(self, piece: int) -> int:
         sample = self._samples[self._pieces.sample_P[piece]]
         return int(np.count_nonzero(sample.supervised[self._pieces.start_P[piece] + 1 : self._pieces.stop_P[piece]]))
@@ -182,8 +200,8 @@ class BatchStream:
         return rows
 
     def _epoch_start(self, epoch: int) -> int:
-        """Number of the first row of an epoch. When every quota is whole passes, all epochs have equally many rows."""
-        # Not so with an order: equally hard samples change places, and with them the cuts between stretches.
+        """Number of the first row of an epoch. Where every quota is whole passes, all epochs have equally many rows."""
+        # Not with an order: equally hard samples change places, and with them the cuts between stretches.
         if self._hardness_S is None and all(quota % self._sizes[name] == 0 for name, quota in self._quotas.items()):
             return epoch * len(self._rows(0)) if epoch else 0
         with self._lock:
@@ -226,40 +244,42 @@ class BatchStream:
         return np.split(pieces, np.flatnonzero(np.diff(stretch_P)) + 1)
 
     def _read_hardness(self) -> np.ndarray | None:
-        """How hard each sample is, for an order that needs it."""
-        by = self.options.order_by
+        """Difficulty of each sample, float64 [S]; None without an order."""
+        by, key = self.options.order_by, f"data.order={self.options.order}"
         if self.options.order == "shuffled":
             return None
-        key = f"data.order={self.options.order}"
-        values = [
-            difficulty.number_of(sample.meta, by, f"{key}: record {sample.record_id!r}") for sample in self._samples
-        ]
+        values = [difficulty.number_of(one.meta, by, f"{key}: record {one.record_id!r}") for one in self._samples]
         return difficulty.hardness(np.array(values), by)
 
     def _order_summary(self, placed: list[int]) -> dict[str, Any]:
         by = self.options.order_by
-        values = difficulty.hardness(self._hardness_S, by)[self._pieces.sample_P[placed]]  # turned back
+        values = difficulty.hardness(self._hardness_S, by)[self._pieces.sample_P[placed]]  # its own inverse
         parts = np.array_split(values, min(10, len(values)))
         return {"order": self.options.order, "by": by, "means": [float(part.mean()) for part in parts]}
 
     def _draw(self, name: str, size: int, epoch: int) -> np.ndarray:
         """Indices drawn from one set in one epoch: a window of the endless sequence of its shuffled passes."""
-        quota = self._quotas[name]
-        first, last = epoch * quota, (epoch + 1) * quota
-        passes = [
-            _generator(self.seed, "set " + name, number).permutation(size)
-            for number in range(first // size, -(-last // size))
-        ]
-        start = first // size * size
-        return np.concatenate([*passes, np.zeros(0, np.int64)]).astype(np.int64)[first - start : last - start]
+        first, quota = epoch * self._quotas[name], self._quotas[name]
+        numbers = range(first // size, -(-(first + quota) // size))
+        passes = [_generator(self.seed, "set " + name, number).permutation(size) for number in numbers]
+        return np.concatenate(passes)[first % size :][:quota]
 
 
 class SequentialBatches:
-    """Every sample once, packed and unshuffled, as a sequence of batches that are made when they are asked for.
+    """Every sample once, packed and unshuffled, as a sequence of batches made on access.
 
-    Batch n is (PackedBatch, placements) of `rows` rows, the last one filled up with empty rows; placements: for each
-    row its (index of the sample, first column). `loss_weight` stands at every supervised position. `overlong` is
-    BatchOptions.overlong. Raises UserError as BatchStream does.
+    Batch n is (PackedBatch, placements) of `rows` rows, the last one filled up with empty rows. placements holds, for
+    each row, the (index of the sample, first column) of its documents.
+
+    Args:
+        samples: The samples, each found in one batch.
+        sequence_length: Tokens of a row.
+        rows: Rows of a batch.
+        teacher: An open store of the samples, or None.
+        loss_weight: Weight of every supervised position.
+        overlong: As BatchOptions.overlong.
+
+    Raises UserError as BatchStream does.
     """
 
     def __init__(
@@ -339,7 +359,7 @@ def _generator(seed: int, purpose: str, number: int) -> np.random.Generator:
 
 @contextmanager
 def _naming(sample: "Sample") -> Iterator[None]:
-    """Put the record's name before a UserError that knows only its tokens."""
+    """Prefix a UserError about the tokens of a sample with its record id."""
     try:
         yield
     except UserError as error:
@@ -349,7 +369,7 @@ def _naming(sample: "Sample") -> Iterator[None]:
 def _arrays(
     filled: FilledRows, pieces: Pieces, samples: "Sequence[Sample]", weight: float, teacher: StoreReader | None
 ) -> list[np.ndarray]:
-    """The arrays of PackedBatch, in its order."""
+    """The arrays of PackedBatch in the order of its fields."""
     arrays = [filled.input_ids_RL, filled.target_ids_RL, filled.segment_ids_RL, filled.position_ids_RL]
     arrays.append(np.where(filled.target_supervised_RL, weight, 0.0).astype(np.float32))
     return arrays if teacher is None else arrays + _teacher_arrays(filled, pieces, samples, teacher)
@@ -374,47 +394,3 @@ def _teacher_arrays(
             ids_RLK[r, where], logp_RLK[r, where] = ids_SK[part], logp_SK[part]
             tail_logp_RL[r, where] = tail_logp_S[part]
     return [ids_RLK, logp_RLK, tail_logp_RL]
-
-
-class _StepSource:
-    """Random access to the arrays of each step, for GeneratorDataset.
-
-    MindSpore would bury an exception in text of its own, so it is kept here and a row of nothing is handed on instead.
-    """
-
-    def __init__(self, stream: BatchStream, start: int, stop: int):
-        self.stream, self.start, self.stop = stream, start, stop
-        self.error: BaseException | None = None
-        self.columns = ["good", *(f"array{i}" for i in range(5 if stream.teacher is None else 8))]
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
-        try:
-            return np.array(1, np.int32), *self.stream.rank_arrays(self.start + int(index))
-        except BaseException as error:
-            self.error = self.error or error
-            return np.array(0, np.int32), *(np.zeros(1, np.float32) for _ in self.columns[1:])
-
-
-def _prefetched(stream: BatchStream, start: int, stop: int) -> Iterator[list[PackedBatch]]:
-    import mindspore.dataset as ds
-
-    source = _StepSource(stream, start, stop)
-    previous = ds.config.get_prefetch_size()
-    ds.config.set_prefetch_size(stream.options.prefetch)
-    try:
-        dataset = ds.GeneratorDataset(
-            source, source.columns, shuffle=False, num_parallel_workers=1, python_multiprocessing=False
-        )
-        rows = dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
-    finally:
-        ds.config.set_prefetch_size(previous)
-    try:
-        for good, *arrays in rows:
-            if not good:
-                raise source.error
-            yield stream._split(arrays)
-    finally:
-        rows.stop()  # ends the thread when the consumer leaves early

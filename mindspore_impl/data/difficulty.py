@@ -1,6 +1,6 @@
-"""Difficulty: numbers in the meta of a record, which band of a set they keep, and how that changes the set.
+"""Difficulty: numbers in the meta of records, and the bands that select by them.
 
-Three numbers are measured here or by a score stage; any other number in meta serves as well, higher being harder.
+Three numbers are measured by this package; any other number in meta can be used too, higher being harder.
 """
 
 import math
@@ -14,13 +14,13 @@ from mindspore_impl.text.records import Record
 
 LENGTH = "difficulty_length"  # tokens of the rendered sample
 LOSS = "difficulty_loss"  # mean cross-entropy of some weights on its supervised tokens, in nats
-PASS_RATE = "difficulty_pass_rate"  # share of a student's answers to its prompt that were right: high is easy
+PASS_RATE = "difficulty_pass_rate"  # noqa: S105  # share of right answers of a student: high is easy
 BUCKETS = ("easy", "medium", "hard")
 BINS = 16
 
 
 def number_of(meta: dict, field: str, where: str) -> float:
-    """The number that `meta` has under `field`. Raises UserError naming `where` when it is absent or not finite."""
+    """The number `meta[field]`. Raises UserError naming `where` when it is absent or not finite."""
     value = meta.get(field)
     if value is None:
         there = ", ".join(sorted(meta)) or "nothing"
@@ -29,17 +29,19 @@ def number_of(meta: dict, field: str, where: str) -> float:
             "the set's path, or name another field"
         )
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"{where}: meta.{field} is {value!r}, no finite number; measure it again or name another field")
+        raise UserError(
+            f"{where}: meta.{field} is {value!r}, not a finite number; measure it again or name another field"
+        )
     return float(value)
 
 
 def hardness(values: np.ndarray, field: str) -> np.ndarray:
-    """`values` of `field` turned so that higher is harder."""
+    """`values` of `field` with the sign that makes higher harder."""
     return -values if field == PASS_RATE else values
 
 
 def check_keep(keep: KeepOptions, key: str) -> None:
-    """Raise UserError naming `key` for a band that has no meaning."""
+    """Raise UserError naming `key` when the options of a band contradict each other."""
     low, high = keep.low, keep.high
     if (keep.bucket is None) == (low is None and high is None):
         raise UserError(f"{key}: give low, high or both; or a bucket ({', '.join(BUCKETS)}) instead of them")
@@ -49,15 +51,14 @@ def check_keep(keep: KeepOptions, key: str) -> None:
     if keep.by == "quantile" and any(end is not None and not 0 <= end <= 1 for end in (keep.low, keep.high)):
         raise UserError(f"{key}: low={keep.low} and high={keep.high} are shares of the set, from 0 to 1")
     if keep.ends == "excluded" and (keep.by == "quantile" or keep.bucket):
-        raise UserError(f"{key}.ends: excluded has a meaning with values alone; set by=value, or ends=included")
+        raise UserError(f"{key}.ends: excluded applies to values only; set by=value, or ends=included")
 
 
 def kept(records: Sequence[Record], keep: KeepOptions, key: str) -> list[Record]:
     """The records inside the band, in their order. `key` names the band in messages.
 
-    Shares and buckets go by rank, the easiest record first and equal ones in their order, so that neighbouring shares
-    neither overlap nor leave anything out. Raises UserError for a band without a meaning, a record without the number,
-    or a band that keeps nothing.
+    Shares and buckets are ranges of ranks, easiest record first, ties in their order, so that adjacent shares neither
+    overlap nor leave a gap. Raises UserError for contradictory options, a record without the number, or an empty band.
     """
     check_keep(keep, key)
     values = np.array([number_of(r.meta, keep.field, f"{key}: record {r.id!r}") for r in records])
@@ -88,7 +89,7 @@ def _by_rank(values: np.ndarray, keep: KeepOptions) -> np.ndarray:
 
 
 def change(before: Sequence[Record], after: Sequence[Record], field: str, name: str) -> dict:
-    """What a band did to the set `name`: counts, means and a histogram of `field` over the same bins, before and after.
+    """The effect of a band on the set `name`: counts, means and a histogram of `field` over equal bins.
 
     {"field", "before", "after", "mean_before", "mean_after", "edges" [BINS + 1], "counts_before", "counts_after"}.
     """

@@ -1,4 +1,4 @@
-"""Several answers to one prompt, judged: which share is right, and the shortest right one as a record to train on."""
+"""Rejection sampling: the pass rate of each prompt's answers, and the shortest right answer as a training record."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,12 +11,12 @@ from mindspore_impl.text.records import Message, Record
 from mindspore_impl.text.template import REASONING_END
 from mindspore_impl.text.tokenizer import Tokenizer
 
-Prompt = tuple[str, str]  # id of the prompt's record and its thinking mode: one problem may be asked in both
+Prompt = tuple[str, str]  # id of the prompt's record and its thinking mode
 
 
 @dataclass
 class Verdict:
-    """What the answers to one prompt were worth. `best` is the shortest right one that training can take."""
+    """The verified answers to one prompt. `best` is the shortest right one that can be trained on."""
 
     answers: int = 0
     right: int = 0
@@ -25,16 +25,16 @@ class Verdict:
 
     @property
     def pass_rate(self) -> float:
-        """The share of the answers that were right."""
+        """Share of right answers."""
         return self.right / self.answers
 
 
 def judge(rollouts: Iterable[Rollout], tokenizer: Tokenizer) -> dict[Prompt, Verdict]:
-    """A verdict for each prompt, in order of first appearance; the order of its answers changes nothing.
+    """A verdict for each prompt, in order of first appearance, independent of the order of its answers.
 
-    Right is what `answers.correct` says of the completion and the record's meta that the rollout carries, whatever the
-    file says; a cut answer is wrong. The shortest counts tokens; of equally long ones the first id wins. Raises
-    UserError naming the rollout that does not say its prompt (meta.prompt_id) or its task.
+    `answers.correct` decides on each completion, whatever the file states; a truncated answer is wrong. The shortest
+    answer has the fewest tokens; the first id breaks ties. Raises UserError naming a rollout without its prompt
+    (meta.prompt_id) or task.
     """
     verdicts: dict[Prompt, Verdict] = {}
     for rollout in rollouts:
@@ -53,9 +53,9 @@ def judge(rollouts: Iterable[Rollout], tokenizer: Tokenizer) -> dict[Prompt, Ver
 
 
 def best_record(verdict: Verdict, identity: str) -> Record | None:
-    """The shortest right answer as a record to train on, called `identity`; None where no answer was right.
+    """The shortest right answer as a training record with the id `identity`; None when no answer was right.
 
-    Its meta is the prompt's, with prompt_id, rollout (the id of the answer), answers and right (how many).
+    Its meta is the prompt's, with prompt_id, rollout (the id of the answer), and the counts answers and right.
     """
     rollout, completion = verdict.best, verdict.best_completion
     if rollout is None:
@@ -70,12 +70,14 @@ def best_record(verdict: Verdict, identity: str) -> Record | None:
 def _prompt_of(rollout: Rollout) -> Prompt:
     prompt = rollout.meta.get("prompt_id")
     if not isinstance(prompt, str) or not prompt:
-        raise UserError(f"rollout {rollout.id!r}: meta.prompt_id does not say whose answer it is; give the record's id")
+        raise UserError(
+            f"rollout {rollout.id!r}: meta.prompt_id is missing; set it to the id of the record that was answered"
+        )
     return prompt, rollout.thinking
 
 
 def _split(completion: Completion, thinking: str, tokenizer: Tokenizer) -> Completion:
-    """Reasoning and answer apart where the template has no span for reasoning and writes it before the answer."""
+    """Separate reasoning and answer where the template has no thinking span and puts reasoning before the answer."""
     if tokenizer.template.thinks or thinking != "reasoning":
         return completion
     reasoning, _, answer = completion.answer.rpartition(REASONING_END)

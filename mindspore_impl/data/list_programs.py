@@ -1,10 +1,12 @@
-"""The bundled task: run a short program on a list of letters, for instance
+"""The bundled task: execute a short program on a list of letters.
+
+For instance:
 
     user       list d b a c apply reverse sort
     reasoning  reverse c a b d sort a b c d
     answer     a b c d
 
-The sha256 of a problem decides its split, so no problem is in two splits, whatever the seed, size or thinking mode.
+The SHA-256 of a problem determines its split, so the splits are disjoint for any seed, size and thinking mode.
 """
 
 import hashlib
@@ -38,9 +40,18 @@ def generate(
     hold the same problems, and ranges that do not overlap hold different ones. Lists have `length - 1` or `length`
     letters and programs 1 .. `operations` steps, both drawn evenly.
 
-    noise: share of the problems whose label has one swap of neighbours after a random step, carried through the steps
-    after it; meta["answer"] is always the right one. Raises UserError at once for a setting out of range, or when the
-    split holds fewer than skip + count problems.
+    Args:
+        split: train, validation or test.
+        skip: Problems left out at the start.
+        count: Number of records.
+        thinking: fast, or reasoning: the label contains the intermediate lists.
+        noise: Share of problems whose label has one swap of neighbours after a random step, carried through the steps
+            after it; meta["answer"] is always right.
+        operations: Largest number of operations.
+        length: Letters of the longer lists.
+        seed: Determines order and noise.
+
+    Raises UserError at once for a setting out of range, or when the split holds fewer than skip + count problems.
     """
     _check(split, skip, count, noise, operations, length)
     strata = _strata(operations, length)
@@ -62,12 +73,12 @@ def execute(letters: list[str], operations: list[str]) -> list[str]:
 
 
 def split_of(letters: list[str], operations: list[str]) -> str:
-    """The split a problem belongs to, for ever."""
+    """The split of a problem. Never changes, or data sets could not be made again."""
     return SPLITS[_digest(_canonical(letters, operations)) % len(SPLITS)]
 
 
 def split_size(split: str, operations: int, length: int) -> int:
-    """How many different problems a split holds, by looking at every one (about a microsecond each)."""
+    """Number of different problems of a split, by enumeration (about a microsecond per problem)."""
     return sum(
         split_of(*_problem(number, size, steps)) == split
         for size, steps, total in _strata(operations, length)
@@ -122,7 +133,7 @@ def _digest(text: str) -> int:
 
 
 def _permuted(total: int, key: int) -> Iterator[int]:
-    """0 .. total-1 once each, in an order given by `key`: a Feistel network on the next even number of bits."""
+    """A permutation of 0 .. total-1 given by `key`: a Feistel network on the next even number of bits."""
     half = max(1, (max(total - 1, 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1
     keys = [(key >> 16 * turn & 0xFFFF) * 2 + 1 for turn in range(4)]
@@ -136,7 +147,7 @@ def _permuted(total: int, key: int) -> Iterator[int]:
 
 
 def _problems(split: str, strata: list[tuple[int, int, int]], seed: int) -> Iterator[tuple[list[str], list[str]]]:
-    """Every problem of a split once, the kinds mixed evenly until one runs out."""
+    """Every problem of a split once, drawn evenly from all strata until one is exhausted."""
 
     def walk(size: int, steps: int, total: int) -> Iterator[tuple[list[str], list[str]]]:
         for number in _permuted(total, _digest(f"order {seed} {size} {steps}")):
@@ -181,7 +192,7 @@ def _record(identity, letters, operations, thinking, noise, seed) -> Record:
 
 
 def _slip(letters: list[str], operations: list[str], noise: float, seed: int) -> tuple[int, int] | None:
-    """(step, position) of the annotator's slip, or None: a pure function of the problem and the seed."""
+    """(step, position) of the wrong swap in a noisy label, or None: a pure function of problem and seed."""
     if noise <= 0:
         return None
     draw = _digest(f"noise {seed} {_canonical(letters, operations)}")

@@ -1,7 +1,7 @@
 """Documents into rows of fixed length: cutting, first-fit-decreasing, the next-token shift and the filling of rows.
 
-A document is one whole sample, or a piece of one that was too long. Its bounds are carried as segment numbers and are
-never guessed from an end-of-text token, which chat templates reuse. Legend: R rows, L positions in a row, P pieces.
+A document is a whole sample, or a piece of one that was too long. Its bounds are stored as segment numbers and never
+inferred from an end-of-text token, which chat templates reuse. Legend: R rows, L positions in a row, P pieces.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def shift(ids: np.ndarray, supervised: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Targets of one document: position t predicts `ids[t + 1]` when that token is supervised.
 
     ids int[L], supervised bool[L] -> (target_ids int32[L], target_supervised bool[L]). A target is 0 where it is not
-    supervised. The last position predicts nothing, and the first token is never a target. Nothing else shifts.
+    supervised. The last position predicts nothing, and the first token is never a target. No other code shifts.
     """
     target_ids = np.zeros(len(ids), np.int32)
     target_supervised = np.zeros(len(ids), bool)
@@ -71,7 +71,7 @@ def efficiency(rows: list[list[int]], lengths: Sequence[int] | np.ndarray, capac
 
 @dataclass(frozen=True)
 class Pieces:
-    """Documents ready for packing: piece p is `samples[sample_P[p]].ids[start_P[p]:stop_P[p]]`, in the samples' order.
+    """Documents to pack: piece p is `samples[sample_P[p]].ids[start_P[p]:stop_P[p]]`, in the samples' order.
 
     A piece refers to its whole sample, because a teacher store knows only whole samples.
     """
@@ -84,11 +84,12 @@ class Pieces:
 
     @property
     def length_P(self) -> np.ndarray:
+        """Tokens of each piece."""
         return self.stop_P - self.start_P
 
 
 def cut(samples: "Sequence[Sample]", capacity: int, overlong: str) -> Pieces:
-    """Make pieces of at most `capacity` tokens; `overlong` says what happens to a longer sample.
+    """Cut samples into pieces of at most `capacity` tokens; `overlong` decides on longer samples.
 
     "error" raises UserError; "drop" leaves the sample out and counts it; "split" cuts it. Neighbouring pieces share one
     token: the last of a piece is predicted there and is only context in the next, so no supervised target is lost. A
@@ -133,7 +134,7 @@ class FilledRows:
 def fill(
     rows: Sequence[Sequence[int]], pieces: Pieces, samples: "Sequence[Sample]", sequence_length: int
 ) -> FilledRows:
-    """Lay the pieces of each row side by side, in the given order, and shift each piece on its own.
+    """Concatenate the pieces of each row in the given order, and shift each piece on its own.
 
     An empty row is all padding. Raises ValueError when a row is overfull.
     """

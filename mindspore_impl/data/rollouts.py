@@ -1,10 +1,11 @@
-"""The rollout file: one generated answer a line, written by our engine or by another. This module owns its form.
+"""The rollout file (JSONL): one generated answer per line, written by our engine or an external one.
 
-An answer that hit the token limit (`finish: length`) has no [unused10], and its sample does not learn to stop there.
+An answer that reached the token limit (`finish: length`) has no end-of-turn token, and its sample does not learn to
+stop there.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,9 +34,9 @@ REQUIRED = ("id", "messages", "thinking", "text", "finish")
 class Rollout:
     """One answer to one prompt.
 
-    messages: the prompt's turns. prompt_ids, completion_ids: what the model saw and wrote ([unused10] included when
-    finish is "stop"); None when an outside engine gave text only. text: the answer as text. sampling: the decoding
-    settings. meta: the record's, for scoring.
+    messages: the prompt's turns. prompt_ids, completion_ids: token ids of the prompt and of the answer (with the end of
+    turn when finish is "stop"); None when an external engine returned text only. text: the answer as text. sampling:
+    the decoding settings. meta: the record's, for verification.
     """
 
     id: str
@@ -69,7 +70,7 @@ def rollout_to_json(rollout: Rollout) -> dict:
 
 
 def read_rollouts(path: str | Path, tokenizer: Tokenizer, keep_truncated: bool) -> list[Rollout]:
-    """Read and check a rollout file; absent ids are made from the messages and the text.
+    """Read and check a rollout file; absent ids are rendered from the messages and the text.
 
     keep_truncated: keep answers whose finish is "length". Raises UserError naming file:line and the record: a malformed
     field, an id outside the vocabulary, another tokenizer's hash, a finish that its ids contradict, a repeated id, or
@@ -79,7 +80,7 @@ def read_rollouts(path: str | Path, tokenizer: Tokenizer, keep_truncated: bool) 
     for number, value in files.read_jsonl(path):
         rollout = parse_rollout(value, f"{path}:{number}", tokenizer)
         if rollout.id in lines:
-            refuse(f"{path}:{number}", f"rollout {rollout.id!r} is on line {lines[rollout.id]} already")
+            refuse(f"{path}:{number}", f"rollout {rollout.id!r} was already used on line {lines[rollout.id]}")
         lines[rollout.id] = number
         if keep_truncated or rollout.finish == "stop":
             rollouts.append(rollout)
@@ -92,7 +93,7 @@ def read_rollouts(path: str | Path, tokenizer: Tokenizer, keep_truncated: bool) 
 
 
 def to_sample(rollout: Rollout, tokenizer: Tokenizer) -> Sample:
-    """The rollout as a training sample that supervises its completion, and no end that was not generated."""
+    """The rollout as a training sample that supervises the completion, without an end that was not generated."""
     completed = _with_ids(rollout, tokenizer, f"rollout {rollout.id!r}")
     _check_finish(completed, tokenizer, f"rollout {rollout.id!r}")
     return chat.sample_from_completion(
@@ -101,9 +102,9 @@ def to_sample(rollout: Rollout, tokenizer: Tokenizer) -> Sample:
 
 
 def parse_rollout(value: Any, where: str, tokenizer: Tokenizer | None) -> Rollout:
-    """Check one JSON object of the rollout form; absent ids are made. Raises UserError that names `where`.
+    """Check one JSON object of a rollout file; absent ids are rendered. Raises UserError naming `where`.
 
-    Without a tokenizer only the form is checked, and absent ids stay absent.
+    Without a tokenizer only the fields are checked, and absent ids stay None.
     """
     check_keys(value, KEYS, REQUIRED, where)
     identity = text_field(value, "id", where)
@@ -166,14 +167,12 @@ def _check_tokenizer(rollout: Rollout, tokenizer: Tokenizer, where: str) -> None
 
 def _with_ids(rollout: Rollout, tokenizer: Tokenizer, where: str) -> Rollout:
     """The same rollout with both id lists, rendered where they are absent."""
-    values = {key: getattr(rollout, key) for key in KEYS}
-    if rollout.prompt_ids is None:
-        values["prompt_ids"] = chat.render_prompt(rollout.messages, tokenizer, rollout.thinking)
-    if rollout.completion_ids is None:
-        values["completion_ids"] = chat.encode_completion(
-            rollout.text, rollout.finish == "stop", rollout.thinking, tokenizer, where
-        )
-    return Rollout(**values | {"tokenizer_sha256": tokenizer.sha256})
+    prompt_ids, ids, finished = rollout.prompt_ids, rollout.completion_ids, rollout.finish == "stop"
+    if prompt_ids is None:
+        prompt_ids = chat.render_prompt(rollout.messages, tokenizer, rollout.thinking)
+    if ids is None:
+        ids = chat.encode_completion(rollout.text, finished, rollout.thinking, tokenizer, where)
+    return replace(rollout, prompt_ids=prompt_ids, completion_ids=ids, tokenizer_sha256=tokenizer.sha256)
 
 
 def _check_finish(rollout: Rollout, tokenizer: Tokenizer, where: str) -> None:

@@ -1,4 +1,4 @@
-"""The teacher store: what a teacher said at every supervised position, on disk.
+"""The teacher store: a teacher's distribution at every supervised position, on disk.
 
 A store is a folder: `manifest.json` and safetensors shards. One entry is one whole token sequence, keyed by the
 SHA-256 of its ids; equal sequences are stored once. Row r of an entry predicts its r-th supervised token: it was read
@@ -28,12 +28,12 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class StoreHeader:
-    """What every row of a store has in common."""
+    """The settings that all rows of a store share."""
 
     teacher_sha256: str
     tokenizer_sha256: str
     vocab_size: int
-    top_k: int  # ids a position; with mode "sampled" the number of draws
+    top_k: int  # ids per position; in mode "sampled" the number of draws
     temperature: float  # the logits were divided by it before the softmax
     mode: str  # "top_k": the K most probable; "sampled": drawn with replacement, log-probability log(count / K)
 
@@ -123,14 +123,13 @@ def renormalise(logp_SK: np.ndarray, tail_logp_S: np.ndarray) -> tuple[np.ndarra
     return np.minimum(logp_SK, 0), np.minimum(tail_logp_S, 0)
 
 
-def read_listing(path: Path) -> tuple[StoreHeader, list[dict], dict]:
-    """Header, shard entries and the whole of a manifest. Raises UserError when it is malformed."""
-    content = read_json(path)
-    return *parse_listing(content, path), content
+def listing(header: StoreHeader, **content) -> dict:
+    """The JSON object of a manifest, or of the record of an unpublished shard."""
+    return {"schema": SCHEMA, "header": asdict(header), **content}
 
 
 def parse_listing(content: dict, path: Path) -> tuple[StoreHeader, list[dict]]:
-    """Header and shard entries of what was read from `path`. Raises UserError when it is malformed."""
+    """Header and shard entries of the `listing` that was read from `path`. Raises UserError when it is malformed."""
     try:
         schema, values, shards = content["schema"], content["header"], content["shards"]
         if schema != SCHEMA:
@@ -143,37 +142,50 @@ def parse_listing(content: dict, path: Path) -> tuple[StoreHeader, list[dict]]:
             if not (isinstance(entry["sha256"], str) and entry["sequences"] > 0 and entry["positions"] > 0):
                 raise ValueError("bad shard entry")
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a teacher store's listing ({error!r}); it is damaged, capture again") from error
+        raise UserError(f"{path}: not the manifest of a teacher store ({error!r}); capture again") from error
     check_header(header, str(path))
     return header, shards
 
 
-def read_header(folder: str | Path) -> StoreHeader:
-    """The header of a published store, without a look at its shards. Raises UserError when there is none."""
+def read_manifest(folder: str | Path) -> tuple[StoreHeader, list[dict]]:
+    """Header and shard entries of a published store, without a look at its shards.
+
+    Raises UserError when there is no manifest, or it is malformed or contradicts itself.
+    """
     path = Path(folder) / MANIFEST
     if not path.exists():
-        raise UserError(f"{path}: no such file, so there is no finished teacher store; name the folder that holds it")
-    return read_listing(path)[0]
+        raise UserError(f"{path}: no such file, so there is no finished teacher store; run its capture stage first")
+    content = read_json(path)
+    header, shards = parse_listing(content, path)
+    counts = content.get("counts")
+    if not isinstance(counts, dict) or counts.get("positions") != sum(entry["positions"] for entry in shards):
+        raise UserError(f"{path}: its counts do not agree with its shards; it is damaged, capture again")
+    return header, shards
+
+
+def read_header(folder: str | Path) -> StoreHeader:
+    """The header of a published store. Raises UserError as `read_manifest` does."""
+    return read_manifest(folder)[0]
 
 
 def check_same_header(found: StoreHeader, header: StoreHeader, path: Path) -> None:
-    """Refuse the store at `path`, whose header is `found`, for rows of another `header`."""
+    """Raise UserError when the store at `path`, whose header is `found`, cannot take rows of `header`."""
     for field in fields(StoreHeader):
         old, new = getattr(found, field.name), getattr(header, field.name)
         if old != new:
             raise UserError(
-                f"{path}: the store was begun with {field.name}={old} and now it is {new}; "
-                f"choose another folder, or delete this one to capture anew"
+                f"{path}: the store was started with {field.name}={old} and now it is {new}; "
+                f"choose another folder, or delete this one to capture again"
             )
 
 
 def check_shard(folder: Path, entry: dict) -> Path:
-    """The path of a listed shard, once its hash is checked. Raises UserError when it was changed or is gone."""
+    """The path of a listed shard after a check of its hash. Raises UserError when it was changed or is missing."""
     path = inside(folder, entry["file"])
     if sha256_file(path) != entry["sha256"]:
         raise UserError(
             f"{path}: its SHA-256 is not the one the manifest lists, so the shard is damaged; delete this file and run "
-            f"the capture stage again (only its sequences are captured anew)"
+            f"the capture stage again (only its sequences are scored again)"
         )
     return path
 
@@ -197,24 +209,22 @@ def read_index(path: Path, entry: dict) -> dict[bytes, np.ndarray]:
 
 
 class StoreReader:
-    """A published store. Every shard's SHA-256 is checked at opening; teacher rows are mapped when first asked for.
-    `hashed=False` is for who reads a few rows only, and calls `check_rows` on them.
+    """A published store. Every shard's SHA-256 is checked at opening; teacher rows are mapped on first access.
 
-    Attributes: header, top_k, sequences, positions, bytes (everything in the folder). Raises UserError when the
+    `hashed=False` skips the hashes, for callers that read a few rows and pass them to `check_rows`.
+
+    Attributes: header, top_k, sequences, positions, bytes (all files of the folder). Raises UserError when the
     manifest is missing or damaged, a shard was changed, or `tokenizer_sha256` is not that of the store.
     """
 
     def __init__(self, folder: str | Path, tokenizer_sha256: str | None = None, hashed: bool = True):
         self.folder = Path(folder)
-        path = self.folder / MANIFEST
-        if not path.exists():
-            raise UserError(f"{path}: no such file, so there is no finished teacher store; run its capture stage first")
-        self.header, self.shards, manifest = read_listing(path)
+        self.header, self.shards = read_manifest(self.folder)
         self.top_k = self.header.top_k
-        if tokenizer_sha256 is not None and tokenizer_sha256 != self.header.tokenizer_sha256:
+        if tokenizer_sha256 not in (None, self.header.tokenizer_sha256):
             raise UserError(
-                f"{path}: the store was made with another tokenizer (SHA-256 {self.header.tokenizer_sha256[:16]}, not "
-                f"{tokenizer_sha256[:16]}); capture with the tokenizer that is used now"
+                f"{self.folder / MANIFEST}: the store was made with another tokenizer (SHA-256 "
+                f"{self.header.tokenizer_sha256[:16]}, not {tokenizer_sha256[:16]}); capture with the current tokenizer"
             )
         self._entries: dict[bytes, tuple[int, int, np.ndarray]] = {}  # key: shard, first position there, runs
         for number, entry in enumerate(self.shards):
@@ -225,18 +235,15 @@ class StoreReader:
                 first += int(runs[:, 1].sum())
         self.sequences = len(self._entries)
         self.positions = sum(entry["positions"] for entry in self.shards)
-        counts = manifest.get("counts")
-        if not isinstance(counts, dict) or counts.get("positions") != self.positions:
-            raise UserError(f"{path}: its counts do not agree with its shards; it is damaged, capture again")
         self.bytes = sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
         self._open: dict[int, object] = {}
 
     def check(self, ids: np.ndarray, supervised: np.ndarray) -> None:
-        """Raise UserError unless this very sequence was captured with this very mask."""
+        """Raise UserError unless this sequence was captured with this mask."""
         self._find(ids, supervised)
 
     def lookup(self, ids: np.ndarray, supervised: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What the teacher said about a whole sequence: ids int[L] and supervised bool[L] before packing or splitting.
+        """The teacher rows of a whole sequence: ids int[L] and supervised bool[L] before packing or splitting.
 
         Returns (teacher_ids_SK int32, -1 is padding; teacher_logp_SK float32; tail_logp_S float32), row r for the r-th
         supervised token, K+1 masses of sum 1, all finite. Raises UserError when the sequence or its mask is not stored.
@@ -251,7 +258,7 @@ class StoreReader:
         if found is None:
             raise UserError(
                 f"sequence {key[:16]} of {len(ids)} tokens is not in the teacher store {self.folder}: the samples are "
-                f"not those that were captured; run the capture stage on them"
+                f"not the captured ones; run the capture stage on them"
             )
         if not np.array_equal(found[2], target_runs(supervised)):
             raise UserError(
@@ -261,7 +268,7 @@ class StoreReader:
         return found
 
     def _decode(self, number: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions first..first+count of a shard as stored: ids int32, log-probabilities and tail float32."""
+        """`rows_of` a shard by its number."""
         shard = self._open.get(number)
         if shard is None:
             from safetensors import SafetensorError, safe_open
@@ -270,7 +277,9 @@ class StoreReader:
             try:
                 shard = self._open[number] = safe_open(str(path), "np")
             except (SafetensorError, OSError) as error:
-                raise UserError(f"{path}: changed or gone since the store was opened; run the capture again") from error
+                raise UserError(
+                    f"{path}: changed or deleted since the store was opened; run the capture again"
+                ) from error
         return rows_of(shard, self.top_k, first, count)
 
 
@@ -284,7 +293,7 @@ def rows_of(shard, K: int, first: int, count: int) -> tuple[np.ndarray, np.ndarr
 
 
 def shards_present(folder: str | Path) -> bool:
-    """Whether every shard that a published manifest lists is still there (not whether it is intact)."""
+    """Whether every shard listed in a published manifest exists (not whether it is intact)."""
     folder = Path(folder)
     shards = read_json(folder / MANIFEST).get("shards", [])
     return all(inside(folder, shard["file"]).is_file() for shard in shards)
@@ -293,8 +302,8 @@ def shards_present(folder: str | Path) -> bool:
 def verify_store(folder: str | Path) -> dict:
     """Check a store without its teacher: hashes, counts, and that every row is a distribution over known ids.
 
-    Returns counts, sizes (bytes a position with everything in the folder) and the mean mass on the K ids. Raises
-    UserError at the first fault. Re-scoring with the teacher is the caller's, by `StoreReader.lookup`.
+    Returns counts, sizes in bytes (per position: all files of the folder) and the mean mass on the K ids. Raises
+    UserError at the first fault.
     """
     reader = StoreReader(folder)
     mass = 0.0

@@ -1,27 +1,27 @@
-"""Writing a teacher store: rows, shards and the manifest, so that a kill costs no shard that is whole.
+"""Writing a teacher store: rows, shards and the manifest. A kill loses no complete shard.
 
-The form is that of `teacher_store.py`. Legend: S supervised targets of a sequence, K teacher ids, M runs.
+The format is described in `teacher_store.py`. Legend: S supervised targets of a sequence, K teacher ids, M runs.
 """
 
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mindspore_impl.data.teacher_store import (
     MANIFEST,
-    SCHEMA,
     StoreHeader,
     check_header,
     check_rows,
     check_same_header,
+    listing,
     pack_ids,
     parse_listing,
     read_index,
-    read_listing,
+    read_manifest,
     sample_key,
     target_runs,
 )
@@ -33,7 +33,7 @@ from mindspore_impl.ops.log_floor import LOG_FLOOR
 
 @dataclass(frozen=True)
 class Row:
-    """What the store keeps of one sequence."""
+    """One sequence as it is stored."""
 
     key: str
     runs: np.ndarray  # uint32 [M, 2]
@@ -50,10 +50,17 @@ def make_row(
     teacher_logp_SK: np.ndarray,
     tail_logp_S: np.ndarray,
 ) -> Row:
-    """What the teacher said about one sequence, as it is stored.
+    """The teacher rows of one sequence in the stored types.
 
-    ids int[L], supervised bool[L]; row r of the teacher arrays predicts the r-th supervised token; -1 pads K. Raises
-    UserError when a row is no distribution, or their number is wrong.
+    Args:
+        header: The store's header.
+        ids: int[L], the whole sequence.
+        supervised: bool[L].
+        teacher_ids_SK: int; row r predicts the r-th supervised token; -1 pads K.
+        teacher_logp_SK: float log-probabilities of the ids.
+        tail_logp_S: float log-mass of all other ids.
+
+    Raises UserError when a row is not a distribution, or the number of rows is wrong.
     """
     key, runs = sample_key(ids), target_runs(supervised)
     where = f"sequence {key[:16]} of {len(ids)} tokens"
@@ -72,7 +79,7 @@ def _to_half(logp: np.ndarray) -> np.ndarray:
 
 
 def shard_path(folder: str | Path, number: int) -> Path:
-    """Where shard `number` of a store is."""
+    """The path of shard `number` of a store."""
     return Path(folder) / f"shard-{number:05d}.safetensors"
 
 
@@ -99,48 +106,47 @@ def write_shard(path: Path, rows: list[Row]) -> None:
         ) from error
 
 
-def shard_note(header: StoreHeader, path: Path, rows: list[Row]) -> dict:
-    """What the note of a shard says of it (see `data/parts.py`) until a manifest lists it."""
+def shard_record(header: StoreHeader, path: Path, rows: list[Row]) -> dict:
+    """The record of a shard (see `distributed/resumable.py`), which describes it until a manifest lists it."""
     positions = sum(len(row.tail_logp_S) for row in rows)
-    counts = {"sequences": len(rows), "positions": positions}
-    return {"schema": SCHEMA, "header": asdict(header), "file": path.name, **counts}
+    return listing(header, file=path.name, sequences=len(rows), positions=positions)
 
 
-def begun(folder: str | Path, header: StoreHeader) -> dict[str, dict]:
-    """The intact shards of a store that may be unfinished, from its manifest and from notes: {file: entry}.
+def existing_shards(folder: str | Path, header: StoreHeader) -> dict[str, dict]:
+    """The intact shards of a store that may be unfinished, from its manifest and the shards' records: {file: entry}.
 
-    A shard of the manifest that is gone or damaged is said on stderr and left out. Raises UserError when the store was
-    begun with another header.
+    A listed shard that is missing or damaged is reported on stderr and left out. Raises UserError when the store was
+    started with another header.
     """
     folder, found = Path(folder), {}
     check_header(header, f"teacher store {folder}")
     if (manifest := folder / MANIFEST).exists():
-        known, shards, _ = read_listing(manifest)
+        known, shards = read_manifest(folder)
         check_same_header(known, header, manifest)
         for entry in shards:
             path = inside(folder, entry["file"])
             if path.exists() and sha256_file(path) == entry["sha256"]:
                 found[path.name] = entry
             else:
-                state = "damaged" if path.exists() else "gone"
+                state = "damaged" if path.exists() else "missing"
                 print(f"{path}: {state}; its sequences will be captured again", file=sys.stderr)
     for path in sorted(folder.glob("shard-*.safetensors")):
-        if (note := resumable.read_note(path)) is not None:
-            known, (entry,) = parse_listing(note | {"shards": [note]}, resumable.note_path(path))
-            check_same_header(known, header, resumable.note_path(path))
+        if (record := resumable.read_record(path)) is not None:
+            known, (entry,) = parse_listing(record | {"shards": [record]}, resumable.record_path(path))
+            check_same_header(known, header, resumable.record_path(path))
             found[path.name] = entry
     return found
 
 
 class StoreWriter:
-    """Writes a store sequence by sequence, in one process. Reopening a folder continues after the last full shard.
+    """Writes a store sequence by sequence in one process; `close` publishes it.
 
-    `close` publishes it. Raises UserError as `begun` does.
+    Reopening an unfinished folder continues after its last complete shard. Raises UserError as `existing_shards` does.
     """
 
     def __init__(self, folder: str | Path, header: StoreHeader, positions_per_shard: int = 65536):
         self.folder, self.header, self.positions_per_shard = Path(folder), header, positions_per_shard
-        self._entries = begun(folder, header)
+        self._entries = existing_shards(folder, header)
         self._known: dict[str, bytes] = {}  # key: its runs, to refuse the same ids under another mask
         for entry in self._entries.values():
             runs_of = read_index(self.folder / entry["file"], entry)
@@ -151,19 +157,19 @@ class StoreWriter:
         self._next = 1 + max((int(number[1]) for number in numbers if number), default=-1)
 
     def has(self, key: str, runs: np.ndarray | None = None) -> bool:
-        """Whether the sequence with this `sample_key` is stored, or waits to be written with the next shard.
+        """Whether the sequence with this `sample_key` is stored or buffered for the next shard.
 
-        runs: its `target_runs`. Raises UserError when the sequence is known under another supervised mask than these.
+        runs: its `target_runs`. Raises UserError when the sequence is known with another supervised mask.
         """
         if runs is not None and self._known.get(key, runs.tobytes()) != runs.tobytes():
             raise UserError(
-                f"sequence {key[:16]} is in the teacher store {self.folder} under another supervised mask; delete the "
-                f"store to capture anew"
+                f"sequence {key[:16]} is in the teacher store {self.folder} with another supervised mask; delete the "
+                f"store to capture it again"
             )
         return key in self._known
 
     def add(self, ids: np.ndarray, supervised: np.ndarray, *teacher_rows: np.ndarray) -> bool:
-        """Store what the teacher said about one sequence, as `make_row` takes it; False when it is there already.
+        """Store the teacher rows of one sequence, the arguments of `make_row`; False when they are stored already.
 
         Raises UserError as `make_row` and `has` do.
         """
@@ -186,22 +192,22 @@ class StoreWriter:
         if not self._buffer:
             return
         path, rows = shard_path(self.folder, self._next), self._buffer
-        note = resumable.publish(path, lambda path: write_shard(path, rows), shard_note(self.header, path, rows))
-        self._entries[path.name] = note
+        record = shard_record(self.header, path, rows)
+        self._entries[path.name] = resumable.publish(path, lambda path: write_shard(path, rows), record)
         self._next += 1
         self._buffer, self._buffered = [], 0
 
 
 def publish(folder: str | Path, header: StoreHeader, entries: Iterable[dict]) -> None:
-    """Write `manifest.json` with these shards; then remove notes, other shards and what kills left.
+    """Write `manifest.json` with these shards; then delete records, unlisted shards and temporary files.
 
-    For one process, when nobody else writes to the store.
+    For one process, while nobody else writes to the store.
     """
     folder = Path(folder)
     keys = ("file", "sha256", "sequences", "positions")
     shards = [{key: entry[key] for key in keys} for entry in sorted(entries, key=lambda entry: entry["file"])]
     counts = {name: sum(entry[name] for entry in shards) for name in ("sequences", "positions")}
-    write_json(folder / MANIFEST, {"schema": SCHEMA, "header": asdict(header), "counts": counts, "shards": shards})
+    write_json(folder / MANIFEST, listing(header, counts=counts, shards=shards))
     listed = {entry["file"] for entry in shards}
     for path in folder.iterdir():
         stray = path.name.startswith("shard-") and path.name not in listed

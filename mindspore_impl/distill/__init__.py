@@ -1,1 +1,1 @@
-"""Offline on-policy distillation: rollouts, and the capture of teacher distributions."""
+"""Offline on-policy distillation: rollouts and the capture of teacher distributions."""

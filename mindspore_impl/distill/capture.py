@@ -1,9 +1,9 @@
-"""Capture: the teacher reads every sample once, and what it says at each supervised position goes into a store.
+"""Capture: one teacher pass over every sample stores its distribution at each supervised position.
 
 Legend: B rows, L positions of a packed row, D hidden, V vocabulary, K ids, S supervised targets of one sample, R rows
 the output projection handles at a time. The samples are packed once, and consecutive batches make a shard. A shard is
-what the ranks share and what a killed capture goes on at: it is scored whole, by one rank, in the same batches, so the
-store is byte for byte the same whatever number of ranks made it and however often they were interrupted.
+the unit that ranks share and a killed capture resumes at: it is scored whole, by one rank, in the same batches, so the
+store is byte for byte the same for any number of ranks and interruptions.
 """
 
 import functools
@@ -17,10 +17,17 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from mindspore_impl import runtime
-from mindspore_impl.data.batches import PackedBatch, SequentialBatches, one_pass
+from mindspore_impl.data.batches import PackedBatch, SequentialBatches
 from mindspore_impl.data.packing import shift
 from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, read_index, sample_key, target_runs
-from mindspore_impl.data.teacher_store_writer import begun, make_row, publish, shard_note, shard_path, write_shard
+from mindspore_impl.data.teacher_store_writer import (
+    existing_shards,
+    make_row,
+    publish,
+    shard_path,
+    shard_record,
+    write_shard,
+)
 from mindspore_impl.distill.options import CaptureOptions
 from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
@@ -41,17 +48,26 @@ def run_capture(
     folder: str | Path,
     seed: int,
 ) -> dict[str, float]:
-    """Score `samples` with `model` and publish `folder`/store; a killed capture goes on after its finished shards.
+    """Score `samples` with `model` and publish `folder`/store, resuming after the shards that exist.
 
-    `header` names teacher, tokenizer and vocabulary; K, temperature and mode are those of `options`. Each distinct
-    sample is scored once, by one of the ranks. What is stored of a sample depends on its ids and `seed` alone, not on
-    what it was packed with (to float32 rounding).
-    Returns the metrics of the whole store: positions, sequences, bytes and bytes_per_position (everything in the
+    Each distinct sample is scored once, by one of the ranks. What is stored of it depends on its ids and `seed` alone,
+    not on what it was packed with (to float32 rounding).
+
+    Args:
+        model: The teacher.
+        header: Names teacher, tokenizer and vocabulary; K, temperature and mode are taken from `options`.
+        samples: Rendered samples, equal ones allowed.
+        options: What is stored, and how the work is cut.
+        sequence_length: Tokens of a packed row.
+        folder: The stage's folder.
+        seed: Seed of the draws in mode "sampled".
+
+    Returns the metrics of the whole store: positions, sequences, bytes and bytes_per_position (all files of the
     folder), teacher_mass, teacher_entropy and tail (means over positions, of the K ids and the bucket for the rest, as
     read back), dropped (samples left out by overlong=drop), and of this run alone, all ranks together: seconds, tokens,
     tokens_per_second.
     Raises UserError when an id lies outside the vocabulary, K exceeds it, a sample is longer than a packed row under
-    overlong=error, equal ids come under two supervised masks, or the teacher's logits are not finite.
+    overlong=error, equal ids have two supervised masks, or the teacher's logits are not finite.
     """
     header = replace(header, top_k=options.top_k, temperature=options.temperature, mode=options.mode)
     given = len(samples)
@@ -65,13 +81,13 @@ def run_capture(
     packed = SequentialBatches(samples, sequence_length, options.rows_per_batch)
     plan = plan_shards(packed, options.positions_per_shard)
     store = Path(folder) / "store"
-    there = functools.cache(lambda: begun(store, header))  # on rank 0 alone
+    existing = functools.cache(lambda: existing_shards(store, header))  # on rank 0 alone
     tokens, started = 0, time.perf_counter()
     scorer = TeacherScorer(model, header, seed)
 
     def known(number: int) -> dict | None:
         path = shard_path(store, number)
-        entry = there().get(path.name)
+        entry = existing().get(path.name)
         return entry if entry and _holds(read_index(path, entry), packed, plan[number]) else None
 
     def make(number: int) -> tuple[resumable.Publish, dict]:
@@ -83,7 +99,7 @@ def run_capture(
                 rows.append(make_row(header, sample.ids, sample.supervised, *teacher_rows))
                 bar.update(len(sample.ids))
         tokens += total
-        return lambda path: write_shard(path, rows), shard_note(header, shard_path(store, number), rows)
+        return lambda path: write_shard(path, rows), shard_record(header, shard_path(store, number), rows)
 
     entries = resumable.share([shard_path(store, number) for number in range(len(plan))], make, known)
     ranks.on_rank_zero(lambda: publish(store, header, entries))
@@ -99,7 +115,7 @@ def run_capture(
 
 
 def plan_shards(packed: SequentialBatches, positions_per_shard: int) -> list[range]:
-    """The batches of each shard: consecutive ones, until they hold `positions_per_shard` supervised targets."""
+    """The batches of each shard: consecutive ones that reach `positions_per_shard` supervised targets."""
     plan, first, positions = [], 0, 0
     for number in range(len(packed)):
         members = (packed.samples[index] for index in packed.members(number))
@@ -111,7 +127,7 @@ def plan_shards(packed: SequentialBatches, positions_per_shard: int) -> list[ran
 
 
 def _holds(found: dict[bytes, np.ndarray], packed: SequentialBatches, batches: range) -> bool:
-    """Whether a shard, whose index is `found`, is of these batches: the same sequences and masks in this order."""
+    """Whether a shard with the index `found` holds the sequences and masks of these batches in this order."""
     wanted = [packed.samples[index] for number in batches for index in packed.members(number)]
     return [key.hex() for key in found] == [sample_key(sample.ids) for sample in wanted] and all(
         np.array_equal(runs, target_runs(sample.supervised))
@@ -120,14 +136,14 @@ def _holds(found: dict[bytes, np.ndarray], packed: SequentialBatches, batches: r
 
 
 def _stoppable(packed: SequentialBatches, batches: range):
-    """These batches; SIGTERM is seen before each, and the shard is scored again later."""
+    """These batches; SIGTERM is handled before each, and the shard is then scored again later."""
     for number in batches:
         ranks.check_stop()
         yield packed[number]
 
 
 def fitting(samples: Sequence[Sample], sequence_length: int) -> list[Sample]:
-    """The samples that a row of `sequence_length` tokens can hold. Raises UserError when there is none among them."""
+    """The samples of at most `sequence_length` tokens. Raises UserError when none of them is."""
     kept = [sample for sample in samples if len(sample.ids) <= sequence_length]
     if samples and not kept:
         raise UserError(
@@ -140,22 +156,22 @@ def fitting(samples: Sequence[Sample], sequence_length: int) -> list[Sample]:
 def distinct(samples: Sequence[Sample]) -> list[Sample]:
     """The first sample of each sequence of ids, in order.
 
-    Raises UserError naming both records when equal ids come under two supervised masks: a store has one entry for them.
+    Raises UserError naming both records when equal ids have two supervised masks: a store has one entry for them.
     """
     first: dict[str, Sample] = {}
     for sample in samples:
         known = first.setdefault(sample_key(sample.ids), sample)
         if known is not sample and not np.array_equal(target_runs(known.supervised), target_runs(sample.supervised)):
             raise UserError(
-                f"records {known.record_id!r} and {sample.record_id!r} have the same {len(sample.ids)} tokens under "
-                f"different supervised masks, and a store holds one mask for them; remove one of the two records, or "
+                f"records {known.record_id!r} and {sample.record_id!r} have the same {len(sample.ids)} tokens with "
+                f"different supervised masks, and a store holds one mask for them; remove one of the records, or "
                 f"capture them in two stages"
             )
     return list(first.values())
 
 
 def check_capture(model: nn.Cell, header: StoreHeader, samples: Sequence[Sample], sequence_length: int) -> None:
-    """Raise UserError, naming the key or record, for anything that the teacher or the store could not take."""
+    """Raise UserError, naming the key or record, for a sample or setting that cannot be captured."""
     if not samples:
         raise UserError("capture: there is no sample to score; name sets or rollouts that are not empty")
     rows = model.lm_head_weight.shape[0]
@@ -183,9 +199,9 @@ def check_capture(model: nn.Cell, header: StoreHeader, samples: Sequence[Sample]
 
 
 class TeacherScorer:
-    """Runs a teacher over packed samples and hands back, sample by sample, what the store keeps of each.
+    """Runs a teacher over packed samples and yields the teacher rows of each sample.
 
-    `header` says K, temperature and mode. Ids at or beyond its vocab_size (a padded lm_head) get no mass.
+    `header` gives K, temperature and mode. Ids at or above its vocab_size (a padded lm_head) get no mass.
     """
 
     def __init__(self, model: nn.Cell, header: StoreHeader, seed: int = 0):
@@ -197,10 +213,16 @@ class TeacherScorer:
             take = topk_logprobs(header.top_k, header.temperature)
         self.head = ProjectedRows(model, header.vocab_size, take).set_train(False)
 
+    @functools.cached_property
+    def rescoring_head(self) -> nn.Cell:
+        """The output projection that reads the teacher's log-probabilities at given ids."""
+        take = LogprobsAt(self.header.top_k, self.header.temperature)
+        return ProjectedRows(self.model, self.header.vocab_size, take).set_train(False)
+
     def score(
         self, samples: Sequence[Sample], batches: Iterable[Batch]
     ) -> Iterator[tuple[Sample, tuple[np.ndarray, ...]]]:
-        """Yield (sample, (teacher_ids_SK, teacher_logp_SK, tail_logp_S)) in order of packing, one batch a forward.
+        """Yield (sample, (teacher_ids_SK, teacher_logp_SK, tail_logp_S)) in packing order, one forward pass per batch.
 
         batches: of a `SequentialBatches` over `samples`.
         """
@@ -208,7 +230,7 @@ class TeacherScorer:
             if self.header.mode == "sampled":
                 uniform_SK = np.concatenate([self._uniform(sample, len(positions)) for sample, positions in placed])
                 drawn_SK, logp_SK = self.apply(self.head, hidden_ND, placed, uniform_SK)
-                _check_finite(logp_SK)  # what is stored are counts, which are finite whatever the teacher said
+                _check_finite(logp_SK)  # the counts that are stored would be finite
                 results = counted(drawn_SK)
             else:
                 results = self.apply(self.head, hidden_ND, placed)
@@ -234,13 +256,13 @@ class TeacherScorer:
             yield self.hidden(*(Tensor(array) for array in inputs)), placed
 
     def apply(self, head: nn.Cell, hidden_ND, placed, *inputs_S: np.ndarray) -> list[np.ndarray]:
-        """What `head` makes of all placed positions, R at a time; the last R are filled up and cut off again."""
+        """The outputs of `head` at all placed positions, R at a time; the last R are padded and trimmed."""
         position_S = np.concatenate([positions for _, positions in placed])
         chunks = list(in_chunks(head, hidden_ND, position_S, *inputs_S))
         return [np.concatenate(column) for column in zip(*chunks, strict=True)]
 
     def _uniform(self, sample: Sample, count: int) -> np.ndarray:
-        """The numbers that draw for one sample, float32 [count, K] in [0, 1): a function of the seed and its ids."""
+        """The uniform numbers of one sample's draws, float32 [count, K] in [0, 1): a function of seed and ids."""
         digest = hashlib.sha256(f"{self.seed} {sample_key(sample.ids)}".encode()).digest()
         generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
         return generator.random((count, self.header.top_k), np.float32)
@@ -254,14 +276,14 @@ def _check_finite(*arrays: np.ndarray) -> None:
 
 
 def counted(drawn_SK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Drawn ids as distinct ids with log(count / K), the most frequent first, -1 after them; a sample has no tail."""
-    count_s, draws = drawn_SK.shape
-    ids_SK, logp_SK = np.full((count_s, draws), -1, np.int32), np.full((count_s, draws), LOG_FLOOR, np.float32)
+    """Drawn ids as distinct ids with log(count / K), most frequent first, then -1; draws leave no tail."""
+    draws = drawn_SK.shape[1]
+    ids_SK, logp_SK = np.full(drawn_SK.shape, -1, np.int32), np.full(drawn_SK.shape, LOG_FLOOR, np.float32)
     for row, drawn_K in enumerate(drawn_SK):
         ids, counts = np.unique(drawn_K, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         ids_SK[row, : len(ids)], logp_SK[row, : len(ids)] = ids[order], np.log(counts[order] / draws)
-    return ids_SK, logp_SK, np.full(count_s, LOG_FLOOR, np.float32)
+    return ids_SK, logp_SK, np.full(len(drawn_SK), LOG_FLOOR, np.float32)
 
 
 def store_metrics(reader: StoreReader, samples: Sequence[Sample]) -> dict[str, float]:
@@ -269,12 +291,8 @@ def store_metrics(reader: StoreReader, samples: Sequence[Sample]) -> dict[str, f
 
     Equal samples count once. Raises UserError when a sample is absent.
     """
-    seen, positions, mass, entropy, tail = set(), 0, 0.0, 0.0, 0.0
-    for sample in samples:
-        key = sample_key(sample.ids)
-        if key in seen:
-            continue
-        seen.add(key)
+    positions, mass, entropy, tail = 0, 0.0, 0.0, 0.0
+    for sample in distinct(samples):
         runtime.reset_watchdog()
         _, logp_SK, tail_logp_S = (
             np.asarray(array, np.float64) for array in reader.lookup(sample.ids, sample.supervised)
@@ -298,28 +316,33 @@ def store_metrics(reader: StoreReader, samples: Sequence[Sample]) -> dict[str, f
 def rescore(
     model: nn.Cell, reader: StoreReader, samples: Sequence[Sample], sequence_length: int, rows: int
 ) -> dict[str, float]:
-    """Score stored samples with a teacher again and compare with what the store says.
+    """Score stored samples with a teacher again and compare the result with the store.
 
-    Returns sequences, positions, max_abs_logp_difference and mean_abs_logp_difference in nats, between the stored
-    log-probabilities and the teacher's for the same ids, and id_agreement, the share of stored ids among the teacher's
-    K most probable. Drawn ids (mode sampled) carry counts and no probabilities: there both differences are between the
-    mean log-probability of all draws and what the teacher's own entropy lets expect, less four standard errors, so
-    that they are 0 for the teacher that drew them. Samples longer than a row are left out and counted as dropped: a
-    capture with overlong=drop left them out, too. Raises UserError when another sample is not in the store, or the
+    Args:
+        model: The teacher.
+        reader: The open store.
+        samples: Samples of the store; those longer than a row are left out and counted as dropped, as a capture with
+            overlong=drop does.
+        sequence_length: Tokens of a packed row.
+        rows: Rows of a batch.
+
+    Returns sequences, positions, dropped, max_abs_logp_difference and mean_abs_logp_difference in nats, between the
+    stored log-probabilities and the teacher's for the same ids, and id_agreement, the share of stored ids among the
+    teacher's K most probable. Drawn ids (mode sampled) carry counts and no probabilities: there both differences are
+    between the mean log-probability of all draws and its expectation under the teacher, less four standard errors, so
+    that they are 0 for the teacher that drew them. Raises UserError when a sample is not in the store, or the
     teacher's logits are not finite.
     """
     header, given = reader.header, len(samples)
     samples = fitting(samples, sequence_length)
     check_capture(model, header, samples, sequence_length)
     scorer = TeacherScorer(model, header)
-    again = LogprobsAt(header.top_k, header.temperature)
-    head = ProjectedRows(model, header.vocab_size, again).set_train(False)
     worst, total, same, count, positions, sequences = 0.0, 0.0, 0, 0, 0, 0
     surplus, variance = 0.0, 0.0  # of the drawn log-probabilities over their expectation, in sum
-    for hidden_ND, placed in scorer.forward(samples, one_pass(samples, sequence_length, rows)):
+    for hidden_ND, placed in scorer.forward(samples, SequentialBatches(samples, sequence_length, rows)):
         stored = [reader.lookup(sample.ids, sample.supervised) for sample, _ in placed]
         ids_SK, stored_SK = np.concatenate([row[0] for row in stored]), np.concatenate([row[1] for row in stored])
-        teacher_SK, agree_SK, mean_S, variance_S = scorer.apply(head, hidden_ND, placed, ids_SK)
+        teacher_SK, agree_SK, mean_S, variance_S = scorer.apply(scorer.rescoring_head, hidden_ND, placed, ids_SK)
         _check_finite(teacher_SK, mean_S)  # max() below would let NaN pass
         real_SK = ids_SK >= 0
         difference = np.abs(stored_SK.astype(np.float64) - np.maximum(teacher_SK, LOG_FLOOR))[real_SK]

@@ -1,4 +1,4 @@
-"""What can be asked of a teacher or a student that runs elsewhere, whoever it is put to."""
+"""Requests to an external engine: a teacher or student that runs in another process or on a server."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from mindspore_impl.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class TopkQuestions:
-    """The teacher's top K along these sequences. weights_sha256: of the teacher, where its files are at hand."""
+    """Requests for an external teacher's top K along `samples`. weights_sha256: of the teacher, where known."""
 
     tokenizer: Tokenizer
     samples: list[Sample]
@@ -22,7 +22,7 @@ class TopkQuestions:
 
 @dataclass(frozen=True)
 class RolloutQuestions:
-    """Answers to the prompts of these records, with the seeds of an in-process rollout."""
+    """Requests for answers to the prompts of `records`, with the seeds of an in-process rollout."""
 
     tokenizer: Tokenizer
     records: list[Record]

@@ -1,13 +1,13 @@
-"""Offline on-policy generations: each prompt answered once (or several times) by one fixed set of weights.
+"""Offline on-policy generations: every prompt is answered once, or several times, by one fixed set of weights.
 
-The work is cut into parts of about `prompts_per_part` prompts (see `data/parts.py`): a killed stage goes on at the next
-part, several ranks share the parts, and rank 0 merges them. A part is always generated whole, in the same batches, so
-rollouts.jsonl is byte for byte the same whatever number of ranks made it and however often they were interrupted.
+The work is cut into parts of about `prompts_per_part` prompts (see `distributed/resumable.py`): ranks share the parts,
+and a killed stage continues with the next one. A part is always generated whole, in the same batches, so rollouts.jsonl
+is byte for byte the same for any number of ranks and interruptions.
 """
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mindspore_impl import files, runtime
@@ -19,13 +19,100 @@ from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import sample_seed
 from mindspore_impl.text.chat import Completion, parse_completion, render_prompt
 from mindspore_impl.text.records import Record, messages_to_json, prompt_messages
+from mindspore_impl.text.tokenizer import Tokenizer
 
 Check = Callable[[Record, Completion], bool | None]
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """One requested generation: sample `index` of a record. `key` is the id of its rollout."""
+
+    key: str
+    record: Record
+    index: int
+    ids: list[int]
+    seed: int
+
+
+def prompts_of(records: Sequence[Record], tokenizer: Tokenizer, samples_per_prompt: int, seed: int) -> list[Prompt]:
+    """`samples_per_prompt` prompts for each record, rendered in its own thinking mode, in order.
+
+    Raises UserError as `check_unique` does.
+    """
+    check_unique(records)
+    prompts = []
+    for record in records:
+        ids = list(render_prompt(prompt_messages(record), tokenizer, record.thinking))
+        prompts += [
+            Prompt(rollout_id(record, index), record, index, ids, sample_seed(seed, record.id, index))
+            for index in range(samples_per_prompt)
+        ]
+    return prompts
+
+
+def make_rollout(
+    prompt: Prompt,
+    ids: list[int] | None,
+    text: str,
+    finished: bool,
+    sampling: SamplingOptions,
+    tokenizer: Tokenizer,
+    weights_sha256: str | None,
+) -> Rollout:
+    """The rollout record of one generation.
+
+    Args:
+        prompt: What was asked.
+        ids: Generated token ids, or None where the engine returns text only.
+        text: The generated text, special tokens included.
+        finished: Whether the model ended its turn; a generation cut by the token limit must never train as if it had.
+        sampling: The decoding settings.
+        tokenizer: The tokenizer of the ids.
+        weights_sha256: Hash of the weights that generated it, where known.
+    """
+    return Rollout(
+        id=prompt.key,
+        messages=prompt_messages(prompt.record),
+        thinking=prompt.record.thinking,
+        prompt_ids=prompt.ids,
+        completion_ids=ids,
+        text=text,
+        finish="stop" if finished else "length",
+        weights_sha256=weights_sha256,
+        tokenizer_sha256=tokenizer.sha256,
+        sampling=sampling_settings(sampling) | {"seed": prompt.seed},
+        meta={**prompt.record.meta, "prompt_id": prompt.record.id, "sample": prompt.index},
+    )
+
+
+def rollout_id(record: Record, index: int) -> str:
+    """The id of one generation. It names the thinking mode, as one problem may be asked in both."""
+    return f"{record.id}/{record.thinking}#{index}"
+
+
+def check_unique(records: Sequence[Record], where: str = "prompts") -> None:
+    """Raise UserError when there is no record, or two would give rollouts of the same id."""
+    if not records:
+        raise UserError(f"{where}: no prompt to answer; check the sets in the stage's `prompts`, `rollout.limit`")
+    seen = set()
+    for record in records:
+        if (name := rollout_id(record, 0)) in seen:
+            raise UserError(
+                f"{where}: two {record.thinking} prompts have the id {record.id!r}; give the records of all sets in "
+                "`prompts` different ids, or name a set once"
+            )
+        seen.add(name)
+
+
+def sampling_settings(sampling: SamplingOptions) -> dict:
+    """The sampling options that determine the result, which the batch size does not."""
+    return {key: value for key, value in asdict(sampling).items() if key != "batch_size"}
+
+
 def run_rollout(
     model,
-    tokenizer,
+    tokenizer: Tokenizer,
     records: list[Record],
     options: RolloutOptions,
     sampling: SamplingOptions,
@@ -33,42 +120,32 @@ def run_rollout(
     folder: Path,
     seed: int,
     check: Check | None = None,
+    make_engine: Callable | None = None,
 ) -> dict:
-    """Answer the records' prompts with `model`, in each record's own thinking mode, into `folder`/rollouts.jsonl.
+    """Answer the prompts of `records` into `folder`/rollouts.jsonl, resuming after the parts that exist.
 
-    All of `records` are answered: `options.limit`, which counts a set, is applied where the sets are put together.
-    `check(record, completion)` says whether an answer is right, or None where that cannot be told. Returns metrics:
-    prompts, generations, kept, finished_share, tokens (generated), seconds, tokens_per_second, and correct_share
-    where something could be checked, of all ranks and of an interrupted run's parts, too. Raises UserError when there
-    is no prompt, or nothing is left to keep.
+    Args:
+        model: The language model, passed to `make_engine`.
+        tokenizer: Its tokenizer.
+        records: The prompts. All are answered; `options.limit`, which counts one set, is the caller's to apply.
+        options: Samples per prompt, part size, and whether truncated answers are kept.
+        sampling: Decoding settings.
+        weights_sha256: Hash of the weights, stored with each rollout.
+        folder: The stage's folder.
+        seed: Seed of the run; every sample derives its own.
+        check: check(record, completion) -> whether an answer is right, None where that is unknown.
+        make_engine: make_engine(model, tokenizer) -> engine, called when something is left to generate; default:
+            `generation.engine.Engine`.
+
+    Returns metrics over all ranks and interruptions: prompts, generations, kept, finished_share, tokens (generated),
+    seconds, tokens_per_second, and correct_share where something could be checked. Raises UserError when there is no
+    prompt, or nothing is left to keep.
     """
-    from mindspore_impl.generation.engine import Engine  # imports mindspore, which a finished stage does not need
-
-    def make_engine():
-        return Engine(model, tokenizer)
-
-    return roll_out(make_engine, tokenizer, records, options, sampling, weights_sha256, folder, seed, check)
-
-
-def roll_out(
-    make_engine: Callable,
-    tokenizer,
-    records: list[Record],
-    options: RolloutOptions,
-    sampling: SamplingOptions,
-    weights_sha256: str,
-    folder: Path,
-    seed: int,
-    check: Check | None = None,
-) -> dict:
-    """`run_rollout` over any engine: `make_engine()` is called once, when something is left to generate."""
     folder = Path(folder)
     for key in ("samples_per_prompt", "prompts_per_part"):
         if getattr(options, key) < 1:
             raise UserError(f"{folder.name}: rollout.{key} is {getattr(options, key)}; use 1 or more")
-    if not records:
-        raise UserError(f"{folder.name}: no prompt to answer; check the sets in the stage's `prompts`, `rollout.limit`")
-    _check_unique(records, folder.name)
+    check_unique(records, folder.name)
     asked = [[rollout_id(record, 0), messages_to_json(prompt_messages(record)), record.meta] for record in records]
     made_by = [weights_sha256, tokenizer.sha256, runtime.numerics()]
     answers = files.sha256_json([asked, options.samples_per_prompt, sampling_settings(sampling), made_by, seed])
@@ -77,36 +154,42 @@ def roll_out(
         return metrics
     size = _part_size(options, sampling)
     spans = [records[first : first + size] for first in range(0, len(records), size)]
-    # Parts of other answers, or in other batches (which may change rounding), are never read: another name.
+    # Another batch size may change rounding, so its parts have another name.
     place = folder / resumable.FOLDER / f"{answers[:16]}_{size}_{sampling.batch_size}"
     paths = [place / f"part_{number:05d}.jsonl" for number in range(len(spans))]
-    engine = functools.cache(make_engine)
+
+    @functools.cache
+    def engine():
+        if make_engine is not None:
+            return make_engine(model, tokenizer)
+        from mindspore_impl.generation.engine import Engine  # imports mindspore, which a finished stage does not need
+
+        return Engine(model, tokenizer)
 
     def make(number: int) -> tuple[resumable.Publish, dict]:
         title = f"rollout part {number + 1}/{len(spans)}"
-        items = _generate(engine(), tokenizer, spans[number], options, sampling, weights_sha256, seed, title, check)
-        return lambda path: write_rollouts(path, items), _note(items)
-
-    notes = resumable.share(paths, make)
-    return ranks.on_rank_zero(
-        lambda: _publish(folder, plan, paths, notes, len(records), tokenizer, options.keep_truncated)
-    )
-
-
-def rollout_id(record: Record, index: int) -> str:
-    """The name of one generation. The thinking mode is part of it: one problem may be asked in both."""
-    return f"{record.id}/{record.thinking}#{index}"
-
-
-def _check_unique(records: list[Record], stage: str) -> None:
-    seen = set()
-    for record in records:
-        if (name := rollout_id(record, 0)) in seen:
-            raise UserError(
-                f"{stage}: two {record.thinking} prompts have the id {record.id!r}; give the records of all sets in "
-                "`prompts` different ids, or name a set once"
+        prompts = prompts_of(spans[number], tokenizer, options.samples_per_prompt, seed)
+        try:
+            generations = engine().generate(
+                [prompt.ids for prompt in prompts], sampling, [prompt.seed for prompt in prompts], progress=title
             )
-        seen.add(name)
+        except UserError as error:
+            first, last = spans[number][0].id, spans[number][-1].id
+            raise UserError(f"{title}, records {first!r} to {last!r}: {error}") from error
+        items = []
+        for prompt, generation in zip(prompts, generations, strict=True):
+            ids = [int(i) for i in generation.ids]
+            text = tokenizer.decode(ids, skip_special=False)
+            items.append(make_rollout(prompt, ids, text, generation.finished, sampling, tokenizer, weights_sha256))
+            right = check(prompt.record, parse_completion(ids, tokenizer)) if check else None
+            if right is not None:
+                items[-1].meta["correct"] = bool(right)
+        return lambda path: write_rollouts(path, items), _counts(items)
+
+    counts = resumable.share(paths, make)
+    return ranks.on_rank_zero(
+        lambda: _publish(folder / "rollouts.jsonl", plan, paths, counts, len(records), tokenizer, options)
+    )
 
 
 def _part_size(options: RolloutOptions, sampling: SamplingOptions) -> int:
@@ -115,49 +198,7 @@ def _part_size(options: RolloutOptions, sampling: SamplingOptions) -> int:
     return max(batches * sampling.batch_size // options.samples_per_prompt, options.prompts_per_part)
 
 
-def sampling_settings(sampling: SamplingOptions) -> dict:
-    """What of the sampling options shapes the result; the batch size does not."""
-    return {key: value for key, value in asdict(sampling).items() if key != "batch_size"}
-
-
-def _generate(engine, tokenizer, records, options, sampling, weights_sha256, seed, title, check) -> list[Rollout]:
-    """One part's generations, in the order of records and samples."""
-    tasks = [(record, index) for record in records for index in range(options.samples_per_prompt)]
-    rendered = {id(r): render_prompt(prompt_messages(r), tokenizer, r.thinking) for r in records}
-    prompts = [rendered[id(record)] for record, _ in tasks]
-    seeds = [sample_seed(seed, record.id, index) for record, index in tasks]
-    try:
-        generations = engine.generate(prompts, sampling, seeds, progress=title)
-    except UserError as error:
-        first, last = records[0].id, records[-1].id
-        raise UserError(f"{title}, records {first!r} to {last!r}: {error}") from error
-    items = []
-    for (record, index), prompt, own_seed, generation in zip(tasks, prompts, seeds, generations, strict=True):
-        ids = [int(i) for i in generation.ids]
-        meta = {**record.meta, "prompt_id": record.id, "sample": index}
-        right = check(record, parse_completion(ids, tokenizer)) if check else None
-        if right is not None:
-            meta["correct"] = bool(right)
-        items.append(
-            Rollout(
-                id=rollout_id(record, index),
-                messages=prompt_messages(record),
-                thinking=record.thinking,
-                prompt_ids=list(prompt),
-                completion_ids=ids,
-                text=tokenizer.decode(ids, skip_special=False),
-                # A cut answer must never be trained on as if it had ended.
-                finish="stop" if generation.finished else "length",
-                weights_sha256=weights_sha256,
-                tokenizer_sha256=tokenizer.sha256,
-                sampling={**sampling_settings(sampling), "seed": own_seed},
-                meta=meta,
-            )
-        )
-    return items
-
-
-def _note(items: list[Rollout]) -> dict:
+def _counts(items: list[Rollout]) -> dict:
     """What the metrics need to know of one part."""
     checked = [item.meta["correct"] for item in items if "correct" in item.meta]
     return {
@@ -169,18 +210,16 @@ def _note(items: list[Rollout]) -> dict:
     }
 
 
-def _publish(folder, plan, paths, notes, prompts, tokenizer, keep_truncated) -> dict:
-    """Merge the parts `paths`, of which `notes` tell, into rollouts.jsonl; return the metrics of all."""
-    keys = ("generations", "finished", "tokens", "checked", "correct")
-    totals = {key: sum(note[key] for note in notes) for key in keys}
-    kept = totals["generations" if keep_truncated else "finished"]
-    lines = folder / "rollouts.jsonl"
+def _publish(path, plan, paths, counts, prompts, tokenizer, options) -> dict:
+    """Merge the parts `paths` into rollouts.jsonl and return the metrics of all; `counts` are the parts' records."""
+    totals = {key: sum(count[key] for count in counts) for key in _counts([])}
+    kept = totals["generations" if options.keep_truncated else "finished"]
     if kept == 0:
         raise UserError(
-            f"{lines}: all {totals['generations']} generations were cut and rollout.keep_truncated is false; "
+            f"{path}: all {totals['generations']} generations were cut and rollout.keep_truncated is false; "
             "raise sampling.max_new_tokens or keep truncated answers"
         )
-    seconds = resumable.seconds(notes)
+    seconds = resumable.seconds(counts)
     metrics = {
         "prompts": prompts,
         "generations": totals["generations"],
@@ -194,9 +233,9 @@ def _publish(folder, plan, paths, notes, prompts, tokenizer, keep_truncated) -> 
         metrics["correct_share"] = totals["correct"] / totals["checked"]
 
     def merged() -> Iterator[Rollout]:
-        for path in paths:
-            for item in read_rollouts(path, tokenizer, keep_truncated=True):
-                if keep_truncated or item.finish == "stop":
+        for part in paths:
+            for item in read_rollouts(part, tokenizer, keep_truncated=True):
+                if options.keep_truncated or item.finish == "stop":
                     yield item
 
-    return resumable.publish_result(lines, lambda path: write_rollouts(path, merged()), plan, metrics)
+    return resumable.publish_result(path, lambda temporary: write_rollouts(temporary, merged()), plan, metrics)

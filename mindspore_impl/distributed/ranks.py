@@ -4,6 +4,7 @@ Everything between processes outside of compiled graphs goes through here. It is
 which both backends have (the CPU backend has no barrier), and it does nothing in a run of one process.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -109,10 +110,8 @@ def settle(stop: Stopped) -> None:
     if not joined():
         return
     if not stop.agreed:
-        try:
+        with contextlib.suppress(Stopped):
             _meet(b"")  # tells the others, at whatever meeting they come to next
-        except Stopped:
-            pass
     _collect(np.zeros(1, np.float32))
 
 

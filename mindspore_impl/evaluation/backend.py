@@ -31,8 +31,10 @@ class Backend:
 
 @dataclass(frozen=True)
 class Text:
-    """One completion: its ids, with the end-of-turn id when `finished`, and its text without special tokens, cut before
-    the first stop string."""
+    """One completion.
+
+    ids: with the end-of-turn id when `finished`; text: without special tokens, cut before the first stop string.
+    """
 
     ids: list[int]
     finished: bool

@@ -49,8 +49,10 @@ def content(options: EvaluationOptions) -> list:
 
 
 def check_lengths(key: str, options: EvaluationOptions, tokenizer, limit: int) -> None:
-    """Refuse questions that are too long for a model of `limit` positions. Raises UserError that names the entry of the
-    options at `key`."""
+    """Refuse questions that are too long for a model of `limit` positions.
+
+    Raises UserError that names the entry of the options at `key`.
+    """
     for name, entry in options.benchmarks.items():
         try:
             benchmark.check_lengths(_benchmark(name, entry, options, 0), tokenizer, limit)

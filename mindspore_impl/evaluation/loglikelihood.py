@@ -38,8 +38,11 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Stretch:
-    """One row to score: `ids` follow cache row `row` from position `start`; the last ones predict the tokens of
-    `targets`, the continuations at `places` (query, number)."""
+    """One row to score.
+
+    `ids` follow cache row `row` from position `start`; the last ones predict the tokens of `targets`, the continuations
+    at `places` (query, number).
+    """
 
     ids: tuple[int, ...]
     start: int
@@ -209,8 +212,10 @@ class Scorer:
 
 
 class DecoderScorer:
-    """Likelihoods by any `generation.decoder.Decoder` (an exported package), one context at a time; its continuations
-    reuse the same cache."""
+    """Likelihoods by any `generation.decoder.Decoder`, such as an exported package.
+
+    One context at a time; its continuations reuse the same cache.
+    """
 
     def __init__(self, decoder):
         self.decoder, self.limit = decoder, decoder.slots

@@ -31,8 +31,11 @@ class BenchmarkOptions(AskOptions):
 
 @dataclass
 class EvaluationOptions:
-    """What is measured. Lists name sets of `data.sets`: `accuracy` by greedy generation in each set's thinking mode,
-    `perplexity` teacher-forced, `teacher_kl` the teacher-forced KL(teacher || model). `benchmarks`: entries by name."""
+    """What is measured. Lists name sets of `data.sets`.
+
+    `accuracy` by greedy generation in each set's thinking mode, `perplexity` teacher-forced, `teacher_kl` the
+    teacher-forced KL(teacher || model). `benchmarks`: entries by name.
+    """
 
     accuracy: list[str] = field(default_factory=list)
     perplexity: list[str] = field(default_factory=list)

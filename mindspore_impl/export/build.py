@@ -50,8 +50,9 @@ def check_export(options: ExportOptions, model: ModelOptions, where: str) -> Non
 
 
 def memory_estimate(model: ModelOptions, options: ExportOptions) -> dict[str, int]:
-    """Modelled bytes on the board: weights of one graph, cache (as input and as output), activations of the largest
-    prefill, and the sums if the graphs share their weights (a runtime must be told to) and if each holds its own.
+    """Modelled bytes on the board: weights of one graph, cache (input and output), activations of the largest prefill.
+
+    Also the totals if the graphs share their weights (a runtime option) and if each holds its own.
     """
     tensors = stored_tensors(model, options.precision, options.cache_length)
     weights = sum(stored.size for stored in tensors.values())

@@ -21,8 +21,9 @@ from mindspore_impl.export import mindir
 from mindspore_impl.export.stored import Stored, check_weights, compute_dtype, stored_tensors
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.pangu import check_options, head_dim
+from mindspore_impl.schema import upgrade
 
-VERSION = 1
+VERSION = 2  # 1 had other names in `model` (schema.RENAMED)
 MANIFEST, WEIGHTS, PARITY, DECODE, LITE = "manifest.json", "weights.safetensors", "parity.json", "decode", "lite"
 _AGAIN = "copy the package again, or export it anew with tools/export.py"
 
@@ -108,8 +109,10 @@ def graph_ports(model: ModelOptions, precision: str, slots: int, name: str) -> t
 def write_manifest(
     folder: Path, model: ModelOptions, tokenizer, tokenizer_file: str, about: dict, graphs: dict
 ) -> None:
-    """Write manifest.json over the files that are in `folder`. `about` holds what else belongs into it: precision,
-    cache_length, buckets, target_soc, source_weights_sha256, memory_estimate, operators, versions."""
+    """Write manifest.json over the files that are in `folder`.
+
+    about: precision, cache_length, buckets, target_soc, source_weights_sha256, memory_estimate, operators, versions.
+    """
     entries = {
         path.name: {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
         for path in sorted(folder.iterdir())
@@ -179,11 +182,11 @@ def named_template(folder: str | Path) -> str | None:
 def _read_manifest(folder: Path) -> Package:
     path = folder / MANIFEST
     content = files.read_json(path)
-    if not isinstance(content, dict) or content.get("version") != VERSION:
-        found = content.get("version") if isinstance(content, dict) else content
+    found = content.get("version") if isinstance(content, dict) else content
+    if found not in (1, VERSION):
         raise UserError(f"{path}: version {found!r} of the format, this program reads {VERSION}; export again")
     try:
-        model = ModelOptions(**content["model"])
+        model = ModelOptions(**(content["model"] if found == VERSION else upgrade(content["model"], "models.*")))
         tokenizer = content["tokenizer"]
         package = Package(
             folder, model, content["precision"], content["cache_length"], tuple(content["buckets"]),

@@ -69,8 +69,10 @@ class Requests:
         return [(logp, greedy) for logp, greedy in found]
 
     def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list[float]:
-        """The log-probability of each whole text: in windows of the model's length that do not overlap, each token
-        given as many before it as its window has room for."""
+        """The log-probability of each whole text, in non-overlapping windows of the model's length.
+
+        Each token is conditioned on as many tokens before it as fit into its window.
+        """
         title = None if disable_tqdm else "texts"
 
         def answer(chunk: list[tuple]) -> list:

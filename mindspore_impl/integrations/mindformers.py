@@ -24,11 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl import checkpoint, files, runtime
-from mindspore_impl.config import Config, build, nearest
+from mindspore_impl.config import Config
 from mindspore_impl.data.options import ROLLOUTS, BatchOptions, DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.schema import SCHEMA, build, nearest, upgrade
 from mindspore_impl.text.options import TokenizerOptions
 from mindspore_impl.training.options import OptimizerOptions
 
@@ -60,7 +61,7 @@ def register(options: runtime.RuntimeOptions | None = None) -> None:
 
 @functools.cache
 def _register() -> None:
-    from mindspore_impl.training.optimizer import import_mindformers
+    from mindspore_impl.training.mindformers import import_mindformers
 
     import_mindformers("tools.register", "models", "core.loss", "core.lr", "wrapper", "dataset", "trainer")
     from mindformers.tools.register import MindFormerModuleType as Kind
@@ -88,7 +89,7 @@ def train(path: Path, callbacks: list | None = None) -> None:
     from mindformers.tools.logger import get_logger
     from mindspore import Callback
 
-    config = MindFormerConfig(str(path))
+    config = MindFormerConfig(str(path), **_todays_keys(path))
     if not config.model or not config.train_dataset_task:
         raise UserError(f"{path}: holds no model or no train_dataset_task; it is not a training of mindformers")
     config.context = MindFormerConfig(**{**(config.context or {}), **runtime.context()})
@@ -103,6 +104,34 @@ def train(path: Path, callbacks: list | None = None) -> None:
     Trainer(args=config, callbacks=[Reports(), *(callbacks or [])]).train()
 
 
+# Where a YAML holds our keys, and where the same keys stand in a configuration.
+_PLACES = {
+    ("model", "model_config", "model"): "models.*",
+    ("lr_schedule",): "stages.*.optimizer",
+    ("runner_wrapper",): "stages.*.optimizer",
+    ("train_dataset", "data_loader"): "stages.*.train",
+    ("train_dataset", "data_loader", "batch"): "stages.*.data",
+    ("train_dataset", "data_loader", "sets"): "data.sets",
+}
+
+
+def _todays_keys(path: Path) -> dict:
+    """The content of a YAML that `write_stage` wrote, or an older version of it, in the keys of today."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict) or "schema" in content:
+        return upgrade(content)
+    for (*outer, last), place in _PLACES.items():
+        holder = functools.reduce(lambda part, key: part.get(key) or {}, outer, content)
+        if isinstance(holder.get(last), dict):
+            holder[last] = upgrade(holder[last], place)
+    return content
+
+
 def _refuse_typos(given, ours: tuple[str, ...], where: str) -> None:
     """mindformers adds keys of its own to what a YAML says, so only those that look like one of `ours` are faults."""
     for key in given:
@@ -114,8 +143,10 @@ def _config_class() -> type:
     from mindformers.models import PretrainedConfig
 
     class PanguPosttrainConfig(PretrainedConfig):
-        """model.model_config: `model` (ModelOptions), `loss` (a LOSS), `weights` (whatever a stage can start from), and
-        `seed` for random ones."""
+        """model.model_config: `model` (ModelOptions), `loss` (a LOSS), `weights`, and `seed` for random ones.
+
+        weights: anything that a stage can start from.
+        """
 
         model_type = "pangu_posttrain"
 
@@ -176,8 +207,10 @@ def _step_class() -> type:
     from mindspore_impl.training.step import TrainStep
 
     class PanguTrainStep(TrainStep):
-        """construct(*columns) -> (loss, overflow, loss scale, learning rate, gradient norm), as mindformers' callbacks
-        read them; the scale is always 1."""
+        """construct(*columns) -> (loss, overflow, loss scale, learning rate, gradient norm).
+
+        The order is that of mindformers' callbacks; the scale is always 1.
+        """
 
         def __init__(self, network, optimizer, max_grad_norm=1.0, **more):
             _refuse_typos(more, ("max_grad_norm",), "runner_wrapper")
@@ -215,8 +248,10 @@ class PanguPackedDataset:
 
 
 def packed_dataset(data: PackedData):
-    """A GeneratorDataset whose columns are those of the objective: input_ids, target_ids, loss_weight, segment_ids and
-    position_ids, and with a store teacher_ids, teacher_logp and teacher_tail_logp.
+    """A GeneratorDataset whose columns are those of the objective.
+
+    input_ids, target_ids, loss_weight, segment_ids and position_ids, and with a store teacher_ids, teacher_logp and
+    teacher_tail_logp.
 
     Raises UserError when the data cannot be read, or the step does not fit mindformers.
     """
@@ -327,6 +362,7 @@ def trainer_config(
             "async_save": False,
         })  # fmt: skip
     return {
+        "schema": SCHEMA,
         "seed": data.seed,
         "run_mode": "train",
         "output_dir": str(output_dir),

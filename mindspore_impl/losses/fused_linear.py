@@ -78,8 +78,11 @@ def _joined(parts, axis: int):
 
 
 class ChunkLoop(nn.Cell):
-    """The chunks as a loop in the graph: construct(hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK,
-    teacher_logp_NK, teacher_tail_logp_N) -> (ce_N, kd_N, diagnostics_4N[, hidden_grad_ND[, lm_head_grad_VD f32]])."""
+    """The chunks as a loop in the graph.
+
+    construct(hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N)
+    -> (ce_N, kd_N, diagnostics_4N[, hidden_grad_ND[, lm_head_grad_VD f32]]).
+    """
 
     def __init__(self, rows: Rows, head_gradient: bool):
         super().__init__()
@@ -149,8 +152,10 @@ class _NativeChunks(nn.Cell):
 
 
 class FusedLinear(nn.Cell):
-    """construct(hidden_ND, lm_head_VD f32, target_ids_N i32, row_weight_N f32, teacher_ids_NK i32, teacher_logp_NK,
-    teacher_tail_logp_N f32) -> (loss f32 scalar, ce_N, kd_N, diagnostics_4N, gradients...)
+    """Loss of hidden states and an output projection, without the logits of all rows at once.
+
+    construct(hidden_ND, lm_head_VD f32, target_ids_N i32, row_weight_N f32, teacher_ids_NK i32, teacher_logp_NK,
+    teacher_tail_logp_N f32) -> (loss f32 scalar, ce_N, kd_N, diagnostics_4N, gradients...).
 
     loss = sum(row_weight * (ce_weight * ce + kd_weight * kd)); the others are those of `ops/topk_distill.py` and carry
     no gradient. Only the loss is differentiable, with respect to hidden_ND and, where `head_gradient`, lm_head_VD. What

@@ -68,8 +68,9 @@ def held_out_sums(network: "LossNetwork", batch) -> tuple[float, float]:
 
 
 def mean_loss(sums: Iterable[tuple[float, float]], name: str) -> dict[str, float | None]:
-    """{"loss", "perplexity", "tokens"} of the `held_out_sums` of all batches, added up in their order: mean
-    cross-entropy in nats over the supervised tokens, its exponential, and their number.
+    """Mean cross-entropy in nats of the `held_out_sums` of all batches, added up in their order.
+
+    Returns {"loss", "perplexity", "tokens"}: the mean over the supervised tokens, its exponential, and their number.
 
     name: the set's, for the message. JSON knows neither NaN nor infinity: a loss that is not finite is None and so is
     its perplexity, and a perplexity is cut at exp(700). Raises UserError when no token is supervised, of which no mean

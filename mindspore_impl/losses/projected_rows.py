@@ -26,8 +26,9 @@ class HiddenStates(nn.Cell):
 
 
 class ProjectedRows(nn.Cell):
-    """construct(hidden_ND, position_R i32, *inputs) -> take(logits_RV f32, *inputs): gather, project, keep what is
-    wanted. Ids at or beyond `vocab_size` (a padded lm_head) are left out.
+    """construct(hidden_ND, position_R i32, *inputs) -> take(logits_RV f32, *inputs): gather, project, reduce.
+
+    Ids at or beyond `vocab_size` (a padded lm_head) are left out.
 
     Only wanted positions are projected: with a vocabulary of 153376 that is much of a small teacher's work.
     """

@@ -26,8 +26,9 @@ class _Tokens(nn.Cell):
 
 
 class TokenLosses(_Tokens):
-    """construct(input_ids_BL, target_ids_BL i32, loss_weight_BL f32, segment_ids_BL, position_ids_BL i32) -> ce_BL f32:
-    the cross-entropy in nats of each target whose weight is not 0, and 0 elsewhere.
+    """The cross-entropy in nats of each target whose weight is not 0, and 0 elsewhere.
+
+    construct(input_ids_BL, target_ids_BL i32, loss_weight_BL f32, segment_ids_BL, position_ids_BL i32) -> ce_BL f32.
     """
 
     def __init__(self, model: nn.Cell):
@@ -39,9 +40,11 @@ class TokenLosses(_Tokens):
 
 
 class TokenPredictions(_Tokens):
-    """construct(as TokenLosses) -> (ce_BL, confidence_BL, right_BL), f32: the cross-entropy of each target, the
-    probability of the most probable id at its position, and 1 where that id is the target. The first is 0 where the
-    weight is 0; the others mean something only elsewhere.
+    """Cross-entropy, confidence and correctness of each prediction.
+
+    construct(as TokenLosses) -> (ce_BL, confidence_BL, right_BL), f32: the cross-entropy of each target (0 where the
+    weight is 0), the probability of the most probable id at its position, and 1 where that id is the target. The last
+    two are undefined where the weight is 0.
     """
 
     def __init__(self, model: nn.Cell):
@@ -56,8 +59,10 @@ class TokenPredictions(_Tokens):
 
 
 class _Rows(nn.Cell):
-    """`fused_linear.Rows` without teacher and gradient; the diagnostics are the top-1's log-probability and whether it
-    is the target."""
+    """`fused_linear.Rows` without teacher and gradient.
+
+    The diagnostics are the top-1's log-probability and whether it is the target.
+    """
 
     def __init__(self):
         super().__init__()

@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mindspore_impl import files
-from mindspore_impl.config import nearest
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import LoraOptions, ModelOptions
 from mindspore_impl.model.weights import WeightSource, check_shapes, identity
+from mindspore_impl.schema import nearest, upgrade, versioned
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _PREFIX, _KEY = "base_model.model.", "lora"
@@ -83,7 +83,7 @@ def adapter_count(model: ModelOptions, options: LoraOptions) -> int:
 
 def write_adapters(path: Path, arrays: dict[str, np.ndarray], adapters: Adapters) -> None:
     """Write a file of adapters. One metadata key keeps its bytes a function of its content."""
-    about = {**dataclasses.asdict(adapters.options), "base_sha256": adapters.base_sha256}
+    about = versioned({**dataclasses.asdict(adapters.options), "base_sha256": adapters.base_sha256})
     ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
     save_file(ordered, path, {_KEY: json.dumps(about, sort_keys=True)})
 
@@ -95,7 +95,7 @@ def read_adapters(path: Path) -> Adapters | None:
             text = (file.metadata() or {}).get(_KEY)
         if text is None:
             return None
-        about = json.loads(text)
+        about = upgrade(json.loads(text), "stages.*.lora")
         found = Adapters(LoraOptions(about["r"], about["lora_alpha"], about["target_modules"]), about["base_sha256"])
         check_lora(found.options, _KEY)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, UserError) as error:

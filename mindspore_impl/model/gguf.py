@@ -70,8 +70,10 @@ def open_gguf(path: str | Path) -> WeightSource:
 
 
 def rotate_half_order(array: np.ndarray, heads: int) -> np.ndarray:
-    """Rows (H*C, or H*C x I) from llama.cpp's order, where a rotary pair is two neighbours, to ours, where it is C/2
-    apart."""
+    """Reorder rows (H*C, or H*C x I) from llama.cpp's rotary layout to ours.
+
+    A rotary pair is two neighbours there, and C/2 apart here.
+    """
     pairs = array.reshape(heads, array.shape[0] // heads // 2, 2, *array.shape[1:])
     return pairs.swapaxes(1, 2).reshape(array.shape)
 

@@ -47,8 +47,7 @@ def check_layers(layers: Sequence[int], total: int) -> None:
 
 
 def keep_layers(source: WeightSource, layers: Sequence[int]) -> WeightSource:
-    """A source of the model that has only `layers` (numbers from 0, increasing) of the one in `source`, whose options
-    are known.
+    """A source of the model with only `layers` (numbers from 0, increasing) of `source`, whose options are known.
 
     Its config is that of `source` with another number of layers, where it has one. Raises UserError (see check_layers).
     """

@@ -97,8 +97,10 @@ def _checked(path: Path, name: str, entry) -> tuple[str, int, int, tuple[str, tu
 
 
 def read_tensor(name: str, info: TensorInfo) -> np.ndarray:
-    """One tensor as float32 (exact for all three dtypes). Raises UserError when it is cut off, or holds NaN or
-    infinity, with which no model can work."""
+    """Read one tensor as float32 (exact for all three dtypes).
+
+    Raises UserError when it is truncated, or holds NaN or infinity.
+    """
     flat = np.empty(math.prod(info.shape), np.float32)
     try:
         with open(info.file, "rb") as file:

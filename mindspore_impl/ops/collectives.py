@@ -65,8 +65,10 @@ def make_gather(shapes: Shapes, ranks: int) -> nn.Cell:
 
 
 def buffers(shapes: Shapes, limit: int | None = None) -> list[list[int]]:
-    """The tensors, in order, by the buffer in which they travel: it is full at `limit` elements (None: BUFFER) or
-    TENSORS tensors."""
+    """Group the tensors, in order, by the buffer in which they travel.
+
+    A buffer is full at `limit` elements (None: BUFFER) or TENSORS tensors.
+    """
     limit = BUFFER if limit is None else limit
     found, room = [], 0
     for i, shape in enumerate(shapes):

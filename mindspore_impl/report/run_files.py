@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
+from mindspore_impl.schema import upgrade
 
 PLAN = "plan.json"
 PLAN_SCHEMA = 1
@@ -123,7 +124,10 @@ def read_config(folder: str | Path) -> tuple[dict, str]:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a mapping, found {type(value).__name__}")
-    return value, text
+    try:
+        return upgrade(value), text
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _entries(folder: Path, order: list[str]) -> Iterator[dict]:

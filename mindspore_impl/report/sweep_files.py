@@ -4,10 +4,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mindspore_impl import files
-from mindspore_impl.config import build
 from mindspore_impl.errors import UserError
+from mindspore_impl.schema import build, renamed, upgrade, versioned
 
-SCHEMA = 1
 FILE = "sweep.json"
 WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
 
@@ -44,7 +43,7 @@ class Sweep:
 
 def write_sweep(folder: str | Path, sweep: Sweep) -> None:
     """Write `folder`/sweep.json."""
-    files.write_json(Path(folder) / FILE, {"schema": SCHEMA} | files.jsonable(asdict(sweep)))
+    files.write_json(Path(folder) / FILE, versioned(files.jsonable(asdict(sweep))))
 
 
 def is_sweep(folder: str | Path) -> bool:
@@ -56,12 +55,24 @@ def read_sweep(folder: str | Path) -> Sweep:
     """Read `folder`/sweep.json. Raises UserError when it is missing, damaged or of another version."""
     path = Path(folder) / FILE
     content = files.read_json(path)
-    if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
-        raise UserError(f"{path}: not a sweep's record of this version (schema {SCHEMA})")
+    if not isinstance(content, dict) or "schema" not in content:
+        raise UserError(f"{path}: not a sweep's record")
+    old = content["schema"] == 1
     try:
-        sweep = build(Sweep, content, "")
+        sweep = build(Sweep, upgrade(content), "")
     except UserError as error:
         raise UserError(f"{path}: damaged ({' '.join(str(error).split())})") from error
+    if old:
+        sweep.fixed, sweep.space = sorted(map(_renamed, sweep.fixed)), {_renamed(k): v for k, v in sweep.space.items()}
     for trial in sweep.trials:
+        if old:
+            trial.overrides = list(map(_renamed, trial.overrides))
         files.inside(folder, trial.folder)
     return sweep
+
+
+def _renamed(override: str) -> str:
+    """An override, or its key alone, in the keys of today."""
+    signs = override[: len(override) - len(override.lstrip("+~"))]
+    key, equals, value = override[len(signs) :].partition("=")
+    return signs + (renamed(key) or key) + equals + value

@@ -136,8 +136,10 @@ def _read_trial(folder: Path, trial: Trial, metric: str | None) -> TrialView:
 
 
 def _shown(finished: list[TrialView]) -> list[str]:
-    """The accuracies worth a column: those of the stages that the runs compare, or of the last one; those of each run's
-    own last one where the runs do not end alike."""
+    """The accuracies that get a column: those of the stages that the runs compare, or of the last one.
+
+    Those of each run's own last stage where the runs do not end alike.
+    """
     shown = list(dict.fromkeys(name for view in finished for name in view.headline))
     if all(name in view.values for view in finished for name in shown):
         return shown
@@ -176,8 +178,10 @@ def _references(compare: dict[str, list[str]], group: Group, groups: list[Group]
 
 
 def _differences(sweep: Sweep, groups: list[Group], shown: list[str]) -> list[dict]:
-    """Each configuration minus its references, paired over the seeds that both have: every accuracy with a column where
-    the sweep names pairs, else the metric where it is an accuracy."""
+    """Each configuration minus its references, paired over the seeds that both have.
+
+    Every accuracy with a column where the sweep names pairs, else the metric where it is an accuracy.
+    """
     names = shown if sweep.compare else [sweep.metric] if _is_share(sweep) else []
     rows = []
     for group in groups:

@@ -14,7 +14,6 @@ from pathlib import Path
 from markupsafe import Markup
 
 from mindspore_impl import files
-from mindspore_impl.config import build
 from mindspore_impl.data import rollouts
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.data.sources import load_set
@@ -22,6 +21,7 @@ from mindspore_impl.data.teacher_store import StoreReader, check_rows
 from mindspore_impl.errors import UserError
 from mindspore_impl.report.render import render
 from mindspore_impl.report.run_files import RunView, StageView
+from mindspore_impl.schema import build
 from mindspore_impl.text import chat
 from mindspore_impl.text.chat import Sample
 from mindspore_impl.text.records import THINKING
@@ -60,8 +60,11 @@ def store_of(run: RunView, stage: StageView) -> Path:
 
 
 def _sequences(run: RunView, stage: StageView) -> Iterator[dict]:
-    """{"id", "thinking", "prompt", "left_out", "tokens"}; a token is [text, its probability or None, listed, rest],
-    listed the teacher's most probable ids as [text, probability, 1 for the id that is there]."""
+    """Yield what the store holds for each answer: {"id", "thinking", "prompt", "left_out", "tokens"}.
+
+    A token is [text, its probability or None, listed, rest], listed the teacher's most probable ids as [text,
+    probability, 1 for the id that is there].
+    """
     tokenizer = _tokenizer(run)
     store = store_of(run, stage)
     reader = StoreReader(store, hashed=False)

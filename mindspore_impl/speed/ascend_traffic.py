@@ -44,6 +44,7 @@ class Peer:
 
     @property
     def bytes_an_element(self) -> float:
+        """Global-memory traffic per logit, in bytes."""
         return (self.reads + self.writes) * ELEMENT_BYTES
 
 
@@ -62,9 +63,11 @@ class Soc:
     bandwidth: float = 1.6e12
 
     def memory_seconds(self, moved_bytes: float) -> float:
+        """Time to move the bytes through global memory."""
         return moved_bytes / min(self.bandwidth, 32 * self.vector_cores * self.clock)
 
     def vector_seconds(self, repeats: float) -> float:
+        """Time of the vector instructions, `repeats` of 64 elements over all cores."""
         return repeats * CYCLES_A_REPEAT / (self.vector_cores * self.clock)
 
 

@@ -34,8 +34,10 @@ AGREE = 1e-5  # of log-probabilities a token, relative to their size
 def run(
     json_path: str | Path | None = None, sizes: dict[str, ModelOptions] = SIZES, rounds: int = 5, threads: int = 2
 ) -> list[Row]:
-    """Measure, print, append to outputs/benchmarks.csv, write JSON on request. Raises ValueError when the two sides of
-    a comparison do not find the same."""
+    """Measure, print, append to outputs/benchmarks.csv, write JSON on request.
+
+    Raises ValueError when the results of the two sides differ.
+    """
     from mindspore_impl.model.pangu import PanguForCausalLM
 
     runtime.setup(runtime.RuntimeOptions(threads=threads), seed=0)

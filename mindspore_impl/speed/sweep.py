@@ -33,8 +33,9 @@ CASE = f"6 stages of the quickstart, {STEPS} steps each"
 
 
 def run(json_path: str | Path | None = None, weights: tuple[str, ...] = WEIGHTS) -> list[Row]:
-    """Grow both sweeps by one trial in turns (each takes minutes), print, append to outputs/benchmarks.csv, write JSON
-    on request. A turn's start of the sweep itself is counted on both sides.
+    """Grow both sweeps by one trial in turns (each takes minutes), print and record the measurements.
+
+    The start-up of the sweep is counted on both sides.
     """
     runtime.setup(runtime.RuntimeOptions(), seed=0)
     folder = Path(tempfile.mkdtemp(prefix="sweep_benchmark_"))

@@ -104,7 +104,7 @@ def mindformers_llama() -> Callable[[], float]:
     import mindspore as ms
     from mindspore import nn
 
-    from mindspore_impl.training.optimizer import import_mindformers
+    from mindspore_impl.training.mindformers import import_mindformers
 
     import_mindformers("core.optim", "models.llama")
     from mindformers.core.optim import AdamW

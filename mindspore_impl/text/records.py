@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
 from mindspore_impl.errors import UserError
+from mindspore_impl.schema import nearest
 
 ROLES = ("system", "user", "assistant", "tool")
 THINKING = ("reasoning", "fast")
@@ -154,10 +155,3 @@ def choice_field(obj: dict, key: str, choices: tuple[str, ...], where: str) -> s
     if value not in choices:
         refuse(where, f"unknown {key} {value!r}{nearest(value, choices)}")
     return value
-
-
-def nearest(name: str, known) -> str:
-    """A hint for a message about an unknown name: the closest known one, then all of them."""
-    known = list(known)
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return (f"; did you mean {close[0]!r}?" if close else "") + f" Known: {', '.join(known)}"

@@ -6,7 +6,8 @@ The built-in ones stand below. `register_template` adds one, also from a module 
 from dataclasses import dataclass, field, replace
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.text.records import ROLES, THINKING, nearest
+from mindspore_impl.schema import nearest
+from mindspore_impl.text.records import ROLES, THINKING
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,17 @@ class Backend(Protocol):
 
     vocab_size: int
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text."""
 
-    def decode(self, ids: list[int]) -> str: ...
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids, without special pieces."""
 
-    def piece(self, token_id: int) -> str: ...
+    def piece(self, token_id: int) -> str:
+        """The piece of one id."""
 
-    def find(self, piece: str) -> int | None: ...
+    def find(self, piece: str) -> int | None:
+        """The id of a piece, None if there is none."""
 
 
 class SentencePieceBackend:
@@ -47,6 +51,7 @@ class SentencePieceBackend:
         self.piece = self.processor.id_to_piece
 
     def find(self, piece: str) -> int | None:
+        """The id of a piece, None if there is none."""
         token_id = self.processor.piece_to_id(piece)  # an unknown piece gives the id of <unk>
         return token_id if self.processor.id_to_piece(token_id) == piece else None
 
@@ -66,9 +71,11 @@ class TokenizersBackend:
         self.find = self.engine.token_to_id
 
     def encode(self, text: str) -> list[int]:
+        """The ids of a text; special tokens in it are encoded as text."""
         return self.engine.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: list[int]) -> str:
+        """The text of ids, without special pieces."""
         return self.engine.decode(ids, skip_special_tokens=True)
 
 

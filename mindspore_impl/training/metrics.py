@@ -144,7 +144,7 @@ class MetricsLog:
         kept = [line for line in _lines(self.path) if step > 0 and line["step"] <= step]
         files.write_text(self.path, "".join(_encoded(line) for line in kept))
         with self._writing():
-            self.file = open(self.path, "ab", buffering=0)  # no buffer that could fail once more when it is closed
+            self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - unbuffered: closing cannot fail
             if tensorboard:
                 self.events = Events(folder / "tensorboard", step)
 

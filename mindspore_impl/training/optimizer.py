@@ -1,12 +1,6 @@
 """AdamW from mindformers, with weight decay on matrices only and the update in one fused operator a parameter."""
 
-import atexit
 import functools
-import importlib
-import logging
-import os
-import shutil
-import tempfile
 
 import mindspore as ms
 import numpy as np
@@ -17,34 +11,9 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.model.weights import check_shapes
 from mindspore_impl.ops.collectives import TENSORS
 from mindspore_impl.training import zero
+from mindspore_impl.training.mindformers import import_mindformers
 from mindspore_impl.training.options import OptimizerOptions
 from mindspore_impl.training.schedule import make_schedule
-
-
-def import_mindformers(*modules: str) -> None:
-    """Import these modules of mindformers (as "core.optim") without `./output/log` and without chatter on stdout.
-
-    Its loggers read the path of their files when a module is imported, now or later, so the two variables stay set for
-    this process, to a folder that goes away with it. Values that the user has set are kept.
-    """
-    _mindformers_logs()
-    logging.disable(logging.WARNING)  # of what is logged while importing
-    try:
-        for module in modules:
-            importlib.import_module(f"mindformers.{module}")
-    finally:
-        logging.disable(logging.NOTSET)
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.startswith("mindformers") and isinstance(logger, logging.Logger):
-            logger.setLevel(logging.ERROR)
-
-
-@functools.cache
-def _mindformers_logs() -> None:
-    folder = tempfile.mkdtemp(prefix="mindformers_log_")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name in ("LOG_MF_PATH", "LOCAL_DEFAULT_PATH"):
-        os.environ.setdefault(name, os.path.join(folder, "log"))
 
 
 @functools.cache

@@ -8,6 +8,7 @@ again and its warm-up/stable/decay turns negative; here the step is clamped inst
 import math
 
 from mindspore_impl.errors import UserError
+from mindspore_impl.training.mindformers import import_mindformers
 from mindspore_impl.training.options import OptimizerOptions
 
 
@@ -68,8 +69,6 @@ def make_schedule(options: OptimizerOptions, steps: int):
 
 
 def _mindformers_schedule(options: OptimizerOptions, steps: int):
-    from mindspore_impl.training.optimizer import import_mindformers
-
     import_mindformers("core.lr")
     from mindformers.core import lr
 

@@ -1,18 +1,15 @@
-"""Forty records of the bundled task and a tokenizer that spells them."""
+"""Forty records of the bundled task and a tokenizer that spells them, shared by the whole room."""
 
 import pytest
 
-from mindspore_impl.data import list_programs
-from mindspore_impl.text import chat
-from mindspore_impl.text.tokenizer import train_tokenizer
+from tests.data.small import labelled, trained_on
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def records():
-    return list(list_programs.generate("train", 0, 40, "reasoning", 0.0, 3, 5, 0))
+    return labelled(40, "reasoning")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tokenizer(records, tmp_path_factory):
-    texts = [text for record in records for text in chat.segments(record)]
-    return train_tokenizer(texts, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 130)
+    return trained_on(records, tmp_path_factory.mktemp("tokenizer"), 130)

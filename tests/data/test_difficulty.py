@@ -54,28 +54,27 @@ def test_a_high_pass_rate_is_easy():
 @pytest.mark.parametrize(
     ("band", "words"),
     [
-        ({}, "give low, high or both; or a bucket"),
-        ({"bucket": "easy", "low": 0.1}, "give low, high or both; or a bucket"),
-        ({"low": 2.0, "high": 1.0}, "nothing lies between low=2.0 and high=1.0"),
-        ({"low": 1.0, "high": 1.0, "ends": "excluded"}, "nothing lies between"),
-        ({"low": float("nan")}, "nothing lies between"),
-        ({"by": "quantile", "high": 1.5}, "shares of the set, from 0 to 1"),
-        ({"bucket": "easy", "ends": "excluded"}, "k.ends: excluded has a meaning with values alone"),
-        ({"low": 7.0}, "k: this keeps none of 8 records, whose difficulty_loss is from 0.1 to 2; widen it"),
-        ({"by": "quantile", "low": 0.5, "high": 0.51}, "keeps none of 8 records"),
-        ({"field": "difficulty_length", "low": 1.0}, "k: record 'r0': meta has no difficulty_length (it has diff"),
+        ({}, "bucket"),
+        ({"bucket": "easy", "low": 0.1}, "bucket"),
+        ({"low": 2.0, "high": 1.0}, "low=2.0 .*high=1.0"),
+        ({"low": 1.0, "high": 1.0, "ends": "excluded"}, "low=1.0"),
+        ({"low": float("nan")}, "low=nan"),
+        ({"by": "quantile", "high": 1.5}, "high=1.5"),
+        ({"bucket": "easy", "ends": "excluded"}, "k.ends"),
+        ({"low": 7.0}, "k: .*none of 8 records, .*difficulty_loss is from 0.1 to 2"),
+        ({"by": "quantile", "low": 0.5, "high": 0.51}, "none of 8 records"),
+        ({"field": "difficulty_length", "low": 1.0}, "k: record 'r0': .*difficulty_length"),
     ],
 )
 def test_a_band_that_cannot_be_is_refused(band, words):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=words):
         kept(records_of(LOSSES), **band)
-    assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.3", True, [1]])
-def test_what_is_no_number_is_refused_by_name(value):
-    with pytest.raises(UserError, match="record 'r1': meta.difficulty_loss is .*, no finite number"):
-        kept(records_of([0.1, value]), low=0.0)
+def test_a_value_that_is_not_a_number_is_refused_by_name():
+    for value in (float("nan"), float("inf"), "0.3", True, [1]):
+        with pytest.raises(UserError, match="record 'r1': meta.difficulty_loss"):
+            kept(records_of([0.1, value]), low=0.0)
 
 
 def test_a_set_is_cut_to_its_band_after_first_and_count(tmp_path):
@@ -84,7 +83,7 @@ def test_a_set_is_cut_to_its_band_after_first_and_count(tmp_path):
     assert ids(load_set("mine", options, 0)) == ["r1", "r3", "r5"]
     assert ids(load_whole("mine", options, 0)) == ["r1", "r2", "r3", "r4", "r5", "r6"]
     options.keep.low = 5.0
-    with pytest.raises(UserError, match="data.sets.mine.keep: nothing lies between"):
+    with pytest.raises(UserError, match="data.sets.mine.keep"):
         load_set("mine", options, 0)
 
 

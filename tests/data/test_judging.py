@@ -1,4 +1,4 @@
-"""Several answers to a prompt: the share that is right, and the shortest right one as a record."""
+"""Rejection sampling: pass rates, and the shortest right answer as a record."""
 
 import random
 from dataclasses import replace
@@ -68,9 +68,9 @@ def test_both_modes_of_a_problem_are_prompts_of_their_own(records, tokenizer):
     assert best_record(found[(fast.id, "fast")], "x").messages[-1].reasoning is None
 
 
-@pytest.mark.parametrize(("key", "words"), [("prompt_id", "does not say whose answer it is"), ("task", "meta.task is")])
-def test_an_answer_of_nobody_is_refused(records, tokenizer, key, words):
+@pytest.mark.parametrize("key", ["prompt_id", "task"])
+def test_an_answer_without_its_prompt_or_task_is_refused(records, tokenizer, key):
     item = answer_of(records[0], tokenizer, 0)
     del item.meta[key]
-    with pytest.raises(UserError, match=f"rollout.*{words}"):
+    with pytest.raises(UserError, match=f"rollout.*meta.{key}"):
         judge([item], tokenizer)

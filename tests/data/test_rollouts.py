@@ -1,4 +1,4 @@
-"""The rollout file: what is written is read, and nothing that contradicts itself or the tokenizer is."""
+"""The rollout file: what is written is read back; what contradicts itself or the tokenizer is refused."""
 
 import json
 from dataclasses import replace
@@ -29,14 +29,9 @@ def test_what_is_written_is_read(records, tokenizer, tmp_path):
     assert read_rollouts(tmp_path / "r.jsonl", tokenizer, keep_truncated=True) == items
     kept = read_rollouts(tmp_path / "r.jsonl", tokenizer, keep_truncated=False)
     assert kept == [item for item in items if item.finish == "stop"] and 0 < len(kept) < len(items)
-
-
-def test_numpy_ids_are_written(records, tokenizer, tmp_path):
-    item = answered(records[0], tokenizer)
-    prompt_ids, completion_ids = np.array(item.prompt_ids, np.int32), list(np.int32(item.completion_ids))
-    arrays = replace(item, prompt_ids=prompt_ids, completion_ids=completion_ids)
-    write_rollouts(tmp_path / "r.jsonl", [arrays])
-    assert read_rollouts(tmp_path / "r.jsonl", tokenizer, True) == [item]
+    prompt_ids, completion_ids = np.array(items[0].prompt_ids, np.int32), list(np.int32(items[0].completion_ids))
+    write_rollouts(tmp_path / "r.jsonl", [replace(items[0], prompt_ids=prompt_ids, completion_ids=completion_ids)])
+    assert read_rollouts(tmp_path / "r.jsonl", tokenizer, True) == items[:1]
 
 
 def test_a_finished_rollout_is_the_rendered_record(records, tokenizer):
@@ -65,7 +60,7 @@ def test_trap_18_a_finish_that_the_ids_contradict_is_refused(records, tokenizer,
             read_rollouts(tmp_path / "r.jsonl", tokenizer, True)
 
 
-def test_text_of_an_outside_engine_is_encoded_by_the_template(records, tokenizer, tmp_path):
+def test_text_of_an_external_engine_is_encoded_by_the_template(records, tokenizer, tmp_path):
     record, whole = records[2], answered(records[2], tokenizer)
     assistant = record.messages[-1]
     value = rollout_to_json(whole)
@@ -78,21 +73,21 @@ def test_text_of_an_outside_engine_is_encoded_by_the_template(records, tokenizer
     assert (item.tokenizer_sha256, item.weights_sha256) == (tokenizer.sha256, None)
 
 
-@pytest.mark.parametrize("changes, needles", [
+@pytest.mark.parametrize(("changes", "needles"), [
     ({"completion_ids": [5, 130, 3]}, ["the id 130", "vocabulary of 130"]),
-    ({"prompt_ids": [1, -2]}, ["prompt_ids", "the id -2"]),
-    ({"prompt_ids": []}, ["prompt_ids must be a non-empty array"]),
-    ({"completion_ids": [5, 2.0]}, ["completion_ids must be a non-empty array of integers"]),
-    ({"completion_ids": [True, 3]}, ["array of integers"]),
-    ({"tokenizer_sha256": "ee" * 32}, ["tokenizer eeeeeeeeeeee", "tokenizer.path"]),
-    ({"tokenizer_sha256": None}, ["without tokenizer_sha256"]),
-    ({"finish": "eos"}, ["unknown finish 'eos'", "stop, length"]),
-    ({"text": None}, ["text must be a string"]),
-    ({"sampling": 3}, ["sampling must be an object"]),
-    ({"sampling": {"temperature": float("inf")}}, ["sampling holds NaN, infinity or invalid Unicode"]),
-    ({"meta": {"score": [float("nan")]}}, ["meta holds NaN, infinity or invalid Unicode"]),
-    ({"meta": {"answer": "\ud83d"}}, ["meta holds NaN, infinity or invalid Unicode"]),
-    ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}, ["the prompt only"]),
+    ({"prompt_ids": [1, -2]}, ["prompt_ids", "-2"]),
+    ({"prompt_ids": []}, ["prompt_ids"]),
+    ({"completion_ids": [5, 2.0]}, ["completion_ids"]),
+    ({"completion_ids": [True, 3]}, ["completion_ids"]),
+    ({"tokenizer_sha256": "ee" * 32}, ["eeeeeeeeeeee", "tokenizer.path"]),
+    ({"tokenizer_sha256": None}, ["tokenizer_sha256"]),
+    ({"finish": "eos"}, ["'eos'", "stop, length"]),
+    ({"text": None}, ["text"]),
+    ({"sampling": 3}, ["sampling"]),
+    ({"sampling": {"temperature": float("inf")}}, ["sampling"]),
+    ({"meta": {"score": [float("nan")]}}, ["meta"]),
+    ({"meta": {"answer": "\ud83d"}}, ["meta"]),
+    ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}, ["messages"]),
 ])  # fmt: skip
 def test_a_bad_rollout_is_named(records, tokenizer, tmp_path, changes, needles):
     lines = [rollout_to_json(answered(record, tokenizer)) for record in records[:2]]
@@ -107,11 +102,11 @@ def test_a_bad_rollout_is_named(records, tokenizer, tmp_path, changes, needles):
 def test_files_that_cannot_be_used(records, tokenizer, tmp_path):
     path, item = tmp_path / "r.jsonl", answered(records[0], tokenizer)
     write_rollouts(path, [item, item])
-    with pytest.raises(UserError, match=r"r.jsonl:2: rollout .* is on line 1 already"):
+    with pytest.raises(UserError, match=r"r.jsonl:2: .* line 1"):
         read_rollouts(path, tokenizer, True)
     write_rollouts(path, [answered(records[0], tokenizer, 1)])
     with pytest.raises(UserError, match="keep_truncated"):
         read_rollouts(path, tokenizer, False)
     path.write_text(json.dumps(rollout_to_json(item) | {"promt_ids": [1]}), encoding="utf-8")
-    with pytest.raises(UserError, match="r.jsonl:1: unknown field 'promt_ids'; did you mean 'prompt_ids'"):
+    with pytest.raises(UserError, match="r.jsonl:1: .*'promt_ids'.*'prompt_ids'"):
         read_rollouts(path, tokenizer, True)

@@ -95,7 +95,7 @@ def test_a_byte_order_mark_does_not_matter(tmp_path, text):
     assert record.messages[1] == Message("assistant", "3")
 
 
-@pytest.mark.parametrize("source, row, needles", [
+@pytest.mark.parametrize(("source", "row", "needles"), [
     ("gsm8k", {"question": "q"}, ["'answer' is missing"]),
     ("gsm8k", {"question": "q", "answer": "no mark"}, ["'answer'", "####"]),
     ("gsm8k", {"question": "q", "answer": "x #### "}, ["'answer'", "####"]),
@@ -122,7 +122,7 @@ def test_a_malformed_line_is_named_with_its_field(load, source, row, needles):
             assert needle in str(caught.value)
 
 
-@pytest.mark.parametrize("source, row", [
+@pytest.mark.parametrize(("source", "row"), [
     ("alpaca", ALPACA),
     ("prompt_answer", {"prompt": "q", "answer": "a"}),
     ("gsm8k", {"question": "q", "answer": "#### 4"}),

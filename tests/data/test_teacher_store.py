@@ -1,8 +1,9 @@
-"""The teacher store: what is written comes back, and whatever does not belong is refused by name."""
+"""The teacher store: what is written is read back, and anything else is refused by name."""
 
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -68,16 +69,32 @@ def assert_holds(reader, stored):
         np.testing.assert_array_equal(found_ids, ids_SK)
         np.testing.assert_allclose(found_logp, logp_SK, rtol=1e-3, atol=2e-3)
         np.testing.assert_allclose(found_tail, tail_S, rtol=1e-3, atol=2e-3)
+        total_S = np.exp(found_logp.astype(np.float64)).sum(1) + np.exp(found_tail.astype(np.float64))
+        np.testing.assert_allclose(total_S, 1, atol=1e-6)  # renormalised: float16 alone is off by up to 4e-3
 
 
-@pytest.mark.parametrize("top_k", [1, 2, 10, 64, 128])
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """(folder, stored) of a published store, for tests that only read it or copy it."""
+    folder = tmp_path_factory.mktemp("store")
+    writer, stored = write(folder)
+    writer.close()
+    return folder, stored
+
+
+@pytest.fixture
+def copied(store, tmp_path):
+    """A copy of the store to damage."""
+    return shutil.copytree(store[0], tmp_path / "copy")
+
+
+@pytest.mark.parametrize("top_k", [1, 10, 128])
 def test_round_trip(tmp_path, top_k):
     writer, stored = write(tmp_path, top_k=top_k, answer=7)
     writer.close()
     reader = StoreReader(tmp_path, tokenizer_sha256="b" * 64)
     assert (reader.sequences, reader.positions, len(reader.shards)) == (8, 56, 2)
     assert reader.header == header(top_k) and reader.top_k == top_k
-    assert_holds(reader, stored)
     assert_holds(reader, stored[::-1])
 
 
@@ -100,13 +117,11 @@ def test_runs_describe_exactly_the_targets(mask):
     assert found == [i for i, bit in enumerate(mask) if bit and i > 0]
 
 
-@pytest.mark.parametrize("top_k, limit", [(10, 46), (64, 276)])
-@pytest.mark.parametrize("answers", [(100,), (6, 130)])
-def test_bytes_per_position(tmp_path, top_k, limit, answers):
+@pytest.mark.parametrize(("top_k", "limit"), [(10, 46), (64, 276)])
+def test_bytes_per_position(tmp_path, top_k, limit):
     rng = np.random.default_rng(0)
     writer = StoreWriter(tmp_path, header(top_k), 65536)
-    for number in range(200):
-        answer = answers[number % len(answers)]
+    for answer in (6, 130) * 60:
         writer.add(*sequence(rng, answer=answer), *teacher_rows(rng, answer, top_k))
     writer.close()
     reader = StoreReader(tmp_path)
@@ -138,37 +153,34 @@ def test_trap_05_padding_is_finite(tmp_path):
     assert np.exp(found_logp[0, 2:]).sum() == 0 and np.isfinite(found_logp).all()
 
 
-def test_trap_07_a_sequence_of_the_same_length_is_refused(tmp_path):
-    writer, stored = write(tmp_path)
-    writer.close()
-    ids, supervised = stored[3][0].copy(), stored[3][1]
+def test_trap_07_a_sequence_of_the_same_length_is_refused(store):
+    ids, supervised = store[1][3][0].copy(), store[1][3][1]
     ids[5] += 1
-    with pytest.raises(UserError, match="is not in the teacher store"):
-        StoreReader(tmp_path).lookup(ids, supervised)
+    with pytest.raises(UserError, match=sample_key(ids)[:16]):
+        StoreReader(store[0]).lookup(ids, supervised)
 
 
-def test_trap_07_a_mask_with_the_same_count_is_refused(tmp_path):
-    writer, stored = write(tmp_path)
-    writer.close()
-    ids, supervised = stored[3][:2]
-    with pytest.raises(UserError, match="other supervised positions"):
-        StoreReader(tmp_path).check(ids, np.roll(supervised, -1))
+def test_trap_07_a_mask_with_the_same_count_is_refused(store):
+    ids, supervised = store[1][3][:2]
+    with pytest.raises(UserError, match="supervised"):
+        StoreReader(store[0]).check(ids, np.roll(supervised, -1))
 
 
 def test_trap_07_the_writer_refuses_known_ids_under_another_mask(tmp_path):
     writer, stored = write(tmp_path)
     ids, supervised, *rows = stored[0]
-    with pytest.raises(UserError, match="another supervised mask"):
+    with pytest.raises(UserError, match="mask"):
         writer.add(ids, np.roll(supervised, -1), *rows)
 
 
 def test_trap_07_the_writer_knows_a_sequence_by_its_mask_too(tmp_path):
-    writer, stored = write(tmp_path)
+    writer, stored = write(tmp_path, count=3)
     ids, supervised = stored[0][:2]
     assert writer.has(sample_key(ids), target_runs(supervised)) and writer.has(sample_key(ids))
     assert not writer.has("0" * 64, target_runs(supervised))
-    with pytest.raises(UserError, match="under another supervised mask; delete the store"):
+    with pytest.raises(UserError, match=sample_key(ids)[:16]):
         writer.has(sample_key(ids), target_runs(np.roll(supervised, -1)))
+    assert writer.add(*stored[0]) is False, "equal sequences are stored once"
 
 
 def test_a_full_disk_is_one_error_and_the_capture_goes_on(tmp_path):
@@ -177,7 +189,7 @@ def test_a_full_disk_is_one_error_and_the_capture_goes_on(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
     try:
-        with pytest.raises(UserError, match=r"shard-00000\.safetensors: .*cannot be written .*earlier shards are kept"):
+        with pytest.raises(UserError, match=r"shard-00000\.safetensors: .*cannot be written"):
             writer.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -191,7 +203,7 @@ def test_trap_11_an_id_outside_the_vocabulary_is_refused(tmp_path):
     ids, supervised = sequence(rng)
     ids_SK, logp_SK, tail_S = teacher_rows(rng, 10, 10)
     ids_SK[4, 9] = VOCABULARY
-    with pytest.raises(UserError, match="teacher row 4: an id is outside the vocabulary of 153376"):
+    with pytest.raises(UserError, match="row 4: .*153376"):
         StoreWriter(tmp_path, header()).add(ids, supervised, ids_SK, logp_SK, tail_S)
 
 
@@ -215,27 +227,6 @@ def test_trap_16_a_key_is_the_same_in_every_process():
     assert keys == {"e528f4309e1413e6bc35aea5d8db8519384d2fcc33f9dd5d1126d73f104cf92a"}
 
 
-def test_masses_are_renormalised_in_float32(tmp_path):
-    writer, stored = write(tmp_path, top_k=64, answer=50, count=20)
-    writer.close()
-    reader = StoreReader(tmp_path)
-    totals = []
-    for ids, supervised, *_ in stored:
-        _, logp_SK, tail_S = reader.lookup(ids, supervised)
-        totals.append(np.exp(logp_SK.astype(np.float64)).sum(1) + np.exp(tail_S.astype(np.float64)))
-    assert np.abs(np.concatenate(totals) - 1).max() < 1e-6
-    raw = reader._decode(0, 0, 50)
-    assert np.abs(np.exp(raw[1]).sum(1) + np.exp(raw[2]) - 1).max() > 1e-5  # so there was something to do
-
-
-def test_equal_sequences_are_stored_once(tmp_path):
-    writer, stored = write(tmp_path, count=3)
-    assert writer.has(sample_key(stored[0][0])) and not writer.has("0" * 64)
-    assert writer.add(*stored[0]) is False
-    writer.close()
-    assert StoreReader(tmp_path).positions == 30
-
-
 def bad_rows(change):
     ids_SK, logp_SK, tail_S = teacher_rows(np.random.default_rng(1), 10, 10)
     return change(ids_SK, logp_SK, tail_S) or (ids_SK, logp_SK, tail_S)
@@ -246,7 +237,7 @@ def assign(array, where, value):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         (lambda i, p, t: assign(i, (2, 3), i[2, 4]), "row 2: an id occurs twice"),
         (lambda i, p, t: assign(i, (2, 3), -1), "row 2: an id follows padding"),
@@ -275,41 +266,38 @@ def test_the_writer_refuses_a_sequence_without_target(tmp_path):
         StoreWriter(tmp_path, header()).add(np.arange(4), np.array([1, 0, 0, 0], bool), ids_SK, logp_SK, tail_S)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"mode": "best"}, {"vocab_size": 2**18 - 1}, {"top_k": 0}, {"temperature": 0.0}, {"vocab_size": 0}]
-)
-def test_a_header_that_cannot_be_stored_is_refused(tmp_path, changes):
-    with pytest.raises(UserError, match=str(next(iter(changes.values())))):
-        StoreWriter(tmp_path, header(**changes))
+def test_a_header_that_cannot_be_stored_is_refused(tmp_path):
+    for key, value in (("mode", "best"), ("vocab_size", 2**18 - 1), ("vocab_size", 0), ("top_k", 0),
+                       ("temperature", 0.0)):  # fmt: skip
+        with pytest.raises(UserError, match=f"{key}.*{value}"):
+            StoreWriter(tmp_path, header(**{key: value}))
 
 
-def test_a_tampered_shard_is_named(tmp_path):
-    write(tmp_path)[0].close()
-    path = tmp_path / "shard-00001.safetensors"
+def test_a_tampered_shard_is_named(copied):
+    path = copied / "shard-00001.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     for open_it in (StoreReader, verify_store):
         with pytest.raises(UserError, match="shard-00001.safetensors: its SHA-256"):
-            open_it(tmp_path)
+            open_it(copied)
 
 
-def test_another_tokenizer_is_refused(tmp_path):
-    write(tmp_path)[0].close()
-    with pytest.raises(UserError, match="made with another tokenizer"):
-        StoreReader(tmp_path, tokenizer_sha256="c" * 64)
+def test_another_tokenizer_is_refused(store):
+    with pytest.raises(UserError, match="tokenizer"):
+        StoreReader(store[0], tokenizer_sha256="c" * 64)
 
 
-@pytest.mark.parametrize("field, value", [("top_k", 64), ("temperature", 2.0), ("teacher_sha256", "d" * 64)])
-def test_another_header_is_refused_by_the_field_that_differs(tmp_path, field, value):
-    write(tmp_path)  # not closed: the notes alone must tell
-    with pytest.raises(UserError, match=f"begun with {field}="):
-        StoreWriter(tmp_path, header(**{field: value}))
+def test_another_header_is_refused_by_the_field_that_differs(tmp_path):
+    write(tmp_path)  # not closed: only the records of the shards name the header
+    for field, value in (("top_k", 64), ("temperature", 2.0), ("teacher_sha256", "d" * 64)):
+        with pytest.raises(UserError, match=f"{field}="):
+            StoreWriter(tmp_path, header(**{field: value}))
 
 
 def test_an_unfinished_store_cannot_be_read(tmp_path):
     write(tmp_path)
-    with pytest.raises(UserError, match=r"manifest\.json: no such file"):
+    with pytest.raises(UserError, match=r"manifest\.json"):
         StoreReader(tmp_path)
 
 
@@ -326,14 +314,13 @@ def test_an_unfinished_store_cannot_be_read(tmp_path):
         lambda m: m.update(schema=99),
     ],
 )
-def test_a_damaged_manifest_is_a_user_error(tmp_path, change):
-    write(tmp_path)[0].close()
-    path = tmp_path / "manifest.json"
+def test_a_damaged_manifest_is_a_user_error(copied, change):
+    path = copied / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)
     path.write_text(json.dumps(manifest))
-    with pytest.raises(UserError):
-        StoreReader(tmp_path)
+    with pytest.raises(UserError, match="copy"):
+        StoreReader(copied)
 
 
 def test_a_killed_writer_continues_after_its_last_full_shard(tmp_path):
@@ -380,17 +367,16 @@ def test_the_sequences_of_a_deleted_shard_are_captured_again(tmp_path, capsys):
     with pytest.raises(UserError, match="shard-00000"):
         StoreReader(tmp_path)
     writer = StoreWriter(tmp_path, header(), 30)
-    assert "shard-00000.safetensors: gone" in capsys.readouterr().err
+    assert "shard-00000.safetensors: missing" in capsys.readouterr().err
     assert [writer.add(*item) for item in stored] == [True] * 3 + [False] * 3
     writer.close()
-    assert capsys.readouterr().err == ""  # said once, where it is true
+    assert capsys.readouterr().err == ""
     assert_holds(StoreReader(tmp_path), stored)
 
 
-def test_verify_counts_and_measures(tmp_path):
-    writer, stored = write(tmp_path)
-    writer.close()
-    summary = verify_store(tmp_path)
+def test_verify_counts_and_measures(store):
+    folder, stored = store
+    summary = verify_store(folder)
     assert (summary["shards"], summary["sequences"], summary["positions"], summary["top_k"]) == (3, 8, 80, 10)
     assert summary["bytes_per_position"] == summary["bytes"] / 80
     mass = np.mean([np.exp(item[3]).sum(1) for item in stored])
@@ -406,5 +392,5 @@ def test_verify_finds_a_bad_value_behind_a_good_hash(tmp_path, monkeypatch):
     writer.add(ids, supervised, ids_SK, logp_SK, tail_S)
     writer.close()
     monkeypatch.undo()
-    with pytest.raises(UserError, match=r"shard-00000\.safetensors: teacher row 6: an id is outside"):
+    with pytest.raises(UserError, match=r"shard-00000\.safetensors: .*row 6"):
         verify_store(tmp_path)

@@ -9,7 +9,7 @@ from mindspore_impl import files, runtime
 from mindspore_impl.data.teacher_store import StoreHeader
 from mindspore_impl.distill import capture
 from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
-from mindspore_impl.distill.rollout import roll_out
+from mindspore_impl.distill.rollout import run_rollout
 from mindspore_impl.distributed import ranks
 from mindspore_impl.evaluation import harness, teacher_forced
 from mindspore_impl.evaluation.options import EvaluationOptions
@@ -63,7 +63,17 @@ class Work:
     def rollout(self, folder):
         sampling = SamplingOptions(max_new_tokens=6, batch_size=4)
         options = RolloutOptions(prompts_per_part=2, samples_per_prompt=2)
-        return roll_out(lambda: self.engine, self.tokenizer, self.records, options, sampling, "ab" * 32, folder, 3)
+        return run_rollout(
+            None,
+            self.tokenizer,
+            self.records,
+            options,
+            sampling,
+            "ab" * 32,
+            folder,
+            3,
+            make_engine=lambda *_: self.engine,
+        )
 
     def capture(self, folder):
         samples = [render(record, self.tokenizer) for record in self.records]

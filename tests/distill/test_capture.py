@@ -1,6 +1,8 @@
-"""Capture end to end: what is stored, where it is read, and that a killed capture goes on."""
+"""Capture end to end: what is stored, where it is read, and how a killed capture resumes."""
 
+import functools
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -38,6 +40,40 @@ def make_model(seed, vocab=VOCAB):
 @pytest.fixture(scope="module")
 def model(ms_runtime):
     return make_model(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_graphs():
+    """Compile the graphs of a teacher once for the whole module."""
+    make = functools.cache(TeacherScorer)
+
+    def scorer(model, header, seed=0):
+        shared = make(model, header)
+        shared.seed = seed
+        return shared
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capture, "HiddenStates", functools.cache(capture.HiddenStates))
+        patch.setattr(capture, "TeacherScorer", scorer)
+        yield
+
+
+@contextmanager
+def weights(model, changed: dict):
+    """The model with these arrays in place of its parameters."""
+    parameters = {parameter.name: parameter for parameter in model.get_parameters()}
+    before = {name: parameters[name].asnumpy().copy() for name in changed}
+    for name, array in changed.items():
+        parameters[name].set_data(Tensor(array))
+    try:
+        yield
+    finally:
+        for name, array in before.items():
+            parameters[name].set_data(Tensor(array))
+
+
+def arrays_of(model) -> dict:
+    return {parameter.name: parameter.asnumpy() for parameter in model.get_parameters()}
 
 
 def make_samples(count=16, seed=0):
@@ -86,18 +122,10 @@ def test_trap_01_the_teacher_as_its_own_student_has_no_kd_until_shifted(model, c
     batch, _ = next(one_pass(samples, LENGTH, 8, StoreReader(folder / "store")))
 
     def kd(shift_by):
-        teacher = [
-            np.roll(a, shift_by, axis=1)
-            for a in (batch.teacher_ids_BLK, batch.teacher_logp_BLK, batch.teacher_tail_logp_BL)
-        ]
-        arrays = [
-            batch.input_ids_BL,
-            batch.target_ids_BL,
-            batch.loss_weight_BL,
-            batch.segment_ids_BL,
-            batch.position_ids_BL,
-        ]
-        metrics_M = network(*(Tensor(a) for a in arrays + teacher))[1].asnumpy()
+        teacher = (batch.teacher_ids_BLK, batch.teacher_logp_BLK, batch.teacher_tail_logp_BL)
+        arrays = [batch.input_ids_BL, batch.target_ids_BL, batch.loss_weight_BL, batch.segment_ids_BL]
+        arrays += [batch.position_ids_BL, *(np.roll(array, shift_by, axis=1) for array in teacher)]
+        metrics_M = network(*map(Tensor, arrays))[1].asnumpy()
         return metrics_M[METRICS.index("kd")] / metrics_M[METRICS.index("tokens")], metrics_M
 
     aligned, metrics_M = kd(0)
@@ -156,14 +184,14 @@ def test_trap_14_a_killed_capture_goes_on_and_stores_the_same(model, options, tm
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("fault", ["gone", "damaged"])
+@pytest.mark.parametrize("fault", ["missing", "damaged"])
 def test_a_lost_shard_alone_is_captured_again(model, captured, tmp_path, capsys, fault):
     folder, metrics, samples = captured
     shutil.copytree(folder / "store", tmp_path / "store")
     lost = tmp_path / "store" / "shard-00001.safetensors"
-    lost.unlink() if fault == "gone" else lost.write_bytes(lost.read_bytes()[:-1] + b"x")
+    lost.unlink() if fault == "missing" else lost.write_bytes(lost.read_bytes()[:-1] + b"x")
     again = run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path, 0)
-    assert f"shard-00001.safetensors: {fault}; its sequences will be captured again" in capsys.readouterr().err
+    assert f"shard-00001.safetensors: {fault}" in capsys.readouterr().err
     assert 0 < again["tokens"] < metrics["tokens"] and content(tmp_path) == content(folder)
 
 
@@ -187,7 +215,7 @@ def test_a_store_of_other_samples_is_captured_anew(model, captured, tmp_path):
 def test_a_sample_is_stored_alike_whatever_it_was_packed_with(model, captured):
     """Attention, positions and teacher rows of a packed sample are those of the sample alone."""
     _, _, samples = captured
-    scorer = TeacherScorer(model, HEADER)
+    scorer = capture.TeacherScorer(model, HEADER)
     packed = {s.record_id: rows for s, rows in scorer.score(samples, one_pass(samples, LENGTH, ROWS))}
     for sample in samples[:4]:
         ((_, alone),) = scorer.score([sample], one_pass([sample], LENGTH, ROWS))
@@ -207,15 +235,14 @@ def test_trap_07_equal_sequences_are_scored_once_and_others_by_their_hash(model,
     metrics = run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path, 0)
     assert metrics["sequences"] == 2 and metrics["positions"] == 8 and metrics["tokens"] == 16
     reader = StoreReader(tmp_path / "store")
-    with pytest.raises(UserError, match="not in the teacher store"):
+    with pytest.raises(UserError, match=sample_key(ids + 2)[:16]):
         reader.lookup(ids + 2, supervised)
     assert not np.array_equal(reader.lookup(ids, supervised)[1], reader.lookup(ids + 1, supervised)[1])
 
 
 def test_sampled_rows_are_counts_of_draws_from_the_teacher(model, tmp_path):
     """Masses are multiples of 1 / K that sum to 1, the seed alone decides, and the mean follows the teacher."""
-    samples = make_samples(4, seed=3)
-    many = replace(SAMPLED, top_k=400)
+    samples, many = make_samples(4, seed=3), replace(SAMPLED, top_k=400)
     header = replace(HEADER, mode="sampled")
     run_capture(model, header, samples, many, LENGTH, tmp_path / "a", 1)
     reader = StoreReader(tmp_path / "a" / "store")
@@ -229,7 +256,7 @@ def test_sampled_rows_are_counts_of_draws_from_the_teacher(model, tmp_path):
             share_V = np.zeros(VOCAB)
             share_V[ids_SK[row, real]] = np.exp(logp_SK[row, real])
             assert np.abs(share_V - expected_LV[row]).max() < 5 * np.sqrt(0.25 / 400)
-    scorer = TeacherScorer(model, replace(header, top_k=8))
+    scorer = capture.TeacherScorer(model, replace(header, top_k=400))
     results = []
     for scorer.seed in (1, 1, 2):
         results.append(next(iter(scorer.score(samples[:1], one_pass(samples[:1], LENGTH, ROWS))))[1][0])
@@ -248,10 +275,10 @@ def test_rescoring_tells_the_teacher_from_another(model, captured):
     folder, _, samples = captured
     reader = StoreReader(folder / "store")
     same = rescore(model, reader, samples, LENGTH, ROWS)
-    assert (
-        same["max_abs_logp_difference"] < 3e-3 and same["id_agreement"] == 1 and same["positions"] == reader.positions
-    )
-    other = rescore(make_model(2), reader, samples, LENGTH, ROWS)
+    assert same["max_abs_logp_difference"] < 3e-3 and same["id_agreement"] == 1
+    assert same["positions"] == reader.positions
+    with weights(model, arrays_of(make_model(2))):
+        other = rescore(model, reader, samples, LENGTH, ROWS)
     assert other["max_abs_logp_difference"] > 0.2 and other["id_agreement"] < 0.7
     assert other["mean_abs_logp_difference"] > 10 * same["mean_abs_logp_difference"]
 
@@ -263,14 +290,15 @@ def test_rescoring_a_store_of_draws(model, tmp_path):
     run_capture(model, replace(HEADER, mode="sampled"), samples, options, LENGTH, tmp_path, 0)
     reader = StoreReader(tmp_path / "store")
     assert rescore(model, reader, samples, LENGTH, ROWS)["max_abs_logp_difference"] == 0
-    assert rescore(make_model(2), reader, samples, LENGTH, ROWS)["max_abs_logp_difference"] > 0.05
+    with weights(model, arrays_of(make_model(2))):
+        assert rescore(model, reader, samples, LENGTH, ROWS)["max_abs_logp_difference"] > 0.05
 
 
 def test_projection_in_chunks_gives_the_same(model, captured, monkeypatch):
     """Three positions at a time, the last chunk filled up: as all at once."""
     _, _, samples = captured
     batches = SequentialBatches(samples, LENGTH, ROWS)
-    whole = dict((s.record_id, rows) for s, rows in TeacherScorer(model, HEADER).score(samples, batches))
+    whole = {s.record_id: rows for s, rows in capture.TeacherScorer(model, HEADER).score(samples, batches)}
     monkeypatch.setattr(capture.runtime, "logits_elements", lambda: 3 * VOCAB)
     for sample, rows in TeacherScorer(model, HEADER).score(samples, batches):
         np.testing.assert_array_equal(rows[0], whole[sample.record_id][0])
@@ -279,18 +307,13 @@ def test_projection_in_chunks_gives_the_same(model, captured, monkeypatch):
 
 def test_trap_11_padded_vocabulary_gets_no_mass(model, tmp_path):
     """The last rows of a padded lm_head, however large their logits, are neither stored nor part of the normaliser."""
-    samples = make_samples(3, seed=6)
-    padded, plain = make_model(1, VOCAB + 8), make_model(1, VOCAB)
-    weights = {p.name: p.asnumpy() for p in padded.get_parameters()}
-    for parameter in plain.get_parameters():
-        rows = parameter.shape[0]
-        parameter.set_data(Tensor(weights[parameter.name][:rows]))
+    samples, padded, arrays = make_samples(3, seed=6), make_model(1, VOCAB + 8), arrays_of(model)
+    for parameter in padded.get_parameters():
+        fill = np.full((parameter.shape[0] - len(arrays[parameter.name]), *parameter.shape[1:]), 3, np.float32)
+        parameter.set_data(Tensor(np.concatenate([arrays[parameter.name], fill])))
     assert padded.lm_head_weight.shape[0] == VOCAB + 8
-    padded.lm_head_weight.set_data(
-        Tensor(np.concatenate([plain.lm_head_weight.asnumpy(), np.full((8, 16), 3, np.float32)]))
-    )
     batches = SequentialBatches(samples, LENGTH, ROWS)
-    one, two = ([rows for _, rows in TeacherScorer(m, HEADER).score(samples, batches)] for m in (padded, plain))
+    one, two = ([rows for _, rows in capture.TeacherScorer(m, HEADER).score(samples, batches)] for m in (padded, model))
     for first, second in zip(one, two, strict=True):
         np.testing.assert_array_equal(first[0], second[0])
         np.testing.assert_allclose(first[2], second[2], atol=1e-5)
@@ -302,10 +325,10 @@ def test_trap_11_what_cannot_be_captured_is_refused(model, tmp_path):
     ids[2] = VOCAB
     wrong = [samples[0], replace(samples[1], ids=ids)]
     cases = [
-        ((HEADER, wrong, OPTIONS, LENGTH), f"record 'r1' holds the id {VOCAB}, outside the vocabulary of {VOCAB}"),
-        ((HEADER, samples, replace(OPTIONS, top_k=41), LENGTH), "capture.top_k=41 exceeds the vocabulary of 40"),
-        ((HEADER, samples, OPTIONS, 4), "record 'r0' has .* tokens .* sequence_length"),
-        ((replace(HEADER, vocab_size=64), samples, OPTIONS, LENGTH), "lm_head has 40 rows and the vocabulary 64"),
+        ((HEADER, wrong, OPTIONS, LENGTH), f"record 'r1' .*{VOCAB}"),
+        ((HEADER, samples, replace(OPTIONS, top_k=41), LENGTH), "capture.top_k=41 .*40"),
+        ((HEADER, samples, OPTIONS, 4), "record 'r0' .*sequence_length"),
+        ((replace(HEADER, vocab_size=64), samples, OPTIONS, LENGTH), "lm_head .*40 .*64"),
         ((HEADER, [], OPTIONS, LENGTH), "no sample"),
     ]
     for (header, given, options, length), words in cases:
@@ -318,42 +341,40 @@ def test_an_overlong_sample_is_an_error_or_is_dropped_and_counted(model, tmp_pat
     samples = make_samples(3, seed=8)
     ids, supervised = np.arange(LENGTH + 1, dtype=np.int32), np.arange(LENGTH + 1) > 3
     mixed = [samples[0], Sample(ids, supervised, "long", "fast"), *samples[1:]]
-    with pytest.raises(UserError, match="record 'long' has 33 tokens.*capture.overlong=drop"):
+    with pytest.raises(UserError, match="record 'long' .*33 .*capture.overlong=drop"):
         run_capture(model, HEADER, mixed, OPTIONS, LENGTH, tmp_path, 0)
     assert not (tmp_path / "store").exists()
     dropping = replace(OPTIONS, overlong="drop")
     metrics = run_capture(model, HEADER, mixed, dropping, LENGTH, tmp_path, 0)
     assert metrics["dropped"] == 1 and metrics["sequences"] == 3
-    assert "1 of 4 samples longer than 32 are left out" in capsys.readouterr().out
+    assert "1 of 4 samples" in capsys.readouterr().out
     reader = StoreReader(tmp_path / "store")
-    with pytest.raises(UserError, match="not in the teacher store"):
+    with pytest.raises(UserError, match=sample_key(ids)[:16]):
         reader.check(ids, supervised)
     result = rescore(model, reader, mixed, LENGTH, ROWS)
     assert result["dropped"] == 1 and result["positions"] == reader.positions
-    with pytest.raises(UserError, match="each of the 1 samples is longer than 32 tokens.*leaves nothing"):
+    with pytest.raises(UserError, match="each of the 1 samples.* 32 "):
         run_capture(model, HEADER, mixed[1:2], dropping, LENGTH, tmp_path / "none", 0)
 
 
-def test_a_teacher_whose_logits_are_not_finite_is_refused(captured, tmp_path):
+def test_a_teacher_whose_logits_are_not_finite_is_refused(model, captured, tmp_path):
     """One NaN in the output weights: counts of draws would be finite, and a maximum of differences 0."""
     folder, _, samples = captured
-    broken = make_model(1)
-    weights_VD = broken.lm_head_weight.asnumpy().copy()
+    weights_VD = model.lm_head_weight.asnumpy().copy()
     weights_VD[3, 2] = np.nan
-    broken.lm_head_weight.set_data(Tensor(weights_VD))
-    words = "the teacher's logits are not finite; its weights are damaged or its training diverged"
-    for options in (SAMPLED, OPTIONS):
-        with pytest.raises(UserError, match=words):
-            run_capture(broken, HEADER, samples[:3], options, LENGTH, tmp_path / options.mode, 0)
-    with pytest.raises(UserError, match=words):
-        rescore(broken, StoreReader(folder / "store"), samples, LENGTH, ROWS)
+    with weights(model, {model.lm_head_weight.name: weights_VD}):
+        for options in (replace(SAMPLED, top_k=400), OPTIONS):
+            with pytest.raises(UserError, match="logits are not finite"):
+                run_capture(model, HEADER, samples[:3], options, LENGTH, tmp_path / options.mode, 0)
+        with pytest.raises(UserError, match="logits are not finite"):
+            rescore(model, StoreReader(folder / "store"), samples, LENGTH, ROWS)
 
 
 def test_trap_07_equal_ids_under_two_masks_are_refused_before_scoring(model, captured, tmp_path, monkeypatch):
     folder, _, samples = captured
     other = Sample(samples[1].ids, ~samples[1].supervised, "the other", "fast")
     monkeypatch.setattr(TeacherScorer, "score", lambda *_: pytest.fail("the teacher was run"))
-    with pytest.raises(UserError, match="records 'r1' and 'the other' have the same .* tokens"):
+    with pytest.raises(UserError, match="'r1' and 'the other'"):
         run_capture(model, HEADER, [*samples[:4], other], OPTIONS, LENGTH, tmp_path, 0)
     assert not (tmp_path / "store").exists()
 

@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("mindspore")
 
 
+@pytest.mark.slow
 def test_two_ranks_make_what_one_makes(two_ranks):
     first, second = two_ranks(Path(__file__).parent / "rank_work.py", "share")
     for found in (first, second):

@@ -1,5 +1,6 @@
-"""Rollouts over a fake engine: what is recorded, resuming after a kill, seeds, trap 18."""
+"""Rollouts: what is recorded, resuming after a kill, seeds, trap 18. All but the last test use a fake engine."""
 
+import functools
 import hashlib
 import json
 import random
@@ -9,7 +10,7 @@ import pytest
 
 from mindspore_impl.data.rollouts import read_rollouts, to_sample
 from mindspore_impl.distill.options import RolloutOptions
-from mindspore_impl.distill.rollout import roll_out
+from mindspore_impl.distill.rollout import run_rollout
 from mindspore_impl.distributed import resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
@@ -56,17 +57,16 @@ def make_records(count, thinking="fast"):
 def run(tokenizer, folder, records, engine=None, sampling=None, seed=5, check=None, **options):
     engine = engine or FakeEngine(tokenizer)
     options = RolloutOptions(**{"prompts_per_part": 4, "samples_per_prompt": 2, **options})
-    return roll_out(
-        lambda: engine,
-        tokenizer,
-        records,
-        options,
-        sampling or SamplingOptions(batch_size=8),
-        WEIGHTS,
-        folder,
-        seed,
-        check,
-    )
+    sampling = sampling or SamplingOptions(batch_size=8)
+    return run_rollout(None, tokenizer, records, options, sampling, WEIGHTS, folder, seed, check, lambda *_: engine)
+
+
+def killed_run(tokenizer, folder, records, dies_at, **more):
+    """A run that is killed when it asks for one more prompt than `dies_at`; returns its engine."""
+    engine = FakeEngine(tokenizer, dies_at=dies_at)
+    with pytest.raises(KeyboardInterrupt):
+        run(tokenizer, folder, records, engine=engine, **more)
+    return engine
 
 
 def content(folder):
@@ -123,20 +123,16 @@ def test_truncated_answers_can_be_left_out(tokenizer, tmp_path):
     assert {line["finish"] for line in lines} == {"stop"}
     assert metrics["kept"] == len(lines) < metrics["generations"] == 24
     assert metrics["finished_share"] == len(lines) / 24
-
-
-def test_nothing_left_to_keep_is_told(tokenizer, tmp_path):
     with pytest.raises(UserError, match="max_new_tokens"):
-        run(tokenizer, tmp_path, make_records(3), engine=FakeEngine(tokenizer, cut=1.1), keep_truncated=False)
-    assert not (tmp_path / "rollouts.json").exists()
+        run(tokenizer, tmp_path / "n", make_records(3), engine=FakeEngine(tokenizer, cut=1.1), keep_truncated=False)
+    assert not (tmp_path / "n" / "rollouts.json").exists()
 
 
-@pytest.mark.parametrize("dies_at", [0, 3, 8, 9, 23, 25])
+@pytest.mark.parametrize("dies_at", [0, 8, 9, 25])
 def test_a_killed_run_goes_on_and_doubles_or_loses_nothing(tokenizer, tmp_path, dies_at):
     records = make_records(13)
     run(tokenizer, tmp_path / "whole", records)
-    with pytest.raises(KeyboardInterrupt):
-        run(tokenizer, tmp_path / "killed", records, engine=FakeEngine(tokenizer, dies_at=dies_at))
+    killed_run(tokenizer, tmp_path / "killed", records, dies_at)
     assert not (tmp_path / "killed" / "rollouts.jsonl").exists()
     engine = FakeEngine(tokenizer)
     metrics = run(tokenizer, tmp_path / "killed", records, engine=engine)
@@ -148,8 +144,7 @@ def test_a_killed_run_goes_on_and_doubles_or_loses_nothing(tokenizer, tmp_path, 
 def test_a_damaged_part_is_made_again(tokenizer, tmp_path):
     records = make_records(8)
     run(tokenizer, tmp_path / "whole", records)
-    with pytest.raises(KeyboardInterrupt):
-        run(tokenizer, tmp_path / "killed", records, engine=FakeEngine(tokenizer, dies_at=9))
+    killed_run(tokenizer, tmp_path / "killed", records, 9)
     (part,) = (tmp_path / "killed" / "parts").rglob("part_00000.jsonl")
     part.write_text("".join(part.read_text(encoding="utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8")
     run(tokenizer, tmp_path / "killed", records)
@@ -158,8 +153,7 @@ def test_a_damaged_part_is_made_again(tokenizer, tmp_path):
 
 def test_parts_of_other_settings_are_not_taken_over(tokenizer, tmp_path):
     records = make_records(8)
-    with pytest.raises(KeyboardInterrupt):
-        run(tokenizer, tmp_path, records, engine=FakeEngine(tokenizer, dies_at=9), seed=5)
+    killed_run(tokenizer, tmp_path, records, 9, seed=5)
     engine = FakeEngine(tokenizer)
     run(tokenizer, tmp_path, records, engine=engine, seed=6)
     assert engine.prompts == 16
@@ -213,11 +207,6 @@ def test_correct_share_is_taken_over_what_can_be_checked(tokenizer, tmp_path):
     assert [line["meta"].get("correct") for line in lines_of(tmp_path)][::2] == [None, True, False, True, False]
 
 
-def test_the_limit_is_the_callers(tokenizer, tmp_path):
-    """It counts a set, and the sets have been put together here."""
-    assert run(tokenizer, tmp_path, make_records(5), limit=2)["prompts"] == 5
-
-
 def test_bookkeeping_does_not_make_a_finished_rollout_anew(tokenizer, tmp_path):
     records = make_records(5)
     metrics = run(tokenizer, tmp_path, records)
@@ -232,13 +221,11 @@ def test_what_is_kept_is_decided_after_a_kill(tokenizer, tmp_path):
     """keep_truncated shapes the file, not the parts; parts of another size are not mixed in."""
     records = make_records(13)
     run(tokenizer, tmp_path / "whole", records, keep_truncated=False)
-    with pytest.raises(KeyboardInterrupt):
-        run(tokenizer, tmp_path / "killed", records, engine=FakeEngine(tokenizer, dies_at=9))
-    engines = [FakeEngine(tokenizer, dies_at=17), FakeEngine(tokenizer)]
-    with pytest.raises(KeyboardInterrupt):
-        run(tokenizer, tmp_path / "killed", records, engine=engines[0], keep_truncated=False, prompts_per_part=8)
-    run(tokenizer, tmp_path / "killed", records, engine=engines[1], keep_truncated=False)
-    assert [engine.prompts for engine in engines] == [17, 18]
+    killed_run(tokenizer, tmp_path / "killed", records, 9)
+    killed = killed_run(tokenizer, tmp_path / "killed", records, 17, keep_truncated=False, prompts_per_part=8)
+    engine = FakeEngine(tokenizer)
+    run(tokenizer, tmp_path / "killed", records, engine=engine, keep_truncated=False)
+    assert (killed.prompts, engine.prompts) == (17, 18)
     assert lines_of(tmp_path / "killed") == lines_of(tmp_path / "whole")
     idle = FakeEngine(tokenizer)
     run(tokenizer, tmp_path / "whole", records, engine=idle, keep_truncated=True)
@@ -270,8 +257,7 @@ def test_ranks_share_the_parts_and_any_number_may_go_on(tokenizer, tmp_path, mon
 def test_the_missing_parts_are_what_is_shared(tokenizer, tmp_path, monkeypatch):
     """After a run of two ranks of which one did all of its parts, both have work again."""
     records = make_records(21)
-    with pytest.raises(KeyboardInterrupt):
-        run(tokenizer, tmp_path, records, engine=FakeEngine(tokenizer, dies_at=25))  # parts 0 to 2
+    killed_run(tokenizer, tmp_path, records, 25)  # parts 0 to 2 are made
     engine = FakeEngine(tokenizer)
     monkeypatch.setenv("RANK_ID", "1")
     monkeypatch.setenv("RANK_SIZE", "2")
@@ -281,21 +267,19 @@ def test_the_missing_parts_are_what_is_shared(tokenizer, tmp_path, monkeypatch):
     assert engine.prompts == 8, "part 4 of the missing 3, 4, 5"
 
 
-@pytest.mark.parametrize(
-    ("records", "options", "words"),
-    [
+def test_what_the_user_can_get_wrong(tokenizer, tmp_path):
+    for records, options, words in (
         (make_records(2) + make_records(1), {}, "r0"),
         ([], {}, "prompts"),
         (make_records(2), {"samples_per_prompt": 0}, "samples_per_prompt"),
-    ],
-)
-def test_what_the_user_can_get_wrong(tokenizer, tmp_path, records, options, words):
-    with pytest.raises(UserError, match=words):
-        run(tokenizer, tmp_path, records, **options)
+    ):
+        with pytest.raises(UserError, match=words):
+            run(tokenizer, tmp_path, records, **options)
 
 
-def test_the_real_engine_rolls_out_alike_in_any_batch(ms_runtime, tokenizer, tmp_path):
-    from mindspore_impl.distill.rollout import run_rollout
+def test_the_real_engine_rolls_out_alike_in_any_part(ms_runtime, tokenizer, tmp_path):
+    """Batch sizes are compared in tests/generation."""
+    from mindspore_impl.generation.engine import Engine
     from mindspore_impl.model.options import ModelOptions
     from mindspore_impl.model.pangu import PanguForCausalLM
 
@@ -307,12 +291,13 @@ def test_the_real_engine_rolls_out_alike_in_any_batch(ms_runtime, tokenizer, tmp
         "num_key_value_heads": 1,
     }
     model = PanguForCausalLM(ModelOptions(vocab_size=tokenizer.vocab_size, **shape))
-    records = make_records(3) + make_records(2, "reasoning")
-    found = []
-    for name, batch_size in (("a", 2), ("b", 4)):
-        sampling = SamplingOptions(temperature=1.0, max_new_tokens=6, batch_size=batch_size)
-        options = RolloutOptions(samples_per_prompt=2, prompts_per_part=2)
-        metrics = run_rollout(model, tokenizer, records, options, sampling, WEIGHTS, tmp_path / name, 3)
+    records, sampling = make_records(3) + make_records(2, "reasoning"), SamplingOptions(max_new_tokens=6, batch_size=2)
+    found, engine = [], functools.cache(Engine)
+    for name, prompts in (("a", 2), ("b", 5)):
+        options = RolloutOptions(samples_per_prompt=2, prompts_per_part=prompts)
+        metrics = run_rollout(
+            model, tokenizer, records, options, sampling, WEIGHTS, tmp_path / name, 3, make_engine=engine
+        )
         assert metrics["generations"] == 10 and metrics["tokens"] <= 60
         rollouts = read_rollouts(tmp_path / name / "rollouts.jsonl", tokenizer, keep_truncated=True)
         found.append({rollout.id: rollout.completion_ids for rollout in rollouts})

@@ -21,7 +21,7 @@ def test_published_values(correct, total, low, high):
 def test_borders():
     assert wilson_interval(0, 0) == (0.0, 1.0)
     assert wilson_interval(0, 7)[0] == 0.0 and wilson_interval(7, 7)[1] == 1.0
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="8"):
         wilson_interval(8, 7)
 
 

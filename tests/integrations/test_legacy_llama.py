@@ -30,7 +30,7 @@ def their_name(name: str) -> str:
 
 def legacy_llama(options):
     """mindformers' Llama of the same sizes, in the form that runs on the CPU."""
-    from mindspore_impl.training.optimizer import import_mindformers
+    from mindspore_impl.training.mindformers import import_mindformers
 
     import_mindformers("models.llama")
     from mindformers.models.llama import LlamaConfig, LlamaForCausalLM

@@ -200,6 +200,24 @@ def test_a_typo_in_the_yaml_is_refused(builder, given, message, registered):
         registered[builder](given, default_args=dict.fromkeys(NEEDED.get(builder, ())))
 
 
+def test_a_yaml_of_schema_1_is_read_in_todays_keys(tmp_path):
+    from mindspore_impl.integrations.mindformers import _todays_keys
+
+    old = {
+        "model": {"model_config": {"type": "T", "model": {"num_layers": 2}}},
+        "lr_schedule": {"schedule": "cosine"},
+        "runner_wrapper": {"clip_norm": 1.0},
+        "train_dataset": {"data_loader": {"steps": 3, "batch": {"accumulation": 1}, "sets": {"a": {"first": 1}}}},
+    }
+    (tmp_path / "old.yaml").write_text(json.dumps(old))
+    found = _todays_keys(tmp_path / "old.yaml")
+    assert found["model"]["model_config"]["model"] == {"num_hidden_layers": 2}
+    assert found["lr_schedule"] == {"lr_scheduler_type": "cosine"} and found["runner_wrapper"] == {"max_grad_norm": 1.0}
+    loader = found["train_dataset"]["data_loader"]
+    assert loader["max_steps"] == 3 and loader["batch"] == {"gradient_accumulation_steps": 1}
+    assert loader["sets"]["a"]["skip"] == 1
+
+
 def test_files_that_are_no_training_are_refused(tmp_path, ms_runtime, monkeypatch):
     from mindspore_impl.integrations.mindformers import train
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 
 from mindspore_impl.data.rollouts import read_rollouts, to_sample
+from mindspore_impl.distill.rollout import prompts_of
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import sample_seed
 from mindspore_impl.integrations.vllm import asking
 from mindspore_impl.integrations.vllm.answers import BadAnswer, Output
 from mindspore_impl.integrations.vllm.client import Server
-from mindspore_impl.integrations.vllm.rollouts import CLOSED, import_rollouts, prompts_of, rollout_of, rollout_request
+from mindspore_impl.integrations.vllm.rollouts import CLOSED, import_rollouts, rollout_of, rollout_request
 from mindspore_impl.text import chat
 from mindspore_impl.text.records import prompt_messages
 from tests.data.small import labelled, trained_on
@@ -61,7 +62,7 @@ def test_prompts_are_those_of_our_own_rollout(records, tokenizer, prompts):
     ]  # fmt: skip
     assert prompts[1].seed == sample_seed(3, records[0].id, 1) != prompts[0].seed
     assert prompts[0].ids == chat.render_prompt(prompt_messages(records[0]), tokenizer, "reasoning")
-    with pytest.raises(UserError, match="two prompts would be called"):
+    with pytest.raises(UserError, match=records[0].id):
         prompts_of([records[0], records[0]], tokenizer, 1, 0)
 
 

@@ -177,7 +177,7 @@ def test_an_import_takes_the_place_of_an_earlier_one(tmp_path):
     path.write_text("nonsense\n")
     with pytest.raises(UserError, match="1 of 1 sequences have no usable answer"):
         import_topk([path], [SAMPLE], HEADER, folder)
-    with pytest.raises(UserError, match="the store was begun with top_k=4 and now it is 2"):
+    with pytest.raises(UserError, match="top_k=4 and now it is 2"):
         import_topk([path], [SAMPLE], external_header("t" * 64, "k" * 64, VOCAB, 2, 1.0), folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     other = tmp_path / "other"
@@ -186,7 +186,7 @@ def test_an_import_takes_the_place_of_an_earlier_one(tmp_path):
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "shard-00000.safetensors").write_text("of a capture that was stopped")
     for there in (other, tmp_path / "begun"):
-        with pytest.raises(UserError, match=f"{there.name}: is there already and no finished teacher store"):
+        with pytest.raises(UserError, match=there.name):
             import_topk([path], [SAMPLE], HEADER, there)
         assert list(there.iterdir())
 

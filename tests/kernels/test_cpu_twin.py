@@ -377,7 +377,7 @@ def test_top_k_of_numbers_that_are_not_finite(twin):
     for spoiled in (logits_NV[1].copy(), np.where(np.arange(50) == 30, np.nan, 1), np.full(50, np.nan)):
         logits_NV[1] = spoiled
         code, ids_NK, logp_NK, tail_N = twin.top_k(logits_NV, 4)
-        assert code == 0 and 0 <= ids_NK.min() and ids_NK.max() < 50
+        assert code == 0 and ids_NK.min() >= 0 and ids_NK.max() < 50
         assert np.isnan(logp_NK[1]).all() and np.isnan(tail_N[1]) and np.isfinite(logp_NK[0]).all()
 
 

@@ -80,7 +80,7 @@ def write(path, options=OPTIONS, kind="F32", changes=(), arrays=None, more=(), a
     return path
 
 
-@pytest.mark.parametrize("kind, error", [("F32", 0), ("F16", 2e-3), ("BF16", 2e-2), ("Q8_0", 3e-2), ("Q4_1", 0.5)])
+@pytest.mark.parametrize(("kind", "error"), [("F32", 0), ("F16", 2e-3), ("BF16", 2e-2), ("Q8_0", 3e-2), ("Q4_1", 0.5)])
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False, "qkv_bias": True, "o_bias": True}])
 def test_weights_come_back_in_our_order(tmp_path, kind, error, changes):
     options = ModelOptions(**{**vars(OPTIONS), **changes})
@@ -98,7 +98,7 @@ def without(name):
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    ("settings", "message"),
     [
         ({"architecture": "qwen2"}, "general.architecture is 'qwen2'; only 'llama' is read"),
         ({"changes": [("expert_count", 8)]}, "llama.expert_count is 8"),

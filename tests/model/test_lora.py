@@ -199,6 +199,15 @@ def test_file_holds_the_adapters_alone_and_knows_its_base(folder):
     assert folder()[2].weights_path.read_bytes() == once  # equal content, equal bytes, equal hash
 
 
+def test_adapters_of_schema_1_are_read(folder, tmp_path):
+    from mindspore_impl.model.adapter_file import read_adapters
+
+    arrays = checkpoint.read_arrays(folder()[2].weights_path)
+    old = '{"rank": 3, "alpha": 5.0, "targets": ["q_proj"], "base_sha256": "x"}'
+    source_of(tmp_path / "old.safetensors", arrays, metadata={"lora": old})
+    assert read_adapters(tmp_path / "old.safetensors").options == LoraOptions(3, 5.0, ["q_proj"])
+
+
 def test_merged_weights_have_an_identity_of_their_own(folder):
     from mindspore_impl.model.weights import identity
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 
-@pytest.mark.parametrize("rows", (1, 9, 10, 64, 65))
+@pytest.mark.parametrize("rows", [1, 9, 10, 64, 65])
 def test_product_and_gradient_equal_numpy(ms_runtime, rows):
     from mindspore import Tensor, grad
 

@@ -125,11 +125,22 @@ def test_names_cannot_become_markup(tmp_path):
     assert HOSTILE in page.text
 
 
+def test_record_of_schema_1_is_read_in_todays_keys(tmp_path):
+    build_sweep(tmp_path)
+    record = json.loads((tmp_path / "sweep.json").read_text())
+    record |= {"schema": 1, "fixed": ["stages.a.train.steps=3"], "space": {"models.s.num_layers": "list"}}
+    record["trials"][0]["overrides"] = ["++stages.a.optimizer.schedule=cosine", "seed=1"]
+    (tmp_path / "sweep.json").write_text(json.dumps(record))
+    found = read_sweep(tmp_path)
+    assert found.fixed == ["stages.a.train.max_steps=3"] and found.space == {"models.s.num_hidden_layers": "list"}
+    assert found.trials[0].overrides == ["++stages.a.optimizer.lr_scheduler_type=cosine", "seed=1"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda text: text[:-9], "not valid JSON"),
-        (lambda text: text.replace('"schema": 1', '"schema": 2'), "schema 1"),
+        (lambda text: text.replace('"schema": 2', '"schema": 3'), "schema: 3"),
         (lambda text: text.replace('"status"', '"stats"'), "'status'"),
         (lambda text: text.replace("trials/003", "../../003"), "../../003"),
     ],

@@ -8,10 +8,9 @@ from mindspore_impl.speed import checkpoint as benchmark
 
 def test_it_trains_a_model_of_the_teachers_size():
     teacher = config.compose(["model@models.teacher=tiny_teacher"]).models["teacher"]
-    assert (benchmark.HIDDEN, benchmark.INNER, benchmark.LAYERS, benchmark.HEADS, benchmark.KV_HEADS) == (
-        teacher.hidden_size, teacher.intermediate_size, teacher.num_hidden_layers, teacher.num_attention_heads,
-        teacher.num_key_value_heads
-    )  # fmt: skip
+    names = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads".split()
+    sizes = [benchmark.HIDDEN, benchmark.INNER, benchmark.LAYERS, benchmark.HEADS, benchmark.KV_HEADS]
+    assert [getattr(teacher, name) for name in names] == sizes
     assert callable(BENCHMARKS["checkpoint"])
 
 

@@ -56,7 +56,7 @@ TEMPLATES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("thinking, messages, text, supervised", TEMPLATES)
+@pytest.mark.parametrize(("thinking", "messages", "text", "supervised"), TEMPLATES)
 def test_the_template_and_the_mask(tokenizer, thinking, messages, text, supervised):
     sample = chat.render(record(thinking, *messages), tokenizer)
     assert spelled(tokenizer, sample.ids) == text

@@ -20,11 +20,11 @@ def test_a_record_is_read():
     assert parse_record(good(), "a.jsonl:1") == expected
 
 
-@pytest.mark.parametrize("changes, needles", [
+@pytest.mark.parametrize(("changes", "needles"), [
     ({"mesages": 1}, ["unknown field 'mesages'", "did you mean 'messages'"]),
     ({"id": 7}, ["id must be a string", "a number"]),
     ({"id": ""}, ["id is empty"]),
-    ({"thinking": "slow"}, ["unknown thinking 'slow'", "reasoning, fast"]),
+    ({"thinking": "slow"}, ["unknown thinking 'slow'", "fast, reasoning"]),
     ({"meta": [1]}, ["meta must be an object", "an array"]),
     ({"meta": {"score": float("nan")}}, ["meta holds NaN, infinity or invalid Unicode"]),
     ({"meta": {"deep": [{"score": float("-inf")}]}}, ["meta holds NaN, infinity or invalid Unicode"]),

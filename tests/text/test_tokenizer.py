@@ -115,7 +115,7 @@ def _named_size(caught) -> int:
     return int(re.search(r"that works is (\d+)", str(caught.value))[1])
 
 
-@pytest.mark.parametrize("wrong, step", [(20, -1), (5000, 1), (400, 1)])
+@pytest.mark.parametrize(("wrong", "step"), [(20, -1), (5000, 1), (400, 1)])
 def test_a_wrong_size_names_the_nearest_that_works(corpus, tmp_path, wrong, step):
     path = tmp_path / "t.model"
     with pytest.raises(UserError) as caught:

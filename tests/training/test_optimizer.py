@@ -62,7 +62,8 @@ def test_update_is_adamw_with_bias_correction(eps, ms_runtime):
 def test_update_equals_mindformers_own(ms_runtime):
     import mindspore as ms
 
-    from mindspore_impl.training.optimizer import import_mindformers, make_optimizer
+    from mindspore_impl.training.mindformers import import_mindformers
+    from mindspore_impl.training.optimizer import make_optimizer
 
     import_mindformers("core.optim")
     from mindformers.core.optim import AdamW
@@ -125,7 +126,7 @@ def test_nonsense_is_refused(bad, ms_runtime):
 @pytest.mark.slow
 def test_importing_mindformers_writes_nothing_here(tmp_path):
     code = (
-        "from mindspore_impl.training.optimizer import import_mindformers as load; load('core.optim', 'models.llama')\n"
+        "from mindspore_impl.training import mindformers as m; m.import_mindformers('core.optim', 'models.llama')\n"
         "from mindformers import LlamaConfig; LlamaConfig()"
     )
     root = Path(__file__).resolve().parents[2]

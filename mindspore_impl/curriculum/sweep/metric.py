@@ -1,5 +1,6 @@
-"""The number a trial is judged by: STAGE.accuracy.SET, STAGE.perplexity.SET, STAGE.benchmarks.NAME.METRIC, or another
-path in a stage's metrics.
+"""The metric of a trial: STAGE.accuracy.SET, STAGE.perplexity.SET, STAGE.benchmarks.NAME.METRIC.
+
+Any other path in a stage's metrics works too.
 
 The name `final` stands for the stage that a run evaluates last, whatever it is called.
 """
@@ -7,10 +8,11 @@ The name `final` stands for the stage that a run evaluates last, whatever it is 
 import difflib
 import math
 
-from mindspore_impl.config import Config, EvaluateStage, nearest
+from mindspore_impl.config import Config, EvaluateStage
 from mindspore_impl.curriculum.plan import PlannedStage
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.benchmarks import metric_paths
+from mindspore_impl.schema import nearest
 
 MEASURES = ("accuracy", "perplexity")
 FINAL = "final"

@@ -4,10 +4,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from omegaconf import OmegaConf
-
 from mindspore_impl import files
-from mindspore_impl.config import to_plain
+from mindspore_impl.config import to_yaml
 from mindspore_impl.curriculum.sweep.metric import metric_of
 from mindspore_impl.curriculum.sweep.trial_process import LOG, TrialProcess, stop_all
 from mindspore_impl.curriculum.sweep.trials import SweepPlan, plan_sweep
@@ -101,7 +99,7 @@ def _run(plan: SweepPlan, waiting: list[Trial]) -> None:
 
 def _start(plan: SweepPlan, trial: Trial) -> TrialProcess:
     folder = plan.folder / trial.folder
-    files.write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(to_plain(plan.configs[trial.number]))))
+    files.write_text(folder / "config.yaml", to_yaml(plan.configs[trial.number]))
     print(f"[{_place(plan, trial)}] {trial.name}: starts; {folder / LOG}", flush=True)
     _record(plan, trial, RUNNING, 0.0)
     return TrialProcess(folder)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl import files
-from mindspore_impl.config import Config, compose, nearest
+from mindspore_impl.config import Config, compose
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.curriculum.sweep.metric import check_metric
 from mindspore_impl.curriculum.sweep.options import SweepOptions
 from mindspore_impl.curriculum.sweep.space import Space, key_of, read_space
 from mindspore_impl.errors import UserError
 from mindspore_impl.report.sweep_files import FAILED, FILE, WAITING, Sweep, Trial, is_sweep, read_sweep
+from mindspore_impl.schema import nearest
 
 SEED = "seed"
 PLAIN = "as configured"  # the name of a trial without choices

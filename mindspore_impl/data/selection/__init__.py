@@ -1,1 +1,1 @@
-"""Which records of a file are worth training on: a recipe of steps over a stream of records, and a report of each."""
+"""Data selection: a recipe of steps over a stream of records, with a report of what each step drops."""

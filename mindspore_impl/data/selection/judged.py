@@ -1,4 +1,4 @@
-"""Steps that know right from wrong and easy from hard: labels verified, answers sampled, difficulty noted."""
+"""Steps that verify answers or measure difficulty: label verification, rejection sampling, difficulty, bands."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,10 +15,7 @@ from mindspore_impl.text.tokenizer import Tokenizer
 
 
 def verify(options: VerifyOptions, context: Context) -> Check:
-    """Drops records whose label is wrong: it is executed (list_programs) or compared with meta.answer.
-
-    A prompt alone, which has no answer that could be wrong, goes too.
-    """
+    """Drops records whose label the verifier of their task rejects, and prompts without an answer."""
     wrong, unknown = Drop("its answer is wrong"), Drop("it names no task, so its answer cannot be verified")
 
     def check(item: Item) -> Drop | None:
@@ -32,7 +29,7 @@ def verify(options: VerifyOptions, context: Context) -> Check:
 
 
 def rejection(options: RejectionOptions, context: Context, items: Iterator[Item]) -> Iterator[Item]:
-    """Puts the shortest right generation in place of each record's answer; records without one go."""
+    """Replaces each record's answer by its shortest right generation; drops records without one."""
     verdicts = _verdicts(options, context, _tokenizer(options, context))
     for item in items:
         verdict = verdicts.get((item.record.id, item.record.thinking))
@@ -45,7 +42,7 @@ def rejection(options: RejectionOptions, context: Context, items: Iterator[Item]
 
 
 def measure(options: DifficultyOptions, context: Context, items: Iterator[Item]) -> Iterator[Item]:
-    """Notes how long each record is and how often its prompt was answered rightly; what has no answer goes."""
+    """Writes length and pass rate into the meta of each record; drops records without an answer."""
     tokenizer = _tokenizer(options, context)
     verdicts = _verdicts(options, context, tokenizer) if options.rollouts else {}
     for item in items:
@@ -64,7 +61,7 @@ def measure(options: DifficultyOptions, context: Context, items: Iterator[Item])
 
 
 def band(options: KeepOptions, context: Context) -> Check:
-    """Keeps records whose number lies between two values."""
+    """Drops records whose number lies outside the band."""
     if options.by == "quantile" or options.bucket is not None:
         raise context.refuse("shares and buckets need a whole set; give values, or `keep` to a data set in training")
     difficulty.check_keep(options, context.where)
@@ -78,7 +75,7 @@ def band(options: KeepOptions, context: Context) -> Check:
 
 
 def files_of(options: RejectionOptions | DifficultyOptions) -> list[str]:
-    """The files that decide what stays."""
+    """The files that determine the result."""
     return [path for path in (options.tokenizer, options.rollouts) if path]
 
 
@@ -89,7 +86,7 @@ def _tokenizer(options: RejectionOptions | DifficultyOptions, context: Context) 
 
 
 def _verdicts(options: RejectionOptions | DifficultyOptions, context: Context, tokenizer: Tokenizer) -> dict:
-    """What the generations of a rollout file are worth: judged once, however many steps of a recipe ask."""
+    """The verdicts on a rollout file, computed once for all steps of a recipe."""
     if not options.rollouts:
         raise context.refuse("rollouts: give a rollout file")
     key = ("verdicts", options.rollouts, options.tokenizer, options.template)

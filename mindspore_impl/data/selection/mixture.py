@@ -1,4 +1,4 @@
-"""Mixture weights: how many records of each group stay, or how often each is repeated."""
+"""Mixture weights: how many records of each group are kept, or how often each is repeated."""
 
 import json
 from collections import Counter
@@ -12,14 +12,14 @@ from mindspore_impl.data.selection.stream import Context, Drop, Item, group_of
 from mindspore_impl.data.selection.words import hash64
 from mindspore_impl.text.records import parse_record, record_to_json
 
-BINS = 1 << 16  # of the hashes' leading bits: which records stay is known from counts, without holding the records
+BINS = 1 << 16  # of the hashes' leading bits, which decide what is kept without holding the records
 
 
 def mixture(options: MixtureOptions, context: Context, items: Iterator[Item]) -> Iterator[Item]:
     """Brings the groups to the given shares.
 
-    The records wait in a scratch file while they are counted; of each group those with the smallest hashes of
-    (seed, id) stay, so the choice does not depend on the order of groups. A record that is given twice gets `#2`.
+    The records are buffered in a scratch file while they are counted. Of each group those with the smallest hashes of
+    (seed, id) are kept, so the choice does not depend on their order. The id of a second copy ends with `#2`.
     """
     if not options.weights or any(weight <= 0 for weight in options.weights.values()):
         raise context.refuse(f"weights={options.weights} must name groups with numbers above 0")
@@ -59,9 +59,9 @@ def _bin(item: Item, options: MixtureOptions) -> int:
 
 
 def _asked(sizes: dict[str, int], options: MixtureOptions, context: Context) -> dict[str, int]:
-    """Records to give of each group."""
+    """Number of records to yield of each group."""
     if empty := [name for name, size in sizes.items() if not size]:
-        raise context.refuse(f"no record of {options.by} {empty[0]!r} came this far, and weights asks for some")
+        raise context.refuse(f"weights names the {options.by} {empty[0]!r}, and no record of it is left")
     shares = {name: weight / sum(options.weights.values()) for name, weight in options.weights.items()}
     totals = [sizes[name] / share for name, share in shares.items()]
     total = options.total or (min(totals) if options.how == "down" else max(totals))
@@ -69,23 +69,23 @@ def _asked(sizes: dict[str, int], options: MixtureOptions, context: Context) -> 
     if options.how == "down" and (short := [name for name in asked if asked[name] > sizes[name]]):
         name = short[0]
         raise context.refuse(
-            f"total={options.total} asks for {asked[name]} records of {name!r}, and {sizes[name]} are there; lower it, "
+            f"total={options.total} asks for {asked[name]} records of {name!r}, and there are {sizes[name]}; lower it, "
             "or use how: repeat"
         )
     return asked
 
 
 class _Quota:
-    """Gives `asked` of the records whose bins are counted: every one so many times, the smallest hashes once more."""
+    """Distributes `asked` copies over records whose bins are counted: all equally, the smallest hashes once more."""
 
     def __init__(self, bins: np.ndarray, asked: int):
         self.times, extra = divmod(asked, int(bins.sum()))
         below = np.cumsum(bins)
-        self.edge = int(np.searchsorted(below, extra, side="right"))  # the bin of which only some get one more
+        self.edge = int(np.searchsorted(below, extra, side="right"))  # only some records of this bin get one more
         self.left = extra - (int(below[self.edge - 1]) if self.edge else 0)
 
     def copies(self, at: int) -> int:
-        """How often the next record, of that bin, is given."""
+        """Number of copies of the next record, which is in bin `at`."""
         more = at < self.edge
         if at == self.edge and self.left:
             self.left -= 1

@@ -1,4 +1,4 @@
-"""The options of the selection's own steps. `of` names the part of a record that a step looks at (Item.text)."""
+"""The options of the selection steps. `of` names the part of a record that a step reads (see Item.text)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -28,7 +28,7 @@ class LengthOptions:
 
 @dataclass
 class LanguageOptions:
-    """Shares of CJK and of Latin letters among all letters, 0 to 1. A text without letters stays."""
+    """Shares of CJK and of Latin letters among all letters, 0 to 1. A text without letters is kept."""
 
     of: Part = "conversation"
     min_cjk: float = 0.0
@@ -40,18 +40,18 @@ class LanguageOptions:
 
 @dataclass
 class RepetitionOptions:
-    """Shares of repeated lines and of repeated runs of words, 0 to 1 (a CJK character is a word)."""
+    """Shares of repeated lines and of repeated word n-grams, 0 to 1 (a CJK character is a word)."""
 
     of: Part = "response"
     max_repeated_lines: float = 0.3
-    ngram: int = 4  # words in a run
+    ngram: int = 4  # words
     max_repeated_ngrams: float = 0.4
-    min_words: int = 20  # shorter texts are not judged by their runs
+    min_words: int = 20  # the n-grams of shorter texts are not counted
 
 
 @dataclass
 class BrokenUnicodeOptions:
-    """U+FFFD, half surrogate pairs, control characters and, where asked, text decoded with the wrong table."""
+    """U+FFFD, lone surrogates, control characters and, optionally, text decoded with the wrong character set."""
 
     of: Part = "conversation"
     mojibake: bool = True
@@ -59,46 +59,46 @@ class BrokenUnicodeOptions:
 
 @dataclass
 class MissingAnswerOptions:
-    """No closing answer of the assistant, none that `pattern` finds, or (reasoning mode) no reasoning before it."""
+    """No final answer of the assistant, one that `pattern` does not match, or no reasoning in reasoning mode."""
 
-    pattern: str | None = None  # a regular expression that the answer must hold, e.g. '\\\\boxed'
-    reference: bool = False  # meta.answer must be there too, as accuracy needs it
+    pattern: str | None = None  # a regular expression found in the answer, e.g. '\\\\boxed'
+    reference: bool = False  # meta.answer is required, as accuracy needs it
     reasoning: bool = True  # a record of reasoning mode must have reasoning
 
 
 @dataclass
 class RefusalOptions:
-    """A phrase of a refusal at the start of the answer."""
+    """A refusal phrase at the start of the answer."""
 
-    phrases: list[str] | None = None  # letters' case does not matter; null: REFUSALS above
+    phrases: list[str] | None = None  # in any case; null: REFUSALS above
     within: int = 200  # characters at the start of the answer
 
     def __post_init__(self):
-        if self.phrases is None:  # in full, as they decide what is selected
+        if self.phrases is None:  # in full, as they determine the selection
             self.phrases = list(REFUSALS)
 
 
 @dataclass
 class CodeFencesOptions:
-    """A code block that opens and never closes."""
+    """A code block that is never closed."""
 
     of: Part = "response"
 
 
 @dataclass
 class CompressionOptions:
-    """Compressed size over size (zlib): low where a text repeats itself, or what came before it in its group."""
+    """Compressed size over size (zlib): low where a text repeats itself or earlier records of its group."""
 
     of: Part = "conversation"
-    over: Literal["record", Group] = "record"  # or after the last 32 KB kept of its group
+    over: Literal["record", Group] = "record"  # a group: after the last 32 KB kept of it
     min_ratio: float = 0.2
-    max_ratio: float | None = None  # noise does not compress
-    min_characters: int = 200  # shorter texts are not judged
+    max_ratio: float | None = None  # 1.0: incompressible; null: no limit
+    min_characters: int = 200  # shorter texts are kept
 
 
 @dataclass
 class ExactDuplicatesOptions:
-    """The same text but for case and white space; the first stays. Holds a hash and a place for each."""
+    """Equal text but for case and white space; the first is kept. Memory: a hash and a position per record."""
 
     of: Part = "conversation"
     apart: Group | None = None  # compare within such groups only; null: all with all
@@ -106,34 +106,34 @@ class ExactDuplicatesOptions:
 
 @dataclass
 class NearDuplicatesOptions:
-    """Jaccard similarity of the sets of word runs, with a record that stays; the first stays. Needs extra `select`."""
+    """Jaccard similarity of the word n-grams with a kept record; the first is kept. Needs extra `select`."""
 
     of: Part = "conversation"
     threshold: float = 0.8
-    ngram: int = 3  # words in a run
-    permutations: int = 96  # MinHash values of a record
+    ngram: int = 3  # words
+    permutations: int = 96  # MinHash values per record
     apart: Group | None = None  # compare within such groups only; null: all with all
     seed: int = 1
 
 
 @dataclass
 class DecontaminateOptions:
-    """A run of words shared with a record of an evaluation set, blind to case and punctuation."""
+    """A word n-gram shared with a record of an evaluation set, without case and punctuation."""
 
     against: list[str]  # sets of the recipe
     of: Part = "conversation"
     evaluation: Part = "prompt"
-    ngram: int = 13  # words in a run; an evaluation text that is shorter is one run
-    min_words: int = 5  # a still shorter evaluation text is not looked for
+    ngram: int = 13  # words; a shorter evaluation text is searched for as a whole
+    min_words: int = 5  # evaluation texts with fewer words are ignored
 
 
 @dataclass
 class MixtureOptions:
-    """Shares of groups, e.g. {reasoning: 3, fast: 1}; which records of a group stay is decided by a hash of the id."""
+    """Shares of groups, e.g. {reasoning: 3, fast: 1}; a hash of the id decides which records of a group are kept."""
 
     weights: dict[str, float]
     by: Group = "thinking"
-    how: Literal["down", "repeat"] = "down"  # drop from groups that are too large, or repeat those that are too small
+    how: Literal["down", "repeat"] = "down"  # drop from groups that are too large, or repeat records of those too small
     total: int | None = None  # records in all; null: as many as `how` gives
     seed: int = 0
 
@@ -142,15 +142,15 @@ class MixtureOptions:
 class VerifyOptions:
     """Whether a record's own last answer is right, by its meta.task."""
 
-    unverifiable: Literal["keep", "drop"] = "keep"  # what becomes of a record without a task
+    unverifiable: Literal["keep", "drop"] = "keep"  # what happens to a record without a task
 
 
 @dataclass
 class RejectionOptions:
-    """Rejection sampling: each record's answer becomes the shortest right one among its generations."""
+    """Rejection sampling: each record's answer is replaced by its shortest right generation."""
 
     rollouts: str = ""  # a rollout file with several answers to each prompt
-    tokenizer: str = ""  # tokenizer.model or tokenizer.json of the model that answered
+    tokenizer: str = ""  # tokenizer.model or tokenizer.json of the model that generated
     template: str | None = None  # null: by the kind of tokenizer
 
 

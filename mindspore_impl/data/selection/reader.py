@@ -1,4 +1,4 @@
-"""Sets as streams of Items: one line at a time, so that a file of any size passes through little memory."""
+"""Data sets as streams of Items: JSON lines are read one at a time, so that memory does not grow with the file."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from mindspore_impl.data.sources import ADAPTERS, check_window, load_set
 from mindspore_impl.errors import UserError
 
 HALF_PAIR = re.compile("[\ud800-\udfff]")
-Refused = Callable[[str, Drop], None]  # place of a line that is no record, and why
+Refused = Callable[[str, Drop], None]  # place of a line that is not a record, and the reason
 
 
 def read_set(
@@ -22,9 +22,15 @@ def read_set(
 ) -> Iterator[Item]:  # fmt: skip
     """The records of the set `name` in the order of its file: `first` are skipped, then `count` taken.
 
-    A line without an id gets `<prefix><file name>:<line>`. With `mended`, half a surrogate pair becomes U+FFFD, for a
-    step that drops such records, and `mended` is called for the line. A line that is no record goes to `refused`;
-    without it, UserError names file:line. A JSON array and the bundled generator are read whole; JSON lines are not.
+    A JSON array and the bundled generator are read whole; JSON lines are not.
+
+    Args:
+        name: Name of the set in `data.sets`.
+        options: The set.
+        seed: Seed of the bundled generator.
+        mended: Called for each line in which a lone surrogate became U+FFFD; None: such a line is not a record.
+        refused: Receives each line that is not a record; None: UserError names file:line.
+        prefix: A line without an id gets `<prefix><file name>:<line>`.
     """
     if options.keep is not None:
         raise UserError(f"data.sets.{name}.keep: a recipe reads a whole set; use its step `band` instead")
@@ -51,19 +57,19 @@ def read_set(
         except UserError as error:
             if refused is None:
                 raise
-            refused(where, Drop("line that is no record", str(error).removeprefix(f"{where}: ")))
+            refused(where, Drop("line that is not a record", str(error).removeprefix(f"{where}: ")))
             continue
         yield Item(record, name, where, line)
 
 
 def count_lines(path: str | Path) -> int:
-    """Lines of a file, for a progress bar."""
+    """Number of lines of a file, for a progress bar."""
     with open(path, "rb") as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def _texts(path: Path) -> Iterator[tuple[str, bytes | dict]]:
-    """(place, line) of JSON lines, or (place, object) of a JSON array; blank lines are passed over."""
+    """(place, line) of JSON lines, or (place, object) of a JSON array; blank lines are skipped."""
     try:
         with open(path, "rb") as file:
             if _is_array(file):
@@ -96,7 +102,7 @@ def _object(text: bytes | dict, path: Path, place: str) -> dict:
 
 
 def _has_escape(text: bytes | dict) -> bool:
-    """Whether half a pair is possible: UTF-8 holds none, only the escapes of JSON do."""
+    """Whether a lone surrogate is possible: UTF-8 cannot hold one, only JSON escapes can."""
     return not isinstance(text, bytes) or b"\\ud" in text or b"\\uD" in text
 
 

@@ -1,14 +1,15 @@
-"""A recipe: a YAML file with sets, steps and an output; a typo in any key is refused with the nearest valid name."""
+"""Recipes: YAML files with data sets, steps and an output. An unknown key is refused with the nearest valid name."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mindspore_impl.config import build, conf_folder, nearest, told_plainly
+from mindspore_impl.config import conf_folder, told_plainly
 from mindspore_impl.data.options import DataOptions
 from mindspore_impl.data.selection.steps import STEPS
 from mindspore_impl.data.selection.stream import Step
 from mindspore_impl.errors import UserError
+from mindspore_impl.schema import build, nearest
 
 
 @dataclass
@@ -19,8 +20,8 @@ class RecipeOptions:
     select: list[str]  # sets of data.sets whose records go through the steps, in this order
     data: DataOptions = field(default_factory=DataOptions)
     seed: int = 0  # of the bundled generator
-    unreadable: Literal["error", "drop"] = "error"  # a line that is no record: stop there, or count it and go on
-    dropped: bool = False  # write the dropped records and why to dropped.jsonl
+    unreadable: Literal["error", "drop"] = "error"  # a line that is not a record: stop, or count it and continue
+    dropped: bool = False  # write the dropped records and the reasons to dropped.jsonl
     examples: int = 5  # ids shown in the report for each reason
 
 
@@ -36,20 +37,20 @@ class PlannedStep:
 
 @dataclass
 class Recipe:
-    """A recipe that holds nothing unknown."""
+    """A validated recipe."""
 
     options: RecipeOptions
     steps: list[PlannedStep]
 
     def plain(self) -> dict:
-        """Everything that decides what is selected: not where it is written nor how much is shown."""
+        """The options that determine the selection, without those of the output and the report."""
         plain = asdict(self.options)
         for key in ("output", "dropped", "examples"):
             del plain[key]
         return plain | {"steps": [{planned.name: asdict(planned.options)} for planned in self.steps]}
 
     def sets(self) -> list[str]:
-        """Every set that is read: what is selected from, then what steps compare with."""
+        """Every set that is read: those selected from, then those that steps compare with."""
         names = [name for planned in self.steps for name in planned.step.sets(planned.options)]
         return list(dict.fromkeys(self.options.select + names))
 
@@ -87,7 +88,7 @@ def _planned(entry: Any, where: str) -> PlannedStep:
         raise UserError(f"{where}: expected `name: {{option: value}}`, found {entry!r}")
     ((name, options),) = entry.items()
     if name not in STEPS:
-        raise UserError(f"{where}: no step is called {name!r}{nearest(name, STEPS)}")
+        raise UserError(f"{where}: unknown step {name!r}{nearest(name, STEPS)}")
     where = f"{where}.{name}"
     return PlannedStep(name, where, STEPS[name], build(STEPS[name].options, {} if options is None else options, where))
 
@@ -102,7 +103,7 @@ def _path_of(name: str) -> Path:
 
 
 def _resolved(path: Path, overrides: list[str]) -> dict:
-    """The file with its overrides, interpolations resolved, as plain containers."""
+    """The file with overrides applied and interpolations resolved, as plain containers."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import DictConfig, OmegaConf
 
@@ -112,9 +113,9 @@ def _resolved(path: Path, overrides: list[str]) -> dict:
             raise UserError(f"{path}: expected a mapping with data, select, steps and output")
         for override in OverridesParser.create().parse_overrides(overrides):
             if override.is_delete() or override.is_sweep_override() or override.package is not None:
-                raise UserError(f"{override.input_line}: a recipe takes key=value alone, one value a key")
+                raise UserError(f"{override.input_line}: a recipe takes key=value only, one value per key")
             try:
                 OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
-            except TypeError as error:  # a list is not asked by a name
+            except TypeError as error:  # a list index that is not a number
                 raise UserError(f"{override.input_line}: {error}; steps are numbered: steps.0.NAME.OPTION") from error
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

@@ -1,8 +1,69 @@
-"""report.md of a selection, from its report.json."""
+"""The account of a selection: what each step saw, kept and dropped, and the page report.md."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from mindspore_impl.data.selection.stream import Drop, Item
+from mindspore_impl.text.records import record_to_json
+
+MOST_REASONS = 50  # bounds the report of a step that puts values into its reasons
+
+
+@dataclass
+class Tally:
+    """The counts of one step; the dropped records go to `file` where the recipe asks for them."""
+
+    name: str
+    where: str
+    shown: int  # examples for each reason
+    file: IO[str] | None = None
+    saw: int = 0
+    kept: int = 0
+    reasons: Counter = field(default_factory=Counter)
+    examples: dict[str, list[dict]] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dropped(self) -> int:
+        """Number of records that this step dropped."""
+        return sum(self.reasons.values())
+
+    def drop(self, item: Item, drop: Drop) -> None:
+        """Count a dropped record, and keep it as an example or write it to the file."""
+        self._note(drop, {"id": item.record.id, "set": item.set, "place": item.place}, item)
+
+    def refuse(self, place: str, drop: Drop) -> None:
+        """Count a line that is not a record."""
+        self._note(drop, {"place": place})
+
+    def _note(self, drop: Drop, example: dict, item: Item | None = None) -> None:
+        reason = drop.reason
+        if reason not in self.reasons and len(self.reasons) >= MOST_REASONS:
+            reason = "other reasons"
+        self.reasons[reason] += 1
+        for key in ("detail", "other"):
+            if getattr(drop, key):
+                example[key] = getattr(drop, key)
+        if len(shown := self.examples.setdefault(reason, [])) < self.shown:
+            shown.append(example)
+        if self.file is not None:
+            line = {"step": self.where, "reason": drop.reason} | example
+            if item is not None:
+                line["record"] = record_to_json(item.record)
+            self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def to_json(self) -> dict:
+        """The entry of this step in report.json."""
+        return {
+            "step": self.name, "where": self.where, "saw": self.saw, "kept": self.kept, "dropped": self.dropped,
+            "reasons": dict(self.reasons.most_common()), "examples": self.examples, "notes": self.notes,
+        }  # fmt: skip
 
 
 def markdown(report: dict) -> str:
-    """A page a person reads: what came in, what each step dropped and why, what it cost."""
+    """The page report.md of a report.json: input, what each step dropped and why, and the cost."""
     lines = [
         f"# Selection by {report['recipe_name']}",
         "",
@@ -32,14 +93,9 @@ def _step(step: dict) -> list[str]:
     for reason, count in step["reasons"].items():
         lines.append(f"- {_cell(reason)}: {count:,}")
         for example in step["examples"].get(reason, []):
-            text = " ".join(
-                [
-                    f"`{example.get('id', example['place'])}`",
-                    *(["because of", f"`{example['other']}`"] if example.get("other") else []),
-                    example.get("detail", ""),
-                ]
-            )
-            lines.append(f"  - {_cell(text.strip())}")
+            other = f" because of `{example['other']}`" if example.get("other") else ""
+            name = f"`{example.get('id', example['place'])}`"
+            lines.append(f"  - {_cell(name + other + ' ' + example.get('detail', ''))}")
     return lines
 
 
@@ -49,6 +105,6 @@ def _share(part: int, whole: int) -> str:
 
 
 def _cell(text: str) -> str:
-    """One line of a table, whatever a record put into it."""
+    """`text` as the cell of a table: one line, escaped, at most 200 characters."""
     text = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
     return text if len(text) <= 200 else text[:200] + "…"

@@ -1,11 +1,10 @@
-"""Runs a recipe: sets -> steps -> selected.jsonl, with a report, and without doing again what is done."""
+"""Runs a recipe: sets -> steps -> selected.jsonl and a report; skipped when nothing has changed."""
 
 import json
 import tempfile
 import time
 from array import array
 from collections.abc import Iterator
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -14,47 +13,46 @@ import numpy as np
 from mindspore_impl import files, runtime
 from mindspore_impl.data.selection.reader import count_lines, read_set
 from mindspore_impl.data.selection.recipe import PlannedStep, Recipe
-from mindspore_impl.data.selection.report import markdown
+from mindspore_impl.data.selection.report import Tally, markdown
 from mindspore_impl.data.selection.stream import Check, Context, Item
-from mindspore_impl.data.selection.tally import Tally
 from mindspore_impl.data.selection.words import hash64
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.records import record_to_json
 
-FORMAT = 2  # of what the steps do: raised when the same recipe would select something else
-MENDS = "broken_unicode"  # the step for whose sake half surrogate pairs are let in
-MENDED = "lines in which half a surrogate pair became U+FFFD"
+FORMAT = 2  # version of the steps: raised when the same recipe would select other records
+MENDS = "broken_unicode"  # with this step, the reader repairs lone surrogates instead of refusing the line
+MENDED = "lines in which a lone surrogate became U+FFFD"
 
 
 def run(recipe: Recipe, name: str, force: bool = False) -> dict | None:
-    """Select into the folder `recipe.options.output`; returns the report, or None where nothing has changed.
+    """Select into the folder `recipe.options.output`; returns the report, or None when nothing has changed.
 
-    The folder gets selected.jsonl, report.json, report.md, selection.json (what it was made of) and, where asked
-    for, dropped.jsonl. Each appears whole or not at all. Raises UserError for an unreadable line or file, a folder
-    that holds something else or another recipe's selection (unless `force`), and a full disk.
+    The folder gets selected.jsonl, report.json, report.md, selection.json (recipe and hashes of the inputs) and, on
+    request, dropped.jsonl, each written atomically. Raises UserError for an unreadable line or file, a folder with
+    other content or another recipe's selection (unless `force`), and a full disk.
     """
     started, used, folder = time.perf_counter(), time.process_time(), Path(recipe.options.output)
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file, and the output is a folder; choose another output")
+        raise UserError(f"{folder}: is a file, but the output is a folder; choose another output")
     hashes = _hashes(recipe)
     if own := [path for path in hashes if Path(path).resolve().is_relative_to(folder.resolve())]:
-        raise UserError(f"{own[0]}: is in the output folder {folder}, which is written to; choose another output")
+        raise UserError(f"{own[0]}: is in the output folder {folder}; choose another output")
     made_of = {"format": FORMAT, "recipe": recipe.plain(), "files": hashes}
     if not force and _is_done(recipe, folder, made_of, name):
         return None
     _forget(folder)
-    files.write_json(folder / "selection.json", made_of | {"output_sha256": None})  # ours, and not finished
+    files.write_json(folder / "selection.json", made_of | {"output_sha256": None})  # unfinished
     tallies = [Tally("read", "read", recipe.options.examples)]
     written = _write(recipe, folder, tallies)
     if changed := [path for path, sha256 in hashes.items() if files.sha256_file(path) != sha256]:
-        raise UserError(f"{changed[0]}: changed while it was read; run again when nothing writes to it")
+        raise UserError(f"{changed[0]}: changed during the selection; run again when nothing writes to it")
     seconds = time.perf_counter() - started
     report = {
         "recipe_name": name,
         "read": tallies[0].saw,
         "kept": written,
         "seconds": round(seconds, 3),
-        "processor_seconds": round(time.process_time() - used, 3),  # less than `seconds` where others compute too
+        "processor_seconds": round(time.process_time() - used, 3),  # less than `seconds` on a shared machine
         "records_per_second": round(tallies[0].saw / seconds, 1),
         "peak_mb": None if (peak := runtime.process_bytes("VmHWM")) is None else round(peak / 1e6, 1),
         "steps": [tally.to_json() for tally in tallies],
@@ -70,18 +68,18 @@ def run(recipe: Recipe, name: str, force: bool = False) -> dict | None:
 
 
 def _hashes(recipe: Recipe) -> dict[str, str]:
-    """SHA-256 of every file that the recipe reads; a missing one is refused before any work begins."""
+    """SHA-256 of every file that the recipe reads. Raises UserError for a missing one."""
     sets = recipe.options.data.sets
     paths = [sets[name].path for name in recipe.sets() if sets[name].path] + recipe.files()
     return {path: files.sha256_file(path) for path in dict.fromkeys(paths)}
 
 
 def _is_done(recipe: Recipe, folder: Path, made_of: dict, name: str) -> bool:
-    """Whether `folder` holds this very selection; refuses one that holds another recipe's, or something else."""
+    """Whether `folder` holds the finished selection. Raises UserError for another recipe's, or other files."""
     if not folder.exists() or not any(folder.iterdir()):
         return False
     if not (folder / "selection.json").is_file():
-        raise UserError(f"{folder}: is there already and no selection; choose another output, or use --force")
+        raise UserError(f"{folder}: exists and is not a selection; choose another output, or use --force")
     found = files.read_json(folder / "selection.json")
     recorded = found.get("recipe") if isinstance(found, dict) else None
     output = folder / "selected.jsonl"
@@ -97,25 +95,27 @@ def _is_done(recipe: Recipe, folder: Path, made_of: dict, name: str) -> bool:
 
 
 def _difference(old, new) -> str:
-    """(steps[1].length.min_characters: 1 before, 5 now) for the first difference of two recipes."""
+    """The first difference of two recipes: (steps[1].length.min_characters: 1 before, 5 now)."""
+    old, new = _flat(old), _flat(new)
+    for key in [*new, *old]:
+        if old.get(key) != new.get(key):
+            return f" ({key}: {str(old.get(key))[:60]} before, {str(new.get(key))[:60]} now)"
+    return ""
 
-    def first(old, new, path):
-        if isinstance(old, dict) and isinstance(new, dict):
-            for key in [*new, *(key for key in old if key not in new)]:
-                if key not in old or key not in new:
-                    return f"{path}{key}"
-                if old[key] != new[key]:
-                    return first(old[key], new[key], f"{path}{key}.")
-        if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-            index = next(index for index in range(len(new)) if old[index] != new[index])
-            return first(old[index], new[index], f"{path.rstrip('.')}[{index}].")
-        return f"{path.rstrip('.')}: {str(old)[:60]} before, {str(new)[:60]} now"
 
-    return f" ({first(old, new, '')})" if isinstance(old, dict) else ""
+def _flat(value, path: str = "") -> dict[str, object]:
+    """The leaves of nested dictionaries and lists by their paths."""
+    if not isinstance(value, dict | list) or not value:
+        return {path: value}
+    if isinstance(value, list):
+        parts = {f"{path}[{index}]": entry for index, entry in enumerate(value)}
+    else:
+        parts = {f"{path}.{key}".lstrip("."): entry for key, entry in value.items()}
+    return {name: leaf for part, entry in parts.items() for name, leaf in _flat(entry, part).items()}
 
 
 def _forget(folder: Path) -> None:
-    """A stale selection.json would vouch for files that are about to change; a stale report for old ones."""
+    """Delete the reports of an earlier selection, which would not describe the new one."""
     for name in ("report.json", "report.md", "dropped.jsonl"):
         try:
             (folder / name).unlink(missing_ok=True)
@@ -124,48 +124,35 @@ def _forget(folder: Path) -> None:
 
 
 def _write(recipe: Recipe, folder: Path, tallies: list[Tally]) -> int:
-    """Write selected.jsonl (and dropped.jsonl) from the whole chain; returns the number of records kept."""
-    with ExitStack() as stack:
-        try:
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".scratch.", dir=folder)))
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another output") from error
+    """Write selected.jsonl (and dropped.jsonl) through all steps; returns the number of records kept."""
+    kept = 0
 
-        def write(dropped=None) -> int:
-            tallies[0].file = dropped
-            stream = _chain(recipe, scratch, tallies, dropped)
-            kept = 0
+    def write_selected(temporary: Path) -> None:
+        nonlocal kept
+        ids = array("Q")
+        with open(temporary, "wb") as file, tempfile.TemporaryDirectory(prefix=".scratch.", dir=folder) as scratch:
+            for item in _chain(recipe, Path(scratch), tallies):
+                file.write((item.line or _line_of(item)) + b"\n")
+                ids.append(hash64(item.record.id))
+        kept = len(ids)
+        _check_ids(recipe, temporary, ids)
 
-            def write_selected(temporary: Path) -> None:
-                nonlocal kept
-                ids = array("Q")
-                with open(temporary, "wb") as file:
-                    for item in stream:
-                        file.write((item.line or _line_of(item)) + b"\n")
-                        ids.append(hash64(item.record.id))
-                        kept += 1
-                _check_ids(recipe, temporary, ids)
-
+    def write_both(temporary: Path) -> None:
+        with open(temporary, "w", encoding="utf-8") as file:
+            tallies[0].file = file
             files.atomic_write(folder / "selected.jsonl", write_selected)
-            return kept
 
-        if not recipe.options.dropped:
-            return write()
-        kept = 0
-
-        def write_both(temporary: Path) -> None:
-            nonlocal kept
-            with open(temporary, "w", encoding="utf-8") as file:
-                kept = write(file)
-
+    if recipe.options.dropped:
         files.atomic_write(folder / "dropped.jsonl", write_both)
-        return kept
+    else:
+        files.atomic_write(folder / "selected.jsonl", write_selected)
+    return kept
 
 
 def _check_ids(recipe: Recipe, selected: Path, hashes: array) -> None:
-    """Refuse records that share an id, as training would. hashes: of the ids, so that few records need a second look.
+    """Refuse selected records with equal ids, as training does. hashes: of the ids, so that few are read again.
 
-    Raises UserError that names the id and, where the sets hold it twice themselves, both places.
+    Raises UserError naming the id and, where the sets hold it twice, both places.
     """
     values, counts = np.unique(np.frombuffer(hashes, np.uint64), return_counts=True)
     suspects = set(values[counts > 1].tolist())
@@ -184,8 +171,7 @@ def _check_ids(recipe: Recipe, selected: Path, hashes: array) -> None:
 
 
 def _places(recipe: Recipe, identity: str) -> list[str]:
-    """Where the sets of a recipe hold an id: two places at most, none for what no file holds. Reads them again, as
-    leniently as the first time can have been."""
+    """At most two places where the sets of a recipe hold an id. Reads the sets again, leniently."""
     sets, seed = recipe.options.data.sets, recipe.options.seed
     read = (read_set(name, sets[name], seed, lambda: None, lambda *_: None) for name in recipe.options.select
             if sets[name].source != "list_programs")  # fmt: skip
@@ -196,11 +182,11 @@ def _line_of(item: Item) -> bytes:
     return json.dumps(record_to_json(item.record), ensure_ascii=False).encode()
 
 
-def _chain(recipe: Recipe, scratch: Path, tallies: list[Tally], dropped) -> Iterator[Item]:
-    """The reader and every step, one behind the other; checks in a row share one loop."""
+def _chain(recipe: Recipe, scratch: Path, tallies: list[Tally]) -> Iterator[Item]:
+    """The reader followed by every step; consecutive checks share one loop. A tally is added for each step."""
     stream, checks, shared = _read(recipe, tallies[0]), [], {}
     for planned in recipe.steps:
-        tally = Tally(planned.name, planned.where, recipe.options.examples, dropped)
+        tally = Tally(planned.name, planned.where, recipe.options.examples, tallies[0].file)
         tallies.append(tally)
         context = Context(planned.where, partial(_records_of, recipe), tally.drop, scratch, shared, tally.notes)
         if planned.step.check:
@@ -229,7 +215,7 @@ def _read(recipe: Recipe, tally: Tally) -> Iterator[Item]:
     with runtime.progress_bar(total, "select", " records", unit_scale=True) as bar:
         for name, entry in chosen:
             before = tally.kept + tally.dropped
-            prefix = f"{name}/" if len(chosen) > 1 else ""  # two sets of one file must not share their ids
+            prefix = f"{name}/" if len(chosen) > 1 else ""  # two sets of one file must not share ids
             for item in read_set(name, entry, options.seed, mend, refused, prefix):
                 tally.kept += 1
                 if not tally.kept % 1000:

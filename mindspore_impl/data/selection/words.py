@@ -1,4 +1,4 @@
-"""Words and their hashes: what near-duplicates and contamination are measured on, blind to case and punctuation."""
+"""Words and their hashes, without case and punctuation, for duplicates and decontamination."""
 
 import hashlib
 import json
@@ -10,9 +10,9 @@ import numpy as np
 
 CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+")
-# The lower-case letter or digit of each byte of ASCII text, else a space: four times as fast as the expression.
+# The lower-case letter or digit of each byte of ASCII text, else a space: four times as fast as _WORD.
 _ASCII = bytes(ord(chr(byte).lower()) if byte < 128 and chr(byte).isalnum() else 32 for byte in range(256))
-_FACTOR = 0x9E3779B97F4A7C15  # odd, so that multiplying loses nothing modulo 2^64
+_FACTOR = 0x9E3779B97F4A7C15  # odd, so invertible modulo 2^64
 
 
 def words(text: str) -> list[str]:
@@ -28,7 +28,7 @@ def _word_hash(word: str) -> int:
 
 
 def hash64(text: str) -> int:
-    """64 bits that are the same on every machine and in every run (Python's own hash is not)."""
+    """64-bit hash, equal on every machine and in every run (Python's own is not)."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
@@ -39,9 +39,9 @@ def word_hashes(text: str) -> np.ndarray:
 
 
 def ngram_hashes(hashes: np.ndarray, size: int) -> np.ndarray:
-    """uint64 hash of every run of `size` words, in order; none where the text is shorter.
+    """uint64 hash of every n-gram of `size` words, in order; none where the text is shorter.
 
-    A polynomial in an odd factor modulo 2^64: prefix sums and the factor's inverse give all runs at once, of any size.
+    A polynomial in an odd factor modulo 2^64: prefix sums and the factor's inverse give all n-grams at once.
     """
     count = len(hashes) - size + 1
     if count < 1:
@@ -62,20 +62,20 @@ def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class IdBook:
-    """Ids on disk: 8 bytes of memory name a record that was seen long ago."""
+    """Ids in a temporary file, so that a record costs 8 bytes of memory."""
 
     def __init__(self, folder):
-        self._file = TemporaryFile(dir=folder)
+        self._file = TemporaryFile(dir=folder)  # noqa: SIM115
         self._end = 0
 
     def add(self, identity: str) -> int:
-        """Remember an id; returns its number for `find`."""
+        """Store an id; returns its position for `find`."""
         position = self._end
         self._end += self._file.write(json.dumps(identity).encode() + b"\n")
         return position
 
     def find(self, position: int) -> str:
-        """The id of that number."""
+        """The id stored at `position`."""
         self._file.seek(position)
         identity = json.loads(self._file.readline())
         self._file.seek(self._end)

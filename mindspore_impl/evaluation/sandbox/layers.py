@@ -4,6 +4,7 @@
 program runs with less isolation than its result reports.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -87,10 +88,8 @@ def _never_returns(work: Callable[[], None], told: int) -> None:
         work()
         code = 0
     except BaseException as error:
-        try:
+        with contextlib.suppress(OSError):
             os.write(told, f"{type(error).__name__}: {error}".encode()[:4000])
-        except OSError:
-            pass
     finally:
         os._exit(code)
 

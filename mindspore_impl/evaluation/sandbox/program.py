@@ -131,6 +131,7 @@ class Remote:
         self.__dict__.update(_channel=channel, _number=number, _kind=kind)
 
     def __call__(self, *arguments, **named):
+        """Call it with encoded arguments; changes made to them in place are copied back."""
         coded = [encode(value, _sent) for value in arguments]
         answer = _ask(self._channel, "call", self._number, coded, {k: encode(v, _sent) for k, v in named.items()})
         for index, changed in answer.get("changed", {}).items():

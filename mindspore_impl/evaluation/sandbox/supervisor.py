@@ -36,10 +36,7 @@ def main() -> None:
     for folder in folders:
         folder.mkdir(0o700)
     try:
-        if job["do"] == "probe":
-            result = layers.probe(folders[0])
-        else:
-            result = _run(job, folders, os.getppid())
+        result = layers.probe(folders[0]) if job["do"] == "probe" else _run(job, folders, os.getppid())
     finally:
         layers.kill_descendants()
         for folder in folders:

@@ -128,8 +128,10 @@ def readable_folders() -> list[str]:
 
 
 def enter_new_root(folder: Path, disk_bytes: int, owner: int) -> None:
-    """Change to a new root on the empty `folder`: Python and libraries read-only, /dev/null, and a /tmp of `disk_bytes`
-    in memory that belongs to the user id `owner`. Raises OSError.
+    """Change to a new root on the empty `folder`.
+
+    It has Python and its libraries (read-only), /dev/null, and a /tmp of `disk_bytes` in memory that belongs to the
+    user id `owner`. Raises OSError.
 
     Requires a mount namespace that this process is alone in.
     """

@@ -1,6 +1,6 @@
-"""Evaluate a closed-form expression in LaTeX with a small parser; no text is executed.
+r"""Evaluate a closed-form expression in LaTeX with a small parser; no text is executed.
 
-Known: numbers, + - * / ^ !, implicit products, fractions, roots, absolute values, binomials, mixed numbers (1\\frac12),
+Known: numbers, + - * / ^ !, implicit products, fractions, roots, absolute values, binomials, mixed numbers (1\frac12),
 pi, e, i, elementary functions, and single letters as variables. Rational values stay exact; the rest is complex
 floating point. Sizes are bounded, so that any text of 1,000 characters takes milliseconds.
 """
@@ -176,7 +176,7 @@ class _Parser:
         return self.digit()
 
     def digit(self) -> Fraction | None:
-        """One digit, which TeX splits from a longer number: \\frac12 is 1/2."""
+        r"""One digit, which TeX splits from a longer number: \frac12 is 1/2."""
         token = self.here()
         if token is None or token[0] != "number":
             return None
@@ -226,7 +226,7 @@ class _Parser:
         return _power(self.argument(), 1 / index)
 
     def logarithm(self) -> Number:
-        """Natural logarithm; a base \\log_{b} arrives here as \\log[b]."""
+        r"""Natural logarithm; a base \log_{b} arrives here as \log[b]."""
         if not self.take("["):
             return self.applied(cmath.log)
         base = self.sum()
@@ -234,7 +234,7 @@ class _Parser:
         return self.applied(cmath.log) / cmath.log(base)
 
     def applied(self, function) -> Number:
-        """Apply a function to the next factor; \\sin^2 x is (sin x)^2."""
+        r"""Apply a function to the next factor; \sin^2 x is (sin x)^2."""
         exponent = self.argument() if self.take("^") else None
         result = function(complex(self.power()))
         return result if exponent is None else _power(result, exponent)

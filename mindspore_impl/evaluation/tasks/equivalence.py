@@ -1,6 +1,6 @@
-"""Whether two final answers of mathematics are equal as values, not as texts.
+r"""Whether two final answers of mathematics are equal as values, not as texts.
 
-The last \\boxed{...} is the answer. Meaningless notation is removed (\\left, spaces, \\dfrac, \\text, units, degrees,
+The last \boxed{...} is the answer. Meaningless notation is removed (\left, spaces, \dfrac, \text, units, degrees,
 dollar and percent signs, "x ="). If the texts differ then, tuples, intervals, sets, unions, matrices and equations are
 compared part by part, and expressions by their values at four points (`arithmetic.py`: no model output is executed;
 sympy's parser, which executes text, is not used).
@@ -53,7 +53,7 @@ _POINTS = (0.7391, 1.6180339, 2.7137, -1.3331)
 
 
 def final_answer(completion: str) -> str | None:
-    """The contents of the last balanced \\boxed{...} or \\fbox; None without one."""
+    r"""The contents of the last balanced \boxed{...} or \fbox; None without one."""
     for match in reversed(list(_BOXED.finditer(completion))[-MAX_BOXES:]):
         depth = 0
         for place in range(match.end(), len(completion)):
@@ -205,7 +205,7 @@ def _split(text: str) -> list[str]:
 
 
 def _signs(given: str, right: str, same: Compare) -> bool | None:
-    """a \\pm b is the list a + b, a - b."""
+    r"""a \pm b is the list a + b, a - b."""
     if not any("\\pm" in text for text in (given, right)):
         return None
     both = [_split(text) if "\\pm" not in text else [text.replace("\\pm", s) for s in "+-"] for text in (given, right)]

@@ -1,7 +1,7 @@
-"""GSM8K: grade-school mathematics (Cobbe et al., arXiv 2110.14168).
+r"""GSM8K: grade-school mathematics (Cobbe et al., arXiv 2110.14168).
 
 Files: the published `test.jsonl`, and `train.jsonl` beside it for shots: {"question", "answer": "... #### 72"}. Prompt:
-the first 5 of train as "Question: ...\\nAnswer: ...", then the question. Metrics: exact_match, the last number of
+the first 5 of train as "Question: ...\nAnswer: ...", then the question. Metrics: exact_match, the last number of
 the completion (after #### where there is one) equals the right one (`data/answers/gsm8k.py`); strict_match and
 flexible_extract are those of lm-evaluation-harness, which compares texts.
 """
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mindspore_impl.data.answers.gsm8k import final_number
+from mindspore_impl.data.answers import final_number
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.tasks.base import Item, Task, field, first_shots, objects, question_files
 

@@ -17,8 +17,10 @@ from mindspore_impl.evaluation.tasks.base import Item, Task, field, objects
 
 
 def read(path: Path, shots: int) -> list[Item]:
-    """The items of a file or folder; `answer` is a list of (instruction, arguments). Raises UserError that names file
-    and line, also for an unknown instruction."""
+    """The items of a file or folder; `answer` is a list of (instruction, arguments).
+
+    Raises UserError that names file and line, also for an unknown instruction.
+    """
     if shots:
         raise UserError(f"{path}: IF-Eval has no worked examples; set shots to 0")
     return [_item(where, row) for where, row in objects(path, "input_data.jsonl")]

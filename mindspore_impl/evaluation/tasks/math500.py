@@ -1,8 +1,8 @@
-"""MATH-500: competition mathematics (Lightman et al., arXiv 2305.20050; Hendrycks et al., arXiv 2103.03874).
+r"""MATH-500: competition mathematics (Lightman et al., arXiv 2305.20050; Hendrycks et al., arXiv 2103.03874).
 
 Files: the published `test.jsonl` (or its folder): {"problem", "solution", "answer", "subject", "level", "unique_id"}.
-Prompt: the problem and a request for \\boxed{}; 0 shots, since the set has no training part. Metric: accuracy, the last
-\\boxed{...} equals the answer as a value (`equivalence.py`); without a box the last line counts.
+Prompt: the problem and a request for \boxed{}; 0 shots, since the set has no training part. Metric: accuracy, the last
+\boxed{...} equals the answer as a value (`equivalence.py`); without a box the last line counts.
 """
 
 from pathlib import Path

@@ -15,11 +15,12 @@ from typing import Any
 from mindspore_impl import files
 from mindspore_impl.data.teacher_store import StoreHeader, sample_key
 from mindspore_impl.distill.capture import distinct
+from mindspore_impl.distill.rollout import Prompt
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.integrations.vllm.answers import Answer, BadAnswer, counted, parse_answer
 from mindspore_impl.integrations.vllm.client import Question, Server, ask_all, resolve_model
-from mindspore_impl.integrations.vllm.rollouts import Prompt, rollout_of, rollout_request
+from mindspore_impl.integrations.vllm.rollouts import rollout_of, rollout_request
 from mindspore_impl.integrations.vllm.topk import slimmed, teacher_rows, topk_request
 from mindspore_impl.text.chat import Sample
 from mindspore_impl.text.tokenizer import Tokenizer

@@ -2,15 +2,13 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mindspore_impl.data import answers
 from mindspore_impl.data.rollouts import Rollout, to_sample, write_rollouts
-from mindspore_impl.distill.rollout import rollout_id, sampling_settings
+from mindspore_impl.distill.rollout import Prompt, make_rollout
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
-from mindspore_impl.generation.sampling import sample_seed
 from mindspore_impl.integrations.vllm.answers import (
     Answer,
     BadAnswer,
@@ -22,41 +20,11 @@ from mindspore_impl.integrations.vllm.answers import (
     look_through,
 )
 from mindspore_impl.integrations.vllm.topk import neutral
-from mindspore_impl.text.chat import parse_completion, render_prompt
-from mindspore_impl.text.records import Record, prompt_messages
+from mindspore_impl.text.chat import parse_completion
 from mindspore_impl.text.tokenizer import Tokenizer
 
 CLOSED = "closing pieces that the engine had stripped were added"
 BAR = -100.0  # the strongest bias the API takes
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One answer that is wanted: the record, the number of the sample, its ids and its seed. key: the rollout's id."""
-
-    key: str
-    record: Record
-    index: int
-    ids: list[int]
-    seed: int
-
-
-def prompts_of(records: Sequence[Record], tokenizer: Tokenizer, samples_per_prompt: int, seed: int) -> list[Prompt]:
-    """The prompts of `records`, each as often as asked, with the ids and seeds of an in-process rollout.
-
-    Raises UserError when two records would give rollouts of one name.
-    """
-    made: dict[str, Prompt] = {}
-    for record in records:
-        ids = render_prompt(prompt_messages(record), tokenizer, record.thinking)
-        for index in range(samples_per_prompt):
-            key = rollout_id(record, index)
-            if key in made:
-                raise UserError(f"two prompts would be called {key!r}; give the records different ids")
-            made[key] = Prompt(key, record, index, ids, sample_seed(seed, record.id, index))
-    if not made:
-        raise UserError("there is no prompt to answer; name records, or a stage that has prompts")
-    return list(made.values())
 
 
 def rollout_request(prompt: Prompt, sampling: SamplingOptions, tokenizer: Tokenizer, model: str) -> dict:
@@ -90,29 +58,25 @@ def rollout_of(
     ids = None if output.ids is None else list(output.ids)
     stopped_by = (None, tokenizer.eos_id, tokenizer.template.turn_end)
     if ids and ids[-1] == tokenizer.eos_id:
-        finish = "stop"
+        finished = True
     elif output.finish == "length" or output.finish == "stop" and output.stop in sampling.stop_ids:
-        finish = "length"  # as in our own generation: only the closing piece finishes an answer
+        finished = False  # as in our own generation: only the end of turn finishes an answer
     elif output.finish == "stop" and output.stop in stopped_by:
-        finish = "stop"
+        finished = True
         if ids is not None:
             ids.append(tokenizer.eos_id)
             repairs[CLOSED] += 1
     else:
         raise BadAnswer("ended otherwise", f"finish_reason {output.finish!r}, stop_reason {output.stop!r}")
-    meta = {**prompt.record.meta, "prompt_id": prompt.record.id, "sample": prompt.index}
     text = output.text if ids is None else tokenizer.decode(ids, skip_special=False)
-    rollout = Rollout(
-        prompt.key, prompt_messages(prompt.record), prompt.record.thinking, prompt.ids, ids, text, finish,
-        weights_sha256, tokenizer.sha256, {**sampling_settings(sampling), "seed": prompt.seed}, meta,
-    )  # fmt: skip
+    rollout = make_rollout(prompt, ids, text, finished, sampling, tokenizer, weights_sha256)
     try:
         sample = to_sample(rollout, tokenizer)
     except UserError as error:
         raise BadAnswer("no rollout", str(error)) from error
     if answers.checkable(prompt.record):
         completion = parse_completion(sample.ids[sample.supervised], tokenizer)
-        meta["correct"] = answers.correct(prompt.record, completion)
+        rollout.meta["correct"] = answers.correct(prompt.record, completion)
     return rollout
 
 

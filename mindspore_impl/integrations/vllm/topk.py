@@ -52,8 +52,11 @@ SCALED, TAIL_UNKNOWN = "rows summed to more than 1 and were scaled", "tails were
 
 
 def topk_request(sample: Sample, top_k: int, model: str) -> dict:
-    """The body for the completions endpoint. Every sampling setting is given, or the server would take its model's own
-    (`generation_config.json`), which a server in a `processed` logprobs mode applies to the answer."""
+    """The body for the completions endpoint.
+
+    Every sampling setting is given: otherwise the server applies those of its model's `generation_config.json`, which
+    change the answer in a `processed` logprobs mode.
+    """
     return {
         "model": model,
         "prompt": [int(token_id) for token_id in sample.ids],
@@ -183,7 +186,7 @@ def _check_place(folder: Path, header: StoreHeader) -> None:
     if (folder / MANIFEST).exists():
         check_same_header(read_header(folder), header, folder / MANIFEST)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: is there already and no finished teacher store; choose another --output")
+        raise UserError(f"{folder}: exists and is not a finished teacher store; choose another --output")
 
 
 def import_topk(paths: Sequence[Path], samples: Sequence[Sample], header: StoreHeader, folder: str | Path) -> dict:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mindspore_impl.config import compose, to_plain, validate
+from mindspore_impl.config import compose, validate
 from mindspore_impl.curriculum.sweep import runner, trial_process, trials
 from mindspore_impl.curriculum.sweep.runner import run_sweep
+from mindspore_impl.schema import to_plain
 
 # Its accuracy follows kd_weight and seed; a weight above 0.85 fails while the file `broken` is there.
 FAKE = """

@@ -79,7 +79,10 @@ def test_metric_that_a_trial_does_not_produce_fails_it(sweep):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stages.teacher.train.max_stepz=1,2"], "stages.teacher.train.max_stepz: unknown key; did you mean 'max_steps'?"),
+        (
+            ["stages.teacher.train.max_stepz=1,2"],
+            "stages.teacher.train.max_stepz: unknown key; did you mean 'max_steps'?",
+        ),
         (["run_dir=a,b"], "run_dir belongs to the whole sweep and has one value"),
         (["seed=choice()"], "empty choice is not legal"),
         (["seed=range(3,1)"], "seed=range(3,1): nothing to choose from; give at least one value"),

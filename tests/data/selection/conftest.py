@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mindspore_impl import config
 from mindspore_impl.data.selection import recipe, runner
 from mindspore_impl.data.selection.steps import STEPS
 from mindspore_impl.data.selection.stream import Context, Item
+from mindspore_impl.schema import build
 from mindspore_impl.text.records import Message, Record
 
 Result = namedtuple("Result", "kept drops notes items")
@@ -38,7 +38,7 @@ def apply(tmp_path):
             drops[one.record.id] = why
 
         context = Context(f"steps[0].{name}", lambda wanted: iter(sets[wanted]), drop, tmp_path)
-        step, built = STEPS[name], config.build(STEPS[name].options, options, name)
+        step, built = STEPS[name], build(STEPS[name].options, options, name)
         if step.stream:
             kept = list(step.stream(built, context, iter(items)))
         else:

@@ -47,7 +47,7 @@ def test_wrong_labels_go(apply):
 def test_what_cannot_be_verified_stays_or_goes(apply, item):
     items = [item("b", identity="x"), item("5", identity="y", meta={"task": "gsm8k", "answer": "5.0"})]
     assert apply("verify", items).kept == ["x", "y"] and apply("verify", items, unverifiable="drop").kept == ["y"]
-    with pytest.raises(UserError, match="record 'z': meta.task is 'riddle'"):
+    with pytest.raises(UserError, match="'z'.*'riddle'"):
         apply("verify", [item("5", identity="z", meta={"task": "riddle"})])
 
 
@@ -101,28 +101,28 @@ def test_a_band_keeps_what_lies_between(apply, item):
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("band", {"bucket": "easy"}, "shares and buckets need a whole set"),
-        ("band", {}, "give low, high or both"),
-        ("band", {"low": 0.5}, "steps.0..band: record '1': meta has no difficulty_loss"),
-        ("rejection", {"rollouts": "r.jsonl"}, "tokenizer: give the file"),
-        ("difficulty", {}, "tokenizer: give the file"),
+        ("band", {"bucket": "easy"}, "steps.0..band"),
+        ("band", {}, "bucket"),
+        ("band", {"low": 0.5}, "steps.0..band: record '1': .*difficulty_loss"),
+        ("rejection", {"rollouts": "r.jsonl"}, "tokenizer: "),
+        ("rejection", {"tokenizer": "{tokenizer}"}, "rollouts: "),
+        ("difficulty", {}, "tokenizer: "),
     ],
 )
-def test_what_a_step_cannot_do_is_refused(apply, item, name, options, words):
+def test_what_a_step_cannot_do_is_refused(apply, item, name, options, words, tokenizer):
+    options = {key: str(tokenizer.path) if value == "{tokenizer}" else value for key, value in options.items()}
     with pytest.raises(UserError, match=words):
         apply(name, [item("b")], **options)
 
 
-def test_generations_without_a_file_or_a_prompt_are_refused(apply, records, given, tokenizer, tmp_path):
-    with pytest.raises(UserError, match="rollouts: give a rollout file"):
-        apply("rejection", items_of(records[:1]), tokenizer=given["tokenizer"])
+def test_a_generation_without_its_prompt_is_refused(apply, records, given, tokenizer, tmp_path):
     line = rollout_to_json(answer_of(records[0], tokenizer, 0))
     del line["meta"]["prompt_id"]
     files.write_jsonl(tmp_path / "r.jsonl", [line])
-    with pytest.raises(UserError, match="steps.0..rejection: rollout .*does not say whose answer it is"):
+    with pytest.raises(UserError, match="steps.0..rejection: rollout .*meta.prompt_id"):
         apply("rejection", items_of(records[:1]), **given)
 
 
 def test_a_recipe_reads_whole_sets(select):
-    with pytest.raises(UserError, match="data.sets.train.keep: a recipe reads a whole set; use its step `band`"):
+    with pytest.raises(UserError, match="data.sets.train.keep: .*`band`"):
         select([{"id": "1"}], [{"length": {}}], overrides=["data.sets.train.keep.low=1"])

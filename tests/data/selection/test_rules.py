@@ -39,22 +39,20 @@ def test_parts_of_a_record(item):
     assert [unanswered.text(part) for part in ("prompt", "response", "answer")] == ["Only this", "", ""]
 
 
-@pytest.mark.parametrize(
-    "text, shares",
-    [("abc", (0.0, 1.0)), ("1 + 1 = 2", None), ("中文ab", (0.5, 0.5)), ("中文字a é", (0.6, 0.4)), ("при", (0.0, 0.0)),
-     ("×÷ １２", None), ("한국 ひら", (1.0, 0.0)), ("\U00020000", (1.0, 0.0))],
-)  # fmt: skip
-def test_letter_shares(text, shares):
-    assert letter_shares(text) == (None if shares is None else pytest.approx(shares))
+def test_letter_shares():
+    for text, shares in [
+        ("abc", (0.0, 1.0)), ("1 + 1 = 2", None), ("中文ab", (0.5, 0.5)), ("中文字a é", (0.6, 0.4)),
+        ("при", (0.0, 0.0)), ("×÷ １２", None), ("한국 ひら", (1.0, 0.0)), ("\U00020000", (1.0, 0.0)),
+    ]:  # fmt: skip
+        assert letter_shares(text) == (None if shares is None else pytest.approx(shares))
 
 
 def test_language(apply):
     texts = ["plain English", "中文的回答", "Привет, мир", "2 + 2 = 4"]
     assert apply("language", texts, of="answer", min_latin=0.5).kept == ["0", "3"]
     assert apply("language", texts, of="answer", min_cjk=0.5).kept == ["1", "3"]
-    result = apply("language", texts, of="answer", min_either=0.5)
-    assert reasons(result) == {"2": "too few CJK or Latin letters"}
-    assert reasons(apply("language", texts, of="answer", max_latin=0.2)) == {"0": "too many Latin letters"}
+    assert apply("language", texts, of="answer", min_either=0.5).kept == ["0", "1", "3"]
+    assert apply("language", texts, of="answer", max_latin=0.2).kept == ["1", "2", "3"]
 
 
 def test_repetition(apply):
@@ -63,9 +61,7 @@ def test_repetition(apply):
     chinese = "我们一起去学校。" * 12
     result = apply("repetition", [varied, lines, "say it again " * 20, chinese, "ha ha ha"], of="answer")
     assert result.kept == ["0", "4"]  # a short text is not judged by its runs
-    assert reasons(result) == {
-        "1": "repeated lines", "2": "repeated runs of 4 words", "3": "repeated runs of 4 words"
-    }  # fmt: skip
+    assert len(set(reasons(result).values())) == 2 and reasons(result)["2"] == reasons(result)["3"]
 
 
 def test_repetition_sees_the_same_words_in_ascii_and_beyond_it(apply):
@@ -76,39 +72,33 @@ def test_repetition_sees_the_same_words_in_ascii_and_beyond_it(apply):
     assert apply("repetition", ["- " * 60], of="answer").kept == ["0"]  # a table's rule has no words
 
 
-@pytest.mark.parametrize("most", [0.0, 0.1, 0.35, 0.7])
-def test_repetition_is_exact_at_any_limit(apply, most):
-    """The quick look at distinct words may spare the count of runs, never change what is dropped."""
-    for spread in range(2, 40):
-        text = [f"w{n * n % spread}" for n in range(40)]
-        runs = [tuple(text[n : n + 3]) for n in range(38)]
-        share = 1 - len(set(runs)) / len(runs)
-        result = apply("repetition", [" ".join(text)], of="answer", ngram=3, max_repeated_ngrams=most)
-        assert bool(result.drops) == (share > most)
+def test_repetition_is_exact_at_any_limit(apply):
+    """The shortcut over distinct words may spare the count of n-grams, never change what is dropped."""
+    texts = [[f"w{n * n % spread}" for n in range(40)] for spread in range(2, 40)]
+    runs = [[tuple(text[n : n + 3]) for n in range(38)] for text in texts]
+    shares = [1 - len(set(found)) / len(found) for found in runs]
+    for most in (0.0, 0.1, 0.35, 0.7):
+        options = {"of": "answer", "ngram": 3, "max_repeated_ngrams": most}
+        result = apply("repetition", list(map(" ".join, texts)), **options)
+        assert result.kept == [str(number) for number, share in enumerate(shares) if share <= most]
 
 
 FRENCH = "Là où l’été « naïf » s’achève : œuvre, Ångström, São Paulo NÃO, 5 °C, ½, em—dash, café\xa0»."
 
 
-@pytest.mark.parametrize("text", [FRENCH, "中文，“引号”——还有…", "tab\tand\r\nline", "emoji 👍🏽", "日本語の「括弧」"])
-def test_sound_text_is_not_broken(apply, text):
-    assert apply("broken_unicode", [text]).kept == ["0"]
+SOUND = [FRENCH, "中文，“引号”——还有…", "tab\tand\r\nline", "emoji 👍🏽", "日本語の「括弧」"]
+LOST, CONTROL = ["lost \ufffd here", "half \ud83d pair"], ["nul \0", "é \x9f"]
+MOJIBAKE = [text.encode().decode("cp1252", "replace").replace("\ufffd", "\x9d")
+            for text in ("don’t", "“quoted”", "déjà vu", "中文字符")]  # fmt: skip
+MOJIBAKE += ["中文字符".encode().decode("latin-1"), "锟斤拷"]
 
 
-@pytest.mark.parametrize(
-    "text, reason",
-    [("lost \ufffd here", "replacement"), ("half \ud83d pair", "replacement"), ("nul \0", "control"),
-     ("é \x9f", "control"),
-     *((text.encode().decode("cp1252", "replace").replace("\ufffd", "\x9d"), "wrong table")
-       for text in ("don’t", "“quoted”", "déjà vu", "中文字符")),
-     ("中文字符".encode().decode("latin-1"), "wrong table"), ("锟斤拷", "wrong table")],
-)  # fmt: skip
-def test_broken_unicode(apply, text, reason):
-    assert reason in reasons(apply("broken_unicode", [text]))["0"]
-
-
-def test_mojibake_can_be_left_alone(apply):
-    assert apply("broken_unicode", ["donâ€™t"], mojibake=False).kept == ["0"]
+def test_broken_unicode(apply):
+    assert apply("broken_unicode", SOUND).drops == {}
+    found = [apply("broken_unicode", texts) for texts in (LOST, CONTROL, MOJIBAKE)]
+    assert [result.kept for result in found] == [[], [], []]
+    assert len({reason for result in found for reason in reasons(result).values()}) == 3, "a reason for each kind"
+    assert apply("broken_unicode", MOJIBAKE[:1], mojibake=False).kept == ["0"]
 
 
 def test_missing_answer(apply, item):
@@ -120,7 +110,7 @@ def test_missing_answer(apply, item):
     result = apply("missing_answer", items, pattern=r"\d", reference=True)
     assert result.kept == ["good"]
     assert len(set(reasons(result).values())) == 4
-    with pytest.raises(UserError, match="no regular expression"):
+    with pytest.raises(UserError, match="pattern"):
         apply("missing_answer", items, pattern="(")
 
 
@@ -147,14 +137,18 @@ def test_refusal(apply):
     assert result.kept == ["3", "4"]
     assert result.drops["0"].detail == "i'm sorry, but"
     assert apply("refusal", texts, phrases=["THE ANSWER"]).kept == ["0", "1", "2", "4"]
-    with pytest.raises(UserError, match="no empty one"):
+    with pytest.raises(UserError, match="phrases"):
         apply("refusal", texts, phrases=[" "])
 
 
-@pytest.mark.parametrize(
-    "text, sound",
-    [("```python\nx\n```", True), ("```python\nx", False), ("a ```b``` c", True), ("```` \n```\n````", True),
-     ("~~~\n```\n~~~", True), ("```\na\n```\n```\nb", False), ("- ```\n  x\n  ```", True), ("```x``` is code", True)],
-)  # fmt: skip
-def test_code_fences(apply, text, sound):
-    assert apply("code_fences", [text]).kept == (["0"] if sound else [])
+def test_code_fences(apply):
+    sound = [
+        "```python\nx\n```",
+        "a ```b``` c",
+        "```` \n```\n````",
+        "~~~\n```\n~~~",
+        "- ```\n  x\n  ```",
+        "```x``` is code",
+    ]
+    assert apply("code_fences", sound).drops == {}
+    assert apply("code_fences", ["```python\nx", "```\na\n```\n```\nb"]).kept == []

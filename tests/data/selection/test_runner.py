@@ -1,4 +1,4 @@
-"""Recipes from file to file: what is written, what is said, what is refused."""
+"""Recipes from file to file: what is written, reported and refused."""
 
 import json
 import resource
@@ -28,9 +28,9 @@ def test_report_and_files(select):
     assert [(step["saw"], step["kept"], step["dropped"]) for step in report["steps"]] == [
         (11, 11, 0), (11, 8, 3), (8, 6, 2), (6, 5, 1)
     ]  # fmt: skip
-    assert report["steps"][1]["reasons"] == {"answer shorter than 4 characters": 3}
-    assert len(report["steps"][1]["examples"]["answer shorter than 4 characters"]) == 2
-    (repeat,) = report["steps"][3]["examples"]["exact duplicate of an earlier conversation"]
+    assert list(report["steps"][1]["reasons"].values()) == [3]
+    assert [len(shown) for shown in report["steps"][1]["examples"].values()] == [2]
+    ((repeat,),) = report["steps"][3]["examples"].values()
     assert (repeat["id"], repeat["other"]) == ("train.jsonl:11", "train.jsonl:5")
     dropped = [json.loads(line) for line in (output / "dropped.jsonl").read_text("utf-8").splitlines()]
     assert len(dropped) == 6 and len(dropped) + len(selected) == report["read"]
@@ -38,17 +38,12 @@ def test_report_and_files(select):
     assert report == json.loads((output / "report.json").read_text("utf-8"))
     page = (output / "report.md").read_text("utf-8")
     assert "| steps[1].length | 8 | 6 | 2 | 25.0 % |" in page
-    assert "`train.jsonl:11` because of `train.jsonl:5`" in page
+    assert any("`train.jsonl:11`" in line and "`train.jsonl:5`" in line for line in page.splitlines())
     assert report["output_sha256"] == files.sha256_file(output / "selected.jsonl")
+    assert len(load_set("train", DatasetOptions(source="records", path=str(output / "selected.jsonl")), 0)) == 5
     assert sorted(path.name for path in output.iterdir()) == [
         "dropped.jsonl", "report.json", "report.md", "selected.jsonl", "selection.json"
     ]  # fmt: skip
-
-
-def test_output_is_a_set_to_train_on(select):
-    _, _, output = select(LINES, SHORT)
-    options = DatasetOptions(source="records", path=str(output / "selected.jsonl"))
-    assert len(load_set("train", options, 0)) == 7
 
 
 def test_lines_of_records_are_kept_as_they_are(select, tmp_path):
@@ -90,8 +85,9 @@ def test_another_recipe_is_not_overwritten(select):
 def test_a_folder_of_something_else_is_not_touched(select, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="is there already and no selection"):
+    with pytest.raises(UserError, match="out: .*--force"):
         select(LINES, SHORT)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
 
 
 def test_unreadable_lines(select):
@@ -102,16 +98,16 @@ def test_unreadable_lines(select):
         "[1]",
         '{"prompt": "\\ud83d", "answer": "half a pair"}',
     ]
-    with pytest.raises(UserError, match=r"train.jsonl:2: not valid JSON"):
+    with pytest.raises(UserError, match=r"train.jsonl:2: .*JSON"):
         select(lines, SHORT)
     report, selected, _ = select(lines, SHORT, unreadable="drop")
-    assert report["steps"][0]["reasons"] == {"line that is no record": 4}
+    assert list(report["steps"][0]["reasons"].values()) == [4]
     assert report["read"] == 5 and len(selected) == 1
-    details = [example["detail"] for example in report["steps"][0]["examples"]["line that is no record"]]
-    assert details[0].startswith("not valid JSON") and "'answer' is missing" in details[1]
+    (examples,) = report["steps"][0]["examples"].values()
+    assert "JSON" in examples[0]["detail"] and "'answer'" in examples[1]["detail"]
     report, _, output = select(lines, ["broken_unicode"], unreadable="drop", force=True)
     assert report["steps"][0]["dropped"] == 3 and report["steps"][1]["dropped"] == 1
-    # What was written otherwise than it stood there is said, as a step that looks elsewhere lets it through.
+    # The repair of a line is reported, as a step that reads another part keeps the record.
     assert report["steps"][0]["notes"] == {runner.MENDED: 1}
     assert f"{runner.MENDED}: 1" in (output / "report.md").read_text("utf-8")
     report, selected, _ = select(lines, [{"broken_unicode": {"of": "answer"}}], unreadable="drop", force=True)
@@ -120,7 +116,7 @@ def test_unreadable_lines(select):
 
 def test_line_that_is_not_utf8(select, tmp_path):
     (tmp_path / "train.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a", "answer": "b"}\n\n{"prompt": "\xff"}\n')
-    with pytest.raises(UserError, match=r"train.jsonl:3: not UTF-8 text"):
+    with pytest.raises(UserError, match=r"train.jsonl:3: .*UTF-8"):
         select(None, ["exact_duplicates"])
     assert select(None, ["exact_duplicates"], unreadable="drop")[0]["kept"] == 1
 
@@ -148,11 +144,11 @@ def test_selected_records_that_share_an_id_are_refused(select, tmp_path):
         files.write_jsonl(tmp_path / f"{name}.jsonl", lines)
     sets = {name: {"source": "records", "path": str(tmp_path / f"{name}.jsonl")} for name in "ab"}
     for chosen, places in ((["a"], r"a.jsonl:2 and .*a.jsonl:4"), (["b", "a"], r"b.jsonl:3 and .*a.jsonl:2")):
-        with pytest.raises(UserError, match=rf"two selected records have the id 'y': .*{places}; give the records"):
+        with pytest.raises(UserError, match=rf"'y': .*{places}"):
             select(None, ["missing_answer"], select=chosen, data={"sets": sets}, force=True)
         assert not (tmp_path / "out" / "report.json").exists()
     (tmp_path / "a.jsonl").write_text("nonsense\n" + (tmp_path / "a.jsonl").read_text())
-    with pytest.raises(UserError, match="two selected records have the id 'y': .*a.jsonl:3 and .*a.jsonl:5"):
+    with pytest.raises(UserError, match="'y': .*a.jsonl:3 and .*a.jsonl:5"):
         select(None, ["missing_answer"], select=["a"], data={"sets": sets}, unreadable="drop", force=True)
     sets["a"]["skip"], sets["a"]["count"] = 1, 3
     assert select(None, ["missing_answer"], select=["a"], data={"sets": sets}, force=True)[0]["kept"] == 3
@@ -164,13 +160,12 @@ def test_a_window_out_of_range_is_one_message(select, window):
         select(LINES, SHORT, overrides=[f"data.sets.train.{window}"])
 
 
-@pytest.mark.parametrize("force", [False, True])
-def test_an_output_that_is_a_file_or_below_one_is_one_message(select, tmp_path, force):
+def test_an_output_that_is_a_file_or_below_one_is_one_message(select, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="file: is a file, and the output is a folder"):
-        select(LINES, SHORT, force, output=str(tmp_path / "file"))
-    with pytest.raises(UserError, match="cannot be (removed|written)"):
-        select(LINES, SHORT, force, output=str(tmp_path / "file" / "below"))
+    for force in (False, True):
+        for output in ("file", "file/below"):
+            with pytest.raises(UserError, match=output):
+                select(LINES, SHORT, force, output=str(tmp_path / output))
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -178,31 +173,31 @@ def test_evaluation_file(select, tmp_path):
     sets = {"train": {"source": "prompt_answer", "path": str(tmp_path / "train.jsonl")},
             "test": {"source": "prompt_answer", "path": str(tmp_path / "test.jsonl")}}  # fmt: skip
     steps = [{"decontaminate": {"against": ["test"], "min_words": 2}}]
-    with pytest.raises(UserError, match=r"test.jsonl: cannot be read \(No such file"):
+    with pytest.raises(UserError, match=r"test.jsonl"):
         select(LINES, steps, data={"sets": sets})
     (tmp_path / "test.jsonl").write_text(json.dumps(LINES[3]) + "\n")
     report, _, _ = select(LINES, steps, data={"sets": sets})
-    (hit,) = report["steps"][1]["examples"]["shares 2 words in a row with a record of test"]
+    ((hit,),) = report["steps"][1]["examples"].values()
     assert (hit["id"], hit["other"]) == ("train.jsonl:4", "test.jsonl:1")
     (tmp_path / "test.jsonl").write_text(json.dumps(LINES[4]) + "\n")
     assert select(None, steps, data={"sets": sets})[0]["kept"] == 9  # another evaluation file: made again
 
 
 @pytest.mark.parametrize(
-    "steps, message",
-    [([{"lenght": {}}], r"steps\[0\]: no step is called 'lenght'; did you mean 'length'\?"),
-     (["missing_answer", {"length": {"min_carac": 2}}], r"steps\[1\].length.min_carac: unknown key; did you mean"),
-     ([{"length": {"min_characters": "2"}}], "expected a whole number, found '2'"),
-     ([{"length": {"of": "promt"}}], "'promt' is not allowed; did you mean 'prompt'"),
-     ([{"mixture": {}}], "mixture.weights: no value given"),
-     ([{"length": {}, "refusal": {}}], r"steps\[0\]: expected `name:"), ([7], r"steps\[0\]: expected `name:"),
-     ([], "steps: expected a list"), ([{"decontaminate": {"against": ["tset"]}}], "no set 'tset' in data.sets"),
+    ("steps", "message"),
+    [([{"lenght": {}}], r"steps\[0\]: .*'lenght'.*'length'\?"),
+     (["missing_answer", {"length": {"min_carac": 2}}], r"steps\[1\].length.min_carac: .*min_characters"),
+     ([{"length": {"min_characters": "2"}}], r"steps\[0\].length.min_characters: .*'2'"),
+     ([{"length": {"of": "promt"}}], "'promt'.*'prompt'"),
+     ([{"mixture": {}}], "mixture.weights"),
+     ([{"length": {}, "refusal": {}}], r"steps\[0\]: "), ([7], r"steps\[0\]: "),
+     ([], "steps: "), ([{"decontaminate": {"against": ["tset"]}}], "'tset' in data.sets"),
      ([{"decontaminate": {"against": ["train"], "min_words": 0}}], r"steps\[0\].decontaminate: min_words=0"),
      ([{"near_duplicates": {"threshold": 1.5}}], r"steps\[0\].near_duplicates: threshold=1.5"),
-     ([{"near_duplicates": {"threshold": 0.2, "permutations": 8}}], "raise permutations"),
-     ([{"repetition": {"ngram": 0}}], "ngram=0"), ([{"language": {"min_cjk": 2.0}}], "must be ordered"),
+     ([{"near_duplicates": {"threshold": 0.2, "permutations": 8}}], "permutations"),
+     ([{"repetition": {"ngram": 0}}], "ngram=0"), ([{"language": {"min_cjk": 2.0}}], "CJK letters, 2.0"),
      ([{"compression": {"min_ratio": 0.5, "max_ratio": 0.1}}], "max_ratio=0.1"),
-     ([{"length": {"tokenizer": "nowhere.model", "max_tokens": 5}}], "nowhere.model: cannot be read")],
+     ([{"length": {"tokenizer": "nowhere.model", "max_tokens": 5}}], "nowhere.model")],
 )  # fmt: skip
 def test_wrong_steps(select, steps, message):
     with pytest.raises(UserError, match=message):
@@ -210,25 +205,25 @@ def test_wrong_steps(select, steps, message):
 
 
 def test_wrong_keys(select):
-    for key, message in (("selekt", "selekt: unknown key; did you mean 'select'"), ("unreadable", "is not allowed")):
+    for key, message in (("selekt", "selekt: .*'select'"), ("unreadable", "unreadable: .*'x'")):
         with pytest.raises(UserError, match=message):
             select(LINES, SHORT, **{key: "x"})
     with pytest.raises(UserError, match="examples=-1"):
         select(LINES, SHORT, examples=-1)
-    with pytest.raises(UserError, match="no such recipe; did you mean 'gsm8k'"):
+    with pytest.raises(UserError, match="gsm8: .*'gsm8k'"):
         recipe.load("gsm8", [])
-    with pytest.raises(UserError, match="data.train: no value given; add data.train=VALUE"):
+    with pytest.raises(UserError, match="data.train: .*data.train=VALUE"):
         recipe.load("gsm8k", [])
-    with pytest.raises(UserError, match="outptu: unknown key; did you mean 'output'"):
+    with pytest.raises(UserError, match="outptu: .*'output'"):
         recipe.load("filters_only", ["data.train=x", "outptu=y"])
 
 
 @pytest.mark.parametrize(
-    "override, message",
-    [("steps.0.length.min_characters=3,4", "takes key=value alone"), ("~dropped", "takes key=value alone"),
-     ("examples=range(1,4)", "takes key=value alone"), ("+data@x=3", "takes key=value alone"),
-     ("steps.length.min_characters=3", r"steps are numbered: steps.0.NAME.OPTION"), ("examples", "missing EQUAL"),
-     ("steps.7.length.of=answer", "list index out of range"), ("output=${nowhere}", "'nowhere' not found")],
+    ("override", "message"),
+    [("steps.0.length.min_characters=3,4", "min_characters=3,4"), ("~dropped", "~dropped"),
+     ("examples=range(1,4)", r"range\(1,4\)"), ("+data@x=3", "data@x=3"),
+     ("steps.length.min_characters=3", r"steps.0.NAME.OPTION"), ("examples", "EQUAL"),
+     ("steps.7.length.of=answer", "index out of range"), ("output=${nowhere}", "'nowhere'")],
 )  # fmt: skip
 def test_overrides_that_a_recipe_cannot_take(select, override, message):
     with pytest.raises(UserError, match=message) as caught:
@@ -249,7 +244,7 @@ def test_full_disk(select, tmp_path):
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in many))
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
     try:
-        with pytest.raises(UserError, match=r"selected.jsonl: cannot be written \(File too large\)"):
+        with pytest.raises(UserError, match=r"selected.jsonl: .*File too large"):
             select(None, SHORT)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -259,7 +254,7 @@ def test_full_disk(select, tmp_path):
     assert select(None, SHORT)[0]["kept"] == 400
 
 
-def test_input_that_changes_meanwhile(select, tmp_path, monkeypatch):
+def test_input_that_changes_during_the_selection(select, tmp_path, monkeypatch):
     write = runner._write
 
     def write_and_append(*arguments):
@@ -269,7 +264,7 @@ def test_input_that_changes_meanwhile(select, tmp_path, monkeypatch):
         return kept
 
     monkeypatch.setattr(runner, "_write", write_and_append)
-    with pytest.raises(UserError, match="train.jsonl: changed while it was read"):
+    with pytest.raises(UserError, match="train.jsonl: changed"):
         select(LINES, SHORT)
 
 
@@ -286,7 +281,7 @@ RULES = ["broken_unicode", "missing_answer", "refusal", "code_fences", {"languag
 
 
 @pytest.mark.parametrize(
-    "steps, most",
+    ("steps", "most"),
     [([*RULES, {"mixture": {"weights": {"fast": 1}}}], 60), (["exact_duplicates"], 250)],
     ids=["rules", "hashes"],
 )
@@ -299,7 +294,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, steps, most):
         return peak_of(lambda: runner.run(recipe_of(tmp_path, steps), "mine", force=True))
 
     grown(20)  # loads what is loaded once
-    assert (grown(2200) - grown(800)) / 1400 < most  # both larger than a block of the hash
+    assert (grown(1100) - grown(700)) / 400 < most  # both larger than a block of the hash
 
 
 def recipe_of(folder, steps) -> recipe.Recipe:
@@ -310,12 +305,12 @@ def recipe_of(folder, steps) -> recipe.Recipe:
 
 
 def test_output_is_not_written_over_its_input(select, tmp_path):
-    with pytest.raises(UserError, match="train.jsonl: is in the output folder"):
+    with pytest.raises(UserError, match="train.jsonl: .*output"):
         select(LINES, SHORT, output=str(tmp_path))
 
 
 def test_empty_file(select):
-    with pytest.raises(UserError, match="train.jsonl holds no record"):
+    with pytest.raises(UserError, match="train.jsonl"):
         select([], SHORT)
 
 

@@ -31,8 +31,13 @@ def test_runs_have_the_same_hash_wherever_they_stand():
 
 
 def test_hashes_are_the_same_in_every_run():
-    """They decide which records of a mixture stay, so a new process must find the same."""
+    """They decide which records of a mixture are kept, so a new process must find the same."""
     assert word_hashes("apple").tolist() == [16118089804393287318]
+
+
+def test_ascii_words_are_those_of_the_general_path():
+    every = "".join(f"Ab{chr(code)}9 {chr(code)}" for code in range(128))
+    assert every.isascii() and [*words(every), "é"] == words(every + " é")
 
 
 def test_book_of_ids(tmp_path):
@@ -89,7 +94,7 @@ def test_signatures_agree_as_often_as_sets_overlap():
 
 def test_missing_library_names_the_command(apply, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasketch", None)
-    with pytest.raises(UserError, match=r"needs datasketch; pip install 'openpangu-posttrain\[select\]'"):
+    with pytest.raises(UserError, match=r"datasketch.*openpangu-posttrain\[select\]"):
         apply("near_duplicates", ["a"])
 
 
@@ -117,7 +122,7 @@ def test_decontamination(apply, item):
     assert {key: drop.other for key, drop in result.drops.items()} == {
         "copy": "t1", "case": "t1", "prefix": "t1", "part": "t1", "short": "t2"
     }  # fmt: skip
-    assert result.drops["copy"].reason == "shares 13 words in a row with a record of test"
+    assert "13 words" in result.drops["copy"].reason and "test" in result.drops["copy"].reason
     assert result.drops["short"].detail == "what is seven times eight"
     assert result.notes["evaluation records"] == 2
 
@@ -126,7 +131,7 @@ def test_decontamination_of_answers(apply, item):
     sets = {"test": [item("x", QUESTION, identity="t1")]}
     assert apply("decontaminate", [item(QUESTION)], sets, against=["test"]).kept == []
     assert apply("decontaminate", [item(QUESTION)], sets, against=["test"], of="prompt").kept == ["1"]
-    with pytest.raises(UserError, match="no record of test has 5 words"):
+    with pytest.raises(UserError, match="test has 5 words"):
         apply("decontaminate", [item("x")], {"test": [item("x", "Hi")]}, against=["test"])
 
 
@@ -139,9 +144,7 @@ def test_compression_of_a_record(apply):
         "".join(map(chr, draw.sample(range(0x4E00, 0x9000), 300))),
     ]
     result = apply("compression", texts, of="answer", max_ratio=0.7)
-    assert {identity: drop.reason for identity, drop in result.drops.items()} == {
-        "1": "compresses below 0.2 of its size", "3": "compresses to more than 0.7 of its size"
-    }  # fmt: skip
+    assert result.kept == ["0", "2"] and "0.2" in result.drops["1"].reason and "0.7" in result.drops["3"].reason
 
 
 def test_compression_over_a_group(apply, item):
@@ -164,15 +167,15 @@ def count(result):
 
 
 def test_mixture_drops_from_the_larger_group(apply, item):
-    items, weights = grouped(item, 300, 500), {"reasoning": 3, "fast": 1}
+    items, weights = grouped(item, 60, 100), {"reasoning": 3, "fast": 1}
     result = apply("mixture", items, weights=weights)
-    assert count(result) == (300, 100) and len(result.drops) == 400
-    assert result.notes["given"] == {"reasoning": 300, "fast": 100}
+    assert count(result) == (60, 20) and len(result.drops) == 80
+    assert result.notes["given"] == {"reasoning": 60, "fast": 20}
     backwards = apply("mixture", items[::-1], weights=weights)
     assert set(backwards.kept) == set(result.kept)  # chosen by id, whatever the order
     assert set(apply("mixture", items, weights=weights, seed=1).kept) != set(result.kept)
-    fewer = apply("mixture", items, weights=weights, total=100)
-    assert count(fewer) == (75, 25) and set(fewer.kept) < set(result.kept)
+    fewer = apply("mixture", items, weights=weights, total=40)
+    assert count(fewer) == (30, 10) and set(fewer.kept) < set(result.kept)
 
 
 def test_mixture_gives_exactly_what_it_is_asked_for():
@@ -194,9 +197,9 @@ def test_mixture_repeats_the_smaller_group(apply, item):
 
 def test_mixture_refuses_what_it_cannot_give(apply, item):
     items = grouped(item, 4, 8)
-    with pytest.raises(UserError, match="thinking is 'fast', which weights does not name"):
+    with pytest.raises(UserError, match="'fast'.*weights"):
         apply("mixture", items, weights={"reasoning": 1})
-    with pytest.raises(UserError, match="no record of thinking 'slow' came this far"):
+    with pytest.raises(UserError, match="weights .*'slow'"):
         apply("mixture", items, weights={"reasoning": 1, "fast": 1, "slow": 1})
-    with pytest.raises(UserError, match="asks for 50 records of 'reasoning', and 4 are there"):
+    with pytest.raises(UserError, match="50 records of 'reasoning'.* 4"):
         apply("mixture", items, weights={"reasoning": 1, "fast": 1}, total=100)
