@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from mindspore_impl.errors import UserError
+from mindspore_impl.schema import option
 
 
 @dataclass
@@ -23,17 +24,19 @@ class RuntimeOptions:
 
     device: Literal["auto", "CPU", "Ascend"] = "auto"  # auto: Ascend when an NPU answers, else CPU
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: fp32 on CPU, bf16 on Ascend
-    threads: int = 0  # operator threads on the CPU; 0: all cores, shared by the workers
-    workers: int = 1  # processes, one a device; more than one are started through msrun
-    port: int = 0  # where they find each other; 0: any free one
-    join_seconds: int = 300  # how long they wait for each other at the start
-    hang_seconds: int = 1800  # one of several that shows no progress for so long ends the job; 0: never
+    threads: int = option(0, low=0)  # operator threads on the CPU; 0: all cores, shared by the workers
+    workers: int = option(1, low=1)  # processes, one a device; more than one are started through msrun
+    port: int = option(0, low=0, high=65535)  # where they find each other; 0: any free one
+    join_seconds: int = option(300, low=1)  # how long they wait for each other at the start
+    hang_seconds: int = option(1800, low=0)  # one of several that shows no progress for so long ends the job; 0: never
     shard_optimizer: bool = False  # cut the optimizer's moments among the workers (ZeRO-1)
     kernels: Literal["auto", "composed"] = "auto"  # composed: plain operators in place of the fused ones, to compare
-    logits_mb: int = 128  # megabytes of logits that a loss or a capture may hold at once; rows are cut into chunks
-    profile_steps: int = 0  # profile this many training steps of each stage into <stage>/profile; 0: off
+    logits_mb: int = option(
+        128, low=1
+    )  # megabytes of logits held at once; a loss or a capture cuts its rows into chunks
+    profile_steps: int = option(0, low=0)  # profile this many training steps of each stage into <stage>/profile; 0: off
     cache: str | None = None  # folder of finished stages that runs share; null: none (a sweep makes its own)
-    cache_gb: float = 0.0  # its size, beyond which the results not used for longest go; 0: no bound
+    cache_gb: float = option(0.0, low=0)  # its size, beyond which the results not used for longest go; 0: no bound
 
 
 _state = {

@@ -5,6 +5,7 @@ A field made with `option` carries its bounds, its valid names, what it refers t
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -55,7 +56,11 @@ class Rule:
     artifact: str | None = None
 
     def problem(self, value: float) -> str | None:
-        """Why a number is out of range; None when it is not. NaN is outside of every range."""
+        """Why a number is out of range; None when it is not. A number with bounds must be finite."""
+        if (self.low, self.above, self.high) == (None, None, None):
+            return None
+        if not math.isfinite(value):
+            return f"{value} is not a finite number"
         if self.low is not None and self.high is not None and not self.low <= value <= self.high:
             return f"{value} is not between {self.low} and {self.high}"
         if self.low is not None and not value >= self.low:
@@ -220,6 +225,12 @@ def range_problems(instance: Any, where: str = "") -> Iterator[str]:
             value, rule, key = getattr(instance, field.name), rule_of(field), _join(where, field.name)
             yield from (f"{path}: {text}" for path, n in _numbers(value, key) if (text := rule.problem(n)))
             yield from range_problems(value, key)
+
+
+def check_ranges(instance: Any, where: str) -> None:
+    """Raise UserError that lists the `range_problems` of an instance, if there are any."""
+    if problems := list(range_problems(instance, where)):
+        raise UserError("; ".join(problems))
 
 
 def _numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mindspore_impl.ops.divergence_codes import DIVERGENCES, SUPPORTS
+
 HERE = Path(__file__).resolve().parent
-DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
-SUPPORTS = ("tail_bucket", "renormalised", "truncated", "sampled")
 TYPES = {"float32": "float", "float16": "half", "uint16": "bfloat16_t"}  # by NumPy's name
 UB_BYTES = 192 * 1024
 

@@ -1,6 +1,5 @@
 """Train a stage through the Trainer of mindformers."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl.cli.command import command, make_parser
@@ -8,9 +7,8 @@ from mindspore_impl.config import Config, compose
 from mindspore_impl.curriculum.inputs import ROLLOUTS, TRAINED, is_path, makers_of
 from mindspore_impl.curriculum.kinds import Context
 from mindspore_impl.curriculum.plan import make_plan
-from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.errors import UserError
-from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.integrations.mindformers import StageInputs
 from mindspore_impl.schema import nearest
 
 
@@ -37,25 +35,11 @@ def main(arguments: list[str]) -> None:
         mindformers.train(options.file)
         return
     config = compose(options.overrides)
-    mindformers.write_stage(options.file, config, options.stage, **vars(stage_files(config, options.stage)))
+    mindformers.write_stage(options.file, config, options.stage, stage_files(config, options.stage))
     print(options.file)
 
 
-@dataclass(frozen=True)
-class StageFiles:
-    """What a training stage reads: its model with the tokenizer's vocabulary, seed, and absolute paths of inputs."""
-
-    model: ModelOptions
-    seed: int
-    tokenizer: Path
-    weights: Path | None = None
-    rollouts: Path | None = None
-    keep_truncated: bool = True
-    store: Path | None = None
-    sets: dict[str, DatasetOptions] = field(default_factory=dict)  # of the mixture; sets made by stages are files
-
-
-def stage_files(config: Config, name: str) -> StageFiles:
+def stage_files(config: Config, name: str) -> StageInputs:
     """The files of the sft or distill stage `name`.
 
     Raises UserError when there is no such stage, the stages before it have not run yet, or it (or its initial weights)
@@ -79,7 +63,7 @@ def stage_files(config: Config, name: str) -> StageFiles:
     for made in makers_of(stage, config):
         _there(context.set_options(made).path, name)
     from_file = rollouts is not None and is_path(rollouts)
-    return StageFiles(
+    return StageInputs(
         context.model_options(planned.model),
         planned.seed,
         tokenizer,

@@ -32,7 +32,7 @@ from mindspore_impl.curriculum.inputs import (
 )
 from mindspore_impl.curriculum.stage_benchmarks import benchmark_problems
 from mindspore_impl.errors import UserError
-from mindspore_impl.schema import nearest, to_plain
+from mindspore_impl.schema import nearest, range_problems
 from mindspore_impl.text.template import find_template
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -161,7 +161,7 @@ def _cycle(config: Config, start: str) -> list[str] | None:
 
 
 def _check_numbers(config: Config) -> Iterator[str]:
-    yield from _check_ranges(to_plain(config), "")
+    yield from range_problems(config)
     yield from _check_files(config)
     yield from benchmark_problems(config)
     models: list[str] = []
@@ -188,36 +188,6 @@ def _check_numbers(config: Config) -> Iterator[str]:
         if isinstance(stage, ExportStage):
             yield from _check_export(config, name, stage, models[-1])
     yield from _check_models(config, [model for model in dict.fromkeys(models) if model])
-
-
-# The smallest value that makes sense, by the last part of a key.
-_AT_LEAST = {
-    "workers": 1, "threads": 0, "profile_steps": 0, "seed": 0, "rows": 1, "gradient_accumulation_steps": 1,
-    "sequence_length": 2,
-    "prefetch": 0, "max_steps": 1, "logging_steps": 0, "eval_steps": 0, "save_steps": 0,
-    "save_total_limit": 1, "keep_every": 0, "max_skipped_steps": 1, "rows_per_batch": 1, "positions_per_shard": 1,
-    "limit": 1,
-    "samples_per_prompt": 1, "prompts_per_part": 1, "records_per_part": 1, "max_new_tokens": 1, "batch_size": 1,
-    "samples_in_report": 0, "count": 1, "skip": 0, "learning_rate": 0, "warmup_steps": 0, "weight_decay": 0,
-    "max_grad_norm": 0,
-}  # fmt: skip
-_ZERO_TO_ONE = {
-    "warmup_ratio", "decay_ratio", "min_lr_ratio", "noise", "character_coverage", "adam_beta1", "adam_beta2", "top_p",
-}  # fmt: skip
-
-
-def _check_ranges(value, path: str) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, entry in value.items():
-            yield from _check_ranges(entry, f"{path}.{key}".lstrip("."))
-    elif isinstance(value, list) and path == "seeds":
-        yield from (f"seeds: {seed} is below 0" for seed in value if seed < 0)
-    elif isinstance(value, int | float):
-        name = path.rsplit(".", 1)[-1]
-        if name in _AT_LEAST and value < _AT_LEAST[name]:
-            yield f"{path}: {value} is below {_AT_LEAST[name]}"
-        if name in _ZERO_TO_ONE and not 0 <= value <= 1:
-            yield f"{path}: {value} is not between 0 and 1"
 
 
 def _check_files(config: Config) -> Iterator[str]:
@@ -300,8 +270,6 @@ def _check_training(config: Config, name: str, stage, model: str) -> Iterator[st
     train, data, key = stage.train, stage.data, f"stages.{name}"
     if (train.max_steps is None) == (train.num_train_epochs is None):
         yield f"{key}.train: give exactly one of max_steps and num_train_epochs"
-    if train.num_train_epochs is not None and train.num_train_epochs <= 0:
-        yield f"{key}.train.num_train_epochs: {train.num_train_epochs} is not above 0"
     if train.select == "best" and not data.validation:
         yield f"{key}.train.select: best needs a validation set; name one in {key}.data.validation, or use last"
     share = max(1, config.runtime.workers) * max(1, data.gradient_accumulation_steps)
@@ -315,8 +283,6 @@ def _check_training(config: Config, name: str, stage, model: str) -> Iterator[st
         yield from _too_long(config, "evaluation.sequence_length", config.evaluation.sequence_length, model)
     if not any(data.mixture.values()):
         yield f"{key}.data.mixture: no data set has a weight above 0"
-    if any(weight < 0 for weight in data.mixture.values()):
-        yield f"{key}.data.mixture: a weight is negative"
     if data.mixture.get(ROLLOUTS) and not getattr(stage, "rollouts", None):
         yield f"{key}.rollouts: the mixture uses rollouts, but no rollout stage is named"
     if stage.lora is not None:
@@ -409,10 +375,8 @@ def _check_capture(config: Config, name: str, stage: CaptureStage, model: str) -
     vocabulary = config.models[model].vocab_size
     if not vocabulary and config.tokenizer.path is None:
         vocabulary = config.tokenizer.vocab_size
-    if stage.capture.top_k < 1 or (vocabulary and stage.capture.top_k > vocabulary):
-        yield f"{key}.capture.top_k: {stage.capture.top_k} is not between 1 and the vocabulary of {vocabulary}"
+    if vocabulary and stage.capture.top_k > vocabulary:
+        yield f"{key}.capture.top_k: {stage.capture.top_k} is above the vocabulary of {vocabulary}"
     if not stage.rollouts and not stage.sets:
         yield f"{key}: name a rollout stage in `rollouts`, or data sets in `sets`"
-    if stage.capture.temperature <= 0:
-        yield f"{key}.capture.temperature: {stage.capture.temperature} is not above 0"
     yield from _too_long(config, f"{key}.sequence_length", stage.sequence_length, model)

@@ -19,7 +19,7 @@ from mindspore_impl.config import (
 from mindspore_impl.data.options import ROLLOUTS, DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
-from mindspore_impl.schema import nearest
+from mindspore_impl.schema import nearest, references
 
 TRAINED = (SftStage, DistillStage)
 RECORD_MAKERS = (ScoreStage, RejectStage)
@@ -29,8 +29,7 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model")  # as they lie beside weights
 
 def inputs_of(stage: Stage) -> dict[str, str]:
     """The stage's named inputs that are given: role -> stage name or path."""
-    roles = ("init", "teacher", "store", "rollouts")
-    return {role: value for role in roles if (value := getattr(stage, role, None))}
+    return {role: value for role, (value, _) in references(stage).items()}
 
 
 def sets_of(stage: Stage, config: Config) -> list[str]:

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mindspore_impl import files
 from mindspore_impl.config import Config, EvaluateStage, Stage
@@ -27,27 +26,9 @@ from mindspore_impl.curriculum.inputs import (
 from mindspore_impl.curriculum.stage_benchmarks import benchmark_content
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.errors import UserError
-from mindspore_impl.schema import to_plain
+from mindspore_impl.schema import fingerprint_content, to_plain
 
 CODE_FORMAT = 1  # raise it when a change of code changes the results of equal options
-
-# Keys that change what is logged or kept, never what is computed.
-_NOT_IN_FINGERPRINT = {
-    "evaluate",
-    "logging_steps",
-    "save_steps",
-    "save_total_limit",
-    "keep_every",
-    "async_checkpoint",
-    "tensorboard",
-    "prefetch",
-    "samples_in_report",
-    "positions_per_shard",
-    "prompts_per_part",
-    "records_per_part",
-    "max_skipped_steps",
-    "recompute",
-}
 
 
 @dataclass
@@ -100,7 +81,7 @@ def _append(planned: dict[str, PlannedStage], config: Config, name: str, stage: 
 
 def _fingerprint(config: Config, entry: PlannedStage, planned: dict[str, PlannedStage]) -> str:
     stage = entry.stage
-    options = to_plain(stage)
+    options = fingerprint_content(stage)
     if isinstance(stage, EvaluateStage):
         options["options"] = _evaluation(stage, config)
     inputs = {
@@ -109,8 +90,8 @@ def _fingerprint(config: Config, entry: PlannedStage, planned: dict[str, Planned
     }
     content = {
         "format": CODE_FORMAT,
-        "stage": _without_logging(options),
-        "model": _without_logging(to_plain(config.models[entry.model])) if entry.model else None,
+        "stage": options,
+        "model": fingerprint_content(config.models[entry.model]) if entry.model else None,
         "seed": entry.seed,
         "tokenizer": tokenizer_fingerprint(config),
         "sets": {name: _set_content(config, config.data.sets[name]) for name in sets_of(stage, config)},
@@ -121,10 +102,10 @@ def _fingerprint(config: Config, entry: PlannedStage, planned: dict[str, Planned
 
 def _evaluation(stage: EvaluateStage, config: Config) -> dict:
     """What an evaluation measures; without a comparison, nothing about a teacher, nor about benchmarks without one."""
-    options = to_plain(stage.options or config.evaluation)
+    options = fingerprint_content(stage.options or config.evaluation)
     model = kl_teacher_model(stage, config) if options["teacher_kl"] else None
     kept = {key: value for key, value in options.items() if model or not key.startswith("teacher")}
-    kept |= {"teacher_model": to_plain(config.models[model])} if model else {}
+    kept |= {"teacher_model": fingerprint_content(config.models[model])} if model else {}
     del kept["benchmarks"]
     found = benchmark_content(stage.options or config.evaluation)
     return kept | ({"benchmarks": found} if found else {})
@@ -137,15 +118,6 @@ def tokenizer_fingerprint(config: Config) -> str:
         return files.sha256_json([file_hash(Path(options.path)), options.template])
     sets = {name: _set_content(config, config.data.sets[name]) for name in options.train_on}
     return files.sha256_json({"format": CODE_FORMAT, "options": to_plain(options), "sets": sets})
-
-
-def _without_logging(value: Any) -> Any:
-    """Options without what only concerns logging, and without the names of inputs (their fingerprints count)."""
-    dropped = _NOT_IN_FINGERPRINT | {"init", "teacher", "store", "rollouts"}
-    if isinstance(value, dict):
-        # The mixture may hold a set called like an input, so its keys are kept whole.
-        return {k: v if k == "mixture" else _without_logging(v) for k, v in value.items() if k not in dropped}
-    return value
 
 
 def _set_content(config: Config, options: DatasetOptions) -> dict:

@@ -12,10 +12,9 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.generation.conversation import Conversation
 from mindspore_impl.generation.decoder import Decoder
 from mindspore_impl.generation.options import SamplingOptions
-from mindspore_impl.generation.sampling import check_sampling
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.weights import WeightSource
-from mindspore_impl.schema import nearest
+from mindspore_impl.schema import check_ranges, nearest
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def open_conversation(
 
     Raises UserError when there is no model or tokenizer, they do not fit, or a setting is out of range.
     """
-    check_sampling(sampling, "sampling")
+    check_ranges(sampling, "sampling")
     if context < 2:
         raise UserError(f"--context: {context} is too short; use 2 or more")
     found = resolve_model_path(path)

@@ -89,18 +89,12 @@ def split_size(split: str, operations: int, length: int) -> int:
 def _check(split: str, skip: int, count: int, noise: float, operations: int, length: int) -> None:
     if split not in SPLITS:
         raise UserError(f"list_programs: unknown split {split!r}; use one of {', '.join(dict.fromkeys(SPLITS))}")
-    for name, value, low, high in (
-        ("skip", skip, 0, None),
-        ("count", count, 1, None),
-        ("noise", noise, 0, 1),
-        ("operations", operations, 1, 6),
-        ("length", length, 3, len(LETTERS)),
-    ):
+    ranges = {"skip": (skip, 0, None), "count": (count, 1, None), "noise": (noise, 0, 1)}
+    ranges |= {"operations": (operations, 1, 6), "length": (length, 3, len(LETTERS))}
+    for name, (value, low, high) in ranges.items():
         if value is None or value < low or (high is not None and value > high):
-            raise UserError(
-                f"list_programs: {name}={value} is out of range; use {low} "
-                + ("or more" if high is None else f"to {high}")
-            )
+            limits = f"{low} or more" if high is None else f"{low} to {high}"
+            raise UserError(f"list_programs: {name}={value} is out of range; use {limits}")
 
 
 def _strata(operations: int, length: int) -> list[tuple[int, int, int]]:

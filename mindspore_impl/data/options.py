@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mindspore_impl.schema import option
+
 ROLLOUTS = "rollouts"  # the mixture name that stands for a distill stage's rollout input
 
 
@@ -49,12 +51,12 @@ class DataOptions:
 class BatchOptions:
     """How one stage draws, packs and batches its samples."""
 
-    mixture: dict[str, float] = field(default_factory=dict)  # set name: weight, e.g. {reasoning: 3, fast: 1}
+    mixture: dict[str, float] = option(default_factory=dict, low=0)  # set name: weight, e.g. {reasoning: 3, fast: 1}
     validation: list[str] = field(default_factory=list)  # sets whose loss is measured while training
-    sequence_length: int = 128  # tokens in a packed row
-    rows: int = 16  # packed rows in the global batch (all ranks, all accumulation steps)
-    gradient_accumulation_steps: int = 1  # micro-batches a step on each rank
+    sequence_length: int = option(128, low=2)  # tokens in a packed row
+    rows: int = option(16, low=1)  # packed rows in the global batch (all ranks, all accumulation steps)
+    gradient_accumulation_steps: int = option(1, low=1)  # micro-batches a step on each rank
     overlong: Literal["error", "drop", "split"] = "error"  # a sample longer than sequence_length
     order: Literal["shuffled", "easy_to_hard", "hard_to_easy"] = "shuffled"  # of each epoch anew
     order_by: str = "difficulty_loss"  # the number in each record's meta that `order` goes by
-    prefetch: int = 4  # steps prepared ahead of the training loop
+    prefetch: int = option(4, low=0, fingerprint=False)  # steps prepared ahead of the training loop

@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mindspore_impl.schema import option
+
 
 @dataclass
 class RolloutOptions:
     """Which prompts are answered, and how often."""
 
-    samples_per_prompt: int = 1
-    limit: int | None = None  # prompts; null: all
+    samples_per_prompt: int = option(1, low=1)
+    limit: int | None = option(None, low=1)  # prompts; null: all
     keep_truncated: bool = True  # keep answers cut by max_new_tokens (their end is not supervised)
-    prompts_per_part: int = 64  # the unit that ranks share and a killed stage resumes at; at least one batch
+    prompts_per_part: int = option(64, low=1, fingerprint=False)  # unit of sharing by ranks and of resuming
 
 
 @dataclass
@@ -19,8 +21,8 @@ class CaptureOptions:
     """What is stored of the teacher's distribution at each supervised position."""
 
     mode: Literal["top_k", "sampled"] = "top_k"
-    top_k: int = 10  # ids stored per position (top_k), or ids drawn (sampled)
-    temperature: float = 1.0
-    rows_per_batch: int = 16  # packed rows in one teacher forward pass
-    positions_per_shard: int = 65536
+    top_k: int = option(10, low=1)  # ids stored per position (top_k), or ids drawn (sampled)
+    temperature: float = option(1.0, above=0)
+    rows_per_batch: int = option(16, low=1)  # packed rows in one teacher forward pass
+    positions_per_shard: int = option(65536, low=1, fingerprint=False)
     overlong: Literal["error", "drop"] = "error"  # a sample longer than the stage's sequence_length

@@ -20,6 +20,7 @@ from mindspore_impl.evaluation.tasks import TASKS, code
 from mindspore_impl.evaluation.tasks.base import Item, Task
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import sample_seed
+from mindspore_impl.schema import option, rule_of
 from mindspore_impl.text.chat import parse_completion
 
 ITEMS_PER_PART = 256  # of multiple choice; a part of completions is one batch
@@ -30,20 +31,17 @@ PASS_AT = (1, 10, 100)  # k of pass@k, up to the number of samples
 class BenchmarkSettings(AskOptions):
     """How a benchmark is asked and run."""
 
-    batch_size: int = 8
-    seed: int = 0
+    batch_size: int = option(8, low=1)
+    seed: int = option(0, low=0)
     limits: Limits = Limits()  # of the programs that answers stand for
 
 
 def check_settings(settings: BenchmarkSettings, name: Callable[[str], str] = str) -> None:
     """Refuse invalid settings; name(key) is the key as the user writes it. Raises UserError."""
-    least = {"shots": 0, "limit": 1, "batch_size": 1, "max_new_tokens": 1, "samples": 1, "temperature": 0, "seed": 0}
-    for key, smallest in least.items():
-        number = getattr(settings, key)
-        if number is not None and not number >= smallest:
-            raise UserError(f"{name(key)}: {number} is too small; use {smallest} or more")
-    if settings.temperature == math.inf:
-        raise UserError(f"{name('temperature')}: must be finite; 0.2 and 0.8 are usual")
+    for field in dataclasses.fields(settings):
+        number = getattr(settings, field.name)
+        if isinstance(number, int | float) and (problem := rule_of(field).problem(number)):
+            raise UserError(f"{name(field.name)}: {problem}")
     if settings.samples > 1 and settings.temperature == 0:
         raise UserError(
             f"{name('samples')}: {settings.samples} answers at temperature 0 are all the same; set "

@@ -15,6 +15,7 @@ import numpy as np
 from mindspore_impl import runtime
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError
+from mindspore_impl.losses.oracle import log_softmax
 
 MIN_SHARED = 32  # tokens that grouped contexts have in common beyond their neighbours
 MAX_SCORES = 2**27  # float32 attention scores held at a time
@@ -234,8 +235,6 @@ class DecoderScorer:
         return found
 
     def _follow(self, logits_BV: np.ndarray, query: Query, continuation: tuple[int, ...]) -> Likelihood:
-        from scipy.special import log_softmax
-
         logp, greedy = 0.0, True
         for place, token in enumerate(continuation):
             if place:  # overwrites the slot of an earlier continuation

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mindspore_impl.schema import option
+
 
 @dataclass
 class AskOptions:
@@ -12,13 +14,13 @@ class AskOptions:
     and the task's own form for completions. thinking: mode of chat turns; the answer after it is scored.
     """
 
-    shots: int | None = None
-    limit: int | None = None  # of questions, from the first
+    shots: int | None = option(None, low=0)
+    limit: int | None = option(None, low=1)  # of questions, from the first
     form: Literal["auto", "chat", "plain"] = "auto"
     thinking: Literal["reasoning", "fast"] = "fast"
-    max_new_tokens: int | None = None
-    samples: int = 1  # answers per question, whose scores are averaged; several need a temperature
-    temperature: float = 0.0
+    max_new_tokens: int | None = option(None, low=1)
+    samples: int = option(1, low=1)  # answers per question, whose scores are averaged; several need a temperature
+    temperature: float = option(0.0, low=0)
 
 
 @dataclass
@@ -31,30 +33,30 @@ class BenchmarkOptions(AskOptions):
 
 @dataclass
 class EvaluationOptions:
-    """What is measured. Lists name sets of `data.sets`.
+    """What is measured on which sets of `data.sets`.
 
-    `accuracy` by greedy generation in each set's thinking mode, `perplexity` teacher-forced, `teacher_kl` the
-    teacher-forced KL(teacher || model). `benchmarks`: entries by name.
+    `accuracy` is by greedy generation in each set's thinking mode, `perplexity` teacher-forced. `teacher_kl` is the KL
+    divergence of `teacher` from the model, teacher-forced. `benchmarks` are entries by name.
     """
 
     accuracy: list[str] = field(default_factory=list)
     perplexity: list[str] = field(default_factory=list)
     teacher_kl: list[str] = field(default_factory=list)
-    teacher: str | None = None  # of teacher_kl: a stage, or the path of weights
+    teacher: str | None = option(None, artifact="weights")  # of teacher_kl: a stage, or the path of weights
     teacher_model: str | None = None  # an entry of `models`; null: that of the stage
     benchmarks: dict[str, BenchmarkOptions] = field(default_factory=dict)
-    limit: int | None = None  # records of each set; null: all
-    samples_in_report: int = 8
-    max_new_tokens: int = 96
-    batch_size: int = 100
-    sequence_length: int = 128  # of the packed rows for perplexity and teacher_kl
-    rows: int = 16
+    limit: int | None = option(None, low=1)  # records of each set; null: all
+    samples_in_report: int = option(8, low=0, fingerprint=False)
+    max_new_tokens: int = option(96, low=1)
+    batch_size: int = option(100, low=1)
+    sequence_length: int = option(128, low=2)  # of the packed rows for perplexity and teacher_kl
+    rows: int = option(16, low=1)
 
 
 @dataclass
 class ScoreOptions:
     """How the loss of each record is measured."""
 
-    rows_per_batch: int = 16  # packed rows in one forward pass
-    records_per_part: int = 4096  # records per resumable part
+    rows_per_batch: int = option(16, low=1)  # packed rows in one forward pass
+    records_per_part: int = option(4096, low=1, fingerprint=False)  # records per resumable part
     overlong: Literal["error", "drop"] = "error"  # a sample longer than the stage's sequence_length

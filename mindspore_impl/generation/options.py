@@ -1,16 +1,18 @@
-"""How text is generated."""
+"""Options of text generation."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from mindspore_impl.schema import option
 
 
 @dataclass
 class SamplingOptions:
     """Decoding settings. `temperature: 0` is greedy."""
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0  # 0: no limit
-    repetition_penalty: float = 1.0  # above 1: ids of the prompt and the answer so far become less likely
-    stop_ids: list[int] = field(default_factory=list)  # end an answer too, without finishing it as the end of turn does
-    max_new_tokens: int = 96
-    batch_size: int = 64  # sequences decoded together
+    temperature: float = option(1.0, low=0)
+    top_p: float = option(1.0, above=0, high=1)
+    top_k: int = option(0, low=0)  # 0: no limit
+    repetition_penalty: float = option(1.0, above=0)  # above 1: ids of prompt and answer so far get less likely
+    stop_ids: list[int] = option(default_factory=list, low=0)  # stop too, but the answer counts as unfinished
+    max_new_tokens: int = option(96, low=1)
+    batch_size: int = option(64, low=1)  # sequences decoded together

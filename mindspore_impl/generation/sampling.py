@@ -16,22 +16,6 @@ from mindspore_impl.generation.options import SamplingOptions
 NUCLEUS_CANDIDATES = 1024  # top-p looks at this many first; a flatter row is sorted whole
 
 
-def check_sampling(options: SamplingOptions, where: str) -> None:
-    """Refuse settings without a meaning. `where` is the config path. Raises UserError that names the key."""
-    rules = (
-        ("temperature", 0 <= options.temperature < np.inf, "0 (greedy) or more"),
-        ("top_p", 0 < options.top_p <= 1, "above 0 and at most 1"),
-        ("top_k", options.top_k >= 0, "0 (no limit) or more"),
-        ("repetition_penalty", 0 < options.repetition_penalty < np.inf, "above 0 (1: none)"),
-        ("stop_ids", all(token_id >= 0 for token_id in options.stop_ids), "ids from 0"),
-        ("max_new_tokens", options.max_new_tokens >= 1, "1 or more"),
-        ("batch_size", options.batch_size >= 1, "1 or more"),
-    )
-    for key, holds, wanted in rules:
-        if not holds:
-            raise UserError(f"{where}.{key}: must be {wanted}, found {getattr(options, key)}")
-
-
 def sample_seed(seed: int, record_id: str, index: int) -> int:
     """The seed (60 bits) of one generation: a function of the run, the record and the sample, never of the batch."""
     return int(files.sha256_json([seed, record_id, index])[:15], 16)

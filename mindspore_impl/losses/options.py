@@ -1,7 +1,6 @@
 """The training objective."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass
@@ -10,6 +9,6 @@ class ObjectiveOptions:
 
     kd_weight: float = 0.0  # lambda; 0 in a pure SFT stage
     ce_weight: float | None = None  # null: 1 - kd_weight
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
-    support: Literal["tail_bucket", "renormalised", "truncated", "sampled"] = "tail_bucket"
+    divergence: str = "forward_kl"  # a name of `losses/divergences.py`, or one that a plugin registers
+    support: str = "tail_bucket"  # which buckets the divergence sums over: `losses/oracle.py`
     temperature: float = 1.0  # must equal the temperature of the store

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from mindspore_impl.schema import option
+
 
 @dataclass
 class ModelOptions:
@@ -21,13 +23,13 @@ class ModelOptions:
     o_bias: bool = True  # bias on the o projection
     tie_word_embeddings: bool = True  # lm_head shares the embedding matrix
     initializer_range: float = 0.02
-    recompute: bool = False  # recompute each layer's activations in the backward pass
+    recompute: bool = option(False, fingerprint=False)  # recompute each layer's activations in the backward pass
 
 
 @dataclass
 class LoraOptions:
     """Low-rank adapters that are trained in place of the weights: W + (lora_alpha / r) * B @ A."""
 
-    r: int = 8
-    lora_alpha: float = 16.0
+    r: int = option(8, low=1)
+    lora_alpha: float = option(16.0, above=0)
     target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])

@@ -1,4 +1,4 @@
-"""A sweep that shares its stages through the cache against the same sweep without it, which is as many single runs.
+"""A sweep that shares stages through the cache, against the same sweep without it.
 
 Six weights of the teacher on a reduced quickstart: all that comes before distillation is shared.
 """

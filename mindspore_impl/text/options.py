@@ -1,6 +1,8 @@
-"""Which tokenizer a run uses."""
+"""Options of the tokenizer."""
 
 from dataclasses import dataclass, field
+
+from mindspore_impl.schema import option
 
 
 @dataclass
@@ -9,6 +11,6 @@ class TokenizerOptions:
 
     path: str | None = None  # tokenizer.model or tokenizer.json; null: train one into <run>/tokenizer/
     template: str = "pangu"  # pangu, chatml, smollm2 or a registered one: how conversations are written
-    vocab_size: int = 512  # of a trained tokenizer
+    vocab_size: int = option(512, low=1)  # of a trained tokenizer
     train_on: list[str] = field(default_factory=list)  # names of data sets whose text it is trained on
-    character_coverage: float = 1.0
+    character_coverage: float = option(1.0, above=0, high=1)

@@ -83,7 +83,7 @@ def test_evaluations_follow_training_stages():
         (["runtime.workers=0"], ["runtime.workers: 0 is below 1"]),
         (["runtime.threads=-1"], ["runtime.threads: -1 is below 0"]),
         (["seed=-1"], ["seed: -1 is below 0"]),
-        (["seeds=[1,-2]"], ["seeds: -2 is below 0"]),
+        (["seeds=[1,-2]"], ["seeds[1]: -2"]),
         (["evaluation.rows=0"], ["evaluation.rows: 0 is below 1"]),
         (["evaluation.limit=-1"], ["evaluation.limit: -1 is below 1"]),
         (["stages.rollout_fast.rollout.limit=0"], ["stages.rollout_fast.rollout.limit: 0 is below 1"]),

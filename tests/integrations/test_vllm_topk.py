@@ -117,7 +117,7 @@ def test_an_answer_shifted_by_one_is_seen():
 def test_another_temperature_is_refused_and_explained():
     with pytest.raises(UserError, match="capture.temperature: 2.0, .*do not fix the normaliser.*=1"):
         external_header("t" * 64, "k" * 64, VOCAB, TOP_K, 2.0)
-    with pytest.raises(UserError, match="capture.top_k: 41 is not between 1 and the vocabulary of 40"):
+    with pytest.raises(UserError, match="capture.top_k: 41 .*40"):
         external_header("t" * 64, "k" * 64, VOCAB, 41, 1.0)
 
 

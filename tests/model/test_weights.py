@@ -310,7 +310,7 @@ def test_biases_that_config_json_cannot_say_are_refused():
         ({"rope_theta": 4e6}, "models.student.rope_theta is 4000000.0, rope_theta of the weights 10000.0"),
         ({"num_hidden_layers": 3}, "models.student.num_hidden_layers is 3, num_hidden_layers of the weights 2"),
         ({"vocab_size": 160}, "models.student.vocab_size is 160, vocab_size of the weights 37"),
-        ({"o_bias": False}, "models.student.o_bias is False, bias of the weights True"),
+        ({"o_bias": False}, "models.student.o_bias is False, o_bias of the weights True"),
         ({"head_dim": 8}, "models.student.head_dim is 8, head_dim of the weights 6"),
         ({"rms_norm_eps": 1e-6}, "models.student.rms_norm_eps is 1e-06"),
         (

@@ -3,14 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mindspore_impl.schema import option
+
 
 @dataclass
 class OptunaOptions:
     """Trials that are proposed from the results of earlier ones."""
 
-    n_trials: int = 20
+    n_trials: int = option(20, low=1)
     sampler: Literal["tpe", "random", "grid"] = "tpe"  # grid: every combination in turn, without Optuna
-    seed: int = 0  # of the proposals
+    seed: int = option(0, low=0)  # of the proposals
 
 
 @dataclass
