@@ -81,18 +81,13 @@ def test_completions_are_scored_in_the_order_of_the_file(tokenizer, tmp_path):
     assert len(counting.prompts) == 3 and all(tokenizer.bos_id == prompt[0] for prompt in counting.prompts)
 
 
-def test_plain_form_ends_at_a_stop_string(tokenizer, tmp_path):
+def test_plain_form_ends_at_a_stop_string(tokenizer, tmp_path, monkeypatch):
+    """A task names its own form, and settings override it."""
     counting = Counting(tokenizer, ["10\nQuestion: 5 + 5? 11"])
-    measure(counting.backend, "gsm8k", tmp_path, shots=1, form="plain")
+    monkeypatch.setitem(benchmark.TASKS, "gsm8k", dataclasses.replace(benchmark.TASKS["gsm8k"], form="plain"))
+    measure(counting.backend, "gsm8k", tmp_path, shots=1)
     assert lines_of(tmp_path)[0]["answer"] == "10\n" and lines_of(tmp_path)[0]["ended"]
     assert counting.prompts[0][0] == tokenizer.bos_id and "[unused9]" not in tokenizer.pieces(counting.prompts[0])
-
-
-def test_a_task_says_how_it_is_asked(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setitem(benchmark.TASKS, "gsm8k", dataclasses.replace(benchmark.TASKS["gsm8k"], form="plain"))
-    counting = Counting(tokenizer, ["10"])
-    measure(counting.backend, "gsm8k", tmp_path, shots=0)
-    assert "[unused9]" not in tokenizer.pieces(counting.prompts[0])
     measure(counting.backend, "gsm8k", tmp_path, shots=0, form="chat")
     assert "[unused9]" in tokenizer.pieces(counting.prompts[-1])
 

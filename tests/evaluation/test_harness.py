@@ -83,7 +83,7 @@ def test_an_engine_that_says_cut_is_believed(tokenizer, tmp_path):
 
 
 def test_samples_come_in_the_order_of_records(tokenizer, tmp_path, monkeypatch):
-    """Though prompts of like length are generated together."""
+    """Although prompts of similar length are generated together."""
     pytest.importorskip("mindspore")
     from mindspore_impl.generation import engine
 

@@ -1,5 +1,7 @@
-"""Each benchmark reads its published file form, asks as its docstring says, and names the place of a fault."""
+"""Each benchmark reads its published format, asks as its docstring says, and names the place of a fault."""
 
+import importlib.util
+import re
 import shutil
 from pathlib import Path
 
@@ -156,3 +158,14 @@ def test_a_missing_path_is_named(tmp_path, name):
 
 def test_plain_text_ends_at_the_first_stop():
     assert plain("7\nQuestion: x Question:", ("x", "Question:")) == "7\n" and plain("7", ("",)) == "7"
+
+
+def test_the_task_of_the_readme_works(tmp_path):
+    page = Path(importlib.util.find_spec("mindspore_impl.evaluation").origin).with_name("README.md")
+    (tmp_path / "capitals.py").write_text(re.search(r"```python\n(.*?)```", page.read_text(), re.DOTALL)[1])
+    spec = importlib.util.spec_from_file_location("capitals", tmp_path / "capitals.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "capitals.jsonl").write_text('{"country": "France", "capital": "Paris"}\n')
+    (item,) = module.TASK.read(tmp_path, 0)
+    assert module.TASK.score(item, " Paris") == {"exact": 1.0} and module.TASK.score(item, "Rome") == {"exact": 0.0}
