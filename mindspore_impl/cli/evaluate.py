@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mindspore_impl import files, runtime
 from mindspore_impl.cli.command import add_tokenizer_options, command, make_parser
-from mindspore_impl.curriculum.plan import file_hash
 from mindspore_impl.curriculum.resolve import load_model, open_tokenizer, open_weights, resolve_model_path
+from mindspore_impl.curriculum.stages.inputs import file_hash
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import benchmark
 from mindspore_impl.evaluation.backend import Backend, of_decoder, of_model

@@ -30,6 +30,6 @@ class ModelOptions:
 class LoraOptions:
     """Low-rank adapters that are trained in place of the weights: W + (lora_alpha / r) * B @ A."""
 
-    r: int = option(8, low=1)
+    r: int = option(8, low=1)  # for full fine-tuning set lora=null
     lora_alpha: float = option(16.0, above=0)
     target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])

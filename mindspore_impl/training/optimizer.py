@@ -81,10 +81,8 @@ def make_optimizer(
     Raises UserError that names the option for values out of range.
     """
     for key in ("adam_beta1", "adam_beta2"):
-        if not 0 < getattr(options, key) < 1:
-            raise UserError(f"optimizer.{key}={getattr(options, key)}: must lie between 0 and 1")
-    if options.adam_epsilon <= 0 or options.weight_decay < 0 or options.max_grad_norm < 0:
-        raise UserError("optimizer: adam_epsilon must be above 0, weight_decay and max_grad_norm 0 or more")
+        if getattr(options, key) == 1:
+            raise UserError(f"optimizer.{key}: must be below 1")
     matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
     others = [parameter for parameter in parameters if parameter.ndim < 2]
     groups = [
