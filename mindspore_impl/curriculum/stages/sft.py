@@ -109,7 +109,7 @@ class SftStage(Stage):
         model, digest = context.build_model(planned.model, self.init, self.lora, planned.seed)
         stream, summary = self.make_stream(context, planned)
         steps = self.train.max_steps or stream.steps_for_epochs(self.train.num_train_epochs)
-        self._print(model, self.memory(context.config), steps, summary)
+        self._print(model, steps, summary)
         job = TrainingJob(
             model=model,
             stream=stream,
@@ -159,7 +159,7 @@ class SftStage(Stage):
             for name in self.data.validation
         }
 
-    def _print(self, model, memory: int, steps: int, summary: dict) -> None:
+    def _print(self, model, steps: int, summary: dict) -> None:
         data, lora = self.data, self.lora
         parameters, adapters = (
             sum(p.size for p in each) for each in (model.get_parameters(), model.trainable_params())
@@ -167,7 +167,7 @@ class SftStage(Stage):
         trained = f", {adapters:,} of them in adapters (LoRA r={lora.r}), the rest frozen" if lora else ""
         mixture = ", ".join(f"{name} {count:,}" for name, count in summary["sets"].items())
         print(
-            f"  {parameters:,} parameters{trained}, about {memory / 2**30:.2f} GiB; {steps:,} steps x "
+            f"  {parameters:,} parameters{trained}; {steps:,} steps x "
             f"{data.rows} rows x {data.sequence_length} tokens ({data.gradient_accumulation_steps} micro-batches); "
             f"{summary['samples']:,} samples ({mixture}), packing efficiency {summary['efficiency']:.1%}, dropped "
             f"{summary['dropped']}"
