@@ -113,7 +113,7 @@ def test_a_fingerprint_leaves_out_logging_and_references():
     ("data.sets.fast.first", "data.sets.fast.skip"),
 ])  # fmt: skip
 def test_an_old_name_is_refused_with_the_new_one(old, new):
-    from mindspore_impl.config import compose
+    from mindspore_impl.curriculum.configuration import compose
 
     with pytest.raises(UserError, match=f"{old}: .*{new}"):
         compose([f"{old}=3"])

@@ -100,7 +100,7 @@ def should_stop() -> bool:
 
 
 def check_stop() -> None:
-    """Raise Stopped when this process has received SIGTERM. For places where a rank works alone and nothing is half"""
+    """Raise Stopped after SIGTERM, in places where a rank works alone and nothing is half done."""
     if _state["stop"]:
         raise Stopped(agreed=not joined())
 

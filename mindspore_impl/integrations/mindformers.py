@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl import checkpoint, files, runtime
-from mindspore_impl.config import Config
 from mindspore_impl.data.options import ROLLOUTS, BatchOptions, DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
@@ -315,7 +314,7 @@ class StageInputs:
     sets: dict[str, DatasetOptions] = field(default_factory=dict)  # of the mixture; sets made by stages are files
 
 
-def write_stage(path: Path, config: Config, name: str, inputs: StageInputs) -> None:
+def write_stage(path: Path, config, name: str, inputs: StageInputs) -> None:
     """Write the sft or distill stage `name` as a mindformers YAML.
 
     Raises UserError when mindformers cannot train it, or `path` cannot be written.

@@ -22,6 +22,7 @@ STEPS = 40
 SMALL = [
     "order=[teacher,sft_reasoning,sft_fast,rollout_fast,capture_fast,distill_fast]",
     "compare=[]",
+    "compare=[]",
     *(f"stages.{name}.train.max_steps={STEPS}" for name in ("teacher", "sft_reasoning", "sft_fast", "distill_fast")),
     *(f"data.sets.{name}.count=2000" for name in ("teacher_reasoning", "teacher_fast")),
     *(f"data.sets.{name}.count=1000" for name in ("reasoning", "fast")),

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from mindspore_impl import config
+from mindspore_impl.curriculum import configuration
 
 FILES = sorted(config.conf_folder().rglob("*.yaml"))
 FILES = [f for f in FILES if f.parent.name != "selection"]  # recipes of another command: tests/data/selection
@@ -42,12 +43,12 @@ def test_commands_in_the_head_compose(path):
     assert commands_of(path)
     for overrides in commands_of(path):
         assert all("=" in word for word in overrides), overrides
-        config.compose(overrides)
+        configuration.compose(overrides)
 
 
 @pytest.mark.parametrize("name", names("experiment"))
 def test_experiment_composes(name):
-    composed = config.compose([f"experiment={name}", *GIVEN.get(name, [])])
+    composed = configuration.compose([f"experiment={name}", *GIVEN.get(name, [])])
     assert composed.name == name
     assert composed.order
 
@@ -56,22 +57,22 @@ def test_experiment_composes(name):
 def test_group_composes(group):
     for name in names(group):
         extra = GIVEN.get(name, [])
-        config.compose(["~experiment", f"{group}={name}", *extra])
+        configuration.compose(["~experiment", f"{group}={name}", *extra])
 
 
 def test_model_and_objective_and_optimizer_groups_compose():
     for name in names("model"):
-        config.compose([f"model@models.student={name}"])
+        configuration.compose([f"model@models.student={name}"])
     for name in names("objective"):
-        config.compose([f"objective@stages.distill_fast.objective={name}"])
+        configuration.compose([f"objective@stages.distill_fast.objective={name}"])
     for name in names("optimizer"):
-        config.compose([f"optimizer@stages.sft_fast.optimizer={name}"])
+        configuration.compose([f"optimizer@stages.sft_fast.optimizer={name}"])
 
 
 def test_every_field_stands_in_conf():
     """A knob that exists only in code cannot be found by reading conf/."""
-    plain = config.compose_plain([])
-    composed = config.compose([])
+    plain = configuration.compose([])[0]
+    composed = configuration.compose([])
 
     def missing(options, entry, path):
         for field in dataclasses.fields(options):
@@ -92,13 +93,13 @@ def test_every_field_stands_in_conf():
 
 
 def test_mixture_is_one_line():
-    composed = config.compose(["stages.sft_fast.data.mixture={reasoning:3,fast:1}"])
+    composed = configuration.compose(["stages.sft_fast.data.mixture={reasoning:3,fast:1}"])
     assert composed.stages["sft_fast"].data.mixture == {"reasoning": 3.0, "fast": 1.0}
 
 
 @pytest.mark.parametrize("name", ["quickstart", "quickstart_seeds", "gsm8k"])
 def test_trap_17_distillation_has_a_control_with_equal_tokens(name):
-    stages = config.compose([f"experiment={name}", *GIVEN.get(name, [])]).stages
+    stages = configuration.compose([f"experiment={name}", *GIVEN.get(name, [])]).stages
     distilled, control = stages["distill_fast"], stages["control"]
     assert control.init == distilled.init
     assert control.train.max_steps == distilled.train.max_steps

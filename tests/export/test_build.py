@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from mindspore_impl import config
 from mindspore_impl.cli import export
+from mindspore_impl.curriculum import configuration
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.errors import UserError
 from mindspore_impl.export import build as exporting
@@ -125,7 +125,7 @@ def test_not_a_number_is_never_near():
 
 def test_estimate_of_the_published_model(ms_runtime):
     """Known sizes: 1,155,912,192 parameters, 79,872 bytes of 16-bit cache a token."""
-    model = config.compose(["model@models.student=pangu_1b"]).models["student"]
+    model = configuration.compose(["model@models.student=pangu_1b"]).models["student"]
     found = {p: exporting.memory_estimate(model, ExportOptions(p, 2048, [64, 1024])) for p in ("fp32", "fp16", "int8")}
     assert found["fp16"]["cache"] == 2 * 2048 * 79872
     assert found["fp16"]["weights"] == pytest.approx(2 * 1_155_912_192, rel=2e-3)
@@ -139,16 +139,16 @@ STAGE = ["+stage@stages.board=export", "stages.board.init=sft_fast", "order=[sft
 
 
 def test_a_stage_is_planned_with_its_input_and_data(ms_runtime):
-    plan = {planned.name: planned for planned in make_plan(config.compose(STAGE))}
+    plan = {planned.name: planned for planned in make_plan(configuration.compose(STAGE))}
     assert plan["board"].kind == "export" and plan["board"].model == "student"
-    changed = make_plan(config.compose([*STAGE, "stages.board.export.precision=int8"]))[-1]
+    changed = make_plan(configuration.compose([*STAGE, "stages.board.export.precision=int8"]))[-1]
     assert changed.fingerprint != plan["board"].fingerprint
-    sets = make_plan(config.compose([*STAGE, "stages.board.prompts=[test_fast]"]))[-1]
+    sets = make_plan(configuration.compose([*STAGE, "stages.board.prompts=[test_fast]"]))[-1]
     assert sets.fingerprint != plan["board"].fingerprint
     with pytest.raises(UserError, match=r"stages\.board\.export\.buckets: 2000 is longer"):
-        make_plan(config.compose([*STAGE, "stages.board.export.buckets=[2000]"]))
+        make_plan(configuration.compose([*STAGE, "stages.board.export.buckets=[2000]"]))
     with pytest.raises(UserError, match=r"stages\.board: no data set is named 'tset_fast'"):
-        make_plan(config.compose([*STAGE, "stages.board.prompts=[tset_fast]"]))
+        make_plan(configuration.compose([*STAGE, "stages.board.prompts=[tset_fast]"]))
 
 
 def test_commands_refuse_by_name(ms_runtime, tmp_path, capsys):
@@ -170,7 +170,7 @@ def test_from_a_run_to_a_package_and_full_graphs(ms_runtime, tmp_path, capsys):
         "evaluation.accuracy=[]", "evaluation.perplexity=[]", "tokenizer.vocab_size=110",
         "stages.board.export.compare=[]", "stages.board.export.parity_tokens=8", "stages.board.prompts=[test_fast]",
     ]  # fmt: skip
-    composed = config.compose(overrides + small)
+    composed = configuration.compose(overrides + small)
     runner.run(composed)
     package = tmp_path / "run" / "stages" / "02_board" / "package"
     assert json.loads((package / "parity.json").read_text())["packages"]["fp16"]["top1_agreement"] > 0.9

@@ -3,6 +3,7 @@
 import pytest
 
 from mindspore_impl import config
+from mindspore_impl.curriculum import configuration
 from mindspore_impl.curriculum.sweep.metric import metric_of
 from mindspore_impl.curriculum.sweep.space import Interval, Space, read_space
 from mindspore_impl.curriculum.sweep.trials import plan_sweep
@@ -67,7 +68,7 @@ def test_named_trials_times_params_and_the_command_line_wins(tmp_path):
     names = [trial.name for trial in plan.wanted]
     assert names[:5] == ["teacher, seed=0", "reasoning_teacher, seed=0", "r, seed=7", "r, seed=8", "f, seed=7"]
     assert [trial.group for trial in plan.wanted[:4]] == ["teacher", "reasoning_teacher", "r", "r"]
-    assert len(names) == 2 + 2 * (len(config.compose(words).sweep.trials) - 2)
+    assert len(names) == 2 + 2 * (len(configuration.compose(words).sweep.trials) - 2)
     trial = plan.wanted[3]
     composed = plan.configs[trial.number]
     assert composed.seed == 8 and composed.order == ["sft_reasoning"]
@@ -78,7 +79,7 @@ def test_named_trials_times_params_and_the_command_line_wins(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (config.conf_folder() / "sweep").glob("*.yaml")))
 def test_named_sweeps_name_every_option(name):
-    plain = config.compose_plain([f"sweep={name}"])["sweep"]
+    plain = configuration.compose([f"sweep={name}"])[0]["sweep"]
     assert set(plain) - {"compare", "labels"} == {"metric", "direction", "trials", "params", "optuna"}
     assert plain["optuna"] is None or set(plain["optuna"]) == {"n_trials", "sampler", "seed"}
 
