@@ -196,7 +196,8 @@ def _import_topk(questions, server, paths: list[Path], folder: Path, options: ar
 
 def _import_rollouts(questions, server, paths: list[Path], folder: Path, options: argparse.Namespace) -> dict:
     from mindspore_impl.integrations.vllm import asking
-    from mindspore_impl.integrations.vllm.rollouts import import_rollouts, prompts_of
+    from mindspore_impl.distill.rollout import prompts_of
+    from mindspore_impl.integrations.vllm.rollouts import import_rollouts
 
     tokenizer, sampling = questions.tokenizer, questions.sampling
     prompts = prompts_of(questions.records, tokenizer, questions.options.samples_per_prompt, questions.seed)

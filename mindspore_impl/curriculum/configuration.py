@@ -74,7 +74,7 @@ def problems(config: Config, set_keys: Iterable[tuple[str, str]], models: Iterab
     for name in dict.fromkeys(name for _, name in set_keys):
         dataset = config.data.sets[name]
         path = getattr(dataset, "path", None)
-        if path and not Path(path).is_file():
+        if path and config.maker_of(name) is None and not Path(path).is_file():
             yield f"data.sets.{name}.path: {path}: no such file"
         if dataset.keep is not None:
             checks.append((check_keep, dataset.keep, f"data.sets.{name}.keep"))
