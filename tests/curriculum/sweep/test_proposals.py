@@ -20,9 +20,6 @@ def optuna(n_trials: int, sampler: str = "tpe") -> list[str]:
 class StandIn:
     """As much of Optuna as is used: its sampler draws from its seed and from how many results it has been told."""
 
-    class exceptions:  # noqa: N801
-        ExperimentalWarning = UserWarning
-
     def __init__(self):
         self.told, self.queued, self.salt = [], [], 0
         self.logging = SimpleNamespace(WARNING=30, set_verbosity=lambda _: None)
