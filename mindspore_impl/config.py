@@ -29,7 +29,7 @@ from mindspore_impl.training.options import OptimizerOptions, TrainOptions
 class Stage:
     """One stage of a curriculum; `kind` says which of STAGE_KINDS it is."""
 
-    kind: str
+    kind: str  # what the stage does
 
 
 @dataclass
@@ -38,7 +38,7 @@ class SftStage(Stage):
 
     kind: Literal["sft"]
     model: str = "student"  # an entry of `models`
-    init: str | None = option(None, artifact="weights")  # stage or path whose weights it starts from; null: random
+    init: str | None = option(None, artifact="weights")  # stage or path of the initial weights; null: random
     lora: LoraOptions | None = None  # null: all weights are trained
     seed: int | None = option(None, low=0)  # null: the run's seed
     data: BatchOptions = field(default_factory=BatchOptions)
@@ -53,16 +53,16 @@ class DistillStage(Stage):
 
     kind: Literal["distill"]
     store: str = option("", artifact="store")  # capture stage, or path of a store made by tools/query_teacher.py
-    model: str = "student"
-    init: str | None = option(None, artifact="weights")
-    lora: LoraOptions | None = None
+    model: str = "student"  # an entry of `models`
+    init: str | None = option(None, artifact="weights")  # stage or path of the initial weights; null: random
+    lora: LoraOptions | None = None  # null: all weights are trained
     rollouts: str | None = option(None, artifact="rollouts")  # rollout stage whose sequences are trained on
-    seed: int | None = option(None, low=0)
+    seed: int | None = option(None, low=0)  # null: the run's seed
     data: BatchOptions = field(default_factory=BatchOptions)
     objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
-    evaluate: bool = option(True, fingerprint=False)
+    evaluate: bool = option(True, fingerprint=False)  # measure accuracy and perplexity right after it
 
 
 @dataclass
@@ -73,7 +73,7 @@ class RolloutStage(Stage):
     init: str = option("", artifact="weights")  # stage or path whose weights generate
     model: str | None = None  # null: the model of the stage in `init`
     prompts: list[str] = field(default_factory=list)  # data sets whose prompts are answered
-    seed: int | None = option(None, low=0)
+    seed: int | None = option(None, low=0)  # null: the run's seed
     rollout: RolloutOptions = field(default_factory=RolloutOptions)
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
@@ -87,34 +87,32 @@ class CaptureStage(Stage):
     model: str | None = None  # null: the model of the stage in `teacher`
     rollouts: str | None = option(None, artifact="rollouts")  # rollout stage
     sets: list[str] = field(default_factory=list)  # data sets, scored along their labels
-    sequence_length: int = option(128, low=2)
-    seed: int | None = option(None, low=0)
+    sequence_length: int = option(128, low=2)  # tokens in a packed row
+    seed: int | None = option(None, low=0)  # null: the run's seed
     capture: CaptureOptions = field(default_factory=CaptureOptions)
 
 
 @dataclass
 class ScoreStage(Stage):
-    """How hard each record of a set is, written into its meta. A data set whose `path` is this stage reads it."""
+    """How hard each record of a set is, written into its meta. A data set can read it."""
 
     kind: Literal["score"]
     set: str = ""  # the data set
     init: str | None = option(None, artifact="weights")  # weights whose loss on a record is difficulty_loss
     model: str | None = None  # null: the model of the stage in `init`
     rollouts: str | None = option(None, artifact="rollouts")  # answers to its prompts: difficulty_pass_rate
-    sequence_length: int = option(128, low=2)
-    seed: int | None = option(None, low=0)
+    sequence_length: int = option(128, low=2)  # tokens in a packed row
+    seed: int | None = option(None, low=0)  # null: the run's seed
     score: ScoreOptions = field(default_factory=ScoreOptions)
 
 
 @dataclass
 class RejectStage(Stage):
-    """Rejection sampling: of several answers to a prompt the shortest right one, as a record; prompts without one go.
-    A data set whose `path` is this stage reads the result.
-    """
+    """Rejection sampling: the shortest right answer to each prompt becomes a record, which a data set can read."""
 
     kind: Literal["reject"]
     rollouts: str = option("", artifact="rollouts")  # rollout stage or file
-    seed: int | None = option(None, low=0)
+    seed: int | None = option(None, low=0)  # null: the run's seed
 
 
 @dataclass
@@ -122,9 +120,9 @@ class EvaluateStage(Stage):
     """Accuracy by generation and held-out perplexity of one set of weights."""
 
     kind: Literal["evaluate"]
-    init: str = option("", artifact="weights")
-    model: str | None = None
-    seed: int | None = option(None, low=0)
+    init: str = option("", artifact="weights")  # stage or path of the weights that are measured
+    model: str | None = None  # null: the model of the stage in `init`
+    seed: int | None = option(None, low=0)  # null: the run's seed
     options: EvaluationOptions | None = None  # null: the run's `evaluation`
 
 
@@ -134,8 +132,8 @@ class ExportStage(Stage):
 
     kind: Literal["export"]
     init: str = option("", artifact="weights")  # stage or path whose weights are exported
-    model: str | None = None
-    seed: int | None = option(None, low=0)
+    model: str | None = None  # null: the model of the stage in `init`
+    seed: int | None = option(None, low=0)  # null: the run's seed
     prompts: list[str] = field(default_factory=list)  # data sets whose prompts are compared; empty: the bundled task's
     export: ExportOptions = field(default_factory=ExportOptions)
 
@@ -157,9 +155,9 @@ class Config:
     """A whole run."""
 
     name: str  # of the experiment; a run directory belongs to one
-    run_dir: str
+    run_dir: str  # where the run is written
     order: list[str]  # stage names, in the order they run
-    seed: int = option(0, low=0)
+    seed: int = option(0, low=0)  # of data, initial weights, order and sampling
     seeds: list[int] = option(default_factory=list, low=0)  # non-empty: the whole run once a seed, then a comparison
     compare: list[str] = field(default_factory=list)  # two stages whose difference the comparison tests
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
@@ -250,4 +248,6 @@ def _force(overrides: list[str], folder: Path) -> list[str]:
 
 def validate(plain: dict) -> Config:
     """Build a Config from plain containers. Raises UserError that lists every wrong key, type and missing value."""
-    return build(Config, plain, "", {Stage: Kinds("kind", STAGE_KINDS)})
+    from mindspore_impl.data.sources import set_kinds
+
+    return build(Config, plain, "", {Stage: Kinds("kind", STAGE_KINDS)} | set_kinds())

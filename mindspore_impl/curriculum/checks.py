@@ -19,6 +19,7 @@ from mindspore_impl.curriculum.inputs import (
     ROLLOUTS,
     TRAINED,
     check_weights,
+    evaluated,
     inputs_of,
     is_path,
     kl_teacher,
@@ -93,7 +94,7 @@ def _check_inputs(config: Config) -> list[str]:
             makers |= makers_of(after, config)
             problems += _check_kl_teacher(config, seen | {name}, after, name)
         for set_name, maker in makers.items():
-            problems += _check_input(config, seen, f"data.sets.{set_name}.path", "set", maker, name)
+            problems += _check_input(config, seen, f"data.sets.{set_name}.stage", "set", maker, name)
         seen.add(name)
     for key, set_name in _named_sets(config):
         if set_name not in config.data.sets:
@@ -192,6 +193,7 @@ def _check_numbers(config: Config) -> Iterator[str]:
 
 def _check_files(config: Config) -> Iterator[str]:
     from mindspore_impl.data.difficulty import check_keep
+    from mindspore_impl.data.overlap import window_problems
 
     try:
         find_template(config.tokenizer.template)
@@ -205,16 +207,34 @@ def _check_files(config: Config) -> Iterator[str]:
         yield f"tokenizer.path: {config.tokenizer.path}: no such file"
     for name in dict.fromkeys(name for _, name in _named_sets(config)):
         options = config.data.sets[name]
-        read = options.source != "list_programs" and options.path and not maker_of(options)
-        if read and not Path(options.path).is_file():
-            yield f"data.sets.{name}.path: {options.path}: no such file"
+        if (path := getattr(options, "path", None)) and not Path(path).is_file():
+            hint = f"; the records of a stage are {{source: stage, stage: {path}}}" if path in config.stages else ""
+            yield f"data.sets.{name}.path: {path}: no such file{hint}"
         if options.keep is not None:
             yield from _attempt(check_keep, options.keep, f"data.sets.{name}.keep")
-    paths = [dataset.path or "" for dataset in config.data.sets.values()]
+    yield from window_problems(config.data.sets, *_trained_and_held_out(config))
+    sets = config.data.sets.values()
+    paths = [getattr(options, "path", "") for options in sets]
     for key in ("train", "validation", "test"):
         given = getattr(config.data, key)
         if given and not any(path.startswith(given) for path in paths):
             yield f"data.{key}: {given} is given, but no data set reads it; choose data=gsm8k or data=records"
+    if config.data.holdout and not any(getattr(options, "holdout", 0) for options in sets):
+        yield "data.holdout: given, but no data set holds records out; choose data=gsm8k or data=records"
+
+
+def _trained_and_held_out(config: Config) -> tuple[dict[str, str], dict[str, str]]:
+    """{data set: the key that names it} of the sets that are trained on, and of validation and test sets."""
+    trained, held_out = {}, {}
+    for name in config.order:
+        stage, key = config.stages[name], f"stages.{name}"
+        if isinstance(stage, TRAINED):
+            trained |= {each: f"{key}.data.mixture" for each, w in stage.data.mixture.items() if w and each != ROLLOUTS}
+            held_out |= dict.fromkeys(stage.data.validation, f"{key}.data.validation")
+        if isinstance(stage, EvaluateStage) or getattr(stage, "evaluate", False):
+            own = getattr(stage, "options", None)
+            held_out |= dict.fromkeys(evaluated(own or config.evaluation), f"{key}.options" if own else "evaluation")
+    return trained, held_out
 
 
 def _check_hf_folders(config: Config, name: str, stage, model: str) -> Iterator[str]:

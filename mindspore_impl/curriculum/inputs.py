@@ -18,6 +18,7 @@ from mindspore_impl.config import (
 )
 from mindspore_impl.data.options import ROLLOUTS, DatasetOptions
 from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.schema import nearest, references
 
@@ -42,7 +43,11 @@ def sets_of(stage: Stage, config: Config) -> list[str]:
         return list(stage.sets)
     if isinstance(stage, RECORD_MAKERS):
         return [stage.set] if getattr(stage, "set", "") else []
-    options = stage.options or config.evaluation
+    return evaluated(stage.options or config.evaluation)
+
+
+def evaluated(options: EvaluationOptions) -> list[str]:
+    """Names of the data sets that an evaluation reads."""
     return list(dict.fromkeys(options.accuracy + options.perplexity + options.teacher_kl))
 
 
@@ -60,7 +65,7 @@ def kl_teacher_model(stage: EvaluateStage, config: Config) -> str:
 
 def maker_of(options: DatasetOptions) -> str | None:
     """The stage that makes the records of a set; None where they come from a file or a generator."""
-    return options.path if options.source == "records" and options.path and not is_path(options.path) else None
+    return next((name for name, artifact in references(options).values() if artifact == "records"), None)
 
 
 def makers_of(stage: Stage, config: Config) -> dict[str, str]:

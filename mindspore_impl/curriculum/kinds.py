@@ -14,13 +14,14 @@ from mindspore_impl.curriculum.inputs import (
     RECORDS,
     ROLLOUTS,
     check_weights,
+    evaluated,
     is_path,
     kl_teacher_model,
     maker_of,
     sets_of,
 )
 from mindspore_impl.curriculum.plan import PlannedStage, file_hash
-from mindspore_impl.data.options import BatchOptions, DatasetOptions
+from mindspore_impl.data.options import BatchOptions, DatasetOptions, StageSet
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import LoraOptions
@@ -57,8 +58,9 @@ class Context:
     def set_options(self, name: str) -> DatasetOptions:
         """The options of a data set; the path of one that a stage makes is that stage's file."""
         options = self.config.data.sets[name]
-        maker = maker_of(options)
-        return dataclasses.replace(options, path=str(self.folder(maker) / RECORDS)) if maker else options
+        if not isinstance(options, StageSet):
+            return options
+        return options.in_file(str(self.folder(options.stage) / RECORDS))
 
     def selection(self, name: str, order: str, order_by: str) -> dict | None:
         """What the band of a set did to it (`difficulty.change`), None where neither band nor order asks."""
@@ -164,6 +166,7 @@ def run_training(context: Context, planned: PlannedStage, folder: Path) -> dict:
         name: [batch for batch, _ in one_pass(_fitting(context.samples(name), data), data.sequence_length, _rows(data))]
         for name in data.validation
     }
+    _warn_of_shared_records(context, planned, [name for name in mixture if name != ROLLOUTS])
     changes = {name: context.selection(name, data.order, data.order_by) for name in mixture if name != ROLLOUTS}
     summary = stream.summary() | {"selection": {name: change for name, change in changes.items() if change}}
     steps = stage.train.max_steps or stream.steps_for_epochs(stage.train.num_train_epochs)
@@ -184,6 +187,20 @@ def run_training(context: Context, planned: PlannedStage, folder: Path) -> dict:
         config=_described(context, planned.model),
     )
     return train(job) | {"data": summary}
+
+
+def _warn_of_shared_records(context: Context, planned: PlannedStage, trained: list[str]) -> None:
+    """Print how many records of each validation and test set are trained on too."""
+    from mindspore_impl.data.overlap import shared_count
+
+    evaluation, held_out = context.config.evaluation, list(planned.stage.data.validation)
+    if planned.stage.evaluate:
+        held_out += [name for name in evaluated(evaluation) if maker_of(context.config.data.sets[name]) is None]
+    train = [record for name in trained for record in context.records(name)]
+    for name in dict.fromkeys(held_out):
+        if shared := shared_count(train, context.records(name)):
+            total = len(context.records(name))
+            print(f"  warning: {shared:,} of {total:,} records of {name} are trained on too ({', '.join(trained)})")
 
 
 def _described(context: Context, model: str) -> dict | None:

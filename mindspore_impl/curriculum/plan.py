@@ -4,7 +4,6 @@ A fingerprint covers everything that decides a stage's result: its options witho
 hashes included), its tokenizer, its seed and the fingerprints of its inputs. Equal fingerprint, equal result.
 """
 
-import dataclasses
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,6 @@ from mindspore_impl.curriculum.inputs import (
     inputs_of,
     kl_teacher,
     kl_teacher_model,
-    maker_of,
     makers_of,
     measures,
     model_of,
@@ -121,15 +119,13 @@ def tokenizer_fingerprint(config: Config) -> str:
 
 
 def _set_content(config: Config, options: DatasetOptions) -> dict:
-    content = dataclasses.asdict(options)
-    if options.source == "list_programs":
-        return content | {"seed": config.seed if options.seed is None else options.seed}
-    del content["seed"]  # has no part in reading a file
-    if maker_of(options):
-        return content | {"path": None}  # an input of the stage, which counts by its fingerprint
-    # The file's name is part of record ids, which seed the sampling of rollouts.
-    path = Path(options.path) if options.path else None
-    return content | {"path": (path.name, file_hash(path)) if path else None}
+    content = fingerprint_content(options)
+    if content.get("seed", 0) is None:
+        content["seed"] = config.seed
+    if "path" in content:  # the file's name is part of record ids, which seed the sampling of rollouts
+        path = Path(content["path"])
+        content["path"] = (path.name, file_hash(path))
+    return content
 
 
 def path_hash(path: str | Path) -> str:

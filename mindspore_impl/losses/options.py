@@ -8,8 +8,8 @@ from typing import Literal
 class ObjectiveOptions:
     """`L = sum_t w_t * [ce_weight * CE(t) + kd_weight * T^2 * D(teacher_t, student_t)]`."""
 
-    kd_weight: float = 0.0  # lambda; 0 in a pure SFT stage
-    ce_weight: float | None = None  # null: 1 - kd_weight
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
-    support: Literal["tail_bucket", "renormalised", "truncated", "sampled"] = "tail_bucket"
+    kd_weight: float = 0.0  # weight of the divergence, lambda; 0: cross-entropy alone
+    ce_weight: float | None = None  # weight of the cross-entropy; null: 1 - kd_weight
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"  # D, between teacher and student
+    support: Literal["tail_bucket", "renormalised", "truncated", "sampled"] = "tail_bucket"  # which ids D covers
     temperature: float = 1.0  # must equal the temperature of the store

@@ -13,4 +13,4 @@ class TokenizerOptions:
     template: str = "pangu"  # pangu, chatml, smollm2 or a registered one: how conversations are written
     vocab_size: int = option(512, low=1)  # of a trained tokenizer
     train_on: list[str] = field(default_factory=list)  # names of data sets whose text it is trained on
-    character_coverage: float = option(1.0, above=0, high=1)
+    character_coverage: float = option(1.0, above=0, high=1)  # share of the text's characters that are pieces
