@@ -60,6 +60,12 @@ def ms_runtime():
     return runtime
 
 
+@pytest.fixture(scope="session", autouse=True)
+def emulator_cache(tmp_path_factory):
+    """Compiled kernels of the emulator are shared by the whole session, and leave the user's cache alone."""
+    os.environ.setdefault("EMULATOR_CACHE", str(tmp_path_factory.getbasetemp() / "emulator"))
+
+
 @pytest.fixture
 def two_ranks(tmp_path):
     """run(script, function) -> [JSON result of rank 0, of rank 1]: a function of a file, run by two processes.

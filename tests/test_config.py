@@ -5,13 +5,14 @@ import shutil
 import pytest
 
 from mindspore_impl import config
+from mindspore_impl.curriculum import configuration
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import to_plain
 
 
 def refusal(*overrides: str) -> str:
     with pytest.raises(UserError) as caught:
-        config.compose(list(overrides))
+        configuration.compose(list(overrides))
     return str(caught.value)
 
 
@@ -36,7 +37,7 @@ def test_typo_in_yaml_is_refused(tmp_path, monkeypatch):
     folder = tmp_path / "conf"
     shutil.copytree(config.conf_folder(), folder)
     monkeypatch.setattr(config, "conf_folder", lambda: folder)
-    assert config.compose([]).name == "quickstart"
+    assert configuration.compose([]).name == "quickstart"
     path = folder / "optimizer" / "adamw.yaml"
     path.write_text(path.read_text() + "max_grad_nrom: 1.0\n")
     message = refusal()
@@ -90,11 +91,13 @@ def test_stage_without_definition():
 
 
 def test_int_becomes_float_and_null_stays():
-    composed = config.compose(["stages.teacher.optimizer.learning_rate=1", "stages.teacher.train.max_steps=null"])
+    composed = configuration.compose(
+        ["stages.teacher.optimizer.learning_rate=1", "stages.teacher.train.max_steps=null"]
+    )
     assert composed.stages["teacher"].optimizer.learning_rate == 1.0
     assert composed.stages["teacher"].train.max_steps is None
 
 
 def test_plain_form_round_trips():
-    composed = config.compose([])
-    assert config.validate(to_plain(composed)) == composed
+    composed = configuration.compose([])
+    assert configuration.validate(to_plain(composed)) == composed

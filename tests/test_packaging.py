@@ -31,6 +31,7 @@ def test_wheel_outside_the_clone(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
         scripts = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
+        assert "mindspore_impl/report/templates/page.html" in archive.namelist()
         assert "pangu-train = mindspore_impl.cli.train:main\n" in archive.read(scripts).decode()
     shutil.rmtree(source)
     code = "import mindspore_impl, sys; from mindspore_impl.cli.train import main; print(mindspore_impl.__file__); "

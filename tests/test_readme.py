@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspore_impl import config
+from mindspore_impl.curriculum import configuration
 from mindspore_impl.curriculum.sweep.trials import plan_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,4 +36,4 @@ def test_commands_compose(command, tmp_path):
     if "--multirun" in words:
         plan_sweep([*overrides, f"run_dir={tmp_path / 'sweep'}"])
     else:
-        config.compose(overrides)
+        configuration.compose(overrides)

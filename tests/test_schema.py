@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mindspore_impl import schema
-from mindspore_impl.config import validate
+from mindspore_impl.curriculum.configuration import compose, validate
 from mindspore_impl.errors import UserError
 from mindspore_impl.report.run_files import read_config
 from mindspore_impl.schema import Kinds, build, option
@@ -114,8 +114,6 @@ def test_a_fingerprint_leaves_out_logging_and_references():
     ("data.sets.fast.first", "data.sets.fast.skip"),
 ])  # fmt: skip
 def test_an_old_name_is_refused_with_the_new_one(old, new):
-    from mindspore_impl.config import compose
-
     with pytest.raises(UserError, match=f"{old}: .*{new}"):
         compose([f"{old}=3"])
     assert schema.renamed(old) == new and schema.renamed(new) is None

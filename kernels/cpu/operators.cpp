@@ -48,14 +48,6 @@ struct Call {
     for (int i = 0; i < ndims[index]; ++i) size *= shapes[index][i];
     return size;
   }
-  // Whether the parameters are float32 of these shapes, one for one.
-  bool floats(std::initializer_list<std::initializer_list<int64_t>> shapes) const {
-    int index = 0;
-    for (const auto& shape : shapes) {
-      if (index >= nparam || !fits(index++, "float32", shape)) return false;
-    }
-    return index == nparam;
-  }
   // Whether parameter `index` has this dtype and shape.
   bool fits(int index, const char* dtype, std::initializer_list<int64_t> shape) const {
     return is(index, dtype) && ndims[index] == static_cast<int>(shape.size()) &&
@@ -101,7 +93,7 @@ const char* read_loss(const Call& call, int first, int64_t settings, int outputs
 }
 
 int distill(const Call& call, bool gradient) {
-  if (call.nparam != 10 || call.ndims[0] != 2) return call.fail("7 inputs and 3 outputs, please");
+  if (call.nparam != 10 || call.ndims[0] != 2) return call.fail("7 inputs and 3 outputs are expected");
   LossTask task{};
   task.type = call.is(0, "float32") ? Type::kFloat32 : call.is(0, "float16") ? Type::kFloat16 : Type::kBfloat16;
   if (task.type == Type::kBfloat16 && !call.is(0, "bfloat16")) {
@@ -120,7 +112,7 @@ int distill(const Call& call, bool gradient) {
 int fused_linear(const Call& call) {
   const bool gradient = call.nparam > 11, weights = call.nparam == 13;
   if (call.nparam < 11 || call.nparam > 13 || call.ndims[0] != 2 || call.ndims[1] != 2) {
-    return call.fail("8 inputs and 3, 4 or 5 outputs, please");
+    return call.fail("8 inputs and 3, 4 or 5 outputs are expected");
   }
   const float* hidden_ND = call.at<float>(0);
   const float* weight_VD = call.at<float>(1);
@@ -162,7 +154,7 @@ int fused_linear(const Call& call) {
 }
 
 int capture(const Call& call) {
-  if (call.nparam != 5 || call.ndims[0] != 2 || call.ndims[2] != 2) return call.fail("2 inputs and 3 outputs, please");
+  if (call.nparam != 5 || call.ndims[0] != 2 || call.ndims[2] != 2) return call.fail("2 inputs and 3 outputs are expected");
   CaptureTask task{};
   const int64_t rows = task.rows = call.shapes[0][0], vocab = task.vocab = call.shapes[0][1];
   const int64_t top_k = task.top_k = call.shapes[2][1];
@@ -181,36 +173,24 @@ int capture(const Call& call) {
   return 0;
 }
 
-// The products of FusedLinear by themselves.
-int outer_product(const Call& call) {
-  if (call.ndims[0] != 2 || call.ndims[1] != 2) return call.fail("a_NV, b_ND -> c_VD, please");
-  const int64_t rows = call.shapes[0][0], vocab = call.shapes[0][1], width = call.shapes[1][1];
-  if (!call.floats({{rows, vocab}, {rows, width}, {vocab, width}})) return call.fail("a_NV, b_ND -> c_VD, please");
-  run_outer({call.at<float>(0), call.at<float>(1), call.at<float>(2), rows, vocab, width, false});
-  return 0;
-}
-
-int project(const Call& call) {
-  if (call.ndims[0] != 2 || call.ndims[1] != 2) return call.fail("hidden_ND, weight_VD -> out_NV, please");
-  const int64_t rows = call.shapes[0][0], width = call.shapes[0][1], vocab = call.shapes[1][0];
-  if (!call.floats({{rows, width}, {vocab, width}, {rows, vocab}})) {
-    return call.fail("hidden_ND, weight_VD -> out_NV, please");
+// A product of FusedLinear by itself, for tests: `form` names the dimensions of a, b and the result by letters.
+int product(const Call& call, const char* form, void (*run)(const float* a, const float* b, float* c, int64_t rows,
+                                                            int64_t vocab, int64_t width)) {
+  int64_t sizes[128];
+  std::fill(sizes, sizes + 128, -1);
+  for (int i = 0; i < 6; ++i) {
+    if (call.nparam != 3 || !call.is(i / 2, "float32") || call.ndims[i / 2] != 2) return call.fail(form);
+    int64_t& size = sizes[static_cast<int>(form[i])];
+    if (size >= 0 && size != call.shapes[i / 2][i % 2]) return call.fail(form);
+    size = call.shapes[i / 2][i % 2];
   }
-  run_project({call.at<float>(0), call.at<float>(1), call.at<float>(2), rows, vocab, width});
-  return 0;
-}
-
-int back_project(const Call& call) {
-  if (call.ndims[0] != 2 || call.ndims[1] != 2) return call.fail("a_NV, weight_VD -> c_ND, please");
-  const int64_t rows = call.shapes[0][0], vocab = call.shapes[0][1], width = call.shapes[1][1];
-  if (!call.floats({{rows, vocab}, {vocab, width}, {rows, width}})) return call.fail("a_NV, weight_VD -> c_ND, please");
-  run_back_project({call.at<float>(0), call.at<float>(1), call.at<float>(2), rows, vocab, width});
+  run(call.at<float>(0), call.at<float>(1), call.at<float>(2), sizes['N'], sizes['V'], sizes['D']);
   return 0;
 }
 
 int scale_in_place(const Call& call) {
   if (call.nparam != 3 || !call.is(0, "float32") || !call.is(1, "float32")) {
-    return call.fail("x, scale_1 -> token_1, all float32, please");
+    return call.fail("x, scale_1 -> token_1 must be float32");
   }
   *call.at<float>(2) = 0;
   const float factor = *call.at<float>(1);
@@ -223,12 +203,12 @@ int scale_in_place(const Call& call) {
 
 // No exception may reach MindSpore through the C interface.
 #define PANGU_EXPORT extern "C" __attribute__((visibility("default")))
-#define PANGU_OPERATOR(NAME, WORK)                                                                          \
+#define PANGU_OPERATOR(NAME, ...)                                                                           \
   PANGU_EXPORT int NAME(int nparam, void** params, int* ndims, int64_t** shapes, const char** dtypes, void*, \
                       void*) {                                                                              \
     const pangu::Call call{#NAME, nparam, params, ndims, shapes, dtypes};                                   \
     try {                                                                                                   \
-      return pangu::WORK;                                                                                   \
+      return pangu::__VA_ARGS__;                                                                                 \
     } catch (const std::exception& error) {                                                                 \
       return call.fail(error.what());                                                                       \
     }                                                                                                       \
@@ -239,9 +219,15 @@ PANGU_OPERATOR(TopkDistillLossForward, distill(call, false))
 PANGU_OPERATOR(TopkLogprobs, capture(call))
 PANGU_OPERATOR(FusedLinear, fused_linear(call))
 PANGU_OPERATOR(ScaleInPlace, scale_in_place(call))
-PANGU_OPERATOR(OuterProduct, outer_product(call))
-PANGU_OPERATOR(Project, project(call))
-PANGU_OPERATOR(BackProject, back_project(call))
+PANGU_OPERATOR(OuterProduct, product(call, "NVNDVD", [](auto a, auto b, auto c, auto n, auto v, auto d) {
+                 pangu::run_outer({a, b, c, n, v, d, false});
+               }))
+PANGU_OPERATOR(Project, product(call, "NDVDNV", [](auto a, auto b, auto c, auto n, auto v, auto d) {
+                 pangu::run_project({a, b, c, n, v, d});
+               }))
+PANGU_OPERATOR(BackProject, product(call, "NVVDND", [](auto a, auto b, auto c, auto n, auto v, auto d) {
+                 pangu::run_back_project({a, b, c, n, v, d});
+               }))
 
 // How many threads the operators use from now on; 0: all cores.
 PANGU_EXPORT void SetThreads(int threads) { pangu::set_threads(threads); }

@@ -1,4 +1,4 @@
-"""Work that goes on beside the training steps: one job at a time, whose fault is told at the next step."""
+"""Run one job at a time in a background thread; its error is raised at the next training step."""
 
 import sys
 import time
@@ -7,11 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Background:
-    """Runs jobs one after the other, in a thread of its own, or (`active` False) at once.
+    """Runs jobs one after the other in a thread, or (`active` False) synchronously.
 
-    At most one job is under way: a second one waits, since its data would need as much memory again and skipping it
-    would lose what was asked for. As a context manager it waits for the last job at the end; a job's error is raised
-    there, or written to stderr where another error is on its way.
+    At most one job runs: a second one waits, since its data would need as much memory again. As a context manager it
+    waits for the last job at the end; a job's error is raised there, or written to stderr if another error is raised.
     """
 
     def __init__(self, active: bool = True):
@@ -19,7 +18,7 @@ class Background:
         self._job: Future | None = None
 
     def submit(self, job: Callable[[], object]) -> None:
-        """Start `job` once the earlier one has ended. Raises that one's error, or without a thread this one's."""
+        """Start `job` after the previous one. Raises the error of the previous one, or without a thread of this one."""
         if self._threads is None:
             job()
             return
@@ -27,12 +26,12 @@ class Background:
         self._job = self._threads.submit(job)
 
     def check(self) -> None:
-        """Raise the error of a job that has ended with one; return at once while it is under way."""
+        """Raise the error of a job that has failed; return at once while it runs."""
         if self._job is not None and self._job.done():
             self.wait()
 
     def wait(self) -> float:
-        """Return the seconds until the job under way had ended. Raises its error."""
+        """Wait for the running job; -> seconds waited. Raises its error."""
         start, job = time.perf_counter(), self._job
         if job is not None:
             self._job = None

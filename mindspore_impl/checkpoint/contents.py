@@ -1,4 +1,4 @@
-"""What is in a checkpoint, or in other weights on disk, and how it comes into a model and out of it."""
+"""Read weights from a checkpoint or another file, and load them into a model."""
 
 import dataclasses
 from collections.abc import Callable
@@ -49,10 +49,10 @@ def read_arrays(file: str | Path) -> dict[str, np.ndarray]:
 def open_weights(path: str | Path, which: str = "last", base: Callable[[], WeightSource] | None = None) -> WeightSource:
     """Open weights on disk: a Hugging Face folder, a checkpoint, a .safetensors file or a .gguf file.
 
-    A folder of checkpoints, or one that holds such a folder as checkpoints/, stands for its last or best one (`which`).
-    `base` opens the weights that LoRA adapters were trained on; a checkpoint of adapters stands for those weights with
-    the adapters merged in. Raises UserError when there is nothing, or it is damaged or of a model that is not
-    supported, or when adapters come without a base, or with another one.
+    A folder of checkpoints, or one with a subfolder checkpoints/, means its last or best one (`which`). `base` opens
+    the weights that LoRA adapters were trained on; a checkpoint of adapters is opened as the merged weights. Raises
+    UserError when nothing is there, when it is damaged or of a model that is not supported, or when adapters have no
+    base or another one.
     """
     path = Path(path)
     if is_gguf(path):
@@ -85,7 +85,7 @@ def open_weights(path: str | Path, which: str = "last", base: Callable[[], Weigh
 
 
 def weights_of(model, trained: bool = False) -> dict[str, np.ndarray]:
-    """All parameters of a Cell by name, or those alone that are trained, as float32 arrays (copies)."""
+    """Copies of all (or only the trained) parameters of a Cell by name, float32."""
     return {parameter.name: np.array(parameter.asnumpy(), np.float32) for parameter in _parameters(model, trained)}
 
 

@@ -1,4 +1,4 @@
-"""The folder of a stage's checkpoints: its names, what is intact in it, and which one counts."""
+"""Find, verify and select the checkpoints in a stage's folder."""
 
 import re
 import sys
@@ -30,7 +30,7 @@ class Checkpoint:
 
 
 class _Newer(UserError):
-    """A newer program wrote it: it is not damaged, so no earlier one may take its place and overwrite it."""
+    """Written by a newer program: it is not damaged, so no earlier checkpoint may replace it."""
 
 
 def latest(folder: str | Path) -> Checkpoint | None:
@@ -50,7 +50,7 @@ def latest(folder: str | Path) -> Checkpoint | None:
 
 
 def selected(folder: str | Path, which: str) -> Checkpoint:
-    """The checkpoint that a stage hands on: "last" or "best" (lowest validation loss).
+    """The checkpoint that later stages use: "last" or "best" (lowest validation loss).
 
     A damaged best one is reported on stderr and the newest intact one is used. Raises UserError when there is none.
     """
@@ -71,7 +71,7 @@ def selected(folder: str | Path, which: str) -> Checkpoint:
 
 
 def name_of(step: int) -> str:
-    """Such as step_00000020."""
+    """The folder name of a step, such as step_00000020."""
     return f"step_{step:08d}"
 
 

@@ -1,7 +1,7 @@
-"""Writing a checkpoint: fill a folder, flush it, rename it, point at it, drop old ones.
+"""Write a checkpoint atomically: fill a folder, flush it, rename it, update the pointers, delete old ones.
 
-A kill at any moment leaves what was there before in force: a temporary folder (removed by the next save), a renamed
-folder that LATEST does not name yet (likewise), or everything.
+A kill at any moment leaves the earlier checkpoints valid: there is at most a temporary folder, or a renamed one that
+LATEST does not name yet; the next save removes both.
 """
 
 import math
@@ -36,7 +36,7 @@ from mindspore_impl.checkpoint.folders import (
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.tensor_file import encode_header
 
-# In the order in which the safetensors library stores them, so that equal arrays are equal files.
+# In the order in which the safetensors library stores them, so that equal arrays give equal files.
 _DTYPES = {"<i8": "I64", "<f8": "F64", "<f4": "F32", "<i4": "I32", "<f2": "F16"}
 _BLOCK = 1 << 22  # bytes hashed and written at a time
 
@@ -52,12 +52,19 @@ def save(
     config: dict | None = None,
     keep_every: int = 0,
 ) -> Checkpoint:
-    """Write checkpoint `step` durably, point LATEST (and BEST, if `metric` is the lowest so far) at it, drop old ones.
+    """Write checkpoint `step`, set LATEST (and BEST, if `metric` is the lowest so far) to it, delete old ones.
 
-    weights: fp32 master weights by parameter name, or a function that writes them to a safetensors file; optimizer: its
-    state by name; position: JSON values (step, window, counters); metric: validation loss, lower is better; config:
-    content of a config.json that is kept beside the weights, so that the folder says what model it is of. The best
-    checkpoint, the `keep` newest and those of every `keep_every`-th step (0: none) stay.
+    Args:
+        folder: of the stage's checkpoints.
+        step: applied training steps.
+        weights: float32 master weights by name, or a function that writes them to a safetensors file.
+        optimizer: its state by name.
+        position: JSON values that training resumes from.
+        keep: newest checkpoints that are kept, besides the best.
+        metric: validation loss, lower is better.
+        config: content of config.json, which describes the model.
+        keep_every: checkpoints of every such step are never deleted; 0: none.
+
     Raises UserError when the disk is full or not writable; earlier checkpoints are then untouched.
     """
     folder, name = Path(folder), name_of(step)
@@ -77,7 +84,7 @@ def save(
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{folder / name}: the checkpoint cannot be written ({error}); earlier checkpoints are kept, "
-            "free some room and run again"
+            "free disk space and run again"
         ) from error
     if metric is not None and math.isfinite(metric) and metric < _best_metric(folder, name):
         files.write_text(folder / BEST, name + "\n")
@@ -126,7 +133,7 @@ def safetensors_blocks(arrays: dict[str, np.ndarray]) -> Iterator[memoryview]:
 
 
 def _replace_folder(temporary: Path, target: Path) -> None:
-    """Rename `temporary` to `target`; a folder that is already there (a damaged or unpublished one) goes away."""
+    """Rename `temporary` to `target`; a damaged or unpublished folder of that name is removed."""
     if os.path.lexists(target):
         _discard(target)
     os.rename(temporary, target)
@@ -134,7 +141,7 @@ def _replace_folder(temporary: Path, target: Path) -> None:
 
 
 def _discard(path: Path) -> None:
-    """Remove a checkpoint so that a half-removed one never looks like a checkpoint. Needs no room on the disk."""
+    """Remove a checkpoint in one rename, so that a partly removed one is never found. Needs no disk space."""
     trash = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     os.rename(path, trash)
     if trash.is_dir() and not trash.is_symlink():
@@ -144,7 +151,7 @@ def _discard(path: Path) -> None:
 
 
 def _retain(folder: Path, keep: int, keep_every: int) -> None:
-    """Drop what need not stay: neither the best, nor the newest, nor of every `keep_every`-th step."""
+    """Delete all but the best, the newest `keep` and every `keep_every`-th step."""
     names = names_of(folder)
     best, last = pointer_of(folder, BEST), pointer_of(folder, LATEST)
     published = names[names.index(last) :]

@@ -61,3 +61,10 @@ def add_tokenizer_options(
     """Add --tokenizer (help text `tokenizer`) and --template (with the default in words)."""
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help=tokenizer)
     parser.add_argument("--template", help=f"pangu, chatml or smollm2 (default: {template})")
+
+
+def add_plugins_option(parser: argparse._ActionsContainer) -> None:
+    """Add --plugins, for commands that read the configuration of a run."""
+    parser.add_argument(
+        "--plugins", nargs="+", default=[], metavar="MODULE", help="modules that the run's own kinds need"
+    )

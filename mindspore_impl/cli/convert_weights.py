@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from mindspore_impl import checkpoint, config, files
+from mindspore_impl import checkpoint, files
 from mindspore_impl.cli.command import command, make_parser
 from mindspore_impl.curriculum.resolve import open_weights, resolve_model_path
 from mindspore_impl.errors import UserError
@@ -161,7 +161,9 @@ def open_described(
 
 def random_weights(model: str, out: Path, seed: int, vocab_size: int | None, form: FolderFormat) -> str:
     """Write the initial weights of a model of conf/model as a Hugging Face folder, to rehearse with."""
-    options = config.compose([f"model@models.student={model}"]).models["student"]
+    from mindspore_impl.curriculum.configuration import compose
+
+    options = compose([f"model@models.student={model}"]).models["student"]
     if vocab_size is not None:
         options = dataclasses.replace(options, vocab_size=vocab_size)
     if not options.vocab_size:

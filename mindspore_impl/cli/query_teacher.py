@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from mindspore_impl import files
-from mindspore_impl.cli.command import add_tokenizer_options, command, make_parser
+from mindspore_impl.cli.command import add_plugins_option, add_tokenizer_options, command, make_parser
 from mindspore_impl.errors import UserError
 
 
@@ -41,6 +41,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     what = parser.add_argument_group("what is asked: a stage of a run, or a file")
     what.add_argument("--run", type=Path, metavar="DIR", help="a run directory; its earlier stages must be done")
     what.add_argument("--stage", metavar="NAME", help="its capture stage (asks top-k) or rollout stage")
+    add_plugins_option(what)
     what.add_argument("--records", type=Path, metavar="FILE", help="record file: top-k of its labels, or its prompts")
     what.add_argument("--rollouts", type=Path, metavar="FILE", help="rollout file: top-k of its answers")
     what.add_argument("--ask", choices=("top_k", "rollouts"), default="top_k", help="of --records (default top_k)")
@@ -78,7 +79,7 @@ def _questions(options: argparse.Namespace):
         raise UserError("name one source: --run DIR --stage NAME, or --records FILE, or --rollouts FILE")
     weights = None if options.weights is None else _hash_of(options.weights)
     if options.run is not None:
-        return _of_stage(options.run, options.stage, weights), options.run / "external" / options.stage
+        return _of_stage(options.run, options.stage, weights, options.plugins), options.run / "external" / options.stage
     if options.tokenizer is None:
         raise UserError("--tokenizer: name the tokenizer of the server's model; every id depends on it")
     source = options.records or options.rollouts
@@ -86,31 +87,31 @@ def _questions(options: argparse.Namespace):
 
 
 def _hash_of(path: Path) -> str:
-    from mindspore_impl.curriculum.plan import file_hash
     from mindspore_impl.curriculum.resolve import open_weights
+    from mindspore_impl.curriculum.stages.inputs import file_hash
     from mindspore_impl.model.weights import identity
 
     return identity(open_weights(path), file_hash)
 
 
-def _of_stage(run_dir: Path, name: str, weights: str | None):
-    from mindspore_impl.cli.verify_store import open_run
-    from mindspore_impl.config import CaptureStage, RolloutStage
+def _of_stage(run_dir: Path, name: str, weights: str | None, plugins: list[str]):
+    from mindspore_impl.curriculum.runner import open_run
+    from mindspore_impl.curriculum.stages.capture import CaptureStage
+    from mindspore_impl.curriculum.stages.rollout import RolloutStage
     from mindspore_impl.distill.external import RolloutQuestions, TopkQuestions
     from mindspore_impl.schema import nearest
 
-    context = open_run(run_dir)
+    context = open_run(run_dir, plugins)
     stage = context.config.stages.get(name)  # it may be absent from `order`, where an external teacher replaces it
     if not isinstance(stage, CaptureStage | RolloutStage):
         fitting = [n for n, s in context.config.stages.items() if isinstance(s, CaptureStage | RolloutStage)]
         raise UserError(f"--stage: {name!r} is no capture or rollout stage of {run_dir}{nearest(name, fitting)}")
     if isinstance(stage, RolloutStage):
-        records = [record for n in stage.prompts for record in context.records(n)[: stage.rollout.limit]]
         seed = context.config.seed if stage.seed is None else stage.seed
-        return RolloutQuestions(context.tokenizer, records, stage.rollout, stage.sampling, seed, weights)
+        return RolloutQuestions(context.tokenizer, stage.records(context), stage.rollout, stage.sampling, seed, weights)
     if stage.capture.mode != "top_k":
         raise UserError(f"stages.{name}.capture.mode: {stage.capture.mode} cannot be asked of a server; use top_k")
-    samples = _fitting(context.captured_samples(stage), stage.sequence_length, stage.capture.overlong, name)
+    samples = _fitting(stage.samples(context), stage.sequence_length, stage.capture.overlong, name)
     return TopkQuestions(context.tokenizer, samples, stage.capture.top_k, stage.capture.temperature, weights)
 
 
@@ -194,9 +195,8 @@ def _import_topk(questions, server, paths: list[Path], folder: Path, options: ar
 
 
 def _import_rollouts(questions, server, paths: list[Path], folder: Path, options: argparse.Namespace) -> dict:
-    from mindspore_impl.distill.rollout import prompts_of
     from mindspore_impl.integrations.vllm import asking
-    from mindspore_impl.integrations.vllm.rollouts import import_rollouts
+    from mindspore_impl.integrations.vllm.rollouts import import_rollouts, prompts_of
 
     tokenizer, sampling = questions.tokenizer, questions.sampling
     prompts = prompts_of(questions.records, tokenizer, questions.options.samples_per_prompt, questions.seed)

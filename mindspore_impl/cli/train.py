@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 from mindspore_impl import runtime
-from mindspore_impl.cli.command import command, make_parser
+from mindspore_impl.cli.command import add_plugins_option, command, make_parser
 from mindspore_impl.distributed import processes, ranks, scheduler
 from mindspore_impl.errors import UserError
 
@@ -20,16 +20,19 @@ def main(arguments: list[str]) -> int | None:
     if options.multirun:
         from mindspore_impl.curriculum.sweep.runner import run_sweep
 
-        return run_sweep(options.overrides, options.jobs, options.dry_run)
+        return run_sweep(options.overrides, options.jobs, options.dry_run, options.config_dir)
     if ranks.is_worker():
         return _train_rank(options)
+    if options.cfg is not None:
+        from mindspore_impl.config import compose_text
+
+        print(compose_text(options.overrides, options.config_dir, options.resolve), end="")
+        return None
     config = _config_of(options)
     if options.show_config:
-        from omegaconf import OmegaConf
+        from mindspore_impl.curriculum.configuration import to_yaml
 
-        from mindspore_impl.schema import to_plain
-
-        print(OmegaConf.to_yaml(OmegaConf.create(to_plain(config))), end="")
+        print(to_yaml(config), end="")
         return None
     from mindspore_impl.curriculum import launch, runner
 
@@ -56,9 +59,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "overrides", nargs="*", metavar="key=value", help="e.g. experiment=gsm8k data.train=train.jsonl"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan, sizes and memory estimates, then stop")
-    parser.add_argument("--show-config", action="store_true", help="print the resolved configuration, then stop")
+    parser.add_argument("--show-config", action="store_true", help="print the whole validated configuration, then stop")
+    parser.add_argument("--cfg", choices=["job"], help="print the composed configuration as Hydra does, then stop")
+    parser.add_argument("--resolve", action="store_true", help="with --cfg: resolve interpolations")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder of your own YAML groups beside conf/")
     parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="continue the run of RUN_DIR/config.yaml")
-    parser.add_argument("--multirun", action="store_true", help="a sweep: a run for every combination of listed values")
+    add_plugins_option(parser)
+    parser.add_argument(
+        "--multirun", "-m", action="store_true", help="a sweep: a run for every combination of listed values"
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="concurrent trials of a sweep (default 1)")
     parser.add_argument("--launched", type=Path, help=argparse.SUPPRESS)  # a rank reads what its launcher composed
     return parser.parse_intermixed_args(arguments)
@@ -67,12 +76,19 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 def _config_of(options: argparse.Namespace):
     """The configuration of a single run: composed, read from a run directory, or passed on by the launcher."""
     from mindspore_impl import files
-    from mindspore_impl.config import compose, validate
-    from mindspore_impl.curriculum.reopen import reopen
+    from mindspore_impl.curriculum import plugins
+    from mindspore_impl.curriculum.configuration import compose, reopen, validate
 
     if options.launched is not None:
-        return validate(files.read_json(options.launched)["config"])
-    config = compose(options.overrides) if options.resume is None else reopen(options.resume, options.overrides)
+        content = files.read_json(options.launched)["config"]
+        plugins.load(content["plugins"])
+        return validate(content)
+    if options.resume is not None and options.overrides:
+        raise UserError(f"--resume: the run continues as configured; leave out {' '.join(options.overrides)}")
+    if options.resume is None:
+        config = compose(options.overrides, options.config_dir)
+    else:
+        config = reopen(options.resume, options.plugins)
     if config.sweep is not None:
         raise UserError("sweep: many runs need --multirun; without it leave `sweep` out")
     return config

@@ -1,16 +1,16 @@
 """Train a stage through the Trainer of mindformers."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl.cli.command import command, make_parser
-from mindspore_impl.config import Config, compose
-from mindspore_impl.curriculum.inputs import ROLLOUTS, TRAINED, is_path, makers_of
-from mindspore_impl.curriculum.kinds import Context
+from mindspore_impl.curriculum.configuration import Config, compose
 from mindspore_impl.curriculum.plan import make_plan
-from mindspore_impl.data.options import DatasetOptions
+from mindspore_impl.curriculum.stages.context import RunContext, load_tokenizer
+from mindspore_impl.curriculum.stages.inputs import is_path
+from mindspore_impl.curriculum.stages.sft import SftStage
+from mindspore_impl.data.options import ROLLOUTS
 from mindspore_impl.errors import UserError
-from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.integrations.mindformers import StageInputs
 from mindspore_impl.schema import nearest
 
 
@@ -37,34 +37,18 @@ def main(arguments: list[str]) -> None:
         mindformers.train(options.file)
         return
     config = compose(options.overrides)
-    mindformers.write_stage(options.file, config, options.stage, **vars(stage_files(config, options.stage)))
+    mindformers.write_stage(options.file, config, options.stage, stage_files(config, options.stage))
     print(options.file)
 
 
-@dataclass(frozen=True)
-class StageFiles:
-    """What a training stage reads: its model with the tokenizer's vocabulary, seed, and absolute paths of inputs."""
-
-    model: ModelOptions
-    seed: int
-    tokenizer: Path
-    weights: Path | None = None
-    rollouts: Path | None = None
-    keep_truncated: bool = True
-    store: Path | None = None
-    sets: dict[str, DatasetOptions] = field(default_factory=dict)  # of the mixture; sets made by stages are files
-
-
-def stage_files(config: Config, name: str) -> StageFiles:
+def stage_files(config: Config, name: str) -> StageInputs:
     """The files of the sft or distill stage `name`.
 
     Raises UserError when there is no such stage, the stages before it have not run yet, or it (or its initial weights)
     has LoRA adapters, which mindformers cannot read.
     """
-    from mindspore_impl.text.tokenizer import Tokenizer
-
-    context = Context(config, Path(config.run_dir), {planned.name: planned for planned in make_plan(config)})
-    trained = [each for each, planned in context.plan.items() if isinstance(planned.stage, TRAINED)]
+    context = RunContext(config, Path(config.run_dir), {planned.name: planned for planned in make_plan(config)})
+    trained = [each for each, planned in context.plan.items() if isinstance(planned.stage, SftStage)]
     if name not in trained:
         raise UserError(f"{name!r} is no sft or distill stage of this curriculum{nearest(name, trained)}")
     planned = context.plan[name]
@@ -72,14 +56,14 @@ def stage_files(config: Config, name: str) -> StageFiles:
     if stage.lora is not None:
         raise UserError(f"stages.{name}.lora: mindformers cannot train our adapters; set it to null")
     tokenizer = _there(config.tokenizer.path or context.run_dir / "tokenizer" / "tokenizer.model", name)
-    context.tokenizer = Tokenizer.load(tokenizer, config.tokenizer.template)
+    context.tokenizer = load_tokenizer(config, context.run_dir)
     rollouts, store = getattr(stage, "rollouts", None), getattr(stage, "store", None)
-    drawn = [each for each, weight in stage.data.mixture.items() if weight and each != ROLLOUTS]
-    sets = {each: context.set_options(each) for each in drawn}
-    for made in makers_of(stage, config):
-        _there(context.set_options(made).path, name)
+    sets = {each: context.set_options(each) for each in stage.mixture() if each != ROLLOUTS}
+    for each in sets:
+        if config.maker_of(each):
+            _there(sets[each].path, name)
     from_file = rollouts is not None and is_path(rollouts)
-    return StageFiles(
+    return StageInputs(
         context.model_options(planned.model),
         planned.seed,
         tokenizer,
@@ -88,7 +72,7 @@ def stage_files(config: Config, name: str) -> StageFiles:
         if rollouts is None
         else _there(rollouts if from_file else context.folder(rollouts) / "rollouts.jsonl", name),
         rollouts is None or from_file or context.plan[rollouts].stage.rollout.keep_truncated,
-        None if store is None else _there(context.store(store), name),
+        None if store is None else _there(context.load(store, "store"), name),
         sets,
     )
 
@@ -99,7 +83,7 @@ def _there(path: str | Path, name: str) -> Path:
     return Path(path).resolve()
 
 
-def _weights(context: Context, reference: str, name: str) -> Path:
+def _weights(context: RunContext, reference: str, name: str) -> Path:
     """The checkpoint of a stage, or the path itself."""
     from mindspore_impl import checkpoint
     from mindspore_impl.model.adapter_file import read_adapters

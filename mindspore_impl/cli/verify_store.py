@@ -1,12 +1,13 @@
 """Verify a teacher store against its manifest and, on request, against its teacher."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from mindspore_impl import runtime
-from mindspore_impl.cli.command import command, make_parser
-from mindspore_impl.config import CaptureStage, validate
-from mindspore_impl.curriculum.kinds import Context
-from mindspore_impl.curriculum.plan import PlannedStage, make_plan
+from mindspore_impl.cli.command import add_plugins_option, command, make_parser
+from mindspore_impl.curriculum.runner import open_run
+from mindspore_impl.curriculum.stages import PlannedStage
+from mindspore_impl.curriculum.stages.capture import CaptureStage
+from mindspore_impl.curriculum.stages.context import RunContext
 from mindspore_impl.errors import UserError
 
 
@@ -22,12 +23,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--run", type=Path, help="the run directory that captured it, for re-scoring")
     parser.add_argument("--samples", type=int, default=64, help="sequences scored again (default 64)")
     parser.add_argument("--tolerance", type=float, default=2e-2, help="largest log-probability difference allowed")
+    add_plugins_option(parser)
     options = parser.parse_args(arguments)
-    return 1 if verify(options.store, options.run, options.samples, options.tolerance) else 0
+    return 1 if verify(options.store, options.run, options.samples, options.tolerance, options.plugins) else 0
 
 
-def verify(store: Path, run_dir: Path | None, count: int, tolerance: float) -> int:
+def verify(store: Path, run_dir: Path | None, count: int, tolerance: float, plugins: Iterable[str] = ()) -> int:
     """Print what is in `store`; with `run_dir`, score `count` of its sequences with the teacher again.
+
+    Args:
+        store: the folder of the store.
+        run_dir: the run that made it; None: the store is checked alone.
+        count: sequences that are scored again.
+        tolerance: largest difference of a log-probability, in nats.
+        plugins: modules that the run's own stage kinds need.
 
     Returns the number of problems in a damaged store, each printed with its shard and row. Raises UserError when there
     is no store, or it differs from its teacher by more than `tolerance` (in nats; fp16 storage alone explains about
@@ -46,7 +55,7 @@ def verify(store: Path, run_dir: Path | None, count: int, tolerance: float) -> i
         raise
     _print(summary)
     if run_dir is not None:
-        _compare_with_teacher(store, open_run(run_dir), count, tolerance)
+        _compare_with_teacher(store, open_run(run_dir, plugins), count, tolerance)
     return 0
 
 
@@ -55,14 +64,14 @@ def _print(values: dict) -> None:
         print(f"{key}: {value}")
 
 
-def _compare_with_teacher(store: Path, context: Context, count: int, tolerance: float) -> None:
+def _compare_with_teacher(store: Path, context: RunContext, count: int, tolerance: float) -> None:
     from mindspore_impl.data.teacher_store import StoreReader
     from mindspore_impl.distill.capture import fitting, rescore
 
     planned = _capturing_stage(context, store)
     stage: CaptureStage = planned.stage
     model, _ = context.build_model(planned.model, stage.teacher)
-    samples = context.captured_samples(stage)
+    samples = stage.samples(context)
     if stage.capture.overlong == "drop":
         samples = fitting(samples, stage.sequence_length)
     reader = StoreReader(store, tokenizer_sha256=context.tokenizer.sha256)
@@ -75,26 +84,11 @@ def _compare_with_teacher(store: Path, context: Context, count: int, tolerance: 
         )
 
 
-def open_run(run_dir: Path) -> Context:
-    """The context of an existing run directory, with its tokenizer loaded and the runtime set up. Writes nothing.
-
-    Raises UserError when config.yaml or the tokenizer is missing or damaged.
-    """
-    from mindspore_impl.report.run_files import read_config
-    from mindspore_impl.text.tokenizer import Tokenizer
-
-    config = validate(read_config(run_dir)[0])
-    trained = run_dir / "tokenizer" / "tokenizer.model"
-    if config.tokenizer.path is None and not trained.is_file():
-        raise UserError(f"{trained}: the run's tokenizer is missing; run the curriculum in {run_dir} first")
-    tokenizer = Tokenizer.load(config.tokenizer.path or trained, config.tokenizer.template)
-    plan = {planned.name: planned for planned in make_plan(config)}
-    runtime.setup(config.runtime, config.seed)
-    return Context(config, run_dir, plan, tokenizer)
-
-
-def _capturing_stage(context: Context, store: Path) -> PlannedStage:
+def _capturing_stage(context: RunContext, store: Path) -> PlannedStage:
     for planned in context.plan.values():
-        if planned.kind == "capture" and (context.folder(planned.name) / "store").resolve() == store.resolve():
+        if (
+            isinstance(planned.stage, CaptureStage)
+            and (context.folder(planned.name) / "store").resolve() == store.resolve()
+        ):
             return planned
     raise UserError(f"{store}: no capture stage of {context.run_dir} made this store; check --run")

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from mindspore_impl import files
-from mindspore_impl.config import STAGE_KINDS, Config, Stage, conf_folder
-from mindspore_impl.data.sources import set_kinds
+from mindspore_impl.config import conf_folder
+from mindspore_impl.curriculum.configuration import Config, tagged_unions
 from mindspore_impl.schema import Kinds, rule_of
 
 INTRODUCTION = """# Configuration
@@ -47,9 +47,12 @@ _NAMES = {int: "integer", float: "number", str: "text", bool: "true, false"}
 
 
 def reference() -> str:
-    """The content of conf/README.md."""
-    kinds = {Stage: Kinds("kind", STAGE_KINDS)} | set_kinds()
-    return INTRODUCTION + "".join(_Pages(kinds).section(Config, "", "The run"))
+    """The content of conf/README.md: the keys of this package, without those of plugins."""
+    unions = {}
+    for base, kinds in tagged_unions().items():
+        own = {name: schema for name, schema in kinds.types.items() if schema.__module__.startswith("mindspore_impl.")}
+        unions[base] = Kinds(kinds.tag, own)
+    return INTRODUCTION + "".join(_Pages(unions).section(Config, "", "The run"))
 
 
 def comments_of(schema: type) -> dict[str, str]:

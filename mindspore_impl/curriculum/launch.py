@@ -22,11 +22,11 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from mindspore_impl import files, runtime
-from mindspore_impl.config import Config, validate
+from mindspore_impl import files, runtime, schema
+from mindspore_impl.curriculum import plugins
+from mindspore_impl.curriculum.configuration import Config, validate
 from mindspore_impl.distributed import processes, ranks
 from mindspore_impl.errors import JobFailed, UserError
-from mindspore_impl.schema import to_plain
 
 POLL_SECONDS = 0.2
 _NOISE = ("[INFO] ", "[WARNING] ")  # MindSpore's own lines; they stay in the log file
@@ -44,7 +44,7 @@ def spawn(config: Config, overrides: list[str]) -> None:
     check_run_dir(config, run_dir)
     port = _port(config.runtime.port)
     folder = run_dir / "logs" / f"{datetime.now():%Y%m%d-%H%M%S}_{secrets.token_hex(4)}"
-    files.write_json(folder / "launch.json", {"config": to_plain(config), "overrides": overrides})
+    files.write_json(folder / "launch.json", {"config": schema.to_plain(config), "overrides": overrides})
     command = [_msrun(), f"--worker_num={workers}", f"--local_worker_num={workers}", f"--master_port={port}"]
     command += ["--join=True", f"--log_dir={folder}", f"--cluster_time_out={config.runtime.join_seconds}"]
     # msrun starts nothing but "python".
@@ -214,8 +214,8 @@ def join(config: Config, overrides: list[str]) -> Config:
         ) from error
     runtime.watch(config.runtime.hang_seconds)
     _agree("the command line", ranks.gather(overrides), show=shlex.join)
-    _agree("the code of mindspore_impl", ranks.gather(code_hash()), show=str)
-    agreed = validate(ranks.on_rank_zero(lambda: to_plain(config)))
+    _agree("the code of mindspore_impl and of the plugins", ranks.gather([code_hash(), plugins.loaded()]), show=str)
+    agreed = validate(ranks.on_rank_zero(lambda: schema.to_plain(config)))
     world = runtime.world_size()
     if agreed.runtime.workers != world and any(text.lstrip("+").startswith("runtime.workers=") for text in overrides):
         raise UserError(f"runtime.workers={agreed.runtime.workers}, but msrun started {world} ranks; leave it out")

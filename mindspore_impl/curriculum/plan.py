@@ -1,155 +1,152 @@
 """From a Config to an ordered list of stages with checked inputs and fingerprints.
 
 A fingerprint covers everything that decides a stage's result: its options without logging, its model, its data (file
-hashes included), its tokenizer, its seed and the fingerprints of its inputs. Equal fingerprint, equal result.
+hashes included), its tokenizer, its seed, the plugins and the fingerprints of its inputs. Equal fingerprint, equal
+result.
 """
 
-import functools
-from dataclasses import dataclass, field
-from pathlib import Path
+import re
+from collections.abc import Iterator
 
-from mindspore_impl import files
-from mindspore_impl.config import Config, EvaluateStage, Stage
-from mindspore_impl.curriculum.checks import problems_of
-from mindspore_impl.curriculum.inputs import (
-    TRAINED,
-    inputs_of,
-    kl_teacher,
-    kl_teacher_model,
-    makers_of,
-    measures,
-    model_of,
-    sets_of,
-)
-from mindspore_impl.curriculum.stage_benchmarks import benchmark_content
-from mindspore_impl.data.options import DatasetOptions
+from mindspore_impl import files, schema
+from mindspore_impl.curriculum import configuration, plugins
+from mindspore_impl.curriculum.configuration import Config
+from mindspore_impl.curriculum.stages import PlannedStage, Stage
+from mindspore_impl.curriculum.stages.content import CODE_FORMAT, data_content
+from mindspore_impl.curriculum.stages.inputs import Input, is_path, path_hash, reference_problem
 from mindspore_impl.errors import UserError
-from mindspore_impl.schema import fingerprint_content, to_plain
+from mindspore_impl.schema import nearest
 
-CODE_FORMAT = 1  # raise it when a change of code changes the results of equal options
-
-
-@dataclass
-class PlannedStage:
-    """One stage of the run, ready to be executed."""
-
-    index: int  # from 1, as in the folder name
-    name: str
-    stage: Stage
-    model: str  # an entry of config.models; "" where none is needed
-    inputs: dict[str, str] = field(default_factory=dict)  # role, or set that a stage makes: stage name or path
-    seed: int = 0
-    fingerprint: str = ""
-
-    @property
-    def kind(self) -> str:
-        """A key of config.STAGE_KINDS."""
-        return self.stage.kind
-
-    @property
-    def folder_name(self) -> str:
-        """Such as 03_sft_fast."""
-        return f"{self.index:02d}_{self.name}"
+_STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def make_plan(config: Config) -> list[PlannedStage]:
-    """Check the curriculum and return its stages in order, evaluations included.
+    """Validate the whole curriculum and return its stages in order, the ones that follow by themselves included.
 
     Raises UserError that lists every problem: unknown or missing inputs, wrong kinds, cycles, impossible sizes.
     """
-    if problems := problems_of(config):
-        raise UserError("the curriculum cannot run:\n  " + "\n  ".join(problems))
+    _refuse(_order_problems(config))
+    stages = _with_followers(config)
+    inputs = {name: _inputs(config, name, stage) for name, stage in stages.items()}
+    sets = [pair for name, stage in stages.items() for pair in stage.data_sets(f"stages.{name}", config)]
+    sets += [("tokenizer.train_on", name) for name in config.tokenizer.train_on]
+    _refuse([*_input_problems(config, stages, inputs), *_set_problems(config, sets)])
+    _refuse(_stage_problems(config, stages, sets))
     planned: dict[str, PlannedStage] = {}
-    for name in config.order:
-        _append(planned, config, name, config.stages[name])
-        if isinstance(config.stages[name], TRAINED) and config.stages[name].evaluate and measures(config.evaluation):
-            _append(planned, config, f"eval_{name}", EvaluateStage(kind="evaluate", init=name))
+    for name, stage in stages.items():
+        entry = PlannedStage(len(planned) + 1, name, stage, stage.model_name(config))
+        entry.inputs = {given.role: given.reference for given in inputs[name]}
+        entry.seed = config.seed if stage.seed is None else stage.seed
+        entry.fingerprint = _fingerprint(config, entry, planned)
+        planned[name] = entry
     return list(planned.values())
 
 
-def _append(planned: dict[str, PlannedStage], config: Config, name: str, stage: Stage) -> None:
-    seed = config.seed if stage.seed is None else stage.seed
-    inputs = inputs_of(stage) | {f"set {each}": maker for each, maker in makers_of(stage, config).items()}
-    if isinstance(stage, EvaluateStage):
-        inputs |= kl_teacher(stage, config)
-    entry = PlannedStage(len(planned) + 1, name, stage, model_of(config, stage), inputs, seed)
-    entry.fingerprint = _fingerprint(config, entry, planned)
-    planned[name] = entry
+def _refuse(problems) -> None:
+    if found := list(dict.fromkeys(problems)):
+        raise UserError("the curriculum cannot run:\n  " + "\n  ".join(found))
+
+
+def _order_problems(config: Config) -> Iterator[str]:
+    """What is wrong with the names in `order` and `compare`."""
+    order = config.order
+    if not order:
+        yield "order: no stage is listed; give a list of stage names"
+    for name in order:
+        if name not in config.stages:
+            yield f"order: no stage is named {name!r}{nearest(name, config.stages)}"
+        elif not _STAGE_NAME.fullmatch(name):
+            yield f"order: {name!r} cannot be a stage name; use letters, digits, _ and -"
+        else:
+            followers = config.stages[name].followers(name, config)
+            yield from (f"order: {each!r} is made by stage {name!r}; rename it" for each in followers if each in order)
+        if order.count(name) > 1:
+            yield f"order: {name!r} is listed twice"
+    if config.compare and (len(config.compare) != 2 or not set(config.compare) <= set(order)):
+        yield f"compare: {config.compare} must be empty ([]), or two stages of order"
+
+
+def _with_followers(config: Config) -> dict[str, Stage]:
+    stages = {}
+    for name in config.order:
+        stages |= {name: config.stages[name]} | config.stages[name].followers(name, config)
+    return stages
+
+
+def _inputs(config: Config, name: str, stage: Stage) -> list[Input]:
+    """The named inputs of a stage, then the stages that make the data sets it reads."""
+    key = f"stages.{name}"
+    made = {each: config.maker_of(each) for _, each in stage.data_sets(key, config)}
+    return stage.inputs(key, config) + [
+        Input(f"set {each}", maker, "records", f"data.sets.{each}.stage") for each, maker in made.items() if maker
+    ]
+
+
+def _input_problems(config: Config, stages: dict[str, Stage], inputs: dict[str, list[Input]]) -> Iterator[str]:
+    """Missing, unknown and circular inputs."""
+    seen: set[str] = set()
+    for name, stage in stages.items():
+        yield from (f"stages.{name}.{r}: no input given; name a stage or a path" for r in stage.missing_inputs())
+        for given in inputs[name]:
+            problem = reference_problem(given, name, config.stages, config.order)
+            if problem is None and not is_path(given.reference) and given.reference not in seen:
+                if cycle := _cycle(name, inputs):
+                    problem = f"{given.key}: the inputs form a cycle: {' -> '.join(cycle)}; break it"
+                else:
+                    problem = f"{given.key}: {given.reference!r} runs after {name!r}; move it forward in order"
+            if problem:
+                yield problem
+        seen.add(name)
+
+
+def _cycle(start: str, inputs: dict[str, list[Input]]) -> list[str] | None:
+    """A chain of inputs from the stage `start` back to itself."""
+
+    def walk(name: str, path: list[str]) -> list[str] | None:
+        for parent in (given.reference for given in inputs.get(name, ())):
+            if parent == start:
+                return [*path, name, start]
+            if parent not in path and (found := walk(parent, [*path, name])):
+                return found
+        return None
+
+    return walk(start, [])
+
+
+def _set_problems(config: Config, sets: list[tuple[str, str]]) -> Iterator[str]:
+    """Data sets that do not exist, or not in time. sets: (configuration key, data set)."""
+    for key, name in sets:
+        if name not in config.data.sets:
+            yield f"{key}: no data set is named {name!r}{nearest(name, config.data.sets)}"
+        elif key == "tokenizer.train_on" and (maker := config.maker_of(name)):
+            yield f"{key}: {name!r} is made by stage {maker!r}, after the tokenizer; name other sets"
+
+
+def _stage_problems(config: Config, stages: dict[str, Stage], sets: list[tuple[str, str]]) -> Iterator[str]:
+    """Numbers, files and models that cannot work, once every input and set is known to exist."""
+    models: list[str] = []
+    for name, stage in stages.items():
+        try:
+            models += [model] if (model := stage.model_name(config)) else []
+        except UserError as error:
+            yield f"stages.{name}.{error}"
+        else:
+            yield from stage.problems(f"stages.{name}", config)
+    yield from configuration.problems(config, sets, dict.fromkeys(models))
 
 
 def _fingerprint(config: Config, entry: PlannedStage, planned: dict[str, PlannedStage]) -> str:
-    stage = entry.stage
-    options = fingerprint_content(stage)
-    if isinstance(stage, EvaluateStage):
-        options["options"] = _evaluation(stage, config)
-    inputs = {
-        role: planned[value].fingerprint if value in planned else path_hash(value)
-        for role, value in entry.inputs.items()
-    }
+    model = config.models.get(entry.model)
     content = {
         "format": CODE_FORMAT,
-        "stage": options,
-        "model": fingerprint_content(config.models[entry.model]) if entry.model else None,
+        "stage": entry.stage.content(config),
+        "model": None if model is None else schema.fingerprint_content(model),
         "seed": entry.seed,
-        "tokenizer": tokenizer_fingerprint(config),
-        "sets": {name: _set_content(config, config.data.sets[name]) for name in sets_of(stage, config)},
-        "inputs": inputs,
+        "data": data_content(config, [name for _, name in entry.stage.data_sets("", config)]),
+        "inputs": {
+            role: planned[value].fingerprint if value in planned else path_hash(value)
+            for role, value in entry.inputs.items()
+        },
+        "plugins": plugins.loaded() if config.plugins else {},
     }
     return files.sha256_json(content)
-
-
-def _evaluation(stage: EvaluateStage, config: Config) -> dict:
-    """What an evaluation measures; without a comparison, nothing about a teacher, nor about benchmarks without one."""
-    options = fingerprint_content(stage.options or config.evaluation)
-    model = kl_teacher_model(stage, config) if options["teacher_kl"] else None
-    kept = {key: value for key, value in options.items() if model or not key.startswith("teacher")}
-    kept |= {"teacher_model": fingerprint_content(config.models[model])} if model else {}
-    del kept["benchmarks"]
-    found = benchmark_content(stage.options or config.evaluation)
-    return kept | ({"benchmarks": found} if found else {})
-
-
-def tokenizer_fingerprint(config: Config) -> str:
-    """Decides whether a run's own tokenizer must be trained anew."""
-    options = config.tokenizer
-    if options.path is not None:
-        return files.sha256_json([file_hash(Path(options.path)), options.template])
-    sets = {name: _set_content(config, config.data.sets[name]) for name in options.train_on}
-    return files.sha256_json({"format": CODE_FORMAT, "options": to_plain(options), "sets": sets})
-
-
-def _set_content(config: Config, options: DatasetOptions) -> dict:
-    content = fingerprint_content(options)
-    if content.get("seed", 0) is None:
-        content["seed"] = config.seed
-    if "path" in content:  # the file's name is part of record ids, which seed the sampling of rollouts
-        path = Path(content["path"])
-        content["path"] = (path.name, file_hash(path))
-    return content
-
-
-def path_hash(path: str | Path) -> str:
-    """Hash of a file, of a Hugging Face folder's index and shards, or of the weight files of another folder."""
-    from mindspore_impl.model.weights import hf_files, is_hf_folder
-
-    target = Path(path)
-    if target.is_file():
-        return file_hash(target)
-    if is_hf_folder(target):
-        return files.sha256_json({found.name: file_hash(found) for found in hf_files(target)})
-    found = sorted(target.rglob("*.safetensors"))
-    return files.sha256_json({str(f.relative_to(target)): file_hash(f) for f in found})
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, read once as long as its size and time stay."""
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return _hash_of_state(path, state.st_size, state.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=256)
-def _hash_of_state(path: Path, size: int, mtime_ns: int) -> str:
-    return files.sha256_file(path)

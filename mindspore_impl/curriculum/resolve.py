@@ -5,16 +5,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindspore_impl import runtime
-from mindspore_impl.config import Config, DistillStage, SftStage, validate
-from mindspore_impl.curriculum.inputs import TOKENIZERS, TRAINED, is_path, model_of
+from mindspore_impl import files, runtime
+from mindspore_impl.curriculum.stages.inputs import TOKENIZERS, file_hash, is_path
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.conversation import Conversation
 from mindspore_impl.generation.decoder import Decoder
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.weights import WeightSource
-from mindspore_impl.schema import check_ranges, nearest
+from mindspore_impl.schema import build, check_ranges, nearest
 
 
 @dataclass(frozen=True)
@@ -110,24 +109,20 @@ def open_weights(path: Path, which: str = "last") -> WeightSource:
 
 
 def _base_of(path: Path) -> WeightSource:
-    """The weights below the adapters in `path` (a stage of a run or its checkpoint), with their hash."""
-    from mindspore_impl.curriculum.plan import file_hash
+    """The weights below the adapters in `path`, a stage of a run or a checkpoint of one, their hash known."""
     from mindspore_impl.model.weights import identity
 
     run = _run_of(path)
-    stage = run and _stage_around(path, run)[1]
-    if stage is None or stage.init is None:
-        raise UserError(f"{path}: holds only LoRA adapters; name the stage inside its run, which knows their base")
-    if is_path(stage.init):
-        base = open_weights(Path(stage.init))
+    init = run and _stage_around(path, run)[1]["inputs"].get("init")
+    if not init:
+        raise UserError(f"{path}: holds LoRA adapters alone; name the stage inside its run, which knows their base")
+    if is_path(init):
+        base = open_weights(Path(init))
     else:
-        before = _config_of(run).stages[stage.init]
-        folders = [folder for folder in _trained_in(run) if folder.partition("_")[2] == stage.init]
+        folders = [folder for folder in _trained_in(run) if folder.partition("_")[2] == init]
         if not folders:
-            raise UserError(
-                f"{path}: its adapters were trained on stage {stage.init!r}, which is not in {run} any more"
-            )
-        base = open_weights(run / "stages" / folders[0], before.train.select)
+            raise UserError(f"{path}: its adapters were trained on stage {init!r}, which is not in {run} any more")
+        base = open_weights(run / "stages" / folders[0], _selects(_note(run, folders[0])))
     return dataclasses.replace(base, sha256=identity(base, file_hash))
 
 
@@ -179,33 +174,44 @@ def _run_of(path: Path) -> Path | None:
 
 
 def _of_run(path: Path, run: Path) -> ResolvedModel:
-    config = _config_of(run)
-    folder, stage = _stage_around(path, run)
-    tokenizer = Path(config.tokenizer.path or run / "tokenizer" / "tokenizer.model")
-    weights = path if folder in path.resolve().parts else run / "stages" / folder
-    options = config.models[model_of(config, stage)]
-    return ResolvedModel(weights, options, stage.train.select, tokenizer, config.tokenizer.template)
-
-
-def _config_of(run: Path) -> Config:
     from mindspore_impl.report.run_files import read_config
 
-    return validate(read_config(run)[0])
+    config = read_config(run)[0]
+    folder, note = _stage_around(path, run)
+    name, tokenizer = note["model"], config.get("tokenizer") or {}
+    if name not in (config.get("models") or {}):
+        raise UserError(f"{run / 'config.yaml'}: models.{name}: the model of stage {note['name']!r} is missing")
+    weights = path if folder in path.resolve().parts else run / "stages" / folder
+    return ResolvedModel(
+        weights,
+        build(ModelOptions, config["models"][name], f"models.{name}"),
+        _selects(note),
+        Path(tokenizer.get("path") or run / "tokenizer" / "tokenizer.model"),
+        tokenizer.get("template"),
+    )
 
 
 def _trained_in(run: Path) -> list[str]:
-    """Names of the stage folders that hold weights, in order."""
+    """The folders of the stages that have weights, in order."""
     return [folder.name for folder in sorted((run / "stages").iterdir()) if (folder / "checkpoints").is_dir()]
 
 
-def _stage_around(path: Path, run: Path) -> tuple[str, SftStage | DistillStage]:
-    """Folder name and options of the stage around `path`; for the run itself, of its last stage with weights."""
+def _stage_around(path: Path, run: Path) -> tuple[str, dict]:
+    """The stage in which `path` lies, by folder and stage.json; the last one that has weights for the run itself."""
     trained = _trained_in(run)
     if not trained:
         raise UserError(f"{run}: no stage of this run has weights yet; run its curriculum first")
     inside = path.resolve().relative_to(run.resolve()).parts
     folder = inside[1] if len(inside) > 1 else trained[-1]
-    stage = _config_of(run).stages.get(folder.partition("_")[2])
-    if folder not in trained or not isinstance(stage, TRAINED):
+    if folder not in trained:
         raise UserError(f"{path}: this stage of the run has no weights{nearest(folder, trained)}")
-    return folder, stage
+    return folder, _note(run, folder)
+
+
+def _note(run: Path, folder: str) -> dict:
+    return files.read_json(run / "stages" / folder / "stage.json")
+
+
+def _selects(note: dict) -> str:
+    """Which of its checkpoints a stage hands on: last or best."""
+    return (note["options"].get("train") or {}).get("select", "last")

@@ -4,16 +4,17 @@ import dataclasses
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-from mindspore_impl import files, runtime
-from mindspore_impl.config import Config, to_yaml
-from mindspore_impl.curriculum import cache, estimate
-from mindspore_impl.curriculum.inputs import maker_of, sized_model
-from mindspore_impl.curriculum.kinds import RUNNERS, Context, describe, less_memory, outputs_present
-from mindspore_impl.curriculum.plan import PlannedStage, make_plan, tokenizer_fingerprint
+from mindspore_impl import files, runtime, schema
+from mindspore_impl.curriculum import cache
+from mindspore_impl.curriculum.configuration import Config, reopen, to_yaml
+from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.curriculum.stages import PlannedStage
+from mindspore_impl.curriculum.stages.context import RunContext, load_tokenizer, prepare_tokenizer
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError, enough_memory
 
@@ -26,69 +27,54 @@ def run(config: Config) -> Path:
     With `config.seeds` the whole run is repeated once a seed, in folders of its own, and compared. Every rank of a
     launch calls this (see launch.py); rank 0 alone decides and writes what belongs to the run.
     """
-    if config.seeds:
-        return _run_seeds(config)
-    plan = make_plan(config)
-    run_dir = Path(config.run_dir)
+    plan, run_dir = make_plan(config), Path(config.run_dir)
     with _opened(config, run_dir):
-        runtime.setup(config.runtime, config.seed)
-        context = Context(config, run_dir, {planned.name: planned for planned in plan})
-        context.tokenizer = _shared_tokenizer(context)
-        _check_evaluations(context)
-        try:
-            for planned in plan:
-                if ranks.should_stop():
-                    raise ranks.Stopped(agreed=True)
-                _run_stage(context, planned, len(plan))
-        except BaseException:
-            with suppress(Exception):  # what stopped the run matters more than its report
-                _write_report(run_dir)
-            raise
-        _write_report(run_dir)
+        if config.seeds:
+            _run_seeds(config, run_dir)
+        else:
+            _run_plan(config, plan, run_dir)
         ranks.barrier()
-    print(f"report: {run_dir / 'report.html'}")
+    print(f"{'comparison' if config.seeds else 'report'}: {run_dir / 'report.html'}")
     return run_dir
 
 
-def _shared_tokenizer(context: Context):
+def _run_plan(config: Config, plan: list[PlannedStage], run_dir: Path) -> None:
+    if runtime.rank() == 0:
+        _write_plan(run_dir, plan)
+    runtime.setup(config.runtime, config.seed)
+    context = RunContext(config, run_dir, {planned.name: planned for planned in plan})
+    context.tokenizer = _shared_tokenizer(context)
+    for planned in plan:
+        if status(run_dir, planned) != "skip":
+            planned.stage.check_data(planned.name, context)
+    try:
+        for planned in plan:
+            if ranks.should_stop():
+                raise ranks.Stopped(agreed=True)
+            _run_stage(context, planned, len(plan))
+    except BaseException:
+        with suppress(Exception):  # what stopped the run matters more than its report
+            _write_report(run_dir)
+        raise
+    _write_report(run_dir)
+
+
+def _shared_tokenizer(context: RunContext):
     """The tokenizer, which rank 0 alone may train; the others find it finished."""
     found = prepare_tokenizer(context) if runtime.rank() == 0 else None
     ranks.barrier()
     return found or prepare_tokenizer(context)
 
 
-def _check_evaluations(context: Context) -> None:
-    """Refuse a record that no evaluation could score now, not after the first stage has trained."""
-    from mindspore_impl.curriculum.stage_benchmarks import check_lengths
-    from mindspore_impl.evaluation.harness import check_records
-
-    for planned in context.plan.values():
-        if planned.kind == "evaluate" and status(context.run_dir, planned) != "skip":
-            options = planned.stage.options or context.config.evaluation
-            there = [name for name in options.accuracy if maker_of(context.config.data.sets[name]) is None]
-            options = dataclasses.replace(options, accuracy=there)
-            check_records({name: context.records(name) for name in there}, options, context.tokenizer)
-            key = f"stages.{planned.name}.options" if planned.stage.options else "evaluation"
-            limit = context.config.models[planned.model].max_position_embeddings
-            check_lengths(key, options, context.tokenizer, limit)
-
-
-def _run_seeds(config: Config) -> Path:
+def _run_seeds(config: Config, run_dir: Path) -> None:
     from mindspore_impl.report.seeds_report import write_seeds_report
 
-    run_dir = Path(config.run_dir)
-    make_plan(config)
-    folders = {}
-    with _opened(config, run_dir):
-        for number, seed in enumerate(config.seeds, start=1):
-            print(f"== seed {seed} ({number} of {len(config.seeds)})", flush=True)
-            single = dataclasses.replace(config, seed=seed, seeds=[], run_dir=str(seed_folder(run_dir, seed)))
-            folders[seed] = run(single)
-        if runtime.rank() == 0:
-            write_seeds_report(folders, run_dir, compare=tuple(config.compare) or None)
-        ranks.barrier()
-    print(f"comparison: {run_dir / 'summary.md'}")
-    return run_dir
+    folders = {seed: seed_folder(run_dir, seed) for seed in config.seeds}
+    for number, (seed, folder) in enumerate(folders.items(), start=1):
+        print(f"== seed {seed} ({number} of {len(folders)})", flush=True)
+        run(dataclasses.replace(config, seed=seed, seeds=[], run_dir=str(folder)))
+    if runtime.rank() == 0:
+        write_seeds_report(folders, run_dir, compare=tuple(config.compare) or None)
 
 
 def seed_folder(run_dir: Path, seed: int) -> Path:
@@ -96,41 +82,64 @@ def seed_folder(run_dir: Path, seed: int) -> Path:
     return run_dir / f"seed_{seed}"
 
 
+def open_run(run_dir: Path, plugin_names: Iterable[str] = ()) -> RunContext:
+    """The context of an existing run directory, with its tokenizer loaded and the runtime set up. Writes nothing.
+
+    Raises UserError when config.yaml or the tokenizer is missing or damaged.
+    """
+    config = reopen(run_dir, plugin_names)
+    tokenizer = load_tokenizer(config, run_dir)
+    plan = {planned.name: planned for planned in make_plan(config)}
+    runtime.setup(config.runtime, config.seed)
+    return RunContext(config, run_dir, plan, tokenizer)
+
+
 def print_plan(config: Config) -> None:
-    """Say what a run would do, with sizes and modelled memory, without doing anything."""
+    """Print what a run would do, with sizes and modelled memory, without doing anything."""
     from mindspore_impl.model.pangu import parameter_count
 
     plan, run_dir = make_plan(config), Path(config.run_dir)
     times = f", once for each seed of {config.seeds}" if config.seeds else ""
     print(f"{config.name}: {len(plan)} stages in {run_dir}{times}")
     for name in dict.fromkeys(planned.model for planned in plan if planned.model):
-        options = sized_model(config, name)
+        options = config.sized_model(name)
         print(f"  model {name}: {parameter_count(options):,} parameters, vocabulary {options.vocab_size:,}")
     if config.seeds:
         run_dir = seed_folder(run_dir, config.seeds[0])
     width = max(len(planned.folder_name) for planned in plan)
     for planned in plan:
         line = f"  {planned.folder_name:<{width}}  {status(run_dir, planned):<8} {planned.kind:<8} "
-        line += estimate.describe_work(planned.stage)
+        line += planned.stage.work()
         if planned.inputs:
             line += "  <- " + ", ".join(f"{role} {value}" for role, value in planned.inputs.items())
-        if planned.model:
-            line += f"  (about {_modelled_bytes(config, planned) / 2**30:.2f} GiB a device, modelled)"
+        if memory := planned.stage.memory(config):
+            line += f"  (about {memory / 2**30:.2f} GiB a device, modelled)"
         print(line)
 
 
-def _modelled_bytes(config: Config, planned: PlannedStage) -> int:
-    model = sized_model(config, planned.model)
-    if hasattr(planned.stage, "train"):
-        return estimate.training_estimate(model, planned.stage, config.runtime)["bytes"]
-    return estimate.inference_estimate(model, planned.stage, config.evaluation, config.runtime)["bytes"]
+def _write_plan(run_dir: Path, plan: list[PlannedStage]) -> None:
+    """Write <run>/plan.json: the stages as the report shows them, whatever their kinds."""
+    stages = [
+        {
+            "index": planned.index,
+            "folder": planned.folder_name,
+            "name": planned.name,
+            "kind": planned.kind,
+            "group": planned.stage.group,
+            "inputs": planned.inputs,
+            "measured": planned.stage.measured(planned.name),
+            "work": planned.stage.work(),
+        }
+        for planned in plan
+    ]
+    files.write_json(run_dir / "plan.json", {"schema": 1, "stages": stages})
 
 
 def status(run_dir: Path, planned: PlannedStage) -> str:
-    """What is to be done with a stage: skip, resume, rerun or run.
+    """What a run does with a stage: "skip", "resume", "rerun" or "run".
 
-    skip: finished with this fingerprint and its results exist; resume: interrupted, or a result was removed; rerun: its
-    fingerprint changed; run: never started.
+    skip: finished with this fingerprint and its results are there; resume: interrupted, or a result was removed; rerun:
+    something changed.
     """
     found = _find_folder(run_dir, planned.name)
     if found is None or not (found / "stage.json").is_file():
@@ -138,7 +147,7 @@ def status(run_dir: Path, planned: PlannedStage) -> str:
     stage = files.read_json(found / "stage.json")
     if stage.get("fingerprint") != planned.fingerprint:
         return "rerun"
-    return "skip" if stage.get("status") == FINISHED and outputs_present(planned.kind, found) else "resume"
+    return "skip" if stage.get("status") == FINISHED and planned.stage.is_complete(found) else "resume"
 
 
 def _find_folder(run_dir: Path, name: str) -> Path | None:
@@ -147,15 +156,15 @@ def _find_folder(run_dir: Path, name: str) -> Path | None:
     return next((path for path in sorted(candidates) if path.name.split("_", 1)[1] == name), None)
 
 
-def _run_stage(context: Context, planned: PlannedStage, total: int) -> None:
+def _run_stage(context: RunContext, planned: PlannedStage, total: int) -> None:
     label = f"[{planned.index}/{total}] {planned.name} ({planned.kind})"
-    state, folder = ranks.on_rank_zero(lambda: _place_folder(context, planned)), context.folder(planned.name)
+    folder = context.folder(planned.name)
+    runtime.set_seed(planned.seed)
+    state, record = ranks.on_rank_zero(lambda: _begin(context, planned, folder))
     if state == "skip":
         print(f"{label}: finished before, skipped", flush=True)
         return
     print(f"{label}: {'resumes' if state == 'resume' else 'starts'}", flush=True)
-    record = ranks.on_rank_zero(lambda: _begin(context, planned, folder, state))
-    runtime.set_seed(planned.seed)
     start = time.perf_counter()
 
     def write(entries: dict) -> float:
@@ -165,14 +174,15 @@ def _run_stage(context: Context, planned: PlannedStage, total: int) -> None:
         return seconds
 
     options = context.config.runtime
+    advice = planned.stage.less_memory.format(f"stages.{planned.name}") + " or runtime.logits_mb"
     with cache.entry(options.cache, planned.fingerprint, int(options.cache_gb * 1e9)) as cached:
-        if note := ranks.on_rank_zero(lambda: cached.take(folder)):
+        if note := cached.take(folder):
             write(note["result"] | {"cache": {"seconds": note["seconds"]}})
             print(f"{label}: taken from the cache, where it took {note['seconds']:.1f} s", flush=True)
             return
         try:
-            with enough_memory(label, less_memory(planned)):
-                metrics = RUNNERS[planned.kind](context, planned, folder)
+            with enough_memory(label, advice):
+                metrics = planned.stage.run(context, planned, folder)
             ranks.barrier()  # what another rank writes belongs to the stage
         except BaseException:
             with suppress(UserError):  # a full disk must not hide what stopped the stage
@@ -182,49 +192,44 @@ def _run_stage(context: Context, planned: PlannedStage, total: int) -> None:
         seconds = write(result)
         if runtime.rank() == 0:
             cached.keep(folder, {"result": result, "seconds": seconds})
-    print(f"{label}: done in {seconds:.1f} s {summarise(metrics)}", flush=True)
+    print(f"{label}: done in {seconds:.1f} s {planned.stage.summary(metrics)}", flush=True)
 
 
-def _begin(context: Context, planned: PlannedStage, folder: Path, state: str) -> dict:
-    """Write that the stage is running; -> its record, with the seconds that an interrupted run has spent on it."""
+def _begin(context: RunContext, planned: PlannedStage, folder: Path) -> tuple[str, dict]:
+    """Make the stage's folder and write that the stage is running; -> its `status` and its record.
+
+    The record holds the seconds that an interrupted run has spent on the stage.
+    """
+    state = _place_folder(context, planned)
+    if state == "skip":
+        return state, {}
     _write_environment(context.run_dir)
     path = folder / "stage.json"
     earlier = files.read_json(path).get("seconds", 0.0) if state == "resume" else 0.0
-    record = {"name": planned.name, "kind": planned.kind, "fingerprint": planned.fingerprint, **describe(planned)}
-    record |= {"started": _now(), "status": RUNNING, "seconds": earlier}
+    record = {
+        "name": planned.name,
+        "kind": planned.kind,
+        "fingerprint": planned.fingerprint,
+        "inputs": planned.inputs,
+        "model": planned.model,
+        "seed": planned.seed,
+        "options": schema.to_plain(planned.stage),
+        "started": _now(),
+        "status": RUNNING,
+        "seconds": earlier,
+    }
     files.write_json(path, record)
-    return record
+    return state, record
 
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def summarise(metrics: dict) -> str:
-    """The numbers of a stage worth a line on the terminal."""
-    parts = [f"{name} {value['accuracy']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-             for name, value in metrics.get("accuracy", {}).items()]  # fmt: skip
-    parts += [
-        f"{name} perplexity {'not finite' if value['perplexity'] is None else format(value['perplexity'], '.3f')}"
-        for name, value in metrics.get("perplexity", {}).items()
-    ]
-    parts += [
-        f"{name} KL to the teacher {'not finite' if value['kl'] is None else format(value['kl'], '.4f')}"
-        for name, value in metrics.get("teacher_kl", {}).items()
-    ]
-    parts += [
-        f"{name} {next((f'{m} {v:.3f}' for m, v in value.items() if m in value['stderr']), '')}"
-        for name, value in metrics.get("benchmarks", {}).items()
-    ]
-    if metrics.get("tokens_per_second"):
-        parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")
-    return "; ".join(parts)
+def _place_folder(context: RunContext, planned: PlannedStage) -> str:
+    """Make the stage's folder, under its present number, and return the stage's `status`.
 
-
-def _place_folder(context: Context, planned: PlannedStage) -> str:
-    """Place the stage's folder under its present number; return the stage's `status`.
-
-    An outdated folder is moved to <run>/replaced/, never deleted.
+    An outdated folder moves to <run>/replaced/; it is never deleted.
     """
     state = status(context.run_dir, planned)
     folder, found = context.folder(planned.name), _find_folder(context.run_dir, planned.name)
@@ -280,24 +285,6 @@ def _claim(config: Config, run_dir: Path):
     files.remove_leftovers(run_dir)  # the lock says that nobody writes here
     files.write_text(run_dir / "config.yaml", to_yaml(config))
     return lock
-
-
-def prepare_tokenizer(context: Context):
-    """Load the configured tokenizer, or train the run's own once and keep it in <run>/tokenizer/."""
-    from mindspore_impl.text.chat import segments
-    from mindspore_impl.text.tokenizer import Tokenizer, train_tokenizer
-
-    options, folder = context.config.tokenizer, context.run_dir / "tokenizer"
-    if options.path is not None:
-        return Tokenizer.load(options.path, options.template)
-    fingerprint, note = tokenizer_fingerprint(context.config), folder / "fingerprint.json"
-    if note.is_file() and files.read_json(note)["fingerprint"] == fingerprint:
-        return Tokenizer.load(folder / "tokenizer.model")
-    texts = (text for name in options.train_on for record in context.records(name) for text in segments(record))
-    tokenizer = train_tokenizer(texts, folder / "tokenizer.model", options.vocab_size, options.character_coverage)
-    files.write_json(note, {"fingerprint": fingerprint, "sha256": tokenizer.sha256})
-    print(f"tokenizer: {tokenizer.vocab_size} pieces trained on {', '.join(options.train_on)}")
-    return tokenizer
 
 
 def _write_environment(run_dir: Path) -> None:

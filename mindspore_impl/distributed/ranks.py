@@ -1,7 +1,7 @@
-"""Several processes as one run: they join, agree, wait for each other and stop together.
+"""Communication between the ranks of a run outside compiled graphs: join, gather, barrier, and a common stop.
 
-Everything between processes outside of compiled graphs goes through here. It is built on AllGather of float32 alone,
-which both backends have (the CPU backend has no barrier), and it does nothing in a run of one process.
+Built on AllGather of float32 alone, which both backends have (the CPU backend has no barrier). In a run of one process
+every function returns at once.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Stopped(BaseException):
-    """SIGTERM came and everything that had to be saved is saved. No Exception: nothing should handle it on the way.
+    """SIGTERM arrived and all state is saved. Not an Exception, so that no handler on the way catches it.
 
     `agreed`: every rank raises it now.
     """
@@ -39,12 +39,12 @@ _state: dict[str, Any] = {"gather": None, "lines": [], "stop": False, "timer": N
 
 
 def joined() -> bool:
-    """Whether this process is one of several that have joined."""
+    """Whether this process has joined others."""
     return _state["gather"] is not None
 
 
 def is_scheduler() -> bool:
-    """Whether msrun started this process to bring the others together: it computes nothing."""
+    """Whether msrun started this process as the scheduler, which computes nothing."""
     return os.environ.get("MS_ROLE") == "MS_SCHED"
 
 
@@ -54,9 +54,9 @@ def is_worker() -> bool:
 
 
 def join(device: str) -> None:
-    """Join the other processes of this msrun launch. device: as in RuntimeOptions. Returns when all are there.
+    """Join the other processes of this msrun launch; return when all have joined. device: as in RuntimeOptions.
 
-    From here on this process gets SIGTERM when its parent dies, so that no rank is left behind.
+    From then on this process receives SIGTERM when its parent ends, so that no rank is left behind.
     """
     import mindspore as ms
     from mindspore.communication import get_group_size, get_rank, init
@@ -70,14 +70,14 @@ def join(device: str) -> None:
 
 
 def gather(value: Any) -> list[Any]:
-    """The JSON `value` of every rank, in the order of ranks. Raises Stopped on all when one has been told to stop."""
+    """The JSON `value` of every rank, in rank order. Raises Stopped on all ranks when one has received SIGTERM."""
     if not joined():
         return [value]
     return [json.loads(text) for text in _meet(json.dumps(value).encode())]
 
 
 def gather_array(values: np.ndarray) -> np.ndarray:
-    """float32 [n] of each rank -> [ranks, n] in the order of ranks. A meeting that SIGTERM does not disturb."""
+    """float32 [n] of each rank -> [ranks, n] in rank order. SIGTERM does not interrupt it."""
     return _collect(values) if joined() else values[None]
 
 
@@ -88,25 +88,25 @@ def barrier() -> None:
 
 
 def on_rank_zero(function: Callable[[], T]) -> T:
-    """What `function` returns (a JSON value) on rank 0, on every rank. Others wait; an error there ends the job."""
+    """Run `function` on rank 0 and return its result (a JSON value) on every rank. An error on rank 0 ends the job."""
     if not joined():
         return function()
     return gather(function() if runtime.rank() == 0 else None)[0]
 
 
 def should_stop() -> bool:
-    """Whether SIGTERM came, here or (the same answer everywhere) at any rank. A meeting: every rank must call it."""
+    """Whether any rank has received SIGTERM; the same answer on all. Collective: every rank must call it."""
     return bool(_collect(np.array([_state["stop"]], np.float32)).any()) if joined() else _state["stop"]
 
 
 def check_stop() -> None:
-    """Raise Stopped when SIGTERM came to this process. For places where a rank works alone and nothing is half done."""
+    """Raise Stopped after SIGTERM, in places where a rank works alone and nothing is half done."""
     if _state["stop"]:
         raise Stopped(agreed=not joined())
 
 
 def settle(stop: Stopped) -> None:
-    """Let all ranks arrive before the first exits: msrun kills those that still save when one has gone."""
+    """Wait for all ranks before the first exits: msrun kills those that still save when one has exited."""
     if not joined():
         return
     if not stop.agreed:
@@ -144,10 +144,10 @@ def _tensor(values: np.ndarray):
 
 
 def _connect() -> list[socket.socket]:
-    """A line between rank 0 and each other rank, for `_arrive`: rank 0's lines by rank, or the one to rank 0."""
+    """Connections for `_arrive`: on rank 0 one to each other rank, in rank order; elsewhere the one to rank 0."""
     rank, size = runtime.rank(), runtime.world_size()
     with socket.socket() as server:
-        told = np.zeros(21, np.float32)  # address, port, and a secret that tells a rank from a stranger: bytes, exact
+        told = np.zeros(21, np.float32)  # address, port and a secret that identifies ranks, as bytes
         if rank == 0:
             server.bind((_own_address(), 0))
             server.listen(size)
@@ -193,10 +193,9 @@ def _patient(line: socket.socket) -> socket.socket:
 
 
 def _arrive() -> None:
-    """Return when every rank is here, however long that takes.
+    """Wait for every rank without a time limit. Raises RuntimeError when a rank is gone.
 
-    MindSpore's CPU backend gives a collective up, and with it the job, when a rank comes 30 s after another; no option
-    changes that. Raises RuntimeError when a rank is gone.
+    MindSpore's CPU backend aborts a collective, and with it the job, when a rank is 30 s late; no option changes that.
     """
     for turn in ("recv", "sendall") if runtime.rank() == 0 else ("sendall", "recv"):
         for line in _state["lines"]:
@@ -209,7 +208,7 @@ def _arrive() -> None:
 
 
 def stop_on_sigterm() -> None:
-    """From now on SIGTERM asks for a clean stop; a second one, or GRACE_SECONDS without one, ends the process."""
+    """Handle SIGTERM as a request for a clean stop; a second one, or GRACE_SECONDS without a stop, ends the process."""
 
     def ask(*_) -> None:
         if _state["stop"]:
@@ -223,7 +222,7 @@ def stop_on_sigterm() -> None:
 
 
 def forget_stop() -> None:
-    """Forget an earlier SIGTERM (for processes that go on, as tests do)."""
+    """Clear an earlier SIGTERM, for processes that continue (tests)."""
     if (timer := _state["timer"]) is not None:
         timer.cancel()
     _state.update(stop=False, timer=None)

@@ -1,4 +1,4 @@
-"""What this machine has, and what is missing for what."""
+"""Examine this machine: what it has, what is missing for what, and the command that installs it."""
 
 import importlib.metadata
 import importlib.util
@@ -6,114 +6,141 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import psutil
+
+INSTALL = "pip install -e ."
 REQUIRED = ("mindspore", "mindformers", "numpy", "sentencepiece", "hydra-core", "safetensors", "tqdm", "tensorboardX",
-            "matplotlib")  # fmt: skip
-OPTIONAL = {
-    "pytest": "tests (extra test)",
-    "ruff": "linting (extra test)",
-    "torch": "parity tests and benchmark peers (extra bench)",
-    "transformers": "parity tests and benchmark peers (extra bench)",
+            "matplotlib", "psutil", "scipy")  # fmt: skip
+OPTIONAL = {  # package: (what needs it, the extra that brings it)
+    "pytest": ("tests", "test"),
+    "ruff": ("linting", "test"),
+    "tokenizers": ("tokenizer.json files", "hf"),
+    "gguf": ("GGUF weights", "gguf"),
+    "datasketch": ("near-duplicates in select_data", "select"),
+    "optuna": ("sweeps that search", "sweep"),
+    "lm_eval": ("evaluate --harness", "eval"),
+    "torch": ("parity tests and benchmark peers", "bench"),
+    "transformers": ("parity tests and benchmark peers", "bench"),
 }
+CANN_FOLDERS = ("/usr/local/Ascend/ascend-toolkit/latest", "/usr/local/Ascend/latest")
 
 
-def examine() -> list[str]:
-    """One line a finding, each starting with ok, missing or note. Never raises for something that is absent."""
-    lines = [_python(), *_packages(), *_device(), _cann(), _operators(), _native(), _compiler(), *_sandbox(), _memory()]
-    return lines
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination. remedy: what to run or do about it; empty where nothing is to be done."""
+
+    state: Literal["ok", "missing", "note"]
+    name: str
+    detail: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        line = f"{self.state:<8} {self.name:<18} {self.detail}"
+        return f"{line}\n{'':<27} remedy: {self.remedy}" if self.remedy else line
 
 
-def _line(state: str, what: str, detail: str) -> str:
-    return f"{state:<8} {what:<18} {detail}"
+def examine() -> list[Finding]:
+    """The findings of this machine. Never raises for something that is absent."""
+    return [
+        _python(), *_packages(), *_device(), _cann(), _operators(), _native(), _compiler(), *_sandbox(), _memory(),
+    ]  # fmt: skip
 
 
-def _python() -> str:
-    good = (3, 10) <= sys.version_info[:2] < (3, 12)
-    return _line(
-        "ok" if good else "missing", "python", platform.python_version() + ("" if good else ": 3.10 or 3.11 needed")
-    )
+def _python() -> Finding:
+    version = platform.python_version()
+    if (3, 10) <= sys.version_info[:2] < (3, 12):
+        return Finding("ok", "python", version)
+    return Finding("missing", "python", f"{version}; MindSpore 2.9 needs 3.10 or 3.11", "python3.11 -m venv .venv")
 
 
-def _packages() -> list[str]:
-    lines = []
-    for name in REQUIRED:
-        lines.append(_package(name, "needed by everything: pip install -e ."))
-    return lines + [_package(name, f"only for {use}") for name, use in OPTIONAL.items()]
+def _packages() -> Iterator[Finding]:
+    needs = {name: ("every command", "") for name in REQUIRED} | OPTIONAL
+    for name, (use, extra) in needs.items():
+        try:
+            yield Finding("ok", name, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            remedy = f'{INSTALL[:-1]}".[{extra}]"' if extra else INSTALL
+            yield Finding("note" if extra else "missing", name, f"needed by {use}", remedy)
 
 
-def _package(name: str, use: str) -> str:
-    try:
-        return _line("ok", name, importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-        return _line("missing", name, use)
-
-
-def _device() -> list[str]:
+def _device() -> list[Finding]:
     if importlib.util.find_spec("mindspore") is None:
-        return [_line("missing", "device", "MindSpore is not installed")]
+        return [Finding("missing", "device", "MindSpore is not installed", INSTALL)]
     from mindspore_impl import runtime
     from mindspore_impl.errors import UserError
 
     try:
         runtime.setup(runtime.RuntimeOptions())
     except (UserError, RuntimeError) as error:
-        return [_line("missing", "device", str(error).splitlines()[0])]
+        return [Finding("missing", "device", str(error).splitlines()[0], "npu-smi info; then compare driver and CANN")]
     import mindspore as ms
 
     total = float((ms.Tensor([1.0, 2.0], ms.float32) * 2).sum().asnumpy())
-    state = "ok" if total == 6.0 else "missing"
-    lines = [
-        _line(state, "device", f"{runtime.device()} ({runtime.device_description()}), computes 2*(1+2) = {total:g}")
-    ]
+    what = f"{runtime.device()} ({runtime.device_description()}), computes 2*(1+2) = {total:g}"
+    findings = [Finding("ok" if total == 6.0 else "missing", "device", what)]
     if runtime.device() == "CPU":
-        lines.append(_line("note", "Ascend", "no NPU answers: tiny models only, fp32; the 1B needs Atlas A2 or A3"))
-    return lines
+        detail = "no NPU found: tiny models only, fp32; the 1B needs Atlas A2 or A3"
+        findings.append(Finding("note", "Ascend", detail, "npu-smi info, with the driver and firmware installed"))
+    return findings
 
 
-def _cann() -> str:
-    home = os.environ.get("ASCEND_HOME_PATH") or os.environ.get("ASCEND_TOOLKIT_HOME")
-    for folder in filter(None, (home, "/usr/local/Ascend/ascend-toolkit/latest", "/usr/local/Ascend/latest")):
+def _cann() -> Finding:
+    homes = (os.environ.get("ASCEND_HOME_PATH"), os.environ.get("ASCEND_TOOLKIT_HOME"), *CANN_FOLDERS)
+    for folder in filter(None, homes):
         if Path(folder).is_dir():
-            return _line("ok", "CANN", str(folder))
-    return _line("missing", "CANN", "needed on NPUs only: install the toolkit and source its set_env.sh")
+            return Finding("ok", "CANN", folder)
+    return Finding("note", "CANN", "needed on NPUs", f"install the toolkit, then: source {CANN_FOLDERS[0]}/set_env.sh")
 
 
-def _operators() -> str:
+def _operators() -> Finding:
     path = os.environ.get("ASCEND_CUSTOM_OPP_PATH")
     if path and Path(path).is_dir():
-        return _line("ok", "custom operators", path)
-    return _line("note", "custom operators", "none installed for Ascend (ASCEND_CUSTOM_OPP_PATH)")
+        return Finding("ok", "custom operators", path)
+    return Finding("note", "custom operators", "none installed for Ascend; composed ones are used",
+                   "bash kernels/build.sh; bash outputs/custom_opp/*.run (kernels/README.md)")  # fmt: skip
 
 
-def _native() -> str:
+def _native() -> Finding:
     from mindspore_impl.ops.native import LIBRARY
 
     if LIBRARY.is_file():
-        return _line("ok", "native operators", str(LIBRARY))
-    return _line("note", "native operators", "none; built at first use in a clone with g++, else composed ones serve")
+        return Finding("ok", "native operators", str(LIBRARY))
+    detail = "not built; built at first use in a clone with g++, else composed ones are used"
+    return Finding("note", "native operators", detail, "python kernels/cpu/build.py")
 
 
-def _compiler() -> str:
-    found = shutil.which(os.environ.get("CXX") or "g++")
-    return _line("ok" if found else "missing", "g++", found or "needed to build the native operators for the CPU")
+def _compiler() -> Finding:
+    if found := shutil.which(os.environ.get("CXX") or "g++"):
+        return Finding("ok", "g++", found)
+    return Finding("missing", "g++", "needed to build the native CPU operators", "apt install g++, or set CXX")
 
 
-def _sandbox() -> list[str]:
+def _sandbox() -> Iterator[Finding]:
     from mindspore_impl.evaluation.sandbox import LAYERS, PROMISES, isolation
 
     found = isolation()
-    lines = [_line("ok", "isolation", f"{name}: {LAYERS[name]}") for name in found.layers]
-    lines += [_line("missing", "isolation", f"{name}: {reason}") for name, reason in found.reasons.items()]
-    kept = [name for name in PROMISES if name not in found.missing]
-    lost = f"; not protected: {', '.join(found.missing)}, so HumanEval and MBPP are refused" if found.missing else ""
-    state = "missing" if found.missing else "ok"
-    return [*lines, _line(state, "generated code", f"protected from it: {', '.join(kept) or 'nothing'}{lost}")]
+    for name in found.layers:
+        yield Finding("ok", "isolation", f"{name}: {LAYERS[name]}")
+    for name, reason in found.reasons.items():
+        yield Finding("missing", "isolation", f"{name}: {reason}")
+    kept = ", ".join(name for name in PROMISES if name not in found.missing) or "nothing"
+    if not found.missing:
+        yield Finding("ok", "generated code", f"protected from it: {kept}")
+        return
+    detail = f"protected from it: {kept}; not protected: {', '.join(found.missing)}, so HumanEval and MBPP are refused"
+    yield Finding("missing", "generated code", detail,
+                  "a newer kernel with user namespaces, or a container and evaluate --code-unisolated")  # fmt: skip
 
 
-def _memory() -> str:
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    free = shutil.disk_usage(Path.cwd()).free
-    return _line(
-        "note", "memory, disk", f"{pages * size / 2**30:.1f} GiB memory, {free / 2**30:.1f} GiB free disk here"
+def _memory() -> Finding:
+    memory, free = psutil.virtual_memory(), psutil.disk_usage(str(Path.cwd())).free
+    detail = (
+        f"{memory.total / 2**30:.1f} GiB memory ({memory.available / 2**30:.1f} available), "
+        f"{free / 2**30:.1f} GiB free disk here"
     )
+    return Finding("note", "memory, disk", detail)

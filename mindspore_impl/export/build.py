@@ -1,4 +1,4 @@
-"""Making a package: estimate, reference, weights, graphs, parity, and only then the name it was asked for."""
+"""Build a package: estimate, reference, weights, graphs, parity; it is published only when it is verified."""
 
 import dataclasses
 import gc
@@ -18,6 +18,7 @@ from mindspore_impl.export.package import (
     DECODE,
     PARITY,
     WEIGHTS,
+    add_file,
     graph_names,
     graph_ports,
     is_package,
@@ -73,12 +74,12 @@ def memory_estimate(model: ModelOptions, options: ExportOptions) -> dict[str, in
 
 
 def in_words(size: int) -> str:
-    """Bytes as MiB or GiB."""
+    """Format bytes as MiB or GiB."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def describe_estimate(estimate: dict[str, int], options: ExportOptions) -> str:
-    """The estimate in a line."""
+    """Format the estimate as a line of text."""
     part = {key: in_words(value) for key, value in estimate.items()}
     return (
         f"board memory, modelled ({options.precision}, cache {options.cache_length}, buckets {options.buckets}): "
@@ -97,12 +98,20 @@ def export_package(
     options: ExportOptions,
     measure: Callable[[Path, parity.Reference], dict] = parity.measure_alone,
 ) -> dict:
-    """Make the package `target` and return its parity report.
+    """Build the package `target` and return its parity report. An earlier package stays until the new one is verified.
 
-    build: gives (training model with its weights, their sha256); called once, and the model is dropped as soon as its
-    weights are written. prompts: token ids of the texts that are compared. measure: compares one package with the
-    reference. Raises UserError for impossible options, a tokenizer or prompt that does not fit, or a `target` that
-    holds something else; what was there stays until the new package is whole.
+    Args:
+        target: folder of the package: new, empty, or an earlier package.
+        model_options: sizes of the model.
+        build: returns (training model with its weights, their sha256); called once, so that the model can be freed as
+            soon as its weights are written.
+        tokenizer: the model's tokenizer, whose file is copied.
+        prompts: token ids of the texts that are compared.
+        options: precision, sizes and parity settings.
+        measure: compares the package in a folder with the reference.
+
+    Raises UserError for options out of range, a tokenizer or prompt that does not fit, a `target` that holds something
+    else, or a package that differs from the training graph.
     """
     check_export(options, model_options, "export")
     options = dataclasses.replace(options, buckets=sorted(options.buckets))
@@ -130,7 +139,12 @@ def export_package(
             print(describe_row(precision, report["packages"][precision], len(prompts)), flush=True)
             if precision != options.precision:
                 shutil.rmtree(folder)
-        _publish(scratch / options.precision, target, report, model_options, tokenizer, digest, options)
+        folder = scratch / options.precision
+        files.write_json(folder / PARITY, report)
+        add_file(folder, PARITY)
+        open_package(folder)  # verify the whole package once more
+        os.chmod(folder, 0o755)
+        files.put_folder(folder, target)
     return report
 
 
@@ -167,26 +181,17 @@ def _take_weights(scratch: Path, precisions, build, prompts, steps: int, options
 
 
 def _write_graphs(folder: Path, precision: str, model: ModelOptions, tokenizer, digest, options: ExportOptions) -> None:
-    """The graphs, one after another, the tokenizer and a first manifest."""
-    graphs, found = {}, set()
-    for name in graph_names(options.buckets):
-        graphs[name] = f"{name}.mindir"
-        path = folder / graphs[name]
+    """Write the graphs, one after another, the tokenizer and the manifest."""
+    graphs, found = {name: f"{name}.mindir" for name in graph_names(options.buckets)}, set()
+    for name, file in graphs.items():
         content = _trace(name, model, precision, options.cache_length)
-        files.atomic_write(path, lambda temporary, content=content: temporary.write_bytes(content) and None)
-        proto = mindir.read_graph(path)
-        mindir.check_plain(proto, path)
+        files.atomic_write(folder / file, lambda temporary, content=content: temporary.write_bytes(content) and None)
+        proto = mindir.read_graph(folder / file)
+        mindir.check_plain(proto, folder / file)
         found |= mindir.operators(proto)
         gc.collect()
-    shutil.copyfile(tokenizer.path, folder / _tokenizer_file(tokenizer))
-    _manifest(folder, precision, model, tokenizer, digest, options, sorted(found))
-
-
-def _tokenizer_file(tokenizer) -> str:
-    return "tokenizer" + Path(tokenizer.path).suffix
-
-
-def _manifest(folder: Path, precision: str, model, tokenizer, digest, options: ExportOptions, found: list[str]) -> None:
+    tokenizer_file = "tokenizer" + Path(tokenizer.path).suffix
+    shutil.copyfile(tokenizer.path, folder / tokenizer_file)
     about = {
         "precision": precision,
         "cache_length": options.cache_length,
@@ -195,11 +200,10 @@ def _manifest(folder: Path, precision: str, model, tokenizer, digest, options: E
         "target_soc": options.target_soc,
         "source_weights_sha256": digest,
         "memory_estimate_bytes": memory_estimate(model, options),
-        "operators": found,
+        "operators": sorted(found),
         "versions": runtime.versions(),
     }
-    graphs = {name: f"{name}.mindir" for name in graph_names(options.buckets)}
-    write_manifest(folder, model, tokenizer, _tokenizer_file(tokenizer), about, graphs)
+    write_manifest(folder, model, tokenizer, tokenizer_file, about, graphs)
 
 
 def _trace(name: str, model: ModelOptions, precision: str, slots: int) -> bytes:
@@ -229,7 +233,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def describe_row(precision: str, row: dict, prompts: int) -> str:
-    """One precision in a line."""
+    """Format the comparison of one precision as a line of text."""
     difference, memory, seconds = row["max_logits_difference"], row.get("process_memory_bytes", {}), row["seconds"]
     line = (
         f"{precision}: logits differ by {difference['prefill']:.2g} (prefill) and {difference['decode']:.2g} (decode), "
@@ -240,16 +244,6 @@ def describe_row(precision: str, row: dict, prompts: int) -> str:
     if memory.get("both_graphs"):
         line += f", memory {in_words(memory['one_graph'])} with one graph, {in_words(memory['both_graphs'])} with both"
     return line
-
-
-def _publish(folder: Path, target: Path, report: dict, model, tokenizer, digest, options: ExportOptions) -> None:
-    """Add the report, write the last manifest, verify the whole once more, and put it in place."""
-    files.write_json(folder / PARITY, report)
-    found = files.read_json(folder / "manifest.json")["operators"]
-    _manifest(folder, options.precision, model, tokenizer, digest, options, found)
-    open_package(folder)
-    os.chmod(folder, 0o755)
-    files.put_folder(folder, target)
 
 
 def default_prompts(tokenizer, count: int) -> list[list[int]]:

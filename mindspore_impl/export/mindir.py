@@ -1,4 +1,4 @@
-"""MindIR files: graphs without their weights, and the ways to give the weights back.
+"""MindIR files: trace graphs without their weights, load them with shared weights, or write them with weights inside.
 
 A graph is traced with Parameters of zeros, which are then taken out of the protobuf (`ms.export` hands it over as
 `custom_func`); names, shapes and dtypes stay. `load_graph` fills them with tensors that several graphs share in memory;

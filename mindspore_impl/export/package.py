@@ -1,4 +1,4 @@
-"""The export package: a folder that is complete and intact, or is refused.
+"""The export package: its manifest, and the verification of a folder against it.
 
     manifest.json            what it is: model, shapes, dtypes, cache, buckets, special ids, template, hashes
     weights.safetensors      the weights, once for all graphs (`stored.py`)
@@ -30,7 +30,7 @@ _AGAIN = "copy the package again, or export it anew with tools/export.py"
 
 @dataclass(frozen=True)
 class Package:
-    """An opened package. `files` maps names to {"bytes", "sha256"}; `graphs` the names of the graphs to their files."""
+    """A verified package. `files` maps names to {"bytes", "sha256"}, `graphs` names of graphs to their files."""
 
     folder: Path
     model: ModelOptions
@@ -109,15 +109,18 @@ def graph_ports(model: ModelOptions, precision: str, slots: int, name: str) -> t
 def write_manifest(
     folder: Path, model: ModelOptions, tokenizer, tokenizer_file: str, about: dict, graphs: dict
 ) -> None:
-    """Write manifest.json over the files that are in `folder`.
+    """Write manifest.json for the files in `folder`.
 
-    about: precision, cache_length, buckets, target_soc, source_weights_sha256, memory_estimate, operators, versions.
+    Args:
+        folder: the package.
+        model: sizes of the model.
+        tokenizer: its tokenizer.
+        tokenizer_file: name of the tokenizer's file in `folder`.
+        about: precision, cache_length, buckets, target_soc, source_weights_sha256, memory_estimate_bytes, operators,
+            versions.
+        graphs: files of the graphs by name.
     """
-    entries = {
-        path.name: {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != MANIFEST
-    }
+    entries = {path.name: _entry(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != MANIFEST}
     ports = {name: graph_ports(model, about["precision"], about["cache_length"], name) for name in graphs}
     manifest = {
         "version": VERSION,
@@ -141,6 +144,17 @@ def write_manifest(
         "files": entries,
     }
     files.write_json(folder / MANIFEST, manifest)
+
+
+def add_file(folder: Path, name: str) -> None:
+    """Enter a further file of a package into its manifest."""
+    manifest = files.read_json(folder / MANIFEST)
+    manifest["files"][name] = _entry(folder / name)
+    files.write_json(folder / MANIFEST, manifest)
+
+
+def _entry(path: Path) -> dict:
+    return {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
 
 
 def _plain(ports: list[Stored]) -> list[dict]:

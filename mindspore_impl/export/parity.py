@@ -1,4 +1,4 @@
-"""A package against the training graph: logits, greedy text, time, size, memory.
+"""Compare a package with the training graph: logits, greedy text, time, size, memory.
 
 The training graph reads the whole sequence again for each token, so it shares nothing with the package's cache. The
 package is then driven along the training graph's own greedy tokens, in a process of its own that holds nothing else
@@ -28,7 +28,7 @@ RELATIVE_LIMIT = 1e-4  # of an fp32 package's logits, against the largest logit:
 
 @dataclass
 class Reference:
-    """What the training graph says: per prompt its ids, its greedy tokens_S, and logits_SV before each of them."""
+    """Results of the training graph: per prompt its ids, greedy tokens_S, and the logits_SV before each of them."""
 
     prompts: list[list[int]]
     tokens_PS: np.ndarray
@@ -81,14 +81,16 @@ def measure(session, wanted: Reference) -> dict:
 
 
 def compare(found_PSV: np.ndarray, wanted: Reference) -> dict:
-    """Numbers that say how near `found_PSV` is to the reference.
+    """Differences and agreement between `found_PSV` and the reference.
 
     As every step was fed the reference's tokens, equal arg-maxima up to some step mean equal greedy text up to there.
     """
+    from scipy.special import log_softmax
+
     difference_PS = np.abs(found_PSV - wanted.logits_PSV).max(axis=2)
     equal_PS = found_PSV.argmax(axis=2) == wanted.tokens_PS
     first_P = [int(row.argmin()) if not row.all() else len(row) for row in equal_PS]
-    log_p, log_q = _log_softmax(wanted.logits_PSV), _log_softmax(found_PSV)
+    log_p, log_q = log_softmax(wanted.logits_PSV, axis=2), log_softmax(found_PSV, axis=2)
     return {
         "max_logits_difference": {
             "prefill": float(difference_PS[:, 0].max()),
@@ -102,13 +104,8 @@ def compare(found_PSV: np.ndarray, wanted: Reference) -> dict:
     }
 
 
-def _log_softmax(logits_PSV: np.ndarray) -> np.ndarray:
-    shifted = logits_PSV - logits_PSV.max(axis=2, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=2, keepdims=True))
-
-
 def measure_alone(folder: Path, wanted: Reference) -> dict:
-    """`measure` in a new process, with its memory. Raises UserError with its last words if it fails."""
+    """`measure` in a new process, with its memory. Raises UserError with the end of its stderr if it fails."""
     with tempfile.TemporaryDirectory() as scratch:
         given, result = Path(scratch) / "reference.npz", Path(scratch) / "result.json"
         lengths = [len(prompt) for prompt in wanted.prompts]
@@ -124,7 +121,7 @@ def measure_alone(folder: Path, wanted: Reference) -> dict:
 
 
 def check(precision: str, row: dict) -> None:
-    """Refuse an fp32 package that is not the training graph. Raises UserError."""
+    """Raise UserError for logits that are not finite, and for an fp32 package that differs from the training graph."""
     worst = max(row["max_logits_difference"].values())
     limit = RELATIVE_LIMIT * max(1.0, row["largest_logit"])
     if not np.isfinite(worst) or (precision == "fp32" and worst > limit):
@@ -135,10 +132,7 @@ def check(precision: str, row: dict) -> None:
 
 
 def _memory(key: str) -> int | None:
-    """Bytes of this process: VmRSS (now) or VmHWM (at most so far), where /proc tells.
-
-    What the C library keeps of freed memory goes back first.
-    """
+    """`runtime.process_bytes`, after the C library has returned freed memory to the system."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     return runtime.process_bytes(key)

@@ -1,7 +1,7 @@
-"""The model as a board runs it: batch 1, static shapes, weights in their stored form, and plain operators alone.
+"""The model for inference on a board: batch 1, static shapes, weights in stored form, portable operators only.
 
 The training model has fused and custom operators, gradients and float32 master weights; a package has none of them.
-So the mathematics stands here a second time, for inference, and the parity report holds the two against each other.
+The mathematics is therefore implemented a second time, for inference, and the parity report compares the two.
 Residual stream, norms, softmax and activation are float32; matrix products and the cache have the compute dtype.
 
 Two things are shaped by what MindSpore does on the CPU: an operator that broadcasts keeps 16 bytes for each element of

@@ -1,4 +1,4 @@
-"""Running a package: prefill a prompt, then one token at a time, the cache kept inside.
+"""Run a package: prefill a prompt, then decode one token at a time, with the cache kept inside.
 
 With MindSpore the graphs run on the CPU (or whatever device `runtime.setup` chose) and share one copy of the weights.
 Where `mindspore_lite` can be imported and the package has a folder lite/ with converted graphs, those run instead: that

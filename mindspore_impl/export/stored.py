@@ -1,4 +1,4 @@
-"""What a package stores of a model, in which form: names, shapes, dtypes, and the one file that holds them.
+"""The weights file of a package: names, shapes, dtypes, writing, checking and reading.
 
     embedding, lm_head, biases    fp32, or fp16 in the precisions fp16 and int8
     projections of the layers     the same, or int8 values with a float32 scale an output channel

@@ -1,4 +1,4 @@
-"""A conversation with a model over any Decoder: its history, its thinking mode, answers that are streamed."""
+"""Interactive chat over any Decoder: history, thinking mode, streamed answers."""
 
 import dataclasses
 import signal
@@ -19,7 +19,7 @@ HELP = "/think switches reasoning and fast, /reset forgets the conversation, /ex
 
 
 class Conversation:
-    """Turns with one model. `thinking` may be changed between turns; `messages` is the history."""
+    """A conversation with one model. `thinking` may change between turns; `messages` is the history."""
 
     def __init__(
         self, decoder: Decoder, tokenizer: Tokenizer, sampling: SamplingOptions, seed: int, thinking: str,
@@ -32,7 +32,7 @@ class Conversation:
         self.reset()
 
     def reset(self) -> None:
-        """Forget every turn but the system's."""
+        """Remove every turn but the system's."""
         self.messages = [] if self.system is None else [Message("system", self.system)]
 
     def ask(self, text: str) -> Iterator[tuple[str, str]]:
@@ -58,7 +58,7 @@ class Conversation:
 
 
 def answer(conversation: Conversation, text: str, out: TextIO) -> None:
-    """Write one answer to `out` as it comes, reasoning dimmed on a terminal. Ctrl-C ends it."""
+    """Stream one answer to `out`, reasoning dimmed on a terminal. Ctrl-C stops it."""
     terminal, last = out.isatty(), None
     parts = conversation.ask(text)
     # While a graph runs MindSpore answers SIGINT with SIGTERM to its own process: both are a Ctrl-C here.
@@ -80,7 +80,7 @@ def answer(conversation: Conversation, text: str, out: TextIO) -> None:
 
 
 def converse(conversation: Conversation, read: Callable[[str], str] = input, out: TextIO | None = None) -> None:
-    """Read turns until /exit or the end of input; a turn that does not fit is refused and the conversation goes on."""
+    """Read turns until /exit or the end of input. A turn that does not fit is refused; the conversation continues."""
     out = out or sys.stdout
     out.write(HELP + "\n")
     while True:

@@ -1,4 +1,4 @@
-"""What decoding runs on: a small protocol that a model and an exported package both serve, and the rules of drawing.
+"""The Decoder protocol, implemented by models and exported packages, and the selection of tokens.
 
 Legend: B sequences, L padded prompt length, T cache slots, V vocabulary.
 """
@@ -36,7 +36,7 @@ class Decoder(Protocol):
 
 
 class Drawing:
-    """The rules by which tokens are drawn from one model with one tokenizer.
+    """Token selection for one model and one tokenizer.
 
     Only ids that the tokenizer has are drawn, however far the model's vocabulary is padded, and never BOS, of which a
     text has one, at its start. `tokenizer` gives `vocab_size`, `bos_id` (or None), `eos_id` and `pad_id`. Raises
@@ -55,7 +55,7 @@ class Drawing:
                 )
 
     def check_prompt(self, name: str, prompt: list[int], new: int, limit: int, limit_name: str) -> None:
-        """Refuse a prompt that is empty, foreign, or leaves no room for `new` tokens within `limit`."""
+        """Validate a prompt: not empty, ids of the vocabulary, `new` more tokens fit into `limit`. Raises UserError."""
         if not prompt:
             raise UserError(f"{name} is empty; a prompt needs at least one token")
         if min(prompt) < 0 or max(prompt) >= self.vocab_size:
@@ -72,7 +72,7 @@ class Drawing:
 
 
 class Draws:
-    """The tokens of some sequences as they are drawn, step by step, and when each sequence ends."""
+    """Selects the next token of some sequences, step by step, and notes when each sequence ends."""
 
     def __init__(self, drawing: Drawing, prompts: list[list[int]], seeds: list[int], sampling: SamplingOptions):
         count = len(prompts)

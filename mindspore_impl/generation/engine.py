@@ -23,8 +23,8 @@ from mindspore_impl.ops.attention import rows_that_fit
 from mindspore_impl.schema import check_ranges
 
 SHORTEST_BUCKET = 32
-WORTH_COMPILING = 4  # batches of one length that pay for a shape of their own
-WIDEST_STRETCH = 4  # a prompt is never padded to more than this times its own bucket to save a shape
+WORTH_COMPILING = 4  # batches of one length that justify compiling a shape for them
+WIDEST_STRETCH = 4  # a prompt is padded to at most this times its own bucket to save a shape
 SLOT_MULTIPLE = 32  # cache lengths are rounded up to this, so that close settings share a compiled graph
 
 
@@ -69,9 +69,9 @@ class ModelDecoder:
 
 
 class Engine:
-    """Generates with `model`'s current parameters, which it shares: train further and the next call uses the new ones.
+    """Generates with `model`'s current parameters; after more training the next call uses the new ones.
 
-    What is drawn, and what `tokenizer` gives, says `decoder.Drawing`. Compiled graphs are kept, one pair a shape.
+    `decoder.Drawing` defines token selection and what `tokenizer` must have. One pair of graphs a shape is compiled.
     """
 
     def __init__(self, model: PanguForCausalLM, tokenizer):
@@ -88,11 +88,17 @@ class Engine:
         progress: str | None = None,
         enough: Callable[[list[int]], bool] | None = None,
     ) -> list[Generation]:
-        """One Generation a prompt, in the order of `prompts`; sequence i draws from `seeds[i]` alone.
+        """One Generation a prompt, in the order of `prompts`.
 
-        `enough`, asked after each token with the ids of a sequence so far, ends it where it says so (not `finished`).
-        `progress` is the text of a progress bar on stderr (None: no bar). Raises UserError for impossible settings, a
-        prompt that is empty, holds an id outside the vocabulary or leaves no room, and for NaN logits.
+        Args:
+            prompts: token ids.
+            sampling: decoding settings.
+            seeds: sequence i is sampled from `seeds[i]` only, whatever else is in its batch.
+            progress: label of a progress bar on stderr; None: no bar.
+            enough: called after each token with the ids of a sequence so far; True ends it (not `finished`).
+
+        Raises UserError for invalid settings, a prompt that is empty, holds an id outside the vocabulary or is too
+        long, and for NaN logits.
         """
         check_ranges(sampling, "sampling")
         if len(seeds) != len(prompts):

@@ -1,4 +1,4 @@
-"""How text is generated."""
+"""Options of text generation."""
 
 from dataclasses import dataclass
 

@@ -1,1 +1,1 @@
-"""Other frameworks as users of our parts."""
+"""Adapters to other software: mindformers, vLLM servers, lm-evaluation-harness."""

@@ -1,8 +1,8 @@
-"""lm-evaluation-harness over our engine: its tasks run with checkpoints, Hugging Face folders and packages alike.
+"""Run the tasks of lm-evaluation-harness with our engine, on checkpoints, Hugging Face folders and packages.
 
 `Requests` answers the three kinds of request of an `lm_eval` model; `harness_model` makes it an instance of the
-harness's `LM`. A request's answer is appended to a file as soon as its chunk is done, so a killed run asks on where it
-stopped (the harness's own cache is a pickle and is left alone).
+harness's `LM`. A request's answer is appended to a file as soon as its chunk is done, so an interrupted run continues
+there (the harness's own cache is a pickle and is not used).
 """
 
 import json
@@ -24,7 +24,7 @@ IGNORED = {"do_sample", "temperature", "top_p", "top_k", "until", "max_gen_toks"
 
 
 class Answered:
-    """Answers by the request that they are for, in a JSON lines file; a line that a kill cut is dropped."""
+    """Answers by request, in a JSON lines file; an incomplete last line is dropped."""
 
     def __init__(self, path: Path | None):
         self.path, self.known = path, {}
@@ -35,7 +35,7 @@ class Answered:
             files.write_jsonl(path, ({"request": key, "answer": self.known[key]} for key in self.known))
 
     def all(self, kind: str, requests: Sequence[tuple], answer: Callable[[list[tuple]], Iterable]) -> list:
-        """The answer of each request; answer(requests) is asked for those that have none, a chunk at a time."""
+        """The answer to each request; `answer(requests)` computes the missing ones, a chunk at a time."""
         keys = [files.sha256_json([kind, *request]) for request in requests]
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in self.known}
         # Chunks of requests with one beginning: contexts that share shots are read together.

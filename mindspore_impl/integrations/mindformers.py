@@ -1,4 +1,4 @@
-"""Our model, objective, batches and training step as types that a mindformers YAML can name.
+"""Register our model, objective, batches and training step as types that a mindformers YAML can name.
 
     register()                      # once, before mindformers builds anything
     Trainer(args="stage.yaml").train()
@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl import checkpoint, files, runtime
-from mindspore_impl.config import Config
 from mindspore_impl.data.options import ROLLOUTS, BatchOptions, DatasetOptions, FileSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
@@ -303,11 +302,22 @@ def _stream(data: PackedData):
     return BatchStream(samples, data.batch, data.seed, runtime.rank(), runtime.world_size(), teacher=teacher)
 
 
-def write_stage(
-    path: Path, config: Config, name: str, model: ModelOptions, seed: int, tokenizer: Path, weights: Path | None,
-    rollouts: Path | None, keep_truncated: bool, store: Path | None, sets: dict[str, DatasetOptions],
-) -> None:  # fmt: skip
-    """Write the sft or distill stage `name` as a mindformers YAML; the rest is what `curriculum/stage_files.py` finds.
+@dataclass(frozen=True)
+class StageInputs:
+    """What a training stage reads: its model with the tokenizer's vocabulary, seed, and absolute paths of inputs."""
+
+    model: ModelOptions
+    seed: int
+    tokenizer: Path
+    weights: Path | None = None
+    rollouts: Path | None = None
+    keep_truncated: bool = True
+    store: Path | None = None
+    sets: dict[str, DatasetOptions] = field(default_factory=dict)  # of the mixture; sets made by stages are files
+
+
+def write_stage(path: Path, config, name: str, inputs: StageInputs) -> None:
+    """Write the sft or distill stage `name` as a mindformers YAML.
 
     Raises UserError when mindformers cannot train it, or `path` cannot be written.
     """
@@ -319,19 +329,19 @@ def write_stage(
     data = PackedData(
         max_steps=stage.train.max_steps,
         num_train_epochs=stage.train.num_train_epochs,
-        seed=seed,
+        seed=inputs.seed,
         set_seed=config.seed,
-        tokenizer=dataclasses.replace(config.tokenizer, path=str(tokenizer)),
-        sets={each: _absolute(options) for each, options in sets.items()},
-        rollouts=str(rollouts) if ROLLOUTS in mixture else None,
-        keep_truncated=keep_truncated,
-        store=store and str(store),
+        tokenizer=dataclasses.replace(config.tokenizer, path=str(inputs.tokenizer)),
+        sets={each: _absolute(options) for each, options in inputs.sets.items()},
+        rollouts=str(inputs.rollouts) if ROLLOUTS in mixture else None,
+        keep_truncated=inputs.keep_truncated,
+        store=inputs.store and str(inputs.store),
         batch=dataclasses.replace(stage.data, mixture=mixture, validation=[]),
     )
     objective = getattr(stage, "objective", ObjectiveOptions())
     content = trainer_config(
-        model, weights, objective, stage.optimizer, data, path.resolve().with_suffix(""), stage.train.logging_steps,
-        stage.train.save_steps or stage.train.max_steps or 0,
+        inputs.model, inputs.weights, objective, stage.optimizer, data, path.resolve().with_suffix(""),
+        stage.train.logging_steps, stage.train.save_steps or stage.train.max_steps or 0,
     )  # fmt: skip
     head = f"# Stage {name} of {config.name}, with the types of mindspore_impl.integrations.mindformers:\n"
     head += f"#   python tools/train_mindformers.py run {path}\n"

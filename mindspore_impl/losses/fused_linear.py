@@ -14,11 +14,12 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindspore_impl import runtime
+from mindspore_impl.losses.divergences import for_operator, runs_composed
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.losses.oracle import ce_weight
 from mindspore_impl.ops.accumulate import OuterProduct, add_outer_product, scale
 from mindspore_impl.ops.linear_distill import linear_distill
-from mindspore_impl.ops.topk_distill import DIVERGENCES, SUPPORTS, backend, cross_entropy, no_teacher, topk_distill
+from mindspore_impl.ops.topk_distill import backend, cross_entropy, kernel_codes, no_teacher, topk_distill
 
 
 class Projection(nn.Cell):
@@ -33,44 +34,18 @@ class Projection(nn.Cell):
         return self.matmul(ops.cast(hidden_ND, self.dtype), ops.cast(lm_head_VD, self.dtype))
 
 
-class Rows(nn.Cell):
-    """The operator of one objective, with the same inputs and outputs whether there is a teacher or not.
-
-    construct(logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N) ->
-    (ce_N, kd_N, diagnostics_4N, grad_NV). Without a teacher the middle two are zeros, without a
-    gradient the last is ce_N. vocabulary: as in `topk_distill`.
-    """
-
-    def __init__(self, options: ObjectiveOptions, with_teacher: bool, gradient: bool, vocabulary=None):
-        super().__init__()
-        self.with_teacher, self.gradient = with_teacher, gradient
-        if with_teacher:
-            self.operator = topk_distill(
-                options.divergence,
-                options.support,
-                options.temperature,
-                ce_weight(options),
-                options.kd_weight,
-                gradient,
-                vocabulary=vocabulary,
-            )
-        else:
-            self.operator = cross_entropy(ce_weight(options), gradient, vocabulary=vocabulary)
-
-    def construct(self, logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N):
-        if self.with_teacher:
-            outputs = self.operator(
-                logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N
-            )
-            if self.gradient:
-                return outputs
-            return outputs[0], outputs[1], outputs[2], outputs[0]
-        outputs = self.operator(logits_NV, target_ids_N, row_weight_N)
-        zero_N = row_weight_N * 0
-        zero_4N = ops.stack((zero_N, zero_N, zero_N, zero_N))
-        if self.gradient:
-            return outputs[0], zero_N, zero_4N, outputs[1]
-        return outputs, zero_N, zero_4N, outputs
+def row_operator(options: ObjectiveOptions, with_teacher: bool, gradient: bool) -> nn.Cell:
+    """The operator of one objective as in `ops/topk_distill.py`; without a teacher kd and diagnostics are 0."""
+    if not with_teacher:
+        return cross_entropy(ce_weight(options), gradient)
+    return topk_distill(
+        for_operator(options.divergence),
+        options.support,
+        options.temperature,
+        ce_weight(options),
+        options.kd_weight,
+        gradient,
+    )
 
 
 def _joined(parts, axis: int):
@@ -82,11 +57,13 @@ class ChunkLoop(nn.Cell):
 
     construct(hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N)
     -> (ce_N, kd_N, diagnostics_4N[, hidden_grad_ND[, lm_head_grad_VD f32]]).
+
+    rows: as `row_operator` gives; `gradient`: it has the gradient among its outputs.
     """
 
-    def __init__(self, rows: Rows, head_gradient: bool):
+    def __init__(self, rows: nn.Cell, gradient: bool, head_gradient: bool):
         super().__init__()
-        self.gradient, self.head_gradient = rows.gradient, head_gradient
+        self.gradient, self.head_gradient = gradient, head_gradient
         self.project = Projection()
         self.rows = rows
         self.matmul = ops.MatMul()
@@ -106,13 +83,14 @@ class ChunkLoop(nn.Cell):
             last = min(first + size, count)
             # One chunk after the other: unordered, all are projected first, and all logits exist at once.
             hidden_nD = ops.cast(ops.depend(hidden_ND, done)[first:last], self.compute_dtype)
-            ce_n, kd_n, diagnostics_4n, grad_nV = self.rows(
+            found = self.rows(
                 self.project(hidden_nD, weight_VD), target_ids_N[first:last], row_weight_N[first:last],
                 teacher_ids_NK[first:last], teacher_logp_NK[first:last], teacher_tail_logp_N[first:last],
             )  # fmt: skip
-            ce, kd, diagnostics = ce + (ce_n,), kd + (kd_n,), diagnostics + (diagnostics_4n,)
-            done = ce_n, kd_n
+            ce, kd, diagnostics = ce + (found[0],), kd + (found[1],), diagnostics + (found[2],)
+            done = found[0], found[1]
             if self.gradient:
+                grad_nV = found[3]
                 hidden_grads = hidden_grads + (self.matmul(grad_nV, weight_VD),)
                 done = hidden_grads[-1]
             if self.head_gradient:
@@ -134,17 +112,14 @@ class _NativeChunks(nn.Cell):
 
     def __init__(self, options: ObjectiveOptions, with_teacher: bool, gradient: bool, head_gradient: bool):
         super().__init__()
-        self.with_teacher = with_teacher
         self.run = linear_distill(gradient, head_gradient)
-        kind = DIVERGENCES.index(options.divergence), SUPPORTS.index(options.support)
+        kind = kernel_codes(options.divergence, options.support)
         weights = ce_weight(options), options.kd_weight if with_teacher else 0.0
         self.settings_6 = Tensor([*weights, options.temperature, *kind, runtime.logits_elements()], ms.float32)
 
     def construct(
         self, hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N
     ):
-        if not self.with_teacher:
-            teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N = no_teacher(target_ids_N, row_weight_N)
         return self.run(
             hidden_ND, lm_head_VD, target_ids_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N, row_weight_N,
             self.settings_6,
@@ -174,21 +149,22 @@ class FusedLinear(nn.Cell):
     ):
         super().__init__()
         self.ce_weight, self.kd_weight = float(ce_weight(options)), float(options.kd_weight)
-        self.head_gradient = gradient and head_gradient
+        self.with_teacher, self.head_gradient = with_teacher, gradient and head_gradient
         if chunks is not None:
             self.chunks = chunks
-        elif backend() == "cpu":
+        elif backend() == "cpu" and not (with_teacher and runs_composed(options.divergence)):
             self.chunks = _NativeChunks(options, with_teacher, gradient, self.head_gradient)
         else:
-            self.chunks = ChunkLoop(Rows(options, with_teacher, gradient), self.head_gradient)
+            self.chunks = ChunkLoop(row_operator(options, with_teacher, gradient), gradient, self.head_gradient)
         self.scale = scale()
 
     def construct(
         self, hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N
     ):
-        outputs = self.chunks(
-            hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N
-        )
+        teacher = teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N
+        if not self.with_teacher:
+            teacher = no_teacher(target_ids_N, row_weight_N)
+        outputs = self.chunks(hidden_ND, lm_head_VD, target_ids_N, row_weight_N, *teacher)
         loss = (row_weight_N * (self.ce_weight * outputs[0] + self.kd_weight * outputs[1])).sum()
         return (loss,) + outputs
 

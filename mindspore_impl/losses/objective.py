@@ -33,6 +33,14 @@ def check_store(
 
     A capture at one temperature cannot be turned into one at another; zero-padded logits of a wider vocabulary would
     take real mass; drawn ids carry counts, not masses.
+
+    Args:
+        options: the objective of the stage.
+        temperature: of the store.
+        mode: of the store, "top_k" or "sampled".
+        vocab_size: of the store.
+        model_vocab_size: of the student.
+        where: the stage's key, which starts the message.
     """
     if temperature != options.temperature:
         raise UserError(
@@ -108,8 +116,7 @@ class LossNetwork(nn.Cell):
     i32, teacher_logp_BLK, teacher_tail_logp_BL f32]) -> (loss f32 scalar, metrics_M f32). Metrics are SUMS over the
     positions whose weight is not 0, in the order of METRICS ("kd" carries T^2 and no weight; "tokens" is their number);
     they carry no gradient. A position of weight 0 adds exactly 0 to all of them and to every gradient. `gradient`
-    False is for evaluation: the losses alone, without the work of a gradient. `rows` (of the same settings) takes the
-    place of FusedLinear: `losses/vocab_parallel.py`.
+    False is for evaluation: the losses alone, without the work of a gradient.
     Raises UserError when the options have no meaning, or ask for distillation without a teacher.
     """
 
@@ -119,7 +126,6 @@ class LossNetwork(nn.Cell):
         options: ObjectiveOptions,
         with_teacher: bool,
         gradient: bool = True,
-        rows: FusedLinear | None = None,
     ):
         super().__init__(auto_prefix=False)  # the parameters keep the model's names
         check_objective(options, "objective")
@@ -128,9 +134,7 @@ class LossNetwork(nn.Cell):
                 f"objective.kd_weight={options.kd_weight} needs a teacher store; name one, or set objective.kd_weight=0"
             )
         self.model, self.with_teacher = model, with_teacher
-        if rows is None:
-            rows = FusedLinear(options, with_teacher, gradient, model.lm_head_weight.requires_grad)
-        self.rows = rows
+        self.rows = FusedLinear(options, with_teacher, gradient, model.lm_head_weight.requires_grad)
 
     def construct(self, input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL,
                   teacher_ids_BLK=None, teacher_logp_BLK=None, teacher_tail_logp_BL=None):  # fmt: skip

@@ -1,7 +1,6 @@
-"""The training objective."""
+"""Options of the training objective."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass
@@ -10,6 +9,6 @@ class ObjectiveOptions:
 
     kd_weight: float = 0.0  # weight of the divergence, lambda; 0: cross-entropy alone
     ce_weight: float | None = None  # weight of the cross-entropy; null: 1 - kd_weight
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"  # D, between teacher and student
-    support: Literal["tail_bucket", "renormalised", "truncated", "sampled"] = "tail_bucket"  # which ids D covers
+    divergence: str = "forward_kl"  # forward_kl, reverse_kl, jsd, or one that a plugin registers
+    support: str = "tail_bucket"  # which ids it covers: tail_bucket, renormalised, truncated, sampled
     temperature: float = 1.0  # must equal the temperature of the store

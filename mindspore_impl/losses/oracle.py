@@ -26,14 +26,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mindspore_impl.errors import UserError
+from mindspore_impl.losses.divergences import divergence_names, find_divergence
 from mindspore_impl.losses.options import ObjectiveOptions
-
-PERMITTED = {
-    "tail_bucket": ("forward_kl", "reverse_kl", "jsd"),
-    "renormalised": ("forward_kl", "reverse_kl", "jsd"),
-    "truncated": ("forward_kl",),
-    "sampled": ("forward_kl",),
-}
+from mindspore_impl.ops.divergence_codes import SUPPORTS, supports_of
+from mindspore_impl.schema import nearest
 
 
 class Objective(NamedTuple):
@@ -53,17 +49,18 @@ def ce_weight(options: ObjectiveOptions) -> float:
 
 def check_objective(options: ObjectiveOptions, where: str) -> None:
     """Refuse settings that have no meaning. Raises UserError that starts with `where` and names the key."""
-    allowed = PERMITTED.get(options.support)
-    if allowed is None:
-        raise UserError(
-            f"{where}: objective.support={options.support} is unknown; choose one of {', '.join(PERMITTED)}"
-        )
-    if options.divergence not in allowed:
-        others = [support for support, pairs in PERMITTED.items() if options.divergence in pairs]
-        advice = f" or objective.support={' or '.join(others)}" if others else ""
+    try:
+        find_divergence(options.divergence)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if options.support not in SUPPORTS:
+        raise UserError(f"{where}: objective.support={options.support} is unknown{nearest(options.support, SUPPORTS)}")
+    if options.support not in supports_of(options.divergence):
+        allowed = [name for name in divergence_names() if options.support in supports_of(name)]
         raise UserError(
             f"{where}: objective.divergence={options.divergence} is not defined on objective.support="
-            f"{options.support}; use objective.divergence={' or '.join(allowed)}{advice}"
+            f"{options.support}; use objective.divergence={' or '.join(allowed)} or "
+            f"objective.support={' or '.join(supports_of(options.divergence))}"
         )
     if not (math.isfinite(options.temperature) and options.temperature > 0):
         raise UserError(f"{where}: objective.temperature={options.temperature} must be a positive number")
@@ -87,10 +84,17 @@ def objective(
     teacher_tail_logp_N: np.ndarray | None,
     options: ObjectiveOptions,
 ) -> Objective:
-    """Loss, its parts and its gradient, in float64.
+    """Loss, its parts and its gradient, in float64. Rows of weight 0 add exactly 0.
 
-    Teacher arguments are ids (int, -1 pads K), log-masses at `options.temperature`, and the log-mass of the rest (read
-    on tail_bucket only, and for the entropy); all None leaves KD out. Rows of weight 0 give exactly 0.
+    Args:
+        logits_NV: of the student.
+        target_ids_N: int, the labels.
+        loss_weight_N: the weight of each row in the loss.
+        teacher_ids_NK: int, -1 pads K; None (as the next two) leaves KD out.
+        teacher_logp_NK: log-masses of the ids at `options.temperature`.
+        teacher_tail_logp_N: log-mass of all other ids; read on tail_bucket only, and for the entropy.
+        options: the objective.
+
     Raises UserError for a pair of options that is not permitted, an id outside the vocabulary, or an id given twice.
     """
     check_objective(options, "oracle")
@@ -103,7 +107,7 @@ def objective(
         target, weight = int(target_ids_N[row]), float(loss_weight_N[row])
         if not 0 <= target < vocab:
             raise UserError(f"oracle: target id {target} in row {row} is outside the vocabulary of {vocab}")
-        log_q_V = _log_softmax(logits_NV[row])
+        log_q_V = log_softmax(logits_NV[row])
         ce_N[row] = -log_q_V[target]
         ce_grad_V = np.exp(log_q_V)
         ce_grad_V[target] = -_sum_except(ce_grad_V, [target])
@@ -121,9 +125,12 @@ def objective(
     return Objective(loss, ce_N, kd_N, grad_NV, diagnostics)
 
 
-def _log_softmax(z_V: np.ndarray) -> np.ndarray:
-    shifted_V = z_V - z_V.max()
-    return shifted_V - np.log(np.exp(shifted_V).sum())
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    """Log-probabilities of logits over the last axis, in their dtype; NaN where a logit is not finite."""
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        shifted = x - x.max(axis=-1, keepdims=True)
+        shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
 
 
 def _log_sum_exp(z_V: np.ndarray) -> float:
@@ -148,18 +155,18 @@ def _teacher_row(ids_K, log_p_K, log_tail, vocab: int):
 
 def _distill_row(z_V, ids_K, log_p_K, log_tail, options: ObjectiveOptions) -> tuple[float, np.ndarray]:
     """T^2 * D of one row, and its gradient with respect to the logits z."""
-    temperature = options.temperature
+    temperature, divergence = options.temperature, find_divergence(options.divergence).oracle
     grad_V = np.zeros(z_V.size)
     if ids_K.size == 0 and options.support != "tail_bucket":
         return 0.0, grad_V
-    log_q_V = _log_softmax(z_V / temperature)
+    log_q_V = log_softmax(z_V / temperature)
     if options.support == "renormalised":
         log_p_K = log_p_K - _log_sum_exp(log_p_K)
         log_q_K = log_q_V[ids_K] - _log_sum_exp(log_q_V[ids_K])
-        value, slope_K = _divergence(log_p_K, log_q_K, options.divergence)
+        value, slope_K = divergence(log_p_K, log_q_K)
         grad_V[ids_K] = slope_K - np.exp(log_q_K) * slope_K.sum()
     elif options.support in ("truncated", "sampled"):
-        value, slope_K = _divergence(log_p_K, log_q_V[ids_K], options.divergence)
+        value, slope_K = divergence(log_p_K, log_q_V[ids_K])
         grad_V = -np.exp(log_q_V) * slope_K.sum()
         grad_V[ids_K] += slope_K
     else:
@@ -169,28 +176,12 @@ def _distill_row(z_V, ids_K, log_p_K, log_tail, options: ObjectiveOptions) -> tu
         if outside_V.any():
             log_q_tail = _log_sum_exp(log_q_V[outside_V])
             log_p, log_q = np.append(log_p, log_tail), np.append(log_q, log_q_tail)
-        value, slope = _divergence(log_p, log_q, options.divergence)
+        value, slope = divergence(log_p, log_q)
         grad_V = -np.exp(log_q_V) * slope.sum()
         grad_V[ids_K] += slope[: ids_K.size]
         if outside_V.any():
             grad_V[outside_V] += slope[-1] * np.exp(log_q_V[outside_V] - log_q_tail)
     return temperature**2 * value, temperature * grad_V  # d(z / T) / dz leaves one T of the two
-
-
-def _divergence(log_p: np.ndarray, log_q: np.ndarray, name: str) -> tuple[float, np.ndarray]:
-    """D over the buckets, and dD / d(log q_i).
-
-    A constant times q_i is left out of the slope: where the q_i sum to one it changes no gradient.
-    """
-    p, q = np.exp(log_p), np.exp(log_q)
-    if name == "forward_kl":
-        return float((p * (log_p - log_q)).sum()), -p
-    if name == "reverse_kl":
-        ratio = log_q - log_p
-        return float((q * ratio).sum()), q * ratio
-    log_m = np.logaddexp(log_p, log_q) - np.log(2.0)
-    value = 0.5 * (p * (log_p - log_m)).sum() + 0.5 * (q * (log_q - log_m)).sum()
-    return float(value), 0.5 * q * (log_q - log_m)
 
 
 def _diagnose_row(z_V, ids_K, log_p_K, log_tail, temperature: float) -> dict[str, float]:
@@ -200,6 +191,6 @@ def _diagnose_row(z_V, ids_K, log_p_K, log_tail, temperature: float) -> dict[str
     return {
         "teacher_entropy": float(-(np.exp(log_p) * log_p).sum()),
         "teacher_mass": float(np.exp(log_p_K).sum()),
-        "student_mass": float(np.exp(_log_softmax(z_V / temperature)[ids_K]).sum()),
+        "student_mass": float(np.exp(log_softmax(z_V / temperature)[ids_K]).sum()),
         "agreement": float(agreement),
     }

@@ -1,4 +1,4 @@
-"""What a model says of every target by itself, where the objective gives sums. For evaluation: without gradients."""
+"""Cross-entropy and top-1 prediction of each target token, for evaluation: without gradients."""
 
 import mindspore as ms
 from mindspore import nn, ops
@@ -49,7 +49,7 @@ class TokenPredictions(_Tokens):
 
     def __init__(self, model: nn.Cell):
         super().__init__(
-            model, FusedLinear(ObjectiveOptions(), False, gradient=False, chunks=ChunkLoop(_Rows(), False))
+            model, FusedLinear(ObjectiveOptions(), False, gradient=False, chunks=ChunkLoop(_Rows(), False, False))
         )
 
     def construct(self, input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL):
@@ -59,18 +59,17 @@ class TokenPredictions(_Tokens):
 
 
 class _Rows(nn.Cell):
-    """`fused_linear.Rows` without teacher and gradient.
+    """`fused_linear.row_operator` without teacher and gradient.
 
-    The diagnostics are the top-1's log-probability and whether it is the target.
+    Its diagnostics are two: the log-probability of the most probable id, and whether that is the target.
     """
 
     def __init__(self):
         super().__init__()
-        self.gradient = False
         self.loss, self.top = cross_entropy(1.0, gradient=False), topk_logprobs(1, 1.0)
 
-    def construct(self, logits_NV, target_ids_N, row_weight_N, *_):
+    def construct(self, logits_NV, target_ids_N, row_weight_N, *teacher):
         ids_N1, logp_N1, _ = self.top(logits_NV.astype(ms.float32))
         right_N = (ids_N1.reshape((-1,)) == target_ids_N).astype(ms.float32)
-        ce_N = self.loss(logits_NV, target_ids_N, row_weight_N)
-        return ce_N, row_weight_N * 0, ops.stack((logp_N1.reshape((-1,)), right_N)), ce_N
+        ce_N, kd_N, _ = self.loss(logits_NV, target_ids_N, row_weight_N, *teacher)
+        return ce_N, kd_N, ops.stack((logp_N1.reshape((-1,)), right_N))

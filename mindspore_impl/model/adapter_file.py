@@ -1,9 +1,9 @@
-"""LoRA adapters on disk: their names, the one file that holds them, and how they are merged into their base.
+"""LoRA adapters on disk: parameter names, file format, and merging into the base weights.
 
     W' = W + (lora_alpha / r) * B @ A        A [r, inputs], B [outputs, r]
 
-(arXiv 2106.09685; PEFT's names and scale.) A file holds the adapters alone. Its metadata say what they are and which
-weights they were trained on, so that they are never merged into others; from the merge on, weights are plain.
+(arXiv 2106.09685; PEFT's names and scale.) A file holds the adapters only. Its metadata hold their options and the
+identity of the base weights, so that they are never merged into others.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ _PREFIX, _KEY = "base_model.model.", "lora"
 
 @dataclass(frozen=True)
 class Adapters:
-    """What the adapters of a file are: the options they were made with and the identity of the weights below them."""
+    """The options that adapters were made with, and the SHA-256 of their base weights."""
 
     options: LoraOptions
     base_sha256: str
@@ -72,7 +72,7 @@ def _adapted(shapes: dict[str, tuple[int, ...]], options: LoraOptions) -> list[s
 
 
 def adapter_count(model: ModelOptions, options: LoraOptions) -> int:
-    """How many numbers the adapters of a model have."""
+    """The number of parameters of a model's adapters."""
     from mindspore_impl.model.pangu import parameter_shapes
 
     return sum(math.prod(shape) for shape in adapter_shapes(parameter_shapes(model), options).values())
@@ -86,7 +86,7 @@ def write_adapters(path: Path, arrays: dict[str, np.ndarray], adapters: Adapters
 
 
 def read_adapters(path: Path) -> Adapters | None:
-    """What the adapters in a safetensors file are; None for a file of whole weights. Raises UserError if damaged."""
+    """The metadata of a file of adapters; None for a file of whole weights. Raises UserError if damaged."""
     try:
         with safe_open(path, "numpy") as file:
             text = (file.metadata() or {}).get(_KEY)

@@ -32,11 +32,8 @@ MODEL_TYPES = {
     ),
 }
 
-_SIZES = {
-    "vocab_size": "vocab_size", "hidden_size": "hidden_size", "intermediate_size": "intermediate_size",
-    "num_hidden_layers": "num_hidden_layers", "num_attention_heads": "num_attention_heads",
-    "max_position_embeddings": "max_position_embeddings",
-}  # fmt: skip
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+          "max_position_embeddings")  # fmt: skip
 # Keys that are read below, and the only values with which our model computes the same.
 _ONLY = {"hidden_act": ("silu",), "attention_dropout": (0,), "partial_rotary_factor": (None, 1)}
 # Keys that change nothing of what the network computes.
@@ -81,7 +78,7 @@ def options_of(content: dict, where: str) -> ModelOptions:
                 f"{where}: {key}: {value!r} is a feature that this model does not have; if it changes nothing of what "
                 "the network computes, remove it from the file"
             )
-    values = {ours: _number(given, theirs, int, where) for theirs, ours in _SIZES.items()}
+    values = {key: _number(given, key, int, where) for key in _SIZES}
     heads = _number(given, "num_key_value_heads", int, where, values["num_attention_heads"])
     biased = _flag(given, kind.bias, where)
     options = ModelOptions(
@@ -161,9 +158,8 @@ def config_of(options: ModelOptions, model_type: str, token_ids: dict[str, int])
         )
     kind = MODEL_TYPES[model_type]
     content = {"architectures": [kind.architecture], "model_type": model_type}
-    content |= {theirs: getattr(options, ours) for theirs, ours in _SIZES.items()}
+    content |= {key: getattr(options, key) for key in (*_SIZES, "num_key_value_heads")}
     content |= {
-        "num_key_value_heads": options.num_key_value_heads,
         "head_dim": head_dim(options),
         "hidden_act": "silu",
         "rope_theta": options.rope_theta,
@@ -192,21 +188,14 @@ def check_same(found: ModelOptions, wanted: ModelOptions, where: str, key: str) 
     """
     from mindspore_impl.model.pangu import head_dim
 
-    theirs = {ours: name for name, ours in _SIZES.items()} | {
-        "qkv_bias": "bias",
-        "o_bias": "bias",
-    }
-    differing = []
-    for field in dataclasses.fields(ModelOptions):
-        name = field.name
-        if name in ("initializer_range", "recompute"):
-            continue
-        of_weights, of_stage = getattr(found, name), getattr(wanted, name)
-        if name == "head_dim":
-            of_weights, of_stage = head_dim(found), head_dim(wanted)
-        if name == "max_position_embeddings" and of_stage <= of_weights or name == "vocab_size" and not of_stage:
-            continue
-        if of_weights != of_stage:
-            differing.append(f"{key}.{name} is {of_stage}, {theirs.get(name, name)} of the weights {of_weights}")
+    free = {"initializer_range", "recompute"} | ({"vocab_size"} if not wanted.vocab_size else set())
+    if wanted.max_position_embeddings <= found.max_position_embeddings:
+        free.add("max_position_embeddings")
+    theirs, ours = (dataclasses.asdict(dataclasses.replace(o, head_dim=head_dim(o))) for o in (found, wanted))
+    differing = [
+        f"{key}.{name} is {value}, {name} of the weights {theirs[name]}"
+        for name, value in ours.items()
+        if name not in free and value != theirs[name]
+    ]
     if differing:
         raise UserError(f"{where}: these weights are of another model: {'; '.join(differing)}; set {key} to match them")

@@ -16,7 +16,7 @@ from mindspore_impl.model.pangu import Linear, PanguForCausalLM
 
 
 def initial_a(name: str, shape: tuple[int, int], seed: int) -> np.ndarray:
-    """The float32 value an A starts from, uniform within 1 / sqrt(inputs) as in PEFT; of seed and name alone."""
+    """The initial float32 value of an A: uniform within 1 / sqrt(inputs) as in PEFT; depends on seed and name only."""
     generator = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
     return generator.uniform(-1, 1, shape).astype(np.float32) / np.float32(shape[1] ** 0.5)
 

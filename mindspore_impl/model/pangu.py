@@ -64,12 +64,12 @@ def parameter_shapes(options: ModelOptions) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_count(options: ModelOptions) -> int:
-    """How many numbers the model learns. 1,155,912,192 for the published 1B, 8,030,887,936 for the 7B."""
+    """The number of parameters: 1,155,912,192 for the published 1B, 8,030,887,936 for the 7B."""
     return sum(int(np.prod(shape)) for shape in parameter_shapes(options).values())
 
 
 def check_options(options: ModelOptions, where: str) -> None:
-    """Refuse sizes that cannot make a model. `where` is the config path, e.g. "models.student". Raises UserError."""
+    """Validate the sizes of a model. `where` is the config path, e.g. "models.student". Raises UserError."""
     positive = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                 "num_key_value_heads", "rope_theta", "rms_norm_eps", "max_position_embeddings")  # fmt: skip
     for key in positive:
@@ -117,7 +117,7 @@ def initial_value(name: str, shape: tuple[int, ...], options: ModelOptions, seed
 
 
 class _Weight(nn.Cell):
-    """A lone `weight` Parameter under this Cell's name."""
+    """A Cell that holds one Parameter `weight`."""
 
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Safetensors files, one tensor at a time: a checked header, reading to float32, writing from a stream.
+"""Read and write safetensors files one tensor at a time.
 
 The format is 8 bytes of header length (little-endian), a JSON header {name: {dtype, shape, data_offsets}}, then the raw
 values. Offsets follow from the shapes, so that a file is written without holding more than one tensor; bfloat16, which

@@ -1,8 +1,8 @@
-"""Weights from outside, one tensor at a time: where they come from, whether they fit, into a model, out to a folder.
+"""Stream model weights: open a source, check that it fits a model, load it, export it.
 
-A WeightSource says what tensors there are and reads one of them; nothing here holds more than one. A Hugging Face
-folder (config.json with model.safetensors, or shards named by model.safetensors.index.json) and a lone .safetensors
-file are sources; another format becomes one by giving a WeightSource of the published names.
+A WeightSource lists tensors and reads one at a time. A Hugging Face folder (config.json with model.safetensors, or
+shards named by model.safetensors.index.json) and a single .safetensors file are sources; to support another format,
+make a WeightSource with the published names.
 """
 
 import dataclasses
@@ -202,7 +202,7 @@ def load_into(model, source: WeightSource, title: str | None = None) -> None:
 
 
 def identity(source: WeightSource, hash_file: Callable[[Path], str] = files.sha256_file) -> str:
-    """SHA-256 that stands for the weights: of the file, or of the names and hashes of index and shards."""
+    """SHA-256 of the weights: of the file, or of the names and hashes of index and shards."""
     if source.sha256 is not None:
         return source.sha256
     if len(source.files) == 1:
@@ -211,7 +211,7 @@ def identity(source: WeightSource, hash_file: Callable[[Path], str] = files.sha2
 
 
 def random_source(options: ModelOptions, seed: int) -> WeightSource:
-    """The initial weights of a new model, computed as they are read."""
+    """The initial weights of a new model, computed when they are read."""
     from mindspore_impl.model.pangu import initial_value, parameter_shapes
 
     shapes = parameter_shapes(options)

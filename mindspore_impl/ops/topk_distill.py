@@ -17,11 +17,9 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_impl import runtime
 from mindspore_impl.ops import native
-from mindspore_impl.ops.topk_distill_composed import ComposedCrossEntropy, ComposedTopkDistill, WholeVocabulary
+from mindspore_impl.ops.divergence_codes import DIVERGENCES, SUPPORTS, supports_of
+from mindspore_impl.ops.topk_distill_composed import ComposedCrossEntropy, ComposedTopkDistill
 
-# The kernels take these names as their position here.
-DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
-SUPPORTS = ("tail_bucket", "renormalised", "truncated", "sampled")
 ASCEND_ATTRIBUTES = {"ce_weight": "float", "kd_weight": "float", "temperature": "float", "divergence": "int",
                      "support": "int", "write_gradient": "bool", "cores_a_row": "int"}  # fmt: skip
 ACLNN, HEADER = "aclnnTopkDistillLoss", "aclnn_topk_distill_loss.h"
@@ -46,14 +44,13 @@ def ascend_package() -> Path | None:
 
 
 def topk_distill(
-    divergence: str,
+    divergence: str | nn.Cell,
     support: str,
     temperature: float,
     ce_weight: float,
     kd_weight: float,
     gradient: bool = True,
     backend_name: str | None = None,
-    vocabulary: WholeVocabulary | None = None,
 ) -> nn.Cell:
     """The operator for one objective.
 
@@ -65,53 +62,44 @@ def topk_distill(
     ce + kd_weight * kd)); it is left out where `gradient` is False. Rows of weight 0 are exactly 0 in all outputs.
     With a gradient the logits must not be read afterwards: a fused backend has overwritten them. Log-masses are those
     of the store, at T. A teacher id of -1 pads K; ids are below V and differ within a row. Nothing is differentiable:
-    the caller passes the gradient on (`losses/fused_linear.py`). With a `vocabulary` that ranks
-    share it is the composed operator.
-    Raises ValueError for a pair without meaning.
+    the caller passes the gradient on (`losses/fused_linear.py`).
+
+    Args:
+        divergence: a built-in name, or a Cell as `losses/divergences.register_divergence` describes: then the backend
+            is the composed one.
+        support: which buckets the divergence sums over.
+        temperature: T, of the divergence.
+        ce_weight: factor of the cross-entropy.
+        kd_weight: factor of the divergence.
+        gradient: whether the gradient is computed.
+        backend_name: instead of `backend()`.
+
+    Raises ValueError for a divergence that is not defined on the support.
     """
-    if divergence not in DIVERGENCES or support not in SUPPORTS:
+    if isinstance(divergence, str) and divergence not in DIVERGENCES or support not in supports_of(divergence):
         raise ValueError(f"no divergence {divergence!r} on support {support!r}")
-    if divergence != "forward_kl" and support not in ("tail_bucket", "renormalised"):
-        raise ValueError(f"{divergence} is not defined on {support}")
-    name = backend_name or backend()
+    name = backend_name or backend() if isinstance(divergence, str) else "composed"
     settings = (divergence, support, float(temperature), float(ce_weight), float(kd_weight), gradient)
-    if vocabulary is not None:
-        return ComposedTopkDistill(*settings, vocabulary)
     return {"composed": ComposedTopkDistill, "cpu": CpuTopkDistill, "ascend": AscendTopkDistill}[name](*settings)
 
 
-def cross_entropy(
-    ce_weight: float, gradient: bool = True, backend_name: str | None = None, vocabulary: WholeVocabulary | None = None
-) -> nn.Cell:
-    """The operator without a teacher: construct(logits_NV, target_ids_N, row_weight_N) -> (ce_N[, grad_NV]).
-
-    Everything is as in `topk_distill`.
-    """
+def cross_entropy(ce_weight: float, gradient: bool = True, backend_name: str | None = None) -> nn.Cell:
+    """The operator without a teacher: as `topk_distill`, for the teacher's inputs that `no_teacher` gives."""
     name = backend_name or backend()
-    if name == "composed" and vocabulary is None:
+    if name == "composed":
         return ComposedCrossEntropy(float(ce_weight), gradient)
-    operator = topk_distill("forward_kl", "tail_bucket", 1.0, ce_weight, 0.0, gradient, name, vocabulary)
-    return WithoutTeacher(operator, gradient)
+    return topk_distill("forward_kl", "tail_bucket", 1.0, ce_weight, 0.0, gradient, name)
+
+
+def kernel_codes(divergence: str, support: str) -> tuple[int, int]:
+    """What the fused kernels take for the two names."""
+    return DIVERGENCES.index(divergence), SUPPORTS.index(support)
 
 
 def no_teacher(target_ids_N, row_weight_N):
     """-> teacher_ids_N1, teacher_logp_N1, teacher_tail_logp_N of no teacher: one padded id, all mass outside it."""
     zero_N = row_weight_N * 0
     return (target_ids_N * 0 - 1).reshape((-1, 1)), zero_N.reshape((-1, 1)), zero_N
-
-
-class WithoutTeacher(nn.Cell):
-    """Cross-entropy from the fused operator."""
-
-    def __init__(self, operator: nn.Cell, gradient: bool):
-        super().__init__()
-        self.operator, self.gradient = operator, gradient
-
-    def construct(self, logits_NV, target_ids_N, row_weight_N):
-        outputs = self.operator(logits_NV, target_ids_N, row_weight_N, *no_teacher(target_ids_N, row_weight_N))
-        if self.gradient:
-            return outputs[0], outputs[3]
-        return outputs[0]
 
 
 def _output_shapes(logits_NV, target_ids_N, *_):
@@ -145,7 +133,7 @@ class CpuTopkDistill(_Fused):
         self.gradient = gradient
         function = "TopkDistillLoss" if gradient else "TopkDistillLossForward"
         self.run = ops.Custom(native.operator(function), _output_shapes, _output_dtypes, func_type="aot")
-        codes = float(DIVERGENCES.index(divergence)), float(SUPPORTS.index(support))
+        codes = kernel_codes(divergence, support)
         self.settings_5 = Tensor([ce_weight, kd_weight, temperature, *codes], ms.float32)
 
     def launch(self, logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N):
@@ -176,7 +164,7 @@ class AscendTopkDistill(_Fused):
     def __init__(self, divergence, support, temperature, ce_weight, kd_weight, gradient):
         super().__init__()
         self.gradient = gradient
-        codes = DIVERGENCES.index(divergence), SUPPORTS.index(support)
+        codes = kernel_codes(divergence, support)
         self.attributes = (ce_weight, kd_weight, temperature, *codes, gradient, 0)  # 0: the tiling chooses cores a row
         self.run = ops.Custom(ACLNN, _output_shapes, _output_dtypes, func_type="aot", reg_info=ascend_registration())
 

@@ -13,6 +13,7 @@ import mindspore as ms
 from mindspore import nn, ops
 
 from mindspore_impl import runtime
+from mindspore_impl.ops.divergence_codes import DIVERGENCES
 
 FAR = -1e30  # finite: 0 * FAR is 0 where 0 * -inf is NaN, and exp(FAR) is 0
 SMALLEST = 1e-37  # just above the smallest normal float32
@@ -53,52 +54,71 @@ def log_sum_exp(x_NK):
     return top_N1 + ops.log(ops.exp(x_NK - top_N1).sum(axis=1, keepdims=True))
 
 
-class WholeVocabulary(nn.Cell):
-    """All that the operator asks of the vocabulary's axis; `losses/vocab_parallel.py` answers where ranks share it."""
+def _forward_kl(log_p, log_q):
+    p = ops.exp(log_p)
+    return p * (log_p - log_q), -p
 
-    def __init__(self):
+
+def _reverse_kl(log_p, log_q):
+    parts = ops.exp(log_q) * (log_q - log_p)
+    return parts, parts
+
+
+def _jsd(log_p, log_q):
+    p, q = ops.exp(log_p), ops.exp(log_q)
+    log_m = ops.log(ops.maximum(0.5 * (p + q), SMALLEST))
+    slope = 0.5 * q * (log_q - log_m)
+    return 0.5 * p * (log_p - log_m) + slope, slope
+
+
+# (log_p, log_q) -> each bucket's part of D, and dD / d(log q) as in the oracle
+_BUCKETS = dict(zip(DIVERGENCES, (_forward_kl, _reverse_kl, _jsd), strict=True))
+
+
+class BuiltInDivergence(nn.Cell):
+    """construct(log_p_NI, log_q_NI) -> (D_N1, dD / d(log q) NI) over I buckets, by formula."""
+
+    def __init__(self, name: str):
         super().__init__()
-        self.log_sum_exp = RowLogSumExp()
-        self.scatter_add = ops.TensorScatterElements(axis=1, reduction="add")
+        self.buckets = _BUCKETS[name]
 
-    def size(self, logits_NV):
-        """How many ids there are."""
-        return logits_NV.shape[1]
+    def construct(self, log_p_NI, log_q_NI):
+        parts_NI, slope_NI = self.buckets(log_p_NI, log_q_NI)
+        return parts_NI.sum(axis=1, keepdims=True), slope_NI
 
-    def split(self, logits_NV, ids_NJ, far_NJ):
-        """-> the logits of J ids a row, and the rows with far_NJ added there: what is left when they are taken out."""
-        return ops.gather_elements(logits_NV, 1, ids_NJ), self.add(logits_NV, ids_NJ, far_NJ)
 
-    def log_sum(self, x_NV):
-        """As RowLogSumExp."""
-        return self.log_sum_exp(x_NV)
+class DifferentiatedDivergence(nn.Cell):
+    """`BuiltInDivergence` of a Cell (log_p_NI, log_q_NI) -> D_N, by automatic differentiation."""
 
-    def add(self, x_NV, ids_NJ, values_NJ):
-        """x with the values added at J ids a row; several at one id add up."""
-        return self.scatter_add(x_NV, ids_NJ, values_NJ)
+    def __init__(self, cell: nn.Cell):
+        super().__init__()
+        self.cell = cell
+        self.gradient = ops.GradOperation(get_all=True)  # of the sum over rows, which are independent
+
+    def construct(self, log_p_NI, log_q_NI):
+        return self.cell(log_p_NI, log_q_NI).reshape((-1, 1)), self.gradient(self.cell)(log_p_NI, log_q_NI)[1]
 
 
 class ComposedTopkDistill(nn.Cell):
-    """See `ops/topk_distill.topk_distill`; with `gradient` False the last output is left out.
-
-    vocabulary: in place of WholeVocabulary, where `logits_NV` and the gradient hold some of the ids only.
-    """
+    """See `ops/topk_distill.topk_distill`; with `gradient` False the last output is left out."""
 
     def __init__(
         self,
-        divergence: str,
+        divergence: str | nn.Cell,
         support: str,
         temperature: float,
         ce_weight: float,
         kd_weight: float,
         gradient: bool,
-        vocabulary: WholeVocabulary | None = None,
     ):
         super().__init__()
-        self.divergence, self.support, self.temperature = divergence, support, temperature
+        built_in = isinstance(divergence, str)
+        self.divergence = BuiltInDivergence(divergence) if built_in else DifferentiatedDivergence(divergence)
+        self.support, self.temperature = support, temperature
         self.ce_weight, self.kd_weight, self.gradient = ce_weight, kd_weight, gradient
         self.wide = wide_dtype()
-        self.vocabulary = vocabulary or WholeVocabulary()
+        self.log_sum = RowLogSumExp()
+        self.scatter_add = ops.TensorScatterElements(axis=1, reduction="add")
 
     def construct(self, logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N):
         kept_dtype = logits_NV.dtype
@@ -115,9 +135,9 @@ class ComposedTopkDistill(nn.Cell):
         # Logits from here on are relative to the row's largest one. A label inside the support is read there and not
         # counted twice: its gradient q - 1 is then one number, not two that are rounded apart.
         far_NJ = ops.concat((far_NJ[:, :1], penalty_NK), 1)
-        chosen_NJ, rest_NV = self.vocabulary.split(logits_NV, ids_NJ, far_NJ)
-        chosen_NJ = chosen_NJ.astype(self.wide)
-        rest_log_sum_N1, rest_max_N1, rest_q_NV = self.vocabulary.log_sum(rest_NV)
+        chosen_NJ = ops.gather_elements(logits_NV, 1, ids_NJ).astype(self.wide)
+        rest_NV = self.scatter_add(logits_NV, ids_NJ, far_NJ)
+        rest_log_sum_N1, rest_max_N1, rest_q_NV = self.log_sum(rest_NV)
         far_NK = far_NK.astype(self.wide)
         support_NK = ops.select(valid_NK, chosen_NJ[:, 1:], far_NK)
         row_max_N1 = ops.maximum(ops.maximum(rest_max_N1, chosen_NJ[:, :1]), support_NK.max(axis=1, keepdims=True))
@@ -132,11 +152,11 @@ class ComposedTopkDistill(nn.Cell):
         cool_q_NV = rest_q_NV
         if self.temperature != 1.0:
             z_NK, lone_N1 = z_NK / self.temperature, lone_N1 / self.temperature
-            rest_log_sum_N1, _, cool_q_NV = self.vocabulary.log_sum(rest_NV / self.temperature)
+            rest_log_sum_N1, _, cool_q_NV = self.log_sum(rest_NV / self.temperature)
             rest_N1 = rest_log_sum_N1 + (rest_max_N1 - row_max_N1) / self.temperature
         log_p_NK = ops.select(valid_NK, teacher_logp_NK, ops.full_like(teacher_logp_NK, FAR)).astype(self.wide)
         log_p_tail_N1 = teacher_tail_logp_N.reshape((-1, 1)).astype(self.wide)
-        vocab_size = self.vocabulary.size(logits_NV)
+        vocab_size = logits_NV.shape[1]
         if self.support == "tail_bucket" and teacher_ids_NK.shape[1] >= vocab_size:
             some_N1 = valid_NK.astype(ms.int32).sum(axis=1, keepdims=True) < vocab_size
             log_p_tail_N1 = ops.select(some_N1, log_p_tail_N1, far_NK[:, :1])
@@ -163,7 +183,7 @@ class ComposedTopkDistill(nn.Cell):
         patch_NJ = ops.select(real_NJ, patch_NJ, ops.zeros_like(patch_NJ)).astype(ms.float32)
         grad_NV = self._spread(counted_N1, ce_weight_N1 * ce_rest_N1, kd_weight_N1 * kd_rest_N1, rest_q_NV, cool_q_NV)
         # The softmax of the rest is exactly 0 at label and support, so one scatter puts their gradients in.
-        grad_NV = self.vocabulary.add(grad_NV, ids_NJ, patch_NJ)
+        grad_NV = self.scatter_add(grad_NV, ids_NJ, patch_NJ)
         return ce_N, kd_N, diagnostics_4N, grad_NV.astype(kept_dtype)
 
     def _spread(self, counted_N1, ce_N1, kd_N1, rest_q_NV, cool_q_NV):
@@ -191,31 +211,19 @@ class ComposedTopkDistill(nn.Cell):
         q_tail_N1 = ops.exp(log_q_tail_N1)
         if self.support == "renormalised":
             on_ids_NK = z_NK - log_sum_exp(z_NK)
-            value_N1, slope_NK = self._buckets(log_p_NK - log_sum_exp(log_p_NK), on_ids_NK)
+            value_N1, slope_NK = self.divergence(log_p_NK - log_sum_exp(log_p_NK), on_ids_NK)
             grad_NK = slope_NK - ops.exp(on_ids_NK) * slope_NK.sum(axis=1, keepdims=True)
             return value_N1, grad_NK, ops.zeros_like(value_N1), log_q_NK
-        value_N1, slope_NK = self._buckets(log_p_NK, log_q_NK)
-        total_N1 = slope_NK.sum(axis=1, keepdims=True)
-        tail_slope_N1 = ops.zeros_like(total_N1)
         if self.support == "tail_bucket":
-            tail_value_N1, tail_slope_N1 = self._buckets(log_p_tail_N1, log_q_tail_N1)
-            value_N1, total_N1 = value_N1 + tail_value_N1, total_N1 + tail_slope_N1
+            log_p_NJ = ops.concat((log_p_NK, log_p_tail_N1), 1)
+            value_N1, slope_NJ = self.divergence(log_p_NJ, ops.concat((log_q_NK, log_q_tail_N1), 1))
+            slope_NK, tail_slope_N1 = slope_NJ[:, :-1], slope_NJ[:, -1:]
+        else:
+            value_N1, slope_NK = self.divergence(log_p_NK, log_q_NK)
+            tail_slope_N1 = ops.zeros_like(value_N1)
+        total_N1 = slope_NK.sum(axis=1, keepdims=True) + tail_slope_N1
         grad_NK = slope_NK - ops.exp(log_q_NK) * total_N1
         return value_N1, grad_NK, tail_slope_N1 - q_tail_N1 * total_N1, log_q_NK
-
-    def _buckets(self, log_p, log_q):
-        """-> the buckets' part of D, summed over the last axis (kept), and dD / d(log q), as in the oracle."""
-        p, q = ops.exp(log_p), ops.exp(log_q)
-        if self.divergence == "forward_kl":
-            parts, slope = p * (log_p - log_q), -p
-        elif self.divergence == "reverse_kl":
-            parts = q * (log_q - log_p)
-            slope = parts
-        else:
-            log_m = ops.log(ops.maximum(0.5 * (p + q), SMALLEST))
-            slope = 0.5 * q * (log_q - log_m)
-            parts = 0.5 * p * (log_p - log_m) + slope
-        return parts.sum(axis=1, keepdims=True), slope
 
     def _diagnose(self, log_p_NK, log_p_tail_N1, log_q_NK, support_NK, row_max_N1):
         p_NK = ops.exp(log_p_NK)
@@ -229,7 +237,7 @@ class ComposedTopkDistill(nn.Cell):
 
 
 class ComposedCrossEntropy(nn.Cell):
-    """See `ops/topk_distill.cross_entropy`: softmax, log and one gather, for speed.
+    """See `ops/topk_distill.cross_entropy`: softmax, log and one gather, for speed. Reads no teacher.
 
     The price is an absolute error of up to 4e-6 in loss and gradient.
     """
@@ -239,14 +247,16 @@ class ComposedCrossEntropy(nn.Cell):
         self.ce_weight, self.gradient = ce_weight, gradient
         self.scatter_add = ops.TensorScatterElements(axis=1, reduction="add")
 
-    def construct(self, logits_NV, target_ids_N, row_weight_N):
+    def construct(self, logits_NV, target_ids_N, row_weight_N, *_):
         kept_dtype = logits_NV.dtype
         log_q_NV = ops.log_softmax(logits_NV.astype(ms.float32), -1)
         label_ids_N1, counted_N = target_ids_N.reshape((-1, 1)), row_weight_N != 0
         ce_N = -ops.gather_elements(log_q_NV, 1, label_ids_N1).reshape((-1,))
         ce_N = ops.select(counted_N, ce_N, ops.zeros_like(ce_N))
+        zero_N = ops.zeros_like(ce_N)
+        outputs = ce_N, zero_N, ops.stack((zero_N, zero_N, zero_N, zero_N))
         if not self.gradient:
-            return ce_N
+            return outputs
         weight_N1 = (self.ce_weight * row_weight_N).reshape((-1, 1))
         grad_NV = self.scatter_add(ops.exp(log_q_NV) * weight_N1, label_ids_N1, -weight_N1)
-        return ce_N, grad_NV.astype(kept_dtype)
+        return outputs + (grad_NV.astype(kept_dtype),)

@@ -35,7 +35,7 @@ def write_curves(run_dir: Path, path: Path) -> None:
 
 def curves_figure(stages: list[StageView]) -> str | None:
     """Validation perplexity, and the KL divergence of the teacher after each stage, by tokens. None without data."""
-    trained = [stage for stage in stages if stage.trained]
+    trained = [stage for stage in stages if stage.trained and stage.folder]
     starts = starts_of(trained)
     trained = arms_of(trained)
     looks = {stage.name: _LOOKS[number % len(_LOOKS)] for number, stage in enumerate(trained)}

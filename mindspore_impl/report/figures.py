@@ -113,7 +113,7 @@ def distill_figure(stages: list[StageView], supports: list[str]) -> str | None:
             if len(metrics) > 1:
                 finish_legend(axes, inside=True)
 
-    return svg_of("distill", draw, 9.0, 5.6)
+    return svg_of("kd", draw, 9.0, 5.6)
 
 
 def difficulty_figure(changes: list[tuple[str, dict]], orders: list[tuple[str, dict]]) -> str | None:

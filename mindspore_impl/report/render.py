@@ -27,7 +27,7 @@ GROUP_COLOURS = {
     "scoring": "green",
     "selection": "wine",
     "evaluation": "vermillion",
-    "export": "purple",
+    "deployment": "purple",
     "other": "grey",
 }
 

@@ -24,7 +24,7 @@ class StageView:
     number: int
     name: str
     kind: str  # for display only
-    group: str  # training, generation, scoring, selection, evaluation, export or other
+    group: str  # training, generation, scoring, selection, evaluation, deployment or other
     status: str
     subject: str  # what its accuracies describe: the stage that it measured, or itself
     measured: str = ""  # the stage whose weights an evaluation measured

@@ -1,4 +1,4 @@
-"""sweep.json: what a sweep is, and how each of its trials went. Written while it runs, read by the report."""
+"""The record sweep.json: what a sweep varies and the state of each trial. Written by the sweep, read by its report."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ class Trial:
     """One run of a sweep."""
 
     number: int  # from 1
-    name: str  # its choices in short, such as "kd_weight=0.9, seed=1"
+    name: str  # a short form of its choices, such as "kd_weight=0.9, seed=1"
     group: str  # the same without its seed
     folder: str  # its run directory, below the sweep's
     overrides: list[str]  # its choices
@@ -29,14 +29,14 @@ class Trial:
 
 @dataclass
 class Sweep:
-    """A sweep directory's record. `name`, `fixed` and `space` make it this sweep and no other."""
+    """The record of a sweep. `name`, `fixed` and `space` identify it."""
 
     name: str  # of the experiment
     fixed: list[str]  # overrides that all trials share, without run_dir and runtime
     space: dict[str, str]  # what is varied: key, and how ("list", or an interval)
     metric: str | None = None
     direction: str = "maximize"
-    compare: dict[str, list[str]] = field(default_factory=dict)  # as in SweepOptions: what the report shows of it
+    compare: dict[str, list[str]] = field(default_factory=dict)  # name: references, as in SweepOptions
     labels: dict[str, str] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
 
@@ -47,7 +47,7 @@ def write_sweep(folder: str | Path, sweep: Sweep) -> None:
 
 
 def is_sweep(folder: str | Path) -> bool:
-    """Whether the folder is a sweep's."""
+    """Whether the folder holds a sweep."""
     return (Path(folder) / FILE).is_file()
 
 

@@ -1,4 +1,4 @@
-"""What the Ascend C kernel moves and computes, counted by the host emulator, and the times that follow from it.
+"""Memory traffic and vector work of the Ascend C kernel, counted by the host emulator, and modelled times.
 
 Emulated: the kernel of kernels/topk_distill_loss, unchanged, at the vocabulary of openPangu-Embedded-1B in bf16 with
 K = 64 at temperature 1, loss and gradient in one launch. Traffic is in units of the logits tensor, vector work in

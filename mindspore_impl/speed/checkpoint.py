@@ -1,4 +1,4 @@
-"""What a checkpoint costs: 20 training steps with one saved beside them against none, and against one saved in between.
+"""The cost of a checkpoint: 20 training steps with one saved in the background, between the steps, or not at all.
 
 The model has the size of the quickstart's teacher. A save that is not done when its 20 steps are is waited for, so that
 its whole cost counts. A larger state, of 200 MB, shows what of a save a step still waits for: the copy.

@@ -1,4 +1,4 @@
-"""What all benchmarks share: alternating runs, medians, one table, one CSV, one JSON form."""
+"""Shared by all benchmarks: alternating runs, medians, and the table, CSV and JSON output."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Data parallel training: what several ranks change of the losses, the optimizer's memory and the speed.
+"""Data parallel training: losses, optimizer memory and speed of two ranks against one.
 
 The model of `train_step.py`, rows supervised unevenly, fp32, ranks of one thread each. One rank and two take the same
 global batches: Momentum shows that sums over ranks are sums, AdamW what its division makes of their rounding, and
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from mindspore_impl import runtime
 from mindspore_impl.distributed import processes, ranks, scheduler
@@ -217,8 +218,7 @@ def memory(shares: int) -> dict:
     for _ in range(3):
         update(given).asnumpy()
     held = sum(moment.nbytes for moment in (*updates.exp_avg, *updates.exp_avg_sq))
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    resident, peak = pages * resource.getpagesize(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    resident, peak = psutil.Process().memory_info().rss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     return {name: value / 2**20 for name, value in (("held", held), ("resident", resident), ("peak", peak))}
 
 

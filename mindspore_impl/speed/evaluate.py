@@ -1,4 +1,4 @@
-"""What evaluation gains from batches and from shared prefixes, each against the same engine without them.
+"""The gain of batches and of shared prefixes in evaluation, against the same engine without them.
 
 Generation: COUNT prompts together against one after the other, greedy, with equally many new tokens; the graphs of both
 are compiled before. Likelihoods: multiple choice behind a header of worked examples, where header and question are read

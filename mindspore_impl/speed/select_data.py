@@ -1,4 +1,4 @@
-"""Data selection: a million made-up records through the rules, and near-duplicates planted at known places.
+"""Data selection: the rules on a million synthetic records, and near-duplicates planted at known places.
 
 The rules are those of conf/selection/filters_only.yaml, from file to file; each size runs in a process of its own,
 whose peak memory tells whether it grows with the file. What the two steps that remember texts hold is counted by

@@ -1,4 +1,4 @@
-"""A sweep that shares its stages through the cache against the same sweep without it, which is as many single runs.
+"""A sweep that shares stages through the cache, against the same sweep without it.
 
 Six weights of the teacher on a reduced quickstart: all that comes before distillation is shared.
 """
@@ -21,6 +21,7 @@ METRIC = "distill_fast.perplexity.validation_fast"
 STEPS = 40
 SMALL = [
     "order=[teacher,sft_reasoning,sft_fast,rollout_fast,capture_fast,distill_fast]",
+    "compare=[]",
     "compare=[]",
     *(f"stages.{name}.train.max_steps={STEPS}" for name in ("teacher", "sft_reasoning", "sft_fast", "distill_fast")),
     *(f"data.sets.{name}.count=2000" for name in ("teacher_reasoning", "teacher_fast")),

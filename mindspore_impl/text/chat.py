@@ -1,4 +1,4 @@
-"""Chat templates and their supervised mask: the only place that arranges turns, and the only maker of Samples.
+"""Render conversations with a chat template, with the mask of supervised tokens. Only this module makes Samples.
 
 The tokenizer brings its template (`template.py`). openPangu's, for example:
 
@@ -114,9 +114,18 @@ def sample_from_completion(
 ) -> Sample:
     """A generated answer as a sample that supervises exactly `completion_ids`.
 
-    An answer that was cut has no closing piece, and none is added. Raises UserError naming the record: either part is
-    empty, an id is outside the vocabulary, BOS is not exactly the first id of the prompt, or the answer goes on after
-    its closing piece.
+    An answer that was cut has no closing piece, and none is added.
+
+    Args:
+        prompt_ids: from `render_prompt`; starts with the only BOS, if the template has one.
+        completion_ids: the answer, at most one closing piece, at its end.
+        record_id: of the prompt's record, for messages.
+        thinking: the record's mode.
+        tokenizer: that both were encoded with.
+        meta: of the record.
+
+    Raises UserError naming the record: either part is empty, an id is outside the vocabulary, BOS is not exactly the
+    first id of the prompt, or the answer continues after its closing piece.
     """
     where = f"rollout {record_id!r}"
     prompt_ids, completion_ids = list(prompt_ids), list(completion_ids)
@@ -175,11 +184,17 @@ def thinking_ids(tokenizer: Tokenizer) -> tuple[int | None, int | None]:
 
 
 def encode_completion(text: str, finished: bool, thinking: str, tokenizer: Tokenizer, where: str) -> list[int]:
-    """Ids of an answer that an outside engine gives as text.
+    """Ids of an answer that an external engine returns as text.
 
-    The text may hold the span written out, "[unused16] ... [unused17] ...", with spaces around the markers; only the
-    leading start, the first end and a closing piece are taken as pieces. A fast answer may come bare. Raises
-    UserError naming `where` for a reasoning answer without a span (if the template has spans).
+    Args:
+        text: may hold the thinking span, "[unused16] ... [unused17] ...", with spaces around the markers; only the
+            leading start, the first end and a closing piece are taken as pieces. A fast answer may have no span.
+        finished: the answer ended with the closing piece.
+        thinking: reasoning or fast.
+        tokenizer: encodes the text.
+        where: file and line, for messages.
+
+    Raises UserError for a reasoning answer without a span (if the template has spans).
     """
     piece, template = tokenizer.special, tokenizer.template
     closing = [piece[template.turn_end]] if finished else []
@@ -202,7 +217,7 @@ def encode_completion(text: str, finished: bool, thinking: str, tokenizer: Token
 
 
 def segments(record: Record, template: Template = PANGU) -> list[str]:
-    """The texts of `record` just as they are encoded (headers and switch included): what a tokenizer is trained on."""
+    """The texts of `record` exactly as they are encoded, headers and switch included: the corpus of a tokenizer."""
     parts = _conversation(record.messages, record.thinking, template, f"record {record.id!r}")
     return [part.text for part in parts if not part.is_piece]
 

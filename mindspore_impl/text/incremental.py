@@ -1,4 +1,4 @@
-"""Text of an answer while it is generated: ids in, pieces of text out, never half a character."""
+"""Incremental detokenisation: ids in, text out, never half a character."""
 
 from mindspore_impl.text.chat import thinking_ids
 from mindspore_impl.text.tokenizer import Tokenizer

@@ -1,4 +1,4 @@
-"""Conversation records: the one form that every data source is turned into, and the only thing later rooms know."""
+"""Conversation records: the common form of all data sources, which is all that later rooms know."""
 
 import difflib
 import json
@@ -131,7 +131,9 @@ def text_field(obj: dict, key: str, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        refuse(where, f"{key} is not valid Unicode (a lone surrogate at character {error.start}); mend the source file")
+        refuse(
+            where, f"{key} is not valid Unicode (a lone surrogate at character {error.start}); correct the source file"
+        )
     return value
 
 
@@ -143,9 +145,9 @@ def object_field(obj: dict, key: str, where: str) -> dict:
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except ValueError:  # UnicodeEncodeError is one
-        refuse(where, f"{key} holds NaN, infinity or invalid Unicode; mend the source file")
+        refuse(where, f"{key} holds NaN, infinity or invalid Unicode; correct the source file")
     except RecursionError:
-        refuse(where, f"{key} is nested too deeply; mend the source file")
+        refuse(where, f"{key} is nested too deeply; correct the source file")
     return value
 
 

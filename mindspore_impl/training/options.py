@@ -10,14 +10,14 @@ from mindspore_impl.schema import option
 class OptimizerOptions:
     """AdamW with warm-up. Decay is applied to matrices only, never to norms and biases."""
 
-    learning_rate: float = option(2e-3, low=0)  # peak, after warm-up
+    learning_rate: float = option(2e-3, above=0)  # peak, after warm-up
     lr_scheduler_type: Literal["cosine", "linear", "constant", "warmup_stable_decay"] = "cosine"  # shape after warm-up
     warmup_ratio: float = option(0.05, low=0, high=1)  # share of the steps; used when warmup_steps is null
     warmup_steps: int | None = option(None, low=0)  # optimizer steps; null: warmup_ratio of all steps
     decay_ratio: float = option(0.1, low=0, high=1)  # warmup_stable_decay: share of the steps that decay at the end
     min_lr_ratio: float = option(0.0, low=0, high=1)  # the last learning rate, as a share of learning_rate
-    adam_beta1: float = option(0.9, low=0, high=1)  # decay of the first moment, below 1
-    adam_beta2: float = option(0.98, low=0, high=1)  # decay of the second moment, below 1
+    adam_beta1: float = option(0.9, above=0, high=1)  # decay of the first moment, below 1
+    adam_beta2: float = option(0.98, above=0, high=1)  # decay of the second moment, below 1
     adam_epsilon: float = option(1e-8, above=0)  # added to the root of the second moment
     weight_decay: float = option(0.1, low=0)  # decoupled, times the learning rate
     max_grad_norm: float = option(1.0, low=0)  # global gradient norm; 0: no clipping
@@ -25,7 +25,7 @@ class OptimizerOptions:
 
 @dataclass
 class TrainOptions:
-    """Length of a stage and what happens along the way. Exactly one of `max_steps` and `num_train_epochs` is given."""
+    """Length, logging, validation and checkpoints. Exactly one of `max_steps` and `num_train_epochs` is given."""
 
     max_steps: int | None = option(None, low=1)  # optimizer steps
     num_train_epochs: float | None = option(None, above=0)  # passes over the mixture

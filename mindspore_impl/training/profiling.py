@@ -1,4 +1,4 @@
-"""Profile a few training steps: MindSpore's own trace, and a host-side table of step times that always works."""
+"""Profile a few training steps: MindSpore's trace, and a table of step times measured on the host."""
 
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ class StepProfiler:
             self.close()
 
     def close(self) -> None:
-        """Stop and write what was seen; also for a run that ends early."""
+        """Stop and write the results, also when a run ends early."""
         profiler, self.profiler = self.profiler, None
         if profiler is not None:
             _guarded(profiler.stop)

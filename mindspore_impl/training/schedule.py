@@ -7,7 +7,7 @@ again and its warm-up/stable/decay turns negative; here the step is clamped inst
 
 import math
 
-from mindspore_impl.errors import UserError
+from mindspore_impl.schema import check_ranges
 from mindspore_impl.training.mindformers import import_mindformers
 from mindspore_impl.training.options import OptimizerOptions
 
@@ -15,8 +15,6 @@ from mindspore_impl.training.options import OptimizerOptions
 def warmup_steps(options: OptimizerOptions, steps: int) -> int:
     """How many updates warm up: `warmup_steps`, or `warmup_ratio` of all of them; always fewer than `steps`."""
     wanted = options.warmup_steps if options.warmup_steps is not None else int(steps * options.warmup_ratio)
-    if wanted < 0 or not 0 <= options.warmup_ratio <= 1:
-        raise UserError("optimizer.warmup_steps must be 0 or more, and optimizer.warmup_ratio between 0 and 1")
     return min(wanted, steps - 1)
 
 
@@ -72,12 +70,8 @@ def _mindformers_schedule(options: OptimizerOptions, steps: int):
     import_mindformers("core.lr")
     from mindformers.core import lr
 
+    check_ranges(options, "optimizer")
     peak, low = float(options.learning_rate), float(options.learning_rate * options.min_lr_ratio)
-    if not peak > 0 or not 0 <= options.min_lr_ratio <= 1 or steps < 1:
-        raise UserError(
-            f"optimizer.learning_rate={options.learning_rate}, optimizer.min_lr_ratio={options.min_lr_ratio}: the rate "
-            "must be above 0 and the ratio between 0 and 1"
-        )
     warm = warmup_steps(options, steps)
     if options.lr_scheduler_type == "constant" or low == peak:  # the decaying ones refuse an end that is not lower
         return lr.ConstantWarmUpLR(peak, warmup_steps=warm)

@@ -62,7 +62,7 @@ class TrainStep(nn.TrainOneStepCell):
         return loss, metrics_M, gradients
 
     def reduce(self, loss, metrics_M, gradients):
-        """The one place where ranks meet: everything is a sum. -> loss, metrics, what the optimizer takes, norm."""
+        """Sum over all ranks; no other place communicates. -> loss, metrics, what the optimizer takes, norm."""
         gradients, half_squares = self.sum_gradients(gradients)
         if self.distributed:
             sums = ops.depend(ops.concat((loss.reshape((1,)), metrics_M)), half_squares)  # the same order on every rank
@@ -138,9 +138,15 @@ def make_step(
     metric_count: int,
     world_size: int = 1,
 ) -> Callable[[list[tuple[Tensor, ...]]], StepReport]:
-    """A function from the micro-batches of one step (always `accumulation` of them) to its report.
+    """A function from the micro-batches of one step to its report. The first call compiles.
 
-    network: LossNetwork with `metric_count` metrics. The first call compiles.
+    Args:
+        network: a LossNetwork.
+        optimizer: from `make_optimizer`, of the network's trainable parameters.
+        max_grad_norm: the global gradient norm is clipped to it; 0: no clipping.
+        accumulation: micro-batches of every step.
+        metric_count: metrics that the network returns.
+        world_size: ranks whose gradients and sums are added.
     """
     step = TrainStep(network, optimizer, max_grad_norm, world_size)
     step.set_train()

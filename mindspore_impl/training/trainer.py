@@ -25,37 +25,21 @@ from mindspore_impl.training.step import StepReport, make_step
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Everything that one training stage works with.
+    """Everything that one training stage works with."""
 
-    Args:
-        model: trained in place; the selected weights are in it at the end.
-        stream: a BatchStream, or anything with its `steps` and `steps_for_epochs`.
-        validation: PackedBatches by the name of their set, weight 1 on supervised positions.
-        objective: what is minimised.
-        optimizer: AdamW and its schedule.
-        options: logging, validation, checkpoints and selection.
-        folder: where checkpoints/, metrics.jsonl, tensorboard/ and profile/ are written.
-        steps: optimizer steps of the whole stage.
-        with_teacher: the batches hold a teacher's top-k.
-        title: label of the progress bar.
-        profile_steps: how many steps are profiled.
-        adapters: of a model from `lora.with_adapters`: checkpoints hold its trainable parameters alone.
-        config: content of the config.json beside other checkpoints.
-    """
-
-    model: nn.Cell
-    stream: Any
-    validation: dict[str, list]
+    model: nn.Cell  # trained in place; holds the selected weights at the end
+    stream: Any  # a BatchStream, or anything with its `steps` and `steps_for_epochs`
+    validation: dict[str, list]  # PackedBatches by the name of their set, weight 1 on supervised positions
     objective: ObjectiveOptions
     optimizer: OptimizerOptions
     options: TrainOptions
-    folder: Path
-    steps: int
-    with_teacher: bool = False
-    title: str = "train"
+    folder: Path  # where checkpoints/, metrics.jsonl, tensorboard/ and profile/ are written
+    steps: int  # optimizer steps of the whole stage
+    with_teacher: bool = False  # the batches hold a teacher's top-k
+    title: str = "train"  # label of the progress bar
     profile_steps: int = 0
-    adapters: Adapters | None = None
-    config: dict | None = None
+    adapters: Adapters | None = None  # of a model from `lora.with_adapters`: checkpoints hold its trained pairs only
+    config: dict | None = None  # content of the config.json beside other checkpoints
 
     @property
     def checkpoints(self) -> Path:

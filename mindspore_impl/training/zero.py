@@ -27,7 +27,7 @@ def sharded(base: type, count: int) -> type:
     """
 
     class ShardedAdamW(base):
-        """See `sharded`. Attribute `rank_count`: among how many ranks the moments are cut."""
+        """See `sharded`. Attribute `rank_count`: the number of ranks that the moments are sharded over."""
 
         rank_count = count
 
@@ -80,16 +80,16 @@ def sharded(base: type, count: int) -> type:
 
 
 def rank_count(optimizer: nn.Optimizer) -> int:
-    """Among how many ranks the optimizer's moments are cut; 1: they are whole."""
+    """The number of ranks that the optimizer's moments are sharded over; 1: not sharded."""
     return getattr(optimizer, "rank_count", 1)
 
 
 def whole(moment: Parameter, parameter: Parameter, count: int) -> np.ndarray:
-    """The moment of the whole `parameter`. With `count` > 1 ranks all must call this, in the same order."""
+    """The moment of the whole `parameter`. With `count` > 1 all ranks must call it, in the same order."""
     array = np.array(moment.asnumpy())
     return array if count == 1 else collectives.whole_of(ranks.gather_array(array), tuple(parameter.shape))
 
 
 def own(array: np.ndarray, count: int) -> np.ndarray:
-    """What this rank, one of `count`, holds of a whole moment."""
+    """This rank's share, one of `count`, of a whole moment."""
     return array if count == 1 else collectives.share_of(array, count, runtime.rank())

@@ -46,13 +46,6 @@ def test_a_file_that_takes_a_part_at_a_time_gets_all():
     assert file.taken == b"all of it"
 
 
-def test_a_function_may_write_the_weights(tmp_path):
-    weights, optimizer = arrays(1)
-    found = checkpoint.save(tmp_path, 1, lambda path: save_file(weights, path), optimizer, {}, 1)
-    assert found.weights_sha256 == files.sha256_file(found.weights_path)
-    assert checkpoint.latest(tmp_path) == found
-
-
 def test_every_file_is_flushed_before_the_folder_is_named(tmp_path, monkeypatch):
     done = []
     real_sync, real_rename = os.fsync, os.rename
@@ -74,7 +67,11 @@ def test_every_file_is_flushed_before_the_folder_is_named(tmp_path, monkeypatch)
     assert after[0] == tmp_path.name  # the folder around it, before LATEST names what is in it
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path):
+def test_a_function_may_write_the_weights_and_the_newest_and_the_best_are_kept(tmp_path):
+    weights, optimizer = arrays(1)
+    found = checkpoint.save(tmp_path, 1, lambda path: save_file(weights, path), optimizer, {}, 1)
+    assert found.weights_sha256 == files.sha256_file(found.weights_path)
+    assert checkpoint.latest(tmp_path) == found
     for step, metric in ((1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, 1.5)):
         write(tmp_path, step, keep=2, metric=metric)
     assert numbered(tmp_path) == ["step_00000002", "step_00000004", "step_00000005"]
@@ -104,24 +101,6 @@ def test_the_best_stays_the_best_after_a_resume_before_it(tmp_path):
     assert checkpoint.selected(tmp_path, "best").metric == 1.2
 
 
-def test_a_killed_writer_leaves_the_old_one_in_force(tmp_path, monkeypatch):
-    write(tmp_path, 10)
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(saving, "_replace_folder", killed)
-    with pytest.raises(KeyboardInterrupt):
-        write(tmp_path, 20)
-    monkeypatch.undo()
-    assert checkpoint.latest(tmp_path).step == 10
-    left = tmp_path / ".step_00000020.abc.tmp"  # what kill -9 leaves
-    left.mkdir()
-    (left / "weights.safetensors").write_bytes(b"half")
-    write(tmp_path, 20)
-    assert numbered(tmp_path) == ["step_00000010", "step_00000020"]
-
-
 def test_the_pointer_is_written_after_the_folder(tmp_path, monkeypatch):
     write(tmp_path, 10)
     seen = []
@@ -135,19 +114,6 @@ def test_the_pointer_is_written_after_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "write_text", spy)
     write(tmp_path, 20, metric=1.0)
     assert seen == [("BEST", True), ("LATEST", True)]
-
-
-def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
-    write(tmp_path, 10)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files, "write_all", full)
-    with pytest.raises(UserError, match="step_00000020.*No space left.*free some room"):
-        write(tmp_path, 20)
-    assert numbered(tmp_path) == ["step_00000010"]
-    assert checkpoint.latest(tmp_path).step == 10
 
 
 def test_the_disk_gets_full_at_any_moment(tmp_path, monkeypatch):
@@ -293,9 +259,7 @@ def test_a_disk_that_is_really_full(small_disk):
     folder = disk / "checkpoints"
     write(folder, 10)
     (disk / "filler").write_bytes(b"0" * 32768)
-    with pytest.raises(
-        UserError, match="step_00.*No space left on device.*earlier checkpoints are kept, free some room"
-    ):
+    with pytest.raises(UserError, match="step_00.*No space left on device.*earlier checkpoints are kept"):
         write(folder, *range(20, 40))
     found = checkpoint.latest(folder)
     check(found)

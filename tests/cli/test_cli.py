@@ -7,10 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from mindspore_impl.cli import report
+from mindspore_impl.cli import report, train, train_tokenizer, verify_store
+from mindspore_impl.cli.command import command
+from mindspore_impl.distributed import ranks
+from mindspore_impl.errors import JobFailed, UserError
 from tests.report.fixture import build_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,57 +44,74 @@ def test_a_tool_runs_without_an_installation_from_any_folder(tmp_path):
 
 def test_user_error_is_one_message_and_exit_2():
     result = call("tools/train.py", "sede=1", PANGU_DEBUG="0")
-    assert result.returncode == 2
-    assert result.stderr == "error: configuration: sede: unknown key; did you mean 'seed'?\n"
-    assert result.stdout == ""
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ") and "'seed'" in result.stderr and result.stderr.count("\n") == 1
 
 
-def test_debug_shows_the_traceback():
-    result = call("tools/train.py", "sede=1", PANGU_DEBUG="1")
-    assert result.returncode == 1 and "Traceback" in result.stderr
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """run(tool, *arguments) -> (exit code, stdout, stderr), in this process."""
+    monkeypatch.setenv("PANGU_DEBUG", "0")
+    monkeypatch.setattr(ranks, "stop_on_sigterm", lambda: None)
+
+    def call(tool, *arguments: str) -> tuple[int, str, str]:
+        code = tool.main([*arguments])
+        return code, *capsys.readouterr()
+
+    return call
 
 
-def test_dry_run_prints_plan_and_writes_nothing(tmp_path):
-    target = tmp_path / "run"
-    result = call("tools/train.py", "experiment=quickstart", f"run_dir={target}", "--dry-run")
-    assert result.returncode == 0, result.stderr
-    assert "01_teacher" in result.stdout and "modelled" in result.stdout and "parameters" in result.stdout
-    assert not target.exists()
+def test_debug_shows_the_traceback(run, monkeypatch):
+    monkeypatch.setenv("PANGU_DEBUG", "1")
+    with pytest.raises(UserError):
+        run(train, "sede=1")
 
 
-def test_dry_run_of_the_paper_prints_published_sizes(tmp_path):
+def test_dry_run_prints_plan_and_writes_nothing(run, tmp_path):
+    code, shown, _ = run(train, "experiment=quickstart", f"run_dir={tmp_path / 'run'}", "--dry-run")
+    assert code == 0 and "01_teacher" in shown and "modelled" in shown and "parameters" in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_of_the_paper_prints_published_sizes(run, tmp_path):
     for part in ("train", "test"):
         for thinking in ("reasoning", "fast"):
             (tmp_path / f"{part}_{thinking}.jsonl").write_text("{}\n")
     for name in ("tokenizer.model", "w.safetensors"):
         (tmp_path / name).write_bytes(b"x")
-    result = call(
-        "tools/train.py", "experiment=paper_1b", f"data.train={tmp_path}/train", f"data.test={tmp_path}/test",
+    code, shown, _ = run(
+        train, "experiment=paper_1b", f"data.train={tmp_path}/train", f"data.test={tmp_path}/test",
         f"tokenizer.path={tmp_path}/tokenizer.model", f"stages.sft_reasoning.init={tmp_path}/w.safetensors",
         f"stages.capture_fast.teacher={tmp_path}/w.safetensors", "--dry-run",
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert "1,155,912,192" in result.stdout and "8,030,887,936" in result.stdout
+    assert code == 0 and "1,155,912,192" in shown and "8,030,887,936" in shown
 
 
-def test_show_config_is_what_validates():
-    result = call("tools/train.py", "--show-config", "seed=5")
-    assert result.returncode == 0 and "seed: 5" in result.stdout
+def test_show_config_prints_the_composed_values(run):
+    code, shown, _ = run(train, "--show-config", "seed=5")
+    assert code == 0 and "seed: 5" in shown
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["tools/report.py", "nowhere"], "nowhere: not a run directory"),
-        (["tools/verify_store.py", "nowhere"], "nowhere"),
-        (["tools/train_tokenizer.py", "nowhere.txt"], "nowhere.txt: cannot be read"),
-        (["tools/train_tokenizer.py", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
-    ],
+    ("tool", "name"),
+    [(report, "nowhere"), (verify_store, "nowhere"), (train_tokenizer, "no.txt"), (train_tokenizer, "no.jsonl")],
 )
-def test_missing_input(arguments, message):
-    result = call(*arguments)
-    assert result.returncode == 2
-    assert message in result.stderr and "Traceback" not in result.stderr
+def test_missing_input_is_named(run, monkeypatch, tmp_path, tool, name):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run(tool, name)
+    assert code == 2 and error.startswith("error: ") and name in error and error.count("\n") == 1
+
+
+def test_errors_become_exit_codes(run):
+    def raising(error):
+        def function(arguments):
+            raise error
+
+        return SimpleNamespace(main=command(function))
+
+    for error, code in ((JobFailed("rank 1"), 1), (KeyboardInterrupt(), 130), (ranks.Stopped(agreed=True), 143)):
+        found, _, told = run(raising(error))
+        assert found == code and told.count("\n") == 1
 
 
 def seeds_run(folder: Path, seeds: list[int]) -> Path:
@@ -164,10 +185,3 @@ def test_half_made_venv_is_made_again(tmp_path):
     result = prepare(tmp_path, "mkdir -p .venv/bin; cp $0 .venv/bin/python")
     assert result.returncode == 0, result.stderr
     assert "made again" in result.stdout and not (tmp_path / ".venv" / "old").exists()
-
-
-def test_doctor_names_what_is_there():
-    result = call("tools/doctor.py")
-    assert result.returncode == 0
-    for word in ("mindspore", "device", "CANN", "custom operators", "g++"):
-        assert word in result.stdout

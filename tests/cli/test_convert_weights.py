@@ -13,6 +13,7 @@ import pytest
 from mindspore_impl import checkpoint, config, files
 from mindspore_impl.cli import convert_weights
 from mindspore_impl.cli.convert_weights import FolderFormat, describe, export_weights, import_weights, random_weights
+from mindspore_impl.curriculum import configuration
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.errors import UserError
 from mindspore_impl.model import hf_config, tensor_file, weights
@@ -151,7 +152,7 @@ def run(tmp_path):
     texts = [f"sort {letter} then reverse" for letter in "abcdefghijklmnopqrstuvwxyz"]
     tokenizer = train_tokenizer(texts, folder / "tokenizer" / "tokenizer.model", 80, 1.0)
     write_config(folder, "stages.sft_fast.train.select=best", "stages.sft_fast.data.validation=[validation_fast]")
-    options = dataclasses.replace(config.compose([]).models["student"], vocab_size=tokenizer.vocab_size)
+    options = dataclasses.replace(configuration.compose([]).models["student"], vocab_size=tokenizer.vocab_size)
     stage = folder / "stages" / "03_sft_fast"
     source = dict(weights.iter_tensors(weights.random_source(options, 1)))
     for step, scale in ((10, 1), (20, 2)):
@@ -193,7 +194,7 @@ def test_the_description_is_a_file_of_conf(tmp_path, monkeypatch):
     subprocess.run(["cp", "-r", str(config.conf_folder()), str(conf)], check=True)
     (conf / "model" / "mine.yaml").write_text(text)
     monkeypatch.setattr(config, "conf_folder", lambda: conf)
-    found = config.compose(["model@models.student=mine"]).models["student"]
+    found = configuration.compose(["model@models.student=mine"]).models["student"]
     assert found == dataclasses.replace(OPTIONS, rope_theta=1.6e7, head_dim=6)
     assert text.startswith("# ") and "python tools/train.py model@models.student=NAME" in text
 
@@ -238,7 +239,7 @@ def test_a_bare_file_is_exported_with_a_config(tmp_path):
 
 # A stage that names a Hugging Face folder. The student of the quickstart, with a vocabulary of its own.
 
-STUDENT = config.compose([]).models["student"]
+STUDENT = configuration.compose([]).models["student"]
 OVERRIDES = ["order=[sft_fast]", "tokenizer.vocab_size=110", "stages.sft_fast.evaluate=false"]
 
 
@@ -252,13 +253,13 @@ def student_folder(folder, size=110, seed=1, **changes):
 
 def refusal(*overrides):
     with pytest.raises(UserError) as caught:
-        make_plan(config.compose([*OVERRIDES, *overrides]))
+        make_plan(configuration.compose([*OVERRIDES, *overrides]))
     return str(caught.value)
 
 
 def test_a_stage_takes_a_folder_of_its_model(tmp_path):
     student_folder(tmp_path / "hf")
-    (planned,) = make_plan(config.compose([*OVERRIDES, f"stages.sft_fast.init={tmp_path}/hf"]))
+    (planned,) = make_plan(configuration.compose([*OVERRIDES, f"stages.sft_fast.init={tmp_path}/hf"]))
     assert planned.inputs == {"init": f"{tmp_path}/hf"}
 
 
@@ -311,7 +312,7 @@ def test_a_folder_without_a_separator_gets_a_hint(tmp_path, monkeypatch):
 
 def test_the_fingerprint_follows_the_weights_alone(tmp_path):
     def fingerprint():
-        return make_plan(config.compose([*OVERRIDES, f"stages.sft_fast.init={tmp_path}/hf"]))[0].fingerprint
+        return make_plan(configuration.compose([*OVERRIDES, f"stages.sft_fast.init={tmp_path}/hf"]))[0].fingerprint
 
     student_folder(tmp_path / "hf")
     first = fingerprint()
@@ -332,10 +333,10 @@ class _Tokenizer:
 
 @pytest.fixture
 def context(tmp_path, ms_runtime):
-    from mindspore_impl.curriculum.kinds import Context
+    from mindspore_impl.curriculum.stages.context import RunContext
 
     (tmp_path / "mine.model").write_bytes(b"pieces")
-    return Context(config.compose(OVERRIDES), tmp_path / "run", {}, _Tokenizer(tmp_path / "mine.model"))
+    return RunContext(configuration.compose(OVERRIDES), tmp_path / "run", {}, _Tokenizer(tmp_path / "mine.model"))
 
 
 def test_the_weights_of_a_folder_reach_the_model(context, tmp_path):

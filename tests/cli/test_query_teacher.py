@@ -103,8 +103,8 @@ SMALL = [
 @pytest.mark.slow
 def test_a_student_is_distilled_from_a_teacher_that_only_a_server_has(server, tmp_path, ms_runtime, capsys):
     """Run up to the student, ask, name the store by its path, run on: the student's own stage is not trained again."""
-    from mindspore_impl.config import compose
     from mindspore_impl.curriculum import runner
+    from mindspore_impl.curriculum.configuration import compose
 
     run = tmp_path / "run"
     runner.run(compose([*SMALL, "order=[sft_fast]", f"run_dir={run}"]))

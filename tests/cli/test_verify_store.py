@@ -2,8 +2,9 @@
 
 import pytest
 
-from mindspore_impl import config, files
+from mindspore_impl import files
 from mindspore_impl.cli.verify_store import open_run
+from mindspore_impl.curriculum import configuration
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import to_plain
 from mindspore_impl.text.tokenizer import train_tokenizer
@@ -12,7 +13,7 @@ from mindspore_impl.text.tokenizer import train_tokenizer
 def write_config(folder, *overrides):
     from omegaconf import OmegaConf
 
-    plain = to_plain(config.compose([f"run_dir={folder}", "tokenizer.vocab_size=110", *overrides]))
+    plain = to_plain(configuration.compose([f"run_dir={folder}", "tokenizer.vocab_size=110", *overrides]))
     files.write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mindspore_impl.curriculum import runner
+from mindspore_impl.curriculum.stages.evaluate import EvaluateStage
 from tests.curriculum.test_plan import changed, fingerprints, plan, refusal
 
 COMPARED = ("evaluation.teacher_kl=[validation_fast]", "evaluation.teacher=teacher")
@@ -32,7 +32,7 @@ def test_what_a_comparison_depends_on():
     [
         (["evaluation.teacher_kl=[validation_fast]"], "evaluation.teacher: teacher_kl needs weights to compare with"),
         (["evaluation.teacher=techer"], "evaluation.teacher: no stage is named 'techer'"),
-        (["evaluation.teacher=rollout_fast"], "'rollout_fast' is a rollout stage"),
+        (["evaluation.teacher=rollout_fast"], "evaluation.teacher: 'rollout_fast'"),
         (["evaluation.teacher=weights/none.safetensors"], "weights/none.safetensors: no such file or folder"),
         (["evaluation.teacher=./conf"], "evaluation.teacher_model: weights from './conf' need a model"),
         (["evaluation.teacher=teacher", "evaluation.teacher_model=teecher"], "no model is named 'teecher'"),
@@ -45,7 +45,7 @@ def test_what_cannot_be_compared_is_refused(overrides, message):
 
 
 def test_the_line_on_the_terminal():
-    assert runner.summarise({"teacher_kl": {"a": {"kl": 0.25, "agreement": 1.0, "tokens": 2}}}) == (
+    assert EvaluateStage().summary({"teacher_kl": {"a": {"kl": 0.25, "agreement": 1.0, "tokens": 2}}}) == (
         "a KL to the teacher 0.2500"
     )
-    assert "not finite" in runner.summarise({"teacher_kl": {"a": {"kl": None, "agreement": 0.0, "tokens": 2}}})
+    assert "not finite" in EvaluateStage().summary({"teacher_kl": {"a": {"kl": None, "agreement": 0.0, "tokens": 2}}})

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mindspore_impl import config, runtime
-from mindspore_impl.curriculum import launch
+from mindspore_impl import runtime
+from mindspore_impl.curriculum import configuration, launch
 from mindspore_impl.distributed import processes, ranks
 from mindspore_impl.errors import JobFailed, UserError
 
@@ -40,7 +40,7 @@ def job(tmp_path, monkeypatch):
         script.chmod(0o755)
         monkeypatch.setattr(launch, "_msrun", lambda: script)
         settings = [f"run_dir={tmp_path / 'run'}", "experiment=rehearsal", "runtime.workers=2", *overrides]
-        launch.spawn(config.compose(settings), settings)
+        launch.spawn(configuration.compose(settings), settings)
 
     return run
 
@@ -57,7 +57,7 @@ def test_a_job_that_ends_well_shows_what_rank_0_says(job, capfd, tmp_path):
     assert "stage done\nhalf a line\n" in shown and "noise" not in shown
     (written,) = (tmp_path / "run/logs").glob("*/launch.json")
     plain = json.loads(written.read_text())["config"]
-    assert config.validate(plain).runtime.workers == 2, "the ranks read what was composed once"
+    assert configuration.validate(plain).runtime.workers == 2, "the ranks read what was composed once"
 
 
 def test_the_command_of_msrun(job, tmp_path):
@@ -202,7 +202,7 @@ def test_a_missing_rank(monkeypatch):
     monkeypatch.setenv("MS_WORKER_NUM", "4")
     monkeypatch.setenv("MS_TOPO_TIMEOUT", "9")
     with pytest.raises(UserError, match=r"not all of the 4 ranks have met within 9 s: .*--master_addr.*Failed to buil"):
-        launch.join(config.compose(["experiment=rehearsal"]), [])
+        launch.join(configuration.compose(["experiment=rehearsal"]), [])
 
 
 def test_another_number_of_ranks_than_configured(monkeypatch):
@@ -210,13 +210,13 @@ def test_another_number_of_ranks_than_configured(monkeypatch):
     monkeypatch.setattr(runtime, "watch", lambda seconds: None)
     overrides = ["experiment=rehearsal", "runtime.workers=3"]
     with pytest.raises(UserError, match="runtime.workers=3, but msrun started 1 ranks"):
-        launch.join(config.compose(overrides), overrides)
+        launch.join(configuration.compose(overrides), overrides)
 
 
 def test_msrun_decides_where_only_a_group_names_a_number(monkeypatch):
     monkeypatch.setattr(ranks, "join", lambda device: None)
     monkeypatch.setattr(runtime, "watch", lambda seconds: None)
-    composed = config.compose(["experiment=rehearsal", "runtime=ascend"])
+    composed = configuration.compose(["experiment=rehearsal", "runtime=ascend"])
     assert composed.runtime.workers == 8 and launch.join(composed, ["runtime=ascend"]).runtime.workers == 1
 
 

@@ -9,10 +9,11 @@ import pytest
 from mindspore_impl import checkpoint, files
 from mindspore_impl.cli.convert_weights import FolderFormat, export_weights
 from mindspore_impl.cli.train_mindformers import stage_files
-from mindspore_impl.config import SftStage, compose
 from mindspore_impl.curriculum import resolve
+from mindspore_impl.curriculum.configuration import compose
 from mindspore_impl.curriculum.estimate import training_estimate
 from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.curriculum.stages.sft import SftStage
 from mindspore_impl.data.options import BatchOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import LoraOptions

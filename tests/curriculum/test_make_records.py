@@ -6,8 +6,8 @@ import pytest
 
 from mindspore_impl import files
 from mindspore_impl.cli.train_mindformers import stage_files
-from mindspore_impl.config import compose
 from mindspore_impl.curriculum import runner
+from mindspore_impl.curriculum.configuration import compose
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.errors import UserError
 

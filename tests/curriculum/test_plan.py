@@ -2,13 +2,13 @@
 
 import pytest
 
-from mindspore_impl import config
+from mindspore_impl.curriculum import configuration
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.errors import UserError
 
 
 def plan(*overrides: str):
-    return make_plan(config.compose(list(overrides)))
+    return make_plan(configuration.compose(list(overrides)))
 
 
 def refusal(*overrides: str) -> str:
@@ -37,18 +37,24 @@ def test_evaluations_follow_training_stages():
     ("overrides", "messages"),
     [
         (["stages.sft_fast.init=sft_reasonin"], ["stages.sft_fast.init", "did you mean 'sft_reasoning'?"]),
-        (["order=[sft_fast]"], ["stages.sft_fast.init: 'sft_reasoning' is defined but not listed in order"]),
-        (["order=[sft_fast,sft_reasoning]"], ["'sft_reasoning' runs after 'sft_fast'", "move it forward"]),
-        (["order=[techer]"], ["no stage is named 'techer'", "did you mean 'teacher'?"]),
-        (["order=[teacher,teacher]"], ["'teacher' is listed twice"]),
-        (["order=[]"], ["no stage is listed"]),
+        (
+            ["order=[sft_fast]", "compare=[]"],
+            ["stages.sft_fast.init: 'sft_reasoning' is defined but not listed in order"],
+        ),
+        (
+            ["order=[sft_fast,sft_reasoning]", "compare=[]"],
+            ["'sft_reasoning' runs after 'sft_fast'", "move it forward"],
+        ),
+        (["order=[techer]", "compare=[]"], ["no stage is named 'techer'", "did you mean 'teacher'?"]),
+        (["order=[teacher,teacher]", "compare=[]"], ["'teacher' is listed twice"]),
+        (["order=[]", "compare=[]"], ["no stage is listed"]),
         (["stages.sft_reasoning.init=sft_fast"], ["cycle", "sft_reasoning -> sft_fast -> sft_reasoning"]),
         (["stages.sft_reasoning.init=control"], ["cycle"]),
-        (["stages.distill_fast.store=rollout_fast"], ["'rollout_fast' is a rollout stage, a capture stage is needed"]),
+        (["stages.distill_fast.store=rollout_fast"], ["stages.distill_fast.store: 'rollout_fast'"]),
         (["stages.distill_fast.store="], ["stages.distill_fast.store"]),
         (["stages.sft_reasoning.init=weights/none.safetensors"], ["weights/none.safetensors", "no such file"]),
         (["stages.sft_fast.data.mixture={fats:1}"], ["no data set is named 'fats'", "did you mean 'fast'?"]),
-        (["stages.sft_fast.data.mixture={rollouts:1}"], ["no rollout stage is named"]),
+        (["stages.sft_fast.data.mixture={rollouts:1}"], ["stages.sft_fast.rollouts"]),
         (["stages.sft_fast.data.mixture={fast:0,reasoning:0}"], ["no data set has a weight above 0"]),
         (["models.student.num_key_value_heads=3"], ["models.student.num_key_value_heads"]),
         (["models.student.hidden_size=97"], ["models.student"]),
@@ -96,8 +102,13 @@ def test_evaluations_follow_training_stages():
         (["seeds=[1,2]", "compare=[control]"], ["compare: ['control']"]),
         (["data.train=mine.jsonl"], ["data.train: mine.jsonl is given, but no data set reads it"]),
         (
-            ["+stage@stages.eval_teacher=evaluate", "stages.eval_teacher.init=teacher", "order=[teacher,eval_teacher]"],
-            ["'eval_teacher' is the name of the evaluation after 'teacher'"],
+            [
+                "+stage@stages.eval_teacher=evaluate",
+                "stages.eval_teacher.init=teacher",
+                "order=[teacher,eval_teacher]",
+                "compare=[]",
+            ],
+            ["'eval_teacher' is made by stage 'teacher'"],
         ),
         (["stages.capture_fast.rollouts=none.jsonl"], ["none.jsonl: no such file"]),
         (["tokenizer.train_on=[fasst]"], ["tokenizer.train_on: no data set is named 'fasst'"]),
@@ -110,7 +121,7 @@ def test_impossible_curriculum(overrides, messages):
 
 
 def test_stage_names_cannot_leave_the_run_directory():
-    composed = config.compose([])
+    composed = configuration.compose([])
     composed.stages["../out"], composed.order = composed.stages["teacher"], ["../out"]
     with pytest.raises(UserError, match="'../out' cannot be a stage name"):
         make_plan(composed)

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from mindspore_impl import config, files
-from mindspore_impl.curriculum import runner
+from mindspore_impl import files
+from mindspore_impl.curriculum import configuration, runner
+from mindspore_impl.curriculum.stages import KINDS
 from mindspore_impl.errors import UserError
 
 SMALL = [
@@ -22,7 +23,7 @@ def calls(monkeypatch, ms_runtime):
     """Replace every stage kind by a recorder; -> the names of the stages that ran."""
     names = []
 
-    def record(context, planned, folder):
+    def record(stage, context, planned, folder):
         names.append(planned.name)
         (folder / "result.txt").write_text(planned.fingerprint)
         for name in ("checkpoints/LATEST", "rollouts.jsonl"):
@@ -33,12 +34,13 @@ def calls(monkeypatch, ms_runtime):
         (folder / "store" / "manifest.json").write_text('{"shards": [{"file": "shard"}]}')
         return {"tokens": 7}
 
-    monkeypatch.setattr(runner, "RUNNERS", dict.fromkeys(runner.RUNNERS, record))
+    for kind in KINDS.values():
+        monkeypatch.setattr(kind, "run", record)
     return names
 
 
 def run(folder, *overrides):
-    return runner.run(config.compose([*SMALL, f"run_dir={folder}", *overrides]))
+    return runner.run(configuration.compose([*SMALL, f"run_dir={folder}", *overrides]))
 
 
 def stage_file(folder, name):
@@ -65,16 +67,16 @@ def test_changed_stage_runs_again_with_its_dependants_and_keeps_the_old(tmp_path
 
 
 def test_interrupted_stage_resumes_in_its_folder(tmp_path, calls, monkeypatch):
-    def fail(context, planned, folder):
+    def fail(stage, context, planned, folder):
         (folder / "half.txt").write_text("kept")
         raise KeyboardInterrupt
 
-    working = dict(runner.RUNNERS)
-    monkeypatch.setitem(runner.RUNNERS, "distill", fail)
+    working = KINDS["distill"].run
+    monkeypatch.setattr(KINDS["distill"], "run", fail)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run")
     assert json.loads(stage_file(tmp_path / "run", "distill_fast").read_text())["status"] == "running"
-    monkeypatch.setattr(runner, "RUNNERS", working)
+    monkeypatch.setattr(KINDS["distill"], "run", working)
     del calls[:]
     run(tmp_path / "run")
     assert calls == ["distill_fast", "eval_distill_fast"]
@@ -82,15 +84,15 @@ def test_interrupted_stage_resumes_in_its_folder(tmp_path, calls, monkeypatch):
 
 
 def test_interrupted_time_is_counted(tmp_path, calls, monkeypatch):
-    def fail(context, planned, folder):
+    def fail(stage, context, planned, folder):
         time.sleep(0.2)
         raise UserError("stop")
 
-    working = dict(runner.RUNNERS)
-    monkeypatch.setitem(runner.RUNNERS, "distill", fail)
+    working = KINDS["distill"].run
+    monkeypatch.setattr(KINDS["distill"], "run", fail)
     with pytest.raises(UserError, match="stop"):
         run(tmp_path / "run")
-    monkeypatch.setattr(runner, "RUNNERS", working)
+    monkeypatch.setattr(KINDS["distill"], "run", working)
     run(tmp_path / "run")
     assert json.loads(stage_file(tmp_path / "run", "distill_fast").read_text())["seconds"] >= 0.2
 
@@ -111,7 +113,7 @@ def test_report_does_not_hide_what_stopped_the_run(tmp_path, calls, monkeypatch)
     def fail(*_):
         raise UserError("the disk is full")
 
-    monkeypatch.setitem(runner.RUNNERS, "capture", fail)
+    monkeypatch.setattr(KINDS["capture"], "run", fail)
     monkeypatch.setattr(runner, "_write_report", lambda run_dir: 1 / 0)
     with pytest.raises(UserError, match="the disk is full"):
         run(tmp_path / "run")
@@ -131,7 +133,7 @@ def test_unscorable_record_is_found_before_the_first_stage(tmp_path, calls):
 def test_renumbered_stage_keeps_its_result(tmp_path, calls):
     folder = run(tmp_path / "run")
     del calls[:]
-    run(folder, "order=[sft_reasoning,sft_fast]")
+    run(folder, "order=[sft_reasoning,sft_fast]", "compare=[]")
     assert calls == []
     assert (folder / "stages" / "01_sft_reasoning" / "result.txt").is_file()
 
@@ -228,15 +230,15 @@ def test_changed_or_removed_result_comes_from_the_cache(tmp_path, calls):
 
 
 def test_interrupted_stage_is_not_kept_and_resumes(tmp_path, calls, monkeypatch):
-    def fail(context, planned, folder):
+    def fail(stage, context, planned, folder):
         (folder / "half.txt").write_text("kept")
         raise UserError("stop")
 
-    cache, working = f"runtime.cache={tmp_path / 'cache'}", dict(runner.RUNNERS)
-    monkeypatch.setitem(runner.RUNNERS, "distill", fail)
+    cache, working = f"runtime.cache={tmp_path / 'cache'}", KINDS["distill"].run
+    monkeypatch.setattr(KINDS["distill"], "run", fail)
     with pytest.raises(UserError, match="stop"):
         run(tmp_path / "run", cache)
-    monkeypatch.setattr(runner, "RUNNERS", working)
+    monkeypatch.setattr(KINDS["distill"], "run", working)
     del calls[:]
     run(tmp_path / "run", cache)
     assert calls == ["distill_fast", "eval_distill_fast"]

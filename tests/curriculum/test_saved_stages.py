@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mindspore_impl import checkpoint, config, files
-from mindspore_impl.curriculum import kinds, runner
+from mindspore_impl import checkpoint, files
+from mindspore_impl.curriculum import configuration, runner
 from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.curriculum.stages import KINDS
+from mindspore_impl.curriculum.stages.context import RunContext, prepare_tokenizer
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.hf_config import options_of
 from mindspore_impl.model.pangu import parameter_shapes
@@ -16,9 +18,9 @@ from mindspore_impl.model.pangu import parameter_shapes
 @pytest.fixture(scope="module")
 def context(tmp_path_factory, ms_runtime):
     run_dir = tmp_path_factory.mktemp("run")
-    composed = config.compose(["experiment=quickstart", f"run_dir={run_dir}"])
-    context = kinds.Context(composed, run_dir, {planned.name: planned for planned in make_plan(composed)})
-    context.tokenizer = runner.prepare_tokenizer(context)
+    composed = configuration.compose(["experiment=quickstart", f"run_dir={run_dir}"])
+    context = RunContext(composed, run_dir, {planned.name: planned for planned in make_plan(composed)})
+    context.tokenizer = prepare_tokenizer(context)
     return context
 
 
@@ -29,7 +31,7 @@ def trained(context, monkeypatch, **changes):
     planned = next(each for each in context.plan.values() if each.kind == "sft" and each.stage.init is None)
     for name, value in changes.items():
         monkeypatch.setattr(context.config.models[planned.model], name, value)
-    kinds.run_training(context, planned, context.run_dir)
+    planned.stage.run(context, planned, context.run_dir)
     return given["config"], context.model_options(planned.model)
 
 
@@ -52,7 +54,7 @@ def test_a_stage_out_of_memory_is_told_and_goes_on_later(context, monkeypatch, t
     def fail(*_):
         raise MemoryError("Unable to allocate 9 GiB")
 
-    monkeypatch.setitem(kinds.RUNNERS, "sft", fail)
+    monkeypatch.setattr(KINDS["sft"], "run", fail)
     with pytest.raises(UserError, match=r"\(sft\): out of memory \(Unable to allocate 9 GiB\); raise stages\..*accum"):
         runner.run(dataclasses.replace(context.config, run_dir=str(tmp_path / "run")))
     first = next(iter(context.plan.values())).folder_name

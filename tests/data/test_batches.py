@@ -278,13 +278,6 @@ def test_summary_counts_what_the_epoch_holds():
     assert summary["efficiency"] == pytest.approx(tokens / (summary["rows_per_epoch"] * LENGTH))
 
 
-def test_dropped_samples_are_counted_and_never_drawn():
-    samples = make_samples(10) + make_samples(3, 1, shortest=40, longest=50)
-    stream = stream_of(samples, overlong="drop", rows=1)
-    assert stream.summary()["dropped"] == 3
-    assert drawn(stream, stream.steps_for_epochs(1)) == {1000 + i: 1 for i in range(10)}
-
-
 def test_a_dropped_sample_needs_no_teacher(tmp_path):
     """A capture drops it by the same rule; a sample that is kept, whole or in pieces, still needs its rows."""
     samples = make_samples(10)
@@ -292,6 +285,7 @@ def test_a_dropped_sample_needs_no_teacher(tmp_path):
     samples += make_samples(2, 1, shortest=40, longest=50, name="long")
     stream = stream_of(samples, teacher=teacher, overlong="drop", rows=1)
     assert stream.summary()["dropped"] == 2
+    assert drawn(stream, stream.steps_for_epochs(1)) == {1000 + i: 1 for i in range(10)}
     batches = [batch for step in range(stream.steps_for_epochs(1)) for batch in stream.step(step)]
     assert assert_teacher_is_aligned(batches) == sum(int(sample.supervised.sum()) for sample in samples[:10])
     with pytest.raises(UserError, match="record 'long0': .*teacher store"):
@@ -370,8 +364,3 @@ def test_one_pass_fills_the_last_batch_with_empty_rows(tmp_path):
     assert (batch.segment_ids_BL[-1] == 0).all() and (batch.teacher_ids_BLK[-1] == -1).all()
     assert_teacher_is_aligned([batch])
     assert list(one_pass([], LENGTH, 8)) == []
-
-
-def test_one_pass_refuses_an_overlong_sample():
-    with pytest.raises(UserError, match=r"record 'r0' .*data\.overlong"):
-        list(one_pass(make_samples(1, shortest=50, longest=50), LENGTH, 2))

@@ -81,7 +81,7 @@ def test_text_of_an_external_engine_is_encoded_by_the_template(records, tokenize
     ({"completion_ids": [True, 3]}, ["completion_ids"]),
     ({"tokenizer_sha256": "ee" * 32}, ["eeeeeeeeeeee", "tokenizer.path"]),
     ({"tokenizer_sha256": None}, ["tokenizer_sha256"]),
-    ({"finish": "eos"}, ["'eos'", "stop"]),
+    ({"finish": "eos"}, ["finish", "'eos'"]),
     ({"text": None}, ["text"]),
     ({"sampling": 3}, ["sampling"]),
     ({"sampling": {"temperature": float("inf")}}, ["sampling"]),

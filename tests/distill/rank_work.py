@@ -11,15 +11,13 @@ from mindspore_impl.distill import capture
 from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
 from mindspore_impl.distill.rollout import run_rollout
 from mindspore_impl.distributed import ranks
-from mindspore_impl.evaluation import batch_parts, harness
+from mindspore_impl.evaluation import harness, teacher_forced
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.generation.engine import Engine
 from mindspore_impl.generation.options import SamplingOptions
-from mindspore_impl.model.options import ModelOptions
-from mindspore_impl.model.pangu import PanguForCausalLM
 from mindspore_impl.text.chat import render
 from mindspore_impl.text.records import Message, Record
-from mindspore_impl.text.tokenizer import train_tokenizer
+from tests.distill.small import small_model, small_tokenizer
 
 
 @contextmanager
@@ -37,40 +35,25 @@ class Work:
     """The three kinds of work over one tiny model, whose graphs are compiled once."""
 
     def __init__(self, folder):
-        texts = [f"list {a} {b} apply sort reverse answer {a}" for a in "abcdef" for b in "abcdef"]
-        path = folder / f"tokenizer_{runtime.rank()}.model"
-        self.tokenizer = train_tokenizer(texts, path, 96, 1.0)
+        self.tokenizer = small_tokenizer(folder / f"tokenizer_{runtime.rank()}.model")
         size = self.tokenizer.vocab_size
-        shape = {
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-        }
-        self.model = PanguForCausalLM(ModelOptions(vocab_size=size, initializer_range=0.3, **shape), seed=1)
+        self.model = small_model(size)
         self.engine = Engine(self.model, self.tokenizer)
         self.header = StoreHeader("t" * 64, self.tokenizer.sha256, size, 4, 1.0, "top_k")
         words = [f"list {'abcdef'[i % 6]} {'abcdef'[i // 6]}" + " sort" * (i % 5) for i in range(12)]
         turns = [(Message("user", text), Message("assistant", "a b")) for text in words]
         self.records = [Record(f"r{i}", turn, "fast", {"task": "exact", "answer": "a"}) for i, turn in enumerate(turns)]
         capture.TeacherScorer = functools.cache(capture.TeacherScorer)
-        harness._engine, harness._predictions = lambda *_: self.engine, functools.cache(harness._predictions)
+        harness._engine, teacher_forced._predictions = (
+            lambda *_: self.engine,
+            functools.cache(teacher_forced._predictions),
+        )
 
     def rollout(self, folder):
         sampling = SamplingOptions(max_new_tokens=6, batch_size=4)
         options = RolloutOptions(prompts_per_part=2, samples_per_prompt=2)
-        return run_rollout(
-            None,
-            self.tokenizer,
-            self.records,
-            options,
-            sampling,
-            "ab" * 32,
-            folder,
-            3,
-            make_engine=lambda *_: self.engine,
-        )
+        arguments = (self.tokenizer, self.records, options, sampling, "ab" * 32, folder, 3)
+        return run_rollout(None, *arguments, make_engine=lambda *_: self.engine)
 
     def capture(self, folder):
         samples = [render(record, self.tokenizer) for record in self.records]
@@ -78,7 +61,7 @@ class Work:
         return capture.run_capture(self.model, self.header, samples, options, 48, folder, 0)
 
     def evaluate(self, folder):
-        batch_parts.BATCHES_PER_PART = 1
+        teacher_forced.BATCHES_PER_PART = 1
         options = EvaluationOptions(["s"], ["s"], max_new_tokens=6, batch_size=4, sequence_length=48, rows=1)
         return harness.evaluate(self.model, self.tokenizer, {"s": self.records}, options, folder, 0)
 

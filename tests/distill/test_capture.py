@@ -4,6 +4,7 @@ import functools
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,9 +20,8 @@ from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.objective import METRICS, LossNetwork
 from mindspore_impl.losses.options import ObjectiveOptions
-from mindspore_impl.model.options import ModelOptions
-from mindspore_impl.model.pangu import PanguForCausalLM
 from mindspore_impl.text.chat import Sample
+from tests.distill.small import small_model
 
 pytestmark = pytest.mark.usefixtures("ms_runtime")
 VOCAB, LENGTH, ROWS, TOP_K = 40, 32, 4, 5
@@ -30,16 +30,9 @@ OPTIONS = CaptureOptions("top_k", TOP_K, 2.0, rows_per_batch=ROWS, positions_per
 SAMPLED = CaptureOptions("sampled", TOP_K, 2.0, rows_per_batch=ROWS, positions_per_shard=20)
 
 
-def make_model(seed, vocab=VOCAB):
-    options = ModelOptions(vocab_size=vocab, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
-        num_attention_heads=2,
-                           num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.3)  # fmt: skip
-    return PanguForCausalLM(options, seed=seed)
-
-
 @pytest.fixture(scope="module")
 def model(ms_runtime):
-    return make_model(1)
+    return small_model(VOCAB)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -132,18 +125,16 @@ def test_trap_01_the_teacher_as_its_own_student_has_no_kd_until_shifted(model, c
     assert abs(aligned) < 1e-5
     tokens = metrics_M[METRICS.index("tokens")]
     assert metrics_M[METRICS.index("agreement")] == tokens == batch.supervised
-    np.testing.assert_allclose(
-        metrics_M[METRICS.index("teacher_mass")], metrics_M[METRICS.index("student_mass")], rtol=1e-3
-    )
+    teacher_mass, student_mass = (metrics_M[METRICS.index(name)] for name in ("teacher_mass", "student_mass"))
+    np.testing.assert_allclose(teacher_mass, student_mass, rtol=1e-3)
     assert min(kd(1)[0], kd(-1)[0]) > 1e-2
 
 
 def test_metrics_describe_the_whole_store(captured):
     folder, metrics, samples = captured
     files = list((folder / "store").iterdir())
-    assert metrics["positions"] == sum(int(s.supervised[1:].sum()) for s in samples) and metrics["sequences"] == len(
-        samples
-    )
+    assert metrics["positions"] == sum(int(s.supervised[1:].sum()) for s in samples)
+    assert metrics["sequences"] == len(samples)
     assert metrics["bytes"] == sum(f.stat().st_size for f in files)
     assert metrics["bytes_per_position"] == pytest.approx(metrics["bytes"] / metrics["positions"])
     assert metrics["teacher_mass"] + metrics["tail"] == pytest.approx(1, abs=1e-6)
@@ -184,15 +175,15 @@ def test_trap_14_a_killed_capture_goes_on_and_stores_the_same(model, options, tm
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("fault", ["missing", "damaged"])
-def test_a_lost_shard_alone_is_captured_again(model, captured, tmp_path, capsys, fault):
+def test_a_lost_shard_alone_is_captured_again(model, captured, tmp_path, capsys):
     folder, metrics, samples = captured
     shutil.copytree(folder / "store", tmp_path / "store")
     lost = tmp_path / "store" / "shard-00001.safetensors"
-    lost.unlink() if fault == "missing" else lost.write_bytes(lost.read_bytes()[:-1] + b"x")
-    again = run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path, 0)
-    assert f"shard-00001.safetensors: {fault}" in capsys.readouterr().err
-    assert 0 < again["tokens"] < metrics["tokens"] and content(tmp_path) == content(folder)
+    for fault in ("missing", "damaged"):
+        lost.unlink() if fault == "missing" else lost.write_bytes(lost.read_bytes()[:-1] + b"x")
+        again = run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path, 0)
+        assert f"shard-00001.safetensors: {fault}" in capsys.readouterr().err
+        assert 0 < again["tokens"] < metrics["tokens"] and content(tmp_path) == content(folder)
 
 
 def test_a_store_of_other_samples_is_captured_anew(model, captured, tmp_path):
@@ -227,11 +218,7 @@ def test_trap_07_equal_sequences_are_scored_once_and_others_by_their_hash(model,
     """Two samples of equal counts and other ids are two entries; a repeated one is one."""
     ids = np.arange(8, dtype=np.int32)
     supervised = np.arange(8) > 3
-    samples = [
-        Sample(ids, supervised, "a", "fast"),
-        Sample(ids + 1, supervised, "b", "fast"),
-        Sample(ids.copy(), supervised, "c", "fast"),
-    ]
+    samples = [Sample(array, supervised, name, "fast") for array, name in ((ids, "a"), (ids + 1, "b"), (+ids, "c"))]
     metrics = run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path, 0)
     assert metrics["sequences"] == 2 and metrics["positions"] == 8 and metrics["tokens"] == 16
     reader = StoreReader(tmp_path / "store")
@@ -277,7 +264,7 @@ def test_rescoring_tells_the_teacher_from_another(model, captured):
     same = rescore(model, reader, samples, LENGTH, ROWS)
     assert same["max_abs_logp_difference"] < 3e-3 and same["id_agreement"] == 1
     assert same["positions"] == reader.positions
-    with weights(model, arrays_of(make_model(2))):
+    with weights(model, arrays_of(small_model(VOCAB, seed=2))):
         other = rescore(model, reader, samples, LENGTH, ROWS)
     assert other["max_abs_logp_difference"] > 0.2 and other["id_agreement"] < 0.7
     assert other["mean_abs_logp_difference"] > 10 * same["mean_abs_logp_difference"]
@@ -290,7 +277,7 @@ def test_rescoring_a_store_of_draws(model, tmp_path):
     run_capture(model, replace(HEADER, mode="sampled"), samples, options, LENGTH, tmp_path, 0)
     reader = StoreReader(tmp_path / "store")
     assert rescore(model, reader, samples, LENGTH, ROWS)["max_abs_logp_difference"] == 0
-    with weights(model, arrays_of(make_model(2))):
+    with weights(model, arrays_of(small_model(VOCAB, seed=2))):
         assert rescore(model, reader, samples, LENGTH, ROWS)["max_abs_logp_difference"] > 0.05
 
 
@@ -307,7 +294,7 @@ def test_projection_in_chunks_gives_the_same(model, captured, monkeypatch):
 
 def test_trap_11_padded_vocabulary_gets_no_mass(model, tmp_path):
     """The last rows of a padded lm_head, however large their logits, are neither stored nor part of the normaliser."""
-    samples, padded, arrays = make_samples(3, seed=6), make_model(1, VOCAB + 8), arrays_of(model)
+    samples, padded, arrays = make_samples(3, seed=6), small_model(VOCAB + 8), arrays_of(model)
     for parameter in padded.get_parameters():
         fill = np.full((parameter.shape[0] - len(arrays[parameter.name]), *parameter.shape[1:]), 3, np.float32)
         parameter.set_data(Tensor(np.concatenate([arrays[parameter.name], fill])))
@@ -384,19 +371,14 @@ def test_ranks_share_the_shards(model, tmp_path, monkeypatch):
     samples = [sample for sample in make_samples(20, seed=9) for _ in range(2)]
     run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path / "one", 0)
 
-    def killed(_):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setenv("RANK_ID", "1")
         patch.setenv("RANK_SIZE", "2")
-        patch.setattr(resumable.ranks, "gather", killed)  # rank 0 has not come so far
+        patch.setattr(resumable.ranks, "gather", Mock(side_effect=KeyboardInterrupt))  # rank 0 has not come so far
         with pytest.raises(KeyboardInterrupt):
             run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path / "two", 0)
-    assert [path.name for path in sorted((tmp_path / "two" / "store").iterdir())] == [
-        "shard-00001.json",
-        "shard-00001.safetensors",
-    ]
+    made = {path.name for path in (tmp_path / "two" / "store").iterdir()}
+    assert made == {"shard-00001.json", "shard-00001.safetensors"}
     metrics = run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path / "two", 0)
     assert 0 < metrics["tokens"] < sum(len(sample.ids) for sample in samples) / 2
     assert content(tmp_path / "two") == content(tmp_path / "one")
@@ -418,13 +400,7 @@ def test_shards_hold_whole_batches(model):
 
 def test_sigterm_stops_a_capture_between_two_batches(model, captured, tmp_path, monkeypatch):
     folder, _, samples = captured
-    calls = []
-
-    def told():
-        calls.append(1)
-        if len(calls) == 3:  # before shard 0, before its batch, before shard 1
-            raise ranks.Stopped(agreed=True)
-
+    told = Mock(side_effect=[None, None, ranks.Stopped(agreed=True)])  # before shard 0, its batch, shard 1
     with monkeypatch.context() as patch:
         patch.setattr(ranks, "check_stop", told)
         with pytest.raises(ranks.Stopped):

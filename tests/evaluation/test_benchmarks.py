@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspore_impl import config
+from mindspore_impl.curriculum import configuration
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.curriculum.sweep.metric import check_metric, metric_of
 from mindspore_impl.errors import UserError
@@ -55,16 +55,16 @@ def test_questions_decide_the_content(tmp_path):
 def test_a_benchmark_enters_a_curriculum():
     """Only evaluations depend on it; a sweep can be judged by it; a fault of it stops the plan."""
     place = f"evaluation.benchmarks.gsm8k.path={DATA / 'gsm8k'}"
-    composed = config.compose([place, "evaluation.benchmarks.gsm8k.shots=1"])
+    composed = configuration.compose([place, "evaluation.benchmarks.gsm8k.shots=1"])
     plan = make_plan(composed)
-    plain = {planned.name: planned.fingerprint for planned in make_plan(config.compose([]))}
+    plain = {planned.name: planned.fingerprint for planned in make_plan(configuration.compose([]))}
     changed = {planned.name for planned in plan if plain[planned.name] != planned.fingerprint}
     assert changed == {name for name in plain if name.startswith("eval_")} != set()
     check_metric("sft_fast.benchmarks.gsm8k.exact_match", composed, plan)
     with pytest.raises(UserError, match="sft_fast.benchmarks.gsm8k.exact_match"):
         check_metric("sft_fast.benchmarks.gms8k.exact_match", composed, plan)
     with pytest.raises(UserError, match="evaluation.benchmarks.gsm8k"):
-        make_plan(config.compose([place, "evaluation.benchmarks.gsm8k.shots=99"]))
+        make_plan(configuration.compose([place, "evaluation.benchmarks.gsm8k.shots=99"]))
 
 
 def test_results_have_their_place_in_the_metrics(tokenizer, tmp_path, monkeypatch):
@@ -77,7 +77,7 @@ def test_results_have_their_place_in_the_metrics(tokenizer, tmp_path, monkeypatc
     low, high = found["sums"]["intervals"]["exact_match"]
     assert low < 0.5 < high and found["sums"]["stderr"]["exact_match"] == 0.5
     assert len((tmp_path / "benchmarks" / "sums" / "samples.jsonl").read_text().splitlines()) == 2
-    stage = {"name": "eval_sft", "kind": "evaluate", "metrics": {"benchmarks": json.loads(json.dumps(found))}}
+    stage = {"name": "eval_sft", "measured": "sft", "metrics": {"benchmarks": json.loads(json.dumps(found))}}
     assert metric_of({"stages": [stage]}, "sft.benchmarks.sums.exact_match") == 0.5
     assert "benchmarks.sums.exact_match" in benchmarks.metric_paths(options)
 

@@ -8,7 +8,7 @@ from mindspore_impl.text.chat import segments
 from mindspore_impl.text.tokenizer import train_tokenizer
 from tests.model.small_models import build, small_options
 
-CACHE, BUCKETS = 96, [12, 24]
+CACHE, BUCKETS, STEPS = 96, [12, 24], 8
 PROMPTS = [[1, 5, 9, 30, 2, 8], [1, 7, 7, 40, 21, 3, 90, 14, 2, 60, 11, 12, 13, 14, 15, 16, 4]]  # one a bucket
 
 
@@ -36,19 +36,30 @@ def in_this_process(folder, wanted):
 
 
 @pytest.fixture(scope="session")
-def packages(ms_runtime, model, options, tokenizer, tmp_path_factory):
-    """precision -> (folder, parity report). All three come from one export, compared in this process."""
+def reference(model):
+    """What the training graph says about PROMPTS."""
+    from mindspore_impl.export import parity
+
+    return parity.reference(model, PROMPTS, STEPS)
+
+
+@pytest.fixture(scope="session")
+def packages(model, options, tokenizer, reference, tmp_path_factory):
+    """precision -> (folder, parity report), compared with one reference in this process."""
     from mindspore_impl.export import build as exporting
     from mindspore_impl.export.options import ExportOptions
 
     found, folder = {}, tmp_path_factory.mktemp("packages")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(exporting.parity, "reference", lambda *_: reference)
     for precision in ("fp32", "fp16", "int8"):
         buckets = BUCKETS if precision == "fp32" else BUCKETS[1:]
-        settings = ExportOptions(precision, CACHE, buckets, compare=[], parity_tokens=20)
+        settings = ExportOptions(precision, CACHE, buckets, compare=[], parity_tokens=STEPS)
         report = exporting.export_package(
             folder / precision, options, lambda: (model, "cafe"), tokenizer, PROMPTS, settings, in_this_process
         )
         found[precision] = folder / precision, report
+    patch.undo()
     return found
 
 

@@ -6,14 +6,15 @@ import sys
 import numpy as np
 import pytest
 
-from mindspore_impl import config
 from mindspore_impl.cli import export
+from mindspore_impl.curriculum import configuration
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.errors import UserError
 from mindspore_impl.export import build as exporting
 from mindspore_impl.export import parity
 from mindspore_impl.export.options import ExportOptions
-from tests.export.conftest import PROMPTS, in_this_process
+from mindspore_impl.export.package import open_package
+from tests.export.conftest import BUCKETS, CACHE, PROMPTS, STEPS, in_this_process
 
 
 def settings(**changes) -> ExportOptions:
@@ -61,21 +62,28 @@ def test_foreign_folder_is_not_touched(ms_runtime, model, options, tokenizer, tm
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_package_that_differs_is_not_published(ms_runtime, package, packages, model, options, tokenizer, capsys):
-    """An earlier package stays; nothing temporary is left."""
+def test_a_package_that_differs_is_not_published(
+    packages, package, model, options, tokenizer, reference, monkeypatch, capsys
+):
+    """An earlier package stays; nothing temporary is left. The graphs are those of the session's package."""
+    graphs = packages["fp32"][0]
+    monkeypatch.setattr(parity, "reference", lambda *_: reference)
+    monkeypatch.setattr(exporting, "_trace", lambda name, *_: (graphs / f"{name}.mindir").read_bytes())
     before, folder = (package / "manifest.json").read_bytes(), package.parent
     row = packages["fp32"][1]["packages"]["fp32"]
 
-    def wrong(folder, wanted):
-        return row | {"max_logits_difference": {"prefill": 0.0, "decode": 0.5}}
+    def export(target_soc: str, row: dict) -> dict:
+        same = {"cache_length": CACHE, "buckets": BUCKETS, "parity_tokens": STEPS}
+        return run(package, model, options, tokenizer, PROMPTS, lambda *_: row, target_soc=target_soc, **same)
 
-    with pytest.raises(UserError, match="fp32 graphs differ from the training graph by 0.5 .*nothing was published"):
-        run(package, model, options, tokenizer, measure=wrong)
+    with pytest.raises(UserError, match="fp32 graphs differ from the training graph by 0.5 "):
+        export("a", row | {"max_logits_difference": {"prefill": 0.0, "decode": 0.5}})
     assert (package / "manifest.json").read_bytes() == before
     assert [path.name for path in folder.iterdir()] == ["package"]
-    report = run(package, model, options, tokenizer, parity_tokens=3)
-    assert "board memory, modelled (fp32, cache 24, buckets [16])" in capsys.readouterr().out
-    assert json.loads((package / "parity.json").read_text()) == report and report["tokens_each"] == 3
+    report = export("b", row)
+    assert "board memory, modelled (fp32, cache 96, buckets [12, 24])" in capsys.readouterr().out
+    assert json.loads((package / "parity.json").read_text()) == report and report["tokens_each"] == STEPS
+    assert open_package(package).manifest["target_soc"] == "b"
     assert [path.name for path in folder.iterdir()] == ["package"]
 
 
@@ -117,7 +125,7 @@ def test_not_a_number_is_never_near():
 
 def test_estimate_of_the_published_model(ms_runtime):
     """Known sizes: 1,155,912,192 parameters, 79,872 bytes of 16-bit cache a token."""
-    model = config.compose(["model@models.student=pangu_1b"]).models["student"]
+    model = configuration.compose(["model@models.student=pangu_1b"]).models["student"]
     found = {p: exporting.memory_estimate(model, ExportOptions(p, 2048, [64, 1024])) for p in ("fp32", "fp16", "int8")}
     assert found["fp16"]["cache"] == 2 * 2048 * 79872
     assert found["fp16"]["weights"] == pytest.approx(2 * 1_155_912_192, rel=2e-3)
@@ -131,16 +139,16 @@ STAGE = ["+stage@stages.board=export", "stages.board.init=sft_fast", "order=[sft
 
 
 def test_a_stage_is_planned_with_its_input_and_data(ms_runtime):
-    plan = {planned.name: planned for planned in make_plan(config.compose(STAGE))}
+    plan = {planned.name: planned for planned in make_plan(configuration.compose(STAGE))}
     assert plan["board"].kind == "export" and plan["board"].model == "student"
-    changed = make_plan(config.compose([*STAGE, "stages.board.export.precision=int8"]))[-1]
+    changed = make_plan(configuration.compose([*STAGE, "stages.board.export.precision=int8"]))[-1]
     assert changed.fingerprint != plan["board"].fingerprint
-    sets = make_plan(config.compose([*STAGE, "stages.board.prompts=[test_fast]"]))[-1]
+    sets = make_plan(configuration.compose([*STAGE, "stages.board.prompts=[test_fast]"]))[-1]
     assert sets.fingerprint != plan["board"].fingerprint
     with pytest.raises(UserError, match=r"stages\.board\.export\.buckets: 2000 is longer"):
-        make_plan(config.compose([*STAGE, "stages.board.export.buckets=[2000]"]))
+        make_plan(configuration.compose([*STAGE, "stages.board.export.buckets=[2000]"]))
     with pytest.raises(UserError, match=r"stages\.board: no data set is named 'tset_fast'"):
-        make_plan(config.compose([*STAGE, "stages.board.prompts=[tset_fast]"]))
+        make_plan(configuration.compose([*STAGE, "stages.board.prompts=[tset_fast]"]))
 
 
 def test_commands_refuse_by_name(ms_runtime, tmp_path, capsys):
@@ -162,7 +170,7 @@ def test_from_a_run_to_a_package_and_full_graphs(ms_runtime, tmp_path, capsys):
         "evaluation.accuracy=[]", "evaluation.perplexity=[]", "tokenizer.vocab_size=110",
         "stages.board.export.compare=[]", "stages.board.export.parity_tokens=8", "stages.board.prompts=[test_fast]",
     ]  # fmt: skip
-    composed = config.compose(overrides + small)
+    composed = configuration.compose(overrides + small)
     runner.run(composed)
     package = tmp_path / "run" / "stages" / "02_board" / "package"
     assert json.loads((package / "parity.json").read_text())["packages"]["fp16"]["top1_agreement"] > 0.9

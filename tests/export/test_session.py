@@ -23,9 +23,9 @@ def prefill(session, ids):
 
 def test_greedy_text_is_that_of_the_training_graph(session, model):
     for prompt in PROMPTS:
-        found = session.generate(prompt, 64)
+        found = session.generate(prompt, 24)
         wanted = full_logits(model, prompt + found).argmax(axis=1)[len(prompt) - 1 : -1]
-        assert len(found) == 64 and found == wanted.tolist()
+        assert len(found) == 24 and found == wanted.tolist()
 
 
 def test_logits_are_those_of_the_training_graph(session, model):
@@ -87,7 +87,7 @@ def test_narrow_weights_stay_near(packages, precision):
     assert row["top1_agreement"] > 0.9 and row["kl_nats"] < 0.02
 
 
-@pytest.mark.parametrize("shape", ["untied_wide_head", pytest.param("no_bias", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shape", ["untied_wide_head", pytest.param("o_bias_only", marks=pytest.mark.slow)])
 def test_other_shapes(ms_runtime, tokenizer, tmp_path, shape):
     from mindspore_impl.export.build import export_package
     from mindspore_impl.export.options import ExportOptions

@@ -9,15 +9,7 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.generation.decoder import Drawing, stream
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import choose, penalise
-from tests.generation.test_engine import Ids, _prompts
-from tests.model.small_models import build, small_options
-
-
-@pytest.fixture(scope="module")
-def engine(ms_runtime):
-    from mindspore_impl.generation.engine import Engine
-
-    return Engine(build(small_options(max_position_embeddings=128)), Ids())
+from tests.generation.tokens import Ids, make_prompts
 
 
 class Scripted:
@@ -61,15 +53,14 @@ def test_tokens_go_back_at_their_positions():
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.0}, {"repetition_penalty": 1.7, "temperature": 0.8}])
 def test_a_stream_equals_the_batch(engine, settings):
-    sampling, prompts = SamplingOptions(max_new_tokens=8, batch_size=4, **settings), _prompts(4)
+    sampling, prompts = SamplingOptions(max_new_tokens=8, batch_size=4, **settings), make_prompts(4)
     together = engine.generate(prompts, sampling, [3, 4, 5, 6])
     for prompt, seed, generation in zip(prompts, (3, 4, 5, 6), together, strict=True):
-        assert list(engine.stream(prompt, sampling, seed)) == generation.ids
         assert list(engine.stream(prompt, sampling, seed, slots=96)) == generation.ids
 
 
 def test_stop_ids_end_an_answer_without_finishing_it(engine):
-    prompts = _prompts(16)
+    prompts = make_prompts(16)
     free = engine.generate(prompts, greedy(), list(range(16)))
     stop = next(generation.ids[1] for generation in free if len(generation.ids) > 2)
     for before, after in zip(free, engine.generate(prompts, greedy(stop_ids=[stop]), list(range(16))), strict=True):
@@ -130,8 +121,8 @@ def test_a_template_without_bos_bars_nothing():
 
 
 @pytest.mark.parametrize(("prompt", "message"), [
-    ([1] * 57, "the prompt: 57 tokens [+] max_new_tokens 8 exceed the cache length 64"),
-    ([], "the prompt is empty"), ([37], "outside the model's vocabulary"),
+    ([1] * 57, "57 .* max_new_tokens 8 .* 64"),
+    ([], "the prompt is empty"), ([37], "37"),
 ])  # fmt: skip
 def test_impossible_prompts_are_refused(prompt, message):
     with pytest.raises(UserError, match=message):
@@ -143,19 +134,16 @@ def test_a_model_pads_prompts_to_few_lengths(engine):
     assert [decoder.padded(length) for length in (1, 32, 33, 90)] == [32, 32, 96, 96]
 
 
-def test_logits_are_not_changed_in_place(engine):
+def test_logits_are_not_changed_in_place():
     """A decoder may hand out its own buffer."""
-    decoder = Scripted([7, 5])
-    kept = decoder._next
-    decoder.tokens = [7, 5]
     found = []
 
-    def remembered():
-        found.append(kept())
-        found.append(found[-1].copy())
-        return found[-2]
+    class Remembering(Scripted):
+        def _next(self):
+            logits = super()._next()
+            found.append((logits, logits.copy()))
+            return logits
 
-    decoder._next = remembered
-    drawn(decoder, [1, 3], greedy())
-    for handed, copy in zip(found[::2], found[1::2], strict=True):
+    drawn(Remembering([7, 5]), [1, 3], greedy())
+    for handed, copy in found:
         np.testing.assert_array_equal(handed, copy)

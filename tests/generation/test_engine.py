@@ -1,41 +1,13 @@
 """The engine: what a sequence gets depends on its prompt and its seed, not on its company."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
+from tests.generation.tokens import Ids, make_prompts
 from tests.model.pangu_reference import forward_document
 from tests.model.small_models import build, small_options, weights_of
-
-
-@dataclass
-class Ids:
-    """All that the engine asks of a tokenizer."""
-
-    vocab_size: int = 37
-    bos_id: int = 1
-    eos_id: int = 5
-    pad_id: int = 0
-
-
-@pytest.fixture(scope="module")
-def model(ms_runtime):
-    return build(small_options(max_position_embeddings=128))
-
-
-@pytest.fixture(scope="module")
-def engine(model):
-    from mindspore_impl.generation.engine import Engine
-
-    return Engine(model, Ids())
-
-
-def _prompts(count, seed=0, longest=12):
-    generator = np.random.default_rng(seed)
-    return [generator.integers(1, 37, generator.integers(1, longest + 1)).tolist() for _ in range(count)]
 
 
 def _greedy(model, prompt, new, eos):
@@ -52,7 +24,7 @@ def _greedy(model, prompt, new, eos):
 
 
 def test_greedy_equals_the_oracle(engine, model):
-    prompts = _prompts(6)
+    prompts = make_prompts(6)
     results = engine.generate(prompts, SamplingOptions(temperature=0.0, max_new_tokens=8, batch_size=4), list(range(6)))
     for prompt, result in zip(prompts, results, strict=True):
         assert result.ids == _greedy(model, prompt, 8, 5)
@@ -64,27 +36,21 @@ def test_greedy_equals_the_oracle(engine, model):
 def test_seed_not_batch_decides(engine):
     """Alone, in another order, and beside other prompts: the same text."""
     options = SamplingOptions(max_new_tokens=8, batch_size=4)
-    prompts, seeds = _prompts(7), [10, 11, 12, 13, 14, 15, 16]
+    prompts, seeds = make_prompts(7), [10, 11, 12, 13, 14, 15, 16]
     together = engine.generate(prompts, options, seeds)
     order = [4, 2, 6, 0, 1, 3, 5]
     shuffled = engine.generate([prompts[i] for i in order], options, [seeds[i] for i in order])
     assert [together[i] for i in order] == shuffled
     for i in (0, 5):
-        company = _prompts(3, seed=9)
+        company = make_prompts(3, seed=9)
         assert engine.generate([*company, prompts[i]], options, [1, 2, 3, seeds[i]])[3] == together[i]
-    other = engine.generate(prompts, options, [seed + 100 for seed in seeds])
-    assert other != together
-
-
-def test_equal_prompts_with_equal_seeds_are_equal(engine):
-    options = SamplingOptions(max_new_tokens=8, batch_size=4)
     first, second, third, _ = engine.generate([[7, 8, 9]] * 4, options, [3, 3, 4, 5])
     assert first == second and first != third
 
 
 def test_trap_18_a_cut_answer_is_not_finished(engine):
     """finished means that the end token was generated; nothing adds one."""
-    results = engine.generate(_prompts(16), SamplingOptions(temperature=2.0, max_new_tokens=8, batch_size=4),
+    results = engine.generate(make_prompts(16), SamplingOptions(temperature=2.0, max_new_tokens=8, batch_size=4),
                               list(range(16)))  # fmt: skip
     assert {result.finished for result in results} == {True, False}
     for result in results:
@@ -93,7 +59,7 @@ def test_trap_18_a_cut_answer_is_not_finished(engine):
 
 
 def test_decoding_stops_early(engine, monkeypatch):
-    """When every sequence has ended no further token is computed."""
+    """When every sequence has ended no further token is computed; without a prompt, none at all."""
     from mindspore_impl.generation import decoder as module
 
     steps = []
@@ -103,31 +69,28 @@ def test_decoding_stops_early(engine, monkeypatch):
         return np.full(len(logits_BV), 5, np.int32)
 
     monkeypatch.setattr(module, "choose", always_end)
-    results = engine.generate(_prompts(3), SamplingOptions(max_new_tokens=8, batch_size=4), [0, 1, 2])
+    results = engine.generate(make_prompts(3), SamplingOptions(max_new_tokens=8, batch_size=4), [0, 1, 2])
     assert steps == [3] and all(result.ids == [5] and result.finished for result in results)
+    assert engine.generate([], SamplingOptions(), []) == [] and steps == [3]
 
 
 def test_the_last_position_can_be_reached(ms_runtime):
     from mindspore_impl.generation.engine import Engine
 
-    model = build(small_options(max_position_embeddings=20))
-    prompt = _prompts(1, longest=12)[0] * 12
+    model = build(small_options(max_position_embeddings=20, num_hidden_layers=1))
+    prompt = make_prompts(1, longest=12)[0] * 12
     results = Engine(model, Ids(eos_id=36)).generate([prompt[:12]], SamplingOptions(temperature=0.0, max_new_tokens=8),
                                                     [0])  # fmt: skip
     assert results[0].ids == _greedy(model, prompt[:12], 8, 36)
 
 
-def test_no_prompt_no_result(engine):
-    assert engine.generate([], SamplingOptions(), []) == []
-
-
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ([1] * 121, "prompt 1: 121 tokens [+] max_new_tokens 8 exceed the model's max_position_embeddings 128"),
+        ([1] * 121, "prompt 1: 121 .* max_new_tokens 8 .* max_position_embeddings 128"),
         ([], "prompt 1 is empty"),
-        ([1, 37], "prompt 1 holds an id outside the model's vocabulary of 37"),
-        ([-1], "prompt 1 holds an id outside"),
+        ([1, 37], "prompt 1 .* 37"),
+        ([-1], "prompt 1 "),
     ],
 )
 def test_impossible_prompts_are_refused(engine, prompt, message):
@@ -136,26 +99,22 @@ def test_impossible_prompts_are_refused(engine, prompt, message):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 3.0])
-def test_only_ids_of_the_tokenizer_are_drawn(model, temperature):
+def test_only_ids_of_the_tokenizer_are_drawn(engine_for, temperature):
     """A model's vocabulary may be padded beyond the tokenizer's."""
-    from mindspore_impl.generation.engine import Engine
-
     options = SamplingOptions(temperature=temperature, max_new_tokens=8, batch_size=4)
     wide, narrow = (
-        {i for result in Engine(model, Ids(vocab_size=size)).generate(_prompts(4), options, [0, 1, 2, 3])
+        {i for result in engine_for(Ids(vocab_size=size)).generate(make_prompts(4), options, [0, 1, 2, 3])
          for i in result.ids}
         for size in (64, 20)
     )  # fmt: skip
     assert max(wide) >= 20 > max(narrow)
 
 
-def test_bos_is_never_drawn(model):
+def test_bos_is_never_drawn(engine_for):
     """A sample has one BOS, at its start."""
-    from mindspore_impl.generation.engine import Engine
-
-    options = SamplingOptions(temperature=1e4, max_new_tokens=8, batch_size=8)  # all ids alike
+    options = SamplingOptions(temperature=1e4, max_new_tokens=8, batch_size=4)  # all ids alike
     for bos in (1, 2):
-        results = Engine(model, Ids(bos_id=bos, eos_id=36)).generate(_prompts(32), options, list(range(32)))
+        results = engine_for(Ids(bos_id=bos, eos_id=36)).generate(make_prompts(32), options, list(range(32)))
         drawn = {i for result in results for i in result.ids}
         assert bos not in drawn and 3 - bos in drawn
 
@@ -163,35 +122,37 @@ def test_bos_is_never_drawn(model):
 def test_foreign_tokenizer_is_refused(model):
     from mindspore_impl.generation.engine import Engine
 
-    with pytest.raises(UserError, match="beginning-of-text id 40 is outside the model's vocabulary of 37"):
+    with pytest.raises(UserError, match="id 40 .* 37"):
         Engine(model, Ids(vocab_size=64, bos_id=40))
-    with pytest.raises(UserError, match="end-of-turn id 45892 is outside the model's vocabulary of 37"):
+    with pytest.raises(UserError, match="id 45892 .* 37"):
         Engine(model, Ids(eos_id=45892))
 
 
-def test_damaged_weights_are_named(ms_runtime):
+def test_damaged_weights_are_named(engine, model):
     from mindspore import Tensor
 
-    from mindspore_impl.generation.engine import Engine
-
-    model = build(small_options(num_hidden_layers=1))
-    model.model.norm.weight.set_data(Tensor(np.full(24, np.nan, np.float32)))
-    with pytest.raises(UserError, match="NaN or infinite logits"):
-        Engine(model, Ids()).generate([[1]], SamplingOptions(max_new_tokens=2), [0])
+    weight = model.model.norm.weight
+    kept = weight.asnumpy().copy()
+    weight.set_data(Tensor(np.full(24, np.nan, np.float32)))
+    try:
+        with pytest.raises(UserError, match="NaN"):
+            engine.generate(make_prompts(4), SamplingOptions(max_new_tokens=8, batch_size=4), [0, 1, 2, 3])
+    finally:
+        weight.set_data(Tensor(kept))
 
 
 def test_progress_bar_counts_sequences(engine, capsys, monkeypatch):
     import sys
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    engine.generate(_prompts(3), SamplingOptions(max_new_tokens=8, batch_size=4), [0, 1, 2], progress="evaluating")
+    engine.generate(make_prompts(3), SamplingOptions(max_new_tokens=8, batch_size=4), [0, 1, 2], progress="evaluating")
     assert "evaluating: 100%" in capsys.readouterr().err
-    engine.generate(_prompts(3), SamplingOptions(max_new_tokens=8, batch_size=4), [0, 1, 2])
+    engine.generate(make_prompts(3), SamplingOptions(max_new_tokens=8, batch_size=4), [0, 1, 2])
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
-@pytest.mark.parametrize("count", [1, 5, 40, 400])
+@pytest.mark.parametrize("count", [1, 5, 400])
 def test_every_prompt_is_planned_once_and_fits(count, batch_size):
     from mindspore_impl.generation.engine import plan_batches
 

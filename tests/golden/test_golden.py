@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspore_impl.config import compose
+from mindspore_impl.curriculum.configuration import compose
 
 GOLDEN = Path(__file__).parent / "quickstart.json"
 RELATIVE_TOLERANCE = 2e-3

@@ -50,8 +50,10 @@ def legacy_llama(options):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"tie_word_embeddings": False}, {"tie_word_embeddings": True, "rope_theta": 4e6, "num_key_value_heads": 4}],
-    ids=["untied_grouped", "tied"],
+    [
+        pytest.param({"tie_word_embeddings": False}, id="untied_grouped"),
+        pytest.param({"rope_theta": 4e6, "num_key_value_heads": 4}, id="tied", marks=pytest.mark.slow),
+    ],
 )
 def test_logits_equal_those_of_mindformers_llama(changes, tmp_path, monkeypatch, ms_runtime):
     from mindspore import Tensor

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mindspore_impl.cli.train_mindformers import stage_files
-from mindspore_impl.config import compose
+from mindspore_impl.curriculum.configuration import compose
 from mindspore_impl.data.options import BatchOptions, ListProgramsSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.options import TokenizerOptions

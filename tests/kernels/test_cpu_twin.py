@@ -10,14 +10,26 @@ import pytest
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.losses.oracle import objective
 from mindspore_impl.ops import native
+from mindspore_impl.ops.divergence_codes import SUPPORTS as BUCKETS
 from mindspore_impl.ops.log_floor import LOG_FLOOR
-from tests.kernels.twin_calls import ISAS, Twin
-from tests.losses.teacher_cases import MASKS, PAIRS, SUPPORTS, log_softmax, make_case, row_error, rows_on
+from tests.kernels.kernel_calls import DTYPES, ISAS, Twin, decode, encode
+from tests.losses.teacher_cases import (
+    BOTH,
+    MASKS,
+    PAIRS,
+    SUPPORTS,
+    TERMS,
+    TOLERANCE,
+    check_operator,
+    confident_labels,
+    log_softmax,
+    make_case,
+    mode_of,
+    row_error,
+    rows_on,
+)
 
 pytestmark = pytest.mark.skipif(native.builder().compiler() is None, reason="no C++ compiler")
-TOLERANCE = 1e-5
-TERMS = ((1.0, 0.0), (0.0, 1.0), (0.3, 0.7))  # weights of cross-entropy and divergence
-MANTISSA = {"float16": (10, -14), "bfloat16": (7, -126)}  # bits, and the exponent of the smallest normal number
 
 
 @pytest.fixture(scope="module")
@@ -33,71 +45,31 @@ def twin(tmp_path_factory) -> Twin:
     return Twin(tmp_path_factory.mktemp("twin"))
 
 
-def in_dtype(x: np.ndarray, dtype: str) -> np.ndarray:
-    """The bits of x in this dtype; bfloat16, which NumPy lacks, by leaving out the lower half."""
-    if dtype == "bfloat16":
-        return (np.ascontiguousarray(x, np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    return x.astype(dtype)
+def check(twin, case, divergence, support, temperature, dtype="float32", terms=TERMS):
+    """`check_operator` of one build, of what it saw of the logits."""
+    given = case._replace(logits_NV=encode(case.logits_NV, dtype))
 
-
-def as_float(x: np.ndarray, dtype: str) -> np.ndarray:
-    return (x.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else x.astype(np.float32)
-
-
-def one_rounding(reference: np.ndarray, dtype: str) -> np.ndarray:
-    """Half the distance between neighbours of `dtype` around each number."""
-    bits, lowest = MANTISSA[dtype]
-    exponent = np.maximum(np.frexp(reference)[1] - 1, lowest)
-    return np.ldexp(0.5, exponent - bits)
-
-
-def compare(twin, case, divergence, support, temperature, dtype="float32", terms=TERMS):
-    """Each term's value and gradient; tolerances and floors are those of tests/ops/test_topk_distill.py."""
-    where = (twin.isa, divergence, support, temperature, dtype, case.logits_NV.shape, case.teacher_ids_NK.shape)
-    weight_N, on_N = case.loss_weight_N, case.loss_weight_N != 0
-    given = case._replace(logits_NV=in_dtype(case.logits_NV, dtype))
-    rounded = case._replace(logits_NV=as_float(given.logits_NV, dtype))
-    kd_floor, size_N = 0.02 * temperature**2, 0
-    for ce, kd in terms:
-        reference = objective(*rounded, ObjectiveOptions(kd, ce, divergence, support, temperature))
-        code, ce_N, kd_N, diagnostics_4N, grad_NV = twin.distill(given, divergence, support, temperature, ce, kd, dtype)
+    def run(ce, kd):
+        code, *outputs, grad_NV = twin.distill(given, divergence, support, temperature, ce, kd, dtype)
         assert code == 0 and grad_NV.dtype == given.logits_NV.dtype
-        grad_NV = as_float(grad_NV, dtype)
-        assert np.isfinite(grad_NV).all() and not grad_NV[~on_N].any(), where
-        floor_N = (kd * kd_floor + 1e-8) * weight_N
-        if ce * kd:
-            floor_N = size_N
-        else:
-            size_N = size_N + (0.3 * ce + 0.7 * kd) * np.maximum(np.abs(reference.grad_NV).max(1), floor_N)
-        if dtype == "float32":
-            assert row_error(grad_NV, reference.grad_NV, floor_N) <= TOLERANCE, (where, ce, kd)
-        else:
-            scale_N1 = np.maximum(np.abs(reference.grad_NV).max(1), floor_N)[:, None]
-            room_NV = one_rounding(reference.grad_NV, dtype) + TOLERANCE * scale_N1
-            assert (np.abs(grad_NV - reference.grad_NV) <= room_NV).all(), (where, ce, kd)
-        expected_N6 = np.stack([reference.ce_N, reference.kd_N, *reference.diagnostics.values()], 1) * on_N[:, None]
-        for got, expected, floor in (
-            (ce_N, expected_N6[:, 0], 1e-6),
-            (kd_N, expected_N6[:, 1], kd_floor),
-            (diagnostics_4N.T, expected_N6[:, 2:], 0.1),
-        ):
-            assert not got[~on_N].any() and row_error(got, expected, floor) <= TOLERANCE, (where, ce, kd)
+        return *outputs, decode(grad_NV)
+
+    seen = case._replace(logits_NV=decode(given.logits_NV))
+    where = (twin.isa, dtype, case.logits_NV.shape, case.teacher_ids_NK.shape)
+    check_operator(run, seen, divergence, support, temperature, terms, dtype, where)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("divergence", "support"), PAIRS)
 def test_trap_08_twin_equals_oracle(twins, divergence, support, dtype):
     """Every pair and dtype on every build; scales, supports, masks, temperatures and padding vary inside."""
-    mode = "sampled" if support == "sampled" else "top_k"
-    number = 0
     for twin in twins.values():
-        for scale in (1.0, 8.0, 30.0):
-            for support_at in SUPPORTS:
-                for temperature in (1.0, 2.0, 1.5):
-                    number += 1
-                    mask, pad = MASKS[number % 5], 3 * (number % 2)
-                    case = make_case(number, 7, 423, 10, scale, temperature, support_at, mask, mode, pad)
-                    compare(twin, case, divergence, support, temperature, dtype)
+        for number, scale in enumerate((1.0, 8.0, 30.0)):
+            for turn, temperature in enumerate((1.0, 2.0, 1.5)):
+                support_at, pad = SUPPORTS[(number + turn) % 3], 3 * (turn % 2)
+                mask = MASKS[(3 * number + turn) % 5]
+                case = make_case(number, 7, 423, 10, scale, temperature, support_at, mask, mode_of(support), pad)
+                check(twin, case, divergence, support, temperature, dtype, BOTH if number else TERMS)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +77,10 @@ def test_trap_08_twin_equals_oracle(twins, divergence, support, dtype):
 )
 def test_edges_of_blocks_and_supports(twins, count, vocab, top_k):
     """No tail; a tail that is the label alone; rows shorter than a vector; a whole and a broken number of blocks."""
-    for twin in twins.values():
-        for divergence, support in PAIRS:
-            mode = "sampled" if support == "sampled" else "top_k"
-            case = make_case(vocab, count, vocab, top_k, 8.0, 1.0, "student", "none", mode)
-            compare(twin, case, divergence, support, 1.0)
+    for divergence, support in PAIRS:
+        case = make_case(vocab, count, vocab, top_k, 8.0, 1.0, "student", "none", mode_of(support))
+        for twin in twins.values():
+            check(twin, case, divergence, support, 1.0, terms=BOTH)
 
 
 @pytest.mark.slow
@@ -117,34 +88,33 @@ def test_edges_of_blocks_and_supports(twins, count, vocab, top_k):
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize(("divergence", "support"), PAIRS)
 def test_trap_08_twin_equals_oracle_on_the_grid(twin, divergence, support, temperature, vocab):
-    mode = "sampled" if support == "sampled" else "top_k"
     for seed, top_k in enumerate((1, 2, 10, 64, 128)):
         for number, count in enumerate((1, 3, 50, 97) if vocab <= 1423 else (1, 3)):
             for turn, scale in enumerate((1.0, 8.0, 30.0)):
                 mask, support_at = MASKS[(seed + number) % 5], SUPPORTS[(number + turn) % 3]
-                dtype = ("float32", "float16", "bfloat16")[(seed + turn) % 3]
-                case = make_case(seed, count, vocab, top_k, scale, temperature, support_at, mask, mode)
-                compare(twin, case, divergence, support, temperature, dtype)
+                dtype = DTYPES[(seed + turn) % 3]
+                case = make_case(seed, count, vocab, top_k, scale, temperature, support_at, mask, mode_of(support))
+                check(twin, case, divergence, support, temperature, dtype)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("divergence", "support"), PAIRS)
 def test_trap_08_the_whole_vocabulary_of_pangu(twin, divergence, support, dtype):
-    mode = "sampled" if support == "sampled" else "top_k"
     for number, top_k in enumerate((1, 2, 10, 64, 128)):
         for scale in (1.0, 8.0, 30.0):
             temperature = (1.0, 2.0)[number % 2]
-            case = make_case(number, 3, 153376, top_k, scale, temperature, SUPPORTS[number % 3], MASKS[number], mode)
-            compare(twin, case, divergence, support, temperature, dtype)
+            case = make_case(
+                number, 3, 153376, top_k, scale, temperature, SUPPORTS[number % 3], MASKS[number], mode_of(support)
+            )
+            check(twin, case, divergence, support, temperature, dtype)
 
 
 @pytest.mark.parametrize(("divergence", "support"), PAIRS)
 def test_trap_08_gradient_by_finite_differences(twin, divergence, support):
     """Independent of the oracle: central differences of the operator's own loss."""
-    mode = "sampled" if support == "sampled" else "top_k"
     for temperature in (1.0, 2.0):
-        case = make_case(5, 3, 23, 4, 2.0, temperature, "teacher", "none", mode)
+        case = make_case(5, 3, 23, 4, 2.0, temperature, "teacher", "none", mode_of(support))
         *_, grad_NV = twin.distill(case, divergence, support, temperature, 0.3, 0.7)
         step = 0.02
 
@@ -160,7 +130,7 @@ def test_trap_08_gradient_by_finite_differences(twin, divergence, support):
 
 
 @pytest.mark.parametrize(("divergence", "support"), PAIRS)
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_logits_of_ten_thousand(twins, divergence, support, dtype):
     """Logits of +-1e4, alone and mixed, give what the oracle gives, and nothing that is not finite."""
     for twin in twins.values():
@@ -173,10 +143,10 @@ def test_logits_of_ten_thousand(twins, divergence, support, dtype):
             case.logits_NV[5, case.target_ids_N[5]] = 1e4
             for ce, kd in TERMS:
                 code, *outputs, grad = twin.distill(
-                    case._replace(logits_NV=in_dtype(case.logits_NV, dtype)), divergence, support, 1.0, ce, kd, dtype
+                    case._replace(logits_NV=encode(case.logits_NV, dtype)), divergence, support, 1.0, ce, kd, dtype
                 )
-                assert code == 0 and all(np.isfinite(x).all() for x in (*outputs, as_float(grad, dtype)))
-            compare(twin, case, divergence, support, 1.0, "float32", TERMS[:2])
+                assert code == 0 and all(np.isfinite(x).all() for x in (*outputs, decode(grad)))
+            check(twin, case, divergence, support, 1.0, "float32", TERMS[:2])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -196,15 +166,12 @@ def test_trap_15_tail_mass_keeps_its_digits(twins, temperature):
 def test_trap_08_a_confident_label_keeps_its_gradient(twins):
     """The label has all the mass but 1e-9 of it, in the support and outside: loss and gradient are not 1 - q."""
     for twin in twins.values():
-        case = make_case(6, 7, 423, 10, 1.0, 1.0, "random", "none")
-        case.logits_NV[np.arange(7), case.target_ids_N] = case.logits_NV.max(1) + 24
-        reference = objective(*case, ObjectiveOptions(0.0))
+        case, reference = confident_labels()
         _, ce_N, _, _, grad_NV = twin.distill(case, "forward_kl", "tail_bucket", 1.0, 1.0, 0.0)
-        assert 0 < np.abs(reference.grad_NV).max() < 1e-6
         assert row_error(grad_NV, reference.grad_NV, 0) <= TOLERANCE and row_error(ce_N, reference.ce_N, 0) <= TOLERANCE
 
 
-@pytest.mark.parametrize("support", ["tail_bucket", "renormalised", "truncated", "sampled"])
+@pytest.mark.parametrize("support", BUCKETS)
 def test_rows_without_any_teacher_id(twins, support):
     """How cross-entropy alone is computed: K = 1, id -1. Its divergence and that gradient are exactly 0."""
     for twin in twins.values():
@@ -212,7 +179,7 @@ def test_rows_without_any_teacher_id(twins, support):
         case.teacher_ids_NK[:], case.teacher_logp_NK[:], case.teacher_tail_logp_N[:] = -1, -1e4, 0
         code, ce_N, kd_N, diagnostics_4N, grad_NV = twin.distill(case, "forward_kl", support, 1.0, 0.0, 1.0)
         assert code == 0 and not (kd_N.any() or diagnostics_4N.any() or grad_NV.any())
-        compare(twin, case, "forward_kl", support, 1.0, terms=TERMS[:1])
+        check(twin, case, "forward_kl", support, 1.0, terms=TERMS[:1])
 
 
 @pytest.mark.parametrize("gradient", [True, False])
@@ -236,10 +203,10 @@ def test_rows_of_weight_zero_are_not_read(twin, gradient):
 
 def test_loss_only_form_gives_the_same_and_leaves_the_logits(twins):
     for twin in twins.values():
-        for dtype in ("float32", "float16", "bfloat16"):
+        for dtype in DTYPES:
             for temperature in (1.0, 2.0):
                 case = make_case(2, 5, 5001, 10, 8.0, temperature)
-                case = case._replace(logits_NV=in_dtype(case.logits_NV, dtype))
+                case = case._replace(logits_NV=encode(case.logits_NV, dtype))
                 whole = twin.distill(case, "jsd", "tail_bucket", temperature, 0.3, 0.7, dtype)
                 loss = twin.distill(case, "jsd", "tail_bucket", temperature, 0.3, 0.7, dtype, gradient=False)
                 for a, b in zip(whole[:4], loss[:4], strict=True):
@@ -382,38 +349,25 @@ def test_top_k_of_numbers_that_are_not_finite(twin):
 
 
 @pytest.mark.parametrize(
-    ("count", "vocab", "width"), [(1, 1, 1), (7, 25, 33), (100, 192, 64), (513, 37, 50), (1100, 200, 96)]
-)
-def test_outer_product(twins, count, vocab, width):
-    rng = np.random.default_rng(0)
-    a_NV = rng.standard_normal((count, vocab)).astype(np.float32)
-    b_ND = rng.standard_normal((count, width)).astype(np.float32)
-    expected_VD = a_NV.astype(np.float64).T @ b_ND
-    room_VD = 1e-6 * (np.abs(a_NV).T @ np.abs(b_ND) + 1)
-    for twin in twins.values():
-        c_VD = np.full((vocab, width), np.nan, np.float32)
-        assert twin.call("OuterProduct", a_NV, b_ND, c_VD) == 0
-        assert (np.abs(c_VD - expected_VD) <= room_VD).all()
-
-
-@pytest.mark.parametrize(
-    ("count", "vocab", "width"), [(1, 1, 1), (7, 25, 33), (13, 192, 16), (100, 77, 513), (25, 1100, 200)]
+    ("count", "vocab", "width"), [(1, 1, 1), (7, 25, 33), (13, 192, 16), (100, 77, 513), (1100, 200, 96)]
 )
 def test_products_around_the_logits(twins, count, vocab, width):
-    """hidden weight^T, and a weight, against float64; sizes that fill tiles and panels, and that do not."""
+    """hidden weight^T, a weight and a^T hidden, against float64; sizes that fill tiles and panels, and that do not."""
     rng = np.random.default_rng(0)
     hidden_ND, weight_VD, a_NV = (
         rng.standard_normal(shape).astype(np.float32) for shape in ((count, width), (vocab, width), (count, vocab))
     )
-    expected_NV, expected_ND = hidden_ND.astype(np.float64) @ weight_VD.T, a_NV.astype(np.float64) @ weight_VD
-    room_NV = 1e-6 * (np.abs(hidden_ND) @ np.abs(weight_VD).T + 1)
-    room_ND = 1e-6 * (np.abs(a_NV) @ np.abs(weight_VD) + 1)
     for twin in twins.values():
-        out_NV, out_ND = np.full((count, vocab), np.nan, np.float32), np.full((count, width), np.nan, np.float32)
-        assert twin.call("Project", hidden_ND, weight_VD, out_NV) == 0
-        assert (np.abs(out_NV - expected_NV) <= room_NV).all()
-        assert twin.call("BackProject", a_NV, weight_VD, out_ND) == 0
-        assert (np.abs(out_ND - expected_ND) <= room_ND).all()
+        for name, left, right, transposed in (
+            ("Project", hidden_ND, weight_VD, (hidden_ND, weight_VD.T)),
+            ("BackProject", a_NV, weight_VD, (a_NV, weight_VD)),
+            ("OuterProduct", a_NV, hidden_ND, (a_NV.T, hidden_ND)),
+        ):
+            wanted = transposed[0].astype(np.float64) @ transposed[1]
+            got = np.full(wanted.shape, np.nan, np.float32)
+            assert twin.call(name, left, right, got) == 0
+            room = 1e-6 * (np.abs(transposed[0]) @ np.abs(transposed[1]) + 1)
+            assert (np.abs(got - wanted) <= room).all(), name
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 4, 5, 11, 100])

@@ -1,36 +1,19 @@
 """The host emulator: right kernels run and are counted, and a wrong kernel for every rule is stopped by that rule."""
 
-import importlib.util
-import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.kernels.kernel_calls import emulate
+
 KERNELS = Path(__file__).parent / "emulator_kernels"
 
 
-def load_emulate():
-    """kernels/ is no package: its modules are loaded by path."""
-    spec = importlib.util.spec_from_file_location("emulate", ROOT / "kernels" / "emulator" / "emulate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-emulate = load_emulate()
-
-
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return os.environ.get("EMULATOR_CACHE") or tmp_path_factory.mktemp("emulator")
-
-
-@pytest.fixture(scope="session")
-def rules(cache):
-    return emulate.build(KERNELS / "rules.cpp", cache=cache)
+def rules():
+    return emulate.build(KERNELS / "rules.cpp")
 
 
 def run(library, name, cores=1, x=None):
@@ -197,9 +180,9 @@ def test_every_wrong_kernel_is_listed():
 
 
 @pytest.fixture(scope="module")
-def refusals(cache):
+def refusals():
     with pytest.raises(emulate.EmulatorError) as caught:
-        emulate.build(KERNELS / "refused.cpp", cache=cache)
+        emulate.build(KERNELS / "refused.cpp")
     assert caught.value.rule == "compile"
     return caught.value.details
 
@@ -315,25 +298,17 @@ def test_work_is_counted_by_the_widest_operand(rules):
 # ---- building ----
 
 
-def test_equal_sources_are_compiled_once(cache, rules):
-    before = rules.stat().st_mtime_ns
-    assert emulate.build(KERNELS / "rules.cpp", cache=cache) == rules and rules.stat().st_mtime_ns == before
+def test_a_library_is_compiled_again_when_a_header_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(emulate, "RUNTIME", ())  # the cache alone is tested: nothing runs
+    (tmp_path / "k.cpp").write_text('#include "k.h"\nint value = VALUE;\n')
 
+    def build(value):
+        (tmp_path / "k.h").write_text(f"#define VALUE {value}\n")
+        product = emulate.build(tmp_path / "k.cpp", cache=tmp_path / "cache")
+        return product, product.stat().st_mtime_ns
 
-def test_a_changed_header_is_compiled_again(tmp_path, cache):
-    kernel, header = tmp_path / "k.cpp", tmp_path / "k.h"
-    kernel.write_text(
-        '#include "kernel_operator.h"\n#include "k.h"\n'
-        'extern "C" __global__ __aicore__ void k(GM_ADDR y) {\n'
-        "    AscendC::GlobalTensor<int32_t> t;\n    t.SetGlobalBuffer((__gm__ int32_t*)y);\n    t.SetValue(0, VALUE);\n"
-        "    AscendC::DataCacheCleanAndInvalid<int32_t, AscendC::CacheLine::SINGLE_CACHE_LINE,\n"
-        "                                      AscendC::DcciDst::CACHELINE_OUT>(t);\n}\n"
-    )
-    for value in (3, 4):
-        header.write_text(f"#define VALUE {value}\n")
-        y = np.zeros(16, np.int32)
-        emulate.run(emulate.build(kernel, cache=cache), "k", [("y", y)])
-        assert y[0] == value
+    first = build(3)
+    assert build(4)[0] != first[0] and build(3) == first
 
 
 def test_a_missing_kernel_and_wrong_tiling_are_named(rules):

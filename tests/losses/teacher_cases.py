@@ -5,10 +5,16 @@ from typing import NamedTuple
 import numpy as np
 from mindspore import Tensor
 
-from mindspore_impl.losses.oracle import PERMITTED
+from mindspore_impl.losses.divergences import for_operator
+from mindspore_impl.losses.options import ObjectiveOptions
+from mindspore_impl.losses.oracle import Objective, objective
+from mindspore_impl.ops.divergence_codes import DIVERGENCES, supports_of
 from mindspore_impl.ops.topk_distill import topk_distill
 
-PAIRS = [(divergence, support) for support, divergences in PERMITTED.items() for divergence in divergences]
+PAIRS = [(divergence, support) for divergence in DIVERGENCES for support in supports_of(divergence)]
+TOLERANCE = 1e-5
+TERMS = ((1.0, 0.0), (0.0, 1.0), (0.3, 0.7))  # weights of cross-entropy and divergence
+BOTH = TERMS[2:]
 MASKS = ("none", "all", "first", "last", "some")  # which rows are left out of the loss
 SUPPORTS = ("student", "teacher", "random")  # where the K ids lie: the student's top, the teacher's top, anywhere
 
@@ -84,18 +90,83 @@ def make_case(
 _graphs: dict = {}
 
 
-def run_operator(
-    case: Case, divergence: str, support: str, temperature: float, ce_weight: float, kd_weight: float, backend=None
-):
-    """Graph mode: (loss, ce_N, kd_N, diagnostics_4N, grad_NV) as NumPy arrays. Graphs are kept by objective."""
+def run_operator(case: Case, divergence, support: str, temperature: float, ce_weight=0.3, kd_weight=0.7, backend=None):
+    """Graph mode: (ce_N, kd_N, diagnostics_4N, grad_NV) as NumPy arrays. Graphs are kept by objective."""
     key = (divergence, support, temperature, ce_weight, kd_weight, True, backend)
     if key not in _graphs:
-        _graphs[key] = topk_distill(*key)
+        _graphs[key] = topk_distill(for_operator(divergence), *key[1:])
     logits_NV = Tensor(case.logits_NV.copy())  # a fused backend writes over it
     inputs = [Tensor(array) for array in (case.target_ids_N, case.loss_weight_N, *case[3:])]
-    ce_N, kd_N, diagnostics_4N, grad_NV = (out.asnumpy() for out in _graphs[key](logits_NV, *inputs))
-    loss = float((case.loss_weight_N * (ce_weight * ce_N + kd_weight * kd_N).astype(np.float64)).sum())
-    return loss, ce_N, kd_N, diagnostics_4N, grad_NV
+    return tuple(out.asnumpy() for out in _graphs[key](logits_NV, *inputs))
+
+
+def mode_of(support: str) -> str:
+    """The mode of the store that a support needs."""
+    return "sampled" if support == "sampled" else "top_k"
+
+
+def half_step(values: np.ndarray, dtype: str) -> np.ndarray | float:
+    """Half the distance of neighbouring numbers of a 16-bit dtype around each value: the error of one rounding."""
+    if dtype == "float32":
+        return 0.0
+    digits, smallest = (10, -14) if dtype == "float16" else (7, -126)
+    exponent = np.floor(np.log2(np.maximum(np.abs(values), 2.0**smallest)))
+    return 2.0 ** (exponent - digits - 1)
+
+
+def check_operator(run, case: Case, divergence, support, temperature, terms=TERMS, dtype="float32", where=()):
+    """Hold run(ce_weight, kd_weight) -> (ce_N, kd_N, diagnostics_4N, grad_NV) to the oracle, for each pair in `terms`.
+
+    A row's error is max|difference| / max|reference|. A cross-entropy and its gradient keep their digits however small.
+    A divergence is a difference of two distributions, whose digits go where they meet: its reference is not taken below
+    0.02 T^2 (times the row's weight in gradients), and that of a sum of both terms not below the sum of their sizes.
+    A gradient of 16 bits may be off by one rounding on top.
+    """
+    weight_N, on_N, kd_floor = case.loss_weight_N, case.loss_weight_N != 0, 0.02 * temperature**2
+    ce_only, kd_only = (
+        objective(*case, ObjectiveOptions(kd, ce, divergence, support, temperature)) for ce, kd in TERMS[:2]
+    )
+    ce_size_N = np.maximum(np.abs(ce_only.grad_NV).max(1), 1e-8 * weight_N)
+    kd_size_N = np.maximum(np.abs(kd_only.grad_NV).max(1), (kd_floor + 1e-8) * weight_N)
+    diagnostics_N4 = np.stack(list(kd_only.diagnostics.values()), 1)
+    for ce, kd in terms:
+        ce_N, kd_N, diagnostics_4N, grad_NV = run(ce, kd)
+        assert np.isfinite(grad_NV).all() and not grad_NV[~on_N].any(), (where, ce, kd)
+        for got, wanted, floor in (
+            (ce_N, ce_only.ce_N * on_N, 1e-6),
+            (kd_N, kd_only.kd_N * on_N, kd_floor),
+            (diagnostics_4N.T, diagnostics_N4 * on_N[:, None], 0.1),
+        ):
+            assert not got[~on_N].any(), (where, ce, kd)
+            assert row_error(got, wanted, floor) <= TOLERANCE, (where, ce, kd)
+        wanted_NV = ce * ce_only.grad_NV + kd * kd_only.grad_NV
+        room_NV = 1.01 * half_step(wanted_NV, dtype) + TOLERANCE * (ce * ce_size_N + kd * kd_size_N)[:, None]
+        assert (np.abs(grad_NV - wanted_NV) <= room_NV).all(), (where, ce, kd, np.abs(grad_NV - wanted_NV).max())
+
+
+def check_gradient(options: ObjectiveOptions, seeds=range(4)):
+    """The oracle's gradient against central differences in float64: scales, pads, masks, labels in and out of K."""
+    settings = [(1, 3, 0, "none"), (2, 1, 0, "first"), (1, 10, 4, "some"), (3, 11, 0, "none")]
+    for seed in seeds:
+        scale, top_k, pad, mask = settings[seed]
+        case = make_case(seed, 3, 11, top_k, scale, options.temperature, "random", mask, mode_of(options.support), pad)
+        logits_NV = case.logits_NV.astype(np.float64)
+        numeric_NV = np.zeros_like(logits_NV)
+        for index in np.ndindex(logits_NV.shape):
+            step = np.zeros_like(logits_NV)
+            step[index] = 1e-5
+            up, down = (objective(logits_NV + sign * step, *case[1:], options).loss for sign in (1, -1))
+            numeric_NV[index] = (up - down) / 2e-5
+        np.testing.assert_allclose(objective(logits_NV, *case[1:], options).grad_NV, numeric_NV, rtol=2e-6, atol=2e-9)
+
+
+def confident_labels(temperature: float = 1.0) -> tuple[Case, Objective]:
+    """Labels with all the mass but 1e-9 of it, in the support and outside; and the oracle of their cross-entropy."""
+    case = make_case(6, 7, 423, 10, 1.0, temperature, "random", "none")
+    case.logits_NV[np.arange(7), case.target_ids_N] = case.logits_NV.max(1) + 24
+    reference = objective(*case, ObjectiveOptions(0.0, temperature=temperature))
+    assert 0 < np.abs(reference.grad_NV).max() < 1e-6
+    return case, reference
 
 
 def falling_tails() -> Case:

@@ -12,7 +12,8 @@ from mindspore_impl.losses.oracle import objective
 from tests.losses.teacher_cases import make_case, row_error
 
 pytestmark = pytest.mark.usefixtures("ms_runtime")
-COUNT, WIDTH, VOCAB, TOP_K = 11, 6, 43, 5
+COUNT, WIDTH, VOCAB, TOP_K, FACTOR = 5, 6, 43, 5, 3.0
+OPTIONS = ObjectiveOptions(0.6, divergence="jsd")
 
 
 @pytest.fixture(params=["composed", "auto"])
@@ -20,119 +21,101 @@ def kernels(request, monkeypatch):
     if request.param == "auto":
         request.getfixturevalue("native_operators")
     monkeypatch.setitem(runtime._state, "kernels", request.param)
+    monkeypatch.setattr(runtime, "logits_elements", lambda: COUNT * VOCAB)
     return request.param
 
 
 class Whole(nn.Cell):
-    """FusedLinear over a table of hidden states and a head, times an upstream factor."""
+    """FusedLinear over a table of hidden states and a head, times an upstream factor; `tied`: one matrix is both."""
 
-    def __init__(self, hidden_ND, head_VD, fused, factor, tied):
+    def __init__(self, hidden_ND, head_VD, fused, tied=False):
         super().__init__()
         self.head = Parameter(Tensor(head_VD), name="head")
         self.table = self.head if tied else Parameter(Tensor(hidden_ND), name="table")
-        self.fused, self.factor, self.count = fused, factor, len(hidden_ND)
+        self.fused = fused
 
     def construct(self, *inputs):
-        outputs = self.fused(self.table[: self.count], self.head, *inputs)
-        return outputs[0] * self.factor, outputs[1], outputs[2], outputs[3]
+        outputs = self.fused(self.table[:COUNT], self.head, *inputs)
+        return outputs[0] * FACTOR, outputs[1], outputs[2], outputs[3]
 
 
-def small_case(seed=0):
-    rng = np.random.default_rng(seed)
+def small_case():
+    """-> hidden_ND, head_VD, the case of their logits, and its oracle's gradients of both."""
+    rng = np.random.default_rng(0)
     hidden_ND, head_VD = (rng.standard_normal((n, WIDTH)).astype(np.float32) for n in (COUNT, VOCAB))
-    case = make_case(seed, COUNT, VOCAB, TOP_K, 1.0, mask="some")
-    return hidden_ND, head_VD, case._replace(logits_NV=hidden_ND @ head_VD.T)
+    case = make_case(0, COUNT, VOCAB, TOP_K, 1.0, mask="some")._replace(logits_NV=hidden_ND @ head_VD.T)
+    return hidden_ND, head_VD, case
 
 
-def run(hidden_ND, head_VD, case, options, rows_at_once, monkeypatch, with_teacher=True, factor=1.0, tied=False):
-    """(loss, ce_N, kd_N, diagnostics_4N, {parameter: gradient}) with chunks of `rows_at_once` rows."""
-    monkeypatch.setattr(runtime, "logits_elements", lambda: rows_at_once * VOCAB)
-    whole = Whole(hidden_ND, head_VD, FusedLinear(options, with_teacher), factor, tied)
-    parameters = ms.ParameterTuple(whole.trainable_params())
-    (loss, *rows), grads = ms.value_and_grad(whole, None, parameters, has_aux=True)(*(Tensor(a) for a in case[1:]))
-    return (
-        float(loss.asnumpy()),
-        *(row.asnumpy() for row in rows),
-        {parameter.name: grad.asnumpy() for parameter, grad in zip(parameters, grads, strict=True)},
-    )
+def both_grads(reference, hidden_ND, head_VD):
+    return FACTOR * (reference.grad_NV @ head_VD), FACTOR * (reference.grad_NV.T @ hidden_ND)
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 4, COUNT, 100])
+def differentiated(whole, parameters):
+    step = ms.value_and_grad(whole, None, ms.ParameterTuple(parameters), has_aux=True)
+
+    def run(case):
+        outputs, grads = step(*(Tensor(array) for array in case[1:]))
+        return [out.asnumpy() for out in outputs], [grad.asnumpy() for grad in grads]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("kernels", "rows_at_once"),
+    [("composed", 2), ("composed", 100), ("auto", 1), ("auto", 2), ("auto", COUNT), ("auto", 100)],
+    indirect=["kernels"],
+)
 def test_trap_09_chunks_add_up(rows_at_once, kernels, monkeypatch):
-    """Losses, diagnostics and both gradients against float64, for chunks that divide the rows, do not, or hold all."""
+    """Losses, diagnostics and both gradients against float64, for chunks that divide the rows, do not, or hold all.
+
+    The upstream factor scales the gradients alone, and sums made in place do not carry over to the next step.
+    """
+    monkeypatch.setattr(runtime, "logits_elements", lambda: rows_at_once * VOCAB)
     hidden_ND, head_VD, case = small_case()
-    options = ObjectiveOptions(0.6, divergence="jsd")
-    loss, ce_N, kd_N, diagnostics_4N, grads = run(hidden_ND, head_VD, case, options, rows_at_once, monkeypatch)
-    reference = objective(*case, options)
-    on = case.loss_weight_N != 0
-    assert loss == pytest.approx(reference.loss, rel=1e-5)
-    np.testing.assert_allclose(ce_N, reference.ce_N * on, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(kd_N, reference.kd_N * on, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(
-        diagnostics_4N, np.stack(list(reference.diagnostics.values())) * on, rtol=1e-5, atol=1e-6
-    )
-    assert row_error(grads["table"], reference.grad_NV @ head_VD, 0.02) <= 1e-5
-    assert row_error(grads["head"], reference.grad_NV.T @ hidden_ND, 0.02) <= 1e-5
+    whole = Whole(hidden_ND, head_VD, FusedLinear(OPTIONS, True))
+    run, reference, on = differentiated(whole, [whole.table, whole.head]), objective(*case, OPTIONS), case[2] != 0
+    (loss, ce_N, kd_N, diagnostics_4N), grads = run(case)
+    assert loss == pytest.approx(FACTOR * reference.loss, rel=1e-5)
+    for got, wanted in ((ce_N, reference.ce_N), (kd_N, reference.kd_N)):
+        np.testing.assert_allclose(got, wanted * on, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(diagnostics_4N, [row * on for row in reference.diagnostics.values()], 1e-5, 1e-6)
+    for got, wanted, again in zip(grads, both_grads(reference, hidden_ND, head_VD), run(case)[1], strict=True):
+        assert row_error(got, wanted, 0.02) <= 1e-5
+        np.testing.assert_array_equal(again, got)
 
 
-def test_without_a_teacher(kernels, monkeypatch):
-    hidden_ND, head_VD, case = small_case(1)
-    loss, ce_N, kd_N, _, grads = run(hidden_ND, head_VD, case, ObjectiveOptions(), 4, monkeypatch, with_teacher=False)
+def test_without_a_teacher(kernels):
+    hidden_ND, head_VD, case = small_case()
+    whole = Whole(hidden_ND, head_VD, FusedLinear(ObjectiveOptions(), False))
+    (loss, _, kd_N, _), grads = differentiated(whole, [whole.table, whole.head])(case)
     reference = objective(*case[:3], None, None, None, ObjectiveOptions())
-    assert loss == pytest.approx(reference.loss, rel=1e-5) and not kd_N.any()
-    assert row_error(grads["table"], reference.grad_NV @ head_VD, 0.4) <= 1e-5
-    assert row_error(grads["head"], reference.grad_NV.T @ hidden_ND, 0.4) <= 1e-5
+    assert loss == pytest.approx(FACTOR * reference.loss, rel=1e-5) and not kd_N.any()
+    for got, wanted in zip(grads, both_grads(reference, hidden_ND, head_VD), strict=True):
+        assert row_error(got, wanted, 0.4) <= 1e-5
 
 
-def test_upstream_gradient_scales_both(kernels, monkeypatch):
-    hidden_ND, head_VD, case = small_case(2)
-    one, three = (
-        run(hidden_ND, head_VD, case, ObjectiveOptions(0.5), 4, monkeypatch, factor=factor)[-1] for factor in (1.0, 3.0)
-    )
-    for name in ("table", "head"):
-        np.testing.assert_allclose(three[name], 3 * one[name], rtol=1e-6)
-
-
-def test_a_tied_head_gets_both_gradients(kernels, monkeypatch):
+def test_a_tied_head_gets_both_gradients(kernels):
     """One matrix as lookup table and head: its gradient is the sum of the two."""
-    _, head_VD, case = small_case(3)
+    _, head_VD, case = small_case()
     hidden_ND = head_VD[:COUNT]
     case = case._replace(logits_NV=hidden_ND @ head_VD.T)
-    untied = run(hidden_ND, head_VD, case, ObjectiveOptions(0.5), 4, monkeypatch)[-1]
-    tied = run(hidden_ND, head_VD, case, ObjectiveOptions(0.5), 4, monkeypatch, tied=True)[-1]
-    total_VD = untied["head"].copy()
-    total_VD[:COUNT] += untied["table"]
-    np.testing.assert_allclose(tied["head"], total_VD, rtol=1e-5, atol=1e-6)
+    whole = Whole(None, head_VD, FusedLinear(OPTIONS, True), tied=True)
+    _, (got_VD,) = differentiated(whole, [whole.head])(case)
+    hidden_grad_ND, total_VD = both_grads(objective(*case, OPTIONS), hidden_ND, head_VD)
+    total_VD[:COUNT] += hidden_grad_ND
+    assert row_error(got_VD, total_VD, 0.02) <= 1e-5
 
 
-def test_a_frozen_head_costs_no_gradient(kernels, monkeypatch):
-    hidden_ND, head_VD, case = small_case(4)
-    reference = run(hidden_ND, head_VD, case, ObjectiveOptions(0.5), 4, monkeypatch)[-1]
-    whole = Whole(hidden_ND, head_VD, FusedLinear(ObjectiveOptions(0.5), True, head_gradient=False), 1.0, False)
-    inputs = [Tensor(a) for a in case[1:]]
-    grads = ms.value_and_grad(whole, None, ms.ParameterTuple([whole.table]), has_aux=True)(*inputs)[1]
-    np.testing.assert_allclose(grads[0].asnumpy(), reference["table"], rtol=1e-6)
-    assert len(whole.fused(Tensor(hidden_ND), Tensor(head_VD), *inputs)) == 5
-
-
-def test_evaluation_computes_no_gradient(kernels, monkeypatch):
-    hidden_ND, head_VD, case = small_case(5)
-    reference = run(hidden_ND, head_VD, case, ObjectiveOptions(0.5), 4, monkeypatch)
-    outputs = FusedLinear(ObjectiveOptions(0.5), True, gradient=False)(
-        Tensor(hidden_ND), Tensor(head_VD), *(Tensor(a) for a in case[1:])
-    )
-    assert len(outputs) == 4
-    for got, expected in zip(outputs, reference, strict=False):
-        np.testing.assert_allclose(got.asnumpy(), expected, rtol=1e-6)
-
-
-def test_gradients_start_anew_at_every_step(kernels, monkeypatch):
-    """Sums that are made in place must not carry over from one step to the next."""
-    hidden_ND, head_VD, case = small_case(6)
-    monkeypatch.setattr(runtime, "logits_elements", lambda: 4 * VOCAB)
-    whole = Whole(hidden_ND, head_VD, FusedLinear(ObjectiveOptions(0.5), True), 2.0, False)
-    step = ms.value_and_grad(whole, None, ms.ParameterTuple(whole.trainable_params()), has_aux=True)
-    inputs = [Tensor(a) for a in case[1:]]
-    first, second = ([grad.asnumpy() for grad in step(*inputs)[1]] for _ in range(2))
-    for one, two in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, two)
+def test_a_frozen_head_and_evaluation_cost_no_gradient(kernels):
+    hidden_ND, head_VD, case = small_case()
+    inputs = [Tensor(array) for array in (hidden_ND, head_VD, *case[1:])]
+    frozen = FusedLinear(OPTIONS, True, head_gradient=False)
+    outputs, grad_ND = ms.value_and_grad(frozen, 0, has_aux=True)(*inputs)
+    reference = objective(*case, OPTIONS)
+    assert row_error(grad_ND.asnumpy(), reference.grad_NV @ head_VD, 0.02) <= 1e-5
+    assert len(outputs) == 5  # no gradient of the head
+    losses = FusedLinear(OPTIONS, True, gradient=False)(*inputs)
+    assert len(losses) == 4
+    for got, wanted in zip(losses, outputs, strict=False):
+        np.testing.assert_allclose(got.asnumpy(), wanted.asnumpy(), rtol=1e-6)

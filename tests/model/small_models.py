@@ -1,21 +1,18 @@
 """Small models with every parameter away from its trivial value (biases not 0, norms not 1)."""
 
+import functools
+
 import numpy as np
 
 from mindspore_impl.model.options import ModelOptions
 
+# Between them: each bias, tied or not, heads of their own width, one key head and as many as query heads.
 SHAPES = {
     "tied": {},
-    "untied_wide_head": {"tie_word_embeddings": False, "head_dim": 10, "rope_theta": 1.6e7},
-    "no_bias": {"qkv_bias": False, "o_bias": False, "num_key_value_heads": 1},
-    "qkv_bias_only": {"o_bias": False, "num_key_value_heads": 4, "rope_theta": 4e6},
-    "o_bias_only": {
-        "qkv_bias": False,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 3,
-        "tie_word_embeddings": False,
-    },
-}
+    "untied_wide_head": {"tie_word_embeddings": False, "head_dim": 10, "num_key_value_heads": 4, "o_bias": False,
+                      "rope_theta": 1.6e7, "max_position_embeddings": 32768, "num_hidden_layers": 1},
+    "o_bias_only": {"qkv_bias": False, "num_attention_heads": 6, "num_key_value_heads": 1, "num_hidden_layers": 1},
+}  # fmt: skip
 
 
 def small_options(**changes) -> ModelOptions:
@@ -36,6 +33,12 @@ def build(options, seed=3):
         parameter.set_data(Tensor(value.astype(np.float32)))
     model.set_train(False)
     return model
+
+
+@functools.cache
+def shared(shape: str):
+    """The model of SHAPES[shape], for tests that leave its weights as they are."""
+    return build(small_options(**SHAPES[shape]))
 
 
 def weights_of(model) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import pytest
 from mindspore_impl import checkpoint, files
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import LoraOptions
+from tests.model.pangu_reference import forward_document
 from tests.model.small_models import build, pack, run, small_options, weights_of
 
 LORA = LoraOptions(r=3, lora_alpha=5.0, target_modules=["q_proj", "v_proj", "o_proj", "down_proj"])
@@ -82,10 +83,9 @@ def test_names_shapes_and_what_is_trained(ms_runtime):
     assert not model.lm_head_weight.requires_grad
 
 
-def test_new_pairs_change_nothing_and_depend_on_the_seed_alone(ms_runtime):
-    plain, model = adapted(small_options(), scatter=False)
-    np.testing.assert_array_equal(run(model, *INPUTS), run(plain, *INPUTS))
-    again, other = (adapted(small_options(), seed=seed, scatter=False)[1] for seed in (3, 4))
+def test_new_pairs_are_zero_and_depend_on_the_seed_alone(ms_runtime):
+    """B is zero, so that the product changes nothing."""
+    model, again, other = (adapted(small_options(), seed=seed, scatter=False)[1] for seed in (3, 3, 4))
     ours, equal, unequal = (checkpoint.weights_of(cell, trained=True) for cell in (model, again, other))
     for name, value in ours.items():
         is_a, bound = ".lora_A." in name, 1 / math.sqrt(value.shape[1])
@@ -96,31 +96,22 @@ def test_new_pairs_change_nothing_and_depend_on_the_seed_alone(ms_runtime):
 
 @pytest.mark.parametrize(
     ("shape", "lora"),
-    [
-        ({}, ALL),
-        (
-            {"tie_word_embeddings": False, "qkv_bias": False, "o_bias": False, "head_dim": 10, "num_hidden_layers": 1},
-            LORA,
-        ),
-    ],
+    [({"num_hidden_layers": 1}, ALL), ({"tie_word_embeddings": False, "num_hidden_layers": 1, "head_dim": 10}, LORA)],
     ids=["tied", "untied"],
 )
-def test_merged_weights_equal_the_unmerged_model(folder, shape, lora):
-    """And both equal the definition, written out in float64."""
+def test_merged_weights_equal_the_definition_and_the_unmerged_model(folder, shape, lora):
+    """The definition is written out in float64, and so is the model that has the merged weights."""
     options = small_options(**shape)
     plain, model, found = folder(lora, options)
-    source = checkpoint.open_weights(found.path, base=folder.base)
-    from mindspore_impl.model.pangu import PanguForCausalLM
-    from mindspore_impl.model.weights import load_into
-
-    together = PanguForCausalLM(options, initialise=False)
-    load_into(together, source)
-    together.set_train(False)
-    wanted, base = run(model, *INPUTS), weights_of(plain)
-    np.testing.assert_allclose(run(together, *INPUTS), wanted, rtol=1e-4, atol=2e-5)
-    assert np.abs(run(plain, *INPUTS) - wanted).max() > 0.1
+    source, base = checkpoint.open_weights(found.path, base=folder.base), weights_of(plain)
+    together = {name: source.read(name) for name in source.shapes}
+    ids = np.arange(3, 12, dtype=np.int32)
+    logits_LV = run(model, ids[None], ids[None] * 0 + np.arange(9, dtype=np.int32), ids[None] * 0 + 1)[0]
+    for weights, close in ((together, True), (base, False)):
+        expected = forward_document(weights, options, ids, np.arange(9))
+        assert np.allclose(logits_LV, expected, rtol=2e-4, atol=2e-5) == close
     pairs = {parameter.name: parameter.asnumpy().astype(np.float64) for parameter in model.trainable_params()}
-    for name, value in weights_of(together).items():
+    for name, value in together.items():
         stem = "base_model.model." + name.removesuffix("weight") + "lora_"
         if stem + "A.weight" in pairs:
             change = lora.lora_alpha / lora.r * pairs[stem + "B.weight"] @ pairs[stem + "A.weight"]
@@ -129,7 +120,7 @@ def test_merged_weights_equal_the_unmerged_model(folder, shape, lora):
             np.testing.assert_array_equal(value, base[name], err_msg=name)
 
 
-@pytest.mark.parametrize(("rank", "alpha"), [(1, 1.0), (4, 2.0), (4, 32.0)])
+@pytest.mark.parametrize(("rank", "alpha"), [(1, 2.0), (4, 32.0)])
 def test_alpha_over_rank_is_the_scale(rank, alpha, ms_runtime):
     from mindspore import Tensor
 
@@ -147,8 +138,7 @@ def test_alpha_over_rank_is_the_scale(rank, alpha, ms_runtime):
     np.testing.assert_allclose(run(cell, x), x @ w.T + bias + alpha / rank * (x @ a.T) @ b.T, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_gradients_follow_from_those_of_the_merged_weights(recompute, ms_runtime):
+def test_gradients_follow_from_those_of_the_merged_weights(ms_runtime):
     """dL/dA = s B^T G and dL/dB = s G A^T, with G = dL/dW of a plain model that has the merged weights."""
     import mindspore as ms
     from mindspore import Tensor
@@ -156,8 +146,7 @@ def test_gradients_follow_from_those_of_the_merged_weights(recompute, ms_runtime
     from mindspore_impl.losses.objective import LossNetwork
     from mindspore_impl.losses.options import ObjectiveOptions
 
-    options = small_options(num_hidden_layers=1, recompute=recompute)
-    plain, model = adapted(options, ALL)
+    plain, model = adapted(small_options(num_hidden_layers=1, recompute=True), ALL)
     pairs = {parameter.name: parameter.asnumpy() for parameter in model.trainable_params()}
     scale = ALL.lora_alpha / ALL.r
     for parameter in plain.get_parameters():
@@ -219,13 +208,11 @@ def test_merged_weights_have_an_identity_of_their_own(folder):
 
 def test_adapters_of_other_weights_are_refused(folder, tmp_path):
     plain, _, found = folder()
-    with pytest.raises(
-        UserError, match=r"pairs/step_00000001: holds LoRA adapters alone; name the stage inside its run"
-    ):
+    with pytest.raises(UserError, match="pairs/step_00000001"):
         checkpoint.open_weights(found.path)
     other = weights_of(plain)
     other["model.norm.weight"] = other["model.norm.weight"] + 1
-    with pytest.raises(UserError, match=r"were trained on the weights .*other.safetensors holds"):
+    with pytest.raises(UserError, match="other.safetensors"):
         checkpoint.open_weights(found.path, base=lambda: source_of(tmp_path / "other.safetensors", other))
 
 
@@ -240,27 +227,24 @@ def test_missing_pairs_and_damaged_metadata_are_refused(folder, tmp_path):
         merged(lacking, adapters, folder.base())
     wider = dataclasses.replace(adapters, options=dataclasses.replace(LORA, r=4))
     whole = source_of(tmp_path / "whole.safetensors", arrays)
-    with pytest.raises(
-        UserError, match=r"has shape \[3, 40\] there and \[4, 40\] in the model; the adapters do not fit"
-    ):
+    with pytest.raises(UserError, match=r"\[3, 40\] there and \[4, 40\]"):
         merged(whole, wider, folder.base())
     for text in ("{", "[]", '{"r": 0, "lora_alpha": 1, "target_modules": ["q_proj"], "base_sha256": "x"}', '{"r": 1}'):
         source_of(tmp_path / "bad.safetensors", arrays, metadata={"lora": text})
-        with pytest.raises(UserError, match=r"bad.safetensors: cannot be read as LoRA adapters .*copy the file again"):
+        with pytest.raises(UserError, match="bad.safetensors"):
             read_adapters(tmp_path / "bad.safetensors")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (LoraOptions(r=0), r"lora.r: 0"),
-        (LoraOptions(r=-2), r"lora.r: -2"),
-        (LoraOptions(lora_alpha=0.0), r"lora.lora_alpha: 0"),
-        (LoraOptions(lora_alpha=math.inf), r"lora.lora_alpha: inf"),
-        (LoraOptions(target_modules=[]), r"lora.target_modules: no layer is named; choose from q_proj, k_proj"),
-        (LoraOptions(target_modules=["q_porj"]), r"no linear layer is called 'q_porj'; did you mean 'q_proj'\?"),
-        (LoraOptions(target_modules=["lm_head"]), r"no linear layer is called 'lm_head'"),
-        (LoraOptions(target_modules=["q_proj", "q_proj"]), r"a layer stands twice"),
+        (LoraOptions(r=0), "lora.r: 0 "),
+        (LoraOptions(lora_alpha=0.0), "lora.lora_alpha: 0 "),
+        (LoraOptions(lora_alpha=math.inf), "lora.lora_alpha: inf "),
+        (LoraOptions(target_modules=[]), "lora.target_modules: .*q_proj, k_proj"),
+        (LoraOptions(target_modules=["q_porj"]), "lora.target_modules: .*'q_porj'.*'q_proj'"),
+        (LoraOptions(target_modules=["lm_head"]), "lora.target_modules: .*'lm_head'"),
+        (LoraOptions(target_modules=["q_proj", "q_proj"]), "lora.target_modules: "),
     ],
 )
 def test_options_without_meaning_are_refused(options, message, ms_runtime):

@@ -70,17 +70,14 @@ def test_inv_freq_alone_is_ignored(tmp_path, shards):
         weights.open_hf(tmp_path)
 
 
-def test_a_wrong_shape_is_refused(tmp_path):
+def test_a_wrong_shape_and_biases_that_config_json_denies_are_refused(tmp_path):
+    write_folder(tmp_path, bias=False)
+    with pytest.raises(UserError, match="k_proj.bias"):
+        weights.open_hf(tmp_path)
     tensors = tensors_of()
     tensors["model.layers.1.mlp.down_proj.weight"] = tensors["model.layers.1.mlp.down_proj.weight"].T.copy()
     write_folder(tmp_path, tensors)
     with pytest.raises(UserError, match=r"layers.1.mlp.down_proj.weight' has shape \[40, 24\] there and \[24, 40\]"):
-        weights.open_hf(tmp_path)
-
-
-def test_biases_that_config_json_denies_are_refused(tmp_path):
-    write_folder(tmp_path, bias=False)
-    with pytest.raises(UserError, match=r"k_proj.bias.* that the model does not have \(8 such"):
         weights.open_hf(tmp_path)
 
 
@@ -90,23 +87,13 @@ def test_tied_head(tmp_path):
     write_folder(tmp_path, {**tensors, HEAD: tensors[EMBEDDING].copy()}, shards=2)
     assert HEAD not in weights.open_hf(tmp_path).shapes
     other = tensors[EMBEDDING].copy()
-    other[-1, -1] = 0.0 if other[-1, -1] else -0.0
+    tensors[EMBEDDING][-1, -1], other[-1, -1] = 0.0, -0.0
     for head in (other, other[:-1]):
         write_folder(tmp_path, {**tensors, HEAD: head}, shards=2)
         with pytest.raises(UserError, match="tie_word_embeddings true.*'lm_head.weight' is there and differs"):
             weights.open_hf(tmp_path)
     write_folder(tmp_path, tensors, shards=2, tie_word_embeddings=False)
     with pytest.raises(UserError, match="'lm_head.weight' is missing, .*tie_word_embeddings false"):
-        weights.open_hf(tmp_path)
-
-
-def test_a_negative_zero_is_not_a_zero(tmp_path):
-    tensors = tensors_of()
-    tensors[EMBEDDING][0, 0] = 0.0
-    head = tensors[EMBEDDING].copy()
-    head[0, 0] = -0.0
-    write_folder(tmp_path, {**tensors, HEAD: head})
-    with pytest.raises(UserError, match="differs"):
         weights.open_hf(tmp_path)
 
 
@@ -118,16 +105,12 @@ def _edit(folder, change):
 
 def test_a_missing_shard_is_named(tmp_path):
     write_folder(tmp_path, shards=3)
-    (tmp_path / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(UserError, match=r"missing shard model-00002-of-00003.safetensors \(1 of 3\)"):
-        weights.open_hf(tmp_path)
-
-
-def test_a_truncated_shard_is_named(tmp_path):
-    write_folder(tmp_path, shards=2)
-    path = tmp_path / "model-00002-of-00002.safetensors"
+    path = tmp_path / "model-00002-of-00003.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match="model-00002-of-00002.safetensors: cut off"):
+    with pytest.raises(UserError, match="model-00002-of-00003.safetensors: cut off"):
+        weights.open_hf(tmp_path)
+    path.unlink()
+    with pytest.raises(UserError, match=r"missing shard model-00002-of-00003.safetensors \(1 of 3\)"):
         weights.open_hf(tmp_path)
 
 
@@ -236,16 +219,12 @@ def test_what_config_json_leaves_out_has_the_meaning_of_its_type():
     assert _options(**LLAMA, attention_bias=True).o_bias
 
 
-@pytest.mark.parametrize("rope", [{"rope_scaling": None}, {"rope_scaling": {"rope_type": "default"}},
-    {"rope_theta": ..., "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}])  # fmt: skip
-def test_plain_rotary_positions_in_every_spelling(rope):
-    assert _options(**rope) == OPTIONS
-
-
 @pytest.mark.parametrize(
     "harmless",
     [{"use_cache": False}, {"auto_map": {"AutoConfig": "x.y"}}, {"attention_dropout": 0.0}, {"sliding_window": None},
-     {"mlp_bias": False}, {"transformers_version": "4.57.1"}, {"partial_rotary_factor": 1.0}, {"pretraining_tp": 2}],
+     {"mlp_bias": False}, {"rope_scaling": {"rope_type": "default"}},
+     {"rope_theta": ..., "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+     {"transformers_version": "4.57.1"}, {"partial_rotary_factor": 1.0}, {"pretraining_tp": 2}],
     ids=str,
 )  # fmt: skip
 def test_harmless_keys_pass(harmless):
@@ -297,11 +276,8 @@ def test_a_config_that_is_written_reads_the_same(model_type, options):
     read = hf_config.options_of(json.loads(json.dumps(content)), "config.json")
     assert dataclasses.replace(read, head_dim=options.head_dim) == options
     assert content["head_dim"] == (options.head_dim or 6) and content["bos_token_id"] == 1
-
-
-def test_biases_that_config_json_cannot_say_are_refused():
-    with pytest.raises(UserError, match="qkv_bias True with o_bias False cannot be written as llama"):
-        hf_config.config_of(dataclasses.replace(OPTIONS, o_bias=False), "llama", {})
+    with pytest.raises(UserError, match="qkv_bias .* o_bias"):
+        hf_config.config_of(dataclasses.replace(options, o_bias=not options.o_bias), model_type, {})
 
 
 @pytest.mark.parametrize(
@@ -310,7 +286,7 @@ def test_biases_that_config_json_cannot_say_are_refused():
         ({"rope_theta": 4e6}, "models.student.rope_theta is 4000000.0, rope_theta of the weights 10000.0"),
         ({"num_hidden_layers": 3}, "models.student.num_hidden_layers is 3, num_hidden_layers of the weights 2"),
         ({"vocab_size": 160}, "models.student.vocab_size is 160, vocab_size of the weights 37"),
-        ({"o_bias": False}, "models.student.o_bias is False, bias of the weights True"),
+        ({"o_bias": False}, "models.student.o_bias is False, o_bias of the weights True"),
         ({"head_dim": 8}, "models.student.head_dim is 8, head_dim of the weights 6"),
         ({"rms_norm_eps": 1e-6}, "models.student.rms_norm_eps is 1e-06"),
         (

@@ -1,6 +1,5 @@
 """A run with real rollouts, a real teacher store, and the tokenizer to read them with."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +52,3 @@ def _rollout(number: int, tokenizer, hostile: str) -> Rollout:
     prompt = render_prompt(messages, tokenizer, thinking)
     ids = encode_completion(text, True, thinking, tokenizer, "here")
     return Rollout(f"r{number}{hostile}", messages, thinking, prompt, ids, text, "stop", None, tokenizer.sha256)
-
-
-def data_of(html: str, key: str):
-    """The JSON that a page holds for its script."""
-    begin = f'<script type="application/json" id="{key}">'
-    return json.loads(html.partition(begin)[2].partition("</script>")[0])

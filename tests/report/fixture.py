@@ -1,8 +1,8 @@
 """A synthetic run directory with stages of several groups, for tests and for looking at a report."""
 
+import itertools
 import json
 import math
-import random
 from pathlib import Path
 
 from mindspore_impl.evaluation.scoring import wilson_interval
@@ -32,13 +32,8 @@ stages:
     evaluate: true
   control: {{kind: sft, init: sft_fast, evaluate: true}}
 """
-GROUPS = {
-    "sft": "training",
-    "distill": "training",
-    "rollout": "generation",
-    "capture": "scoring",
-    "evaluate": "evaluation",
-}
+GROUPS = {"sft": "training", "distill": "training", "rollout": "generation", "capture": "scoring"}
+GROUPS["evaluate"] = "evaluation"
 # name, kind, inputs, steps, (first, last) loss, right answers of 200 in (reasoning, fast)
 STAGES = [
     ("teacher", "sft", {}, 900, (4.9, 0.11), None),
@@ -75,7 +70,6 @@ def build_run(
         config = config.replace(", control]", "]").partition("  control:")[0].replace("distill_fast", final)
         stages = json.loads(json.dumps(STAGES[:-2]).replace("distill_fast", final))
     folder.mkdir(parents=True)
-    draw = random.Random(seed)
     (folder / "config.yaml").write_text(config + (f"# {hostile}\n" if hostile else ""), encoding="utf-8")
     environment = {
         "device": f"Intel(R) Xeon(R) Processor @ 2.60GHz, 2 cores{hostile}",
@@ -87,8 +81,28 @@ def build_run(
     write_plan(folder, [(name, kind, inputs) for name, kind, inputs, *_ in stages])
     under_way = None if stop_after is None else stop_after + 1
     for number, stage in enumerate(stages[:under_way], start=1):
-        _write_stage(folder / "stages" / f"{number:02d}_{stage[0]}", stage, draw, number != under_way, hostile)
+        _write_stage(folder / "stages" / f"{number:02d}_{stage[0]}", stage, seed, number != under_way, hostile)
     return folder
+
+
+def change_json(path: Path, change) -> None:
+    """Let `change` edit the content of a JSON file in place."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    change(value)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def change_stage(folder: Path, stage: str, change) -> None:
+    """Let `change` edit the stage.json of a stage in place."""
+    (path,) = folder.glob(f"stages/[0-9][0-9]_{stage}/stage.json")
+    change_json(path, change)
+
+
+def set_accuracy(folder: Path, stage: str, share: float) -> None:
+    """Change what the evaluation of a stage measured on test_fast."""
+    change_stage(
+        folder, f"eval_{stage}", lambda record: record["metrics"]["accuracy"]["test_fast"].update(accuracy=share)
+    )
 
 
 def write_plan(folder: Path, stages: list[tuple[str, str, dict]]) -> None:
@@ -102,111 +116,68 @@ def write_plan(folder: Path, stages: list[tuple[str, str, dict]]) -> None:
     (folder / "plan.json").write_text(json.dumps({"schema": 1, "stages": entries}), encoding="utf-8")
 
 
-def _write_stage(folder: Path, stage: tuple, draw: random.Random, finished: bool, hostile: str) -> None:
+def _write_stage(folder: Path, stage: tuple, seed: int, finished: bool, hostile: str) -> None:
     name, kind, inputs, steps, losses, right = stage
     folder.mkdir(parents=True)
-    record = {
-        "name": name,
-        "kind": kind,
-        "fingerprint": "0" * 64,
-        "inputs": inputs,
-        "started": "2026-02-03T10:11:12+00:00",
-    }
+    record = {"name": name, "kind": kind, "inputs": inputs, "status": "running", "seconds": 0.0}
     if steps:
-        lines = _training_lines(kind, steps if finished else steps // 2, losses, draw)
-        text = "".join(json.dumps(line) + "\n" for line in lines)
+        text = _lines(_training_lines(kind == "distill", steps if finished else steps // 2, *losses))
         (folder / "metrics.jsonl").write_text(text if finished else text + '{"step": 1', encoding="utf-8")
-    if not finished:
-        (folder / "stage.json").write_text(json.dumps(record | {"status": "running", "seconds": 0.0}), encoding="utf-8")
-        return
-    tokens = steps * 1900 or 24000
-    metrics = {"tokens": tokens, "tokens_per_second": 18000 + draw.random() * 4000}
-    if kind == "evaluate":
-        metrics = _evaluation(right, draw) | {"tokens": tokens}
-        lines = _samples(right, draw, hostile)
-        (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    if kind == "rollout":
-        metrics |= {"prompts": 2000, "generations": 2000, "finished_share": 0.97}
-    if kind == "capture":
-        metrics |= {
-            "positions": 24000,
-            "bytes_per_position": 44.1,
-            "teacher_mass": 0.997,
-            "teacher_entropy": float("nan"),
-        }
-    record |= {"status": "finished", "seconds": 4 + tokens / 17000, "tokens": tokens, "metrics": metrics}
+    if finished:
+        tokens = steps * 1900 or 24000
+        metrics = {"tokens": tokens, "tokens_per_second": 18000}
+        if right:
+            metrics = _evaluation(right, seed) | {"tokens": tokens}
+            (folder / "samples.jsonl").write_text(_lines(_samples(hostile)), encoding="utf-8")
+        if kind == "capture":
+            metrics |= {"positions": 24000, "teacher_entropy": float("nan")}
+        record |= {"status": "finished", "seconds": 4 + tokens / 17000, "tokens": tokens, "metrics": metrics}
     (folder / "stage.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-def _training_lines(kind: str, steps: int, losses: tuple, draw: random.Random) -> list[dict]:
-    first, last = losses
+def _lines(values: list[dict]) -> str:
+    return "".join(json.dumps(value) + "\n" for value in values)
+
+
+def _training_lines(distills: bool, steps: int, first: float, last: float) -> list[dict]:
     lines = []
     for step in range(10, steps + 1, 10):
         fade = math.exp(-step / 120)
-        loss = last + (first - last) * fade * (1 + 0.1 * draw.gauss(0, 1)) + 0.01 * abs(draw.gauss(0, 1))
-        line = {"step": step, "loss": loss, "ce": loss, "supervised_tokens": 900, "tokens": 1900, "grad_norm": 0.7}
-        if kind == "distill":
-            line |= {
-                "ce": 0.42 + 0.05 * draw.gauss(0, 1), "kd": loss * 0.9,
-                "teacher_entropy": 0.21 + 0.01 * draw.gauss(0, 1),
-                "teacher_mass": 0.997 + 0.0005 * draw.gauss(0, 1), "student_mass": 0.995 - 0.02 * fade,
-                "agreement": 0.955 - 0.09 * fade + 0.004 * draw.gauss(0, 1),
-            }  # fmt: skip
-        if step == 50:
-            line["loss"] = float("nan")
+        loss = last + (first - last) * fade
+        line = {"step": step, "loss": float("nan") if step == 50 else loss, "ce": loss, "tokens": 1900}
+        if distills:
+            line |= {"ce": 0.42, "kd": loss * 0.9, "teacher_entropy": 0.21, "teacher_mass": 0.997}
+            line |= {"student_mass": 0.995 - 0.02 * fade, "agreement": 0.955 - 0.09 * fade}
         lines.append(line)
         if step % 100 == 0 or step == steps:
-            held = {name: {"loss": loss * factor, "perplexity": math.exp(loss * factor), "tokens": 5000}
-                    for name, factor in (("validation_fast", 1.15), ("validation_reasoning", 1.02))}  # fmt: skip
+            names = ("validation_fast", "validation_reasoning")
+            held = {name: {"loss": 1.1 * loss, "perplexity": math.exp(1.1 * loss), "tokens": 5000} for name in names}
             lines.append({"step": step, "validation": held})
     return lines
 
 
-def _evaluation(right: tuple, draw: random.Random) -> dict:
+def _evaluation(right: tuple, seed: int) -> dict:
+    """Right answers that vary with the seed, and a model that is surer than it is right."""
     accuracy = {}
     for name, correct in zip(SETS, right, strict=True):
-        correct = max(0, min(200, correct + draw.randrange(-6, 7)))
+        correct = max(0, min(200, correct + seed * 5 % 13 - 6))
         low, high = wilson_interval(correct, 200)
-        accuracy[name] = {"correct": correct, "total": 200, "accuracy": correct / 200, "low": low, "high": high,
-                          "truncated": 2, "seconds": 3.5}  # fmt: skip
+        accuracy[name] = {"correct": correct, "total": 200, "accuracy": correct / 200, "low": low, "high": high}
+    bins = [{"tokens": 60, "confidence": (n + 0.6) / 15, "accuracy": 0.85 * (n + 0.6) / 15} for n in range(3, 15)]
     return {
         "accuracy": accuracy,
         "perplexity": {"validation_fast": {"loss": 0.31, "perplexity": 1.36, "tokens": 9000}},
-        "calibration": {"validation_fast": _calibration(draw)},
+        "calibration": {"validation_fast": {"ece": 0.096, "bins": bins, "tokens": 720}},
     }
 
 
-def _calibration(draw: random.Random) -> dict:
-    """A model that is surer than it is right."""
-    bins = []
-    for number in range(3, 15):
-        confidence = (number + 0.6) / 15
-        accuracy = min(1.0, 0.85 * confidence + 0.02 * draw.random())
-        bins.append({"low": number / 15, "high": (number + 1) / 15, "tokens": 60 * number, "confidence": confidence,
-                     "accuracy": accuracy})  # fmt: skip
-    tokens = sum(each["tokens"] for each in bins)
-    ece = sum(each["tokens"] * abs(each["confidence"] - each["accuracy"]) for each in bins) / tokens
-    return {"ece": ece, "bins": bins, "tokens": tokens}
-
-
-def _samples(right: tuple, draw: random.Random, hostile: str) -> list[dict]:
+def _samples(hostile: str) -> list[dict]:
+    """Six answers of each set: the second is wrong, the third is cut; three are shown."""
     lines = []
-    for name in SETS:
-        thinking = name.removeprefix("test_")
-        for number in range(6):
-            correct, finished = number != 1, number != 2
-            lines.append(
-                {
-                    "id": f"list_programs/test/1/{number}{hostile}",
-                    "set": name,
-                    "thinking": thinking,
-                    "prompt": f"list d b a c apply reverse sort{hostile}",
-                    "reasoning": f"reverse c a b d sort a b c d{hostile}" if thinking == "reasoning" else "",
-                    "answer": f"a b {'c d' if correct else 'd c'}{hostile}" if finished else "a b",
-                    "expected": "a b c d",
-                    "correct": correct and finished,
-                    "finished": finished,
-                    "shown": number < 3,
-                }
-            )
+    for name, number in itertools.product(SETS, range(6)):
+        thinking, answer = name.removeprefix("test_"), "a b d c" if number == 1 else "a b c d"
+        reasoning = f"reverse c a b d sort a b c d{hostile}" if thinking == "reasoning" else ""
+        line = {"id": f"test/{number}{hostile}", "set": name, "thinking": thinking, "prompt": f"list d b a c{hostile}"}
+        line |= {"reasoning": reasoning, "answer": f"{answer}{hostile}", "expected": "a b c d"}
+        lines.append(line | {"correct": number not in (1, 2), "finished": number != 2, "shown": number < 3})
     return lines

@@ -1,5 +1,6 @@
 """A page as a strict parser sees it, and text that tries to become markup."""
 
+import json
 from html.parser import HTMLParser
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -35,3 +36,9 @@ class Page(HTMLParser):
 
     def values(self, name):
         return [value for _, key, value in self.attributes if key == name]
+
+
+def data_of(html: str, key: str):
+    """The JSON that a page holds for its script."""
+    begin = f'<script type="application/json" id="{key}">'
+    return json.loads(html.partition(begin)[2].partition("</script>")[0])

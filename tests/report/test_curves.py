@@ -9,6 +9,7 @@ import yaml
 from mindspore_impl.cli import report
 from mindspore_impl.report.curves import arms_of, kl_lines, starts_of, validation_lines
 from mindspore_impl.report.run_files import read_run
+from tests.report.fixture import change_stage
 
 DATA = {"rows": 2, "sequence_length": 512}
 SETTINGS = {
@@ -66,8 +67,10 @@ def test_arms_of_equal_budget_lie_over_the_same_tokens(tmp_path):
 
 def test_the_command_writes_a_picture_for_both_backgrounds(tmp_path):
     folder = write_run(tmp_path / "run")
-    change_perplexity(folder, "eval_sft", None)
-    change_perplexity(folder, "eval_recovery", 1e300)
+    for stage, value in (("eval_sft", None), ("eval_recovery", 1e300)):
+        change_stage(
+            folder, stage, lambda record, y=value: record["metrics"]["perplexity"]["held"].update(perplexity=y)
+        )
     assert report.main([str(folder), "--plot", str(tmp_path / "curves.svg")]) == 0
     text = (tmp_path / "curves.svg").read_text()
     root = ElementTree.fromstring(text)
@@ -81,13 +84,6 @@ def test_the_command_writes_a_picture_for_both_backgrounds(tmp_path):
     assert "KL of the teacher held" in page
     for cell in ("0.7", "9.5", "–", "1e+300"):
         assert f">{cell}</td>" in page, "a perplexity that is no number leaves the report whole"
-
-
-def change_perplexity(folder, stage, value):
-    path = next(folder.glob(f"stages/*_{stage}/stage.json"))
-    record = json.loads(path.read_text())
-    record["metrics"]["perplexity"]["held"]["perplexity"] = value
-    path.write_text(json.dumps(record))
 
 
 @pytest.mark.usefixtures("no_plots")

@@ -69,14 +69,8 @@ def opened(page, folder, *flags, width: int = 1200) -> dict:
 
 
 def run(folder, *flags) -> subprocess.CompletedProcess:
-    command = [
-        CHROMIUM,
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--hide-scrollbars",
-        f"--user-data-dir={folder / 'profile'}",
-    ]
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command.append(f"--user-data-dir={folder / 'profile'}")
     return subprocess.run([*command, *flags], capture_output=True, text=True, timeout=300, check=True)
 
 
@@ -87,7 +81,7 @@ def console(page, folder, *flags) -> list[str]:
 
 
 def test_a_run_s_page_on_a_desk(distilled, tmp_path):
-    found = opened(distilled, tmp_path)
+    found = opened(distilled / "report.html", tmp_path)
     assert found["overflow"] <= found["width"] and found["cut"] == 0
     assert found["plots"] == 5 and found["wires"] == 5
     assert found["stages"] == 5 and found["all"] == "1 to 10 of 12" and found["second"] == "11 to 12 of 12"

@@ -1,22 +1,12 @@
 """The traffic benchmark: the real kernel is counted right, the roofline is the reference's, sources are named."""
 
-import os
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.speed import BENCHMARKS, ascend_traffic
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    """Compiled kernels go where the tests' other files go."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EMULATOR_CACHE", os.environ.get("EMULATOR_CACHE") or str(tmp_path_factory.mktemp("emulator")))
-        yield
-
+from mindspore_impl.speed import ascend_traffic
 
 SOC = {soc.name: soc for soc in ascend_traffic.SOCS}
 
@@ -107,7 +97,7 @@ def test_a_wrong_gradient_is_not_counted():
 @pytest.mark.slow
 def test_the_kernel_keeps_its_budget(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rows = BENCHMARKS["ascend_traffic"] and ascend_traffic.run(tmp_path / "rows.json")
+    rows = ascend_traffic.run(tmp_path / "rows.json")
     ours = {(row.case, row.metric): row.ours for row in rows if row.source == "emulated"}
     for case in ascend_traffic.CASES:
         streaming = f"{case}, streaming"

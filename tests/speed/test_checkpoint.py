@@ -1,17 +1,15 @@
 """The checkpoint benchmark: the model it names, a save that is really made and waited for."""
 
-from mindspore_impl import config
 from mindspore_impl.checkpoint import Background, latest
-from mindspore_impl.speed import BENCHMARKS
+from mindspore_impl.curriculum.configuration import compose
 from mindspore_impl.speed import checkpoint as benchmark
 
 
 def test_it_trains_a_model_of_the_teachers_size():
-    teacher = config.compose(["model@models.teacher=tiny_teacher"]).models["teacher"]
+    teacher = compose(["model@models.teacher=tiny_teacher"]).models["teacher"]
     names = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads".split()
     sizes = [benchmark.HIDDEN, benchmark.INNER, benchmark.LAYERS, benchmark.HEADS, benchmark.KV_HEADS]
     assert [getattr(teacher, name) for name in names] == sizes
-    assert callable(BENCHMARKS["checkpoint"])
 
 
 def test_the_whole_state_is_saved(ms_runtime, tmp_path):

@@ -1,10 +1,12 @@
 """What every benchmark relies on: turns, medians, ratios, and the three outputs."""
 
 import csv
+import importlib
 import json
 
 import pytest
 
+from mindspore_impl.speed import NAMES
 from mindspore_impl.speed.common import Row, alternate, compared, medians, publish
 
 KEYS = ["benchmark", "case", "metric", "unit", "ours", "peer", "peer_name", "ratio", "source", "device", "versions"]
@@ -35,6 +37,12 @@ def test_a_ratio_above_one_always_means_ours_is_better():
 def test_a_source_is_one_of_three():
     with pytest.raises(ValueError, match="guessed"):
         row(source="guessed")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_is_a_benchmark(name):
+    module = importlib.import_module(f"mindspore_impl.speed.{name}")
+    assert name == module.NAME and callable(module.run)
 
 
 def test_table_csv_and_json(tmp_path, capsys):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mindspore_impl.speed import BENCHMARKS, train_step
+from mindspore_impl.speed import train_step
 
 
 def test_the_batch_holds_two_documents_a_row(ms_runtime):
@@ -16,10 +16,6 @@ def test_the_batch_holds_two_documents_a_row(ms_runtime):
     half = train_step.LENGTH // 2
     assert (batch.position_ids_BL[:, half] == 0).all() and (batch.loss_weight_BL[:, half - 1] == 0).all()
     assert (batch.target_ids_BL[:, 0] == batch.input_ids_BL[:, 1]).all()
-
-
-def test_names_lead_to_functions():
-    assert callable(BENCHMARKS["train_step"])
 
 
 @pytest.mark.slow

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.text import chat, template
+from mindspore_impl.schema import build
+from mindspore_impl.text import chat, options, template
 from mindspore_impl.text.incremental import TextStream
+from mindspore_impl.text.options import TokenizerOptions
 from mindspore_impl.text.records import ROLES, Message, Record
 from mindspore_impl.text.template import CHATML
 from mindspore_impl.text.tokenizer import Tokenizer
@@ -54,12 +56,16 @@ def learned(tokenizer, sample) -> str:
 
 def test_a_template_from_outside_is_used_by_name(bpe_path, monkeypatch):
     mine = replace(CHATML, name="mine", headers={role: f"<{role}> " for role in ROLES}, separator="")
-    monkeypatch.setattr(template, "TEMPLATES", dict(template.TEMPLATES))
+    monkeypatch.setattr(template, "TEMPLATES", known := dict(template.TEMPLATES))
+    monkeypatch.setattr(options, "TEMPLATES", known)
     assert template.register_template(mine) is template.register_template(mine) is template.find_template("mine")
     tokenizer = Tokenizer.load(bpe_path, "mine")
     assert written(tokenizer, chat.render_prompt((USER,), tokenizer, "fast")) == (
         "<|im_start|><user> 2 + 34?<|im_end|><|im_start|><assistant> "
     )
+    assert build(TokenizerOptions, {"template": "mine"}, "tokenizer").template == "mine"
+    with pytest.raises(UserError, match="tokenizer.template: 'mien'.*'mine'"):
+        build(TokenizerOptions, {"template": "mien"}, "tokenizer")
     with pytest.raises(UserError, match="chatml"):
         template.register_template(replace(mine, name="chatml"))
     assert template.find_template("chatml") is CHATML

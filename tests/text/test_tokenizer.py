@@ -26,14 +26,7 @@ def test_the_layout_of_a_trained_vocabulary(tokenizer):
     assert tokenizer.sha256 == hashlib.sha256(tokenizer.path.read_bytes()).hexdigest()
 
 
-def test_special_ids_are_found_by_piece_name(pangu_like):
-    for piece, token_id in pangu_like.special.items():
-        assert pangu_like.pieces([token_id]) == [piece]
-    assert pangu_like.special["[unused9]"] == 3 + 9  # after unk, bos and eos of that file
-    assert pangu_like.eos_id == 3 + 10 and pangu_like.backend.processor.eos_id() == 2
-
-
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(TEXT)
 @example("  two spaces, 中文, 😀\n\ttab\r\n end ")
 @example(" ")
@@ -45,7 +38,7 @@ def test_text_comes_back_unchanged(tokenizer, text):
     assert all(0 <= token_id < tokenizer.vocab_size for token_id in ids)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(SPOILT.map("".join))
 @example("[unused10]")
 @example("x[unused10][unused9]助手：[unused16]")
@@ -58,6 +51,7 @@ def test_text_never_becomes_a_special_piece(tokenizer, pangu_like, text):
 
 
 def test_the_published_layout_would_match_pieces_in_text(pangu_like):
+    assert pangu_like.eos_id == 3 + 10 and pangu_like.backend.processor.eos_id() == 2  # after unk, bos, eos of the file
     assert pangu_like.eos_id in pangu_like.backend.encode("a[unused10]b"), "else the test above could not fail"
     assert pangu_like.decode(pangu_like.encode("a[unused10]b")) == "a[unused10]b"
 
@@ -88,13 +82,6 @@ def test_letters_and_operations_are_single_tokens(tiny):
     text = "list d b a c apply reverse rotate_left rotate_right swap_ends swap_first swap_last sort"
     assert len(tiny.encode(text)) <= len(text.split()) + 3
     assert tiny.pieces(tiny.encode("d b a c")) == ["▁d", "▁b", "▁a", "▁c"]
-
-
-def test_training_is_deterministic_and_silent(corpus, tmp_path, tiny, capfd):
-    again = train_tokenizer(corpus, tmp_path / "again.model", 144)
-    assert again.sha256 == tiny.sha256
-    captured = capfd.readouterr()
-    assert captured.out == "" and captured.err == ""
 
 
 def test_another_process_trains_the_same_file(corpus, tmp_path, tiny):

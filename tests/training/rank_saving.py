@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from mindspore_impl import runtime
 from mindspore_impl.distributed import ranks
-from tests.training.small import Stream, batch, split
+from tests.training.small import Stream, batch, run, split
 
 
 class Share(Stream):
@@ -21,10 +21,9 @@ class Share(Stream):
 def stage(folder, raise_at=None):
     """Train until the end, or until the step `raise_at`."""
     from mindspore_impl.training import trainer
-    from tests.training.test_trainer import OPTIONS, run
 
     trainer.LossNetwork = lambda model, *_, **__: model
-    run(folder, Share(raise_at=raise_at), options=OPTIONS, validation={})
+    run(folder, Share(raise_at=raise_at), validation={})
 
 
 def two(folder):

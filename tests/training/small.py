@@ -1,10 +1,16 @@
 """Stand-ins for the rooms below: a linear model and its gradient in NumPy, batches, a stream, a tiny real model."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 
+from mindspore_impl.losses.options import ObjectiveOptions
+from mindspore_impl.training.options import OptimizerOptions, TrainOptions
+
 VOCAB, ROWS, LENGTH = 16, 8, 6
+OPTIMIZER = OptimizerOptions(learning_rate=0.02, warmup_steps=2)
+OPTIONS = TrainOptions(logging_steps=2, save_steps=3, eval_steps=4, tensorboard=False)
 
 
 def linear_network(seed: int = 0, dtype=np.float32, metrics: int = 2, vocab: int = VOCAB):
@@ -67,6 +73,9 @@ def batch(seed: int = 0, rows: int = ROWS, masked: float = 0.5, weight: float | 
     )
 
 
+VALIDATION = {"held": [batch(90, weight=1.0), batch(91, weight=1.0)]}
+
+
 def split(whole, parts: int):
     """The same global batch as `parts` micro-batches; the weights keep the global denominator."""
     size = len(whole.input_ids_BL) // parts
@@ -91,6 +100,35 @@ def tiny_model(seed: int = 0):
         num_key_value_heads=1,
     )
     return PanguForCausalLM(sizes, seed=seed)
+
+
+def linear(seed: int):
+    """A linear network for the trainer."""
+    return linear_network(seed, metrics=7)
+
+
+def run(folder, stream, *, steps=8, options=OPTIONS, validation=VALIDATION, optimizer=OPTIMIZER, seed=0, **more):
+    """Train a linear network that starts from `seed`; -> its weights and the result."""
+    from mindspore_impl.training.trainer import TrainingJob, train
+
+    model = linear(seed)
+    result = train(
+        TrainingJob(model, stream, validation, ObjectiveOptions(), optimizer, options, folder, steps, **more)
+    )
+    return weights(model), result
+
+
+def lines(folder):
+    """The lines of metrics.jsonl without what is timed."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in found]
+
+
+def equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Assert that arrays by name have the same bits."""
+    assert set(found) == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
 def weights(model) -> dict[str, np.ndarray]:

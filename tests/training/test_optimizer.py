@@ -40,26 +40,32 @@ def numpy_adamw(values, options, steps):
     return values
 
 
-@pytest.mark.parametrize("eps", [1e-8, 1e-2])
-def test_update_is_adamw_with_bias_correction(eps, ms_runtime):
+def test_update_is_adamw_with_bias_correction_on_any_state(ms_runtime):
     import mindspore as ms
 
-    from mindspore_impl.training.optimizer import make_optimizer
+    from mindspore_impl.training.optimizer import load_state, make_optimizer, state_of
 
     options = OptimizerOptions(
-        learning_rate=0.05, lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.3, adam_epsilon=eps
+        learning_rate=0.05, lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.3, adam_epsilon=1e-2
     )
-    held = parameters()
-    start = [parameter.asnumpy().copy() for parameter in held]
+    held, start = parameters(), [parameter.asnumpy().copy() for parameter in parameters()]
     optimizer = make_optimizer(held, options, 64)
     for t in range(1, 65):
         optimizer(tuple(ms.Tensor(g) for g in gradients(t)))
     for parameter, expected in zip(held, numpy_adamw(start, options, 64), strict=True):
         np.testing.assert_allclose(parameter.asnumpy(), expected, rtol=1e-4, atol=2e-5, err_msg=parameter.name)
     assert optimizer.global_step.asnumpy().tolist() == [64]
+    state, other = state_of(optimizer), make_optimizer(parameters(), options, 64)
+    assert set(state) == {f"adam_{k}.{n}" for k in "mv" for n in SHAPES} | {"global_step"}
+    load_state(other, state, "there")
+    for name, array in state_of(other).items():
+        np.testing.assert_array_equal(array, state[name])
+    with pytest.raises(UserError, match="there: 'adam_m.matrix'"):
+        load_state(other, state | {"adam_m.matrix": np.zeros(2, np.float32)}, "there")
 
 
 def test_update_equals_mindformers_own(ms_runtime):
+    """With the small epsilon that is the default."""
     import mindspore as ms
 
     from mindspore_impl.training.mindformers import import_mindformers
@@ -80,37 +86,6 @@ def test_update_equals_mindformers_own(ms_runtime):
         peer(given)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a.asnumpy(), b.asnumpy(), rtol=2e-6, atol=2e-7)
-
-
-def test_decay_touches_matrices_only(ms_runtime):
-    import mindspore as ms
-
-    from mindspore_impl.training.optimizer import make_optimizer
-
-    held = parameters()
-    start = [parameter.asnumpy().copy() for parameter in held]
-    options = OptimizerOptions(learning_rate=0.1, lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.5)
-    make_optimizer(held, options, 4)(tuple(ms.Tensor(np.zeros(p.shape, np.float32)) for p in held))
-    for parameter, before in zip(held, start, strict=True):
-        factor = 0.95 if parameter.ndim >= 2 else 1.0
-        np.testing.assert_allclose(parameter.asnumpy(), before * factor, rtol=1e-6, err_msg=parameter.name)
-
-
-def test_state_comes_back_and_must_fit(ms_runtime):
-    import mindspore as ms
-
-    from mindspore_impl.training.optimizer import load_state, make_optimizer, state_of
-
-    optimizer = make_optimizer(parameters(), OptimizerOptions(), 8)
-    optimizer(tuple(ms.Tensor(g) for g in gradients(0)))
-    state = state_of(optimizer)
-    assert set(state) == {f"adam_{k}.{n}" for k in "mv" for n in SHAPES} | {"global_step"}
-    other = make_optimizer(parameters(), OptimizerOptions(), 8)
-    load_state(other, state, "there")
-    for name, array in state_of(other).items():
-        np.testing.assert_array_equal(array, state[name])
-    with pytest.raises(UserError, match=r"there: 'adam_m.matrix' has shape \[2\] there and \[4, 5\]"):
-        load_state(other, state | {"adam_m.matrix": np.zeros(2, np.float32)}, "there")
 
 
 @pytest.mark.parametrize(

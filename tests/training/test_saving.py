@@ -12,9 +12,9 @@ import pytest
 
 from mindspore_impl import checkpoint, files
 from mindspore_impl.errors import UserError
-from tests.training.small import Stream, weights
-from tests.training.test_trainer import OPTIONS, linear_objective, lines, run  # noqa: F401 (a fixture)
+from tests.training.small import OPTIONS, Stream, equal, lines, run
 
+pytestmark = pytest.mark.usefixtures("linear_objective")
 EVERY_STEP = replace(OPTIONS, save_steps=1, save_total_limit=100)
 
 
@@ -42,10 +42,11 @@ def hashes(folder):
 
 
 @pytest.fixture(scope="module")
-def synchronous(tmp_path_factory, ms_runtime, linear_objective):  # noqa: F811
+def synchronous(tmp_path_factory, graphs):
     folder = tmp_path_factory.mktemp("synchronous")
-    model, result = run(folder, Stream(), options=replace(EVERY_STEP, async_checkpoint=False))
-    return folder, weights(model), result
+    with pytest.MonkeyPatch.context() as patch:
+        graphs.use(patch, linear=True)
+        return folder, *run(folder, Stream(), options=replace(EVERY_STEP, async_checkpoint=False))
 
 
 def test_beside_the_steps_the_same_is_stored(synchronous, tmp_path):
@@ -110,9 +111,7 @@ def test_a_fault_of_writing_ends_the_stage_at_the_next_step(synchronous, tmp_pat
         run(tmp_path, stream, options=replace(OPTIONS, save_steps=3))
     assert stream.asked[-1] == 4  # the step that was due when the thread had ended
     monkeypatch.setattr(checkpoint, "save", real)
-    model, _ = run(tmp_path, Stream())
-    for name, array in weights(model).items():
-        np.testing.assert_array_equal(array, synchronous[1][name])
+    equal(run(tmp_path, Stream())[0], synchronous[1])
 
 
 def test_the_log_is_durable_before_the_checkpoint_that_counts_on_it(tmp_path, monkeypatch):
@@ -164,7 +163,7 @@ def test_a_position_of_another_program_is_refused(tmp_path, position):
 
     held = checkpoint.weights_of(linear_network())
     checkpoint.save(tmp_path / "checkpoints", 3, held, {"global_step": array}, position, 1)
-    with pytest.raises(UserError, match="step_00000003: not the progress of a training stage, or that of a newer"):
+    with pytest.raises(UserError, match="step_00000003.*progress"):
         run(tmp_path, Stream())
 
 
@@ -181,13 +180,11 @@ def test_a_log_that_cannot_be_written_loses_nothing(synchronous, tmp_path, monke
         return real(file, data)
 
     monkeypatch.setattr(metrics.files, "write_all", write_all)
-    with pytest.raises(UserError, match="metrics cannot be written .No space left on device.; free some room"):
+    with pytest.raises(UserError, match="metrics.jsonl|metrics.*No space left"):
         run(tmp_path, Stream(), options=EVERY_STEP)
     monkeypatch.setattr(metrics.files, "write_all", real)
-    model, _ = run(tmp_path, Stream(), options=EVERY_STEP)
+    equal(run(tmp_path, Stream(), options=EVERY_STEP)[0], synchronous[1])
     assert lines(tmp_path) == lines(synchronous[0])
-    for name, array in weights(model).items():
-        np.testing.assert_array_equal(array, synchronous[1][name])
 
 
 @pytest.mark.parametrize("tensorboard", [False, True])
@@ -198,18 +195,17 @@ def test_a_stage_on_a_disk_that_is_really_full(synchronous, small_disk, tensorbo
     room = os.statvfs(disk)
     (disk / "filler").write_bytes(b"0" * (room.f_bavail * room.f_bsize - 36 * 1024))
     options = replace(EVERY_STEP, save_total_limit=1, logging_steps=1, tensorboard=tensorboard)
-    with pytest.raises(UserError, match=r"disk/stage/.*No space left on device.*free some room and run again") as error:
+    with pytest.raises(UserError, match=r"disk/stage/.*No space left on device.*run again") as error:
         run(folder, Stream(), options=options)
     assert str(error.value).count("No space") == 1
     remount("size=1m")
-    model, result = run(folder, Stream(), options=options)
+    found, result = run(folder, Stream(), options=options)
     assert result["steps"] == 8
-    for name, array in weights(model).items():
-        np.testing.assert_array_equal(array, synchronous[1][name])
+    equal(found, synchronous[1])
 
 
 @pytest.mark.slow
-def test_a_stage_goes_on_with_another_number_of_ranks(two_ranks, linear_objective):  # noqa: F811
+def test_a_stage_goes_on_with_another_number_of_ranks(two_ranks):
     from tests.training import rank_saving
 
     folder = two_ranks.folder

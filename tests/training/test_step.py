@@ -4,20 +4,10 @@ import numpy as np
 import pytest
 
 from mindspore_impl.training.options import OptimizerOptions
-from tests.training.small import ROWS, batch, linear_gradient, linear_network, split, weights
+from tests.training.small import batch, equal, linear_gradient, linear_network, split, weights
 
 OPTIONS = OptimizerOptions(learning_rate=0.05, lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.0)
-
-
-def build(accumulation=1, max_grad_norm=0.0, options=OPTIONS):
-    from mindspore_impl.losses.objective import tensors_of
-    from mindspore_impl.training.optimizer import make_optimizer
-    from mindspore_impl.training.step import make_step
-
-    network = linear_network()
-    optimizer = make_optimizer(list(network.trainable_params()), options, 100)
-    run = make_step(network, optimizer, max_grad_norm, accumulation, metric_count=2)
-    return network, optimizer, lambda parts: run([tensors_of(part, False) for part in parts])
+CLIP = 1.0
 
 
 def applied_gradient(optimizer):
@@ -25,15 +15,15 @@ def applied_gradient(optimizer):
     return [moment.asnumpy() / (1 - OPTIONS.adam_beta1) for moment in optimizer.exp_avg]
 
 
-def test_trap_03_loss_and_gradient_do_not_depend_on_the_split(ms_runtime):
+def test_trap_03_loss_and_gradient_do_not_depend_on_the_split(graphs):
     whole = batch()
     # rows are supervised unevenly, so a mean of means would show
-    assert len({int((part.loss_weight_BL != 0).sum()) for part in split(whole, ROWS)}) > 1
+    assert len({int((part.loss_weight_BL != 0).sum()) for part in split(whole, 4)}) > 1
     network = linear_network()
     loss, *expected = linear_gradient(network.table.asnumpy(), network.bias.asnumpy(), whole)
     second = None
-    for parts in (1, 2, 4, 8):
-        network, optimizer, run = build(accumulation=parts)
+    for parts in (1, 4):
+        _, optimizer, run = graphs.step(OPTIONS, parts)
         report = run(split(whole, parts))
         assert report.finite and report.loss == pytest.approx(loss, rel=1e-6), parts
         np.testing.assert_allclose(report.metrics, [loss * whole.supervised, whole.supervised], rtol=1e-6)
@@ -47,8 +37,8 @@ def test_trap_03_loss_and_gradient_do_not_depend_on_the_split(ms_runtime):
         assert again.metrics[1] == batch(1).supervised
 
 
-def test_trap_04_a_fully_masked_batch_is_a_finite_step_of_nothing(ms_runtime):
-    network, optimizer, run = build(max_grad_norm=1.0)
+def test_trap_04_a_fully_masked_batch_is_a_finite_step_of_nothing(graphs):
+    network, _, run = graphs.step(OPTIONS, max_grad_norm=CLIP)
     before = weights(network)
     report = run([batch(masked=1.1)])
     assert (report.loss, report.gradient_norm, report.finite) == (0.0, 0.0, True)
@@ -57,7 +47,7 @@ def test_trap_04_a_fully_masked_batch_is_a_finite_step_of_nothing(ms_runtime):
         np.testing.assert_array_equal(value, before[name])
 
 
-def test_trap_09_gradients_accumulate_in_float32(ms_runtime):
+def test_trap_09_gradients_accumulate_in_float32(graphs):
     from mindspore_impl.losses.objective import tensors_of
     from mindspore_impl.training.optimizer import make_optimizer
     from mindspore_impl.training.step import Accumulate, TrainStep
@@ -76,43 +66,32 @@ def test_trap_09_gradients_accumulate_in_float32(ms_runtime):
         np.testing.assert_allclose(total.asnumpy(), want, rtol=4e-3, atol=0.06)
 
 
-@pytest.mark.parametrize("max_grad_norm", [0.05, 1e6])
-def test_clipping_is_by_the_global_norm(max_grad_norm, ms_runtime):
-    network, optimizer, run = build(max_grad_norm=max_grad_norm)
-    _, *expected = linear_gradient(network.table.asnumpy(), network.bias.asnumpy(), batch())
-    norm = np.sqrt(sum((g**2).sum() for g in expected))
-    report = run([batch()])
-    assert report.gradient_norm == pytest.approx(norm, rel=1e-6)  # what is logged is the norm before clipping
-    for found, want in zip(applied_gradient(optimizer), expected, strict=True):
-        np.testing.assert_allclose(found, want * min(1.0, max_grad_norm / norm), rtol=1e-4, atol=1e-8)
+def test_clipping_is_by_the_global_norm(graphs):
+    for weight, clipped in ((0.01, False), (10.0, True)):
+        network, optimizer, run = graphs.step(OPTIONS, max_grad_norm=CLIP)
+        _, *expected = linear_gradient(network.table.asnumpy(), network.bias.asnumpy(), batch(weight=weight))
+        norm = np.sqrt(sum((g**2).sum() for g in expected))
+        assert (norm > CLIP) == clipped
+        report = run([batch(weight=weight)])
+        assert report.gradient_norm == pytest.approx(norm, rel=1e-6)  # what is logged is the norm before clipping
+        for found, want in zip(applied_gradient(optimizer), expected, strict=True):
+            np.testing.assert_allclose(found, want * min(1.0, CLIP / norm), rtol=1e-4, atol=1e-8)
 
 
-@pytest.mark.parametrize(("accumulation", "value"), [(1, np.nan), (2, np.inf)])
-def test_a_non_finite_step_changes_nothing(accumulation, value, ms_runtime):
+@pytest.mark.parametrize(("accumulation", "value", "clip"), [(1, np.nan, CLIP), (4, np.inf, 0.0)])
+def test_a_non_finite_step_changes_nothing(accumulation, value, clip, graphs):
     from mindspore_impl.training.optimizer import state_of
 
-    network, optimizer, run = build(accumulation, max_grad_norm=1.0)
-    run(split(batch(1), accumulation))
-    before = weights(network) | state_of(optimizer)
     bad = batch(2)
     bad.loss_weight_BL[0, :] = value
-    report = run(split(bad, accumulation))
-    assert not report.finite
-    for name, array in (weights(network) | state_of(optimizer)).items():
-        np.testing.assert_array_equal(array, before[name], err_msg=name)
-    run(split(batch(3), accumulation))
-    after = weights(network) | state_of(optimizer)
-
-    network, optimizer, run = build(accumulation, max_grad_norm=1.0)  # as if the bad step had never been
-    run(split(batch(1), accumulation))
-    run(split(batch(3), accumulation))
-    for name, array in (weights(network) | state_of(optimizer)).items():
-        np.testing.assert_array_equal(array, after[name], err_msg=name)
-
-
-def test_metrics_carry_no_gradient(ms_runtime):
-    network, optimizer, run = build()
-    _, *expected = linear_gradient(network.table.asnumpy(), network.bias.asnumpy(), batch())
-    run([batch()])
-    for found, want in zip(applied_gradient(optimizer), expected, strict=True):
-        np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-7)
+    ends = []
+    for spoilt in (True, False):  # with the bad step, and as if it had never been
+        network, optimizer, run = graphs.step(OPTIONS, accumulation, max_grad_norm=clip)
+        run(split(batch(1), accumulation))
+        before = weights(network) | state_of(optimizer)
+        if spoilt:
+            assert not run(split(bad, accumulation)).finite
+            equal(weights(network) | state_of(optimizer), before)
+        run(split(batch(3), accumulation))
+        ends.append(weights(network) | state_of(optimizer))
+    equal(*ends)

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from mindspore_impl import files
-from mindspore_impl.config import to_yaml
+from mindspore_impl.curriculum.configuration import to_yaml
 from mindspore_impl.curriculum.sweep.metric import metric_of
 from mindspore_impl.curriculum.sweep.trial_process import LOG, TrialProcess, stop_all
 from mindspore_impl.curriculum.sweep.trials import SweepPlan, plan_sweep
@@ -18,7 +19,7 @@ _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = ranks.GRACE_SECONDS - 5  # after it this process would be ended itself
 
 
-def run_sweep(overrides: list[str], jobs: int = 1, dry_run: bool = False) -> None:
+def run_sweep(overrides: list[str], jobs: int = 1, dry_run: bool = False, config_dir: Path | None = None) -> None:
     """Run every trial that is not finished, `jobs` at a time; with `dry_run` only say which there are.
 
     Raises UserError as `plan_sweep` does, before anything runs; JobFailed at the end when a trial has failed.
@@ -27,7 +28,7 @@ def run_sweep(overrides: list[str], jobs: int = 1, dry_run: bool = False) -> Non
         raise UserError("--multirun: start a sweep without msrun; runtime.workers=N gives each trial its processes")
     if jobs < 1:
         raise UserError(f"--jobs: {jobs} is not at least 1")
-    plan = plan_sweep(overrides, jobs)
+    plan = plan_sweep(overrides, jobs, config_dir)
     found = plan.recorded()
     if dry_run:
         _print_plan(plan)
@@ -38,7 +39,7 @@ def run_sweep(overrides: list[str], jobs: int = 1, dry_run: bool = False) -> Non
         raise UserError(f"run_dir: another process runs the sweep in {plan.folder}")
     with lock:
         if plan.recorded() != found:  # by a process that had it until now
-            plan = plan_sweep(overrides, jobs)
+            plan = plan_sweep(overrides, jobs, config_dir)
         write_sweep(plan.folder, plan.record)
         try:
             for batch in _batches(plan):
@@ -102,7 +103,7 @@ def _start(plan: SweepPlan, trial: Trial) -> TrialProcess:
     files.write_text(folder / "config.yaml", to_yaml(plan.configs[trial.number]))
     print(f"[{_place(plan, trial)}] {trial.name}: starts; {folder / LOG}", flush=True)
     _record(plan, trial, RUNNING, 0.0)
-    return TrialProcess(folder)
+    return TrialProcess(folder, plan.configs[trial.number].plugins)
 
 
 def _finish(plan: SweepPlan, trial: Trial, process: TrialProcess) -> None:

@@ -4,8 +4,8 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mindspore_impl import config
 from mindspore_impl.errors import UserError
@@ -71,34 +71,13 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+")
 
 
-def read_space(overrides: list[str]) -> Space:
+def read_space(overrides: list[str], config_dir: Path | None = None) -> Space:
     """Take `overrides` apart. Raises UserError for one that Hydra cannot read or that leaves nothing to choose."""
     space = Space()
-    with _parser() as parse:
+    with config.override_parser(config_dir) as parse:
         for text in overrides:
             _add(space, text, parse(text))
     return space
-
-
-@contextmanager
-def _parser():
-    """Hydra's parser of one override; glob() looks into conf/."""
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    def parse(text: str):
-        try:
-            return parser.parse_overrides([text])[0]
-        except HydraException as error:
-            reason = " ".join(line for line in str(error).splitlines() if "https://" not in line)
-            raise UserError(f"{text}: not an override as Hydra writes them ({reason})") from error
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(version_base="1.3", config_dir=str(config.conf_folder())):
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        yield parse
 
 
 def _add(space: Space, text: str, override) -> None:

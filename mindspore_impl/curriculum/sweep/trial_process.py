@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,18 +12,18 @@ from mindspore_impl.distributed import processes
 LOG = "log.txt"
 
 
-def command_of(folder: Path) -> list[str]:
-    """What runs the trial whose run directory is `folder`, as its config.yaml says."""
-    return processes.train_command("--resume", str(folder))
+def command_of(folder: Path, plugins: Sequence[str] = ()) -> list[str]:
+    """The command of the trial in the run directory `folder`, as its config.yaml says."""
+    return processes.train_command("--resume", str(folder), *(["--plugins", *plugins] if plugins else []))
 
 
 class TrialProcess:
     """A running trial; its output goes to <folder>/log.txt."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, plugins: Sequence[str] = ()):
         self.folder, self.started = folder, time.monotonic()
         with open(folder / LOG, "wb") as output:
-            self.process = processes.start(command_of(folder), signal.SIGTERM, output, PYTHONUNBUFFERED="1")
+            self.process = processes.start(command_of(folder, plugins), signal.SIGTERM, output, PYTHONUNBUFFERED="1")
 
     @property
     def ended(self) -> bool:

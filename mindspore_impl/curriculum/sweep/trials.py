@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl import files
-from mindspore_impl.config import Config, compose
+from mindspore_impl.curriculum.configuration import Config, compose
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.curriculum.sweep.metric import check_metric
 from mindspore_impl.curriculum.sweep.options import SweepOptions
@@ -30,6 +30,7 @@ class SweepPlan:
     space: Space
     options: SweepOptions
     jobs: int = 1
+    config_dir: Path | None = None  # of the user's own YAML groups
     wanted: list[Trial] = field(default_factory=list)  # by this command, in order; Optuna's are added while it runs
     configs: dict[int, Config] = field(default_factory=dict)  # trial number: its configuration
 
@@ -50,7 +51,7 @@ class SweepPlan:
         """
         title = self._title(name, overrides)
         try:
-            config = compose([*self.space.fixed, *overrides])
+            config = compose([*self.space.fixed, *overrides], self.config_dir)
             fingerprint = self._checked(config)
         except UserError as error:
             raise UserError(f"trial {title}: {error}") from error
@@ -103,14 +104,14 @@ class SweepPlan:
         return dataclasses.replace(config, run_dir=str(self.folder / trial.folder), runtime=runtime, sweep=None)
 
 
-def plan_sweep(overrides: list[str], jobs: int = 1) -> SweepPlan:
+def plan_sweep(overrides: list[str], jobs: int = 1, config_dir: Path | None = None) -> SweepPlan:
     """Read the command line and the chosen `sweep` of conf/, and make every trial that is known beforehand.
 
     Raises UserError for a key that does not exist, a value that cannot be, a metric that no stage produces, trials that
     cannot run, or a folder that holds something else.
     """
-    space = read_space(overrides)
-    base = compose([*space.fixed, *space.sample()])  # an unknown key is found here, by its name
+    space = read_space(overrides, config_dir)
+    base = compose([*space.fixed, *space.sample()], config_dir)  # an unknown key is found here, by its name
     options = base.sweep or SweepOptions()
     space.add(_params(options))
     _check(space, options)
@@ -126,9 +127,9 @@ def plan_sweep(overrides: list[str], jobs: int = 1) -> SweepPlan:
     given = any(key_of(text) == "run_dir" for text in space.fixed)
     folder = Path(base.run_dir if given else f"{base.run_dir}_sweep")
     known = _earlier(folder, record)
-    plan = SweepPlan(folder, record, space, options, jobs)
+    plan = SweepPlan(folder, record, space, options, jobs, config_dir)
     if plan.proposes:
-        compose([*space.fixed, *space.sample()])
+        compose([*space.fixed, *space.sample()], config_dir)
         return plan
     by_choices = {tuple(trial.overrides): trial for trial in known}
     limit = options.optuna.n_trials if options.optuna else None

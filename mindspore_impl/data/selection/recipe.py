@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mindspore_impl.config import conf_folder, told_plainly
+from mindspore_impl.config import as_user_errors, conf_folder
 from mindspore_impl.data.options import DataOptions
 from mindspore_impl.data.selection.steps import STEPS
 from mindspore_impl.data.selection.stream import Step
@@ -108,7 +108,7 @@ def _resolved(path: Path, overrides: list[str]) -> dict:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import DictConfig, OmegaConf
 
-    with told_plainly(str(path)):
+    with as_user_errors(str(path)):
         config = OmegaConf.load(path)
         if not isinstance(config, DictConfig):
             raise UserError(f"{path}: expected a mapping with data, select, steps and output")

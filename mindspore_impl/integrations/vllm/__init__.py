@@ -1,1 +1,1 @@
-"""Teachers and students that run elsewhere: what a vLLM (or vLLM-Ascend) server or script says, in our files."""
+"""Query teachers and students on a vLLM (or vLLM-Ascend) server, and import their answers."""

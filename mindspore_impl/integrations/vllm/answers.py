@@ -1,4 +1,4 @@
-"""The forms in which vLLM answers, one JSON object a line, and where in a set of files each answer stands.
+"""Parse the answer formats of vLLM, one JSON object a line, and index the answers of a set of files.
 
 Three forms are read: an answer of the OpenAI-compatible completions endpoint as it is ({"choices": ...}); the same
 inside a line of a batch ({"custom_id", "response": {"status_code", "body"}}, what `vllm run-batch` and our own client

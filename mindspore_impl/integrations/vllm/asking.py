@@ -1,4 +1,4 @@
-"""Ask a server, keep every good answer in a JSONL file, and import that file: `tools/query_teacher.py`.
+"""Ask a server what an answer file still lacks, and append every usable answer to it (`tools/query_teacher.py`).
 
 The file is a batch file of vLLM's form, one line an answer (of a top-k only what is needed), written and flushed to
 disk at once. A second run cuts off a half-written line, asks only what has no usable answer there yet, and goes on.

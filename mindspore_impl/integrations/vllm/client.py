@@ -1,4 +1,4 @@
-"""Many questions to an OpenAI-compatible server: bounded, patient, and silent about its key.
+"""HTTP client of an OpenAI-compatible server: bounded concurrency, retries, and a key that is never shown.
 
 Plain http.client: it follows no redirect (a key would follow it to another host), reads no proxy from the environment,
 and one connection a question costs nothing beside a forward pass. A question is asked again after a fault that may

@@ -1,4 +1,4 @@
-"""Answers that a student (or teacher) gave on a vLLM server, into our rollout file."""
+"""Import answers of a vLLM server as a rollout file."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""A teacher's top-K log-probabilities from vLLM's `prompt_logprobs` into our teacher store.
+"""Import a teacher's top-K log-probabilities from vLLM's `prompt_logprobs` as a teacher store.
 
 vLLM gives one entry a prompt token: null for the first, and for token i the distribution that PREDICTED it, which the
 model said at position i - 1. `packing.shift` owns our side: position t predicts token t + 1, so the row of position t

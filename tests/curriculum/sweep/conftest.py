@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mindspore_impl.config import compose, validate
+from mindspore_impl.curriculum.configuration import compose, validate
 from mindspore_impl.curriculum.sweep import runner, trial_process, trials
 from mindspore_impl.curriculum.sweep.runner import run_sweep
 from mindspore_impl.schema import to_plain

@@ -175,7 +175,7 @@ def alive(pid: int) -> bool:
 
 
 def started(tmp_path, monkeypatch, script: str) -> TrialProcess:
-    monkeypatch.setattr(trial_process, "command_of", lambda folder: ["sh", "-c", script, "sh", str(folder)])
+    monkeypatch.setattr(trial_process, "command_of", lambda folder, plugins: ["sh", "-c", script, "sh", str(folder)])
     return TrialProcess(tmp_path)
 
 

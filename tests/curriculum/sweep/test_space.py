@@ -3,6 +3,7 @@
 import pytest
 
 from mindspore_impl import config
+from mindspore_impl.curriculum import configuration
 from mindspore_impl.curriculum.sweep.metric import metric_of
 from mindspore_impl.curriculum.sweep.space import Interval, Space, read_space
 from mindspore_impl.curriculum.sweep.trials import plan_sweep
@@ -67,13 +68,20 @@ def test_named_trials_times_params_and_the_command_line_wins(tmp_path):
     names = [trial.name for trial in plan.wanted]
     assert names[:5] == ["teacher, seed=0", "reasoning_teacher, seed=0", "r, seed=7", "r, seed=8", "f, seed=7"]
     assert [trial.group for trial in plan.wanted[:4]] == ["teacher", "reasoning_teacher", "r", "r"]
-    assert len(names) == 2 + 2 * (len(config.compose(words).sweep.trials) - 2)
+    assert len(names) == 2 + 2 * (len(configuration.compose(words).sweep.trials) - 2)
     trial = plan.wanted[3]
     composed = plan.configs[trial.number]
     assert composed.seed == 8 and composed.order == ["sft_reasoning"]
     assert composed.run_dir == str(tmp_path / "sweep" / "trials" / "004_r_seed=8") and composed.sweep is None
     assert plan.configs[1].seed == 0
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (config.conf_folder() / "sweep").glob("*.yaml")))
+def test_named_sweeps_name_every_option(name):
+    plain = configuration.compose([f"sweep={name}"])[0]["sweep"]
+    assert set(plain) - {"compare", "labels"} == {"metric", "direction", "trials", "params", "optuna"}
+    assert plain["optuna"] is None or set(plain["optuna"]) == {"n_trials", "sampler", "seed"}
 
 
 def test_a_sweep_has_a_folder_of_its_own_and_can_do_without_the_cache():
@@ -98,7 +106,7 @@ def test_grid_is_every_combination_up_to_n_trials():
     [
         (["sweep.optuna={n_trials:3}", f"{WEIGHT}=interval(0,1)"], "sweep.metric: Optuna needs the number"),
         (["sweep=optuna_example", "sweep.trials={a:[]}"], "named trials and Optuna exclude each other"),
-        (["sweep=optuna_example", "sweep.optuna.n_trials=0"], "n_trials: 0"),
+        (["sweep=optuna_example", "sweep.optuna.n_trials=0"], "n_trials: 0 is not at least 1"),
         (["sweep=optuna_example", "sweep.optuna.sampler=tpr"], "did you mean 'tpe'?"),
         (["sweep=optuna_exampel", "seed=1,2"], "did you mean 'optuna_example'?"),
     ],

@@ -121,8 +121,3 @@ def test_a_generation_without_its_prompt_is_refused(apply, records, given, token
     files.write_jsonl(tmp_path / "r.jsonl", [line])
     with pytest.raises(UserError, match="steps.0..rejection: rollout .*meta.prompt_id"):
         apply("rejection", items_of(records[:1]), **given)
-
-
-def test_a_recipe_reads_whole_sets(select):
-    with pytest.raises(UserError, match="data.sets.train.keep: .*`band`"):
-        select([{"id": "1"}], [{"length": {}}], overrides=["data.sets.train.keep.low=1"])

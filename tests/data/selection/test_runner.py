@@ -9,7 +9,7 @@ import pytest
 
 from mindspore_impl import config, files
 from mindspore_impl.cli.select_data import main as select_data
-from mindspore_impl.data.options import FileSet
+from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.data.selection import recipe, runner
 from mindspore_impl.data.selection.steps import STEPS
 from mindspore_impl.data.sources import load_set
@@ -40,7 +40,7 @@ def test_report_and_files(select):
     assert "| steps[1].length | 8 | 6 | 2 | 25.0 % |" in page
     assert any("`train.jsonl:11`" in line and "`train.jsonl:5`" in line for line in page.splitlines())
     assert report["output_sha256"] == files.sha256_file(output / "selected.jsonl")
-    assert len(load_set("train", FileSet(source="records", path=str(output / "selected.jsonl")), 0)) == 5
+    assert len(load_set("train", DatasetOptions(source="records", path=str(output / "selected.jsonl")), 0)) == 5
     assert sorted(path.name for path in output.iterdir()) == [
         "dropped.jsonl", "report.json", "report.md", "selected.jsonl", "selection.json"
     ]  # fmt: skip
@@ -121,19 +121,16 @@ def test_line_that_is_not_utf8(select, tmp_path):
     assert select(None, ["exact_duplicates"], unreadable="drop")[0]["kept"] == 1
 
 
-def test_array_and_window(select, tmp_path):
+def test_ids_name_the_place_of_a_record(select, tmp_path):
+    """In a window of a JSON array, and in two sets of one file."""
+    one = {"source": "prompt_answer", "path": str(tmp_path / "train.jsonl")}
     (tmp_path / "train.jsonl").write_text(json.dumps(LINES))
-    sets = {"train": {"source": "prompt_answer", "path": str(tmp_path / "train.jsonl"), "skip": 2, "count": 3}}
+    sets = {"train": one | {"skip": 2, "count": 3}}
     _, selected, _ = select(None, ["exact_duplicates"], data={"sets": sets})
     assert [record["id"] for record in selected] == [f"train.jsonl:[{n}]" for n in (2, 3, 4)]
-
-
-def test_sets_of_one_file_have_ids_of_their_own(select, tmp_path):
-    one = {"source": "prompt_answer", "path": str(tmp_path / "train.jsonl")}
-    _, selected, _ = select(LINES[:2], ["missing_answer"], select=["a", "b"], data={"sets": {"a": one, "b": one}})
-    assert [record["id"] for record in selected] == [
-        "a/train.jsonl:1", "a/train.jsonl:2", "b/train.jsonl:1", "b/train.jsonl:2"
-    ]  # fmt: skip
+    sets = {"a": one, "b": one}
+    _, selected, _ = select(LINES[:2], ["missing_answer"], select=["a", "b"], data={"sets": sets}, force=True)
+    assert [record["id"] for record in selected] == [f"{name}/train.jsonl:{n}" for name in "ab" for n in (1, 2)]
 
 
 def test_selected_records_that_share_an_id_are_refused(select, tmp_path):
@@ -152,12 +149,6 @@ def test_selected_records_that_share_an_id_are_refused(select, tmp_path):
         select(None, ["missing_answer"], select=["a"], data={"sets": sets}, unreadable="drop", force=True)
     sets["a"]["skip"], sets["a"]["count"] = 1, 3
     assert select(None, ["missing_answer"], select=["a"], data={"sets": sets}, force=True)[0]["kept"] == 3
-
-
-@pytest.mark.parametrize("window", ["skip=-1", "count=0", "count=-2"])
-def test_a_window_out_of_range_is_one_message(select, window):
-    with pytest.raises(UserError, match=r"data.sets.train.(skip|count): "):
-        select(LINES, SHORT, overrides=[f"data.sets.train.{window}"])
 
 
 def test_an_output_that_is_a_file_or_below_one_is_one_message(select, tmp_path):
@@ -304,12 +295,14 @@ def recipe_of(folder, steps) -> recipe.Recipe:
     return recipe.load(str(folder / "mine.yaml"), [])
 
 
-def test_output_is_not_written_over_its_input(select, tmp_path):
+def test_inputs_that_cannot_be_selected_from(select, tmp_path):
     with pytest.raises(UserError, match="train.jsonl: .*output"):
-        select(LINES, SHORT, output=str(tmp_path))
-
-
-def test_empty_file(select):
+        select(LINES, SHORT, output=str(tmp_path))  # would be overwritten
+    for window in ("skip=-1", "count=0"):
+        with pytest.raises(UserError, match=r"data.sets.train: skip=.*count="):
+            select(LINES, SHORT, overrides=[f"data.sets.train.{window}"])
+    with pytest.raises(UserError, match="data.sets.train.keep: .*`band`"):
+        select(LINES, SHORT, overrides=["data.sets.train.keep.low=1"])
     with pytest.raises(UserError, match="train.jsonl"):
         select([], SHORT)
 

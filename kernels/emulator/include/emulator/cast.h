@@ -130,13 +130,7 @@ constexpr uint32_t cast_lanes = REPEAT_BYTES / (sizeof(D) > sizeof(U) ? sizeof(D
 namespace AscendC {
 
 template <typename T, typename U, bool isSetMask = true>
-void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode& roundMode, const uint64_t mask[],
-          const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {
-    using namespace emulator;
-    cast(dst, src, roundMode, masked<isSetMask>(cast_lanes<T, U>, mask, repeatTime, "Cast"), repeatParams);
-}
-template <typename T, typename U, bool isSetMask = true>
-void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode& roundMode, const uint64_t mask,
+void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode& roundMode, const emulator::ConstMask mask,
           const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {
     using namespace emulator;
     cast(dst, src, roundMode, masked<isSetMask>(cast_lanes<T, U>, mask, repeatTime, "Cast"), repeatParams);

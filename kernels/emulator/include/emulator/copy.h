@@ -113,6 +113,13 @@ inline void check_bursts(uint64_t count, uint64_t bytes, const char* api) {
     }
 }
 
+template <typename T>
+void set_atomic(Atomic mode) {
+    static_assert(one_of<T, float, half, bfloat16_t, int16_t, int32_t, int8_t>);
+    core().atomic = mode;
+    core().atomic_type = dtype_code<T>;
+}
+
 inline void begin_copy(const View& view, Pipe pipe, const char* api, const char* operand) {
     view.check_alive(api);
     view.check_aligned(api, operand);
@@ -263,25 +270,16 @@ void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const Da
 
 template <typename T>
 void SetAtomicAdd() {
-    static_assert(emulator::one_of<T, float, half, bfloat16_t, int16_t, int32_t, int8_t>);
-    emulator::core().atomic = emulator::Atomic::ADD;
-    emulator::core().atomic_type = emulator::dtype_code<T>;
+    emulator::set_atomic<T>(emulator::Atomic::ADD);
 }
-
 template <typename T>
 void SetAtomicMax() {
-    static_assert(emulator::one_of<T, float, half, bfloat16_t, int16_t, int32_t, int8_t>);
-    emulator::core().atomic = emulator::Atomic::MAX;
-    emulator::core().atomic_type = emulator::dtype_code<T>;
+    emulator::set_atomic<T>(emulator::Atomic::MAX);
 }
-
 template <typename T>
 void SetAtomicMin() {
-    static_assert(emulator::one_of<T, float, half, bfloat16_t, int16_t, int32_t, int8_t>);
-    emulator::core().atomic = emulator::Atomic::MIN;
-    emulator::core().atomic_type = emulator::dtype_code<T>;
+    emulator::set_atomic<T>(emulator::Atomic::MIN);
 }
-
 inline void SetAtomicNone() { emulator::core().atomic = emulator::Atomic::NONE; }
 
 }  // namespace AscendC

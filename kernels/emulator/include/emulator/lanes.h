@@ -93,6 +93,18 @@ inline uint32_t repeats_of(RepeatTime repeats, const char* api) {
     return static_cast<uint32_t>(repeats.value);
 }
 
+// A mask is a number of elements or an array of two words of bits; `Word` is const where the API takes such an array.
+template <typename Word>
+struct MaskOf {
+    const uint64_t* bits = nullptr;
+    uint64_t count = 0;
+    template <typename N, typename = std::enable_if_t<std::is_integral_v<N>>>
+    MaskOf(N number) : count(static_cast<uint64_t>(number)) {}
+    MaskOf(Word* words) : bits(words) {}
+};
+using Mask = MaskOf<uint64_t>;
+using ConstMask = MaskOf<const uint64_t>;
+
 struct Lanes {
     uint32_t repeats = 0, per_repeat = 0;
     uint64_t low = ~0ull, high = ~0ull;  // the mask, where `total` does not say it
@@ -145,21 +157,18 @@ Lanes masked(uint32_t per_repeat, uint64_t high, uint64_t low, RepeatTime repeat
     return lanes;
 }
 
-template <bool set>
-Lanes masked(uint32_t per_repeat, uint64_t mask, RepeatTime repeats, const char* api) {
-    if (!set || core().mask_counts) return masked<set>(per_repeat, 0, mask, repeats, api);
-    if (mask > per_repeat || mask == 0) {
-        fault("mask-range", "%s: mask %llu, but a repeat has %u elements", api, static_cast<unsigned long long>(mask),
+template <bool set, typename Word>
+Lanes masked(uint32_t per_repeat, MaskOf<Word> mask, RepeatTime repeats, const char* api) {
+    if (mask.bits) return masked<set>(per_repeat, mask.bits[1], mask.bits[0], repeats, api);
+    const uint64_t count = mask.count;
+    if (!set || core().mask_counts) return masked<set>(per_repeat, 0, count, repeats, api);
+    if (count > per_repeat || count == 0) {
+        fault("mask-range", "%s: mask %llu, but a repeat has %u elements", api, static_cast<unsigned long long>(count),
               per_repeat);
     }
-    const uint64_t low = mask >= 64 ? ~0ull : (1ull << mask) - 1;
-    const uint64_t high = mask <= 64 ? 0 : mask == 128 ? ~0ull : (1ull << (mask - 64)) - 1;
+    const uint64_t low = count >= 64 ? ~0ull : (1ull << count) - 1;
+    const uint64_t high = count <= 64 ? 0 : count == 128 ? ~0ull : (1ull << (count - 64)) - 1;
     return masked<set>(per_repeat, high, low, repeats, api);
-}
-
-template <bool set>
-Lanes masked(uint32_t per_repeat, const uint64_t* mask, RepeatTime repeats, const char* api) {
-    return masked<set>(per_repeat, mask[1], mask[0], repeats, api);
 }
 
 // One operand of an instruction.

@@ -24,6 +24,12 @@ T tree_sum(T* values, uint32_t count) {
     return values[0];
 }
 
+template <typename T>
+bool better(T value, T best, Fold fold) {
+    const float x = static_cast<float>(value), y = static_cast<float>(best);
+    return fold == Fold::MAX ? x > y : x < y;
+}
+
 struct Found {
     bool any = false;
     uint32_t index = 0;
@@ -37,9 +43,7 @@ Found best_of(const Operand& src, const Lanes& lanes, uint32_t repeat, uint32_t 
     for (uint32_t lane = begin; lane < end; ++lane) {
         if (!lanes.active(repeat, lane)) continue;
         const T value = *ub_pointer<T>(src.view.address + static_cast<uint32_t>(src.offset(repeat, lane)));
-        const bool better = fold == Fold::MAX ? static_cast<float>(value) > static_cast<float>(best)
-                                              : static_cast<float>(value) < static_cast<float>(best);
-        if (!found.any || better) {
+        if (!found.any || better(value, best, fold)) {
             best = value;
             found = {true, lane};
         }
@@ -173,6 +177,24 @@ uint64_t work_elements(uint64_t repeats, bool with_index, bool sum) {
     }
 }
 
+// Returns the bytes of sharedTmpBuffer that an instruction uses; `spoil` leaves them without a value.
+template <typename T>
+uint64_t check_work(const AscendC::LocalTensor<T>& work, uint64_t elements, const char* api) {
+    const uint64_t needed = elements * sizeof(T);
+    work.view.check_alive(api);
+    work.view.check_aligned(api, "sharedTmpBuffer");
+    if (work.view.bytes < needed) {
+        fault("work-buffer", "%s needs %llu bytes of sharedTmpBuffer, it has %u", api,
+              static_cast<unsigned long long>(needed), work.view.bytes);
+    }
+    return needed;
+}
+template <typename T>
+void spoil(const AscendC::LocalTensor<T>& work, uint64_t bytes, const char* api) {
+    core().write_ub(V, work.view.address, static_cast<uint32_t>(bytes), api);
+    core().forget_ub(work.view.address, static_cast<uint32_t>(bytes));
+}
+
 // Repeats that the A2/A3 implementation spends after the first round, on its own results.
 template <typename T>
 uint64_t later_rounds(uint64_t repeats, bool sum) {
@@ -193,13 +215,7 @@ void reduce_best(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<
     reduce_type<T>();
     if (!lanes.repeats) return;
     const uint64_t body = lanes.counts ? lanes.total / lanes.per_repeat : lanes.repeats;
-    const uint64_t needed = work_elements<T>(body, with_index, false) * sizeof(T);
-    work.view.check_alive(api);
-    work.view.check_aligned(api, "sharedTmpBuffer");
-    if (work.view.bytes < needed) {
-        fault("work-buffer", "%s needs %llu bytes of sharedTmpBuffer, it has %u", api,
-              static_cast<unsigned long long>(needed), work.view.bytes);
-    }
+    const uint64_t needed = check_work(work, work_elements<T>(body, with_index, false), api);
     const uint32_t alignment = static_cast<uint32_t>(2 * sizeof(T));
     const Operand operand = begin_reduce(dst, src, lanes, 1, repeat_stride, alignment, api);
     Core& c = core();
@@ -209,8 +225,7 @@ void reduce_best(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<
         c.counters.repeats[api] += 1;  // the tail is in the repeats already; its join with the body is not
         c.counters.scalar["inside reductions"] += 8;
     }
-    c.write_ub(V, work.view.address, static_cast<uint32_t>(needed), api);
-    c.forget_ub(work.view.address, static_cast<uint32_t>(needed));
+    spoil(work, needed, api);
     T best = 0;
     uint64_t index = 0;
     bool any = false;
@@ -218,9 +233,7 @@ void reduce_best(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<
         T value = 0;
         const Found found = best_of(operand, lanes, repeat, 0, lanes.per_repeat, fold, value);
         if (!found.any) continue;
-        const bool better = fold == Fold::MAX ? static_cast<float>(value) > static_cast<float>(best)
-                                              : static_cast<float>(value) < static_cast<float>(best);
-        if (!any || better) {
+        if (!any || better(value, best, fold)) {
             best = value;
             index = static_cast<uint64_t>(repeat) * repeat_stride * (BLOCK / sizeof(T)) + found.index;
         }
@@ -241,15 +254,9 @@ void reduce_sum(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T
     const Operand operand = begin_reduce(dst, src, lanes, 1, repeat_stride, sizeof(T), api);
     Core& c = core();
     if (!in_order) {
-        const uint64_t needed = work_elements<T>(lanes.repeats, false, true) * sizeof(T);
-        work.view.check_aligned(api, "sharedTmpBuffer");
-        if (work.view.bytes < needed) {
-            fault("work-buffer", "%s needs %llu bytes of sharedTmpBuffer, it has %u", api,
-                  static_cast<unsigned long long>(needed), work.view.bytes);
-        }
+        const uint64_t needed = check_work(work, work_elements<T>(lanes.repeats, false, true), api);
         c.counters.repeats[api] += later_rounds<T>(lanes.repeats, true);
-        c.write_ub(V, work.view.address, static_cast<uint32_t>(needed), api);
-        c.forget_ub(work.view.address, static_cast<uint32_t>(needed));
+        spoil(work, needed, api);
     }
     c.counters.scalar["inside reductions"] += 2;
     std::vector<T> sums;
@@ -269,70 +276,9 @@ void reduce_sum(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T
     put(dst, 0, sums[0], api);
 }
 
-}  // namespace emulator
-
-namespace AscendC {
-
-#define ASCENDC_WHOLE(NAME, FOLD, MASK, PASS)                                                                       \
-    template <typename T, bool isSetMask = true>                                                                    \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, MASK, const int32_t repeatTime,                 \
-              const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride,                   \
-              ReduceOrder order = ReduceOrder::ORDER_VALUE_INDEX) {                                                 \
-        using namespace emulator;                                                                                   \
-        whole_best(dst, src, masked<isSetMask>(per_repeat<T>, PASS, repeatTime, #NAME), dstRepStride, srcBlkStride, \
-                   srcRepStride, order, FOLD, #NAME);                                                               \
-    }
-#define ASCENDC_WHOLE_SUM(MASK, PASS)                                                                           \
-    template <typename T, bool isSetMask = true>                                                                \
-    void WholeReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, MASK, const int32_t repeatTime,   \
-                        const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride) {   \
-        using namespace emulator;                                                                               \
-        whole_sum(dst, src, masked<isSetMask>(per_repeat<T>, PASS, repeatTime, "WholeReduceSum"), dstRepStride, \
-                  srcBlkStride, srcRepStride, "WholeReduceSum");                                                \
-    }
-// Of these the mask follows the repeats, not the other way round.
-#define ASCENDC_PARTS(NAME, CALL, MASK, PASS)                                                       \
-    template <typename T, bool isSetMask = true>                                                    \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t repeatTime, MASK, \
-              const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride) { \
-        using namespace emulator;                                                                   \
-        const Lanes lanes = masked<isSetMask>(per_repeat<T>, PASS, repeatTime, #NAME);              \
-        CALL;                                                                                       \
-    }
-#define ASCENDC_BLOCK(NAME, FOLD)                                                                           \
-    ASCENDC_PARTS(NAME, block_fold(dst, src, lanes, dstRepStride, srcBlkStride, srcRepStride, FOLD, #NAME), \
-                  const int32_t mask, static_cast<uint64_t>(mask))                                          \
-    ASCENDC_PARTS(NAME, block_fold(dst, src, lanes, dstRepStride, srcBlkStride, srcRepStride, FOLD, #NAME), \
-                  const uint64_t mask[], mask)
-#define ASCENDC_REDUCE(NAME, FOLD)                                                                                    \
-    template <typename T>                                                                                             \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,            \
-              const int32_t mask, const int32_t repeatTime, const int32_t srcRepStride, bool calIndex = 0) {          \
-        using namespace emulator;                                                                                     \
-        reduce_best(dst, src, sharedTmpBuffer, long_masked<T>(static_cast<uint64_t>(mask), repeatTime, #NAME),        \
-                    srcRepStride, calIndex, FOLD, #NAME);                                                             \
-    }                                                                                                                 \
-    template <typename T>                                                                                             \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,            \
-              const uint64_t mask[], const int32_t repeatTime, const int32_t srcRepStride, bool calIndex = 0) {       \
-        using namespace emulator;                                                                                     \
-        reduce_best(dst, src, sharedTmpBuffer, long_masked<T>(mask, repeatTime, #NAME), srcRepStride, calIndex, FOLD, \
-                    #NAME);                                                                                           \
-    }                                                                                                                 \
-    template <typename T>                                                                                             \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,            \
-              const int32_t count, bool calIndex = 0) {                                                               \
-        using namespace emulator;                                                                                     \
-        reduce_best(dst, src, sharedTmpBuffer, counted(per_repeat<T>, count, #NAME), 8, calIndex, FOLD, #NAME);       \
-    }
-
-}  // namespace AscendC
-
-namespace emulator {
-
 // The reductions of whole tensors take any number of repeats.
-template <typename T, typename Mask>
-Lanes long_masked(Mask mask, int32_t repeats, const char* api) {
+template <typename T>
+Lanes long_masked(ConstMask mask, int32_t repeats, const char* api) {
     if (repeats < 0) fault("repeat-range", "%s repeats %d times", api, repeats);
     Lanes lanes = masked<true>(per_repeat<T>, mask, 0, api);
     lanes.repeats = static_cast<uint32_t>(repeats);
@@ -343,49 +289,74 @@ Lanes long_masked(Mask mask, int32_t repeats, const char* api) {
 
 namespace AscendC {
 
-ASCENDC_WHOLE(WholeReduceMax, Fold::MAX, const int32_t mask, static_cast<uint64_t>(mask))
-ASCENDC_WHOLE(WholeReduceMax, Fold::MAX, const uint64_t mask[], mask)
-ASCENDC_WHOLE(WholeReduceMin, Fold::MIN, const int32_t mask, static_cast<uint64_t>(mask))
-ASCENDC_WHOLE(WholeReduceMin, Fold::MIN, const uint64_t mask[], mask)
-ASCENDC_WHOLE_SUM(const int32_t mask, static_cast<uint64_t>(mask))
-ASCENDC_WHOLE_SUM(const uint64_t mask[], mask)
-ASCENDC_BLOCK(BlockReduceMax, Fold::MAX)
-ASCENDC_BLOCK(BlockReduceMin, Fold::MIN)
-ASCENDC_BLOCK(BlockReduceSum, Fold::SUM)
-ASCENDC_PARTS(PairReduceSum, pair_sum(dst, src, lanes, dstRepStride, srcBlkStride, srcRepStride, "PairReduceSum"),
-              const int32_t mask, static_cast<uint64_t>(mask))
-ASCENDC_PARTS(PairReduceSum, pair_sum(dst, src, lanes, dstRepStride, srcBlkStride, srcRepStride, "PairReduceSum"),
-              const uint64_t mask[], mask)
-ASCENDC_REDUCE(ReduceMax, Fold::MAX)
-ASCENDC_REDUCE(ReduceMin, Fold::MIN)
-
+#define ASCENDC_WHOLE(NAME, FOLD)                                                                                      \
+    template <typename T, bool isSetMask = true>                                                                       \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, emulator::ConstMask mask,                          \
+              const int32_t repeatTime, const int32_t dstRepStride, const int32_t srcBlkStride,                        \
+              const int32_t srcRepStride, ReduceOrder order = ReduceOrder::ORDER_VALUE_INDEX) {                        \
+        using namespace emulator;                                                                                      \
+        whole_best(dst, src, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), dstRepStride, srcBlkStride,    \
+                   srcRepStride, order, FOLD, #NAME);                                                                  \
+    }
+ASCENDC_WHOLE(WholeReduceMax, Fold::MAX)
+ASCENDC_WHOLE(WholeReduceMin, Fold::MIN)
 #undef ASCENDC_WHOLE
-#undef ASCENDC_WHOLE_SUM
-#undef ASCENDC_PARTS
-#undef ASCENDC_BLOCK
-#undef ASCENDC_REDUCE
 
-// dstBlkStride is there for its place alone.
+template <typename T, bool isSetMask = true>
+void WholeReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, emulator::ConstMask mask,
+                    const int32_t repeatTime, const int32_t dstRepStride, const int32_t srcBlkStride,
+                    const int32_t srcRepStride) {
+    using namespace emulator;
+    whole_sum(dst, src, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "WholeReduceSum"), dstRepStride,
+              srcBlkStride, srcRepStride, "WholeReduceSum");
+}
+
+// From here on the mask follows the repeats, not the other way round. dstBlkStride is there for its place alone.
 template <typename T, bool isSetMask = true>
 void RepeatReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t repeatTime, const int32_t mask,
-                     const int32_t dstBlkStride, const int32_t srcBlkStride, const int32_t dstRepStride,
+                     const int32_t /*dstBlkStride*/, const int32_t srcBlkStride, const int32_t dstRepStride,
                      const int32_t srcRepStride) {
     using namespace emulator;
-    (void)dstBlkStride;
-    whole_sum(dst, src, masked<isSetMask>(per_repeat<T>, static_cast<uint64_t>(mask), repeatTime, "RepeatReduceSum"),
-              dstRepStride, srcBlkStride, srcRepStride, "RepeatReduceSum");
+    whole_sum(dst, src, masked<isSetMask>(per_repeat<T>, Mask(mask), repeatTime, "RepeatReduceSum"), dstRepStride,
+              srcBlkStride, srcRepStride, "RepeatReduceSum");
 }
+
+#define ASCENDC_PARTS(NAME, REDUCE, ...)                                                                               \
+    template <typename T, bool isSetMask = true>                                                                       \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t repeatTime,                          \
+              emulator::ConstMask mask, const int32_t dstRepStride, const int32_t srcBlkStride,                        \
+              const int32_t srcRepStride) {                                                                            \
+        using namespace emulator;                                                                                      \
+        REDUCE(dst, src, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), dstRepStride, srcBlkStride,        \
+               srcRepStride, __VA_ARGS__ #NAME);                                                                       \
+    }
+ASCENDC_PARTS(BlockReduceMax, block_fold, Fold::MAX, )
+ASCENDC_PARTS(BlockReduceMin, block_fold, Fold::MIN, )
+ASCENDC_PARTS(BlockReduceSum, block_fold, Fold::SUM, )
+ASCENDC_PARTS(PairReduceSum, pair_sum, )
+#undef ASCENDC_PARTS
+
+#define ASCENDC_REDUCE(NAME, FOLD)                                                                                     \
+    template <typename T>                                                                                              \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,             \
+              emulator::ConstMask mask, const int32_t repeatTime, const int32_t srcRepStride, bool calIndex = 0) {     \
+        using namespace emulator;                                                                                      \
+        reduce_best(dst, src, sharedTmpBuffer, long_masked<T>(mask, repeatTime, #NAME), srcRepStride, calIndex, FOLD,  \
+                    #NAME);                                                                                            \
+    }                                                                                                                  \
+    template <typename T>                                                                                              \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,             \
+              const int32_t count, bool calIndex = 0) {                                                                \
+        using namespace emulator;                                                                                      \
+        reduce_best(dst, src, sharedTmpBuffer, counted(per_repeat<T>, count, #NAME), 8, calIndex, FOLD, #NAME);        \
+    }
+ASCENDC_REDUCE(ReduceMax, Fold::MAX)
+ASCENDC_REDUCE(ReduceMin, Fold::MIN)
+#undef ASCENDC_REDUCE
 
 template <typename T>
 void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,
-               const int32_t mask, const int32_t repeatTime, const int32_t srcRepStride) {
-    using namespace emulator;
-    reduce_sum(dst, src, sharedTmpBuffer, long_masked<T>(static_cast<uint64_t>(mask), repeatTime, "ReduceSum"),
-               srcRepStride, false, "ReduceSum");
-}
-template <typename T>
-void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& sharedTmpBuffer,
-               const uint64_t mask[], const int32_t repeatTime, const int32_t srcRepStride) {
+               emulator::ConstMask mask, const int32_t repeatTime, const int32_t srcRepStride) {
     using namespace emulator;
     reduce_sum(dst, src, sharedTmpBuffer, long_masked<T>(mask, repeatTime, "ReduceSum"), srcRepStride, false,
                "ReduceSum");

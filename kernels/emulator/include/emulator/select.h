@@ -189,15 +189,7 @@ namespace AscendC {
 
 template <typename T, typename U, bool isSetMask = true>
 void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, CMPMODE cmpMode,
-             const uint64_t mask[], const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {
-    (void)mask;
-    emulator::compare_tensors<T>(dst, emulator::first_src(src0, repeatParams), emulator::second_src(src1, repeatParams),
-                                 cmpMode, emulator::repeats_of(repeatTime, "Compare"));
-}
-template <typename T, typename U, bool isSetMask = true>
-void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, CMPMODE cmpMode,
-             const uint64_t mask, const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {
-    (void)mask;
+             emulator::ConstMask, const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {
     emulator::compare_tensors<T>(dst, emulator::first_src(src0, repeatParams), emulator::second_src(src1, repeatParams),
                                  cmpMode, emulator::repeats_of(repeatTime, "Compare"));
 }
@@ -210,16 +202,7 @@ void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalT
 }
 template <typename T, typename U, bool isSetMask = true>
 void CompareScalar(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const T src1Scalar, CMPMODE cmpMode,
-                   const uint64_t mask[], const emulator::RepeatTime repeatTime,
-                   const UnaryRepeatParams& repeatParams) {
-    (void)mask;
-    emulator::compare_scalar<T>(dst, emulator::unary_src(src0, repeatParams), src1Scalar, cmpMode,
-                                emulator::repeats_of(repeatTime, "CompareScalar"));
-}
-template <typename T, typename U, bool isSetMask = true>
-void CompareScalar(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const T src1Scalar, CMPMODE cmpMode,
-                   const uint64_t mask, const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {
-    (void)mask;
+                   emulator::ConstMask, const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {
     emulator::compare_scalar<T>(dst, emulator::unary_src(src0, repeatParams), src1Scalar, cmpMode,
                                 emulator::repeats_of(repeatTime, "CompareScalar"));
 }
@@ -230,27 +213,23 @@ void CompareScalar(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const 
                                 emulator::whole_repeats<T>(count, "CompareScalar"));
 }
 
-#define ASCENDC_SELECT(MASK)                                                                                     \
-    template <typename T, typename U, bool isSetMask = true>                                                     \
-    void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0,            \
-                const LocalTensor<T>& src1, SELMODE selMode, MASK, const emulator::RepeatTime repeatTime,        \
-                const BinaryRepeatParams& repeatParams) {                                                        \
-        using namespace emulator;                                                                                \
-        const Operand second = second_src(src1, repeatParams);                                                   \
-        select(dst, selMask, first_src(src0, repeatParams), &second, T(0), selMode,                              \
-               masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Select"), unary_dst(dst, repeatParams));      \
-    }                                                                                                            \
-    template <typename T, typename U, bool isSetMask = true>                                                     \
-    void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0, T src1,    \
-                SELMODE selMode, MASK, const emulator::RepeatTime repeatTime,                                    \
-                const BinaryRepeatParams& repeatParams) {                                                        \
-        using namespace emulator;                                                                                \
-        select(dst, selMask, first_src(src0, repeatParams), static_cast<const Operand*>(nullptr), src1, selMode, \
-               masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Select"), unary_dst(dst, repeatParams));      \
-    }
-ASCENDC_SELECT(uint64_t mask)
-ASCENDC_SELECT(uint64_t mask[])
-#undef ASCENDC_SELECT
+template <typename T, typename U, bool isSetMask = true>
+void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0,
+            const LocalTensor<T>& src1, SELMODE selMode, emulator::Mask mask, const emulator::RepeatTime repeatTime,
+            const BinaryRepeatParams& repeatParams) {
+    using namespace emulator;
+    const Operand second = second_src(src1, repeatParams);
+    select(dst, selMask, first_src(src0, repeatParams), &second, T(0), selMode,
+           masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Select"), unary_dst(dst, repeatParams));
+}
+template <typename T, typename U, bool isSetMask = true>
+void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0, T src1,
+            SELMODE selMode, emulator::Mask mask, const emulator::RepeatTime repeatTime,
+            const BinaryRepeatParams& repeatParams) {
+    using namespace emulator;
+    select(dst, selMask, first_src(src0, repeatParams), static_cast<const Operand*>(nullptr), src1, selMode,
+           masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Select"), unary_dst(dst, repeatParams));
+}
 
 template <typename T, typename U>
 void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0,
@@ -272,14 +251,7 @@ void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const Loca
 
 template <typename T>
 void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<uint32_t>& srcOffset,
-            const uint32_t srcBaseOffset, const uint64_t mask, const emulator::RepeatTime repeatTime,
-            const uint16_t dstRepStride) {
-    using namespace emulator;
-    gather(dst, src, srcOffset, srcBaseOffset, masked<true>(per_repeat<T>, mask, repeatTime, "Gather"), dstRepStride);
-}
-template <typename T>
-void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<uint32_t>& srcOffset,
-            const uint32_t srcBaseOffset, const uint64_t mask[], const emulator::RepeatTime repeatTime,
+            const uint32_t srcBaseOffset, const emulator::ConstMask mask, const emulator::RepeatTime repeatTime,
             const uint16_t dstRepStride) {
     using namespace emulator;
     gather(dst, src, srcOffset, srcBaseOffset, masked<true>(per_repeat<T>, mask, repeatTime, "Gather"), dstRepStride);

@@ -84,157 +84,117 @@ Operand second_src(const AscendC::LocalTensor<T>& t, const AscendC::BinaryRepeat
     return {t.view, sizeof(T), p.src1BlkStride, p.src1RepStride, "src1"};
 }
 
+template <typename T, typename F>
+void unary(const char* api, const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const Lanes& lanes,
+           const AscendC::UnaryRepeatParams& params, F f) {
+    apply<T, T>(api, lanes, unary_dst(dst, params), {unary_src(src, params)}, f);
+}
+template <typename T, typename F>
+void binary(const char* api, const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src0,
+            const AscendC::LocalTensor<T>& src1, const Lanes& lanes, const AscendC::BinaryRepeatParams& params, F f,
+            bool accumulates = false) {
+    apply<T, T, T>(api, lanes, unary_dst(dst, params), {first_src(src0, params), second_src(src1, params)}, f,
+                   accumulates);
+}
+
 template <typename T>
 T shift_left(T value, T by) {
     using U = std::make_unsigned_t<T>;
     return static_cast<T>(static_cast<U>(value) << by);
 }
 
-// An operation says its types and its arithmetic; the macros below give it the API's three forms.
-#define EMULATOR_UNARY(NAME, EXPRESSION, ...)                                                                         \
-    template <typename T>                                                                                             \
-    struct NAME##Operation {                                                                                          \
-        static_assert(one_of<T, __VA_ARGS__>, #NAME " does not take this type on A2 and A3: see its table of types"); \
-        static T of(T raw) {                                                                                          \
-            const Compute<T> x = static_cast<Compute<T>>(raw);                                                        \
-            return static_cast<T>(EXPRESSION);                                                                        \
-        }                                                                                                             \
-    };
-#define EMULATOR_BINARY(NAME, EXPRESSION, ...)                                                                        \
-    template <typename T>                                                                                             \
-    struct NAME##Operation {                                                                                          \
-        static_assert(one_of<T, __VA_ARGS__>, #NAME " does not take this type on A2 and A3: see its table of types"); \
-        static T of(T raw_x, T raw_y) {                                                                               \
-            const Compute<T> x = static_cast<Compute<T>>(raw_x), y = static_cast<Compute<T>>(raw_y);                  \
-            return static_cast<T>(EXPRESSION);                                                                        \
-        }                                                                                                             \
-    };
-
-// Saturation of 16- and 32-bit integers is not emulated: they wrap.
-EMULATOR_UNARY(Exp, std::exp(x), half, float)
-EMULATOR_UNARY(Ln, std::log(x), half, float)
-EMULATOR_UNARY(Abs, std::fabs(x), half, float)
-EMULATOR_UNARY(Reciprocal, 1.0f / x, half, float)
-EMULATOR_UNARY(Sqrt, std::sqrt(x), half, float)
-EMULATOR_UNARY(Rsqrt, 1.0f / std::sqrt(x), half, float)
-EMULATOR_UNARY(Relu, x > 0 ? x : 0, half, float, int32_t)
-EMULATOR_UNARY(Not, ~x, int16_t, uint16_t)
-EMULATOR_BINARY(Add, x + y, half, float, int16_t, int32_t)
-EMULATOR_BINARY(Sub, x - y, half, float, int16_t, int32_t)
-EMULATOR_BINARY(Mul, (x * y), half, float, int16_t, int32_t)
-EMULATOR_BINARY(Div, x / y, half, float)
-EMULATOR_BINARY(Max, x > y ? x : y, half, float, int16_t, int32_t)
-EMULATOR_BINARY(Min, x < y ? x : y, half, float, int16_t, int32_t)
-EMULATOR_BINARY(And, (x & y), int16_t, uint16_t)
-EMULATOR_BINARY(Or, x | y, int16_t, uint16_t)
-EMULATOR_BINARY(Adds, x + y, half, float, int16_t, int32_t)
-EMULATOR_BINARY(Muls, (x * y), half, float, int16_t, int32_t)
-EMULATOR_BINARY(Maxs, x > y ? x : y, half, float, int16_t, int32_t)
-EMULATOR_BINARY(Mins, x < y ? x : y, half, float, int16_t, int32_t)
-EMULATOR_BINARY(ShiftLeft, shift_left(raw_x, raw_y), int16_t, uint16_t, int32_t, uint32_t)
-EMULATOR_BINARY(ShiftRight, x >> y, int16_t, uint16_t, int32_t, uint32_t)
-
 }  // namespace emulator
 
 namespace AscendC {
 
-#define ASCENDC_UNARY(NAME)                                                                                         \
-    template <typename T, bool isSetMask = true>                                                                    \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask[],                                \
-              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                       \
-        using namespace emulator;                                                                                   \
-        apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
-                    {unary_src(src, repeatParams)}, NAME##Operation<T>::of);                                        \
-    }                                                                                                               \
-    template <typename T, bool isSetMask = true>                                                                    \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask,                                  \
-              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                       \
-        using namespace emulator;                                                                                   \
-        apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
-                    {unary_src(src, repeatParams)}, NAME##Operation<T>::of);                                        \
-    }                                                                                                               \
-    template <typename T>                                                                                           \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count) {                         \
-        using namespace emulator;                                                                                   \
-        apply<T, T>(#NAME, counted(per_repeat<T>, count, #NAME), unary_dst(dst, UnaryRepeatParams()),               \
-                    {unary_src(src, UnaryRepeatParams())}, NAME##Operation<T>::of);                                 \
-    }
+// An instruction says its arithmetic on x and y, and its types. It gets the API's two forms: with a mask and repeats,
+// and with a count. Saturation of 16- and 32-bit integers is not emulated: they wrap.
+#define ASCENDC_TYPES(NAME, ...)                                                                                       \
+    static_assert(emulator::one_of<T, __VA_ARGS__>,                                                                    \
+                  #NAME " does not take this type on A2 and A3: see its table of types")
+#define ASCENDC_MASKED(NAME) emulator::masked<isSetMask>(emulator::per_repeat<T>, mask, repeatTime, #NAME)
+#define ASCENDC_COUNTED(NAME) emulator::counted(emulator::per_repeat<T>, count, #NAME)
 
-#define ASCENDC_BINARY(NAME, ACCUMULATES)                                                                              \
-    template <typename T, bool isSetMask = true>                                                                       \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, uint64_t mask[],      \
-              const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {                         \
-        using namespace emulator;                                                                                      \
-        apply<T, T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
-                       {first_src(src0, repeatParams), second_src(src1, repeatParams)}, NAME##Operation<T>::of,        \
-                       ACCUMULATES && one_of<T, half, float, int32_t>);                                                \
+#define ASCENDC_UNARY(NAME, EXPRESSION, ...)                                                                           \
+    template <typename T>                                                                                              \
+    T NAME##Of(T raw) {                                                                                                \
+        ASCENDC_TYPES(NAME, __VA_ARGS__);                                                                              \
+        const auto x = static_cast<emulator::Compute<T>>(raw);                                                         \
+        return static_cast<T>(EXPRESSION);                                                                             \
     }                                                                                                                  \
     template <typename T, bool isSetMask = true>                                                                       \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, uint64_t mask,        \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, emulator::Mask mask,                               \
+              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                          \
+        emulator::unary(#NAME, dst, src, ASCENDC_MASKED(NAME), repeatParams, NAME##Of<T>);                             \
+    }                                                                                                                  \
+    template <typename T>                                                                                              \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count) {                            \
+        emulator::unary(#NAME, dst, src, ASCENDC_COUNTED(NAME), UnaryRepeatParams(), NAME##Of<T>);                     \
+    }
+
+#define ASCENDC_PAIR(NAME, EXPRESSION, ...)                                                                            \
+    template <typename T>                                                                                              \
+    T NAME##Of(T raw_x, T raw_y) {                                                                                     \
+        ASCENDC_TYPES(NAME, __VA_ARGS__);                                                                              \
+        const auto x = static_cast<emulator::Compute<T>>(raw_x), y = static_cast<emulator::Compute<T>>(raw_y);         \
+        return static_cast<T>(EXPRESSION);                                                                             \
+    }
+
+#define ASCENDC_BINARY(NAME, ACCUMULATES, EXPRESSION, ...)                                                             \
+    ASCENDC_PAIR(NAME, EXPRESSION, __VA_ARGS__)                                                                        \
+    template <typename T, bool isSetMask = true>                                                                       \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, emulator::Mask mask,  \
               const emulator::RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {                         \
-        using namespace emulator;                                                                                      \
-        apply<T, T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
-                       {first_src(src0, repeatParams), second_src(src1, repeatParams)}, NAME##Operation<T>::of,        \
-                       ACCUMULATES && one_of<T, half, float, int32_t>);                                                \
+        emulator::binary(#NAME, dst, src0, src1, ASCENDC_MASKED(NAME), repeatParams, NAME##Of<T>,                      \
+                         ACCUMULATES && emulator::one_of<T, half, float, int32_t>);                                    \
     }                                                                                                                  \
     template <typename T>                                                                                              \
     void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,                       \
               const int32_t& count) {                                                                                  \
-        using namespace emulator;                                                                                      \
-        const BinaryRepeatParams plain;                                                                                \
-        apply<T, T, T>(#NAME, counted(per_repeat<T>, count, #NAME), unary_dst(dst, plain),                             \
-                       {first_src(src0, plain), second_src(src1, plain)}, NAME##Operation<T>::of);                     \
+        emulator::binary(#NAME, dst, src0, src1, ASCENDC_COUNTED(NAME), BinaryRepeatParams(), NAME##Of<T>);            \
     }
 
-#define ASCENDC_SCALAR(NAME)                                                                                        \
-    template <typename T, bool isSetMask = true>                                                                    \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, uint64_t mask[],          \
-              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                       \
-        using namespace emulator;                                                                                   \
-        const T scalar = scalarValue;                                                                               \
-        apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
-                    {unary_src(src, repeatParams)}, [scalar](T x) { return NAME##Operation<T>::of(x, scalar); });   \
-    }                                                                                                               \
-    template <typename T, bool isSetMask = true>                                                                    \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, uint64_t mask,            \
-              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                       \
-        using namespace emulator;                                                                                   \
-        const T scalar = scalarValue;                                                                               \
-        apply<T, T>(#NAME, masked<isSetMask>(per_repeat<T>, mask, repeatTime, #NAME), unary_dst(dst, repeatParams), \
-                    {unary_src(src, repeatParams)}, [scalar](T x) { return NAME##Operation<T>::of(x, scalar); });   \
-    }                                                                                                               \
-    template <typename T, bool isSetMask = true>                                                                    \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count) {   \
-        using namespace emulator;                                                                                   \
-        const T scalar = scalarValue;                                                                               \
-        apply<T, T>(#NAME, counted(per_repeat<T>, count, #NAME), unary_dst(dst, UnaryRepeatParams()),               \
-                    {unary_src(src, UnaryRepeatParams())},                                                          \
-                    [scalar](T x) { return NAME##Operation<T>::of(x, scalar); });                                   \
+#define ASCENDC_SCALAR(NAME, EXPRESSION, ...)                                                                          \
+    ASCENDC_PAIR(NAME, EXPRESSION, __VA_ARGS__)                                                                        \
+    template <typename T, bool isSetMask = true>                                                                       \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, emulator::Mask mask,         \
+              const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                          \
+        emulator::unary(#NAME, dst, src, ASCENDC_MASKED(NAME), repeatParams,                                           \
+                        [scalar = scalarValue](T x) { return NAME##Of<T>(x, scalar); });                               \
+    }                                                                                                                  \
+    template <typename T>                                                                                              \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count) {      \
+        emulator::unary(#NAME, dst, src, ASCENDC_COUNTED(NAME), UnaryRepeatParams(),                                   \
+                        [scalar = scalarValue](T x) { return NAME##Of<T>(x, scalar); });                               \
     }
 
-ASCENDC_UNARY(Exp)
-ASCENDC_UNARY(Ln)
-ASCENDC_UNARY(Abs)
-ASCENDC_UNARY(Reciprocal)
-ASCENDC_UNARY(Sqrt)
-ASCENDC_UNARY(Rsqrt)
-ASCENDC_UNARY(Relu)
-ASCENDC_UNARY(Not)
-ASCENDC_BINARY(Add, true)
-ASCENDC_BINARY(Sub, true)
-ASCENDC_BINARY(Mul, true)
-ASCENDC_BINARY(Div, false)
-ASCENDC_BINARY(Max, true)
-ASCENDC_BINARY(Min, true)
-ASCENDC_BINARY(And, false)
-ASCENDC_BINARY(Or, false)
-ASCENDC_SCALAR(Adds)
-ASCENDC_SCALAR(Muls)
-ASCENDC_SCALAR(Maxs)
-ASCENDC_SCALAR(Mins)
-ASCENDC_SCALAR(ShiftLeft)
-ASCENDC_SCALAR(ShiftRight)
+ASCENDC_UNARY(Exp, std::exp(x), half, float)
+ASCENDC_UNARY(Ln, std::log(x), half, float)
+ASCENDC_UNARY(Abs, std::fabs(x), half, float)
+ASCENDC_UNARY(Reciprocal, 1.0f / x, half, float)
+ASCENDC_UNARY(Sqrt, std::sqrt(x), half, float)
+ASCENDC_UNARY(Rsqrt, 1.0f / std::sqrt(x), half, float)
+ASCENDC_UNARY(Relu, x > 0 ? x : 0, half, float, int32_t)
+ASCENDC_UNARY(Not, ~x, int16_t, uint16_t)
+ASCENDC_BINARY(Add, true, x + y, half, float, int16_t, int32_t)
+ASCENDC_BINARY(Sub, true, x - y, half, float, int16_t, int32_t)
+ASCENDC_BINARY(Mul, true, (x * y), half, float, int16_t, int32_t)
+ASCENDC_BINARY(Div, false, x / y, half, float)
+ASCENDC_BINARY(Max, true, x > y ? x : y, half, float, int16_t, int32_t)
+ASCENDC_BINARY(Min, true, x < y ? x : y, half, float, int16_t, int32_t)
+ASCENDC_BINARY(And, false, (x & y), int16_t, uint16_t)
+ASCENDC_BINARY(Or, false, x | y, int16_t, uint16_t)
+ASCENDC_SCALAR(Adds, x + y, half, float, int16_t, int32_t)
+ASCENDC_SCALAR(Muls, (x * y), half, float, int16_t, int32_t)
+ASCENDC_SCALAR(Maxs, x > y ? x : y, half, float, int16_t, int32_t)
+ASCENDC_SCALAR(Mins, x < y ? x : y, half, float, int16_t, int32_t)
+ASCENDC_SCALAR(ShiftLeft, emulator::shift_left(raw_x, raw_y), int16_t, uint16_t, int32_t, uint32_t)
+ASCENDC_SCALAR(ShiftRight, x >> y, int16_t, uint16_t, int32_t, uint32_t)
 
+#undef ASCENDC_TYPES
+#undef ASCENDC_MASKED
+#undef ASCENDC_COUNTED
+#undef ASCENDC_PAIR
 #undef ASCENDC_UNARY
 #undef ASCENDC_BINARY
 #undef ASCENDC_SCALAR
@@ -272,13 +232,7 @@ void duplicate(const AscendC::LocalTensor<T>& dst, T value, const Lanes& lanes, 
 namespace AscendC {
 
 template <typename T, typename U, bool isSetMask = true>
-void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarValue, uint64_t mask,
-          const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {
-    using namespace emulator;
-    axpy(dst, src, scalarValue, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Axpy"), repeatParams);
-}
-template <typename T, typename U, bool isSetMask = true>
-void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarValue, uint64_t mask[],
+void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarValue, emulator::Mask mask,
           const emulator::RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {
     using namespace emulator;
     axpy(dst, src, scalarValue, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Axpy"), repeatParams);
@@ -291,14 +245,7 @@ void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarV
 }
 
 template <typename T, bool isSetMask = true>
-void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, uint64_t mask, const emulator::RepeatTime repeatTime,
-               const uint16_t dstBlockStride, const uint8_t dstRepeatStride) {
-    using namespace emulator;
-    duplicate(dst, scalarValue, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Duplicate"), dstBlockStride,
-              dstRepeatStride);
-}
-template <typename T, bool isSetMask = true>
-void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, uint64_t mask[], const emulator::RepeatTime repeatTime,
+void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, emulator::Mask mask, const emulator::RepeatTime repeatTime,
                const uint16_t dstBlockStride, const uint8_t dstRepeatStride) {
     using namespace emulator;
     duplicate(dst, scalarValue, masked<isSetMask>(per_repeat<T>, mask, repeatTime, "Duplicate"), dstBlockStride,

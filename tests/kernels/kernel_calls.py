@@ -1,4 +1,4 @@
-"""The native CPU operators called through their C interface, as MindSpore calls them, without MindSpore."""
+"""Calls of the native CPU operators through their C interface, and of the Ascend C kernel through the emulator."""
 
 import ctypes
 import os
@@ -8,10 +8,26 @@ from pathlib import Path
 import numpy as np
 
 from mindspore_impl.ops import native
+from mindspore_impl.ops.divergence_codes import DIVERGENCES, SUPPORTS
+from mindspore_impl.speed.ascend_traffic import load_kernel
 
-DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
-SUPPORTS = ("tail_bucket", "renormalised", "truncated", "sampled")
+ROOT = Path(__file__).resolve().parents[2]
+DTYPES = ("float32", "float16", "bfloat16")
 ISAS = ("baseline", "avx2", "avx512")
+
+emulated = load_kernel()
+emulate = emulated.emulate
+
+
+def encode(logits_NV: np.ndarray, dtype: str) -> np.ndarray:
+    """The nearest numbers of a dtype; bfloat16, which NumPy lacks, as its bits in uint16."""
+    with np.errstate(over="ignore"):
+        return emulated.to_bfloat16(logits_NV) if dtype == "bfloat16" else logits_NV.astype(dtype)
+
+
+def decode(stored_NV: np.ndarray) -> np.ndarray:
+    """float32 values of what `encode` gives."""
+    return emulated.from_bfloat16(stored_NV) if stored_NV.dtype == np.uint16 else stored_NV.astype(np.float32)
 
 
 class Twin:

@@ -3,16 +3,15 @@
 import numpy as np
 import pytest
 
-from mindspore_impl import config
-from mindspore_impl.curriculum.checks import problems_of
-from mindspore_impl.curriculum.inputs import inputs_of
-from mindspore_impl.curriculum.kinds import Context
+from mindspore_impl.curriculum import configuration
 from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.curriculum.stages.context import RunContext
 from mindspore_impl.data.teacher_store import StoreHeader
 from mindspore_impl.data.teacher_store_writer import StoreWriter
+from mindspore_impl.errors import UserError
 
 # The curriculum without its capture stage.
-ORDER = "order=[teacher,sft_reasoning,sft_fast,rollout_fast,distill_fast]"
+ORDER = ("order=[teacher,sft_reasoning,sft_fast,rollout_fast,distill_fast]", "compare=[]")
 
 
 def write_store(folder, temperature=1.0, mode="top_k", first=3):
@@ -25,18 +24,16 @@ def write_store(folder, temperature=1.0, mode="top_k", first=3):
 
 
 def compose(store, *more):
-    return config.compose([ORDER, f"stages.distill_fast.store={store}", *more])
+    return configuration.compose([*ORDER, f"stages.distill_fast.store={store}", *more])
 
 
 def test_a_path_stands_for_a_store(tmp_path):
     store = write_store(tmp_path / "store")
     settings = compose(store)
-    assert problems_of(settings) == []
     plan = {planned.name: planned for planned in make_plan(settings)}
-    assert inputs_of(settings.stages["distill_fast"])["store"] == str(store)
-    context = Context(settings, tmp_path / "run", plan)
-    assert context.store(str(store)) == store
-    assert context.store("rollout_fast") == context.folder("rollout_fast") / "store"
+    assert plan["distill_fast"].inputs["store"] == str(store)
+    context = RunContext(settings, tmp_path / "run", plan)
+    assert context.load(str(store), "store") == store
 
 
 def test_another_store_at_the_path_is_another_fingerprint(tmp_path):
@@ -55,10 +52,13 @@ def test_another_store_at_the_path_is_another_fingerprint(tmp_path):
     ],
 )
 def test_a_store_that_does_not_fit_the_objective_is_refused(tmp_path, changes, message):
-    assert any(message in problem for problem in problems_of(compose(write_store(tmp_path / "store", **changes))))
+    with pytest.raises(UserError, match=message):
+        make_plan(compose(write_store(tmp_path / "store", **changes)))
 
 
 def test_a_missing_or_unfinished_store_is_refused(tmp_path):
-    assert any("no such file or folder" in problem for problem in problems_of(compose(tmp_path / "absent")))
+    with pytest.raises(UserError, match="no such file or folder"):
+        make_plan(compose(tmp_path / "absent"))
     (tmp_path / "empty").mkdir()
-    assert any("no finished teacher store" in problem for problem in problems_of(compose(tmp_path / "empty")))
+    with pytest.raises(UserError, match="no finished teacher store"):
+        make_plan(compose(tmp_path / "empty"))

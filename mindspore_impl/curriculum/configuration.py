@@ -1,0 +1,130 @@
+"""The configuration of a whole run: composed from conf/ by config.py, held against the dataclasses, and checked."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mindspore_impl import config, schema
+from mindspore_impl.curriculum import plugins
+from mindspore_impl.curriculum.stages import KINDS, Shared, Stage
+from mindspore_impl.curriculum.stages.base import problem_of
+from mindspore_impl.curriculum.sweep.options import SweepOptions
+from mindspore_impl.data.overlap import window_problems
+from mindspore_impl.data.sources import set_kinds
+from mindspore_impl.schema import Kinds, option
+
+
+@dataclass(kw_only=True)
+class Config(Shared):
+    """A whole run."""
+
+    name: str  # of the experiment; a run directory belongs to one
+    run_dir: str  # where the run is written
+    order: list[str]  # stage names, in the order they run
+    seeds: list[int] = option(default_factory=list, low=0)  # not empty: the run is repeated once a seed and compared
+    compare: list[str] = field(default_factory=list)  # two stages of order whose difference the report tests
+    plugins: list[str] = field(default_factory=list)  # modules that register kinds, divergences, sources and so on
+    sweep: SweepOptions | None = None  # many runs (tools/train.py --multirun); null in each of them
+
+
+def compose(overrides: list[str], config_dir: Path | None = None) -> Config:
+    """Compose conf/config.yaml with command-line `overrides` (Hydra's syntax), import its plugins, and validate it.
+
+    config_dir: a folder of the user's own YAML groups, beside conf/. Raises UserError for a typo, a wrong type, a
+    missing value or an unknown choice, naming the key and the nearest valid one.
+    """
+    plain, folders = config.compose(overrides, config_dir)
+    plugins.load(plain.get("plugins") or [], folders)
+    return validate(plain)
+
+
+def validate(plain: dict) -> Config:
+    """Build a Config from plain containers. Raises UserError that lists every wrong key, type and missing value."""
+    named = plain.get("plugins")
+    plugins.check_loaded(named if isinstance(named, list) else [])
+    return schema.build(Config, plain, "", tagged_unions())
+
+
+def tagged_unions() -> dict[type, Kinds]:
+    """The kinds of stages and the sources of data sets, those of plugins included."""
+    return {Stage: Kinds("kind", KINDS)} | set_kinds()
+
+
+def to_yaml(config: Config) -> str:
+    """The content of config.yaml: the resolved configuration with its schema number."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(schema.versioned(schema.to_plain(config))))
+
+
+def reopen(run_dir: Path, plugin_names: Iterable[str] = ()) -> Config:
+    """The configuration in `run_dir`, wherever that lies now. Plugins are imported only if they are named here."""
+    from mindspore_impl.report.run_files import read_config
+
+    plugins.load(list(plugin_names))
+    return dataclasses.replace(validate(read_config(run_dir)[0]), run_dir=str(run_dir))
+
+
+def problems(config: Config, set_keys: Iterable[tuple[str, str]], models: Iterable[str]) -> Iterator[str]:
+    """Numbers out of range, missing files, and options that have no meaning, each naming its key.
+
+    set_keys: (configuration key, data set) of every set that is read; models: entries of `models` that are used.
+    """
+    from mindspore_impl.data.difficulty import check_keep
+    from mindspore_impl.model.pangu import check_options
+    from mindspore_impl.text.template import find_template
+
+    yield from _file_problems(config)
+    yield from window_problems(config.data.sets, *_trained_and_held_out(set_keys))
+    options, checks = config.tokenizer, [(find_template, config.tokenizer.template)]
+    for name in dict.fromkeys(name for _, name in set_keys):
+        dataset = config.data.sets[name]
+        path = getattr(dataset, "path", None)
+        if path and not Path(path).is_file():
+            hint = f"; the records of a stage are {{source: stage, stage: {path}}}" if path in config.stages else ""
+            yield f"data.sets.{name}.path: {path}: no such file{hint}"
+        if dataset.keep is not None:
+            checks.append((check_keep, dataset.keep, f"data.sets.{name}.keep"))
+    if options.path is None or Path(options.path).is_file():  # else the size of the vocabulary is not known
+        for name in models:
+            checks.append((check_options, config.sized_model(name), f"models.{name}"))
+            size = config.models[name].vocab_size
+            if options.path is None and 0 < size < options.vocab_size:
+                yield (
+                    f"models.{name}.vocab_size: {size} is smaller than tokenizer.vocab_size {options.vocab_size}; set "
+                    "it to 0 to follow the tokenizer"
+                )
+    for check, *arguments in checks:
+        yield from problem_of(check, *arguments)
+    yield from schema.range_problems(config)
+
+
+def _file_problems(config: Config) -> Iterator[str]:
+    """Files that are named for the whole run: the tokenizer's, and data.train, data.validation, data.test."""
+    options = config.tokenizer
+    if options.path is None and not options.train_on:
+        yield "tokenizer.path: give a SentencePiece model or a tokenizer.json, or name data sets in tokenizer.train_on"
+    elif options.path is None and options.template != "pangu":
+        yield f"tokenizer.template: {options.template} needs tokenizer.path; a trained tokenizer has pangu's"
+    elif options.path is not None and not Path(options.path).is_file():
+        yield f"tokenizer.path: {options.path}: no such file"
+    sets = config.data.sets.values()
+    paths = [getattr(dataset, "path", "") for dataset in sets]
+    for key in ("train", "validation", "test"):
+        given = getattr(config.data, key)
+        if given and not any(path.startswith(given) for path in paths):
+            yield f"data.{key}: {given} is given, but no data set reads it; choose data=gsm8k or data=records"
+    if config.data.holdout and not any(getattr(dataset, "holdout", 0) for dataset in sets):
+        yield "data.holdout: given, but no data set holds records out; choose data=gsm8k or data=records"
+
+
+def _trained_and_held_out(set_keys: Iterable[tuple[str, str]]) -> tuple[dict[str, str], dict[str, str]]:
+    """{data set: the key that names it} of the sets that are trained on, and of validation and test sets."""
+    trained, held_out = {}, {}
+    for key, name in set_keys:
+        if key.endswith(".data.mixture"):
+            trained.setdefault(name, key)
+        elif key.endswith(".data.validation") or ".options." in key or key.startswith("evaluation."):
+            held_out.setdefault(name, key)
+    return trained, held_out

@@ -1,0 +1,241 @@
+"""What a stage kind is: its contract with plan, runner, cache, launch and report, and the registry of kinds.
+
+A kind is one file: a dataclass of options that derives from Stage, says what it reads and provides, and runs. See
+README.md of this folder for an example.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from mindspore_impl import schema
+from mindspore_impl.curriculum.stages.inputs import Input, hf_folder_problems
+from mindspore_impl.data.options import DataOptions, DatasetOptions, StageSet
+from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation.options import EvaluationOptions
+from mindspore_impl.model.options import LoraOptions, ModelOptions
+from mindspore_impl.runtime import RuntimeOptions
+from mindspore_impl.schema import nearest, option
+from mindspore_impl.text.options import TokenizerOptions
+
+KINDS: dict[str, type["Stage"]] = {}
+
+
+def stage_kind(cls: type["Stage"]) -> type["Stage"]:
+    """Class decorator: register a dataclass as the stage kind that its field `kind` names."""
+    KINDS[cls.kind] = cls
+    return cls
+
+
+class Context(Protocol):
+    """The run around a stage, as `Stage.run` sees it (implemented in context.py)."""
+
+    config: "Shared"
+    tokenizer: Any  # text.tokenizer.Tokenizer
+
+    def folder(self, name: str) -> Path:
+        """The folder of the stage called `name`."""
+
+    def load(self, reference: str, artifact: str) -> Any:
+        """What a stage name or path provides: a WeightSource, the folder of a store, a list of rollouts, or a file."""
+
+    def records(self, name: str) -> list:
+        """The records (text.records.Record) of a data set."""
+
+    def samples(self, name: str) -> list:
+        """The rendered samples (text.chat.Sample) of a data set."""
+
+    def rollout_samples(self, reference: str) -> list:
+        """The rendered samples of rollouts, by stage name or path."""
+
+    def set_options(self, name: str) -> DatasetOptions:
+        """The options of a data set; one that a stage makes is read from that stage's record file."""
+
+    def model_options(self, name: str) -> ModelOptions:
+        """The options of an entry of `models`, its vocabulary filled in from the tokenizer."""
+
+    def build_model(self, name: str, reference: str | None, lora: LoraOptions | None = None, seed: int = 0) -> tuple:
+        """The model of an entry of `models` with the weights of a stage or path, and the SHA-256 of these weights."""
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """Options of one stage. Of the methods a kind must override `run` alone."""
+
+    kind: str  # what the stage does
+    seed: int | None = option(None, low=0)  # null: the run's seed
+
+    group: ClassVar[str] = "other"  # training, generation, scoring, selection, evaluation, deployment (report)
+    provides: ClassVar[dict[str, str]] = {}  # artifact for later stages: its file or folder in the stage's folder
+    outputs: ClassVar[tuple[str, ...]] = ()  # files without which a finished stage runs again
+    less_memory: ClassVar[str] = "lower the model's size"  # what helps when memory runs out; {0}: the stage's key
+
+    def inputs(self, key: str, shared: "Shared") -> list[Input]:
+        """The named inputs that are given: by default every field that is a reference."""
+        found = schema.references(self)
+        return [Input(role, name, artifact, f"{key}.{role}") for role, (name, artifact) in found.items()]
+
+    def missing_inputs(self) -> list[str]:
+        """The references without a default that are not given: fields of type `str` that are empty."""
+        rules = {spec.name: schema.rule_of(spec) for spec in dataclasses.fields(self)}
+        return [name for name, rule in rules.items() if rule.artifact and getattr(self, name) == ""]
+
+    def data_sets(self, key: str, shared: "Shared") -> list[tuple[str, str]]:
+        """(configuration key, data set) of every data set that is read."""
+        return []
+
+    def model_name(self, shared: "Shared") -> str:
+        """The entry of `models` that is used: the stage's own `model`, or that of the stage its weights come from.
+
+        "" for a stage that needs none. Raises UserError when there is no such entry.
+        """
+        own = getattr(self, "model", None)
+        weights = next((given.reference for given in self.inputs("", shared) if given.artifact == "weights"), None)
+        return shared.model_for(own, weights) if own or weights else ""
+
+    def problems(self, key: str, shared: "Shared") -> Iterator[str]:
+        """Why the stage cannot run, each problem naming its key. Inputs, sets and model are known to exist.
+
+        Here: Hugging Face folders of another model or tokenizer. A kind adds its own.
+        """
+        tokenizer = None if shared.tokenizer.path is None else Path(shared.tokenizer.path)
+        model = self.model_name(shared)
+        if model and (tokenizer is None or tokenizer.is_file()):
+            # The size of a tokenizer that is yet to be trained is not known.
+            options = shared.models[model] if tokenizer is None else shared.sized_model(model)
+            for given in self.inputs(key, shared)[:1]:
+                yield from hf_folder_problems(given, options, f"models.{model}", tokenizer)
+
+    def content(self, shared: "Shared") -> dict:
+        """What of the options decides the result, for the fingerprint. Inputs, sets, model and seed count anyway."""
+        return schema.fingerprint_content(self)
+
+    def followers(self, name: str, shared: "Shared") -> dict[str, "Stage"]:
+        """Stages that run right after this one without being listed in `order`, by name."""
+        return {}
+
+    def work(self) -> str:
+        """The amount of work in words, for the plan."""
+        return ""
+
+    def memory(self, shared: "Shared") -> int | None:
+        """Modelled bytes on one device; None where nothing is modelled."""
+        return None
+
+    def metric_paths(self, shared: "Shared") -> list[str]:
+        """Paths in the stage's metrics that a sweep can be judged by, such as accuracy.SET."""
+        return []
+
+    def measured(self, name: str) -> str:
+        """The stage whose weights this one, called `name`, measures; "" when it measures none."""
+        return ""
+
+    def check_data(self, name: str, context: Context) -> None:
+        """Refuse data that the stage cannot use, before the first stage runs. Raises UserError."""
+
+    def run(self, context: Context, planned: "PlannedStage", folder: Path) -> dict[str, Any]:
+        """Do the work on every rank, write below `folder`, and return the metrics; `tokens` is counted by the report.
+
+        Called again after a kill, with what the killed call left in `folder`.
+
+        Args:
+            context: the run around the stage: records, samples, models, inputs.
+            planned: this stage in the plan: name, model, seed, fingerprint.
+            folder: the stage's own folder.
+        """
+        raise UserError(f"stage kind {self.kind!r} cannot run: it has no method `run`")
+
+    def summary(self, metrics: dict) -> str:
+        """The metrics worth a line on the terminal."""
+        rate = metrics.get("tokens_per_second")
+        return f"{rate:,.0f} tokens/s" if rate else ""
+
+    def is_complete(self, folder: Path) -> bool:
+        """Whether the results of a finished stage are still there; one without them runs again."""
+        return all((folder / name).is_file() for name in self.outputs)
+
+    def load(self, artifact: str, folder: Path, context: Context) -> Any:
+        """An artifact of this stage, finished in `folder`, as later stages use it."""
+        return context.load(str(folder / self.provides[artifact]), artifact)
+
+
+@dataclass(kw_only=True)
+class Shared:
+    """The part of a run's configuration that a stage may read."""
+
+    seed: int = option(0, low=0)  # of data, initial weights, order and sampling
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    tokenizer: TokenizerOptions = field(default_factory=TokenizerOptions)
+    models: dict[str, ModelOptions] = field(default_factory=dict)
+    data: DataOptions = field(default_factory=DataOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+    def model_for(self, name: str | None, source: str | None) -> str:
+        """The entry `name` of `models`; without a name, that of the stage `source`.
+
+        Raises UserError when there is none.
+        """
+        if name is None:
+            if source not in self.stages:
+                raise UserError(f"model: weights from {source!r} need a model; name one of: {', '.join(self.models)}")
+            return self.stages[source].model_name(self)
+        if name not in self.models:
+            raise UserError(f"model: no model is named {name!r}{nearest(name, self.models)}")
+        return name
+
+    def sized_model(self, name: str) -> ModelOptions:
+        """The options of model `name`; a vocabulary of 0 is replaced by the tokenizer's size, as far as it is known."""
+        options = self.models[name]
+        if options.vocab_size:
+            return options
+        if self.tokenizer.path is None:
+            return dataclasses.replace(options, vocab_size=self.tokenizer.vocab_size)
+        from mindspore_impl.text.tokenizer import Tokenizer
+
+        tokenizer = Tokenizer.load(self.tokenizer.path, self.tokenizer.template)
+        return dataclasses.replace(options, vocab_size=tokenizer.vocab_size)
+
+    def maker_of(self, set_name: str) -> str | None:
+        """The stage that makes the records of a data set; None where they come from a file or a generator."""
+        options = self.data.sets.get(set_name)
+        return options.stage if isinstance(options, StageSet) else None
+
+    def too_long(self, key: str, length: int, model: str) -> Iterator[str]:
+        """The problem of a sequence length at `key` beyond the positions of a model."""
+        longest = self.models[model].max_position_embeddings
+        if length > longest:
+            yield f"{key}: {length} exceeds models.{model}.max_position_embeddings {longest}"
+
+
+@dataclass
+class PlannedStage:
+    """One stage of the run, ready to be executed."""
+
+    index: int  # from 1, as in the folder name
+    name: str
+    stage: Stage
+    model: str  # an entry of `models`; "" where none is needed
+    inputs: dict[str, str] = field(default_factory=dict)  # role, or "set NAME": stage name or path
+    seed: int = 0
+    fingerprint: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The stage's kind."""
+        return self.stage.kind
+
+    @property
+    def folder_name(self) -> str:
+        """Such as 03_sft_fast."""
+        return f"{self.index:02d}_{self.name}"
+
+
+def problem_of(check, *arguments) -> Iterator[str]:
+    """The message of the UserError that `check(*arguments)` raises, if it does."""
+    try:
+        check(*arguments)
+    except UserError as error:
+        yield str(error)

@@ -1,0 +1,74 @@
+"""The teacher's top-k at each supervised position of labels or of generations, written to a teacher store."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from mindspore_impl.curriculum import estimate
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, stage_kind
+from mindspore_impl.distill.options import CaptureOptions
+from mindspore_impl.schema import option
+
+
+@stage_kind
+@dataclass(kw_only=True)
+class CaptureStage(Stage):
+    """The teacher's top-k at each supervised position of labels (`sets`) or generations (`rollouts`)."""
+
+    kind: Literal["capture"] = "capture"
+    teacher: str = option("", artifact="weights")  # stage or path of the teacher's weights
+    model: str | None = None  # an entry of `models`; null: that of the stage in `teacher`
+    rollouts: str | None = option(None, artifact="rollouts")  # rollout stage or file
+    sets: list[str] = field(default_factory=list)  # data sets, scored along their labels
+    sequence_length: int = option(128, low=2)  # tokens in a packed row
+    capture: CaptureOptions = field(default_factory=CaptureOptions)
+
+    group: ClassVar[str] = "scoring"
+    provides: ClassVar[dict[str, str]] = {"store": "store"}
+    outputs: ClassVar[tuple[str, ...]] = ("store/manifest.json",)
+    less_memory: ClassVar[str] = "lower {0}.capture.rows_per_batch, {0}.sequence_length"
+
+    def data_sets(self, key: str, shared: Shared) -> list[tuple[str, str]]:
+        return [(f"{key}.sets", name) for name in self.sets]
+
+    def problems(self, key: str, shared: Shared) -> Iterator[str]:
+        yield from super().problems(key, shared)
+        model, top_k = self.model_name(shared), self.capture.top_k
+        vocabulary = shared.models[model].vocab_size
+        if not vocabulary and shared.tokenizer.path is None:
+            vocabulary = shared.tokenizer.vocab_size
+        if top_k < 1 or (vocabulary and top_k > vocabulary):
+            yield f"{key}.capture.top_k: {top_k} is not between 1 and the vocabulary of {vocabulary}"
+        if not self.rollouts and not self.sets:
+            yield f"{key}: name a rollout stage in `rollouts`, or data sets in `sets`"
+        yield from shared.too_long(f"{key}.sequence_length", self.sequence_length, model)
+
+    def work(self) -> str:
+        return f"{self.capture.mode} K={self.capture.top_k} at T={self.capture.temperature:g}"
+
+    def memory(self, shared: Shared) -> int:
+        model = shared.sized_model(self.model_name(shared))
+        return estimate.forward_bytes(model, self.capture.rows_per_batch, self.sequence_length, shared.runtime)
+
+    def is_complete(self, folder: Path) -> bool:
+        from mindspore_impl.data.teacher_store import shards_present
+
+        return super().is_complete(folder) and shards_present(folder / "store")
+
+    def samples(self, context: Context) -> list:
+        """What is scored: the rollouts, then the labels of the sets."""
+        found = context.rollout_samples(self.rollouts) if self.rollouts else []
+        return found + [sample for name in self.sets for sample in context.samples(name)]
+
+    def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
+        from mindspore_impl.data.teacher_store import StoreHeader
+        from mindspore_impl.distill.capture import run_capture
+
+        model, weights = context.build_model(planned.model, self.teacher)
+        tokenizer, options = context.tokenizer, self.capture
+        # Ids beyond the tokenizer's (a padded lm_head) get no mass.
+        header = StoreHeader(
+            weights, tokenizer.sha256, tokenizer.vocab_size, options.top_k, options.temperature, options.mode
+        )
+        return run_capture(model, header, self.samples(context), options, self.sequence_length, folder, planned.seed)

@@ -1,0 +1,144 @@
+"""What the stages of one run share while they run: tokenizer, records, samples, models, and each other's results."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mindspore_impl import files
+from mindspore_impl.curriculum.stages.base import PlannedStage, Shared
+from mindspore_impl.curriculum.stages.content import tokenizer_fingerprint
+from mindspore_impl.curriculum.stages.inputs import check_weights, file_hash, is_path
+from mindspore_impl.data.options import DatasetOptions, StageSet
+from mindspore_impl.errors import UserError
+from mindspore_impl.model.options import LoraOptions, ModelOptions
+
+
+@dataclass
+class RunContext:
+    """The run that stages are part of. Records and samples are loaded once."""
+
+    config: Shared
+    run_dir: Path
+    plan: dict[str, PlannedStage]
+    tokenizer: Any = None  # text.tokenizer.Tokenizer
+    _loaded: dict = field(default_factory=dict)
+
+    def folder(self, name: str) -> Path:
+        """The folder of the stage called `name`."""
+        return self.run_dir / "stages" / self.plan[name].folder_name
+
+    def load(self, reference: str, artifact: str) -> Any:
+        """What a stage name or path provides: a WeightSource, the folder of a store, a list of rollouts, or a file.
+
+        Raises UserError when it is missing or damaged.
+        """
+        if not is_path(reference):
+            return self.plan[reference].stage.load(artifact, self.folder(reference), self)
+        if artifact == "weights":
+            from mindspore_impl.curriculum.resolve import open_weights
+
+            return open_weights(Path(reference))
+        if artifact == "rollouts":
+            from mindspore_impl.data.rollouts import read_rollouts
+
+            return read_rollouts(Path(reference), self.tokenizer, True)
+        return Path(reference)
+
+    def set_options(self, name: str) -> DatasetOptions:
+        """The options of a data set; one that a stage makes is read from that stage's record file."""
+        options = self.config.data.sets[name]
+        return options.in_file(str(self.load(options.stage, "records"))) if isinstance(options, StageSet) else options
+
+    def records(self, name: str) -> list:
+        """The records of a data set."""
+        from mindspore_impl.data.sources import load_set
+
+        return self._once(("records", name), lambda: load_set(name, self.set_options(name), self.config.seed))
+
+    def samples(self, name: str) -> list:
+        """The rendered samples of a data set."""
+        from mindspore_impl.text.chat import render
+
+        return self._once(("samples", name), lambda: [render(each, self.tokenizer) for each in self.records(name)])
+
+    def rollout_samples(self, reference: str) -> list:
+        """The rendered samples of rollouts, by stage name or path."""
+        from mindspore_impl.data.rollouts import to_sample
+
+        def render() -> list:
+            return [to_sample(rollout, self.tokenizer) for rollout in self.load(reference, "rollouts")]
+
+        return self._once(("rollout samples", reference), render)
+
+    def _once(self, key: tuple[str, str], make: Callable[[], list]) -> list:
+        if key not in self._loaded:
+            self._loaded[key] = make()
+        return self._loaded[key]
+
+    def model_options(self, name: str) -> ModelOptions:
+        """The options of model `name`, its vocabulary filled in from the tokenizer where it is 0."""
+        options, size = self.config.models[name], self.tokenizer.vocab_size
+        if options.vocab_size == 0:
+            return dataclasses.replace(options, vocab_size=size)
+        if options.vocab_size < size:
+            raise UserError(
+                f"models.{name}.vocab_size: {options.vocab_size} is smaller than the tokenizer's {size}; "
+                f"set it to {size}, or to 0 to follow the tokenizer"
+            )
+        return options
+
+    def build_model(self, name: str, reference: str | None, lora: LoraOptions | None = None, seed: int = 0):
+        """The model of the entry `name` of `models`, and the SHA-256 of its weights (None for random ones).
+
+        Args:
+            name: an entry of `models`.
+            reference: stage or path of the weights; None: random ones.
+            lora: adapters to be trained beside the weights.
+            seed: of the adapters' initial values.
+        """
+        from mindspore_impl.model.lora import with_adapters
+        from mindspore_impl.model.pangu import PanguForCausalLM
+        from mindspore_impl.model.weights import identity, load_into
+
+        options = self.model_options(name)
+        source = None if reference is None else self.load(reference, "weights")
+        if source is not None and is_path(reference):
+            check_weights(source, Path(reference), options, f"models.{name}", self.tokenizer.path)
+        if lora is not None:
+            model = with_adapters(options, lora, seed)
+        else:
+            model = PanguForCausalLM(options, initialise=source is None)
+        if source is None:
+            return model, None
+        load_into(model, source, "load" if is_path(reference) else None)
+        return model, identity(source, file_hash)
+
+
+def prepare_tokenizer(context: RunContext):
+    """Load the configured tokenizer, or train the run's own once and keep it in <run>/tokenizer/."""
+    from mindspore_impl.text.chat import segments
+    from mindspore_impl.text.tokenizer import Tokenizer, train_tokenizer
+
+    options, folder = context.config.tokenizer, context.run_dir / "tokenizer"
+    if options.path is not None:
+        return Tokenizer.load(options.path, options.template)
+    fingerprint, note = tokenizer_fingerprint(context.config), folder / "fingerprint.json"
+    if note.is_file() and files.read_json(note)["fingerprint"] == fingerprint:
+        return Tokenizer.load(folder / "tokenizer.model")
+    texts = (text for name in options.train_on for record in context.records(name) for text in segments(record))
+    tokenizer = train_tokenizer(texts, folder / "tokenizer.model", options.vocab_size, options.character_coverage)
+    files.write_json(note, {"fingerprint": fingerprint, "sha256": tokenizer.sha256})
+    print(f"tokenizer: {tokenizer.vocab_size} pieces trained on {', '.join(options.train_on)}")
+    return tokenizer
+
+
+def load_tokenizer(shared: Shared, run_dir: Path):
+    """The tokenizer of a run that has begun. Raises UserError when its file is missing."""
+    from mindspore_impl.text.tokenizer import Tokenizer
+
+    trained = run_dir / "tokenizer" / "tokenizer.model"
+    if shared.tokenizer.path is None and not trained.is_file():
+        raise UserError(f"{trained}: the run's tokenizer is missing; run the curriculum in {run_dir} first")
+    return Tokenizer.load(shared.tokenizer.path or trained, shared.tokenizer.template)

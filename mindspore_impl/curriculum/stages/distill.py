@@ -1,0 +1,94 @@
+"""Training on stored teacher distributions, mixed with hard labels."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, problem_of, stage_kind
+from mindspore_impl.curriculum.stages.inputs import is_path
+from mindspore_impl.curriculum.stages.sft import SftStage
+from mindspore_impl.data.options import ROLLOUTS
+from mindspore_impl.errors import UserError
+from mindspore_impl.losses.options import ObjectiveOptions
+from mindspore_impl.schema import option
+
+
+@stage_kind
+@dataclass(kw_only=True)
+class DistillStage(SftStage):
+    """Training on stored teacher distributions. The set `rollouts` of the mixture stands for the `rollouts` input."""
+
+    kind: Literal["distill"] = "distill"
+    store: str = option("", artifact="store")  # capture stage, or the path of a store
+    rollouts: str | None = option(None, artifact="rollouts")  # rollout stage or file whose answers are trained on
+    objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
+
+    less_memory: ClassVar[str] = SftStage.less_memory
+
+    def training_objective(self) -> ObjectiveOptions:
+        return self.objective
+
+    def work(self) -> str:
+        from mindspore_impl.losses.divergences import runs_composed
+
+        composed = f", {self.objective.divergence} with composed operators"
+        return super().work() + (composed if runs_composed(self.objective.divergence) else "")
+
+    def teacher(self, context: Context, planned: PlannedStage):
+        """The store, checked against the stage's tokenizer, objective and model."""
+        from mindspore_impl.data.teacher_store import StoreReader
+        from mindspore_impl.losses.objective import check_store
+
+        path = context.load(self.store, "store")
+        reader = StoreReader(path, tokenizer_sha256=context.tokenizer.sha256)
+        head, vocab_size = reader.header, context.model_options(planned.model).vocab_size
+        check_store(self.objective, head.temperature, head.mode, head.vocab_size, vocab_size, str(path))
+        return reader
+
+    def problems(self, key: str, shared: Shared) -> Iterator[str]:
+        from mindspore_impl.losses.oracle import check_objective
+
+        yield from super().problems(key, shared)
+        yield from problem_of(check_objective, self.objective, f"{key}.objective")
+        if is_path(self.store):  # its samples are looked up when the stage starts
+            from mindspore_impl.data.teacher_store import read_header
+
+            try:
+                header = read_header(self.store)
+            except UserError as error:
+                yield f"{key}.store: {error}"
+            else:
+                yield from self._store_problems(key, header.mode, header.temperature, self.store)
+            return
+        maker = shared.stages[self.store]
+        if (capture := getattr(maker, "capture", None)) is None:
+            return  # a kind of its own; the store itself is checked when this stage starts
+        source = f"stages.{self.store}"
+        yield from self._store_problems(key, capture.mode, capture.temperature, f"{source}.capture")
+        for name in self.mixture():
+            if name == ROLLOUTS and self.rollouts != maker.rollouts:
+                yield f"{key}.rollouts: {self.rollouts!r} was not captured; {source}.rollouts is {maker.rollouts!r}"
+            elif name != ROLLOUTS and not _captured(shared, name, maker.sets):
+                yield f"{key}.data.mixture.{name}: not captured; add it to {source}.sets"
+        teacher, student = (shared.models[s.model_name(shared)].vocab_size for s in (maker, self))
+        if student != teacher:
+            yield f"models.{self.model}.vocab_size: {student} differs from the teacher's {teacher}"
+
+    def _store_problems(self, key: str, mode: str, temperature: float, source: str) -> Iterator[str]:
+        """The objective against the mode and the temperature of its teacher store."""
+        if (mode == "sampled") != (self.objective.support == "sampled"):
+            yield (
+                f"{key}.objective.support: {self.objective.support!r} does not fit the mode {mode!r} of {source}; "
+                "sampled goes with sampled only"
+            )
+        if temperature != self.objective.temperature:
+            yield (
+                f"{key}.objective.temperature: {self.objective.temperature} differs from the temperature {temperature} "
+                f"of {source}; a top-k store cannot be re-tempered"
+            )
+
+
+def _captured(shared: Shared, name: str, captured: list[str]) -> bool:
+    """Whether a capture scores the set itself, or one with the same records."""
+    sets = shared.data.sets
+    return any(other == name or sets[other] == sets[name] for other in captured)

@@ -1,0 +1,112 @@
+"""How hard each record of a data set is, written into its meta: length, loss, pass rate."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from mindspore_impl import files
+from mindspore_impl.curriculum import estimate
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, stage_kind
+from mindspore_impl.data import difficulty, judging
+from mindspore_impl.distributed import ranks
+from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation.options import ScoreOptions
+from mindspore_impl.schema import option
+from mindspore_impl.text.records import record_to_json
+
+
+@stage_kind
+@dataclass(kw_only=True)
+class ScoreStage(Stage):
+    """How hard each record of a set is, written into its meta. A data set of source `stage` reads the result."""
+
+    kind: Literal["score"] = "score"
+    set: str = ""  # the data set
+    init: str | None = option(None, artifact="weights")  # weights whose loss on each record is difficulty_loss
+    model: str | None = None  # an entry of `models`; null: that of the stage in `init`
+    rollouts: str | None = option(None, artifact="rollouts")  # answers to its prompts: difficulty_pass_rate
+    sequence_length: int = option(128, low=2)  # tokens in a packed row
+    score: ScoreOptions = field(default_factory=ScoreOptions)
+
+    group: ClassVar[str] = "selection"
+    provides: ClassVar[dict[str, str]] = {"records": "records.jsonl"}
+    outputs: ClassVar[tuple[str, ...]] = ("records.jsonl",)
+    less_memory: ClassVar[str] = "lower {0}.score.rows_per_batch, {0}.sequence_length"
+
+    def data_sets(self, key: str, shared: Shared) -> list[tuple[str, str]]:
+        return [(f"{key}.set", self.set)]
+
+    def problems(self, key: str, shared: Shared) -> Iterator[str]:
+        yield from super().problems(key, shared)
+        if self.init is not None:
+            yield from shared.too_long(f"{key}.sequence_length", self.sequence_length, self.model_name(shared))
+        answers = getattr(shared.stages.get(self.rollouts), "rollout", None)
+        if answers is not None and not answers.keep_truncated:
+            yield (
+                f"{key}.rollouts: {self.rollouts!r} leaves out truncated answers, which count as wrong in a pass rate; "
+                f"set stages.{self.rollouts}.rollout.keep_truncated=true"
+            )
+
+    def work(self) -> str:
+        measured = ["length", *(["loss"] if self.init else []), *(["pass rate"] if self.rollouts else [])]
+        return f"{', '.join(measured)} of each record of {self.set}"
+
+    def memory(self, shared: Shared) -> int | None:
+        if self.init is None:
+            return None
+        model = shared.sized_model(self.model_name(shared))
+        return estimate.forward_bytes(model, self.score.rows_per_batch, self.sequence_length, shared.runtime)
+
+    def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
+        """Write the records of the set, their difficulty in meta, to `folder`/records.jsonl.
+
+        Returns records (written), too_long and unanswered (left out), difficulty ({field: difficulty.change}) and,
+        where losses are measured, tokens, seconds and tokens_per_second. Raises UserError naming the record when a loss
+        is not finite or an answer cannot be judged, and when nothing is left.
+        """
+        records, samples = context.records(self.set), {each.record_id: each for each in context.samples(self.set)}
+        given, verdicts = len(records), {}
+        if self.rollouts:
+            verdicts = judging.judge(context.load(self.rollouts, "rollouts"), context.tokenizer)
+            records = [record for record in records if (record.id, record.thinking) in verdicts]
+            if not records:
+                raise UserError(
+                    f"{self.rollouts}: holds no answer to any of the {given} records of {self.set}; name the rollouts "
+                    "of this set"
+                )
+        answered = len(records)
+        if self.init and self.score.overlong == "drop":
+            records = [record for record in records if len(samples[record.id].ids) <= self.sequence_length]
+            if not records:
+                raise UserError(f"{self.set}: no record fits sequence_length={self.sequence_length}; raise it")
+        measured, seconds = {difficulty.LENGTH: [len(samples[record.id].ids) for record in records]}, 0.0
+        if self.init:
+            scored = [samples[record.id] for record in records]
+            measured[difficulty.LOSS], seconds = self._losses(context, planned, folder, scored)
+        if self.rollouts:
+            measured[difficulty.PASS_RATE] = [verdicts[r.id, r.thinking].pass_rate for r in records]
+        rows = (dict(zip(measured, row, strict=True)) for row in zip(*measured.values(), strict=True))
+        records = [replace(record, meta=record.meta | row) for record, row in zip(records, rows, strict=True)]
+        ranks.on_rank_zero(lambda: files.write_jsonl(folder / "records.jsonl", map(record_to_json, records)))
+        metrics = {
+            "records": len(records),
+            "unanswered": given - answered,
+            "too_long": answered - len(records),
+            "difficulty": {field: difficulty.change(records, records, field, self.set) for field in measured},
+        }
+        if self.init:
+            tokens = sum(measured[difficulty.LENGTH])
+            metrics |= {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / max(seconds, 1e-9)}
+        return metrics
+
+    def _losses(
+        self, context: Context, planned: PlannedStage, folder: Path, samples: list
+    ) -> tuple[list[float], float]:
+        from mindspore_impl.evaluation.sample_loss import sample_losses
+
+        model, digest = context.build_model(planned.model, self.init)
+        size = self.score.records_per_part
+        # Parts of other weights or of another size are never read: they have another name.
+        parts = folder / "parts" / f"{digest[:16]}_{size}"
+        return sample_losses(model, samples, self.sequence_length, self.score.rows_per_batch, parts, size)

@@ -1,0 +1,220 @@
+"""Supervised fine-tuning: cross-entropy on the assistant's tokens. The distill stage derives from it."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from mindspore_impl import runtime
+from mindspore_impl.curriculum import estimate
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, problem_of, stage_kind
+from mindspore_impl.curriculum.stages.evaluate import EvaluateStage
+from mindspore_impl.data.options import ROLLOUTS, BatchOptions
+from mindspore_impl.data.overlap import shared_count
+from mindspore_impl.errors import UserError
+from mindspore_impl.losses.options import ObjectiveOptions
+from mindspore_impl.model.options import LoraOptions
+from mindspore_impl.schema import option
+from mindspore_impl.training.options import OptimizerOptions, TrainOptions
+
+
+@stage_kind
+@dataclass(kw_only=True)
+class SftStage(Stage):
+    """Supervised fine-tuning: cross-entropy on the assistant's tokens."""
+
+    kind: Literal["sft"] = "sft"
+    model: str = "student"  # an entry of `models`
+    init: str | None = option(None, artifact="weights")  # stage or path of the initial weights; null: random
+    lora: LoraOptions | None = None  # null: all weights are trained
+    data: BatchOptions = field(default_factory=BatchOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    evaluate: bool = option(True, fingerprint=False)  # evaluate the weights right after training
+
+    group: ClassVar[str] = "training"
+    provides: ClassVar[dict[str, str]] = {"weights": "checkpoints"}
+    outputs: ClassVar[tuple[str, ...]] = ("checkpoints/LATEST",)
+    less_memory: ClassVar[str] = (
+        "raise {0}.data.gradient_accumulation_steps (the same result in smaller pieces), or lower "
+        "{0}.data.sequence_length"
+    )
+
+    def mixture(self) -> dict[str, float]:
+        """The sets that are drawn from. A weight of 0 leaves a set out: it need not exist."""
+        return {name: weight for name, weight in self.data.mixture.items() if weight}
+
+    def data_sets(self, key: str, shared: Shared) -> list[tuple[str, str]]:
+        drawn = [(f"{key}.data.mixture", name) for name in self.mixture() if name != ROLLOUTS]
+        return drawn + [(f"{key}.data.validation", name) for name in self.data.validation]
+
+    def content(self, shared: Shared) -> dict:
+        content = super().content(shared)
+        return content | {"data": content["data"] | {"mixture": self.mixture()}}
+
+    def followers(self, name: str, shared: Shared) -> dict[str, Stage]:
+        after = EvaluateStage(init=name)
+        return {f"eval_{name}": after} if self.evaluate and after.measures(shared) else {}
+
+    def work(self) -> str:
+        size = self.data.rows * self.data.sequence_length
+        if self.train.max_steps:
+            return f"{self.train.max_steps:,} steps x {size:,} tokens = {self.train.max_steps * size / 1e6:.2f}M"
+        return f"{self.train.num_train_epochs:g} epochs, {size:,} tokens a step"
+
+    def memory(self, shared: Shared) -> int:
+        model = shared.sized_model(self.model)
+        return estimate.training_estimate(model, self.data, self.lora, shared.runtime)["bytes"]
+
+    def problems(self, key: str, shared: Shared) -> Iterator[str]:
+        yield from super().problems(key, shared)
+        train, data = self.train, self.data
+        if (train.max_steps is None) == (train.num_train_epochs is None):
+            yield f"{key}.train: give exactly one of max_steps and num_train_epochs"
+        if train.select == "best" and not data.validation:
+            yield f"{key}.train.select: best needs a validation set; name one in {key}.data.validation, or use last"
+        workers, accumulation = shared.runtime.workers, data.gradient_accumulation_steps
+        share = max(1, workers) * max(1, accumulation)
+        if data.rows % share:
+            yield (
+                f"{key}.data.rows: {data.rows} rows do not divide by {workers} workers x {accumulation} "
+                f"micro-batches; nearest: {max(share, round(data.rows / share) * share)}"
+            )
+        yield from shared.too_long(f"{key}.data.sequence_length", data.sequence_length, self.model)
+        if not self.mixture():
+            yield f"{key}.data.mixture: no data set has a weight above 0"
+        if data.mixture.get(ROLLOUTS) and not getattr(self, "rollouts", None):
+            yield f"{key}.rollouts: the mixture uses rollouts, but no stage or file is named"
+        if self.lora is not None:
+            from mindspore_impl.model.adapter_file import check_lora
+
+            yield from problem_of(check_lora, self.lora, f"{key}.lora")
+            if self.init is None:
+                yield f"{key}.lora: adapters need weights below them; name them in {key}.init, or set lora=null"
+        if self.init in shared.stages and (other := shared.stages[self.init].model_name(shared)) != self.model:
+            yield f"{key}.init: {self.init!r} trains model {other!r}, this stage {self.model!r}"
+
+    def load(self, artifact: str, folder: Path, context: Context) -> Any:
+        from mindspore_impl.curriculum.resolve import open_weights
+
+        return open_weights(folder, self.train.select)
+
+    def check_data(self, name: str, context: Context) -> None:
+        """Print how many records of each validation and test set are trained on too."""
+        shared, key = context.config, f"stages.{name}"
+        after = self.followers(name, shared).values()
+        held_out = [*self.data.validation, *(each for stage in after for _, each in stage.data_sets(key, shared))]
+        train = [each for each in self.mixture() if each != ROLLOUTS and shared.maker_of(each) is None]
+        records = [record for each in train for record in context.records(each)]
+        for each in dict.fromkeys(held_out):
+            if shared.maker_of(each) is None and (count := shared_count(records, context.records(each))):
+                total = len(context.records(each))
+                print(f"warning: {key}: {count:,} of {total:,} records of {each} are trained on ({', '.join(train)})")
+
+    def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
+        from mindspore_impl.model.adapter_file import Adapters
+        from mindspore_impl.training.trainer import TrainingJob, train
+
+        model, digest = context.build_model(planned.model, self.init, self.lora, planned.seed)
+        stream, summary = self.make_stream(context, planned)
+        steps = self.train.max_steps or stream.steps_for_epochs(self.train.num_train_epochs)
+        self._print(model, steps, summary)
+        job = TrainingJob(
+            model=model,
+            stream=stream,
+            validation=self._validation(context),
+            objective=self.training_objective(),
+            optimizer=self.optimizer,
+            options=self.train,
+            folder=folder,
+            steps=steps,
+            with_teacher=stream.teacher is not None,
+            title=planned.name,
+            profile_steps=context.config.runtime.profile_steps,
+            adapters=self.lora and Adapters(self.lora, digest),
+            config=_hf_config(context, planned.model),
+        )
+        return train(job) | {"data": summary}
+
+    def training_objective(self) -> ObjectiveOptions:
+        """What is minimised."""
+        return ObjectiveOptions()
+
+    def teacher(self, context: Context, planned: PlannedStage):
+        """The reader of the teacher store; None without one."""
+        return None
+
+    def make_stream(self, context: Context, planned: PlannedStage):
+        """The stage's BatchStream, and what stage.json says about its data."""
+        from mindspore_impl.data.batches import BatchStream
+
+        data, samples = dataclasses.replace(self.data, mixture=self.mixture()), {}
+        for name in data.mixture:
+            samples[name] = context.rollout_samples(self.rollouts) if name == ROLLOUTS else context.samples(name)
+        stream = BatchStream(
+            samples, data, planned.seed, runtime.rank(), runtime.world_size(), teacher=self.teacher(context, planned)
+        )
+        changes = {name: _selection(context, name, data) for name in data.mixture if name != ROLLOUTS}
+        return stream, stream.summary() | {"selection": {name: change for name, change in changes.items() if change}}
+
+    def _validation(self, context: Context) -> dict[str, list]:
+        from mindspore_impl.data.batches import one_pass
+
+        # Rows of one micro-batch on one device: validation compiles to the same shape as training.
+        rows = self.data.rows // (self.data.gradient_accumulation_steps * runtime.world_size())
+        length = self.data.sequence_length
+        return {
+            name: [batch for batch, _ in one_pass(_fitting(context.samples(name), length), length, rows)]
+            for name in self.data.validation
+        }
+
+    def _print(self, model, steps: int, summary: dict) -> None:
+        data, lora = self.data, self.lora
+        parameters, adapters = (
+            sum(p.size for p in each) for each in (model.get_parameters(), model.trainable_params())
+        )
+        trained = f", {adapters:,} of them in adapters (LoRA r={lora.r}), the rest frozen" if lora else ""
+        mixture = ", ".join(f"{name} {count:,}" for name, count in summary["sets"].items())
+        print(
+            f"  {parameters:,} parameters{trained}; {steps:,} steps x "
+            f"{data.rows} rows x {data.sequence_length} tokens ({data.gradient_accumulation_steps} micro-batches); "
+            f"{summary['samples']:,} samples ({mixture}), packing efficiency {summary['efficiency']:.1%}, dropped "
+            f"{summary['dropped']}"
+        )
+        for name, change in summary["selection"].items():
+            print(
+                f"  {name}: {change['after']:,} of {change['before']:,} records kept; mean {change['field']} "
+                f"{change['mean_before']:.4g} before, {change['mean_after']:.4g} after"
+            )
+
+
+def _selection(context: Context, name: str, data: BatchOptions) -> dict | None:
+    """How the band of a set changed its difficulty (`difficulty.change`); None where neither band nor order is set."""
+    from mindspore_impl.data.difficulty import change
+    from mindspore_impl.data.sources import load_whole
+
+    options, kept = context.set_options(name), context.records(name)
+    if options.keep is None:
+        return None if data.order == "shuffled" else change(kept, kept, data.order_by, name)
+    return change(load_whole(name, options, context.config.seed), kept, options.keep.field, name)
+
+
+def _fitting(samples: list, sequence_length: int) -> list:
+    """The validation samples that fit a row; a message counts the others."""
+    kept = [sample for sample in samples if len(sample.ids) <= sequence_length]
+    if not kept:
+        raise UserError(f"data.validation: every sample is longer than data.sequence_length {sequence_length}")
+    if len(kept) < len(samples):
+        print(f"  validation: {len(samples) - len(kept)} samples longer than {sequence_length} are left out")
+    return kept
+
+
+def _hf_config(context: Context, model: str) -> dict | None:
+    """The config.json of a checkpoint; None for a model that no Hugging Face model type describes."""
+    from mindspore_impl.model.hf_config import config_of, token_ids
+
+    try:
+        return config_of(context.model_options(model), "PanguEmbedded", token_ids(context.tokenizer))
+    except UserError:
+        return None

@@ -1,0 +1,16 @@
+"""Names of the divergences and supports that the fused kernels implement. A name's position is its code in kernels/.
+
+`losses/oracle.py` defines each of them; `losses/divergences.py` adds others. Imports no MindSpore.
+"""
+
+DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
+SUPPORTS = ("tail_bucket", "renormalised", "truncated", "sampled")
+
+
+def supports_of(divergence: str) -> tuple[str, ...]:
+    """Return the supports on which a divergence is defined.
+
+    On `truncated` and `sampled` the masses of the two distributions need not sum to the same: only the forward KL keeps
+    a meaning there.
+    """
+    return SUPPORTS if divergence == "forward_kl" else SUPPORTS[:2]

@@ -1,0 +1,158 @@
+"""Stage kinds, divergences, sources, verifiers and templates from a folder outside the repository."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from mindspore_impl import files
+from mindspore_impl.curriculum import configuration, plugins, runner
+from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.curriculum.stages import KINDS
+from mindspore_impl.distributed import processes
+from mindspore_impl.errors import UserError
+
+KIND = '''
+"""Counts the words of a data set."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from mindspore_impl import files
+from mindspore_impl.curriculum.stages import Stage, stage_kind
+from mindspore_impl.schema import option
+
+
+@stage_kind
+@dataclass(kw_only=True)
+class CountWords(Stage):
+    """How many words the records of a set have."""
+
+    kind: Literal["count_words"] = "count_words"
+    set: str = ""  # the data set
+    at_least: int = option(0, low=0)  # words
+
+    outputs: ClassVar[tuple[str, ...]] = ("words.json",)
+
+    def data_sets(self, key, shared):
+        return [(f"{key}.set", self.set)]
+
+    def problems(self, key, shared):
+        if self.at_least > 10**6:
+            yield f"{key}.at_least: {self.at_least} is more than any set has"
+
+    def work(self):
+        return f"words of {self.set}"
+
+    def run(self, context, planned, folder: Path):
+        if (folder / "stop").exists():
+            raise KeyboardInterrupt
+        words = sum(len(m.content.split()) for record in context.records(self.set) for m in record.messages)
+        files.write_json(folder / "words.json", {"words": words})
+        return {"words": words}
+'''
+EXPERIMENT = """
+# @package _global_
+defaults: [quickstart]
+name: counted
+plugins: [{module}]
+order: [words]
+compare: []
+data: {{sets: {{reasoning: {{count: 30}}, fast: {{count: 30}}}}}}
+tokenizer: {{vocab_size: 100}}
+stages:
+  words: {{kind: count_words, set: reasoning}}
+"""
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """A folder with a plugin and its experiment; what it registers is forgotten afterwards. -> (experiment, module)."""
+    module = f"toy_stage_{tmp_path.name.replace('-', '_')}"
+    folder = tmp_path / "my lab"
+    folder.mkdir()
+    (folder / f"{module}.py").write_text(KIND)
+    (folder / "mine.yaml").write_text(EXPERIMENT.format(module=module).lstrip())
+    monkeypatch.setattr(plugins, "_loaded", dict(plugins.loaded()))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in KINDS:
+        monkeypatch.setitem(KINDS, name, KINDS[name])
+    yield folder / "mine.yaml", module
+    KINDS.pop("count_words", None)
+    sys.modules.pop(module, None)
+
+
+def test_a_stage_kind_from_outside_runs_resumes_is_cached_and_reported(lab, tmp_path, ms_runtime, capsys):
+    experiment, module = lab
+    overrides = [f"experiment={experiment}", f"runtime.cache={tmp_path / 'cache'}"]
+    run_dir = tmp_path / "run"
+    config = configuration.compose([*overrides, f"run_dir={run_dir}"])
+    runner.print_plan(config)
+    assert "words of reasoning" in capsys.readouterr().out
+    stage = run_dir / "stages" / "01_words"
+    stage.mkdir(parents=True)
+    (stage / "stop").touch()
+    (run_dir / "config.yaml").write_text("name: counted\n")
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(config)
+    (stage / "stop").unlink()
+    assert files.read_json(stage / "stage.json")["status"] == runner.RUNNING
+    runner.run(config)
+    assert files.read_json(stage / "stage.json")["metrics"]["words"] > 30
+    runner.run(config)
+    assert "finished before, skipped" in capsys.readouterr().out
+    runner.run(configuration.compose([*overrides, f"run_dir={tmp_path / 'again'}"]))
+    assert "taken from the cache" in capsys.readouterr().out
+    page = (run_dir / "report.html").read_text()
+    assert "count_words" in page
+    assert files.read_json(run_dir / "metrics.json")["stages"][0]["kind"] == "count_words"
+
+
+def test_the_source_of_a_plugin_is_part_of_the_fingerprint(lab, monkeypatch):
+    experiment, module = lab
+    before = make_plan(configuration.compose([f"experiment={experiment}"]))[0].fingerprint
+    path = experiment.with_name(f"{module}.py")
+    path.write_text(path.read_text() + "\n# changed\n")
+    plugins._loaded.pop(module)
+    assert make_plan(configuration.compose([f"experiment={experiment}"]))[0].fingerprint != before
+
+
+def test_problems_and_keys_of_an_outside_kind_are_checked_like_ours(lab):
+    experiment, _ = lab
+    for override, key in (
+        ("stages.words.at_least=2000000", "stages.words.at_least"),
+        ("stages.words.at_leest=1", "at_least"),
+        ("stages.words.at_least=-1", "stages.words.at_least"),
+        ("stages.words.set=reasonin", "stages.words.set"),
+    ):
+        with pytest.raises(UserError, match=key):
+            make_plan(configuration.compose([f"experiment={experiment}", override]))
+
+
+def test_reopening_a_run_imports_nothing_unless_it_is_named(lab, tmp_path, ms_runtime):
+    experiment, module = lab
+    runner.run(configuration.compose([f"experiment={experiment}", f"run_dir={tmp_path / 'run'}"]))
+    code = (
+        "from mindspore_impl.cli.train import main; import sys; "
+        f"sys.exit(main(['--resume', {str(tmp_path / 'run')!r}, *sys.argv[1:]]))"
+    )
+    for more, code_wanted in (([], 2), (["--plugins", module], 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *more],
+            cwd=experiment.parent,
+            env=processes.environment(),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code_wanted, done.stderr
+        assert more or f"--plugins {module}" in done.stderr
+
+
+@pytest.mark.parametrize("source", ["import nothing_of_this_name", "1 / 0"])
+def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, monkeypatch, source):
+    (tmp_path / "broken_plugin.py").write_text(textwrap.dedent(source))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(UserError, match="broken_plugin"):
+        plugins.load(["broken_plugin"], [tmp_path])
