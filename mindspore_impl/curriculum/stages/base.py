@@ -24,7 +24,11 @@ KINDS: dict[str, type["Stage"]] = {}
 
 
 def stage_kind(cls: type["Stage"]) -> type["Stage"]:
-    """Class decorator: register a dataclass as the stage kind that its field `kind` names."""
+    """Class decorator: register a dataclass as the stage kind that its field `kind` names.
+
+    Args:
+        cls: derives from Stage; the default of its field `kind` is the name.
+    """
     KINDS[cls.kind] = cls
     return cls
 
