@@ -66,7 +66,7 @@ def override_parser(config_dir: Path | None = None) -> Iterator:
 
     with _initialised(conf_folder(), [config_dir] if config_dir else []):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        yield lambda text: parser.parse_override(_quoted(parser, text))
+        yield lambda text: parser.parse_overrides([_quoted(parser, text)])[0]
 
 
 @dataclass

@@ -123,13 +123,13 @@ def test_a_file_extends_one_beside_it_even_of_a_name_of_ours(tmp_path):
 def test_files_of_other_groups(tmp_path):
     for group, name in (("model", "tiny_student"), ("data", "list_programs"), ("sweep", "optuna_example")):
         text = (config.conf_folder() / group / f"{name}.yaml").read_text()
-        text = text.replace("hidden_size: 96", "hidden_size: 80").replace("direction: maximize", "direction: minimize")
+        text += {"model": "num_hidden_layers: 7\n", "data": "holdout: 0.5\n", "sweep": "direction: minimize\n"}[group]
         (tmp_path / f"{group}.yaml").write_text(text)
     plain, _ = config.compose(
         [f"model@models.student={tmp_path}/model.yaml", f"data={tmp_path}/data.yaml", f"sweep={tmp_path}/sweep.yaml"]
     )
-    assert plain["models"]["student"]["hidden_size"] == 80 and plain["sweep"]["direction"] == "minimize"
-    assert plain["models"]["teacher"]["hidden_size"] != 80
+    assert plain["models"]["student"]["num_hidden_layers"] == 7 and plain["sweep"]["direction"] == "minimize"
+    assert plain["data"]["holdout"] == 0.5 and plain["models"]["teacher"].get("num_hidden_layers") != 7
 
 
 def test_a_folder_of_groups(tmp_path, monkeypatch):

@@ -76,7 +76,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _check_options(options: argparse.Namespace) -> None:
     """Refuse options that would have no effect together."""
-    if options.resume is not None and (given := [*options.overrides, *(["--config-dir"] if options.config_dir else [])]):
+    if options.resume is not None and (
+        given := [*options.overrides, *(["--config-dir"] if options.config_dir else [])]
+    ):
         raise UserError(f"--resume: the run continues as configured; leave out {' '.join(given)}")
     shown = {"--cfg": options.cfg, "--show-config": options.show_config, "--resume": options.resume}
     for name, value in shown.items():

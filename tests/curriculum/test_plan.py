@@ -127,18 +127,26 @@ def test_a_set_with_a_seed_of_its_own_is_the_same_for_every_seed():
 
 def test_data_file_content_counts(tmp_path):
     path = tmp_path / "gsm8k.jsonl"
-    given = ["experiment=gsm8k", f"data.train={path}", f"data.test={path}"]
+    (tmp_path / "test.jsonl").write_text("")
+    given = ["experiment=gsm8k", f"data.train={path}", f"data.test={tmp_path}/test.jsonl"]
     path.write_text('{"question": "1+1?", "answer": "1+1=2\\n#### 2"}\n')
     before = plan(*given)["teacher"].fingerprint
     path.write_text('{"question": "1+2?", "answer": "1+2=3\\n#### 3"}\n')
     assert before != plan(*given)["teacher"].fingerprint
 
 
+def test_a_test_file_that_is_trained_on_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text("")
+    message = refusal("experiment=gsm8k", f"data.train={tmp_path}/a.jsonl", f"data.test={tmp_path}/a.jsonl")
+    assert all(word in message for word in ("evaluation.accuracy: 'test_", "teacher_", "a.jsonl"))
+    assert "validation_fast" not in message  # the held-out part of the training file
+
+
 def test_file_name_counts_since_it_names_records(tmp_path):
-    for name in "ab":
+    for name in ("a", "b", "test"):
         (tmp_path / f"{name}.jsonl").write_text('{"question": "1+1?", "answer": "1+1=2\\n#### 2"}\n')
     one, two = (
-        plan("experiment=gsm8k", f"data.train={tmp_path}/{n}.jsonl", f"data.test={tmp_path}/a.jsonl") for n in "ab"
+        plan("experiment=gsm8k", f"data.train={tmp_path}/{n}.jsonl", f"data.test={tmp_path}/test.jsonl") for n in "ab"
     )
     assert one["teacher"].fingerprint != two["teacher"].fingerprint
 

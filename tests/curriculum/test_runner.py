@@ -134,7 +134,12 @@ def test_unscorable_record_is_found_before_the_first_stage(tmp_path, calls):
     path.write_text(
         '{"id": "r7", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
     )
-    records = ("data.sets.test_fast.source=records", f"data.sets.test_fast.path={path}", "data.sets.test_fast.count=1")
+    records = (
+        "~data.sets.test_fast.split",
+        "data.sets.test_fast.source=records",
+        f"data.sets.test_fast.path={path}",
+        "data.sets.test_fast.count=1",
+    )
     with pytest.raises(UserError, match="r7"):
         run(tmp_path / "run", *records)
     assert calls == []

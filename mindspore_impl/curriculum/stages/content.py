@@ -25,7 +25,7 @@ def _set_content(shared: Shared, name: str) -> dict:
     if "seed" in content and content["seed"] is None:
         content["seed"] = shared.seed
     content.pop("stage", None)  # an input of the stage that reads the set, which counts by its fingerprint
-    if content.get("path") and shared.maker_of(name) is None:
+    if content.get("path"):
         # The file's name is part of record ids, which seed the sampling of rollouts.
         path = Path(content["path"])
         content["path"] = (path.name, file_hash(path))

@@ -10,7 +10,6 @@ from pathlib import Path
 from mindspore_impl import config
 from mindspore_impl.errors import UserError
 
-
 PLAIN = "as configured"  # the title of a trial without choices
 
 

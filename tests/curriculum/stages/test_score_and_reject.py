@@ -36,11 +36,12 @@ def metrics_of(folder, name):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ("data.sets.scored.path=scoer", "data.sets.scored 'scoer' 'score'"),
-        ("data.sets.scored.path=answers", "data.sets.scored 'answers' records"),
-        ("order=[sft_reasoning,shuffled,score] compare=[]", "data.sets.scored 'score' 'shuffled' order"),
-        ("order=[sft_reasoning,shuffled] compare=[]", "data.sets.scored 'score' order"),
-        ("data.sets.scored.path=./none.jsonl", "data.sets.scored.path: ./none.jsonl"),
+        ("data.sets.scored.stage=scoer", "data.sets.scored.stage: 'scoer' 'score'"),
+        ("data.sets.scored.stage=answers", "data.sets.scored.stage: 'answers' records"),
+        ("order=[sft_reasoning,shuffled,score] compare=[]", "data.sets.scored.stage: 'score' 'shuffled' order"),
+        ("order=[sft_reasoning,shuffled] compare=[]", "data.sets.scored.stage: 'score' order"),
+        ("data.sets.scored.stage=./none.jsonl", "data.sets.scored.stage: ./none.jsonl"),
+        ("data.sets.scored.path=./none.jsonl", "~data.sets.scored.path"),
         ("data.sets.scored_sometimes.keep.low=2", "data.sets.scored_sometimes.keep: low=2.0 high=1.0"),
         ("data.sets.scored.keep.bucket=esay", "data.sets.scored.keep.bucket: 'esay' 'easy'"),
         ("stages.score.set=''", "stages.score.set: ''"),
