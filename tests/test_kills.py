@@ -155,7 +155,7 @@ def test_a_rollout_that_is_killed_again_and_again(run_for, tokenizer, tmp_path):
 
 def test_an_evaluation(run_for, tokenizer, tmp_path, monkeypatch):
     pytest.importorskip("mindspore")
-    from mindspore_impl.evaluation import batch_parts, harness
+    from mindspore_impl.evaluation import harness, teacher_forced
 
     options = EvaluationOptions(["one", "two"], ["one"], batch_size=2, samples_in_report=2, sequence_length=64, rows=1)
     sets, computed = {"one": records(3), "two": records(1)}, []
@@ -165,10 +165,10 @@ def test_an_evaluation(run_for, tokenizer, tmp_path, monkeypatch):
         bins = [[float(batch.supervised), 1.0, 1.0 / (1 + number)] for number in range(harness.BINS)]
         return {"ce": float(np.log(1 + batch.input_ids_BL.sum())), "tokens": float(batch.supervised), "bins": bins}
 
-    monkeypatch.setattr(batch_parts, "BATCHES_PER_PART", 1)
+    monkeypatch.setattr(teacher_forced, "BATCHES_PER_PART", 1)
     monkeypatch.setattr(harness, "_engine", lambda *_: Engine(tokenizer, computed[-1]))
-    monkeypatch.setattr(harness, "_predictions", lambda _: None)
-    monkeypatch.setattr(harness, "batch_sums", sums)
+    monkeypatch.setattr(teacher_forced, "_predictions", lambda _: None)
+    monkeypatch.setattr(teacher_forced, "prediction_sums", sums)
     results = []
 
     def work(folder, asked=None):

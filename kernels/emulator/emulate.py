@@ -1,4 +1,4 @@
-"""Compile an Ascend C kernel with g++ against the emulated headers, run it on NumPy arrays, return what it did.
+"""Compile an Ascend C kernel with g++ against the emulated headers and run it on NumPy arrays, with counters.
 
     library = emulate.build(kernel_cpp, include_dirs=[...], defines={"DTYPE_LOGITS": "bfloat16_t"})
     counters = emulate.run(library, "topk_distill_loss", [("logits", logits_NV), ..., ("tiling", data)], cores=2)
@@ -106,10 +106,16 @@ def run(
 ) -> dict:
     """Run the kernel named `kernel` on `cores` vector cores; arrays are read and written in place.
 
-    `arguments` are the kernel's parameters in order: a name for the counters, and an array (contiguous; its item size
-    is the grain of the race checks; the same one again is the same tensor, named as before), bytes (the tiling data) or
-    None (a null pointer). Returns the counters as
-    `{"total": {...}, "cores": [{...}, ...]}`, each with gm (by name: read_bytes, written_bytes, read_copies,
+    Args:
+        library: what `build` returned.
+        kernel: the name of its extern "C" function.
+        arguments: the kernel's parameters in order: a name for the counters, and an array (contiguous; its item size is
+            the grain of the race checks; the same one again is the same tensor), bytes (tiling) or None (null pointer).
+        cores: how many vector cores run it.
+        ub_bytes: size of the unified buffer.
+        tiling_key: what TILING_KEY_IS compares with.
+
+    Returns `{"total": {...}, "cores": [{...}, ...]}`, each with gm (by name: read_bytes, written_bytes, read_copies,
     write_copies), repeats and calls (by instruction), scalar, sync, ub_high_water and ub_copies. Raises EmulatorError.
     """
     code = ctypes.CDLL(str(library))

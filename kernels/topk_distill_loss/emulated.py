@@ -103,7 +103,27 @@ def launch(
     split: int = 0,
     max_tile: int = 0,
 ) -> Launch:
-    """One launch on copies of the arrays. Raises ValueError (tiling) or emulate.EmulatorError (a broken rule)."""
+    """One launch on copies of the arrays, which are those of `mindspore_impl/ops/topk_distill.py`.
+
+    Args:
+        logits_NV: float32, float16, or bfloat16 as its bits in uint16.
+        target_ids_N: int32.
+        teacher_ids_NK: int32, -1 pads K.
+        teacher_logp_NK: float32.
+        teacher_tail_logp_N: float32.
+        row_weight_N: float32.
+        ce_weight: factor of the cross-entropy.
+        kd_weight: factor of the divergence.
+        temperature: T of the divergence.
+        divergence: a name of `ops/divergence_codes.py`.
+        support: the same.
+        write_gradient: False computes the losses alone.
+        cores: how many vector cores there are.
+        split: cores a row, 0 lets the tiling choose.
+        max_tile: columns of the largest tile, 0 lets the tiling choose.
+
+    Raises ValueError (tiling) or emulate.EmulatorError (a broken rule).
+    """
     count, vocab = logits_NV.shape
     top_k = teacher_ids_NK.shape[1]
     problem = Problem(

@@ -116,14 +116,14 @@ def evaluate(options: argparse.Namespace) -> dict:
     names = [name for name, _ in options.task]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"--task: {sorted(twice)[0]} is named twice")
-    asked = {name: benchmark.items_of(name, path, settings) for name, path in options.task}
+    asked = {name: benchmark.read_benchmark(name, path, settings) for name, path in options.task}
     backend = open_backend(options.model, options.tokenizer, options.template, settings.batch_size)
-    for name, items in asked.items():
-        benchmark.check_lengths(name, items, backend.tokenizer, backend.limit, settings)
+    for one in asked.values():
+        benchmark.check_lengths(one, backend.tokenizer, backend.limit)
     results = {"model": str(options.model), "weights_sha256": backend.sha256,
                "settings": dataclasses.asdict(settings), "tasks": {}}  # fmt: skip
-    for name, items in asked.items():
-        results["tasks"][name] = benchmark.run(backend, name, items, settings, options.output / name)
+    for name, one in asked.items():
+        results["tasks"][name] = benchmark.run(backend, one, options.output / name)
         print(line_of(name, results["tasks"][name]))
     if options.harness:
         from mindspore_impl.integrations.lm_eval import run_harness

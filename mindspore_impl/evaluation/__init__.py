@@ -1,1 +1,1 @@
-"""Tasks, scoring and the evaluation harness."""
+"""Benchmarks, record sets and the sandbox: see README.md."""

@@ -1,4 +1,4 @@
-"""What a benchmark asks of a model, served by its weights or by an exported package: likelihoods and completions."""
+"""Likelihoods and completions for benchmarks, from a model's parameters or an exported package."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mindspore_impl import runtime
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.loglikelihood import DecoderScorer, Likelihood, Query, Scorer
-from mindspore_impl.evaluation.tasks.form import plain
+from mindspore_impl.evaluation.tasks.base import plain
 from mindspore_impl.generation.decoder import Drawing, stream
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.text.records import Message
@@ -17,9 +17,9 @@ from mindspore_impl.text.records import Message
 class Backend:
     """A model with its tokenizer.
 
-    likelihoods(queries, progress) -> a list of Likelihood a query; generate(prompts, sampling, seeds, progress, enough)
-    -> (ids, finished) a prompt, as `generation.engine.Engine.generate` says; limit: tokens of context and continuation
-    together; sha256 stands for the weights.
+    likelihoods(queries, progress) returns a list of Likelihood per query. generate(prompts, sampling, seeds, progress,
+    enough) returns (ids, finished) per prompt, as `generation.engine.Engine.generate`. limit: tokens of context and
+    continuation together. sha256 identifies the weights.
     """
 
     tokenizer: object
@@ -33,8 +33,7 @@ class Backend:
 class Text:
     """One completion.
 
-    Its ids include the closing piece when `finished`; its text has no special pieces and ends before the first stop
-    string.
+    ids: with the end-of-turn id when `finished`; text: without special tokens, cut before the first stop string.
     """
 
     ids: list[int]
@@ -43,7 +42,7 @@ class Text:
 
 
 def of_model(model, tokenizer, batch_size: int, sha256: str) -> Backend:
-    """Served by a model's parameters, `batch_size` sequences at a time."""
+    """Serve by a model's parameters, `batch_size` sequences at a time."""
     from mindspore_impl.generation.engine import Engine  # imports mindspore
 
     engine = Engine(model, tokenizer)
@@ -57,7 +56,7 @@ def of_model(model, tokenizer, batch_size: int, sha256: str) -> Backend:
 
 
 def of_decoder(decoder, tokenizer, sha256: str) -> Backend:
-    """Served by a Decoder of one sequence, such as an exported package."""
+    """Serve by a Decoder of one sequence, such as an exported package."""
     drawing = Drawing(tokenizer, decoder.vocab_size)
 
     def generate(prompts, sampling, seeds, progress, enough):
@@ -84,9 +83,21 @@ def complete(
     stop: Sequence[str] = (),
     progress: str | None = None,
 ) -> list[Text]:
-    """The completions of `prompts`, each ended by the closing piece, a stop string, or `sampling.max_new_tokens`.
+    """Complete `prompts` up to the end of turn, a stop string, or `sampling.max_new_tokens`.
 
-    Raises UserError for a prompt that leaves no room for them.
+    Args:
+        backend: The model.
+        prompts: Token ids.
+        sampling: Temperature and limits.
+        seeds: One per prompt.
+        stop: Strings that end a completion.
+        progress: Title of the progress bar; None shows none.
+
+    Returns:
+        One Text per prompt.
+
+    Raises:
+        UserError: a prompt leaves no room for `sampling.max_new_tokens`.
     """
     stop = tuple(text for text in stop if text)
     for number, prompt in enumerate(prompts):
@@ -96,7 +107,7 @@ def complete(
                 f"{backend.limit}; lower the number of shots or of new tokens"
             )
     decode = backend.tokenizer.decode
-    # A token may be a single byte, so the end of a text may hold a stop string that is this many tokens long.
+    # A token may be a single byte, so a stop string may be this many tokens long.
     window = max((len(text.encode()) for text in stop), default=0) + 8
 
     def enough(ids: list[int]) -> bool:

@@ -1,9 +1,9 @@
-"""Runs a benchmark of `tasks/` on a backend: prompts, answers, scores, in parts that a killed run goes on with."""
+"""Run one benchmark of `tasks/` on a backend: ask its questions, score the answers, keep resumable parts."""
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,38 +13,35 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.backend import Backend, chat_prompt, complete
 from mindspore_impl.evaluation.loglikelihood import Query, encode_pair
 from mindspore_impl.evaluation.options import AskOptions
+from mindspore_impl.evaluation.parts import runs, share_lines
 from mindspore_impl.evaluation.sandbox import Limits, check_isolation
-from mindspore_impl.evaluation.scoring import wilson_interval
+from mindspore_impl.evaluation.scoring import summary
 from mindspore_impl.evaluation.tasks import TASKS, code
-from mindspore_impl.evaluation.tasks.form import Item, Task
+from mindspore_impl.evaluation.tasks.base import Item, Task
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import sample_seed
+from mindspore_impl.schema import option, rule_of
 from mindspore_impl.text.chat import parse_completion
 
 ITEMS_PER_PART = 256  # of multiple choice; a part of completions is one batch
-
-
-PASS_AT = (1, 10, 100)  # k of pass@k, as far as there are samples
+PASS_AT = (1, 10, 100)  # k of pass@k, up to the number of samples
 
 
 @dataclass
 class BenchmarkSettings(AskOptions):
-    """How a benchmark is asked, and with what."""
+    """How a benchmark is asked and run."""
 
-    batch_size: int = 8
-    seed: int = 0
-    limits: Limits = Limits()  # of programs that are run
+    batch_size: int = option(8, low=1)
+    seed: int = option(0, low=0)
+    limits: Limits = Limits()  # of the programs that answers stand for
 
 
 def check_settings(settings: BenchmarkSettings, name: Callable[[str], str] = str) -> None:
-    """Refuse settings without a meaning; name(key) -> what a person calls the key. Raises UserError."""
-    least = {"shots": 0, "limit": 1, "batch_size": 1, "max_new_tokens": 1, "samples": 1, "temperature": 0, "seed": 0}
-    for key, smallest in least.items():
-        number = getattr(settings, key)
-        if number is not None and not number >= smallest:
-            raise UserError(f"{name(key)}: {number} is too small; use {smallest} or more")
-    if settings.temperature == math.inf:
-        raise UserError(f"{name('temperature')}: inf has no meaning; 0.2 and 0.8 are usual")
+    """Refuse invalid settings; name(key) is the key as the user writes it. Raises UserError."""
+    for field in dataclasses.fields(settings):
+        number = getattr(settings, field.name)
+        if isinstance(number, int | float) and (problem := rule_of(field).problem(number)):
+            raise UserError(f"{name(field.name)}: {problem}")
     if settings.samples > 1 and settings.temperature == 0:
         raise UserError(
             f"{name('samples')}: {settings.samples} answers at temperature 0 are all the same; set "
@@ -52,10 +49,36 @@ def check_settings(settings: BenchmarkSettings, name: Callable[[str], str] = str
         )
 
 
-def items_of(name: str, path: Path, settings: BenchmarkSettings) -> list[Item]:
-    """The questions of the task `name` at `path`.
+@dataclass(frozen=True)
+class Benchmark:
+    """The questions of a task, and how they are asked."""
 
-    Raises UserError for an unknown task, an invalid or empty file, and programs that this machine cannot isolate.
+    name: str  # of TASKS
+    items: list[Item]
+    settings: BenchmarkSettings
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return TASKS[self.name]
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether completions are asked for in a user's turn."""
+        return (self.task.form if self.settings.form == "auto" else self.settings.form) == "chat"
+
+    @property
+    def new_tokens(self) -> int:
+        """Most tokens of a completion."""
+        own = self.settings.max_new_tokens
+        return self.task.max_new_tokens if own is None else own
+
+
+def read_benchmark(name: str, path: Path, settings: BenchmarkSettings) -> Benchmark:
+    """Read the questions of the task `name` from `path`.
+
+    Raises UserError for an unknown task, an invalid or empty file, and a task whose programs this machine cannot
+    isolate.
     """
     if name not in TASKS:
         raise UserError(f"no task is named {name!r}; the tasks are {', '.join(TASKS)}")
@@ -63,85 +86,74 @@ def items_of(name: str, path: Path, settings: BenchmarkSettings) -> list[Item]:
     if not path.exists():
         raise UserError(f"task {name}: {path}: no such file or folder")
     if task.chooses and settings.samples > 1:
-        raise UserError(f"task {name}: an option is chosen, not written; set samples to 1")
+        raise UserError(f"task {name}: multiple choice has one answer a question; set samples to 1")
     items = task.read(path, task.shots if settings.shots is None else settings.shots)[: settings.limit]
     if not items:
         raise UserError(f"{path}: holds no question of {name}; check the file and the limit")
     if task.program is not None:
         check_isolation(settings.limits)
-    return items
+    return Benchmark(name, items, settings)
 
 
-def check_lengths(name: str, items: list[Item], tokenizer, limit: int, settings: BenchmarkSettings) -> None:
-    """Refuse a task whose longest questions, with their completions, exceed `limit` tokens.
+def check_lengths(benchmark: Benchmark, tokenizer, limit: int) -> None:
+    """Refuse a benchmark whose longest questions do not fit `limit` tokens with their answers. Needs no model.
 
-    Length is compared by characters. Called before anything is trained or loaded. Raises UserError.
+    The four longest by characters are measured. Raises UserError that names the question and what to lower.
     """
-    task = TASKS[name]
-    for item in sorted(items, key=lambda item: -len(item.header) - len(item.prompt))[:4]:
-        if task.chooses:
-            query = _query(item, tokenizer, settings)
+    for item in sorted(benchmark.items, key=lambda item: -len(item.header) - len(item.prompt))[:4]:
+        if benchmark.task.chooses:
+            query = _query(benchmark, item, tokenizer)
             length, new = len(query.context), max(map(len, query.continuations)) - 1
         else:
-            length, new = len(_prompt(item, task, tokenizer, settings)), _new_tokens(task, settings)
+            length, new = len(_prompt(benchmark, item, tokenizer)), benchmark.new_tokens
         if length + new > limit:
             raise UserError(
-                f"task {name}: question {item.id}: {length} tokens + {new} more exceed the model's limit of {limit}; "
-                "lower the number of shots or of new tokens"
+                f"task {benchmark.name}: question {item.id}: {length} tokens + {new} more exceed the model's limit of "
+                f"{limit}; lower the number of shots or of new tokens"
             )
 
 
-def run(backend: Backend, name: str, items: list[Item], settings: BenchmarkSettings, folder: Path) -> dict:
-    """Measure; every answer goes to `folder`/samples.jsonl.
+def run(backend: Backend, benchmark: Benchmark, folder: Path) -> dict:
+    """Ask all questions and score the answers. Every rank must call this.
 
-    Returns {"total", "metrics": {metric: {"value", "stderr"} and, where every score is 0 or 1, "low" and "high" of the
-    95 % Wilson interval}, "groups": {group: {"total", metric...}}, "truncated", "seconds"}. Every rank must call this.
+    `folder` gets samples.jsonl with every answer, and resumable parts. Returns `scoring.summary` of the answers, and
+    "seconds".
     """
-    task, folder = TASKS[name], Path(folder)
+    name, task, items, settings = benchmark.name, benchmark.task, benchmark.items, benchmark.settings
     asked = [dataclasses.asdict(item) for item in items]
-    shaping = dataclasses.asdict(settings) | {"limit": None, "shots": None}  # the items say these
+    shaping = dataclasses.asdict(settings) | {"limit": None, "shots": None}  # in the items
     if task.program is None:
         shaping["limits"] = None
     plan = files.sha256_json([name, asked, shaping, backend.sha256, backend.tokenizer.sha256, runtime.numerics()])
-    if (results := ranks.on_rank_zero(lambda: resumable.result(folder / "samples.jsonl", plan))) is not None:
+    path = Path(folder) / "samples.jsonl"
+    if (results := ranks.on_rank_zero(lambda: resumable.result(path, plan))) is not None:
         return results
-    make = _choose if task.chooses else _write
-    spans = _spans(items, ITEMS_PER_PART if task.chooses else max(1, settings.batch_size // settings.samples))
-    paths = [folder / resumable.FOLDER / plan[:16] / f"part_{number:05d}.jsonl" for number in range(len(spans))]
 
-    def part(number: int) -> tuple[resumable.Publish, dict]:
-        title = f"{name} part {number + 1}/{len(spans)}"
+    def make(indices: Sequence[int], title: str) -> list[dict]:
         try:
-            lines = make(backend, task, [items[index] for index in spans[number]], settings, title)
+            return (_choose if task.chooses else _write)(backend, benchmark, [items[index] for index in indices], title)
         except UserError as error:
             raise UserError(f"task {name}: {error}") from error
-        return lambda path: files.write_jsonl(path, lines), {}
 
-    seconds = resumable.seconds(resumable.share(paths, part))
-    found: list = [None] * len(items)
-    for index, line in zip((index for span in spans for index in span), resumable.lines_of(paths), strict=True):
-        found[index] = line
-    results = {**summary(metrics_of(task, settings.samples), found), "seconds": seconds}
-    write = functools.partial(files.write_jsonl, values=found)
-    return ranks.on_rank_zero(lambda: resumable.publish_result(folder / "samples.jsonl", write, plan, results))
+    # Questions with a common header together, and in the order of their length.
+    order = sorted(range(len(items)), key=lambda index: (items[index].header, len(items[index].prompt)))
+    spans = runs(order, ITEMS_PER_PART if task.chooses else max(1, settings.batch_size // settings.samples))
+    lines, seconds = share_lines(path.parent / resumable.FOLDER / plan[:16], spans, make, name)
+    results = {**summary(metrics_of(task, settings.samples), lines), "seconds": seconds}
+    write = functools.partial(files.write_jsonl, values=lines)
+    return ranks.on_rank_zero(lambda: resumable.publish_result(path, write, plan, results))
 
 
 def metrics_of(task: Task, samples: int) -> tuple[str, ...]:
-    """The metrics of a task, pass@k included for every k of PASS_AT up to the number of samples, and for that."""
+    """The metrics of a task; for programs pass@k for `samples` and every smaller k of PASS_AT."""
     if task.program is None:
         return task.metrics
     return tuple(f"pass@{k}" for k in sorted({k for k in PASS_AT if k <= samples} | {samples}))
 
 
-def _spans(items: list[Item], size: int) -> list[list[int]]:
-    """Items in runs of at most `size`: those with one header together, those of like length beside each other."""
-    order = sorted(range(len(items)), key=lambda index: (items[index].header, len(items[index].prompt)))
-    return [order[first : first + size] for first in range(0, len(order), size)]
-
-
-def _choose(backend: Backend, task: Task, items: list[Item], settings: BenchmarkSettings, title: str) -> list[dict]:
-    """The option of largest log-likelihood ("acc"), and of largest log-likelihood a character ("acc_norm")."""
-    queries = [_query(item, backend.tokenizer, settings) for item in items]
+def _choose(backend: Backend, benchmark: Benchmark, items: list[Item], title: str) -> list[dict]:
+    """Choose the option of largest log-likelihood ("acc"), and of largest log-likelihood per character ("acc_norm")."""
+    queries = [_query(benchmark, item, backend.tokenizer) for item in items]
     lines = []
     for item, found in zip(items, backend.likelihoods(queries, title), strict=True):
         logp = [likelihood.logp for likelihood in found]
@@ -154,23 +166,24 @@ def _choose(backend: Backend, task: Task, items: list[Item], settings: Benchmark
     return lines
 
 
-def _query(item: Item, tokenizer, settings: BenchmarkSettings) -> Query:
+def _query(benchmark: Benchmark, item: Item, tokenizer) -> Query:
     text = item.header + item.prompt
-    if settings.form == "chat":
+    if benchmark.settings.form == "chat":
         context = chat_prompt(tokenizer, text, "fast", answering=True)
         return Query(tuple(context), tuple(tuple(tokenizer.encode(option.strip())) for option in item.options))
     pairs = [encode_pair(tokenizer, text, option) for option in item.options]
     return Query(pairs[0][0], tuple(continuation for _, continuation in pairs))
 
 
-def _write(backend: Backend, task: Task, items: list[Item], settings: BenchmarkSettings, title: str) -> list[dict]:
-    """Completions and their scores, averaged over the samples of a question.
+def _write(backend: Backend, benchmark: Benchmark, items: list[Item], title: str) -> list[dict]:
+    """Generate completions and score them; scores are means over the samples of a question.
 
     A truncated chat answer is scored as it is.
     """
-    chat, count, samples = _is_chat(task, settings), _new_tokens(task, settings), settings.samples
+    task, settings, samples = benchmark.task, benchmark.settings, benchmark.settings.samples
+    chat, count = benchmark.is_chat, benchmark.new_tokens
     asked = [(item, number) for item in items for number in range(samples)]
-    prompts = [ids for item in items for ids in [_prompt(item, task, backend.tokenizer, settings)] * samples]
+    prompts = [ids for item in items for ids in [_prompt(benchmark, item, backend.tokenizer)] * samples]
     sampling = SamplingOptions(settings.temperature, max_new_tokens=count, batch_size=settings.batch_size)
     seeds = [sample_seed(settings.seed, item.id, number) for item, number in asked]
     texts = complete(backend, prompts, sampling, seeds, () if chat else task.stop, title)
@@ -192,7 +205,7 @@ def _write(backend: Backend, task: Task, items: list[Item], settings: BenchmarkS
 
 
 def _written_line(item: Item, task: Task, written: list[dict]) -> dict:
-    """The line of a question: its answer, or its `samples` with the means of their scores."""
+    """The line of a question: its answer, or its `samples` and the means of their scores."""
     if len(written) == 1:
         return _line(item, written[0])
     found = {metric: sum(sample[metric] for sample in written) / len(written) for metric in task.metrics}
@@ -202,44 +215,14 @@ def _written_line(item: Item, task: Task, written: list[dict]) -> dict:
     return _line(item, found) | {"ended": all(sample["ended"] for sample in written), "samples": written}
 
 
-def _is_chat(task: Task, settings: BenchmarkSettings) -> bool:
-    return (task.form if settings.form == "auto" else settings.form) == "chat"
-
-
-def _new_tokens(task: Task, settings: BenchmarkSettings) -> int:
-    return task.max_new_tokens if settings.max_new_tokens is None else settings.max_new_tokens
-
-
-def _prompt(item: Item, task: Task, tokenizer, settings: BenchmarkSettings) -> list[int]:
+def _prompt(benchmark: Benchmark, item: Item, tokenizer) -> list[int]:
     text = item.header + item.prompt
-    if _is_chat(task, settings):
-        return chat_prompt(tokenizer, text, settings.thinking)
+    if benchmark.is_chat:
+        return chat_prompt(tokenizer, text, benchmark.settings.thinking)
     return [*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *tokenizer.encode(text)]
 
 
 def _line(item: Item, found: dict) -> dict:
-    """What samples.jsonl says of every answer."""
+    """The fields of samples.jsonl that all answers have."""
     right = dataclasses.asdict(item.answer) if dataclasses.is_dataclass(item.answer) else item.answer
     return {"id": item.id, "group": item.group, "prompt": item.header + item.prompt, "right": right, **found}
-
-
-def summary(metrics: tuple[str, ...], lines: list[dict]) -> dict:
-    """Means over all lines, with standard errors and intervals, and over each group."""
-    found = {}
-    for metric in metrics:
-        values = [line[metric] for line in lines]
-        mean, total = sum(values) / len(values), len(values)
-        spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (total - 1)) if total > 1 else 0.0
-        found[metric] = {"value": mean, "stderr": spread / math.sqrt(total)}
-        if set(values) <= {0.0, 1.0}:
-            found[metric]["low"], found[metric]["high"] = wilson_interval(int(sum(values)), total)
-    groups: dict[str, list[dict]] = {}
-    for line in lines:
-        groups.setdefault(line["group"], []).append(line)
-    by_group = {
-        name: {"total": len(some)} | {metric: sum(line[metric] for line in some) / len(some) for metric in metrics}
-        for name, some in groups.items()
-        if name
-    }
-    truncated = sum(not line.get("ended", True) for line in lines)
-    return {"total": len(lines), "metrics": found, "groups": by_group, "truncated": truncated}

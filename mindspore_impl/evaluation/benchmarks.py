@@ -30,7 +30,7 @@ def problems(key: str, options: EvaluationOptions) -> Iterator[str]:
         else:
             try:
                 benchmark.check_settings(_settings(entry, options, 0), f"{where}.{{}}".format)
-                _questions(name, entry)
+                _read(name, entry)
             except UserError as error:
                 yield f"{where}: {error}".replace(f"{where}: {where}", where)
 
@@ -44,7 +44,7 @@ def content(options: EvaluationOptions) -> list:
             "shots": None,
             "limit": None,
         }  # in the questions
-        found.append([name, shaping | {"task": _task(name, entry), "questions": _questions(name, entry)[1]}])
+        found.append([name, shaping | {"task": _task(name, entry), "questions": _read(name, entry)[1]}])
     return found
 
 
@@ -54,9 +54,8 @@ def check_lengths(key: str, options: EvaluationOptions, tokenizer, limit: int) -
     Raises UserError that names the entry of the options at `key`.
     """
     for name, entry in options.benchmarks.items():
-        items, settings = _questions(name, entry)[0], _settings(entry, options, 0)
         try:
-            benchmark.check_lengths(_task(name, entry), items, tokenizer, limit, settings)
+            benchmark.check_lengths(_benchmark(name, entry, options, 0), tokenizer, limit)
         except UserError as error:
             raise UserError(f"{key}.benchmarks.{name}: {error}") from error
 
@@ -83,8 +82,7 @@ def measure(
     backend = of_model(model, tokenizer, options.batch_size, weights_sha256)
     results = {}
     for name, entry in options.benchmarks.items():
-        items, settings = _questions(name, entry)[0], _settings(entry, options, seed)
-        found = benchmark.run(backend, _task(name, entry), items, settings, folder / name)
+        found = benchmark.run(backend, _benchmark(name, entry, options, seed), folder / name)
         metrics = found.pop("metrics")
         results[name] = found | {metric: row["value"] for metric, row in metrics.items()}
         results[name]["stderr"] = {metric: row["stderr"] for metric, row in metrics.items()}
@@ -111,17 +109,23 @@ def _settings(entry: BenchmarkOptions, options: EvaluationOptions, seed: int) ->
     return BenchmarkSettings(**asked, batch_size=options.batch_size, seed=seed)
 
 
-def _questions(name: str, entry: BenchmarkOptions) -> tuple[list, str]:
+def _benchmark(name: str, entry: BenchmarkOptions, options: EvaluationOptions, seed: int) -> benchmark.Benchmark:
+    return benchmark.Benchmark(_task(name, entry), _read(name, entry)[0], _settings(entry, options, seed))
+
+
+def _read(name: str, entry: BenchmarkOptions) -> tuple[list, str]:
     """The questions of an entry, and their hash."""
     path = Path(entry.path)
     beside = sorted(path.rglob("*") if path.is_dir() else path.parent.glob("*"))
     found = ((place, place.stat()) for place in beside if place.is_file())
     state = tuple((str(place), stat.st_size, stat.st_mtime_ns) for place, stat in found)
-    return _read(_task(name, entry), path, entry.shots, entry.limit, entry.samples, state)
+    return _read_once(_task(name, entry), path, entry.shots, entry.limit, entry.samples, state)
 
 
 @functools.lru_cache(maxsize=32)
-def _read(task: str, path: Path, shots: int | None, limit: int | None, samples: int, state: tuple) -> tuple[list, str]:
+def _read_once(
+    task: str, path: Path, shots: int | None, limit: int | None, samples: int, state: tuple
+) -> tuple[list, str]:
     """Read once while size and time of every file (worked examples are beside the questions) stay the same."""
-    items = benchmark.items_of(task, path, BenchmarkSettings(shots=shots, limit=limit, samples=samples))
+    items = benchmark.read_benchmark(task, path, BenchmarkSettings(shots=shots, limit=limit, samples=samples)).items
     return items, files.sha256_json([dataclasses.asdict(item) for item in items])

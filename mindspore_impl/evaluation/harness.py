@@ -1,12 +1,11 @@
-"""What a set of weights can do: accuracy by greedy generation, perplexity and calibration along the labels.
+"""Evaluate a model on sets of records: accuracy by greedy generation, and teacher-forced measures.
 
-The work is cut into parts that do not depend on the number of ranks (see `data/parts.py`): a killed evaluation goes on
-at the next part, several ranks share them, and the numbers are the same bit for bit.
+The work is split into resumable parts (`distributed/resumable.py`) that the ranks share: a killed evaluation continues
+at the next part, and the numbers are the same bit for bit on any number of ranks.
 """
 
 import functools
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,20 +13,19 @@ from mindspore_impl import files, runtime
 from mindspore_impl.data import answers
 from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.batch_parts import sums_of_batches
-from mindspore_impl.evaluation.calibration import BINS, batch_sums, calibration
 from mindspore_impl.evaluation.options import EvaluationOptions
+from mindspore_impl.evaluation.parts import share_lines
 from mindspore_impl.evaluation.scoring import wilson_interval
-from mindspore_impl.evaluation.teacher_kl import measure_teacher_kl
+from mindspore_impl.evaluation.teacher_forced import BINS, measure_perplexity, measure_teacher_kl
 from mindspore_impl.generation.options import SamplingOptions
-from mindspore_impl.text.chat import Sample, parse_completion, render, render_prompt
+from mindspore_impl.text.chat import parse_completion, render, render_prompt
 from mindspore_impl.text.records import Record, prompt_messages, record_to_json
 
 
 def check_records(sets: dict[str, list[Record]], options: EvaluationOptions, tokenizer) -> dict[str, list[list[int]]]:
-    """The rendered prompts of each accuracy set, within `evaluation.limit`. Needs no model: it costs seconds.
+    """Render the prompts of each accuracy set, within `options.limit`. Needs no model and takes seconds.
 
-    sets: at least those of `options.accuracy`. Raises UserError that names set and record when a set is missing or
+    sets: at least those of `options.accuracy`. Raises UserError that names the set and record when a set is missing or
     empty, or a record has no known task, no right answer, or a prompt that cannot be rendered.
     """
     return {name: _rendered(name, _chosen(sets, name, options), tokenizer, _prompt) for name in options.accuracy}
@@ -43,26 +41,37 @@ def evaluate(
     weights_sha256: str | None = None,
     teacher: tuple | None = None,
 ) -> dict:
-    """Measure `model` on the sets that `options` names; write every generation to `folder`/samples.jsonl.
+    """Measure `model` on the sets that `options` names. Every rank must call this.
 
-    Returns {"accuracy": {set: {"correct", "total", "accuracy", "low", "high", "truncated", "seconds"}}, "perplexity":
-    {set: {"loss", "perplexity", "tokens"}}, "calibration": {set: as `calibration` gives it}, "tokens"}: shares in
-    [0, 1] with their 95 % Wilson interval, loss in nats a token, tokens generated and scored together; seconds of all
-    ranks side by side, and of interrupted runs, too; where `options.teacher_kl` names sets also "teacher_kl": {set: as
-    `measure_teacher_kl` gives it}, against `teacher`: a model and the SHA-256 of its weights.
-    Loss and perplexity are None when the model gives no finite loss. `weights_sha256` (the model's) keeps parts and
-    results of other weights in `folder` from being taken over. Raises UserError that names set and
-    record, like `check_records`, and for a teacher-forced set whose records cannot be rendered.
+    Args:
+        model: The model, with its current parameters.
+        tokenizer: Its tokenizer.
+        sets: At least the sets that `options` names.
+        options: The sets of each measure, limits and shapes; `options.benchmarks` are not measured here.
+        folder: Gets samples.jsonl with every generation, and resumable parts.
+        seed: Of generation.
+        weights_sha256: Identifies the parameters; parts and results of other weights in `folder` are not reused.
+        teacher: (model, SHA-256 of its weights) for `options.teacher_kl`.
+
+    Returns:
+        {"accuracy": {set: `measure_accuracy`}, "perplexity": {set: {"loss", "perplexity", "tokens"}}, "calibration":
+        {set: `calibration`}, "tokens": generated and scored}, and with `options.teacher_kl` "teacher_kl": {set:
+        `measure_teacher_kl`}.
+
+    Raises:
+        UserError: names the set and record, as `check_records` does, or a record that cannot be rendered.
     """
     folder = Path(folder)
-    # Rendered first: a bad record is reported before minutes of generation, not after.
+    # Rendered first: a bad record is reported before minutes of generation.
     prompts = check_records(sets, options, tokenizer)
+    names = dict.fromkeys(options.accuracy + options.perplexity + options.teacher_kl)
+    chosen = {name: _chosen(sets, name, options) for name in names}
     forced = {
-        name: _rendered(name, _chosen(sets, name, options), tokenizer, render)
+        name: _rendered(name, chosen[name], tokenizer, render)
         for name in dict.fromkeys(options.perplexity + options.teacher_kl)
     }
     samples, compared = ({n: forced[n] for n in names} for names in (options.perplexity, options.teacher_kl))
-    asked = {name: [record_to_json(r) for r in _chosen(sets, name, options)] for name in [*prompts, *forced]}
+    asked = {name: [record_to_json(record) for record in records] for name, records in chosen.items()}
     shaping = asdict(options) | {"samples_in_report": None}
     made_by = [weights_sha256, tokenizer.sha256, runtime.numerics(), BINS, teacher and teacher[1]]
     work = files.sha256_json([asked, shaping, made_by, seed])
@@ -73,24 +82,21 @@ def evaluate(
     accuracy, lines = {}, []
     make_engine = functools.cache(lambda: _engine(model, tokenizer))
     for number, name in enumerate(prompts):
-        records = _chosen(sets, name, options)
         accuracy[name], found = measure_accuracy(
-            make_engine, tokenizer, name, records, prompts[name], options, seed, place / f"accuracy_{number}"
+            make_engine, tokenizer, name, chosen[name], prompts[name], options, seed, place / f"accuracy_{number}"
         )
         lines += found
     perplexity, calibrated = measure_perplexity(model, samples, options, place)
     tokens = sum(line["tokens"] for line in lines) + sum(value["tokens"] for value in perplexity.values())
     results = {"accuracy": accuracy, "perplexity": perplexity, "calibration": calibrated, "tokens": tokens}
     if compared:
-        shape = (options.sequence_length, options.rows)
-        found = measure_teacher_kl(model, teacher[0], compared, tokenizer.vocab_size, *shape, place)
-        results["teacher_kl"] = found
+        results["teacher_kl"] = measure_teacher_kl(model, teacher[0], compared, tokenizer.vocab_size, options, place)
     write = functools.partial(files.write_jsonl, values=lines)
     return ranks.on_rank_zero(lambda: resumable.publish_result(folder / "samples.jsonl", write, plan, results))
 
 
 def _engine(model, tokenizer):
-    from mindspore_impl.generation.engine import Engine  # imports mindspore, which a finished evaluation does not need
+    from mindspore_impl.generation.engine import Engine  # imports mindspore: not needed by a finished evaluation
 
     return Engine(model, tokenizer)
 
@@ -105,46 +111,53 @@ def measure_accuracy(
     seed: int,
     folder: Path,
 ) -> tuple[dict, list[dict]]:
-    """Accuracy of one set by greedy generation, and one object a record for samples.jsonl; its parts go to `folder`.
+    """Measure the accuracy of one set by greedy generation; prompts of similar length are generated together.
 
-    `make_engine()` is called when something is left to generate. Prompts of like length make a part, of `batch_size` at
-    most. `shown` marks the first `samples_in_report` records of the set: the report shows these, right or wrong.
+    Args:
+        make_engine: Called when something is left to generate; returns a `generation.engine.Engine`.
+        tokenizer: The model's tokenizer.
+        name: The set's name.
+        records: The records, each with a right answer.
+        prompts: Their prompt ids.
+        options: Batch size, new tokens, and how many records the report shows.
+        seed: Of generation.
+        folder: Gets the parts.
+
+    Returns:
+        ({"correct", "total", "accuracy", "low" and "high" of the 95 % Wilson interval, "truncated", "seconds": of all
+        ranks side by side, interrupted runs included}, one object per record for samples.jsonl; `shown` marks the first
+        `options.samples_in_report`).
     """
     sampling = SamplingOptions(temperature=0.0, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
     spans = _even([index for index, _ in sorted(enumerate(prompts), key=lambda item: len(item[1]))], options.batch_size)
 
-    def make(number: int) -> tuple[resumable.Publish, dict]:
-        chosen = [prompts[index] for index in spans[number]]
-        title = f"accuracy {name} part {number + 1}/{len(spans)}"
+    def make(indices: Sequence[int], title: str) -> list[dict]:
+        chosen = [prompts[index] for index in indices]
         try:
             generations = make_engine().generate(chosen, sampling, [seed] * len(chosen), progress=title)
         except UserError as error:
             raise UserError(f"evaluation set {name!r}: {error}") from error
-        done = zip((records[index] for index in spans[number]), generations, strict=True)
-        lines = [_line(name, record, generation, tokenizer) for record, generation in done]
-        return lambda path: files.write_jsonl(path, lines), {}
+        done = zip(indices, generations, strict=True)
+        return [_line(name, records[index], generation, tokenizer) for index, generation in done]
 
-    paths = [folder / f"part_{number:05d}.jsonl" for number in range(len(spans))]
-    notes = resumable.share(paths, make)
-    found: list = [None] * len(records)
-    for index, line in zip((index for span in spans for index in span), resumable.lines_of(paths), strict=True):
-        found[index] = line | {"shown": index < options.samples_in_report}
+    lines, seconds = share_lines(folder, spans, make, f"accuracy {name}")
+    found = [line | {"shown": index < options.samples_in_report} for index, line in enumerate(lines)]
     right, total = sum(line["correct"] for line in found), len(found)
     low, high = wilson_interval(right, total)
     result = {"correct": right, "total": total, "accuracy": right / total, "low": low, "high": high}
     truncated = sum(not line["finished"] for line in found)
-    return {**result, "truncated": truncated, "seconds": resumable.seconds(notes)}, found
+    return {**result, "truncated": truncated, "seconds": seconds}, found
 
 
 def _even(indices: list[int], size: int) -> list[list[int]]:
-    """`indices` in runs of at most `size`, as even as can be: the last one should not need a shape of its own."""
+    """Split `indices` into runs of at most `size`, as even as possible, so that the last needs no shape of its own."""
     count = -(-len(indices) // size)
     bounds = [len(indices) * number // count for number in range(count + 1)]
     return [indices[first:last] for first, last in zip(bounds, bounds[1:], strict=False)]
 
 
 def _line(name: str, record: Record, generation, tokenizer) -> dict:
-    """What samples.jsonl says of one answer, but for `shown`."""
+    """The line of samples.jsonl for one answer, without `shown`."""
     completion = parse_completion([int(i) for i in generation.ids], tokenizer)
     return {
         "id": record.id,
@@ -160,40 +173,8 @@ def _line(name: str, record: Record, generation, tokenizer) -> dict:
     }
 
 
-def measure_perplexity(
-    model, samples: dict[str, list[Sample]], options: EvaluationOptions, folder: Path
-) -> tuple[dict, dict]:
-    """Mean cross-entropy (nats) over the supervised tokens of each set, its exponential, and its `calibration`.
-
-    Mean and exponential are None when not finite. All come from one forward pass.
-
-    Parts go to `folder`. Sums are kept by batch and added up in the order of batches, whoever computed them.
-    """
-    if not samples:
-        return {}, {}
-    from mindspore_impl.losses.objective import mean_loss
-
-    network = functools.cache(lambda: _predictions(model))
-    results, calibrated = {}, {}
-    for number, (name, items) in enumerate(samples.items()):
-        lines = sums_of_batches(
-            items, options.sequence_length, options.rows, lambda batch: batch_sums(network(), batch),
-            folder / f"perplexity_{number}", f"perplexity {name}",
-        )  # fmt: skip
-        sums = [(math.nan if line["ce"] is None else line["ce"], line["tokens"]) for line in lines]
-        results[name] = mean_loss(sums, name)
-        calibrated[name] = calibration(line["bins"] for line in lines)
-    return results, calibrated
-
-
-def _predictions(model):
-    from mindspore_impl.losses.token_losses import TokenPredictions
-
-    return TokenPredictions(model).set_train(False)
-
-
 def prompt_text(record: Record) -> str:
-    """The prompt as a person reads it: the text of the user, with the roles named when there are several messages."""
+    """The prompt as readable text: the user's message, or all messages with their roles when there are several."""
     messages = prompt_messages(record)
     if len(messages) == 1:
         return messages[0].content
@@ -210,13 +191,13 @@ def _chosen(sets: dict[str, list[Record]], name: str, options: EvaluationOptions
 
 
 def _prompt(record: Record, tokenizer) -> list[int]:
-    """Prompt ids of a record that has a known right answer."""
+    """Prompt ids of a record. Raises UserError when its right answer is not known."""
     answers.expected(record)
     return render_prompt(prompt_messages(record), tokenizer, record.thinking)
 
 
 def _rendered(name: str, records: list[Record], tokenizer, make: Callable) -> list:
-    """make(record, tokenizer) of each record; a fault names set and record."""
+    """make(record, tokenizer) of each record; a UserError names the set and record."""
     made = []
     for record in records:
         try:

@@ -1,8 +1,8 @@
-"""How probable given continuations of given contexts are: multiple choice, perplexity of texts, outside harnesses.
+"""Log-likelihoods of continuations of contexts: multiple choice, perplexity of texts, external harnesses.
 
-What contexts begin with in common (the instruction and shots of a subject) is read once and stays in the key/value
-cache, the rest of a context once for all its continuations, and continuations that differ in their last token alone
-(the letters A to D) take one pass. Sharing changes nothing but float32 rounding.
+The common prefix of contexts (instruction and shots of a subject) is read once into the key/value cache, the rest of a
+context once for all its continuations, and continuations that differ only in their last token (the letters A to D) take
+one pass. Sharing changes nothing but float32 rounding.
 
 Legend: B sequences, L stretch, T cache slots, S scored positions, K continuations that share a stretch, V vocabulary.
 """
@@ -15,14 +15,15 @@ import numpy as np
 from mindspore_impl import runtime
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError
+from mindspore_impl.losses.oracle import log_softmax
 
-WORTH_SHARING = 32  # tokens that contexts must have in common, beyond what their neighbours have, to be kept together
-MOST_SCORES = 2**27  # attention scores held at a time: float32, a few times over
+MIN_SHARED = 32  # tokens that grouped contexts have in common beyond their neighbours
+MAX_SCORES = 2**27  # float32 attention scores held at a time
 
 
 @dataclass(frozen=True)
 class Query:
-    """A context, which begins with BOS where the tokenizer has one, and what may continue it; ids, none empty."""
+    """Ids of a context (BOS first, where the tokenizer has one) and of its possible continuations; none is empty."""
 
     context: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...]
@@ -30,7 +31,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The log-probability of a continuation in nats; `greedy`: each of its tokens is the most probable one."""
+    """Log-probability of a continuation in nats; `greedy`: each of its tokens is the most probable one."""
 
     logp: float
     greedy: bool
@@ -38,9 +39,10 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Stretch:
-    """One row to score: `ids` after the cache row `row` at `start`.
+    """One row to score.
 
-    The last `scored` ids predict the tokens of `targets`, the continuations at `places` (query, number).
+    `ids` follow cache row `row` from position `start`; the last ones predict the tokens of `targets`, the continuations
+    at `places` (query, number).
     """
 
     ids: tuple[int, ...]
@@ -51,9 +53,9 @@ class Stretch:
 
 
 def encode_pair(tokenizer, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids of a context (BOS first) and of its continuation, encoded as one text and cut where the context ends.
+    """Ids of a context (BOS first) and of its continuation, encoded as one text and split at the end of the context.
 
-    Trailing spaces of the context belong to the continuation. An empty context is BOS, or the end of turn, alone.
+    Trailing spaces of the context belong to the continuation. An empty context is BOS, or else the end of turn.
     """
     start = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
     bare = context.rstrip()
@@ -66,7 +68,7 @@ def encode_pair(tokenizer, context: str, continuation: str) -> tuple[tuple[int, 
 
 
 def check_queries(queries: Sequence[Query], vocab_size: int, limit: int, advice: str) -> None:
-    """Refuse empty or foreign ids, and a context that with its continuation exceeds `limit` tokens."""
+    """Raise UserError for empty queries, ids outside the vocabulary, and more than `limit` tokens together."""
     for number, query in enumerate(queries):
         if not query.context or not query.continuations or not all(query.continuations):
             raise UserError(f"question {number}: a context and each of its continuations need at least one token")
@@ -79,21 +81,21 @@ def check_queries(queries: Sequence[Query], vocab_size: int, limit: int, advice:
 
 
 def groups_of(contexts: Sequence[tuple[int, ...]]) -> list[tuple[int, list[int]]]:
-    """(tokens in common, indices) of the contexts that share enough tokens to be scored together.
+    """Group contexts by common prefix: (shared tokens, indices) of each group.
 
-    They never share the last token of a context, which has its continuation to predict.
+    The last token of a context is never shared, because it predicts the continuation.
     """
     order = sorted(range(len(contexts)), key=lambda index: contexts[index])
     common = [_common(contexts[a], contexts[b]) for a, b in zip(order, order[1:], strict=False)]
     groups, begin = [], 0
     for place in range(1, len(order) + 1):
         around = [common[i] for i in (place - 2, place) if begin <= i < len(common)]
-        if place < len(order) and common[place - 1] + WORTH_SHARING > max(around, default=0):
+        if place < len(order) and common[place - 1] + MIN_SHARED > max(around, default=0):
             continue
         members = order[begin:place]
         shared = min(common[begin : place - 1], default=0)
         shared = min(shared, min(len(contexts[index]) for index in members) - 1)
-        groups.append((shared if shared >= WORTH_SHARING else 0, members))
+        groups.append((shared if shared >= MIN_SHARED else 0, members))
         begin = place
     return groups
 
@@ -106,7 +108,7 @@ def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
 
 
 class Scorer:
-    """Likelihoods by a model's current parameters; `batch_size` sequences at a time. Graphs are kept, one a shape."""
+    """Likelihoods by a model's current parameters, `batch_size` sequences at a time; one graph per shape."""
 
     def __init__(self, model, batch_size: int = 8):
         from mindspore_impl.model.extend import Extend, ScoreExtension
@@ -116,7 +118,7 @@ class Scorer:
         self.limit = model.options.max_position_embeddings
 
     def __call__(self, queries: Sequence[Query], progress: str | None = None) -> list[list[Likelihood]]:
-        """The Likelihood of each continuation of each query. Raises UserError for ids that are foreign or too many."""
+        """Return the Likelihood of each continuation of each query. Raises UserError as `check_queries`."""
         check_queries(queries, self.options.vocab_size, self.limit, "lower the number of shots")
         found: list[list] = [[None] * len(query.continuations) for query in queries]
         with runtime.progress_bar(len(queries), progress or "", "question", shown=progress is not None) as bar:
@@ -130,7 +132,7 @@ class Scorer:
         return found
 
     def _batches(self, queries, shared: int, members: list[int], slots: int) -> Iterable[list[int]]:
-        """Members of like length, those that take one stretch apart from the others."""
+        """Yield batches of similar length; queries that need one stretch are kept apart from the others."""
         alone = [index for index in members if len(_inputs(queries[index])) == 1]
         for some in (alone, [index for index in members if index not in set(alone)]):
             some = sorted(some, key=lambda index: len(queries[index].context))
@@ -139,11 +141,11 @@ class Scorer:
             yield from (some[first : first + size] for first in range(0, len(some), size))
 
     def _rows(self, length: int, slots: int, count: int) -> int:
-        fitting = MOST_SCORES // (self.options.num_attention_heads * length * slots)
+        fitting = MAX_SCORES // (self.options.num_attention_heads * length * slots)
         return max(1, min(self.batch_size, fitting, 1 << max(count - 1, 0).bit_length()))
 
     def _slots(self, queries, shared: int, members: list[int]) -> int:
-        """T, so that every stretch of the group fits, its padding included."""
+        """Cache slots T such that every stretch of the group fits with its padding."""
         context = max(len(queries[index].context) for index in members)
         longest = max(len(text) for index in members for text in queries[index].continuations)
         return step(max(shared + step(context + longest - shared), context + step(longest), 64))
@@ -179,7 +181,7 @@ class Scorer:
             yield from self._score(caches, stretches[first : first + rows], rows)
 
     def _read(self, caches: tuple, texts: list[tuple[int, ...]], starts: list[int], rows: list[int]) -> tuple:
-        """The caches after these texts, each behind its row of `caches`."""
+        """The caches after `texts`, each appended to its row of `caches`."""
         from mindspore import Tensor
 
         if not any(texts) and len(texts) == caches[0].shape[0]:
@@ -211,16 +213,16 @@ class Scorer:
 
 
 class DecoderScorer:
-    """Likelihoods by any `generation.decoder.Decoder` (an exported package), one context at a time.
+    """Likelihoods by any `generation.decoder.Decoder`, such as an exported package.
 
-    The continuations of a context run one after the other over the same cache.
+    One context at a time; its continuations reuse the same cache.
     """
 
     def __init__(self, decoder):
         self.decoder, self.limit = decoder, decoder.slots
 
     def __call__(self, queries: Sequence[Query], progress: str | None = None) -> list[list[Likelihood]]:
-        """The Likelihood of each continuation of each query. Raises UserError for ids that are foreign or too many."""
+        """Return the Likelihood of each continuation of each query. Raises UserError as `check_queries`."""
         check_queries(queries, self.decoder.vocab_size, self.limit, "export with a larger --cache-length")
         found = []
         with runtime.progress_bar(len(queries), progress or "", "question", shown=progress is not None) as bar:
@@ -235,18 +237,17 @@ class DecoderScorer:
     def _follow(self, logits_BV: np.ndarray, query: Query, continuation: tuple[int, ...]) -> Likelihood:
         logp, greedy = 0.0, True
         for place, token in enumerate(continuation):
-            if place:  # writes over what an earlier continuation left in this slot
+            if place:  # overwrites the slot of an earlier continuation
                 position_B = np.array([len(query.context) + place - 1], np.int32)
                 logits_BV = self.decoder.decode(np.array([continuation[place - 1]], np.int32), position_B)
-            row_V = logits_BV[0].astype(np.float64)
-            top = row_V.max()
-            logp += float(row_V[token] - top - np.log(np.exp(row_V - top).sum()))
-            greedy = greedy and int(row_V.argmax()) == token
+            logp_V = log_softmax(logits_BV[0].astype(np.float64))
+            logp += float(logp_V[token])
+            greedy = greedy and int(logp_V.argmax()) == token
         return Likelihood(logp, greedy)
 
 
 def _inputs(query: Query) -> dict[tuple[int, ...], list[int]]:
-    """What must be read behind the context -> the continuations that it serves: all but their last token."""
+    """{continuation without its last token: numbers of the continuations that it serves}."""
     found: dict[tuple[int, ...], list[int]] = {}
     for number, continuation in enumerate(query.continuations):
         found.setdefault(continuation[:-1], []).append(number)
@@ -261,7 +262,7 @@ def _padded(texts: Sequence[tuple[int, ...]], length: int, rows: int) -> np.ndar
 
 
 def step(number: int) -> int:
-    """The next of 1, 8, 12, 16, 24, 32, 48, 64, 96, ...: a graph is compiled for every length."""
+    """Round up to 1, 8, 12, 16, 24, 32, 48, 64, 96, ...: a graph is compiled for every length."""
     if number <= 1:
         return 1
     power = max(8, 1 << (number - 1).bit_length())

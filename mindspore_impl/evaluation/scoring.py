@@ -1,25 +1,44 @@
-"""Uncertainty of a measured share."""
+"""Means over scores, with their standard errors and confidence intervals."""
 
 import math
-
-Z_95 = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of `correct` out of `total`, as shares in [0, 1]; (0, 1) when total is 0.
 
     Source: E. B. Wilson, JASA 22 (1927) 209; method 3 of R. G. Newcombe, Statistics in Medicine 17 (1998) 857.
-    Unlike the normal interval it stays inside [0, 1] and has a width at 0 % and 100 %.
+    Unlike the normal interval it stays inside [0, 1] and has a width at 0 % and 100 %. Raises ValueError for counts
+    that are not 0 <= correct <= total.
     """
-    if not 0 <= correct <= total:
-        raise ValueError(f"correct={correct} is not between 0 and total={total}")
-    if total == 0:
+    from scipy.stats import binomtest
+
+    if total == correct == 0:
         return 0.0, 1.0
-    share, z2 = correct / total, Z_95**2
-    centre = share + z2 / (2 * total)
-    half = Z_95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-    scale = 1 + z2 / total
-    # Both ends are exact at the borders; rounding alone would give 1e-17 for 0 correct.
-    low = 0.0 if correct == 0 else (centre - half) / scale
-    high = 1.0 if correct == total else (centre + half) / scale
-    return low, high
+    interval = binomtest(correct, total).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def summary(metrics: tuple[str, ...], lines: list[dict]) -> dict:
+    """Means of `metrics` over all lines, with standard errors and intervals, and over the lines of each "group".
+
+    Returns {"total", "metrics": {metric: {"value", "stderr"} and, where every score is 0 or 1, "low" and "high" of the
+    Wilson interval}, "groups": {group: {"total", metric...}}, "truncated": lines that have not "ended"}.
+    """
+    found = {}
+    for metric in metrics:
+        values = [line[metric] for line in lines]
+        mean, total = sum(values) / len(values), len(values)
+        spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (total - 1)) if total > 1 else 0.0
+        found[metric] = {"value": mean, "stderr": spread / math.sqrt(total)}
+        if set(values) <= {0.0, 1.0}:
+            found[metric]["low"], found[metric]["high"] = wilson_interval(int(sum(values)), total)
+    groups: dict[str, list[dict]] = {}
+    for line in lines:
+        groups.setdefault(line["group"], []).append(line)
+    by_group = {
+        name: {"total": len(some)} | {metric: sum(line[metric] for line in some) / len(some) for metric in metrics}
+        for name, some in groups.items()
+        if name
+    }
+    truncated = sum(not line.get("ended", True) for line in lines)
+    return {"total": len(lines), "metrics": found, "groups": by_group, "truncated": truncated}

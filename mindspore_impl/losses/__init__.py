@@ -1,1 +1,1 @@
-"""The objective: a float64 oracle, and the same mathematics as MindSpore cells."""
+"""The training objective: a float64 oracle, and the same mathematics as MindSpore Cells."""

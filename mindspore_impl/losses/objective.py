@@ -33,6 +33,14 @@ def check_store(
 
     A capture at one temperature cannot be turned into one at another; zero-padded logits of a wider vocabulary would
     take real mass; drawn ids carry counts, not masses.
+
+    Args:
+        options: the objective of the stage.
+        temperature: of the store.
+        mode: of the store, "top_k" or "sampled".
+        vocab_size: of the store.
+        model_vocab_size: of the student.
+        where: the stage's key, which starts the message.
     """
     if temperature != options.temperature:
         raise UserError(

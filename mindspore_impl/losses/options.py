@@ -1,4 +1,4 @@
-"""The training objective."""
+"""Options of the training objective."""
 
 from dataclasses import dataclass
 

@@ -84,10 +84,17 @@ def objective(
     teacher_tail_logp_N: np.ndarray | None,
     options: ObjectiveOptions,
 ) -> Objective:
-    """Loss, its parts and its gradient, in float64.
+    """Loss, its parts and its gradient, in float64. Rows of weight 0 add exactly 0.
 
-    Teacher arguments are ids (int, -1 pads K), log-masses at `options.temperature`, and the log-mass of the rest (read
-    on tail_bucket only, and for the entropy); all None leaves KD out. Rows of weight 0 give exactly 0.
+    Args:
+        logits_NV: of the student.
+        target_ids_N: int, the labels.
+        loss_weight_N: the weight of each row in the loss.
+        teacher_ids_NK: int, -1 pads K; None (as the next two) leaves KD out.
+        teacher_logp_NK: log-masses of the ids at `options.temperature`.
+        teacher_tail_logp_N: log-mass of all other ids; read on tail_bucket only, and for the entropy.
+        options: the objective.
+
     Raises UserError for a pair of options that is not permitted, an id outside the vocabulary, or an id given twice.
     """
     check_objective(options, "oracle")

@@ -1,6 +1,6 @@
-"""Hidden states of packed rows, and the output projection of those positions alone that are wanted, some at a time.
+"""Hidden states of packed rows, and logits of selected positions, in chunks.
 
-Legend: B rows, L positions of a packed row, N = B*L, D hidden, V vocabulary, S wanted positions, R of them at a time.
+Legend: B rows, L positions of a packed row, N = B*L, D hidden, V vocabulary, S selected positions, R of them at a time.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ class ProjectedRows(nn.Cell):
 
     Ids at or beyond `vocab_size` (a padded lm_head) are left out.
 
-    Only wanted positions are projected: with a vocabulary of 153376 that is much of a small teacher's work.
+    Only selected positions are projected: with a vocabulary of 153376 that is much of a small teacher's work.
     """
 
     def __init__(self, model: nn.Cell, vocab_size: int, take: nn.Cell):
@@ -55,7 +55,7 @@ class AllLogits(nn.Cell):
 
 
 def in_chunks(head: ProjectedRows, hidden_ND, position_S: np.ndarray, *inputs_S: np.ndarray) -> Iterator[list]:
-    """Yield what `head` makes of the wanted positions, as lists of arrays, R positions at a time.
+    """Yield what `head` makes of the selected positions, as lists of arrays, R positions at a time.
 
     R is what `runtime.logits_mb` holds logits for; the last R are filled up, and what they give is cut off again.
     """

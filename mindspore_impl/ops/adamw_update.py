@@ -1,8 +1,8 @@
-"""AdamW's update of a tensor that is no parameter: (w, m, v, g) -> new w, with m and v changed in place.
+"""AdamW update of a plain tensor: (w, m, v, g) -> new w, with m and v changed in place.
 
     m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2,   w - rate (m / (sqrt(v) + eps) + decay w)
 
-the arithmetic of `ops.AdamWeightDecay`, which takes parameters alone.
+It is the arithmetic of `ops.AdamWeightDecay`, which takes parameters only.
 """
 
 import mindspore as ms

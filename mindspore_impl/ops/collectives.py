@@ -1,4 +1,4 @@
-"""Sums over the ranks of a data-parallel run, and shares: what one of R ranks holds of a tensor.
+"""Gradient sums over data-parallel ranks, and shares: the part of a tensor that one of R ranks holds.
 
 A tensor of n elements is cut, flat and padded with zeros, into R equal shares of s = ceil(n / R). The CPU backend adds
 and gathers a few flat buffers, one operator each, in a fixed order, and has no ReduceScatter; Ascend adds tensor by
@@ -50,7 +50,7 @@ def make_sum(shapes: Shapes, ranks: int, shares: bool) -> nn.Cell:
     of whole gradients. A single rank gets its gradients back as they are.
     """
     if ranks == 1:
-        return Alone()
+        return SingleRankSum()
     if runtime.device() == "Ascend":
         return AscendShareSum(shapes, ranks) if shares else AscendSum(shapes)
     return CpuSum(shapes, ranks, shares)
@@ -100,7 +100,7 @@ class HalfSquares(nn.Cell):
         return ops.addn(self.map(_half_squares, tensors))
 
 
-class Alone(nn.Cell):
+class SingleRankSum(nn.Cell):
     """`make_sum` of one rank."""
 
     def __init__(self):

@@ -1,6 +1,6 @@
 """Projection, distillation loss and all gradients as one native operator of kernels/cpu.
 
-Legend: N tokens, D hidden, V vocabulary, K teacher ids. What a row's loss is: `ops/topk_distill.py`.
+Legend: N tokens, D hidden, V vocabulary, K teacher ids. `ops/topk_distill.py` defines the loss of a row.
 """
 
 import mindspore as ms

@@ -1,7 +1,7 @@
-"""The native CPU operators of kernels/cpu: where their library is, and building it where that has not happened yet.
+"""Locate the native CPU operators of kernels/cpu, and build their library when it is missing or outdated.
 
 In a clone the library is mindspore_impl/lib/libpangu_cpu.so, built when it is missing or older than its sources; an
-installed package carries it. Without it the composed operators do the same work; that is said once.
+installed package carries it. Without it the composed operators do the same work, and one warning is printed.
 """
 
 import ctypes

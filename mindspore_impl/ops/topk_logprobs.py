@@ -1,4 +1,4 @@
-"""What a capture keeps of a teacher's distribution: its K most probable ids with the mass of the rest, or K drawn ids.
+"""Top-k or sampled log-probabilities of a teacher, as a capture stores them: K ids, and the mass of the rest.
 
 Legend: N tokens, V vocabulary, K ids a token; W ids in a block of the vocabulary, A blocks.
 """

@@ -11,7 +11,7 @@ from mindspore_impl.distill import capture
 from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
 from mindspore_impl.distill.rollout import run_rollout
 from mindspore_impl.distributed import ranks
-from mindspore_impl.evaluation import batch_parts, harness
+from mindspore_impl.evaluation import harness, teacher_forced
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.generation.engine import Engine
 from mindspore_impl.generation.options import SamplingOptions
@@ -44,7 +44,10 @@ class Work:
         turns = [(Message("user", text), Message("assistant", "a b")) for text in words]
         self.records = [Record(f"r{i}", turn, "fast", {"task": "exact", "answer": "a"}) for i, turn in enumerate(turns)]
         capture.TeacherScorer = functools.cache(capture.TeacherScorer)
-        harness._engine, harness._predictions = lambda *_: self.engine, functools.cache(harness._predictions)
+        harness._engine, teacher_forced._predictions = (
+            lambda *_: self.engine,
+            functools.cache(teacher_forced._predictions),
+        )
 
     def rollout(self, folder):
         sampling = SamplingOptions(max_new_tokens=6, batch_size=4)
@@ -58,7 +61,7 @@ class Work:
         return capture.run_capture(self.model, self.header, samples, options, 48, folder, 0)
 
     def evaluate(self, folder):
-        batch_parts.BATCHES_PER_PART = 1
+        teacher_forced.BATCHES_PER_PART = 1
         options = EvaluationOptions(["s"], ["s"], max_new_tokens=6, batch_size=4, sequence_length=48, rows=1)
         return harness.evaluate(self.model, self.tokenizer, {"s": self.records}, options, folder, 0)
 

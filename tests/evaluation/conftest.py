@@ -1,20 +1,50 @@
 """Fixtures that tests of evaluation share."""
 
+import contextlib
 import os
 import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mindspore_impl.evaluation.sandbox import isolation, layers, syscalls
 from tests.evaluation.fake_backend import make_tokenizer
+from tests.model.pangu_reference import forward_document
+from tests.model.small_models import build, small_options, weights_of
 
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory):
     """A small trained tokenizer with byte fallback."""
     return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def model(ms_runtime):
+    """A model of two layers, 37 ids and 128 positions."""
+    return build(small_options(max_position_embeddings=128))
+
+
+def logits_of(model, ids) -> np.ndarray:
+    """float64 logits_LV of one text, by the NumPy reference."""
+    return forward_document(weights_of(model), model.options, np.asarray(ids), np.arange(len(ids)))
+
+
+@contextlib.contextmanager
+def damaged(parameter, place=slice(None)):
+    """Set (part of) a parameter to NaN within the context."""
+    from mindspore import Tensor
+
+    before = parameter.asnumpy().copy()
+    broken = before.copy()
+    broken[place] = np.nan
+    parameter.set_data(Tensor(broken))
+    try:
+        yield
+    finally:
+        parameter.set_data(Tensor(before))
 
 
 @pytest.fixture

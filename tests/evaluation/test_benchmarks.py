@@ -77,7 +77,7 @@ def test_results_have_their_place_in_the_metrics(tokenizer, tmp_path, monkeypatc
     low, high = found["sums"]["intervals"]["exact_match"]
     assert low < 0.5 < high and found["sums"]["stderr"]["exact_match"] == 0.5
     assert len((tmp_path / "benchmarks" / "sums" / "samples.jsonl").read_text().splitlines()) == 2
-    stage = {"name": "eval_sft", "kind": "evaluate", "metrics": {"benchmarks": json.loads(json.dumps(found))}}
+    stage = {"name": "eval_sft", "measured": "sft", "metrics": {"benchmarks": json.loads(json.dumps(found))}}
     assert metric_of({"stages": [stage]}, "sft.benchmarks.sums.exact_match") == 0.5
     assert "benchmarks.sums.exact_match" in benchmarks.metric_paths(options)
 

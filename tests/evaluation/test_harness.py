@@ -1,16 +1,14 @@
-"""The harness over a fake engine and, for perplexity, a tiny model."""
+"""Accuracy over a scripted engine; faults of sets and records."""
 
 import json
-import math
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.harness import check_records, evaluate, measure_accuracy, prompt_text
 from mindspore_impl.evaluation.options import EvaluationOptions
-from mindspore_impl.text.chat import render, render_prompt
+from mindspore_impl.text.chat import render_prompt
 from mindspore_impl.text.records import Message, Record, prompt_messages
 from mindspore_impl.text.tokenizer import train_tokenizer
 
@@ -85,7 +83,7 @@ def test_an_engine_that_says_cut_is_believed(tokenizer, tmp_path):
 
 
 def test_samples_come_in_the_order_of_records(tokenizer, tmp_path, monkeypatch):
-    """Though prompts of like length are generated together."""
+    """Although prompts of similar length are generated together."""
     pytest.importorskip("mindspore")
     from mindspore_impl.generation import engine
 
@@ -131,47 +129,3 @@ def test_records_are_checked_without_a_model(tokenizer):
     sets["bare"] = [Record("q4", (Message("user", "x"),), "fast", {"task": "exact"})]
     with pytest.raises(UserError, match="'bare', record 'q4'.*meta.answer"):
         check_records(sets, EvaluationOptions(accuracy=["bare"]), tokenizer)
-
-
-def test_perplexity_equals_a_plain_sum_over_single_samples(ms_runtime, tokenizer, tmp_path):
-    """Packed and padded batches give what unpacked sequences give in float64."""
-    import mindspore as ms
-
-    from mindspore_impl.model.options import ModelOptions
-    from mindspore_impl.model.pangu import PanguForCausalLM
-
-    shape = {
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-    }
-    model = PanguForCausalLM(ModelOptions(vocab_size=tokenizer.vocab_size, **shape))
-    sets = {"held": [make_record(i, answer=" ".join("abcdef"[: 1 + i % 3])) for i in range(5)]}
-    options = EvaluationOptions(perplexity=["held"], sequence_length=64, rows=2)
-    result = evaluate(model, tokenizer, sets, options, tmp_path, 0)
-    total, tokens = 0.0, 0
-    for record in sets["held"]:
-        sample = render(record, tokenizer)
-        ids_BL = np.zeros((1, 64), np.int32)
-        ids_BL[0, : len(sample.ids)] = sample.ids
-        positions_BL = np.arange(64, dtype=np.int32)[None]
-        segments_BL = (positions_BL < len(sample.ids)).astype(np.int32)
-        logits_BLV = model(ms.Tensor(ids_BL), ms.Tensor(positions_BL), ms.Tensor(segments_BL))
-        logits_LV = logits_BLV.asnumpy()[0].astype(np.float64)
-        for position in np.flatnonzero(sample.supervised):
-            row_V = logits_LV[position - 1]
-            total += np.log(np.exp(row_V - row_V.max()).sum()) + row_V.max() - row_V[sample.ids[position]]
-            tokens += 1
-    held = result["perplexity"]["held"]
-    assert held["tokens"] == tokens == result["tokens"]
-    assert held["loss"] == pytest.approx(total / tokens, rel=1e-5)
-    assert held["perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-5)
-    assert result["calibration"]["held"]["tokens"] == tokens and 0 < result["calibration"]["held"]["ece"] < 1
-    assert (tmp_path / "samples.jsonl").read_bytes() == b""
-    model.model.norm.weight.set_data(ms.Tensor(np.full(16, np.nan, np.float32)))
-    damaged = evaluate(model, tokenizer, sets, options, tmp_path, 0, "other weights")
-    assert damaged["perplexity"]["held"] == {"loss": None, "perplexity": None, "tokens": tokens}
-    assert damaged["calibration"]["held"]["ece"] is None
-    json.dumps(damaged, allow_nan=False)

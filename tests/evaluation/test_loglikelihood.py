@@ -15,15 +15,9 @@ from mindspore_impl.evaluation.loglikelihood import (
     groups_of,
     step,
 )
-from tests.model.pangu_reference import forward_document
-from tests.model.small_models import build, small_options, weights_of
+from tests.evaluation.conftest import logits_of
 
 VOCABULARY = 37
-
-
-@pytest.fixture(scope="module")
-def model(ms_runtime):
-    return build(small_options(max_position_embeddings=128))
 
 
 def ids(seed: int, count: int) -> tuple[int, ...]:
@@ -34,8 +28,7 @@ def oracle(model, query: Query) -> list[tuple[float, bool]]:
     """Each continuation by the float64 forward pass over the whole text."""
     found = []
     for text in query.continuations:
-        whole = np.array([*query.context, *text])
-        logits_LV = forward_document(weights_of(model), model.options, whole, np.arange(len(whole)))
+        logits_LV = logits_of(model, [*query.context, *text])
         rows_SV = logits_LV[len(query.context) - 1 : -1]
         logp_SV = rows_SV - np.log(np.exp(rows_SV).sum(-1, keepdims=True))
         total = sum(float(logp_SV[place, token]) for place, token in enumerate(text))
@@ -50,7 +43,7 @@ def queries(model) -> list[Query]:
     made += [Query(ids(2, 50) + ids(20 + n, 2), (ids(30 + n, 2), ids(40 + n, 5), (7,), (7,))) for n in range(3)]
     made += [Query(ids(3, 2), (ids(5, 9),)), Query((1,), (ids(6, 1), ids(6, 2))), Query(ids(2, 50), ((9,),))]
     context = ids(7, 6)
-    best = forward_document(weights_of(model), model.options, np.array(context), np.arange(6))[-1].argmax()
+    best = logits_of(model, context)[-1].argmax()
     return made + [Query(context, ((int(best),), ((int(best) + 1) % VOCABULARY,)))]
 
 

@@ -1,17 +1,25 @@
-"""The loss of each sample: exact however it is packed, resumable by part, and never NaN."""
+"""The loss of each sample: independent of packing, resumable by part, and never NaN."""
 
+import functools
 import json
-import math
 
 import numpy as np
 import pytest
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.sample_loss import sample_losses
+from mindspore_impl.evaluation import sample_loss
 from mindspore_impl.text.chat import Sample
-from tests.model import small_models
+from tests.evaluation.conftest import damaged, logits_of
 
 LENGTH = 24
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_network():
+    """Compile the network once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_loss, "_network", functools.cache(sample_loss._network))
+        yield
 
 
 def samples_of(count, seed=0):
@@ -25,19 +33,13 @@ def samples_of(count, seed=0):
     return made
 
 
-@pytest.fixture(scope="module")
-def model(ms_runtime):
-    return small_models.build(small_models.small_options())
-
-
 def measure(model, samples, folder, rows=3, length=LENGTH, per_part=100):
-    return sample_losses(model, samples, length, rows, folder, per_part)[0]
+    return sample_loss.sample_losses(model, samples, length, rows, folder, per_part)[0]
 
 
 def reference(model, sample):
-    """Mean cross-entropy in float64 from the logits of the sample alone, in a row of its own."""
-    arrays = small_models.pack([[sample.ids]], LENGTH)
-    logits_LV = small_models.run(model, *arrays)[0].astype(np.float64)
+    """Mean cross-entropy in float64 of the sample alone."""
+    logits_LV = logits_of(model, sample.ids)
     logp_LV = logits_LV - np.log(np.exp(logits_LV).sum(-1, keepdims=True))
     targets = np.flatnonzero(sample.supervised[1:])
     return -np.mean([logp_LV[t, sample.ids[t + 1]] for t in targets])
@@ -50,7 +52,7 @@ def test_each_sample_has_its_own_loss_whatever_it_is_packed_with(model, tmp_path
     assert np.std(packed) > 0.1, "the samples differ"
 
 
-def test_a_killed_pass_goes_on_at_the_next_part(model, tmp_path, monkeypatch):
+def test_a_killed_pass_continues_at_the_next_part(model, tmp_path, monkeypatch):
     samples = samples_of(12)
     whole = measure(model, samples, tmp_path / "parts", per_part=5)
     parts = sorted((tmp_path / "parts").glob("*.jsonl"))
@@ -61,23 +63,13 @@ def test_a_killed_pass_goes_on_at_the_next_part(model, tmp_path, monkeypatch):
     before = parts[1].stat().st_mtime_ns
     assert measure(model, samples, tmp_path / "parts", per_part=5) == whole
     assert whole[5:10] == [line["loss"] for line in lines] and parts[1].stat().st_mtime_ns == before
-    monkeypatch.setattr("mindspore_impl.losses.token_losses.TokenLosses", None)  # all parts are there: no model is used
+    monkeypatch.setattr(sample_loss, "_network", None)  # all parts are there: no network is built
     assert measure(None, samples, tmp_path / "parts", per_part=5) == whole
 
 
-def test_a_loss_that_is_not_finite_names_its_record(ms_runtime, tmp_path):
-    from mindspore import Tensor
-
-    broken = small_models.build(small_models.small_options())
-    weight = broken.lm_head_weight
-    values = weight.asnumpy().copy()
-    values[5] = math.nan  # id 5 alone is damaged
-    weight.set_data(Tensor(values))
-    with pytest.raises(UserError, match="record 'r.*': its loss is nan; the weights are damaged or their training"):
-        measure(broken, samples_of(4), tmp_path)
+def test_faults_name_the_record(model, tmp_path):
+    with damaged(model.lm_head_weight, 5), pytest.raises(UserError, match="record 'r.*': its loss is nan"):
+        measure(model, samples_of(4), tmp_path)
     assert not list(tmp_path.glob("*.jsonl"))
-
-
-def test_a_sample_longer_than_a_row_is_refused(model, tmp_path):
-    with pytest.raises(UserError, match="record 'r.*' has .* tokens but a row holds 5"):
+    with pytest.raises(UserError, match="record 'r.*5"):
         measure(model, samples_of(6), tmp_path, length=5)

@@ -12,59 +12,19 @@ RECORDED = Path(__file__).with_name("harness_facts.json")
 SHOTS = {"mmlu": 2, "gsm8k": 2}
 
 GSM8K = [
-    "#### 10",
-    "So 2 * 5 = 10.\n#### 10.",
-    "It is $10.",
-    "10 km",
-    "1,200",
-    "#### 1,200",
-    "the answer is 1200.",
-    "-5",
-    "#### -5",
-    "3 - 8 = -5",
-    "",
-    "none",
-    "#### ",
-    "12 then 10",
-    "$1,200.",
-    "#### 1200\nQuestion",
-]
+    "#### 10", "So 2 * 5 = 10.\n#### 10.", "It is $10.", "10 km", "1,200", "#### 1,200", "the answer is 1200.",
+    "-5", "#### -5", "3 - 8 = -5", "", "none", "#### ", "12 then 10", "$1,200.", "#### 1200\nQuestion",
+]  # fmt: skip
 DROP = [
-    "21",
-    "21.0",
-    "21 points",
-    "the Blues",
-    "Blues.",
-    "Smith",
-    "Smith and Jones-Lee",
-    "3 May 1990",
-    "May 3 1990",
-    "",
-    "the Reds scored 14",
-    "Jones Lee",
-    "a blue",
-    "21 points by Blues",
-]
+    "21", "21.0", "21 points", "the Blues", "Blues.", "Smith", "Smith and Jones-Lee", "3 May 1990", "May 3 1990",
+    "", "the Reds scored 14", "Jones Lee", "a blue", "21 points by Blues",
+]  # fmt: skip
 IFEVAL = [
-    "It rains. It pours.",
-    "It rains, and pours. Much.",
-    "OAK. done",
-    "Oak\n\nDONE",
-    "",
-    "one\n***\ntwo",
-    "- a\n* b",
-    '{"a": 1}',
-    "```json\n[1]\n```",
-    "<<T>>\n*x* and **y**",
-    "My answer is yes.",
-    "P.S. [a] and [b]",
-    '"all"',
-    "Section 1\na\nSection 2\nb",
-    "a\n******\nb",
-    "say it now. yes",
-    "RAIN rain AND more",
+    "It rains. It pours.", "It rains, and pours. Much.", "OAK. done", "Oak\n\nDONE", "", "one\n***\ntwo",
+    "- a\n* b", '{"a": 1}', "```json\n[1]\n```", "<<T>>\n*x* and **y**", "My answer is yes.", "P.S. [a] and [b]",
+    '"all"', "Section 1\na\nSection 2\nb", "a\n******\nb", "say it now. yes", "RAIN rain AND more",
     "then\n\nIt was, oak",
-]
+]  # fmt: skip
 INSTRUCTIONS = [
     ("punctuation:no_comma", {}), ("startend:end_checker", {"end_phrase": "done"}), ("startend:quotation", {}),
     ("keywords:existence", {"keywords": ["oak"]}), ("keywords:forbidden_words", {"forbidden_words": ["it", "oak"]}),
@@ -167,7 +127,7 @@ def _mmlu(folder: Path) -> list[str]:
 
     template = _config(folder / "tasks" / "mmlu" / "default" / "_default_template_yaml")["doc_to_text"]
     description = "The following are multiple choice questions (with answers) about small sums.\n\n"
-    from mindspore_impl.evaluation.tasks.form import rows
+    from mindspore_impl.evaluation.tasks.base import rows
 
     columns = ("question", "A", "B", "C", "D", "answer")
     read = {split: [row for _, row in rows(DATA / "mmlu" / split / f"small_sums_{split}.csv", columns, False)]

@@ -1,12 +1,13 @@
 """The harness over our engine: requests, kept answers, and equal scores on equal texts."""
 
+import dataclasses
 import json
 import sys
 
 import pytest
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.benchmark import BenchmarkSettings, items_of, run
+from mindspore_impl.evaluation.benchmark import BenchmarkSettings, read_benchmark, run
 from mindspore_impl.integrations.lm_eval import Requests, harness_model, run_harness, sampling_of
 from tests.evaluation.fake_backend import Counting, make_tokenizer, request
 from tests.integrations.harness_facts import DATA, RECORDED, facts, ours
@@ -121,7 +122,8 @@ def test_without_the_harness(monkeypatch, tokenizer, tmp_path):
 def test_a_harness_task_gives_our_number(tokenizer, tmp_path):
     """The same questions as a task of the harness and as ours, over one backend: the same choices."""
     pytest.importorskip("lm_eval")
-    small = [item for item in items_of("mmlu", DATA / "mmlu", BenchmarkSettings(shots=0)) if item.group == "small_sums"]
+    asked = read_benchmark("mmlu", DATA / "mmlu", BenchmarkSettings(shots=0))
+    small = [item for item in asked.items if item.group == "small_sums"]
     rows = [{"text": item.header + item.prompt, "right": item.answer} for item in small]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     files = {"data_files": {"test": str(tmp_path / "data.jsonl")}}
@@ -137,7 +139,7 @@ def test_a_harness_task_gives_our_number(tokenizer, tmp_path):
     }  # fmt: skip
     counting = Counting(tokenizer, ["1\n2"])
     found = run_harness(counting.backend, [choice, written], SETTINGS, tmp_path / "out")
-    mine = run(counting.backend, "mmlu", small, BenchmarkSettings(shots=0), tmp_path / "mine")
+    mine = run(counting.backend, dataclasses.replace(asked, items=small), tmp_path / "mine")
     assert found["sums"]["acc,none"] == pytest.approx(mine["metrics"]["acc"]["value"])
     assert found["sums"]["acc_norm,none"] == pytest.approx(mine["metrics"]["acc_norm"]["value"])
     assert found["written"]["exact_match,none"] == pytest.approx(sum(row["right"] == 1 for row in rows) / len(rows))

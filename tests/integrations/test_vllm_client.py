@@ -4,6 +4,7 @@ import json
 import threading
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,8 +79,8 @@ FAULTS = {
 
 
 def test_the_readme_counts_the_faults():
-    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    assert f"Tested against a fake server that fails in {len(FAULTS)} ways" in " ".join(text.split())
+    text = (Path(asking.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"fails in {len(FAULTS)} ways" in text
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -209,25 +210,16 @@ def test_the_threads_end(tmp_path):
     assert not any(thread.is_alive() for thread in mine)
 
 
-@pytest.mark.parametrize("status", ["401", "403", "404", "302"])
-def test_a_server_that_refuses_everybody_is_not_asked_for_all(tmp_path, status):
+# Refused: only those under way when the first answer came. Failing: until several in a row are given up.
+@pytest.mark.parametrize(("status", "most"), [("401", 6), ("403", 6), ("404", 6), ("302", 6), ("500", 19)])
+def test_a_server_that_refuses_or_fails_everybody_is_not_asked_for_all(tmp_path, status, most):
     samples = make_samples(30)
     with serving(logits_of) as fake:
         for sample in samples:
             fake.faults[tuple(sample.ids.tolist())] = [status, "for ever"]
-        with pytest.raises(UserError, match=f"30 of 30 questions are unanswered; the last fault was: .*HTTP {status}"):
+        with pytest.raises(UserError, match=f"30 of 30 .*HTTP {status}"):
             asking.ask_topk(server_at(fake), samples, HEADER, tmp_path / "a.jsonl")
-        assert sum(fake.asked.values()) <= 6  # those under way when the first answer came
-
-
-def test_a_server_that_only_fails_is_given_up(tmp_path):
-    samples = make_samples(30)
-    with serving(logits_of) as fake:
-        for sample in samples:
-            fake.faults[tuple(sample.ids.tolist())] = ["500", "for ever"]
-        with pytest.raises(UserError, match="30 of 30 questions are unanswered"):
-            asking.ask_topk(server_at(fake), samples, HEADER, tmp_path / "a.jsonl")
-        assert sum(fake.asked.values()) < 20
+        assert sum(fake.asked.values()) <= most
 
 
 def test_waits_double_are_seeded_and_obey_retry_after(tmp_path, monkeypatch):
@@ -256,18 +248,12 @@ def test_waits_double_are_seeded_and_obey_retry_after(tmp_path, monkeypatch):
     assert waits == first[:4]
 
 
-@pytest.mark.parametrize(("text", "seconds"), [
-    ("7", 7.0), ("-3", 0.0), ("nan", 0.0), ("inf", 0.0), ("soon", 0.0), ("", 0.0),
-    ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
-])  # fmt: skip
-def test_retry_after_is_read(text, seconds):
+def test_retry_after_is_read():
     from mindspore_impl.integrations.vllm.client import _retry_after
 
-    class Response:
-        def getheader(self, name):
-            return text
-
-    assert _retry_after(Response()) == seconds
+    for text in ("7", "-3", "nan", "inf", "soon", "", "Wed, 21 Oct 2015 07:28:00 GMT"):
+        response = SimpleNamespace(getheader=lambda name, text=text: text)
+        assert _retry_after(response) == (7.0 if text == "7" else 0.0), text
 
 
 def test_a_key_that_the_server_repeats_is_not_shown(capsys):
@@ -279,15 +265,15 @@ def test_a_key_that_the_server_repeats_is_not_shown(capsys):
     assert "told to say 401 ***" in given_up[0] and "s3cret" not in given_up[0]
 
 
-@pytest.mark.parametrize("length", range(270, 300, 2))
-def test_nor_is_a_part_of_it_where_a_long_message_is_cut(length):
+def test_nor_is_a_part_of_it_where_a_long_message_is_cut():
     class Response:
         status, getheader = 401, staticmethod(lambda name: None)
 
-    text = "x" * length + "s3cret" + "y" * 300
-    for content in (json.dumps({"error": {"message": text}}).encode(), text.encode()):
-        failure = _refused(Response, content, "s3cret")
-        assert "s3c" not in str(failure) and len(str(failure)) <= 310
+    for length in range(270, 300, 2):
+        text = "x" * length + "s3cret" + "y" * 300
+        for content in (json.dumps({"error": {"message": text}}).encode(), text.encode()):
+            failure = _refused(Response, content, "s3cret")
+            assert "s3c" not in str(failure) and len(str(failure)) <= 310
 
 
 def test_the_request_names_every_setting_and_the_key_stays_in_its_header(tmp_path):

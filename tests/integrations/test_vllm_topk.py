@@ -200,7 +200,8 @@ def captured(ms_runtime, tmp_path_factory):
     from mindspore_impl.data.teacher_store import StoreHeader
     from mindspore_impl.distill.capture import TeacherScorer, run_capture
     from mindspore_impl.distill.options import CaptureOptions
-    from tests.distill.test_capture import make_model, make_samples
+    from tests.distill.small import small_model
+    from tests.distill.test_capture import make_samples
 
     rows, score = {}, TeacherScorer.score
 
@@ -209,7 +210,7 @@ def captured(ms_runtime, tmp_path_factory):
             rows[sample_key(sample.ids)] = scored
             yield sample, scored
 
-    model, samples, folder = make_model(1), make_samples(10), tmp_path_factory.mktemp("captured")
+    model, samples, folder = small_model(VOCAB), make_samples(10), tmp_path_factory.mktemp("captured")
     header = StoreHeader("t" * 64, "k" * 64, VOCAB, TOP_K, 1.0, "top_k")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TeacherScorer, "score", remembered)

@@ -1,7 +1,7 @@
-"""The benchmarks, one file each: `TASKS` is their registry."""
+"""The benchmarks, one file each, and their registry `TASKS`."""
 
 from mindspore_impl.evaluation.tasks import ceval, cluewsc, cmmlu, drop, gsm8k, humaneval, ifeval, math500, mbpp, mmlu
-from mindspore_impl.evaluation.tasks.form import Task
+from mindspore_impl.evaluation.tasks.base import Task
 
 TASKS: dict[str, Task] = {
     "mmlu": mmlu.TASK,

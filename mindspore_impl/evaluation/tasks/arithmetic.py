@@ -1,8 +1,8 @@
-r"""The value of a closed form written in LaTeX, by a small parser of our own: a model's text is never executed.
+r"""Evaluate a closed-form expression in LaTeX with a small parser; no text is executed.
 
 Known: numbers, + - * / ^ !, implicit products, fractions, roots, absolute values, binomials, mixed numbers (1\frac12),
 pi, e, i, elementary functions, and single letters as variables. Rational values stay exact; the rest is complex
-floating point. Sizes are bounded, so every text of a thousand characters is done in milliseconds.
+floating point. Sizes are bounded, so that any text of 1,000 characters takes milliseconds.
 """
 
 import cmath
@@ -13,10 +13,10 @@ from fractions import Fraction
 
 Number = Fraction | float | complex
 
-LONGEST = 1000  # characters
-DEEPEST = 60  # nested brackets
-MOST_BITS = 100_000  # of an exact power
-LARGEST_FACTORIAL = 1000
+MAX_LENGTH = 1000  # characters
+MAX_DEPTH = 60  # nested brackets
+MAX_BITS = 100_000  # of an exact power
+MAX_FACTORIAL = 1000
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d*)?|\.\d+)|\\(?P<word>[a-zA-Z]+)|(?P<symbol>[a-zA-Z+\-*/^!()\[\]{}|]))"
@@ -33,11 +33,11 @@ _CLOSING = {"(": ")", "[": "]", "{": "}", "|": "|"}
 
 
 class NoValue(Exception):
-    """The text is no expression that is known here, or it has no finite value."""
+    """The text is not a supported expression, or has no finite value."""
 
 
 def value(text: str, variables: Mapping[str, Number]) -> Number:
-    """The value of `text`, where `variables` gives a value for each letter. Raises NoValue."""
+    """Evaluate `text` with the values of `variables`. Raises NoValue."""
     try:
         parser = _Parser(text, variables)
         result = parser.sum()
@@ -56,7 +56,7 @@ def letters(text: str) -> set[str]:
 def _tokens(text: str) -> list[tuple[str, str]]:
     """(kind, text): kind is number, word (a command), letter or symbol."""
     text = text.rstrip()
-    if len(text) > LONGEST:
+    if len(text) > MAX_LENGTH:
         raise NoValue("too long")
     found, place = [], 0
     while place < len(text):
@@ -73,7 +73,7 @@ def _tokens(text: str) -> list[tuple[str, str]]:
 
 
 class _Parser:
-    """Recursive descent; every method takes what it reads from `tokens` and gives its value."""
+    """Recursive descent; every method consumes tokens and returns their value."""
 
     def __init__(self, text: str, variables: Mapping[str, Number]):
         self.tokens, self.place, self.depth, self.variables = _tokens(text), 0, 0, variables
@@ -82,16 +82,21 @@ class _Parser:
         return self.tokens[self.place] if self.place < len(self.tokens) else None
 
     def take(self, *symbols: str) -> str | None:
-        """The next token's text when it is one of these symbols."""
+        """Consume and return the next token if it is one of these symbols."""
         token = self.here()
         if token is None or token[0] != "symbol" or token[1] not in symbols:
             return None
         self.place += 1
         return token[1]
 
+    def expect(self, symbol: str) -> None:
+        """Consume `symbol`, which closes a bracket."""
+        if self.take(symbol) is None:
+            raise NoValue(f"no {symbol!r} follows")
+
     def sum(self) -> Number:
         self.depth += 1
-        if self.depth > DEEPEST:
+        if self.depth > MAX_DEPTH:
             raise NoValue("nested too deeply")
         total = self.product()
         while sign := self.take("+", "-"):
@@ -111,11 +116,11 @@ class _Parser:
                 return total
 
     def starts_factor(self) -> bool:
-        """Whether a factor follows, with the sign of the product left out."""
+        """Whether a factor follows without an operator (an implicit product)."""
         token = self.here()
         return token is not None and (token[0] != "symbol" or token[1] in "([{" or token[1] == "|" and not self.bars)
 
-    bars = 0  # inside how many |...| the parser is
+    bars = 0  # open |...|
 
     def signed(self) -> Number:
         sign = 1
@@ -147,13 +152,12 @@ class _Parser:
             raise NoValue(f"{name!r} stands where a number should")
         self.bars += name == "|"
         inner = self.sum()
-        if self.take(_CLOSING[name]) is None:
-            raise NoValue(f"{name!r} is not closed")
+        self.expect(_CLOSING[name])
         self.bars -= name == "|"
         return abs(inner) if name == "|" else inner
 
     def mixed(self, whole: Fraction, decimal: bool) -> Number:
-        """A whole number and a fraction of whole numbers right behind it are a mixed number."""
+        """A whole number directly followed by a fraction of whole numbers is a mixed number."""
         if decimal or self.here() != ("word", "frac"):
             return whole
         start, self.place = self.place, self.place + 1
@@ -164,7 +168,7 @@ class _Parser:
         return whole + parts[0] / parts[1]
 
     def digits(self) -> Fraction | None:
-        """A number without a point, bare (one digit) or in braces; None for anything else."""
+        """One digit, or a number in braces; None for anything else."""
         if self.take("{"):
             token = self.here()
             self.place += 1
@@ -172,7 +176,7 @@ class _Parser:
         return self.digit()
 
     def digit(self) -> Fraction | None:
-        r"""One digit, as TeX takes it from a longer number: \frac12 is a half."""
+        r"""One digit, which TeX splits from a longer number: \frac12 is 1/2."""
         token = self.here()
         if token is None or token[0] != "number":
             return None
@@ -183,11 +187,10 @@ class _Parser:
         return Fraction(token[1][0])
 
     def argument(self) -> Number:
-        """What a command or ^ applies to: a group in braces, one digit, or one other token."""
+        """The operand of a command or ^: a group in braces, one digit, or one other token."""
         if self.take("{"):
             inner = self.sum()
-            if self.take("}") is None:
-                raise NoValue("'{' is not closed")
+            self.expect("}")
             return inner
         digit = self.digit()
         return self.factor() if digit is None else digit
@@ -219,28 +222,26 @@ class _Parser:
         index = Fraction(2)
         if self.take("["):
             index = self.sum()
-            if self.take("]") is None:
-                raise NoValue("'[' is not closed")
+            self.expect("]")
         return _power(self.argument(), 1 / index)
 
     def logarithm(self) -> Number:
-        r"""Natural, as mathematicians write log; a base stands as \log_{b} and comes here as \log[b]."""
+        r"""Natural logarithm; a base \log_{b} arrives here as \log[b]."""
         if not self.take("["):
             return self.applied(cmath.log)
         base = self.sum()
-        if self.take("]") is None:
-            raise NoValue("'[' is not closed")
+        self.expect("]")
         return self.applied(cmath.log) / cmath.log(base)
 
     def applied(self, function) -> Number:
-        r"""function of what follows; \sin^2 x is (sin x)^2."""
+        r"""Apply a function to the next factor; \sin^2 x is (sin x)^2."""
         exponent = self.argument() if self.take("^") else None
         result = function(complex(self.power()))
         return result if exponent is None else _power(result, exponent)
 
 
 def _factorial(number: Number) -> Fraction:
-    if not isinstance(number, Fraction) or number.denominator != 1 or not 0 <= number <= LARGEST_FACTORIAL:
+    if not isinstance(number, Fraction) or number.denominator != 1 or not 0 <= number <= MAX_FACTORIAL:
         raise NoValue("the factorial has no value here")
     return Fraction(math.factorial(int(number)))
 
@@ -249,7 +250,7 @@ def _power(base: Number, exponent: Number) -> Number:
     if isinstance(base, Fraction) and isinstance(exponent, Fraction):
         if exponent.denominator == 1:
             bits = base.numerator.bit_length() + base.denominator.bit_length()
-            if bits * abs(exponent) <= MOST_BITS:
+            if bits * abs(exponent) <= MAX_BITS:
                 return base**exponent
         elif base < 0 and exponent.denominator % 2 and exponent.numerator == 1:
             return -float((-base) ** float(exponent))  # the real root of odd order

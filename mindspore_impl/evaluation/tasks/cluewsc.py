@@ -2,14 +2,14 @@
 
 Files: `dev.json` (`train.json` for shots) of the published folder, JSON lines despite the name: {"target":
 {"span1_text", "span2_text", ...}, "label": "true" | "false", "text"}; `test.json` has no labels. Prompt: the text, then
-whether span 2 (the pronoun) means span 1; the answers 是 and 否 are compared by log-likelihood. 0 shots. Metric: acc.
+whether span 2 (a pronoun) refers to span 1; the answers 是 and 否 are compared by log-likelihood. 0 shots. Metric: acc.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.tasks.form import Item, Task, field, first_shots, objects, question_files
+from mindspore_impl.evaluation.tasks.base import Item, Task, field, first_shots, objects, question_files
 
 OPTIONS = ("是", "否")
 

@@ -1,7 +1,7 @@
-"""What HumanEval and MBPP have in common: code out of an answer, its tests run in the sandbox, pass@k.
+"""Shared by HumanEval and MBPP: extract code from an answer, run its tests in the sandbox, estimate pass@k.
 
-pass@k is the unbiased estimate of Chen et al., arXiv 2107.03374: n answers of a problem, c of them right, give
-1 - C(n - c, k) / C(n, k), the share of choices of k answers with a right one among them; a benchmark's is the mean.
+pass@k is the unbiased estimate of Chen et al., arXiv 2107.03374: with n answers to a problem, c of them right, it is
+1 - C(n - c, k) / C(n, k), the share of the subsets of k answers that contain a right one, averaged over problems.
 """
 
 import ast
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.sandbox import Limits, Program, run_many
-from mindspore_impl.evaluation.tasks.form import Item, plain
+from mindspore_impl.evaluation.tasks.base import Item, plain
 
 METRICS = ("pass@1",)
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\r?\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
@@ -20,10 +20,10 @@ _FENCE = re.compile(r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\r?\n(.*?)(?:^[ \t]*
 
 @dataclass(frozen=True)
 class Tests:
-    """What an answer is tested with (`Item.answer`).
+    """How an answer is tested (`Item.answer`).
 
-    names: what the tests take from the program, `names[0]` the function that was asked for. start: code that an answer
-    goes on from, when it does not define that function itself. before: code that stands before an answer that does.
+    names: what the tests take from the program; `names[0]` is the requested function. start: code that an answer
+    continues when it does not define that function itself. before: code placed before an answer that does.
     """
 
     checks: str
@@ -34,9 +34,10 @@ class Tests:
 
 
 def program_of(tests: Tests, completion: str) -> str:
-    """The program in a completion: its fenced block that defines the requested function, else its first block.
+    """Extract the program from a completion.
 
-    Without a block it is the text up to the first of the strings `stop` (after the function's head, if it has one).
+    The fenced block that defines the requested function, else the first block; without blocks the text up to the first
+    stop string (after the head of that function, where it is defined).
     """
     blocks = _FENCE.findall(completion)
     code = next((block for block in blocks if _head(block, tests)), blocks[0] if blocks else None)
@@ -47,20 +48,20 @@ def program_of(tests: Tests, completion: str) -> str:
 
 
 def _head(code: str, tests: Tests) -> int:
-    """Where `code`, which need not be valid, has named the function asked for at its top level; 0 if it does not."""
+    """The end of the requested function's top-level name in `code`, which need not be valid; 0 without one."""
     name = re.escape(tests.names[0])
     found = re.search(rf"^(?:async +def|def|class) +{name}\b|^{name} *=", code, re.MULTILINE)
     return found.end() if found else 0
 
 
 def program(item: Item, completion: str) -> Program:
-    """A completion as a program, with the tests of its problem."""
+    """The program of a completion, with the tests of its problem."""
     tests: Tests = item.answer
     return Program(program_of(tests, completion), tests.checks, tests.names)
 
 
 def scores(programs: Sequence[Program], limits: Limits) -> list[dict]:
-    """{"pass@1", "status", "error"} of each program; they run in parallel.
+    """Run programs in parallel; return {"pass@1", "status", "error"} of each.
 
     Raises UserError where this machine cannot isolate them.
     """
@@ -81,7 +82,7 @@ def pass_at_k(total: int, right: int, k: int) -> float:
 
 
 def parsed(code: str, name: str, where: str) -> ast.Module:
-    """The syntax tree of a field of the file. Raises UserError that names place and field."""
+    """Parse a field of the file. Raises UserError that names place and field."""
     try:
         return ast.parse(code)
     except (SyntaxError, ValueError) as error:

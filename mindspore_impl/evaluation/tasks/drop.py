@@ -4,7 +4,7 @@ Files: `drop_dataset_dev.json`, and `drop_dataset_train.json` beside it for shot
 [{"question", "query_id", "answer": {"number", "date": {"day", "month", "year"}, "spans"}, "validated_answers"}]}}.
 Prompt: the first 3 of train, then "Passage: ...", "Question: ...", "Answer:". Metrics: f1 and em by the rules of the
 data set's own evaluator, the best over the answer and the validated answers. The completion's first line is the
-answer; in "spans" several are parted by ", " or " and " only where the right answer has several.
+answer; it is split into several spans at ", " and " and " only where the right answer has several.
 """
 
 import re
@@ -16,7 +16,7 @@ import numpy as np
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.tasks.form import Item, Task, field, first_shots, question_files
+from mindspore_impl.evaluation.tasks.base import Item, Task, field, first_shots, question_files
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -73,19 +73,19 @@ def score(item: Item, completion: str) -> dict[str, float]:
 
 
 def _parts(text: str) -> list[str]:
-    """The spans that a line of text enumerates."""
+    """Split a line of text into the spans that it enumerates."""
     return [part for part in re.split(r",\s+(?:and\s+)?|\s+and\s+|;\s*", text) if part.strip()] or [text]
 
 
 def compare(given: list[str], right: list[str]) -> tuple[float, float]:
-    """(em, f1) of predicted spans against the right ones: bags of words, aligned one to one for the largest sum."""
+    """(em, f1) of predicted spans against the right ones: bags of words, matched one to one for the largest sum."""
     given, right = [normal(span) for span in given], [normal(span) for span in right]
     em = float(set(given) == set(right) and len(given) == len(right))
     return em, round(float(np.mean(_aligned([set(s.split()) for s in given], [set(s.split()) for s in right]))), 2)
 
 
 def normal(text: str) -> str:
-    """Lower case, without articles and punctuation, numbers in one form; words are parted at spaces and hyphens."""
+    """Normalize: lower case, no articles or punctuation, canonical numbers; words are split at spaces and hyphens."""
     words = (_ARTICLES.sub(" ", _number(_bare(word))) for word in re.split(" |-", text.lower()))
     return " ".join(" ".join(words).split())
 
@@ -111,13 +111,13 @@ def _aligned(given: list[set], right: list[set]) -> np.ndarray:
 
     scores = np.array([[_f1(bag, wanted) for bag in given] for wanted in right])
     rows, columns = linear_sum_assignment(-scores)
-    best = np.zeros(max(len(given), len(right)))  # a span too many or too few counts as 0
+    best = np.zeros(max(len(given), len(right)))  # an extra or missing span counts as 0
     best[: len(rows)] = scores[rows, columns]
     return best
 
 
 def _f1(given: set, right: set) -> float:
-    """Of two bags; 0 when the right one has numbers and the other none of them."""
+    """F1 of two bags of words; 0 when the right one has numbers and the other has none of them."""
     numbers = {word for word in right if _is_number(word)}
     if numbers and not numbers & given:
         return 0.0

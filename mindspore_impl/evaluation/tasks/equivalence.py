@@ -1,18 +1,19 @@
-r"""Whether two final answers of mathematics are the same: not equal texts, but equal values.
+r"""Whether two final answers of mathematics are equal as values, not as texts.
 
-The last \boxed{...} is the answer. Notation that means nothing is dropped (\left, spaces, \dfrac, \text, units,
-degrees, dollar and percent signs, "x ="); then texts are compared, and where they differ tuples, intervals, sets,
-unions, matrices and equations part by part, expressions by their values at four points (`arithmetic.py`, our own
-parser: nothing of a model's text is executed, and sympy, whose parser executes text, is not used).
+The last \boxed{...} is the answer. Meaningless notation is removed (\left, spaces, \dfrac, \text, units, degrees,
+dollar and percent signs, "x ="). If the texts differ then, tuples, intervals, sets, unions, matrices and equations are
+compared part by part, and expressions by their values at four points (`arithmetic.py`: no model output is executed;
+sympy's parser, which executes text, is not used).
 """
 
+import itertools
 import re
 from collections.abc import Callable
 
 from mindspore_impl.evaluation.tasks.arithmetic import NoValue, letters, value
 
-LONGEST = 1000  # characters of an answer; a longer one is compared as text alone
-MOST_BOXES = 20  # looked at, from the end: a text of thousands that never close must not take minutes
+MAX_LENGTH = 1000  # characters; a longer answer is compared as text alone
+MAX_BOXES = 20  # examined from the end: bounds the time for thousands of unclosed boxes
 TOLERANCE = 1e-9  # relative, of values that are not rational
 
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
@@ -41,7 +42,7 @@ _REPLACED = (
     (re.compile(r"−|–"), "-"),
     (re.compile(r"×"), r"\\times "),
     (re.compile(r"√(\d+)"), r"\\sqrt{\1}"),
-    (re.compile(r"\\\{"), "⟨"),  # braces of a set, told from TeX's own
+    (re.compile(r"\\\{"), "⟨"),  # braces of a set, distinct from TeX's
     (re.compile(r"\\\}"), "⟩"),
 )
 _MATRIX = re.compile(r"\\begin\{([bpvBV]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
@@ -52,8 +53,8 @@ _POINTS = (0.7391, 1.6180339, 2.7137, -1.3331)
 
 
 def final_answer(completion: str) -> str | None:
-    r"""What stands in the last \boxed{...} (or \fbox), braces balanced; None without one."""
-    for match in reversed(list(_BOXED.finditer(completion))[-MOST_BOXES:]):
+    r"""The contents of the last balanced \boxed{...} or \fbox; None without one."""
+    for match in reversed(list(_BOXED.finditer(completion))[-MAX_BOXES:]):
         depth = 0
         for place in range(match.end(), len(completion)):
             depth += (completion[place] == "{") - (completion[place] == "}")
@@ -63,19 +64,19 @@ def final_answer(completion: str) -> str | None:
 
 
 def equivalent(given: str, right: str) -> bool:
-    """Whether two answers, in LaTeX or plain text, are the same."""
+    """Whether two answers, in LaTeX or plain text, are equal."""
     (given, worded), (right, also_worded) = _normal(given), _normal(right)
     if _squeezed(given) == _squeezed(right):
         return True
     if worded or also_worded:
         return _letters_only(given) == _letters_only(right) != ""
-    if len(given) > LONGEST or len(right) > LONGEST:
+    if len(given) > MAX_LENGTH or len(right) > MAX_LENGTH:
         return False
     return _same(given, right, 0)
 
 
 def _normal(text: str) -> tuple[str, bool]:
-    """`text` without what means nothing, and whether it is an answer in words."""
+    """`text` without meaningless notation, and whether it is an answer in words."""
     text = text.strip()
     boxed = final_answer(text)
     text = (boxed if boxed is not None else text).strip().replace(r"\!", "").replace("{,}", ",")
@@ -95,18 +96,18 @@ def _normal(text: str) -> tuple[str, bool]:
 
 
 def _squeezed(text: str) -> str:
-    """Without spaces and needless braces."""
+    """Remove spaces and redundant braces."""
     text = re.sub(r"\{(\w)\}", r"\1", re.sub(r"\s", "", text))
     return re.sub(r"^0(?=\.\d)", "", text)
 
 
 def _letters_only(text: str) -> str:
-    """Words alone: lower case, without brackets, spaces and punctuation around them."""
+    """Lower case, without brackets, spaces and punctuation."""
     return re.sub(r"[\s()\[\]{}\"'`.,;:]", "", text).lower()
 
 
 def _same(given: str, right: str, depth: int) -> bool:
-    """Compare part by part, the loosest binding first."""
+    """Compare part by part, loosest binding first."""
     given, right = given.strip(), right.strip()
     if depth > 8:
         return False
@@ -133,7 +134,7 @@ def _matrices(given: str, right: str, same: Compare) -> bool | None:
 
 
 def _equations(given: str, right: str, same: Compare) -> bool | None:
-    """x = 5 is 5, where only one side says what it is; equations are the same when one is a multiple of the other."""
+    """x = 5 equals 5 when only one side is an assignment; equations are equal when proportional."""
     sides = [re.split(r"(<=|>=|!=|<|>|=)", _unassigned(text)) for text in (given, right)]
     if len(sides[0]) == len(sides[1]) == 1:
         return same(*(side[0] for side in sides)) if sides != [[given], [right]] else None
@@ -152,7 +153,7 @@ def _unassigned(text: str) -> str:
 
 
 def letters_of(text: str) -> set[str]:
-    """The variables of a text; none where it is no expression (a tuple, an interval)."""
+    """The variables of a text; none where it is not an expression."""
     try:
         return letters(re.sub(r"[,⟨⟩]|\\infty|\\cup", " ", text))
     except NoValue:
@@ -177,7 +178,7 @@ def _collections(given: str, right: str, same: Compare) -> bool | None:
 
 
 def _elements(text: str) -> tuple[str, list[str]]:
-    """("()" or the like, elements) of a bracketed list; ("", elements) of a bare one."""
+    """(brackets, elements) of a bracketed list; ("", elements) of a bare one."""
     brackets, inner = "", text
     if len(text) > 1 and text[0] in "([⟨" and text[-1] in ")]⟩" and _closes_at_end(text):
         brackets, inner = text[0] + text[-1], text[1:-1]
@@ -187,25 +188,20 @@ def _elements(text: str) -> tuple[str, list[str]]:
     return brackets, parts
 
 
+def _depths(text: str) -> list[int]:
+    """Open brackets after each letter."""
+    return list(itertools.accumulate((letter in _OPEN) - (letter in _CLOSE) for letter in text))
+
+
 def _closes_at_end(text: str) -> bool:
-    depth = 0
-    for place, letter in enumerate(text):
-        depth += (letter in _OPEN) - (letter in _CLOSE)
-        if depth == 0:
-            return place == len(text) - 1
-    return False
+    depths = _depths(text)
+    return 0 in depths and depths.index(0) == len(text) - 1
 
 
 def _split(text: str) -> list[str]:
-    """At commas outside of brackets."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in _OPEN) - (letter in _CLOSE)
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts
+    """Split at commas outside of brackets."""
+    commas = [place for place, depth in enumerate(_depths(text)) if depth == 0 and text[place] == ","]
+    return [text[first + 1 : last] for first, last in itertools.pairwise([-1, *commas, len(text)])]
 
 
 def _signs(given: str, right: str, same: Compare) -> bool | None:
@@ -221,7 +217,7 @@ def _each(one: list[str], other: list[str], same: Compare) -> bool:
 
 
 def _matched(one: list[str], other: list[str], same: Compare) -> bool:
-    """Equal in some order. Sameness is transitive, so the first partner is as good as any."""
+    """Equal in some order. Equality is transitive, so that greedy matching suffices."""
     left = list(other)
     for element in one:
         partner = next((index for index, candidate in enumerate(left) if same(element, candidate)), None)
@@ -250,7 +246,7 @@ def _proportional(given: str, right: str) -> bool:
 
 
 def _values(text: str, names_from: str) -> list:
-    """The values of `text` at the points, letters placed in the order of the alphabet."""
+    """The values of `text` at _POINTS; variables in alphabetical order get different values."""
     names = sorted(letters(names_from))
     return [
         value(text, {name: point * (1 + 0.137 * place) for place, name in enumerate(names)}) for point in _POINTS

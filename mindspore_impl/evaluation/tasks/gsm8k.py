@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mindspore_impl.data.answers import final_number
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.tasks.form import Item, Task, field, first_shots, objects, question_files
+from mindspore_impl.evaluation.tasks.base import Item, Task, field, first_shots, objects, question_files
 
 _STRICT = re.compile(r"#### (-?[0-9.,]+)")
 _FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
@@ -45,7 +45,7 @@ def score(item: Item, completion: str) -> dict[str, float]:
 
 
 def _text(answer: str) -> str:
-    """What the harness compares: behind ####, without commas, dollar signs and a last full stop."""
+    """Normalize as the harness does: text after ####, without commas, dollar signs and a final full stop."""
     return answer.rsplit("#### ", 1)[-1].replace(",", "").replace("$", "").removesuffix(".").lower()
 
 

@@ -1,16 +1,16 @@
 """HumanEval: functions from their docstrings (Chen et al., arXiv 2107.03374).
 
 File: the published `HumanEval.jsonl`, or its folder: {"task_id", "prompt", "entry_point", "canonical_solution",
-"test"}. Prompt: the beginning of the function as it is, no shots; a completion ends at the paper's stop strings. `CHAT`
-asks for the same in a sentence, for models that answer in turns. Metric: pass@1, by running the tests (`sandbox.py`).
+"test"}. Prompt: the beginning of the function, no shots; a completion ends at the paper's stop strings. `CHAT` is the
+same as a request to a chat model. Metric: pass@1, by running the tests in the sandbox.
 """
 
 import ast
 from pathlib import Path
 
 from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation.tasks.base import Item, Task, field, objects
 from mindspore_impl.evaluation.tasks.code import METRICS, Tests, parsed, program
-from mindspore_impl.evaluation.tasks.form import Item, Task, field, objects
 
 STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 INSTRUCTION = "Complete the following Python function. Answer with the whole function in one ```python block.\n\n"
@@ -20,7 +20,7 @@ def read(path: Path, shots: int = 0) -> list[Item]:
     """The items of a file. Raises UserError that names file and line."""
     if shots:
         raise UserError(f"humaneval: shots={shots}, but it is defined without worked examples; set shots to 0")
-    return [item(row, where) for where, row in objects(path / "HumanEval.jsonl" if path.is_dir() else path)]
+    return [item(row, where) for where, row in objects(path, "HumanEval.jsonl")]
 
 
 def read_chat(path: Path, shots: int = 0) -> list[Item]:
@@ -36,8 +36,8 @@ def item(row: dict, where: str) -> Item:
         raise UserError(f"{where}: the prompt has no function {name!r}, which entry_point names")
     if "check" not in {node.name for node in parsed(test, "test", where).body if isinstance(node, ast.FunctionDef)}:
         raise UserError(f"{where}: test has no function 'check'")
-    # What the prompt has beside the function (imports, helpers) is the tests' too, and that of a program that writes
-    # the function anew.
+    # The rest of the prompt (imports, helpers) is available to the tests, and to a program that defines the function
+    # again.
     rest = [node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name == name)]
     before = "".join(ast.unparse(node) + "\n\n" for node in rest)
     checks = f"{before}{test}\n\ncheck({name})\n"

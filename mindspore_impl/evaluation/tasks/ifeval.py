@@ -1,29 +1,29 @@
-"""IF-Eval: instructions whose following a program can check (Zhou et al., arXiv 2311.07911).
+"""IF-Eval: instructions that a program can verify (Zhou et al., arXiv 2311.07911).
 
 Files: the published `input_data.jsonl` (or its folder): {"key", "prompt", "instruction_id_list", "kwargs"}. The prompt
-is given as it is; 0 shots. Metrics, all strict: prompt_level (every instruction followed; quoted) and instruction_level
-(the share of a prompt's instructions; their mean over prompts).
+is used as it is; 0 shots. Metrics, all strict: prompt_level (every instruction followed; quoted) and instruction_level
+(the share of a prompt's instructions that are followed, averaged over prompts).
 
-All 25 published instructions are checked (`instructions.py`). Three need a language or a sentence splitter: with the
-package `langdetect` the language is found as in the published checker, else by script and common words; sentences are
-split by a rule of our own, where the published one uses nltk's trained splitter.
+All 25 published instructions are checked (`instructions.py`). Languages are detected by the package `langdetect`, as in
+the published checker, where it is installed, else by script and common words. Sentences are split by a simple rule; the
+published checker uses nltk's trained splitter.
 """
 
 from pathlib import Path
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.tasks import instructions
-from mindspore_impl.evaluation.tasks.form import Item, Task, field, objects
+from mindspore_impl.evaluation.tasks.base import Item, Task, field, objects
 
 
 def read(path: Path, shots: int) -> list[Item]:
-    """The items of a file or folder; `answer` is the list of (instruction, its arguments).
+    """The items of a file or folder; `answer` is a list of (instruction, arguments).
 
     Raises UserError that names file and line, also for an unknown instruction.
     """
     if shots:
         raise UserError(f"{path}: IF-Eval has no worked examples; set shots to 0")
-    return [_item(where, row) for where, row in objects(path / "input_data.jsonl" if path.is_dir() else path)]
+    return [_item(where, row) for where, row in objects(path, "input_data.jsonl")]
 
 
 def _item(where: str, row: dict) -> Item:

@@ -1,6 +1,6 @@
-"""The 25 checkable instructions of IF-Eval, a function each: (response, **arguments) -> followed.
+"""The 25 verifiable instructions of IF-Eval, one function each: (response, **arguments) -> followed.
 
-Arguments have the names of the published file. Words that a response must hold are taken literally, not as patterns.
+Arguments are named as in the published file. Words that a response must contain are literal, not patterns.
 """
 
 import json
@@ -21,14 +21,14 @@ def follows(name: str, arguments: dict[str, Any], response: str) -> bool:
 
 
 def check_arguments(name: str, arguments: dict[str, Any], where: str) -> None:
-    """Refuse an instruction that is not known, or whose arguments are missing, foreign or of the wrong type."""
+    """Raise UserError for an unknown instruction, and for missing, unknown or ill-typed arguments."""
     if name not in CHECKS:
         raise UserError(f"{where}: the instruction {name!r} is not known; known: {', '.join(CHECKS)}")
     wanted = list(signature(CHECKS[name]).parameters.values())[1:]
     for parameter in wanted:
         if parameter.name not in arguments:
             raise UserError(f"{where}: {name} needs the argument {parameter.name!r}")
-        kind = (int, float) if parameter.annotation is int else parameter.annotation  # some copies hold 3.0 for 3
+        kind = (int, float) if parameter.annotation is int else parameter.annotation  # some copies have 3.0 for 3
         if not isinstance(arguments[parameter.name], kind):
             raise UserError(f"{where}: {name}: {parameter.name} must be {parameter.annotation.__name__}")
         if "relation" in parameter.name and arguments[parameter.name] not in ("less than", "at least"):
@@ -57,16 +57,12 @@ def _letter_frequency(response: str, letter: str, let_frequency: int, let_relati
     return _holds(response.lower().count(letter.strip().lower()), let_relation, let_frequency)
 
 
-def _language(response: str, language: str) -> bool:
-    return language_is(response, language)
-
-
 def _sentences(response: str, num_sentences: int, relation: str) -> bool:
     return _holds(len(split_sentences(response)), relation, num_sentences)
 
 
 def _paragraphs(response: str, num_paragraphs: int) -> bool:
-    """Parted by ***; an empty one is allowed at either end only."""
+    """Separated by ***; an empty paragraph is allowed only at either end."""
     parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", response)]
     return all(parts[1:-1]) and sum(map(bool, parts)) == num_paragraphs
 
@@ -76,7 +72,7 @@ def _words(response: str, num_words: int, relation: str) -> bool:
 
 
 def _first_word(response: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
-    """Parted by empty lines; the n-th one, empty ones counted, must begin with the word."""
+    """Separated by empty lines; the n-th paragraph, counting empty ones, must begin with the word."""
     parts = [part.strip() for part in response.split("\n\n")]
     count = sum(map(bool, parts))
     if count != num_paragraphs or not 1 <= nth_paragraph <= count or not parts[nth_paragraph - 1]:
@@ -98,10 +94,6 @@ def _postscript(response: str, postscript_marker: str) -> bool:
 def _bullets(response: str, num_bullets: int) -> bool:
     stars = re.findall(r"^\s*\*[^\*].*$", response, re.MULTILINE)
     return len(stars) + len(re.findall(r"^\s*-.*$", response, re.MULTILINE)) == num_bullets
-
-
-def _constrained(response: str) -> bool:
-    return any(text in response for text in RESPONSES)
 
 
 def _highlights(response: str, num_highlights: int) -> bool:
@@ -130,7 +122,7 @@ def _title(response: str) -> bool:
 
 
 def _two_responses(response: str) -> bool:
-    """Parted by ******, and different; an empty part is allowed at either end only."""
+    """Separated by ******, and different; an empty part is allowed only at either end."""
     parts = [part.strip() for part in response.split("******")]
     found = [part for part in parts if part]
     return all(parts[1:-1]) and len(found) == 2 and found[0] != found[1]
@@ -145,26 +137,9 @@ def _end(response: str, end_phrase: str) -> bool:
 
 
 def _capital_words(response: str, capital_frequency: int, capital_relation: str) -> bool:
-    """Words as nltk parts them, roughly: punctuation is no part of them, hyphens and inner points are."""
+    """Words roughly as nltk splits them: without punctuation, with hyphens and inner points."""
     words = re.findall(r"\w+(?:[-./]\w+)*", response)
     return _holds(sum(word.isupper() for word in words), capital_relation, capital_frequency)
-
-
-def _all_capital(response: str) -> bool:
-    return response.isupper() and language_is(response, "en")
-
-
-def _all_lowercase(response: str) -> bool:
-    return response.islower() and language_is(response, "en")
-
-
-def _no_comma(response: str) -> bool:
-    return "," not in response
-
-
-def _quotation(response: str) -> bool:
-    text = response.strip()
-    return len(text) > 1 and text[0] == text[-1] == '"'
 
 
 _ABBREVIATION = re.compile(
@@ -173,10 +148,10 @@ _ABBREVIATION = re.compile(
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text.
+    """Split a text into sentences.
 
-    They end with . ! ? or their Chinese forms, and the next one does not begin with a lower-case letter; abbreviations
-    and initials end none.
+    They end at . ! ? or their Chinese forms before anything but a lower-case letter; abbreviations and initials end
+    none.
     """
     found, start = [], 0
     for match in re.finditer(r"[.!?]+[\"')\]”’]*(?=\s+[^a-z\s])|[。！？]+[”’」]?", text):
@@ -192,7 +167,7 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "keywords:frequency": _keyword_frequency,
     "keywords:forbidden_words": _forbidden_words,
     "keywords:letter_frequency": _letter_frequency,
-    "language:response_language": _language,
+    "language:response_language": language_is,
     "length_constraints:number_sentences": _sentences,
     "length_constraints:number_paragraphs": _paragraphs,
     "length_constraints:number_words": _words,
@@ -200,7 +175,7 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "detectable_content:number_placeholders": _placeholders,
     "detectable_content:postscript": _postscript,
     "detectable_format:number_bullet_lists": _bullets,
-    "detectable_format:constrained_response": _constrained,
+    "detectable_format:constrained_response": lambda response: any(text in response for text in RESPONSES),
     "detectable_format:number_highlighted_sections": _highlights,
     "detectable_format:multiple_sections": _numbered_sections,
     "detectable_format:json_format": _json,
@@ -209,8 +184,8 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "combination:repeat_prompt": _repeat_prompt,
     "startend:end_checker": _end,
     "change_case:capital_word_frequency": _capital_words,
-    "change_case:english_capital": _all_capital,
-    "change_case:english_lowercase": _all_lowercase,
-    "punctuation:no_comma": _no_comma,
-    "startend:quotation": _quotation,
+    "change_case:english_capital": lambda response: response.isupper() and language_is(response, "en"),
+    "change_case:english_lowercase": lambda response: response.islower() and language_is(response, "en"),
+    "punctuation:no_comma": lambda response: "," not in response,
+    "startend:quotation": lambda response: re.fullmatch(r'".*"', response.strip(), re.DOTALL) is not None,
 }

@@ -1,9 +1,9 @@
-"""Which language a text is in, for the instructions of IF-Eval that ask for one."""
+"""Language detection for IF-Eval: by `langdetect`, or by script and common words."""
 
 import re
 import unicodedata
 
-# Scripts that decide: the first word of a letter's Unicode name -> ISO 639-1 codes that are written with it.
+# {first word of a letter's Unicode name: ISO 639-1 codes of languages in this script}
 _SCRIPTS = {
     "ARABIC": ("ar", "fa", "ur"), "BENGALI": ("bn",), "CYRILLIC": ("ru", "bg", "uk", "mk"),
     "DEVANAGARI": ("hi", "mr", "ne"), "GUJARATI": ("gu",), "GURMUKHI": ("pa",), "KANNADA": ("kn",), "HANGUL": ("ko",),
@@ -12,7 +12,7 @@ _SCRIPTS = {
     "MALAYALAM": ("ml",), "HIRAGANA": ("ja",), "KATAKANA": ("ja",),
     "CJK": ("zh", "zh-cn", "zh-tw"),
 }  # fmt: skip
-# Languages in Latin letters are told apart by words that are frequent in one of them.
+# Frequent words of languages in Latin script.
 _COMMON = {
     "en": "the of and to in is that it for with as are this you not have be on was by an or from at",
     "de": "der die und das ist nicht mit ein eine zu den von sich auf für dem im auch es wir werden",
@@ -26,19 +26,19 @@ _COMMON = {
 }
 
 
-def language_is(text: str, code: str) -> bool:
-    """Whether `text` is in the language of an ISO 639-1 code.
+def language_is(text: str, language: str) -> bool:
+    """Whether `text` is in `language`, an ISO 639-1 code.
 
-    By the package `langdetect` where it is installed, else by script and common words; a text without letters passes,
-    as with the published checker, and so does one in Latin letters when the code is of a language with no word list.
+    Uses the package `langdetect` where it is installed, else script and common words. As in the published checker, a
+    text without letters passes; so does text in Latin script when the language has no word list.
     """
     try:
         import langdetect
     except ImportError:
-        return _by_rule(text, code)
-    langdetect.DetectorFactory.seed = 0  # it draws at random otherwise
+        return _by_rule(text, language)
+    langdetect.DetectorFactory.seed = 0  # otherwise not deterministic
     try:
-        return langdetect.detect(text) == code
+        return langdetect.detect(text) == language
     except langdetect.LangDetectException:
         return True
 
@@ -51,7 +51,7 @@ def _by_rule(text: str, code: str) -> bool:
     if not scripts:
         return True
     if any(scripts.get(kana, 0) * 20 > sum(scripts.values()) for kana in ("HIRAGANA", "KATAKANA")):
-        return code == "ja"  # kanji may be more numerous
+        return code == "ja"  # there may be more kanji than kana
     main = max(scripts, key=scripts.__getitem__)
     if main != "LATIN":
         return code in _SCRIPTS.get(main, ())

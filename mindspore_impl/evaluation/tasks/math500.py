@@ -2,14 +2,14 @@ r"""MATH-500: competition mathematics (Lightman et al., arXiv 2305.20050; Hendry
 
 Files: the published `test.jsonl` (or its folder): {"problem", "solution", "answer", "subject", "level", "unique_id"}.
 Prompt: the problem and a request for \boxed{}; 0 shots, since the set has no training part. Metric: accuracy, the last
-\boxed{...} equals the answer as a value (`equivalence.py`); without a box the last line is taken.
+\boxed{...} equals the answer as a value (`equivalence.py`); without a box the last line counts.
 """
 
 from pathlib import Path
 
 from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation.tasks.base import Item, Task, field, objects
 from mindspore_impl.evaluation.tasks.equivalence import equivalent, final_answer
-from mindspore_impl.evaluation.tasks.form import Item, Task, field, objects
 
 REQUEST = "\n\nReason step by step, and put your final answer within \\boxed{}."
 
@@ -19,7 +19,7 @@ def read(path: Path, shots: int) -> list[Item]:
     if shots:
         raise UserError(f"{path}: MATH-500 has no worked examples; set shots to 0")
     items = []
-    for where, row in objects(path / "test.jsonl" if path.is_dir() else path):
+    for where, row in objects(path, "test.jsonl"):
         name = str(row.get("unique_id", len(items)))
         answer, subject = field(row, "answer", str, where), str(row.get("subject", ""))
         items.append(Item(name, field(row, "problem", str, where) + REQUEST, answer=answer, group=subject))

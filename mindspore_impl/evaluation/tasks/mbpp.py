@@ -3,7 +3,7 @@
 Files: the published `mbpp.jsonl` or its folder ({"task_id", "text", "code", "test_list", "test_setup_code"}), or the
 sanitized JSON ({"task_id", "prompt", "code", "test_imports", "test_list"}, one list). Problems 11 to 510 are the test
 set. Prompt: the paper's, with problems 2, 3 and 4 as worked examples between [BEGIN] and [DONE]. Metric: pass@1, by
-running all of `test_list` (`sandbox.py`).
+running all of `test_list` in the sandbox.
 """
 
 import ast
@@ -13,7 +13,7 @@ from pathlib import Path
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.tasks import code
-from mindspore_impl.evaluation.tasks.form import Item, Task, field, first_shots, objects
+from mindspore_impl.evaluation.tasks.base import Item, Task, field, first_shots, objects
 
 STOP = ("[DONE]",)
 TEST_IDS = range(11, 511)
@@ -24,12 +24,11 @@ _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 def read(path: Path, shots: int = 3) -> list[Item]:
     """The items of a file. Raises UserError that names file and line (or record) of a fault."""
-    path = path / "mbpp.jsonl" if path.is_dir() else path
     problems = {}
     for where, row in _rows(path):
         number = _number(row, where)
         if number in problems:
-            raise UserError(f"{where}: task_id {number} is there twice")
+            raise UserError(f"{where}: task_id {number} occurs twice")
         problems[number] = (where, row)
     shown = (_shot(*problems[number]) for number in SHOT_IDS if number in problems)
     header = first_shots(shown, shots, path)
@@ -49,8 +48,7 @@ def item(number: int, row: dict, where: str, header: str = "") -> Item:
     tree = code.parsed(field(row, "code", str, where), "code", where)
     body = "\n".join([setup, *tests])
     used = [node.id for node in ast.walk(code.parsed(body, "test_list", where)) if isinstance(node, ast.Name)]
-    # The tests are written for the names of the reference: what it defines comes from the program, what it imports is
-    # imported for them again.
+    # The tests use names of the reference: its definitions are taken from the program, its imports are repeated.
     names = [node.name for node in tree.body if isinstance(node, _DEFINITIONS) and node.name in used]
     if not names:
         raise UserError(f"{where}: the tests use no function that code defines")
@@ -75,7 +73,7 @@ def _shot(where: str, row: dict) -> tuple[str, str]:
 
 def _rows(path: Path) -> Iterator[tuple[str, dict]]:
     if path.suffix != ".json":
-        yield from objects(path)
+        yield from objects(path, "mbpp.jsonl")
         return
     rows = files.read_json(path)
     if not isinstance(rows, list):
@@ -87,10 +85,10 @@ def _rows(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _number(row: dict, where: str) -> int:
-    """The number of a problem: 11, or "mbpp/11" as some copies have it."""
+    """The number of a problem: 11, or "mbpp/11" in some copies."""
     text = str(field(row, "task_id", (int, str), where)).rpartition("/")[2]
     if not text.isdecimal():
-        raise UserError(f"{where}: task_id {row['task_id']!r} is no number")
+        raise UserError(f"{where}: task_id {row['task_id']!r} is not a number")
     return int(text)
 
 

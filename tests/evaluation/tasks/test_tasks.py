@@ -1,5 +1,7 @@
-"""Each benchmark reads its published file form, asks as its docstring says, and names the place of a fault."""
+"""Each benchmark reads its published format, asks as its docstring says, and names the place of a fault."""
 
+import importlib.util
+import re
 import shutil
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.tasks import TASKS, drop, gsm8k, math500
-from mindspore_impl.evaluation.tasks.form import Item, plain
+from mindspore_impl.evaluation.tasks.base import Item, plain
 
 DATA = Path(__file__).parent / "data"
 
@@ -116,48 +118,25 @@ def test_every_task_reads_without_shots_and_its_items_differ(name):
         task.read(DATA / name, 50)
 
 
+SUMS, PASSAGES, ASKED = "test/small_sums_test.csv", "drop_dataset_dev.json", "input_data.jsonl"
 FAULTS = [
-    ("mmlu", "test/birds_test.csv", "penguin,D", "penguin,E", "birds_test.csv:1: the answer is 'E'"),
-    ("mmlu", "test/small_sums_test.csv", "10,11,12,13,A", "10,11,12,A", r"small_sums_test.csv:3: 5 columns where 6"),
-    ("mmlu", "test/small_sums_test.csv", '5 + 5?"', "5 + 5?", "small_sums_test.csv:.*not valid CSV"),
-    ("cmmlu", "test/arithmetic.csv", ",Question,", ",Frage,", "arithmetic.csv:1: no column 'Question'"),
-    ("ceval", "subject_mapping.json", '"河流"', "1", "subject_mapping.json: 'rivers'"),
-    ("cluewsc", "dev.json", '"label": "false"', '"label": "maybe"', "dev.json:2: label is 'maybe'"),
-    ("cluewsc", "dev.json", '"target": {', '"goal": {', "dev.json:1: the field 'target' is missing"),
-    ("gsm8k", "test.jsonl", "#### -5", "it is -5", r"test.jsonl:3: the answer has no number after ####"),
-    ("math500", "test.jsonl", '"answer": "\\\\sqrt', '"reply": "\\\\sqrt', "test.jsonl:2: the field 'answer'"),
-    ("drop", "drop_dataset_dev.json", '"the Blues"', "", r"drop_dataset_dev.json: passage 'game_1', qa_pairs\[3\]"),
-    ("drop", "drop_dataset_dev.json", '"validated_answers": []', '"validated_answers": "x"', r"validated_answers must"),
-    ("drop", "drop_dataset_dev.json", '[\n      "the Blues"\n     ]', '"the Blues"', r"\[3\]: spans must be list"),
-    (
-        "ceval",
-        "subject_mapping.json",
-        '{"rivers": ["Rivers", "河流", "Other"]}',
-        "[1]",
-        "expected an object of subjects",
-    ),
-    (
-        "ifeval",
-        "input_data.jsonl",
-        '"kwargs": [{}, ',
-        '"kwargs": ["", ',
-        "input_data.jsonl:1: kwargs must be a list of",
-    ),
-    (
-        "ifeval",
-        "input_data.jsonl",
-        '["startend:end_checker", ',
-        "[[], ",
-        "input_data.jsonl:2: instruction_id_list must",
-    ),
-    (
-        "ifeval",
-        "input_data.jsonl",
-        "no_comma",
-        "no_comas",
-        "input_data.jsonl:1: the instruction 'punctuation:no_comas'",
-    ),
-    ("ifeval", "input_data.jsonl", '"end_phrase"', '"phrase"', "input_data.jsonl:2: startend:end_checker needs"),
+    ("mmlu", "test/birds_test.csv", "penguin,D", "penguin,E", ":1: .*'E'"),
+    ("mmlu", SUMS, "10,11,12,13,A", "10,11,12,A", ":3: 5 columns"),
+    ("mmlu", SUMS, '5 + 5?"', "5 + 5?", r":\d+: .*CSV"),
+    ("cmmlu", "test/arithmetic.csv", ",Question,", ",Frage,", ":1: .*'Question'"),
+    ("ceval", "subject_mapping.json", '"河流"', "1", "'rivers'"),
+    ("ceval", "subject_mapping.json", '{"rivers": ["Rivers", "河流", "Other"]}', "[1]", "list"),
+    ("cluewsc", "dev.json", '"label": "false"', '"label": "maybe"', ":2: label .*'maybe'"),
+    ("cluewsc", "dev.json", '"target": {', '"goal": {', ":1: .*'target'"),
+    ("gsm8k", "test.jsonl", "#### -5", "it is -5", ":3: .*####"),
+    ("math500", "test.jsonl", '"answer": "\\\\sqrt', '"reply": "\\\\sqrt', ":2: .*'answer'"),
+    ("drop", PASSAGES, '"the Blues"', "", r"passage 'game_1', qa_pairs\[3\]"),
+    ("drop", PASSAGES, '"validated_answers": []', '"validated_answers": "x"', "validated_answers"),
+    ("drop", PASSAGES, '[\n      "the Blues"\n     ]', '"the Blues"', r"\[3\]: spans"),
+    ("ifeval", ASKED, '"kwargs": [{}, ', '"kwargs": ["", ', ":1: kwargs"),
+    ("ifeval", ASKED, '["startend:end_checker", ', "[[], ", ":2: instruction_id_list"),
+    ("ifeval", ASKED, "no_comma", "no_comas", ":1: .*'punctuation:no_comas'"),
+    ("ifeval", ASKED, '"end_phrase"', '"phrase"', ":2: startend:end_checker"),
 ]
 
 
@@ -167,7 +146,7 @@ def test_a_fault_names_its_place(tmp_path, task, file, find, replace, words):
     text = (folder / file).read_text(encoding="utf-8")
     assert find in text
     (folder / file).write_text(text.replace(find, replace), encoding="utf-8")
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=f"{file}.*{words}"):
         TASKS[task].read(folder, 0)
 
 
@@ -179,3 +158,14 @@ def test_a_missing_path_is_named(tmp_path, name):
 
 def test_plain_text_ends_at_the_first_stop():
     assert plain("7\nQuestion: x Question:", ("x", "Question:")) == "7\n" and plain("7", ("",)) == "7"
+
+
+def test_the_task_of_the_readme_works(tmp_path):
+    page = Path(importlib.util.find_spec("mindspore_impl.evaluation").origin).with_name("README.md")
+    (tmp_path / "capitals.py").write_text(re.search(r"```python\n(.*?)```", page.read_text(), re.DOTALL)[1])
+    spec = importlib.util.spec_from_file_location("capitals", tmp_path / "capitals.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "capitals.jsonl").write_text('{"country": "France", "capital": "Paris"}\n')
+    (item,) = module.TASK.read(tmp_path, 0)
+    assert module.TASK.score(item, " Paris") == {"exact": 1.0} and module.TASK.score(item, "Rome") == {"exact": 0.0}

@@ -1,0 +1,125 @@
+"""What a benchmark consists of (Item, Task), and readers of the published file formats."""
+
+import csv
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mindspore_impl import files
+from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation.sandbox import Program
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question.
+
+    header: text before `prompt`, shared by many items: the instruction and the worked examples ("shots").
+    options: continuations of header + prompt, of which the most probable is the model's answer; empty: a completion.
+    answer: index of the right option, or what the task's `score` compares with. group: a subject or level.
+    """
+
+    id: str
+    prompt: str
+    header: str = ""
+    options: tuple[str, ...] = ()
+    answer: Any = None
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark.
+
+    read(path, shots) returns the items; raises UserError that names file and line.
+    score(item, completion) returns {metric: 0.0 to 1.0}; program(item, completion) returns a program that must pass its
+    tests ("pass@1", `code.py`). With neither, items have options, compared by log-likelihood ("acc") and by
+    log-likelihood per character ("acc_norm").
+    metrics: the first is the one that is quoted. stop: strings that end a completion of a plain prompt. form: default
+    form of the prompt.
+    """
+
+    read: Callable[[Path, int], list[Item]]
+    score: Callable[[Item, str], dict[str, float]] | None = None
+    metrics: tuple[str, ...] = ("acc", "acc_norm")
+    shots: int = 0
+    stop: tuple[str, ...] = ()
+    max_new_tokens: int = 512
+    form: Literal["chat", "plain"] = "chat"
+    program: Callable[[Item, str], Program] | None = None
+
+    @property
+    def chooses(self) -> bool:
+        """Whether this is multiple choice."""
+        return self.score is None and self.program is None
+
+
+def rows(path: Path, columns: tuple[str, ...], named: bool) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line, row) of a CSV file. Raises UserError that names file and line.
+
+    named: the first row names the columns, of which `columns` must be there; else rows hold `columns` in this order.
+    """
+    last = 0
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            names = [cell.strip() for cell in next(reader, [])] if named else list(columns)
+            if missing := [name for name in columns if name not in names]:
+                raise UserError(f"{path}:1: no column {missing[0]!r}; found {', '.join(names)}")
+            last = reader.line_num
+            for cells in reader:
+                line, last = last + 1, reader.line_num  # a quoted cell may contain line breaks
+                if cells and len(cells) != len(names):
+                    raise UserError(f"{path}:{line}: {len(cells)} columns where {len(names)} are needed")
+                if cells:
+                    yield line, dict(zip(names, cells, strict=True))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error})") from error
+    except csv.Error as error:
+        raise UserError(f"{path}:{last + 1}: not valid CSV ({error})") from error
+
+
+def field(row: dict, name: str, kind: type | tuple, where: str) -> Any:
+    """Return row[name], checked to be of `kind`. Raises UserError that names place and field."""
+    if name not in row:
+        raise UserError(f"{where}: the field {name!r} is missing; this task needs it")
+    if not isinstance(row[name], kind):
+        wanted = " or ".join(k.__name__ for k in kind) if isinstance(kind, tuple) else kind.__name__
+        raise UserError(f"{where}: {name} must be {wanted}, found {type(row[name]).__name__}")
+    return row[name]
+
+
+def objects(path: Path, name: str = "") -> Iterator[tuple[str, dict]]:
+    """Yield ("file:line", object) of a JSON lines file: `path`, or `name` in the folder `path`."""
+    path = path / name if path.is_dir() else path
+    for line, row in files.read_jsonl(path):
+        yield f"{path}:{line}", row
+
+
+def question_files(path: Path, test: str, train: str, shots: int) -> tuple[Path, Path | None]:
+    """Return the file of questions and, with `shots`, the file of worked examples.
+
+    path: the folder of both, or the file of questions. Raises UserError when shots have no file.
+    """
+    folder = path.is_dir()
+    if shots and not (folder and (path / train).is_file()):
+        raise UserError(f"{path}: {shots} shots need a folder with {train} and {test}; or set shots to 0")
+    return (path / test if folder else path), (path / train if shots else None)
+
+
+def first_shots(shown: Iterator[tuple[str, str]], shots: int, where: Path) -> str:
+    """The first `shots` of the worked examples (prompt, answer) as text. Raises UserError when there are fewer."""
+    texts = [f"{prompt}{answer}\n\n" for prompt, answer in itertools.islice(shown, shots)]
+    if len(texts) < shots:
+        raise UserError(f"{where}: holds {len(texts)} worked examples, {shots} shots need more; lower shots")
+    return "".join(texts)
+
+
+def plain(completion: str, stop: tuple[str, ...]) -> str:
+    """Cut `completion` at the first stop string."""
+    ends = [completion.find(text) for text in stop if text and text in completion]
+    return completion[: min(ends)] if ends else completion
