@@ -135,11 +135,11 @@ def test_commands_name_tools_and_options_that_exist(command):
 @pytest.mark.parametrize("configured", COMPOSED)
 def test_commands_compose(configured, tmp_path):
     words = shlex.split(configured)
-    multirun = words[0] == "--multirun"
-    if multirun and not any(word.startswith("sweep=") for word in words):
+    named_sweep = any(word.startswith("sweep=") for word in words)
+    if "--multirun" in words and not named_sweep:
         plan_sweep([*words[1:], f"run_dir={tmp_path / 'sweep'}"])
-    else:
-        configuration.compose(words[multirun:])  # the trials of a named sweep: tests/curriculum/sweep
+    else:  # the trials of a named sweep: tests/curriculum/sweep
+        configuration.compose([word for word in words if word != "--multirun" and not (named_sweep and "," in word)])
 
 
 def test_the_changelog_has_every_renamed_key():
