@@ -18,6 +18,7 @@ PACKAGE = "mindspore_impl"
 ROOMS = (
     PACKAGE,  # __init__.py, the public API
     "cli",
+    "api",
     "curriculum",
     "speed",
     "integrations",

@@ -131,7 +131,7 @@ def _fitting(samples: list, length: int, overlong: str, name: str) -> list:
 
 
 def _of_file(options: argparse.Namespace, weights: str | None):
-    from mindspore_impl.data.options import DatasetOptions
+    from mindspore_impl.data.options import FileSet
     from mindspore_impl.data.rollouts import read_rollouts, to_sample
     from mindspore_impl.data.sources import load_set
     from mindspore_impl.distill.external import RolloutQuestions, TopkQuestions
@@ -144,7 +144,7 @@ def _of_file(options: argparse.Namespace, weights: str | None):
     if options.rollouts is not None:
         samples = [to_sample(item, tokenizer) for item in read_rollouts(options.rollouts, tokenizer, True)]
         return TopkQuestions(tokenizer, samples, options.top_k, options.temperature, weights)
-    records = load_set("records", DatasetOptions(source="records", path=str(options.records)), options.seed)
+    records = load_set("records", FileSet(source="records", path=str(options.records)), options.seed)
     if options.ask == "top_k":
         samples = [render(record, tokenizer) for record in records]
         return TopkQuestions(tokenizer, samples, options.top_k, options.temperature, weights)
