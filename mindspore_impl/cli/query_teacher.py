@@ -130,7 +130,7 @@ def _of_file(options: argparse.Namespace):
     if options.rollouts is not None:
         samples = [to_sample(item, tokenizer) for item in read_rollouts(options.rollouts, tokenizer, True)]
     else:
-        records = load_set("records", FileSet("records", path=str(options.records)), options.seed)
+        records = load_set("records", FileSet(source="records", path=str(options.records)), options.seed)
         if options.ask == "rollouts":
             sampling = SamplingOptions(options.temperature, options.top_p, max_new_tokens=options.max_new_tokens)
             repeats = RolloutOptions(samples_per_prompt=options.samples_per_prompt)
