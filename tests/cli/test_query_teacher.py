@@ -78,8 +78,8 @@ def test_stages_of_a_run_that_order_leaves_out(server, tmp_path, ms_runtime):
     texts = [f"sort {letter} then reverse apply to list 0123456789" for letter in "abcdefghijklmnopqrstuvwxyz"]
     trained = train_tokenizer(texts, run / "tokenizer" / "tokenizer.model", 90, 1.0)
     write_config(run, "runtime=cpu", "order=[sft_reasoning,sft_fast]", "compare=[]",
-                 "stages.capture_fast.rollouts=null",
-                 "stages.capture_fast.sets=[fast]", "data.sets.fast.count=3", "stages.rollout_fast.rollout.limit=2",
+                 "stages.capture_fast.rollouts=null", "stages.capture_fast.sets=[fast]", "data.sets.fast.count=3",
+                 "stages.rollout_fast.rollout.limit=2",
                  "stages.capture_fast.capture.top_k=4", "data.sets.prompts_fast.count=2")  # fmt: skip
     server.logits = lambda ids: np.tile(np.linspace(0, 4, trained.vocab_size), (len(ids), 1))
     server.complete = lambda body: ([20, trained.eos_id], "stop", None)
@@ -108,13 +108,13 @@ def test_a_student_is_distilled_from_a_teacher_that_only_a_server_has(server, tm
     from mindspore_impl.curriculum.configuration import compose
 
     run = tmp_path / "run"
-    runner.run(compose([*SMALL, "order=[sft_fast]", "compare=[]", f"run_dir={run}"]))
+    runner.run(compose([*SMALL, "order=[sft_fast]", f"run_dir={run}"]))
     server.logits = lambda ids: np.stack(
         [np.random.default_rng(ids[: t + 1]).normal(0, 3, 110) for t in range(len(ids))]
     )
     assert query("--run", run, "--stage", "capture_fast", "--url", server.url) == 0
     store = run / "external" / "capture_fast" / "store"
-    on = [*SMALL, "order=[sft_fast,distill_fast]", "compare=[]", f"run_dir={run}", f"stages.distill_fast.store={store}"]
+    on = [*SMALL, "order=[sft_fast,distill_fast]", f"run_dir={run}", f"stages.distill_fast.store={store}"]
     capsys.readouterr()
     runner.run(compose(on))
     assert "sft_fast (sft): finished before, skipped" in capsys.readouterr().out
