@@ -18,7 +18,8 @@ _MODULES = {
     "curriculum.configuration": ("compose",),
     "curriculum.stages.base": ("Stage", "stage_kind"),
     "data.answers": ("register_verifier",),
-    "data.options": ("BatchOptions",),
+    "data.options": ("BatchOptions", "DatasetOptions"),
+    "data.sources": ("register_file_source", "register_source"),
     "distill.options": ("CaptureOptions",),
     "errors": ("JobFailed", "UserError"),
     "generation.options": ("SamplingOptions",),
@@ -27,6 +28,7 @@ _MODULES = {
     "model.options": ("ModelOptions",),
     "report.run_files": ("read_run",),
     "schema": ("option",),
+    "text.records": ("Message", "Record"),
     "text.template": ("Template", "register_template"),
     "training.options": ("OptimizerOptions", "TrainOptions"),
     "training.trainer": ("TrainingJob",),
@@ -55,7 +57,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from mindspore_impl.curriculum.configuration import compose
     from mindspore_impl.curriculum.stages.base import Stage, stage_kind
     from mindspore_impl.data.answers import register_verifier
-    from mindspore_impl.data.options import BatchOptions
+    from mindspore_impl.data.options import BatchOptions, DatasetOptions
+    from mindspore_impl.data.sources import register_file_source, register_source
     from mindspore_impl.distill.options import CaptureOptions
     from mindspore_impl.errors import JobFailed, UserError
     from mindspore_impl.generation.options import SamplingOptions
@@ -64,6 +67,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from mindspore_impl.model.options import ModelOptions
     from mindspore_impl.report.run_files import read_run
     from mindspore_impl.schema import option
+    from mindspore_impl.text.records import Message, Record
     from mindspore_impl.text.template import Template, register_template
     from mindspore_impl.training.options import OptimizerOptions, TrainOptions
     from mindspore_impl.training.trainer import TrainingJob

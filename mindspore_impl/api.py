@@ -19,7 +19,7 @@ from mindspore_impl.curriculum import launch, resolve, runner
 from mindspore_impl.curriculum.configuration import Config
 from mindspore_impl.data.batches import BatchStream, PackedBatch, one_pass
 from mindspore_impl.data.options import BatchOptions, DatasetOptions
-from mindspore_impl.data.sources import load_set
+from mindspore_impl.data.sources import load_set, set_kinds
 from mindspore_impl.data.teacher_store import StoreHeader, StoreReader
 from mindspore_impl.distill.capture import run_capture
 from mindspore_impl.distill.options import CaptureOptions
@@ -225,19 +225,23 @@ def chat(
     return Conversation(model, tokenizer, sampling, seed, _known(thinking, THINKING, "thinking"), system)
 
 
-def read_records(path: str | Path, source: str = "records", thinking: str = "fast") -> list[Record]:
-    """Read conversation records from JSON lines, or from one JSON array.
+def read_records(
+    path: str | Path | None = None, source: str = "records", thinking: str = "fast", seed: int = 0, **options: Any
+) -> list[Record]:
+    """Read conversation records from a file (JSON lines, or one JSON array), or from a source that needs none.
 
     Args:
-        path: the file.
-        source: its form: "records", "gsm8k", "alpaca", "sharegpt", "prompt_answer", or a registered one.
+        path: the file; None for a source without one.
+        source: "records", "gsm8k", "alpaca", "sharegpt", "prompt_answer", "list_programs", or a registered one.
         thinking: "fast" or "reasoning", where the file does not say it record by record.
+        seed: of a generated source.
+        options: other fields of the source's options, such as skip=10, count=100.
 
     Raises:
-        UserError: names the file, the line and the field that is malformed.
+        UserError: an unknown source or option, or malformed data; names the file, the line and the field.
     """
-    options = DatasetOptions(source=source, path=str(path), thinking=_known(thinking, THINKING, "thinking"))
-    return load_set("records", options, seed=0)
+    given = {"source": source, "thinking": thinking, **options} | ({} if path is None else {"path": str(path)})
+    return load_set("records", schema.build(DatasetOptions, given, "read_records", set_kinds()), seed)
 
 
 def make_batches(

@@ -28,7 +28,7 @@ expected = {
 facts = {
     "trained": trained,
     "distilled": distilled,
-    "records": [len(records), counted["records"]],
+    "records": [len(records), counted["records"], [record.id for record in pairs]],
     "turns": len(conversation.messages),
     "positions": [store.positions, batches.summary()["supervised"]],
     "errors": [
@@ -70,7 +70,7 @@ def test_examples_train_and_distil(facts):
 
 
 def test_examples_leave_what_they_promise(facts):
-    assert facts["records"] == [30, 120] and facts["turns"] == 2
+    assert facts["records"] == [30, 120, ["pairs.jsonl:1", "greeting 0", "greeting 1"]] and facts["turns"] == 2
     assert facts["template"] == ["pangu", "short"]
     assert facts["student"] == [32, ["config.json", "model.safetensors", "tokenizer.model"]]
 
@@ -102,7 +102,7 @@ def test_functions_document_every_argument():
         page, parameters = inspect.getdoc(function), inspect.signature(function).parameters
         arguments = page.partition("Args:")[2]
         assert [key for key in parameters if f"\n    {key}: " not in arguments] == [], name
-        assert "Raises" in page or name in {"option", "stage_kind"}, name
+        assert "Raises" in page or name in {"option", "register_file_source", "register_source", "stage_kind"}, name
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,7 @@ ERRORS = {
     "gone.json": lambda model, tokenizer: pangu.load_tokenizer("gone.json"),
     "records.jsonl": lambda model, tokenizer: pangu.read_records("records.jsonl"),
     "source": lambda model, tokenizer: pangu.read_records("records.jsonl", source="parquet"),
+    "cuont": lambda model, tokenizer: pangu.read_records("records.jsonl", cuont=2),
     "thinking": lambda model, tokenizer: pangu.generate(model, tokenizer, ["a"], thinking="slow"),
     r"prompts\[1\]": lambda model, tokenizer: pangu.generate(model, tokenizer, ["a", [{"role": "user"}]]),
     "top_p": lambda model, tokenizer: pangu.generate(model, tokenizer, ["a"], pangu.SamplingOptions(top_p=2.0)),

@@ -45,8 +45,12 @@ SOURCES: dict[str, SourceKind] = {}
 def register_source(name: str, options: type[DatasetOptions]) -> Callable:
     """Decorator of a loader, (options, seed) -> records: add a source of this name with options of this dataclass.
 
-    The seed is the run's. The loader applies `skip` and `count`, and leaves `keep` alone. A field `path` is a file: its
-    name and content are part of the fingerprint of every stage that reads the set.
+    The seed is the run's. The loader applies `skip` and `count`, and leaves `keep` alone.
+
+    Args:
+        name: what `source` selects.
+        options: its fields are the keys of such a set. A field `path` is a file, whose name and content are part of
+            the fingerprint of every stage that reads the set.
     """
 
     def register(load: Callable[[Any, int], Iterable[Record]]) -> Callable:
@@ -61,6 +65,9 @@ def register_file_source(name: str) -> Callable[[Adapter], Adapter]:
 
     An adapter takes the object, its place for messages ("FILE:LINE"), an id for a record without one, and the set's
     `thinking`. It raises UserError that starts with the place.
+
+    Args:
+        name: what `source` selects.
     """
 
     def register(adapter: Adapter) -> Adapter:

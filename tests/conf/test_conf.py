@@ -17,6 +17,7 @@ from mindspore_impl.training.options import OptimizerOptions
 FILES = sorted(config.conf_folder().rglob("*.yaml"))
 FILES = [f for f in FILES if f.parent.name != "selection"]  # recipes of another command: tests/data/selection
 GIVEN = {
+    "finetune": ["data.train=a"],
     "gsm8k": ["data.train=a", "data.test=b"],
     "paper_1b": ["data.train=a", "data.test=b"],
     "paper_1b_balanced": ["data.train=a", "data.test=b"],
