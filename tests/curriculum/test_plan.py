@@ -139,7 +139,7 @@ def test_a_test_file_that_is_trained_on_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text("")
     message = refusal("experiment=gsm8k", f"data.train={tmp_path}/a.jsonl", f"data.test={tmp_path}/a.jsonl")
     assert all(word in message for word in ("evaluation.accuracy: 'test_", "teacher_", "a.jsonl"))
-    assert "validation_fast" not in message  # the held-out part of the training file
+    assert "'validation_fast'" not in message  # the held-out part of the training file
 
 
 def test_file_name_counts_since_it_names_records(tmp_path):
