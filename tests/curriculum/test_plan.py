@@ -84,8 +84,8 @@ def test_evaluations_follow_training_stages():
         (["stages.distill_fast.rollouts=null"], ["the mixture uses rollouts"]),
         (["stages.teacher.train.select=best", "stages.teacher.data.validation=[]"], ["best needs a validation set"]),
         (["stages.capture_fast.sequence_length=8192"], ["max_position_embeddings 4096"]),
-        (["stages.teacher.optimizer.learning_rate=-1"], ["learning_rate: -1.0 is below 0"]),
-        (["stages.teacher.optimizer.adam_beta2=1.5"], ["beta2: 1.5 is not between 0 and 1"]),
+        (["stages.teacher.optimizer.learning_rate=-1"], ["learning_rate: -1.0"]),
+        (["stages.teacher.optimizer.adam_beta2=1.5"], ["beta2: 1.5"]),
         (["runtime.workers=0"], ["runtime.workers: 0 is below 1"]),
         (["runtime.threads=-1"], ["runtime.threads: -1 is below 0"]),
         (["seed=-1"], ["seed: -1 is below 0"]),
@@ -189,8 +189,8 @@ def test_a_test_file_that_is_trained_on_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text("")
     given = ["experiment=gsm8k", f"data.train={tmp_path}/a.jsonl", f"data.test={tmp_path}/a.jsonl"]
     text = refusal(*given)
-    assert "evaluation: 'test_fast'" in text and "teacher_fast" in text and "a.jsonl" in text
-    assert "validation_fast" not in text  # the held-out part of the training file
+    assert "evaluation.accuracy: 'test_fast'" in text and "teacher_fast" in text and "a.jsonl" in text
+    assert "'validation_fast'" not in text  # the held-out part of the training file
 
 
 def test_file_name_counts_since_it_names_records(tmp_path):
