@@ -5,6 +5,8 @@ MindSpore is imported only where a run's stage is read, so that --help is quick.
 
 import argparse
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mindspore_impl import files
@@ -16,20 +18,18 @@ from mindspore_impl.errors import UserError
 def main(arguments: list[str]) -> None:
     """Ask a server what a stage or a file needs, and import the answers."""
     options = _parse(arguments)
-    questions, folder = _questions(options)
+    ask, folder = _questions(options)
     if not options.url and not options.answers:
         raise UserError("name a server (--url http://HOST:PORT/v1) or files of earlier answers (--answers FILE)")
-    folder = options.output or folder
+    options.output = options.output or folder
     server = _server(options) if options.url else None
-    paths = [*options.answers, *([folder / "answers.jsonl"] if server else [])]
-    from mindspore_impl.distill.external import TopkQuestions
-
-    topk = isinstance(questions, TopkQuestions)
-    summary = (_import_topk if topk else _import_rollouts)(questions, server, paths, folder, options)
-    files.write_json(folder / "imported.json", files.jsonable(summary))
+    if server:
+        options.answers.append(options.output / "answers.jsonl")
+    summary, use = ask(server, options)
+    files.write_json(options.output / "imported.json", files.jsonable(summary))
     for key, value in summary.items():
         print(f"{key}: {value}")
-    print(f"use it: stages.NAME.{f'store={folder}/store' if topk else f'rollouts={folder}/rollouts.jsonl'}")
+    print(f"use it: stages.NAME.{use}")
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -69,8 +69,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _questions(options: argparse.Namespace):
-    """The TopkQuestions or RolloutQuestions, and the default output folder.
+def _questions(options: argparse.Namespace) -> tuple[Callable, Path]:
+    """-> what asks a server and imports: (server, options) -> (summary, how a stage uses it); and the default output.
 
     Raises UserError unless exactly one source is named that a server can answer.
     """
@@ -82,8 +82,7 @@ def _questions(options: argparse.Namespace):
         return _of_stage(options.run, options.stage, weights, options.plugins), options.run / "external" / options.stage
     if options.tokenizer is None:
         raise UserError("--tokenizer: name the tokenizer of the server's model; every id depends on it")
-    source = options.records or options.rollouts
-    return _of_file(options, weights), source.with_suffix(".external")
+    return _of_file(options, weights), (options.records or options.rollouts).with_suffix(".external")
 
 
 def _hash_of(path: Path) -> str:
@@ -94,11 +93,11 @@ def _hash_of(path: Path) -> str:
     return identity(open_weights(path), file_hash)
 
 
-def _of_stage(run_dir: Path, name: str, weights: str | None, plugins: list[str]):
+def _of_stage(run_dir: Path, name: str, weights: str | None, plugins: list[str]) -> Callable:
     from mindspore_impl.curriculum.runner import open_run
     from mindspore_impl.curriculum.stages.capture import CaptureStage
     from mindspore_impl.curriculum.stages.rollout import RolloutStage
-    from mindspore_impl.distill.external import RolloutQuestions, TopkQuestions
+    from mindspore_impl.distill.capture import fitting
     from mindspore_impl.schema import nearest
 
     context = open_run(run_dir, plugins)
@@ -108,34 +107,25 @@ def _of_stage(run_dir: Path, name: str, weights: str | None, plugins: list[str])
         raise UserError(f"--stage: {name!r} is no capture or rollout stage of {run_dir}{nearest(name, fitting)}")
     if isinstance(stage, RolloutStage):
         seed = context.config.seed if stage.seed is None else stage.seed
-        return RolloutQuestions(context.tokenizer, stage.records(context), stage.rollout, stage.sampling, seed, weights)
+        wanted = (context.tokenizer, stage.records(context), stage.rollout.samples_per_prompt, stage.sampling, seed)
+        return partial(_rollouts, *wanted, weights)
     if stage.capture.mode != "top_k":
         raise UserError(f"stages.{name}.capture.mode: {stage.capture.mode} cannot be asked of a server; use top_k")
-    samples = _fitting(stage.samples(context), stage.sequence_length, stage.capture.overlong, name)
-    return TopkQuestions(context.tokenizer, samples, stage.capture.top_k, stage.capture.temperature, weights)
+    samples, length = stage.samples(context), stage.sequence_length
+    if stage.capture.overlong == "drop":
+        samples = fitting(samples, length)
+    elif over := next((sample for sample in samples if len(sample.ids) > length), None):
+        raise UserError(
+            f"record {over.record_id!r} has {len(over.ids)} tokens, more than stages.{name}.sequence_length {length}; "
+            f"raise it, or choose stages.{name}.capture.overlong=drop"
+        )
+    return partial(_topk, context.tokenizer, samples, stage.capture.top_k, stage.capture.temperature, weights)
 
 
-def _fitting(samples: list, length: int, overlong: str, name: str) -> list:
-    """The samples that an in-process capture would score."""
-    from mindspore_impl.distill.capture import fitting
-
-    if overlong == "drop":
-        return fitting(samples, length)
-    for sample in samples:
-        if len(sample.ids) > length:
-            raise UserError(
-                f"record {sample.record_id!r} has {len(sample.ids)} tokens, more than stages.{name}.sequence_length "
-                f"{length}; raise it, or choose stages.{name}.capture.overlong=drop"
-            )
-    return samples
-
-
-def _of_file(options: argparse.Namespace, weights: str | None):
+def _of_file(options: argparse.Namespace, weights: str | None) -> Callable:
     from mindspore_impl.data.options import DatasetOptions
     from mindspore_impl.data.rollouts import read_rollouts, to_sample
     from mindspore_impl.data.sources import load_set
-    from mindspore_impl.distill.external import RolloutQuestions, TopkQuestions
-    from mindspore_impl.distill.options import RolloutOptions
     from mindspore_impl.generation.options import SamplingOptions
     from mindspore_impl.text.chat import render
     from mindspore_impl.text.tokenizer import Tokenizer
@@ -143,20 +133,28 @@ def _of_file(options: argparse.Namespace, weights: str | None):
     tokenizer = Tokenizer.load(options.tokenizer, options.template)
     if options.rollouts is not None:
         samples = [to_sample(item, tokenizer) for item in read_rollouts(options.rollouts, tokenizer, True)]
-        return TopkQuestions(tokenizer, samples, options.top_k, options.temperature, weights)
-    records = load_set("records", DatasetOptions(source="records", path=str(options.records)), options.seed)
-    if options.ask == "top_k":
+    else:
+        records = load_set("records", DatasetOptions(source="records", path=str(options.records)), options.seed)
+        if options.ask == "rollouts":
+            sampling = SamplingOptions(options.temperature, options.top_p, max_new_tokens=options.max_new_tokens)
+            return partial(_rollouts, tokenizer, records, options.samples_per_prompt, sampling, options.seed, weights)
         samples = [render(record, tokenizer) for record in records]
-        return TopkQuestions(tokenizer, samples, options.top_k, options.temperature, weights)
-    sampling = SamplingOptions(options.temperature, options.top_p, max_new_tokens=options.max_new_tokens)
-    repeats = RolloutOptions(samples_per_prompt=options.samples_per_prompt)
-    return RolloutQuestions(tokenizer, records, repeats, sampling, options.seed, weights)
+    return partial(_topk, tokenizer, samples, options.top_k, options.temperature, weights)
 
 
 def _server(options: argparse.Namespace):
     from mindspore_impl.integrations.vllm.client import Server, check_url, resolve_model
 
-    key = _key(options.api_key_env) if options.api_key_env else None
+    key, name = None, options.api_key_env
+    if name:
+        key = os.environ.get(name, "").strip()
+        if not key:
+            raise UserError(f"--api-key-env: the environment has no {name}; export it first")
+        if not (key.isascii() and key.isprintable()):  # http.client would show it in its message
+            raise UserError(
+                f"--api-key-env: {name} holds a line end, a control character or one that is not ASCII; export the key "
+                "alone"
+            )
     if options.in_flight < 1 or options.retries < 0 or not 0 < options.timeout < float("inf"):
         raise UserError("--in-flight must be 1 or more, --retries 0 or more and --timeout above 0")
     url = check_url(options.url)
@@ -164,43 +162,31 @@ def _server(options: argparse.Namespace):
                                 seed=options.seed), 1)  # fmt: skip
 
 
-def _key(name: str) -> str:
-    """The server's key from the environment.
-
-    A key that no HTTP header can carry is refused here: the message of http.client would show it.
-    """
-    key = os.environ.get(name, "").strip()
-    if not key:
-        raise UserError(f"--api-key-env: the environment has no {name}; export it first")
-    if not (key.isascii() and key.isprintable()):
-        raise UserError(
-            f"--api-key-env: {name} holds a line end, a control character or one that is not ASCII, as no key does; "
-            "export the key alone"
-        )
-    return key
-
-
-def _import_topk(questions, server, paths: list[Path], folder: Path, options: argparse.Namespace) -> dict:
+def _topk(tokenizer, samples, top_k, temperature, weights, server, options: argparse.Namespace) -> tuple[dict, str]:
+    """Ask for the top K along `samples` and make a teacher store. weights: the teacher's SHA-256, where known."""
     from mindspore_impl.integrations.vllm import asking
     from mindspore_impl.integrations.vllm.topk import external_header, import_topk
 
-    name, tokenizer = server.model if server else options.model, questions.tokenizer
-    if not name and not questions.weights_sha256:
+    name, store = server.model if server else options.model, options.output / "store"
+    if not name and not weights:
         raise UserError("--model: name the teacher that gave the answers, or its --weights; the store keeps a hash")
-    teacher = questions.weights_sha256 or files.sha256_json(["a teacher known by name alone", name])
-    header = external_header(teacher, tokenizer.sha256, tokenizer.vocab_size, questions.top_k, questions.temperature)
+    teacher = weights or files.sha256_json(["a teacher known by name alone", name])
+    header = external_header(teacher, tokenizer.sha256, tokenizer.vocab_size, top_k, temperature)
     if server:
-        asking.ask_topk(server, questions.samples, header, paths[-1])
-    return import_topk(paths, questions.samples, header, folder / "store")
+        asking.ask_topk(server, samples, header, options.answers[-1])
+    return import_topk(options.answers, samples, header, store), f"store={store}"
 
 
-def _import_rollouts(questions, server, paths: list[Path], folder: Path, options: argparse.Namespace) -> dict:
+def _rollouts(
+    tokenizer, records, repeats, sampling, seed, weights, server, options: argparse.Namespace
+) -> tuple[dict, str]:
+    """Ask for `repeats` answers to the prompts of `records` and make a rollout file."""
+    from mindspore_impl.distill.rollout import prompts_of
     from mindspore_impl.integrations.vllm import asking
-    from mindspore_impl.integrations.vllm.rollouts import import_rollouts, prompts_of
+    from mindspore_impl.integrations.vllm.rollouts import import_rollouts
 
-    tokenizer, sampling = questions.tokenizer, questions.sampling
-    prompts = prompts_of(questions.records, tokenizer, questions.options.samples_per_prompt, questions.seed)
+    prompts, path = prompts_of(records, tokenizer, repeats, seed), options.output / "rollouts.jsonl"
     if server:
-        asking.ask_rollouts(server, prompts, sampling, tokenizer, paths[-1], options.allow_missing)
-    path = folder / "rollouts.jsonl"
-    return import_rollouts(paths, prompts, sampling, tokenizer, path, questions.weights_sha256, options.allow_missing)
+        asking.ask_rollouts(server, prompts, sampling, tokenizer, options.answers[-1], options.allow_missing)
+    found = import_rollouts(options.answers, prompts, sampling, tokenizer, path, weights, options.allow_missing)
+    return found, f"rollouts={path}"
