@@ -69,7 +69,6 @@ def problems(config: Config, set_keys: Iterable[tuple[str, str]], models: Iterab
     from mindspore_impl.model.pangu import check_options
     from mindspore_impl.text.template import find_template
 
-    yield from schema.range_problems(config)
     yield from _file_problems(config)
     options, checks = config.tokenizer, [(find_template, config.tokenizer.template)]
     for name in dict.fromkeys(name for _, name in set_keys):
@@ -90,6 +89,7 @@ def problems(config: Config, set_keys: Iterable[tuple[str, str]], models: Iterab
                 )
     for check, *arguments in checks:
         yield from problem_of(check, *arguments)
+    yield from schema.range_problems(config)
 
 
 def _file_problems(config: Config) -> Iterator[str]:

@@ -48,6 +48,10 @@ class SftStage(Stage):
         drawn = [(f"{key}.data.mixture", name) for name in self.mixture() if name != ROLLOUTS]
         return drawn + [(f"{key}.data.validation", name) for name in self.data.validation]
 
+    def content(self, shared: Shared) -> dict:
+        content = super().content(shared)
+        return content | {"data": content["data"] | {"mixture": self.mixture()}}
+
     def followers(self, name: str, shared: Shared) -> dict[str, Stage]:
         after = EvaluateStage(init=name)
         return {f"eval_{name}": after} if self.evaluate and after.measures(shared) else {}
@@ -95,6 +99,9 @@ class SftStage(Stage):
 
         return open_weights(folder, self.train.select)
 
+    def check_data(self, name: str, context: Context) -> None:
+        """Count the records that are trained on and held out as well, in a warning."""
+
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.model.adapter_file import Adapters
         from mindspore_impl.training.trainer import TrainingJob, train
@@ -102,7 +109,7 @@ class SftStage(Stage):
         model, digest = context.build_model(planned.model, self.init, self.lora, planned.seed)
         stream, summary = self.make_stream(context, planned)
         steps = self.train.max_steps or stream.steps_for_epochs(self.train.num_train_epochs)
-        self._print(context, planned, steps, summary)
+        self._print(model, steps, summary)
         job = TrainingJob(
             model=model,
             stream=stream,
@@ -152,14 +159,15 @@ class SftStage(Stage):
             for name in self.data.validation
         }
 
-    def _print(self, context: Context, planned: PlannedStage, steps: int, summary: dict) -> None:
-        options = context.model_options(planned.model)
-        sizes = estimate.training_estimate(options, self.data, self.lora, context.config.runtime)
+    def _print(self, model, steps: int, summary: dict) -> None:
         data, lora = self.data, self.lora
-        trained = f", {sizes['trained']:,} of them in adapters (LoRA r={lora.r}), the rest frozen" if lora else ""
+        parameters, adapters = (
+            sum(p.size for p in each) for each in (model.get_parameters(), model.trainable_params())
+        )
+        trained = f", {adapters:,} of them in adapters (LoRA r={lora.r}), the rest frozen" if lora else ""
         mixture = ", ".join(f"{name} {count:,}" for name, count in summary["sets"].items())
         print(
-            f"  {sizes['parameters']:,} parameters{trained}, about {sizes['bytes'] / 2**30:.2f} GiB; {steps:,} steps x "
+            f"  {parameters:,} parameters{trained}; {steps:,} steps x "
             f"{data.rows} rows x {data.sequence_length} tokens ({data.gradient_accumulation_steps} micro-batches); "
             f"{summary['samples']:,} samples ({mixture}), packing efficiency {summary['efficiency']:.1%}, dropped "
             f"{summary['dropped']}"
