@@ -5,12 +5,14 @@ from typing import Literal
 
 from mindspore_impl.schema import option
 
+PRECISIONS = ("fp32", "fp16", "int8")  # int8: 8-bit weights of the layers, the rest as in fp16
+
 
 @dataclass
 class ExportOptions:
     """The graphs of a package and what its parity report compares."""
 
-    precision: Literal["fp32", "fp16", "int8"] = "fp16"  # int8: 8-bit weights of the layers, the rest as in fp16
+    precision: Literal["fp32", "fp16", "int8"] = "fp16"  # int8: weights of the layers alone
     cache_length: int = option(1024, low=1)  # tokens of prompt and answer together
     buckets: list[int] = option(default_factory=lambda: [64, 256], low=1)  # prompt lengths, one prefill graph each
     target_soc: str = "Ascend310B"  # the board's processor; written into the manifest, nothing depends on it here
