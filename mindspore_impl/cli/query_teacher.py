@@ -5,8 +5,7 @@ MindSpore is imported only where a run's stage is read, so that --help is quick.
 
 import argparse
 import os
-from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 from mindspore_impl import files
@@ -18,18 +17,20 @@ from mindspore_impl.errors import UserError
 def main(arguments: list[str]) -> None:
     """Ask a server what a stage or a file needs, and import the answers."""
     options = _parse(arguments)
-    ask, folder = _questions(options)
+    job = _job(options)
     if not options.url and not options.answers:
         raise UserError("name a server (--url http://HOST:PORT/v1) or files of earlier answers (--answers FILE)")
-    options.output = options.output or folder
+    folder = job.folder
     server = _server(options) if options.url else None
-    if server:
-        options.answers.append(options.output / "answers.jsonl")
-    summary, use = ask(server, options)
-    files.write_json(options.output / "imported.json", files.jsonable(summary))
+    paths = [*options.answers, *([folder / "answers.jsonl"] if server else [])]
+    from mindspore_impl.distill.jobs import CaptureJob
+
+    topk = isinstance(job, CaptureJob)
+    summary = (_import_topk if topk else _import_rollouts)(job, server, paths, options)
+    files.write_json(folder / "imported.json", files.jsonable(summary))
     for key, value in summary.items():
         print(f"{key}: {value}")
-    print(f"use it: stages.NAME.{use}")
+    print(f"use it: stages.NAME.{f'store={folder}/store' if topk else f'rollouts={folder}/rollouts.jsonl'}")
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -69,77 +70,69 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _questions(options: argparse.Namespace) -> tuple[Callable, Path]:
-    """-> what asks a server and imports: (server, options) -> (summary, how a stage uses it); and the default output.
+def _job(options: argparse.Namespace):
+    """The CaptureJob or RolloutJob that is asked of the server.
 
     Raises UserError unless exactly one source is named that a server can answer.
     """
     sources = [options.run, options.records, options.rollouts]
     if sum(source is not None for source in sources) != 1 or (options.run is None) != (options.stage is None):
         raise UserError("name one source: --run DIR --stage NAME, or --records FILE, or --rollouts FILE")
-    weights = None if options.weights is None else _hash_of(options.weights)
-    if options.run is not None:
-        return _of_stage(options.run, options.stage, weights, options.plugins), options.run / "external" / options.stage
-    if options.tokenizer is None:
+    if options.run is None and options.tokenizer is None:
         raise UserError("--tokenizer: name the tokenizer of the server's model; every id depends on it")
-    return _of_file(options, weights), (options.records or options.rollouts).with_suffix(".external")
+    job, weights = (_of_file if options.run is None else _of_stage)(options), None
+    if options.weights is not None:
+        from mindspore_impl.curriculum.resolve import open_weights
+        from mindspore_impl.curriculum.stages.inputs import file_hash
+        from mindspore_impl.model.weights import identity
+
+        weights = identity(open_weights(options.weights), file_hash)
+    return replace(job, weights_sha256=weights)
 
 
-def _hash_of(path: Path) -> str:
-    from mindspore_impl.curriculum.resolve import open_weights
-    from mindspore_impl.curriculum.stages.inputs import file_hash
-    from mindspore_impl.model.weights import identity
-
-    return identity(open_weights(path), file_hash)
-
-
-def _of_stage(run_dir: Path, name: str, weights: str | None, plugins: list[str]) -> Callable:
+def _of_stage(options: argparse.Namespace):
     from mindspore_impl.curriculum.runner import open_run
     from mindspore_impl.curriculum.stages.capture import CaptureStage
     from mindspore_impl.curriculum.stages.rollout import RolloutStage
-    from mindspore_impl.distill.capture import fitting
+    from mindspore_impl.distill.jobs import fitting
     from mindspore_impl.schema import nearest
 
-    context = open_run(run_dir, plugins)
+    context, name = open_run(options.run, options.plugins), options.stage
     stage = context.config.stages.get(name)  # it may be absent from `order`, where an external teacher replaces it
     if not isinstance(stage, CaptureStage | RolloutStage):
-        fitting = [n for n, s in context.config.stages.items() if isinstance(s, CaptureStage | RolloutStage)]
-        raise UserError(f"--stage: {name!r} is no capture or rollout stage of {run_dir}{nearest(name, fitting)}")
-    if isinstance(stage, RolloutStage):
-        seed = context.config.seed if stage.seed is None else stage.seed
-        wanted = (context.tokenizer, stage.records(context), stage.rollout.samples_per_prompt, stage.sampling, seed)
-        return partial(_rollouts, *wanted, weights)
-    if stage.capture.mode != "top_k":
+        known = [n for n, s in context.config.stages.items() if isinstance(s, CaptureStage | RolloutStage)]
+        raise UserError(f"--stage: {name!r} is no capture or rollout stage of {options.run}{nearest(name, known)}")
+    if isinstance(stage, CaptureStage) and stage.capture.mode != "top_k":
         raise UserError(f"stages.{name}.capture.mode: {stage.capture.mode} cannot be asked of a server; use top_k")
-    samples, length = stage.samples(context), stage.sequence_length
-    if stage.capture.overlong == "drop":
-        samples = fitting(samples, length)
-    elif over := next((sample for sample in samples if len(sample.ids) > length), None):
-        raise UserError(
-            f"record {over.record_id!r} has {len(over.ids)} tokens, more than stages.{name}.sequence_length {length}; "
-            f"raise it, or choose stages.{name}.capture.overlong=drop"
-        )
-    return partial(_topk, context.tokenizer, samples, stage.capture.top_k, stage.capture.temperature, weights)
+    seed = context.config.seed if stage.seed is None else stage.seed
+    job = stage.job(context, options.output or options.run / "external" / name, seed)
+    if isinstance(stage, RolloutStage):
+        return job
+    return replace(job, samples=fitting(job.samples, job.sequence_length, job.options.overlong))
 
 
-def _of_file(options: argparse.Namespace, weights: str | None) -> Callable:
-    from mindspore_impl.data.options import DatasetOptions
+def _of_file(options: argparse.Namespace):
+    from mindspore_impl.data.options import FileSet
     from mindspore_impl.data.rollouts import read_rollouts, to_sample
     from mindspore_impl.data.sources import load_set
+    from mindspore_impl.distill.jobs import CaptureJob, RolloutJob
+    from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
     from mindspore_impl.generation.options import SamplingOptions
     from mindspore_impl.text.chat import render
     from mindspore_impl.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(options.tokenizer, options.template)
+    folder = options.output or (options.records or options.rollouts).with_suffix(".external")
     if options.rollouts is not None:
         samples = [to_sample(item, tokenizer) for item in read_rollouts(options.rollouts, tokenizer, True)]
     else:
-        records = load_set("records", DatasetOptions(source="records", path=str(options.records)), options.seed)
+        records = load_set("records", FileSet(source="records", path=str(options.records)), options.seed)
         if options.ask == "rollouts":
             sampling = SamplingOptions(options.temperature, options.top_p, max_new_tokens=options.max_new_tokens)
-            return partial(_rollouts, tokenizer, records, options.samples_per_prompt, sampling, options.seed, weights)
+            repeats = RolloutOptions(samples_per_prompt=options.samples_per_prompt)
+            return RolloutJob(tokenizer, records, repeats, sampling, folder, options.seed)
         samples = [render(record, tokenizer) for record in records]
-    return partial(_topk, tokenizer, samples, options.top_k, options.temperature, weights)
+    return CaptureJob(tokenizer, samples, CaptureOptions("top_k", options.top_k, options.temperature), folder)
 
 
 def _server(options: argparse.Namespace):
@@ -162,31 +155,27 @@ def _server(options: argparse.Namespace):
                                 seed=options.seed), 1)  # fmt: skip
 
 
-def _topk(tokenizer, samples, top_k, temperature, weights, server, options: argparse.Namespace) -> tuple[dict, str]:
-    """Ask for the top K along `samples` and make a teacher store. weights: the teacher's SHA-256, where known."""
+def _import_topk(job, server, paths: list[Path], options: argparse.Namespace) -> dict:
     from mindspore_impl.integrations.vllm import asking
     from mindspore_impl.integrations.vllm.topk import external_header, import_topk
 
-    name, store = server.model if server else options.model, options.output / "store"
-    if not name and not weights:
+    name, tokenizer, top_k = server.model if server else options.model, job.tokenizer, job.options.top_k
+    if not name and not job.weights_sha256:
         raise UserError("--model: name the teacher that gave the answers, or its --weights; the store keeps a hash")
-    teacher = weights or files.sha256_json(["a teacher known by name alone", name])
-    header = external_header(teacher, tokenizer.sha256, tokenizer.vocab_size, top_k, temperature)
+    teacher = job.weights_sha256 or files.sha256_json(["a teacher known by name alone", name])
+    header = external_header(teacher, tokenizer.sha256, tokenizer.vocab_size, top_k, job.options.temperature)
     if server:
-        asking.ask_topk(server, samples, header, options.answers[-1])
-    return import_topk(options.answers, samples, header, store), f"store={store}"
+        asking.ask_topk(server, job.samples, header, paths[-1])
+    return import_topk(paths, job.samples, header, job.folder / "store")
 
 
-def _rollouts(
-    tokenizer, records, repeats, sampling, seed, weights, server, options: argparse.Namespace
-) -> tuple[dict, str]:
-    """Ask for `repeats` answers to the prompts of `records` and make a rollout file."""
+def _import_rollouts(job, server, paths: list[Path], options: argparse.Namespace) -> dict:
     from mindspore_impl.distill.rollout import prompts_of
     from mindspore_impl.integrations.vllm import asking
     from mindspore_impl.integrations.vllm.rollouts import import_rollouts
 
-    prompts, path = prompts_of(records, tokenizer, repeats, seed), options.output / "rollouts.jsonl"
+    prompts = prompts_of(job.records, job.tokenizer, job.options.samples_per_prompt, job.seed)
     if server:
-        asking.ask_rollouts(server, prompts, sampling, tokenizer, options.answers[-1], options.allow_missing)
-    found = import_rollouts(options.answers, prompts, sampling, tokenizer, path, weights, options.allow_missing)
-    return found, f"rollouts={path}"
+        asking.ask_rollouts(server, prompts, job.sampling, job.tokenizer, paths[-1], options.allow_missing)
+    path = job.folder / "rollouts.jsonl"
+    return import_rollouts(paths, prompts, job.sampling, job.tokenizer, path, job.weights_sha256, options.allow_missing)

@@ -51,7 +51,8 @@ def verify(store: Path, run_dir: Path | None, count: int, tolerance: float, plug
             return problems
         raise
     if run_dir is not None:
-        from mindspore_impl.distill.capture import fitting, rescore
+        from mindspore_impl.distill.capture import rescore
+        from mindspore_impl.distill.jobs import fitting
 
         context = open_run(run_dir, plugins)
         planned = next((p for p in context.plan.values() if isinstance(p.stage, CaptureStage)
@@ -60,9 +61,7 @@ def verify(store: Path, run_dir: Path | None, count: int, tolerance: float, plug
             raise UserError(f"{store}: no capture stage of {run_dir} made this store; check --run")
         stage: CaptureStage = planned.stage
         model, _ = context.build_model(planned.model, stage.teacher)
-        samples = stage.samples(context)
-        if stage.capture.overlong == "drop":
-            samples = fitting(samples, stage.sequence_length)
+        samples = fitting(stage.samples(context), stage.sequence_length, stage.capture.overlong)
         reader = StoreReader(store, tokenizer_sha256=context.tokenizer.sha256)
         summary |= rescore(model, reader, samples[:count], stage.sequence_length, stage.capture.rows_per_batch)
     for key, value in summary.items():
