@@ -14,7 +14,7 @@ from mindspore_impl.evaluation.backend import Backend, chat_prompt, complete
 from mindspore_impl.evaluation.loglikelihood import Query, encode_pair
 from mindspore_impl.evaluation.options import AskOptions
 from mindspore_impl.evaluation.parts import runs, share_lines
-from mindspore_impl.evaluation.sandbox import Limits, check_isolation
+from mindspore_impl.evaluation.sandbox.run import Limits, check_isolation
 from mindspore_impl.evaluation.scoring import summary
 from mindspore_impl.evaluation.tasks import TASKS, code
 from mindspore_impl.evaluation.tasks.base import Item, Task

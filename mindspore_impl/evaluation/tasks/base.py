@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.sandbox import Program
+from mindspore_impl.evaluation.sandbox.run import Program
 
 
 @dataclass(frozen=True)

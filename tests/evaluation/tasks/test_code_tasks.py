@@ -8,7 +8,8 @@ import pytest
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.benchmark import BenchmarkSettings, read_benchmark
-from mindspore_impl.evaluation.sandbox import Isolation, Limits, run
+from mindspore_impl.evaluation.sandbox import run
+from mindspore_impl.evaluation.sandbox.run import Isolation, Limits
 from mindspore_impl.evaluation.tasks import code, humaneval, mbpp
 
 HUMANEVAL = Path(__file__).parent / "data" / "humaneval" / "HumanEval.jsonl"
