@@ -50,18 +50,15 @@ def missing_promises(layers: Collection[str]) -> list[str]:
 def spawn(layers: list[str], folder: Path, limits: dict, keep: Sequence[int], body: Callable[[], None]) -> int:
     """Run `body` in a new process inside `layers`, and return once it has entered them.
 
+    Returns the id of the process to wait for; its exit code is the body's, or 128 + the signal that ended the body.
+    Raises OSError when a layer cannot be entered; nothing of `body` has run then.
+
     Args:
         layers: Names of LAYERS.
         folder: Empty and private. Mount point of the new root with "own root", else the body's working folder.
         limits: Resource limits in bytes, seconds and counts.
         keep: File descriptors that become 0, 1, ... inside; all others are closed.
         body: Called inside.
-
-    Returns:
-        The id of the process to wait for; its exit code is the body's, or 128 + the signal that ended the body.
-
-    Raises:
-        OSError: a layer cannot be entered; nothing of `body` has run.
     """
     ready, told = os.pipe()
     keeper = os.fork()

@@ -117,15 +117,14 @@ def with_shots(
 ) -> list[Item]:
     """The items of `test`, after the first `shots` items of `train` as worked examples.
 
+    Raises UserError when there are fewer, or as `questions`.
+
     Args:
         questions: Yields the items of a file, each with its answer as a worked example shows it.
         test: Name of the file of questions.
         train: Name of the file of worked examples beside it.
         path: The folder of both, or the file of questions.
         shots: Number of worked examples.
-
-    Raises:
-        UserError: there are fewer worked examples, or as `questions`.
     """
     folder, header = path.is_dir(), ""
     if shots and not (folder and (path / train).is_file()):
