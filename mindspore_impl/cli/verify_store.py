@@ -66,14 +66,13 @@ def _print(values: dict) -> None:
 
 def _compare_with_teacher(store: Path, context: RunContext, count: int, tolerance: float) -> None:
     from mindspore_impl.data.teacher_store import StoreReader
-    from mindspore_impl.distill.capture import fitting, rescore
+    from mindspore_impl.distill.capture import rescore
+    from mindspore_impl.distill.jobs import fitting
 
     planned = _capturing_stage(context, store)
     stage: CaptureStage = planned.stage
     model, _ = context.build_model(planned.model, stage.teacher)
-    samples = stage.samples(context)
-    if stage.capture.overlong == "drop":
-        samples = fitting(samples, stage.sequence_length)
+    samples = fitting(stage.samples(context), stage.sequence_length, stage.capture.overlong)
     reader = StoreReader(store, tokenizer_sha256=context.tokenizer.sha256)
     result = rescore(model, reader, samples[:count], stage.sequence_length, stage.capture.rows_per_batch)
     _print(result)

@@ -12,7 +12,7 @@ import pytest
 
 from mindspore_impl.cli.train_mindformers import stage_files
 from mindspore_impl.curriculum.configuration import compose
-from mindspore_impl.data.options import BatchOptions, DatasetOptions
+from mindspore_impl.data.options import BatchOptions, ListProgramsSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.options import TokenizerOptions
 
@@ -96,7 +96,7 @@ def tokenizer(tmp_path_factory):
     from mindspore_impl.text.chat import segments
     from mindspore_impl.text.tokenizer import train_tokenizer
 
-    records = load_set("fast", DatasetOptions(source="list_programs", count=40), 1)
+    records = load_set("fast", ListProgramsSet(count=40), 1)
     texts = (text for record in records for text in segments(record))
     return train_tokenizer(texts, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 110, 1.0)
 
@@ -108,7 +108,7 @@ def packed(trained, **changes):
         "max_steps": 3,
         "seed": 5,
         "tokenizer": TokenizerOptions(path=str(trained.path)),
-        "sets": {"fast": DatasetOptions(source="list_programs", count=20)},
+        "sets": {"fast": ListProgramsSet(count=20)},
         "batch": BatchOptions(mixture={"fast": 1.0}, sequence_length=64, rows=4),
     }
     return PackedData(**{**values, **changes})

@@ -1,14 +1,17 @@
 """The teacher's top-k at each supervised position of labels or of generations, written to a teacher store."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mindspore_impl.curriculum import estimate
 from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, stage_kind
 from mindspore_impl.distill.options import CaptureOptions
 from mindspore_impl.schema import option
+
+if TYPE_CHECKING:
+    from mindspore_impl.distill.jobs import CaptureJob
 
 
 @stage_kind
@@ -61,14 +64,14 @@ class CaptureStage(Stage):
         found = context.rollout_samples(self.rollouts) if self.rollouts else []
         return found + [sample for name in self.sets for sample in context.samples(name)]
 
+    def job(self, context: Context, folder: Path, seed: int) -> "CaptureJob":
+        """What is asked of a teacher in this process (`run`), or of a server (tools/query_teacher.py)."""
+        from mindspore_impl.distill.jobs import CaptureJob
+
+        return CaptureJob(context.tokenizer, self.samples(context), self.capture, folder, seed, self.sequence_length)
+
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
-        from mindspore_impl.data.teacher_store import StoreHeader
         from mindspore_impl.distill.capture import run_capture
 
         model, weights = context.build_model(planned.model, self.teacher)
-        tokenizer, options = context.tokenizer, self.capture
-        # Ids beyond the tokenizer's (a padded lm_head) get no mass.
-        header = StoreHeader(
-            weights, tokenizer.sha256, tokenizer.vocab_size, options.top_k, options.temperature, options.mode
-        )
-        return run_capture(model, header, self.samples(context), options, self.sequence_length, folder, planned.seed)
+        return run_capture(replace(self.job(context, folder, planned.seed), model=model, weights_sha256=weights))
