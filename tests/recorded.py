@@ -13,12 +13,9 @@ def _text(value, depth: int, indent: str) -> str:
     if not depth or not isinstance(value, dict | list) or not value:
         return json.dumps(value, ensure_ascii=False)
     keyed = isinstance(value, dict)
-    pairs = value.items() if keyed else ((None, each) for each in value)
-    lines = [
-        f"{indent} "
-        + (f"{json.dumps(key, ensure_ascii=False)}: " if keyed else "")
-        + _text(each, depth - 1, indent + " ")
-        for key, each in pairs
-    ]
+    names = [f"{json.dumps(key, ensure_ascii=False)}: " for key in value] if keyed else [""] * len(value)
+    entries = value.values() if keyed else value
+    texts = [_text(entry, depth - 1, indent + " ") for entry in entries]
+    lines = [f"{indent} {name}{text}" for name, text in zip(names, texts, strict=True)]
     opening, closing = "{}" if keyed else "[]"
     return f"{opening}\n" + ",\n".join(lines) + f"\n{indent}{closing}"
