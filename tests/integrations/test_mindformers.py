@@ -27,16 +27,15 @@ SMALL = [
     "compare=[]",
     *(f"data.sets.{name}.count=60" for name in SETS),
     *(f"models.{name}.{key}" for name in ("student", "teacher") for key in ("hidden_size=48", "num_hidden_layers=1")),
-    *(f"stages.{name}.train.max_steps={STEPS}" for name in ("teacher", "sft_fast", "distill_fast")),
-    *(f"stages.{name}.evaluate=false" for name in ("teacher", "sft_fast", "distill_fast")),
-    *(f"stages.{name}.data.validation=[]" for name in ("teacher", "sft_fast", "distill_fast")),
+    *(f"stages.{name}.{setting}" for name in ("teacher", "sft_fast", "distill_fast")
+      for setting in (f"train.max_steps={STEPS}", "evaluate=false", "data.validation=[]")),
     "stages.sft_fast.init=null",
     "stages.capture_fast.rollouts=null",
     "stages.capture_fast.sets=[fast,reasoning]",
     "stages.distill_fast.rollouts=null",
     "stages.distill_fast.data.mixture={rollouts:0,fast:2,reasoning:1}",
     "stages.distill_fast.train.logging_steps=1",
-]
+]  # fmt: skip
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -82,10 +81,7 @@ def test_mindformers_trainer_repeats_a_distill_stage(tmp_path, monkeypatch):
     np.testing.assert_allclose(theirs[:, [0, 2]], ours[:, [0, 2]], rtol=5e-5)
 
     (saved,) = (tmp_path / "kd" / "checkpoint_network" / "rank_0").glob(f"*-1_{STEPS}.safetensors")
-    expected, found = (
-        checkpoint.read_weights(checkpoint.latest(stage / "checkpoints").path),
-        checkpoint.read_weights(saved),
-    )
+    expected, found = map(checkpoint.read_weights, (checkpoint.latest(stage / "checkpoints").path, saved))
     assert set(found) == set(expected)  # so that a stage can start from it
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, atol=2e-5, err_msg=name)
@@ -105,14 +101,10 @@ def tokenizer(tmp_path_factory):
 def packed(trained, **changes):
     from mindspore_impl.integrations.mindformers import PackedData
 
-    values = {
-        "max_steps": 3,
-        "seed": 5,
-        "tokenizer": TokenizerOptions(path=str(trained.path)),
-        "sets": {"fast": ListProgramsSet(count=20)},
-        "batch": BatchOptions(mixture={"fast": 1.0}, sequence_length=64, rows=4),
-    }
-    return PackedData(**{**values, **changes})
+    batch = BatchOptions(mixture={"fast": 1.0}, sequence_length=64, rows=4)
+    sets = {"fast": ListProgramsSet(count=20)}
+    values = {"max_steps": 3, "seed": 5, "tokenizer": TokenizerOptions(path=str(trained.path)), "sets": sets}
+    return PackedData(**{**values, "batch": batch, **changes})
 
 
 def test_data_set_holds_the_batches_of_our_stream(tokenizer, tmp_path, ms_runtime):
@@ -147,18 +139,12 @@ def test_data_set_holds_the_batches_of_our_stream(tokenizer, tmp_path, ms_runtim
     assert by_epochs.get_dataset_size() == alone.steps_for_epochs(2.0) > 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"max_steps": None}, "train_dataset.data_loader: give exactly one of max_steps and num_train_epochs"),
-        ({"num_train_epochs": 1.0}, "train_dataset.data_loader: give exactly one of max_steps and num_train_epochs"),
-        ({"tokenizer": TokenizerOptions()}, "data_loader.tokenizer.path: no tokenizer is named"),
-        (
-            {"batch": BatchOptions(gradient_accumulation_steps=2)},
-            r"data_loader.batch.gradient_accumulation_steps: mindformers takes .* set it to 1",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"max_steps": None}, "data_loader: .*max_steps and num_train_epochs"),
+    ({"num_train_epochs": 1.0}, "data_loader: .*max_steps and num_train_epochs"),
+    ({"tokenizer": TokenizerOptions()}, "data_loader.tokenizer.path: "),
+    ({"batch": BatchOptions(gradient_accumulation_steps=2)}, "data_loader.batch.gradient_accumulation_steps: "),
+])  # fmt: skip
 def test_data_that_cannot_be_trained_on_is_refused(changes, message, tokenizer, ms_runtime):
     from mindspore_impl.integrations.mindformers import packed_dataset
 

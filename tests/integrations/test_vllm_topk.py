@@ -11,25 +11,26 @@ import pytest
 
 from mindspore_impl.data.teacher_store import StoreReader, sample_key
 from mindspore_impl.errors import UserError
-from mindspore_impl.integrations.vllm import topk
+from mindspore_impl.integrations.vllm import asking, topk
 from mindspore_impl.integrations.vllm.answers import Answer, BadAnswer, parse_answer
+from mindspore_impl.integrations.vllm.client import Server
 from mindspore_impl.integrations.vllm.topk import TAIL_RESOLUTION, external_header, import_topk, teacher_rows
 from mindspore_impl.ops.log_floor import LOG_FLOOR
 from mindspore_impl.text.chat import Sample
-from tests.integrations.fake_server import log_softmax, prompt_logprobs
+from tests.integrations.fake_server import serving
 
 VOCAB, TOP_K, LENGTH = 40, 4, 32
 HEADER = external_header("t" * 64, "k" * 64, VOCAB, TOP_K, 1.0)
 SAMPLE = Sample(np.array([7, 3, 9, 3], np.int32), np.array([False, False, True, True]), "r", "fast")
 
 
-def answer_of(*masses: dict[int, float], ids=(7, 3, 9, 3), prompt=(7, 3, 9, 3)) -> Answer:
+def answer_of(*masses: dict[int, float], ids=(7, 3, 9, 3)) -> Answer:
     """An answer whose entries for tokens 1, 2, ... give `masses`; the prompt's own token is added where it lacks."""
     entries = [None] + [
         {str(token_id): {"logprob": math.log(mass)} for token_id, mass in {own: 1e-3, **given}.items()}
         for own, given in zip(ids[1:], masses, strict=True)
     ]
-    return Answer(None, list(prompt), entries, ())
+    return Answer(None, list(ids), entries, ())
 
 
 PLAIN = {1: 0.4, 2: 0.3, 5: 0.1, 6: 0.05}
@@ -43,30 +44,25 @@ def test_trap_01_an_entry_is_the_distribution_that_predicted_its_own_token():
     np.testing.assert_allclose(np.exp(logp_SK), [[0.4, 0.3, 0.1, 0.05]] * 2, rtol=1e-6)
 
 
-def test_the_prompts_own_token_is_dropped_where_it_was_added_and_kept_where_it_belongs():
-    among = {9: 0.2, 1: 0.4, 5: 0.1, 6: 0.05}
-    ids_SK, _, tail_S = teacher_rows(answer_of(PLAIN, among, PLAIN), SAMPLE, HEADER, Counter())
-    np.testing.assert_array_equal(ids_SK, [[1, 9, 5, 6], [1, 2, 5, 6]])  # 9 of K entries, 3 of K + 1
-    np.testing.assert_allclose(np.exp(tail_S), [0.25, 0.15], rtol=1e-6)
+ROWS = [  # masses at token 2 (the prompt's is 9), at token 3 (3); ids and tails of both
+    ({9: 0.2, 1: 0.4, 5: 0.1, 6: 0.05}, PLAIN, [[1, 9, 5, 6], [1, 2, 5, 6]], [0.25, 0.15]),  # among K entries, or added
+    (PLAIN, {30: 0.4, 31: 0.3, 32: 0.1, 33: 0.001}, [[1, 2, 5, 6], [30, 31, 32, 33]], [0.15, 0.199]),  # 3: equal
+    (PLAIN, {5: 0.1, 8: 0.01, 1: 0.4, 6: 0.05, 2: 0.3}, [[1, 2, 5, 6]] * 2, [0.15, 0.15]),  # more than K, in any order
+    ({1: 0.5, 2: 0.3, 5: 0.2 - 2e-6, 9: 1e-6}, PLAIN, [[1, 2, 5, 9], [1, 2, 5, 6]], [1e-6, 0.15]),  # float64
+]
 
 
-def test_of_equal_masses_the_added_token_is_the_one_that_goes():
-    equal = {30: 0.4, 31: 0.3, 32: 0.1, 33: 0.001}
-    ids_SK, _, _ = teacher_rows(answer_of(PLAIN, PLAIN, equal), SAMPLE, HEADER, Counter())
-    np.testing.assert_array_equal(ids_SK[1], [30, 31, 32, 33])  # 3, the prompt's, has 0.001, too
+@pytest.mark.parametrize(("second", "third", "ids", "tails"), ROWS)
+def test_rows_are_the_k_most_probable_and_the_tail_is_what_they_leave(second, third, ids, tails):
+    ids_SK, _, tail_S = teacher_rows(answer_of(PLAIN, second, third), SAMPLE, HEADER, Counter())
+    np.testing.assert_array_equal(ids_SK, ids)
+    np.testing.assert_allclose(np.exp(tail_S), tails, rtol=1e-4)
 
 
-def test_more_ids_than_k_are_cut_to_the_most_probable_in_any_order():
-    many = {5: 0.1, 8: 0.01, 1: 0.4, 6: 0.05, 2: 0.3}
-    ids_SK, _, tail_S = teacher_rows(answer_of(PLAIN, many, many), SAMPLE, HEADER, Counter())
-    np.testing.assert_array_equal(ids_SK, [[1, 2, 5, 6]] * 2)
-    np.testing.assert_allclose(np.exp(tail_S), 0.15, rtol=1e-6)
-
-
-def test_the_tail_is_what_the_k_masses_leave_in_float64():
-    small = {1: 0.5, 2: 0.3, 5: 0.2 - 2e-6, 9: 1e-6}
-    with_tail = teacher_rows(answer_of(PLAIN, small, PLAIN), SAMPLE, HEADER, Counter())[2]
-    assert math.exp(with_tail[0]) == pytest.approx(1e-6, rel=1e-4)
+def test_k_of_the_whole_vocabulary_leaves_no_tail():
+    ids, whole = (0, 1, 2, 3), {0: 0.4, 1: 0.3, 2: 0.2, 3: 0.1}
+    header, sample = external_header("t" * 64, "k" * 64, 4, 4, 1.0), replace(SAMPLE, ids=np.array(ids, np.int32))
+    assert (teacher_rows(answer_of(whole, whole, whole, ids=ids), sample, header, Counter())[2] == LOG_FLOOR).all()
 
 
 def test_a_sum_above_1_by_rounding_is_scaled_and_beyond_it_refused():
@@ -79,16 +75,6 @@ def test_a_sum_above_1_by_rounding_is_scaled_and_beyond_it_refused():
     much = {1: 0.5, 2: 0.3, 5: 0.2, 6: topk.SUM_ABOVE * 1.2}
     with pytest.raises(BadAnswer, match="1.0012.* token 2"):
         teacher_rows(answer_of(PLAIN, much, PLAIN), SAMPLE, HEADER, Counter())
-
-
-def test_k_of_the_whole_vocabulary_leaves_no_tail():
-    header, sample = (
-        external_header("t" * 64, "k" * 64, 4, 4, 1.0),
-        replace(SAMPLE, ids=np.array([0, 1, 2, 3], np.int32)),
-    )
-    whole = {0: 0.4, 1: 0.3, 2: 0.2, 3: 0.1}
-    answer = answer_of(whole, whole, whole, ids=(0, 1, 2, 3), prompt=(0, 1, 2, 3))
-    assert (teacher_rows(answer, sample, header, Counter())[2] == LOG_FLOOR).all()
 
 
 def test_no_mass_is_the_floor_and_bare_numbers_are_read():
@@ -146,14 +132,20 @@ def test_other_forms_are_refused(value):
         parse_answer(value)
 
 
+def offline(ids, entries) -> dict:
+    return {"prompt_token_ids": ids, "prompt_logprobs": entries, "outputs": [{"text": "x", "token_ids": [1]}]}
+
+
+def write(path, *lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def test_a_file_of_another_tokenizer_is_refused(tmp_path):
-    line = {"tokenizer_sha256": "e" * 64, "prompt_token_ids": [7, 3, 9, 3], "outputs": [{"text": "x"}],
-            "prompt_logprobs": answer_of(PLAIN, PLAIN, PLAIN).prompt_logprobs}  # fmt: skip
+    line = offline([7, 3, 9, 3], answer_of(PLAIN, PLAIN, PLAIN).prompt_logprobs)
     path = tmp_path / "offline.jsonl"
-    path.write_text(json.dumps(line) + "\nnonsense\n")
+    write(path, line | {"tokenizer_sha256": "e" * 64})
     with pytest.raises(UserError, match="1 of 1 "):
         import_topk([path], [SAMPLE], HEADER, tmp_path / "store")
-    del line["tokenizer_sha256"]
     path.write_text(json.dumps(line) + "\nnonsense\n")
     assert import_topk([path], [SAMPLE], HEADER, tmp_path / "store")["refused"] == {"not JSON": 1}
     assert StoreReader(tmp_path / "store", tokenizer_sha256="k" * 64).positions == 2
@@ -164,9 +156,7 @@ def test_an_import_takes_the_place_of_an_earlier_one(tmp_path):
     path, folder = tmp_path / "offline.jsonl", tmp_path / "store"
 
     def import_of(masses):
-        entries = answer_of(PLAIN, PLAIN, masses).prompt_logprobs
-        line = {"prompt_token_ids": [7, 3, 9, 3], "outputs": [{"text": "x"}], "prompt_logprobs": entries}
-        path.write_text(json.dumps(line) + "\n")
+        write(path, offline([7, 3, 9, 3], answer_of(PLAIN, PLAIN, masses).prompt_logprobs))
         import_topk([path], [SAMPLE], HEADER, folder)
         return StoreReader(folder).lookup(SAMPLE.ids, SAMPLE.supervised)[0][1].tolist()
 
@@ -181,12 +171,10 @@ def test_an_import_takes_the_place_of_an_earlier_one(tmp_path):
     with pytest.raises(UserError, match="top_k=4 .*2"):
         import_topk([path], [SAMPLE], external_header("t" * 64, "k" * 64, VOCAB, 2, 1.0), folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "notes.txt").write_text("mine")
-    (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / "shard-00000.safetensors").write_text("of a capture that was stopped")
-    for there in (other, tmp_path / "begun"):
+    for name in ("notes.txt", "shard-00000.safetensors"):  # a folder of one's own, a capture that was stopped
+        there = tmp_path / f"with {name}"
+        there.mkdir()
+        (there / name).write_text("mine")
         with pytest.raises(UserError, match=there.name):
             import_topk([path], [SAMPLE], HEADER, there)
         assert list(there.iterdir())
@@ -220,18 +208,19 @@ def captured(ms_runtime, tmp_path_factory):
     return model, samples, StoreReader(folder / "store"), rows
 
 
-def stored(reader, sample):
-    """The three arrays of a sample as they are on disk."""
-    number, first, runs = reader._find(sample.ids, sample.supervised)
-    return reader._decode(number, first, int(runs[:, 1].sum()))
-
-
-def write_offline(path, samples, entries_of):
-    with open(path, "w") as file:
-        for sample in samples:
-            line = {"prompt_token_ids": sample.ids.tolist(), "prompt_logprobs": entries_of(sample), "outputs": [
-                {"index": 0, "text": "x", "token_ids": [1]}]}  # fmt: skip
-            file.write(json.dumps(line) + "\n")
+def check_import(reader, path, samples, folder):
+    """Import `path`; yields, of each sample, log-probabilities and tails on disk, of `reader` and as imported."""
+    metrics = import_topk([path], samples, HEADER, folder)
+    imported = StoreReader(folder)
+    assert imported.header == reader.header and metrics["positions"] == reader.positions
+    for sample in samples:
+        found = []
+        for store in (reader, imported):
+            number, first, runs = store._find(sample.ids, sample.supervised)
+            found.append(store._decode(number, first, int(runs[:, 1].sum())))
+        (ids, *ours), (ids_2, *theirs) = found
+        np.testing.assert_array_equal(ids, ids_2)
+        yield *ours, *theirs
 
 
 def test_the_numbers_of_a_capture_imported_give_the_same_store(captured, tmp_path):
@@ -248,13 +237,8 @@ def test_the_numbers_of_a_capture_imported_give_the_same_store(captured, tmp_pat
             entries[t] = own | {str(i): {"logprob": float(logp)} for i, logp in zip(ids_K, logp_K, strict=True)}
         return entries
 
-    write_offline(tmp_path / "offline.jsonl", samples, entries_of)
-    metrics = import_topk([tmp_path / "offline.jsonl"], samples, HEADER, tmp_path / "store")
-    imported = StoreReader(tmp_path / "store")
-    assert imported.header == reader.header and metrics["positions"] == reader.positions
-    for sample in samples:
-        (ids, logp, tail), (ids_2, logp_2, tail_2) = stored(reader, sample), stored(imported, sample)
-        np.testing.assert_array_equal(ids, ids_2)
+    write(tmp_path / "offline.jsonl", *(offline(sample.ids.tolist(), entries_of(sample)) for sample in samples))
+    for logp, tail, logp_2, tail_2 in check_import(reader, tmp_path / "offline.jsonl", samples, tmp_path / "store"):
         np.testing.assert_array_equal(logp.view(np.int32), logp_2.view(np.int32))
         np.testing.assert_allclose(np.exp(tail), np.exp(tail_2), atol=1e-6 + 1e-3 * np.exp(tail).max())
 
@@ -265,9 +249,6 @@ def test_the_teachers_own_logits_through_a_server_give_the_same_store(captured, 
     from mindspore import Tensor
 
     from mindspore_impl.data.batches import one_pass
-    from mindspore_impl.integrations.vllm import asking
-    from mindspore_impl.integrations.vllm.client import Server
-    from tests.integrations.fake_server import serving
 
     model, samples, reader, _ = captured
     logits = {}
@@ -277,21 +258,7 @@ def test_the_teachers_own_logits_through_a_server_give_the_same_store(captured, 
         logits[tuple(sample.ids.tolist())] = model(*arrays).asnumpy()[0, : len(sample.ids)]
     with serving(lambda ids: logits[tuple(ids)]) as fake:
         asking.ask_topk(Server(fake.url, timeout=5, in_flight=4), samples, HEADER, tmp_path / "a.jsonl")
-    import_topk([tmp_path / "a.jsonl"], samples, HEADER, tmp_path / "store")
-    imported = StoreReader(tmp_path / "store")
-    for sample in samples:
-        (ids, logp, tail), (ids_2, logp_2, tail_2) = stored(reader, sample), stored(imported, sample)
-        np.testing.assert_array_equal(ids, ids_2)
+    for logp, tail, logp_2, tail_2 in check_import(reader, tmp_path / "a.jsonl", samples, tmp_path / "store"):
         step = np.spacing(np.abs(logp).astype(np.float16)).astype(np.float32)
         assert (np.abs(logp - logp_2) <= step).all()
         np.testing.assert_allclose(np.exp(tail), np.exp(tail_2), atol=1e-3)
-
-
-def test_rows_of_the_fake_server_are_vllms_form():
-    """K or K + 1 entries, the prompt's own token always there: what the other tests stand on."""
-    logp_LV = log_softmax(np.random.default_rng(0).normal(0, 3, (6, VOCAB)))
-    ids = [3, 8, 21, 4, 4, 17]
-    entries = prompt_logprobs(ids, logp_LV, TOP_K)
-    assert entries[0] is None and len(entries) == 6
-    assert {len(entry) for entry in entries[1:]} <= {TOP_K, TOP_K + 1}
-    assert all(str(own) in entry for own, entry in zip(ids[1:], entries[1:], strict=True))
