@@ -91,13 +91,9 @@ def tiny_model(seed: int = 0):
     from mindspore_impl.model.pangu import PanguForCausalLM
 
     sizes = ModelOptions(
-        vocab_size=VOCAB,
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
+        vocab_size=VOCAB, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1,
-    )
+    )  # fmt: skip
     return PanguForCausalLM(sizes, seed=seed)
 
 

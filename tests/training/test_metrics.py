@@ -80,21 +80,15 @@ def test_log_is_cut_back_to_the_resumed_step(tmp_path):
     assert lines(path) == []
 
 
-def test_other_ranks_write_nothing(tmp_path):
-    log = MetricsLog(tmp_path / "x", 0, tensorboard=True, active=False)
-    log.write({"step": 1})
-    log.sync()
-    log.close()
-    assert not (tmp_path / "x").exists()
-
-
-def test_tensorboard_events_hold_the_numbers(tmp_path):
-    log = MetricsLog(tmp_path, 0, tensorboard=True, active=True)
-    log.write({"step": 1, "loss": 2.0, "tokens_per_second": None})
-    log.write({"step": 1, "validation": {"held": {"loss": 3.0, "tokens": 4}}})
-    log.close()
+def test_tensorboard_events_hold_the_numbers_and_other_ranks_write_nothing(tmp_path):
+    for folder, active in ((tmp_path, True), (tmp_path / "other", False)):
+        log = MetricsLog(folder, 0, tensorboard=True, active=active)
+        log.write({"step": 1, "loss": 2.0, "tokens_per_second": None})
+        log.write({"step": 1, "validation": {"held": {"loss": 3.0, "tokens": 4}}})
+        log.sync()
+        log.close()
     events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
-    assert b"train/loss" in events and b"validation/held/loss" in events
+    assert b"train/loss" in events and b"validation/held/loss" in events and not (tmp_path / "other").exists()
 
 
 def test_json_has_no_nan():
