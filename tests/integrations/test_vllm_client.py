@@ -1,6 +1,8 @@
 """Asking a server that fails: what is wrong is refused and counted, nothing is lost, and a second run completes."""
 
+import contextlib
 import json
+import socket
 import threading
 from collections import Counter
 from pathlib import Path
@@ -27,21 +29,14 @@ def logits_of(ids):
     return np.stack([np.random.default_rng(ids[: t + 1]).normal(0, 3, VOCAB) for t in range(len(ids))])
 
 
-def make_samples(count=5):
+def make_samples(count):
     rng = np.random.default_rng(0)
-    made = []
-    for number in range(count):
-        supervised = np.array([False, False, True, True, number % 2 == 0, True])
-        made.append(Sample(rng.integers(0, VOCAB, 6).astype(np.int32), supervised, f"r{number}", "fast"))
-    return made
+    masks = [np.array([False, False, True, True, number % 2 == 0, True]) for number in range(count)]
+    return [Sample(rng.integers(0, VOCAB, 6).astype(np.int32), mask, f"r{n}", "fast") for n, mask in enumerate(masks)]
 
 
-SAMPLES = make_samples()
+SAMPLES = make_samples(5)
 FIRST = tuple(SAMPLES[0].ids.tolist())
-
-
-def sample_of(key):
-    return next(sample for sample in SAMPLES if sample_key(sample.ids) == key)
 
 
 def server_at(fake, **changes) -> Server:
@@ -144,7 +139,8 @@ def test_answers_to_other_settings_and_damaged_lines_are_asked_again(tmp_path, c
             file.write('{"a": 1}\nnonsense\n')
             file.write('{"custom_id": [1], "request_sha256": "x", "response": {"body": {}}}\n')
             kept = json.loads(path.read_text().splitlines()[0])
-            body = topk_request(sample_of(kept["custom_id"]), TOP_K, MODEL)
+            sample = next(sample for sample in SAMPLES if sample_key(sample.ids) == kept["custom_id"])
+            body = topk_request(sample, TOP_K, MODEL)
             changed = {"request_sha256": files.sha256_json(body), "response": {"body": [1]}}
             file.write(json.dumps(kept | changed) + "\n")
         fake.asked.clear()
@@ -183,18 +179,6 @@ def test_requests_in_flight_are_bounded_and_questions_drawn_as_room_comes_free()
     assert all(number - answered < 3 for number, answered in drawn)
 
 
-def test_the_threads_end(tmp_path):
-    with serving(logits_of) as fake:
-        fake.faults[FIRST] = ["401"]
-        with pytest.raises(UserError, match="1 of 5 "):
-            asking.ask_topk(server_at(fake, in_flight=7), SAMPLES, HEADER, tmp_path / "a.jsonl")
-        asking.ask_topk(server_at(fake, in_flight=7), SAMPLES, HEADER, tmp_path / "a.jsonl")
-    mine = [thread for thread in threading.enumerate() if thread.name == "asking"]
-    for thread in mine:
-        thread.join(5)
-    assert not any(thread.is_alive() for thread in mine)
-
-
 # Refused: only those under way when the first answer came. Failing: until several in a row are given up.
 @pytest.mark.parametrize(("status", "most"), [("401", 6), ("403", 6), ("404", 6), ("302", 6), ("500", 19)])
 def test_a_server_that_refuses_or_fails_everybody_is_not_asked_for_all(tmp_path, status, most):
@@ -205,6 +189,10 @@ def test_a_server_that_refuses_or_fails_everybody_is_not_asked_for_all(tmp_path,
         with pytest.raises(UserError, match=f"30 of 30 .*HTTP {status}"):
             asking.ask_topk(server_at(fake), samples, HEADER, tmp_path / "a.jsonl")
         assert sum(fake.asked.values()) <= most
+    mine = [thread for thread in threading.enumerate() if thread.name == "asking"]
+    for thread in mine:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in mine)
 
 
 def test_waits_double_are_seeded_and_obey_retry_after(monkeypatch):
@@ -270,9 +258,6 @@ def test_only_plain_http_addresses(url):
     with pytest.raises(UserError, match="--url") as caught:
         check_url(url)
     assert "pass@" not in str(caught.value)
-
-
-def test_addresses_are_completed():
     assert check_url("http://host:8000") == "http://host:8000/v1" == check_url("http://host:8000/v1/")
     assert check_url("https://host/api/v1") == "https://host/api/v1"
 
@@ -313,24 +298,17 @@ def test_a_fault_of_ours_is_not_swallowed(tmp_path):
 
 
 def test_a_dripping_server_runs_into_the_timeout():
-    import socket
-
-    listener = socket.create_server(("127.0.0.1", 0))
-
     def drip():
         connection, _ = listener.accept()
-        connection.recv(65536)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-        try:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
             for _ in range(40):
                 connection.sendall(b" ")
                 threading.Event().wait(0.05)
-        except OSError:
-            pass
-        connection.close()
 
-    threading.Thread(target=drip, daemon=True).start()
-    server = Server(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", timeout=0.3, retries=0, in_flight=1)
-    faults, given_up = ask_all(server, [Question("a", {"prompt": []})], 1, lambda *_: None, lambda *_: None, "test")
-    listener.close()
-    assert faults == Counter({"timeout": 1}) and "no whole answer within 0.3 s" in given_up[0]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=drip, daemon=True).start()
+        server = Server(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", timeout=0.3, retries=0, in_flight=1)
+        faults, given_up = ask_all(server, [Question("a", {"prompt": []})], 1, lambda *_: None, lambda *_: None, "test")
+    assert faults == Counter({"timeout": 1}) and "0.3 s" in given_up[0]

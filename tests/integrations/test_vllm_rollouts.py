@@ -91,10 +91,7 @@ def test_a_server_gives_the_rollout_file(records, tokenizer, prompts, tmp_path):
         assert (to_sample(item, tokenizer).ids == rendered.ids).all()
 
 
-@pytest.mark.parametrize(("fault", "kind"), [
-    ("500", "HTTP 500"), ("other prompt", "about another prompt"), ("two choices", "another form"),
-    ("truncated", "not JSON"), ("array", "another form"),
-])  # fmt: skip
+@pytest.mark.parametrize(("fault", "kind"), [("other prompt", "about another prompt"), ("two choices", "another form")])
 def test_a_fault_leaves_one_question_and_a_second_run_asks_it(tokenizer, prompts, tmp_path, capsys, fault, kind):
     mine = prompts[:1] + prompts[2:3]
     with serving(None, lambda body: (label(mine[0].record, tokenizer), "stop", None)) as fake:

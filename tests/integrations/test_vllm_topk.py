@@ -11,15 +11,13 @@ import pytest
 
 from mindspore_impl.data.teacher_store import StoreReader, sample_key
 from mindspore_impl.errors import UserError
-from mindspore_impl.integrations.vllm import asking, topk
+from mindspore_impl.integrations.vllm import topk
 from mindspore_impl.integrations.vllm.answers import Answer, BadAnswer, parse_answer
-from mindspore_impl.integrations.vllm.client import Server
 from mindspore_impl.integrations.vllm.topk import TAIL_RESOLUTION, external_header, import_topk, teacher_rows
 from mindspore_impl.ops.log_floor import LOG_FLOOR
 from mindspore_impl.text.chat import Sample
-from tests.integrations.fake_server import serving
 
-VOCAB, TOP_K, LENGTH = 40, 4, 32
+VOCAB, TOP_K = 40, 4
 HEADER = external_header("t" * 64, "k" * 64, VOCAB, TOP_K, 1.0)
 SAMPLE = Sample(np.array([7, 3, 9, 3], np.int32), np.array([False, False, True, True]), "r", "fast")
 
@@ -180,54 +178,27 @@ def test_an_import_takes_the_place_of_an_earlier_one(tmp_path):
         assert list(there.iterdir())
 
 
-# -- parity with an in-process capture of the same teacher
-
-
-@pytest.fixture(scope="module")
-def captured(ms_runtime, tmp_path_factory):
-    """(model, samples, reader of the captured store, the rows that went into it) of one small teacher at T = 1."""
+def test_the_numbers_of_a_capture_imported_give_the_same_store(ms_runtime, tmp_path, monkeypatch):
+    """Fed with the float32 log-probabilities of a capture, ids and log-probabilities are bit for bit those of its
+    store. The tail is not: a capture sums it over the ids outside, an import has only 1 minus the sum of K float32
+    masses, which is off by their rounding, 1e-6 at most."""
     from mindspore_impl.distill.capture import TeacherScorer, run_capture
     from mindspore_impl.distill.jobs import CaptureJob
     from mindspore_impl.distill.options import CaptureOptions
     from tests.distill.small import small_model
     from tests.distill.test_capture import make_samples
 
-    rows, score = {}, TeacherScorer.score
+    rows, score, samples = {}, TeacherScorer.score, make_samples(10)
 
     def remembered(*arguments):
         for sample, scored in score(*arguments):
             rows[sample_key(sample.ids)] = scored
             yield sample, scored
 
-    model, samples, folder = small_model(VOCAB), make_samples(10), tmp_path_factory.mktemp("captured")
+    monkeypatch.setattr(TeacherScorer, "score", remembered)
     tokenizer = SimpleNamespace(sha256="k" * 64, vocab_size=VOCAB)
     options = CaptureOptions("top_k", TOP_K, 1.0, rows_per_batch=4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TeacherScorer, "score", remembered)
-        run_capture(CaptureJob(tokenizer, samples, options, folder, 0, LENGTH, "t" * 64, model))
-    return model, samples, StoreReader(folder / "store"), rows
-
-
-def check_import(reader, path, samples, folder):
-    """Import `path`; yields, of each sample, log-probabilities and tails on disk, of `reader` and as imported."""
-    metrics = import_topk([path], samples, HEADER, folder)
-    imported = StoreReader(folder)
-    assert imported.header == reader.header and metrics["positions"] == reader.positions
-    for sample in samples:
-        found = []
-        for store in (reader, imported):
-            number, first, runs = store._find(sample.ids, sample.supervised)
-            found.append(store._decode(number, first, int(runs[:, 1].sum())))
-        (ids, *ours), (ids_2, *theirs) = found
-        np.testing.assert_array_equal(ids, ids_2)
-        yield *ours, *theirs
-
-
-def test_the_numbers_of_a_capture_imported_give_the_same_store(captured, tmp_path):
-    """Fed with the float32 log-probabilities of the capture itself, ids and log-probabilities are bit for bit those of
-    its store. The tail is not: a capture sums it over the ids outside, an import has only 1 minus the sum of K float32
-    masses, which is off by their rounding, 1e-6 at most."""
-    _, samples, reader, rows = captured
+    run_capture(CaptureJob(tokenizer, samples, options, tmp_path, 0, 32, "t" * 64, small_model(VOCAB)))
 
     def entries_of(sample):
         entries = [None] + [{str(token_id): {"logprob": -1.0}} for token_id in sample.ids[1:].tolist()]
@@ -238,27 +209,15 @@ def test_the_numbers_of_a_capture_imported_give_the_same_store(captured, tmp_pat
         return entries
 
     write(tmp_path / "offline.jsonl", *(offline(sample.ids.tolist(), entries_of(sample)) for sample in samples))
-    for logp, tail, logp_2, tail_2 in check_import(reader, tmp_path / "offline.jsonl", samples, tmp_path / "store"):
+    metrics = import_topk([tmp_path / "offline.jsonl"], samples, HEADER, tmp_path / "imported")
+    captured, imported = (StoreReader(tmp_path / name) for name in ("store", "imported"))
+    assert imported.header == captured.header and metrics["positions"] == captured.positions
+    for sample in samples:
+        found = []
+        for store in (captured, imported):
+            number, first, runs = store._find(sample.ids, sample.supervised)
+            found.append(store._decode(number, first, int(runs[:, 1].sum())))  # as on disk
+        (ids, logp, tail), (ids_2, logp_2, tail_2) = found
+        np.testing.assert_array_equal(ids, ids_2)
         np.testing.assert_array_equal(logp.view(np.int32), logp_2.view(np.int32))
         np.testing.assert_allclose(np.exp(tail), np.exp(tail_2), atol=1e-6 + 1e-3 * np.exp(tail).max())
-
-
-def test_the_teachers_own_logits_through_a_server_give_the_same_store(captured, tmp_path):
-    """Softmax in float64 on the other side: the same ids; log-probabilities equal to one step of float16, since float32
-    and float64 may fall on either side of a rounding."""
-    from mindspore import Tensor
-
-    from mindspore_impl.data.batches import one_pass
-
-    model, samples, reader, _ = captured
-    logits = {}
-    for sample in samples:
-        batch, _ = next(one_pass([sample], LENGTH, 4))
-        arrays = (Tensor(a) for a in (batch.input_ids_BL, batch.position_ids_BL, batch.segment_ids_BL))
-        logits[tuple(sample.ids.tolist())] = model(*arrays).asnumpy()[0, : len(sample.ids)]
-    with serving(lambda ids: logits[tuple(ids)]) as fake:
-        asking.ask_topk(Server(fake.url, timeout=5, in_flight=4), samples, HEADER, tmp_path / "a.jsonl")
-    for logp, tail, logp_2, tail_2 in check_import(reader, tmp_path / "a.jsonl", samples, tmp_path / "store"):
-        step = np.spacing(np.abs(logp).astype(np.float16)).astype(np.float32)
-        assert (np.abs(logp - logp_2) <= step).all()
-        np.testing.assert_allclose(np.exp(tail), np.exp(tail_2), atol=1e-3)

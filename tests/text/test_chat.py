@@ -17,10 +17,6 @@ def spelled(tokenizer, ids) -> str:
     return tokenizer.decode(ids, skip_special=False)
 
 
-def learned(tokenizer, sample) -> str:
-    return "|".join(spelled(tokenizer, sample.ids[start:stop]) for start, stop in runs(sample.supervised))
-
-
 def runs(mask) -> list[tuple[int, int]]:
     edges = np.flatnonzero(np.diff(np.concatenate(([0], mask.astype(int), [0]))))
     return list(zip(edges[::2], edges[1::2], strict=True))
@@ -60,7 +56,8 @@ TEMPLATES = [
 def test_the_template_and_the_mask(tokenizer, thinking, messages, text, supervised):
     sample = chat.render(Record("r1", messages, thinking, {"difficulty_loss": 0.5}), tokenizer)
     assert spelled(tokenizer, sample.ids) == text
-    assert learned(tokenizer, sample) == supervised
+    learned = [spelled(tokenizer, sample.ids[start:stop]) for start, stop in runs(sample.supervised)]
+    assert "|".join(learned) == supervised
     assert (sample.ids.dtype, sample.supervised.dtype) == (np.int32, bool)
     assert (sample.record_id, sample.thinking, sample.meta) == ("r1", thinking, {"difficulty_loss": 0.5})
 
