@@ -14,6 +14,7 @@ import pytest
 
 from mindspore_impl.data.teacher_store import StoreHeader, StoreReader
 from mindspore_impl.data.teacher_store_writer import StoreWriter
+from mindspore_impl.distill.jobs import CaptureJob, RolloutJob
 from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
 from mindspore_impl.distill.rollout import run_rollout
 from mindspore_impl.evaluation.options import EvaluationOptions
@@ -128,7 +129,8 @@ def test_a_rollout(run_for, tokenizer, tmp_path):
         def engine(_, tokenizer):
             return Engine(tokenizer, asked)
 
-        run_rollout(None, tokenizer, records(5), options, sampling, "ab" * 32, folder, 3, make_engine=engine)
+        job = RolloutJob(tokenizer, records(5), options, sampling, folder, 3, "ab" * 32, make_engine=engine)
+        run_rollout(job)
         return sum(asked)
 
     check_every_kill(run_for, work, tmp_path, {"rollouts.json"}, most=2)
@@ -142,7 +144,8 @@ def test_a_rollout_that_is_killed_again_and_again(run_for, tokenizer, tmp_path):
         return Engine(tokenizer, asked)
 
     def work(folder=tmp_path / "killed"):
-        run_rollout(None, tokenizer, records(6), options, sampling, "ab" * 32, folder, 3, make_engine=engine)
+        job = RolloutJob(tokenizer, records(6), options, sampling, folder, 3, "ab" * 32, make_engine=engine)
+        run_rollout(job)
 
     work(tmp_path / "whole")
     runs = 1
@@ -216,11 +219,12 @@ def test_a_capture(run_for, tmp_path, monkeypatch):
 
     monkeypatch.setattr(capture, "TeacherScorer", type("Scorer", (), {"__init__": lambda *_: None, "score": score}))
     model = SimpleNamespace(lm_head_weight=np.zeros((50, 2)))
+    tokenizer = SimpleNamespace(sha256="k" * 64, vocab_size=50)
     options = CaptureOptions(top_k=3, rows_per_batch=1, positions_per_shard=12)
 
     def work(folder, asked=None):
         computed.append([] if asked is None else asked)
-        capture.run_capture(model, HEADER, samples(9), options, 24, folder, 0)
+        capture.run_capture(CaptureJob(tokenizer, samples(9), options, folder, 0, 24, "t" * 64, model))
         return sum(computed[-1])
 
     check_every_kill(run_for, work, tmp_path, most=6)

@@ -5,6 +5,7 @@ MindSpore is imported only where a run's stage is read, so that --help is quick.
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from mindspore_impl import files
@@ -16,16 +17,16 @@ from mindspore_impl.errors import UserError
 def main(arguments: list[str]) -> None:
     """Ask a server what a stage or a file needs, and import the answers."""
     options = _parse(arguments)
-    questions, folder = _questions(options)
+    job = _job(options)
     if not options.url and not options.answers:
         raise UserError("name a server (--url http://HOST:PORT/v1) or files of earlier answers (--answers FILE)")
-    folder = options.output or folder
+    folder = job.folder
     server = _server(options) if options.url else None
     paths = [*options.answers, *([folder / "answers.jsonl"] if server else [])]
-    from mindspore_impl.distill.external import TopkQuestions
+    from mindspore_impl.distill.jobs import CaptureJob
 
-    topk = isinstance(questions, TopkQuestions)
-    summary = (_import_topk if topk else _import_rollouts)(questions, server, paths, folder, options)
+    topk = isinstance(job, CaptureJob)
+    summary = (_import_topk if topk else _import_rollouts)(job, server, paths, options)
     files.write_json(folder / "imported.json", files.jsonable(summary))
     for key, value in summary.items():
         print(f"{key}: {value}")
@@ -69,94 +70,85 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _questions(options: argparse.Namespace):
-    """The TopkQuestions or RolloutQuestions, and the default output folder.
+def _job(options: argparse.Namespace):
+    """The CaptureJob or RolloutJob that is asked of the server.
 
     Raises UserError unless exactly one source is named that a server can answer.
     """
     sources = [options.run, options.records, options.rollouts]
     if sum(source is not None for source in sources) != 1 or (options.run is None) != (options.stage is None):
         raise UserError("name one source: --run DIR --stage NAME, or --records FILE, or --rollouts FILE")
-    weights = None if options.weights is None else _hash_of(options.weights)
-    if options.run is not None:
-        return _of_stage(options.run, options.stage, weights, options.plugins), options.run / "external" / options.stage
-    if options.tokenizer is None:
+    if options.run is None and options.tokenizer is None:
         raise UserError("--tokenizer: name the tokenizer of the server's model; every id depends on it")
-    source = options.records or options.rollouts
-    return _of_file(options, weights), source.with_suffix(".external")
+    job, weights = (_of_file if options.run is None else _of_stage)(options), None
+    if options.weights is not None:
+        from mindspore_impl.curriculum.resolve import open_weights
+        from mindspore_impl.curriculum.stages.inputs import file_hash
+        from mindspore_impl.model.weights import identity
+
+        weights = identity(open_weights(options.weights), file_hash)
+    return replace(job, weights_sha256=weights)
 
 
-def _hash_of(path: Path) -> str:
-    from mindspore_impl.curriculum.resolve import open_weights
-    from mindspore_impl.curriculum.stages.inputs import file_hash
-    from mindspore_impl.model.weights import identity
-
-    return identity(open_weights(path), file_hash)
-
-
-def _of_stage(run_dir: Path, name: str, weights: str | None, plugins: list[str]):
+def _of_stage(options: argparse.Namespace):
     from mindspore_impl.curriculum.runner import open_run
     from mindspore_impl.curriculum.stages.capture import CaptureStage
     from mindspore_impl.curriculum.stages.rollout import RolloutStage
-    from mindspore_impl.distill.external import RolloutQuestions, TopkQuestions
+    from mindspore_impl.distill.jobs import CaptureJob, RolloutJob, fitting
     from mindspore_impl.schema import nearest
 
-    context = open_run(run_dir, plugins)
+    context, name = open_run(options.run, options.plugins), options.stage
     stage = context.config.stages.get(name)  # it may be absent from `order`, where an external teacher replaces it
     if not isinstance(stage, CaptureStage | RolloutStage):
-        fitting = [n for n, s in context.config.stages.items() if isinstance(s, CaptureStage | RolloutStage)]
-        raise UserError(f"--stage: {name!r} is no capture or rollout stage of {run_dir}{nearest(name, fitting)}")
-    if isinstance(stage, RolloutStage):
-        seed = context.config.seed if stage.seed is None else stage.seed
-        return RolloutQuestions(context.tokenizer, stage.records(context), stage.rollout, stage.sampling, seed, weights)
-    if stage.capture.mode != "top_k":
+        known = [n for n, s in context.config.stages.items() if isinstance(s, CaptureStage | RolloutStage)]
+        raise UserError(f"--stage: {name!r} is no capture or rollout stage of {options.run}{nearest(name, known)}")
+    if isinstance(stage, CaptureStage) and stage.capture.mode != "top_k":
         raise UserError(f"stages.{name}.capture.mode: {stage.capture.mode} cannot be asked of a server; use top_k")
-    samples = _fitting(stage.samples(context), stage.sequence_length, stage.capture.overlong, name)
-    return TopkQuestions(context.tokenizer, samples, stage.capture.top_k, stage.capture.temperature, weights)
+    seed = context.config.seed if stage.seed is None else stage.seed
+    request = stage.request(context) | {"folder": options.output or options.run / "external" / name, "seed": seed}
+    if isinstance(stage, RolloutStage):
+        return RolloutJob(**request)
+    samples = fitting(request["samples"], stage.sequence_length, stage.capture.overlong)
+    return CaptureJob(**request | {"samples": samples})
 
 
-def _fitting(samples: list, length: int, overlong: str, name: str) -> list:
-    """The samples that an in-process capture would score."""
-    from mindspore_impl.distill.capture import fitting
-
-    if overlong == "drop":
-        return fitting(samples, length)
-    for sample in samples:
-        if len(sample.ids) > length:
-            raise UserError(
-                f"record {sample.record_id!r} has {len(sample.ids)} tokens, more than stages.{name}.sequence_length "
-                f"{length}; raise it, or choose stages.{name}.capture.overlong=drop"
-            )
-    return samples
-
-
-def _of_file(options: argparse.Namespace, weights: str | None):
-    from mindspore_impl.data.options import DatasetOptions
+def _of_file(options: argparse.Namespace):
+    from mindspore_impl.data.options import FileSet
     from mindspore_impl.data.rollouts import read_rollouts, to_sample
     from mindspore_impl.data.sources import load_set
-    from mindspore_impl.distill.external import RolloutQuestions, TopkQuestions
-    from mindspore_impl.distill.options import RolloutOptions
+    from mindspore_impl.distill.jobs import CaptureJob, RolloutJob
+    from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
     from mindspore_impl.generation.options import SamplingOptions
     from mindspore_impl.text.chat import render
     from mindspore_impl.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(options.tokenizer, options.template)
+    folder = options.output or (options.records or options.rollouts).with_suffix(".external")
     if options.rollouts is not None:
         samples = [to_sample(item, tokenizer) for item in read_rollouts(options.rollouts, tokenizer, True)]
-        return TopkQuestions(tokenizer, samples, options.top_k, options.temperature, weights)
-    records = load_set("records", DatasetOptions(source="records", path=str(options.records)), options.seed)
-    if options.ask == "top_k":
+    else:
+        records = load_set("records", FileSet(source="records", path=str(options.records)), options.seed)
+        if options.ask == "rollouts":
+            sampling = SamplingOptions(options.temperature, options.top_p, max_new_tokens=options.max_new_tokens)
+            repeats = RolloutOptions(samples_per_prompt=options.samples_per_prompt)
+            return RolloutJob(tokenizer, records, repeats, sampling, folder, options.seed)
         samples = [render(record, tokenizer) for record in records]
-        return TopkQuestions(tokenizer, samples, options.top_k, options.temperature, weights)
-    sampling = SamplingOptions(options.temperature, options.top_p, max_new_tokens=options.max_new_tokens)
-    repeats = RolloutOptions(samples_per_prompt=options.samples_per_prompt)
-    return RolloutQuestions(tokenizer, records, repeats, sampling, options.seed, weights)
+    return CaptureJob(tokenizer, samples, CaptureOptions("top_k", options.top_k, options.temperature), folder)
 
 
 def _server(options: argparse.Namespace):
     from mindspore_impl.integrations.vllm.client import Server, check_url, resolve_model
 
-    key = _key(options.api_key_env) if options.api_key_env else None
+    key, name = None, options.api_key_env
+    if name:
+        key = os.environ.get(name, "").strip()
+        if not key:
+            raise UserError(f"--api-key-env: the environment has no {name}; export it first")
+        if not (key.isascii() and key.isprintable()):  # http.client would show it in its message
+            raise UserError(
+                f"--api-key-env: {name} holds a line end, a control character or one that is not ASCII; export the key "
+                "alone"
+            )
     if options.in_flight < 1 or options.retries < 0 or not 0 < options.timeout < float("inf"):
         raise UserError("--in-flight must be 1 or more, --retries 0 or more and --timeout above 0")
     url = check_url(options.url)
@@ -164,43 +156,27 @@ def _server(options: argparse.Namespace):
                                 seed=options.seed), 1)  # fmt: skip
 
 
-def _key(name: str) -> str:
-    """The server's key from the environment.
-
-    A key that no HTTP header can carry is refused here: the message of http.client would show it.
-    """
-    key = os.environ.get(name, "").strip()
-    if not key:
-        raise UserError(f"--api-key-env: the environment has no {name}; export it first")
-    if not (key.isascii() and key.isprintable()):
-        raise UserError(
-            f"--api-key-env: {name} holds a line end, a control character or one that is not ASCII, as no key does; "
-            "export the key alone"
-        )
-    return key
-
-
-def _import_topk(questions, server, paths: list[Path], folder: Path, options: argparse.Namespace) -> dict:
+def _import_topk(job, server, paths: list[Path], options: argparse.Namespace) -> dict:
     from mindspore_impl.integrations.vllm import asking
     from mindspore_impl.integrations.vllm.topk import external_header, import_topk
 
-    name, tokenizer = server.model if server else options.model, questions.tokenizer
-    if not name and not questions.weights_sha256:
+    name, tokenizer, top_k = server.model if server else options.model, job.tokenizer, job.options.top_k
+    if not name and not job.weights_sha256:
         raise UserError("--model: name the teacher that gave the answers, or its --weights; the store keeps a hash")
-    teacher = questions.weights_sha256 or files.sha256_json(["a teacher known by name alone", name])
-    header = external_header(teacher, tokenizer.sha256, tokenizer.vocab_size, questions.top_k, questions.temperature)
+    teacher = job.weights_sha256 or files.sha256_json(["a teacher known by name alone", name])
+    header = external_header(teacher, tokenizer.sha256, tokenizer.vocab_size, top_k, job.options.temperature)
     if server:
-        asking.ask_topk(server, questions.samples, header, paths[-1])
-    return import_topk(paths, questions.samples, header, folder / "store")
+        asking.ask_topk(server, job.samples, header, paths[-1])
+    return import_topk(paths, job.samples, header, job.folder / "store")
 
 
-def _import_rollouts(questions, server, paths: list[Path], folder: Path, options: argparse.Namespace) -> dict:
+def _import_rollouts(job, server, paths: list[Path], options: argparse.Namespace) -> dict:
+    from mindspore_impl.distill.rollout import prompts_of
     from mindspore_impl.integrations.vllm import asking
-    from mindspore_impl.integrations.vllm.rollouts import import_rollouts, prompts_of
+    from mindspore_impl.integrations.vllm.rollouts import import_rollouts
 
-    tokenizer, sampling = questions.tokenizer, questions.sampling
-    prompts = prompts_of(questions.records, tokenizer, questions.options.samples_per_prompt, questions.seed)
+    prompts = prompts_of(job.records, job.tokenizer, job.options.samples_per_prompt, job.seed)
     if server:
-        asking.ask_rollouts(server, prompts, sampling, tokenizer, paths[-1], options.allow_missing)
-    path = folder / "rollouts.jsonl"
-    return import_rollouts(paths, prompts, sampling, tokenizer, path, questions.weights_sha256, options.allow_missing)
+        asking.ask_rollouts(server, prompts, job.sampling, job.tokenizer, paths[-1], options.allow_missing)
+    path = job.folder / "rollouts.jsonl"
+    return import_rollouts(paths, prompts, job.sampling, job.tokenizer, path, job.weights_sha256, options.allow_missing)

@@ -42,8 +42,11 @@ class Entry:
     def take(self, folder: Path) -> dict | None:
         """Put the result in place of `folder` and return the note that was kept with it; None when there is none.
 
-        For rank 0 alone. A damaged entry is reported, removed, and counts as none.
+        Every rank calls it. A damaged entry is reported, removed, and counts as none.
         """
+        return ranks.on_rank_zero(lambda: self._take(folder))
+
+    def _take(self, folder: Path) -> dict | None:
         if self.path is None or not self.path.exists():
             return None
         try:

@@ -27,32 +27,36 @@ def run(config: Config) -> Path:
     With `config.seeds` the whole run is repeated once a seed, in folders of its own, and compared. Every rank of a
     launch calls this (see launch.py); rank 0 alone decides and writes what belongs to the run.
     """
-    plan = make_plan(config)
-    if config.seeds:
-        return _run_seeds(config)
-    run_dir = Path(config.run_dir)
+    plan, run_dir = make_plan(config), Path(config.run_dir)
     with _opened(config, run_dir):
-        if runtime.rank() == 0:
-            _write_plan(run_dir, plan)
-        runtime.setup(config.runtime, config.seed)
-        context = RunContext(config, run_dir, {planned.name: planned for planned in plan})
-        context.tokenizer = _shared_tokenizer(context)
-        for planned in plan:
-            if status(run_dir, planned) != "skip":
-                planned.stage.check_data(planned.name, context)
-        try:
-            for planned in plan:
-                if ranks.should_stop():
-                    raise ranks.Stopped(agreed=True)
-                _run_stage(context, planned, len(plan))
-        except BaseException:
-            with suppress(Exception):  # what stopped the run matters more than its report
-                _write_report(run_dir)
-            raise
-        _write_report(run_dir)
+        if config.seeds:
+            _run_seeds(config, run_dir)
+        else:
+            _run_plan(config, plan, run_dir)
         ranks.barrier()
-    print(f"report: {run_dir / 'report.html'}")
+    print(f"{'comparison' if config.seeds else 'report'}: {run_dir / 'report.html'}")
     return run_dir
+
+
+def _run_plan(config: Config, plan: list[PlannedStage], run_dir: Path) -> None:
+    if runtime.rank() == 0:
+        _write_plan(run_dir, plan)
+    runtime.setup(config.runtime, config.seed)
+    context = RunContext(config, run_dir, {planned.name: planned for planned in plan})
+    context.tokenizer = _shared_tokenizer(context)
+    for planned in plan:
+        if status(run_dir, planned) != "skip":
+            planned.stage.check_data(planned.name, context)
+    try:
+        for planned in plan:
+            if ranks.should_stop():
+                raise ranks.Stopped(agreed=True)
+            _run_stage(context, planned, len(plan))
+    except BaseException:
+        with suppress(Exception):  # what stopped the run matters more than its report
+            _write_report(run_dir)
+        raise
+    _write_report(run_dir)
 
 
 def _shared_tokenizer(context: RunContext):
@@ -62,21 +66,15 @@ def _shared_tokenizer(context: RunContext):
     return found or prepare_tokenizer(context)
 
 
-def _run_seeds(config: Config) -> Path:
+def _run_seeds(config: Config, run_dir: Path) -> None:
     from mindspore_impl.report.seeds_report import write_seeds_report
 
-    run_dir = Path(config.run_dir)
-    folders = {}
-    with _opened(config, run_dir):
-        for number, seed in enumerate(config.seeds, start=1):
-            print(f"== seed {seed} ({number} of {len(config.seeds)})", flush=True)
-            single = dataclasses.replace(config, seed=seed, seeds=[], run_dir=str(seed_folder(run_dir, seed)))
-            folders[seed] = run(single)
-        if runtime.rank() == 0:
-            write_seeds_report(folders, run_dir, compare=tuple(config.compare) or None)
-        ranks.barrier()
-    print(f"comparison: {run_dir / 'summary.md'}")
-    return run_dir
+    folders = {seed: seed_folder(run_dir, seed) for seed in config.seeds}
+    for number, (seed, folder) in enumerate(folders.items(), start=1):
+        print(f"== seed {seed} ({number} of {len(folders)})", flush=True)
+        run(dataclasses.replace(config, seed=seed, seeds=[], run_dir=str(folder)))
+    if runtime.rank() == 0:
+        write_seeds_report(folders, run_dir, compare=tuple(config.compare) or None)
 
 
 def seed_folder(run_dir: Path, seed: int) -> Path:
@@ -178,7 +176,7 @@ def _run_stage(context: RunContext, planned: PlannedStage, total: int) -> None:
     options = context.config.runtime
     advice = planned.stage.less_memory.format(f"stages.{planned.name}") + " or runtime.logits_mb"
     with cache.entry(options.cache, planned.fingerprint, int(options.cache_gb * 1e9)) as cached:
-        if note := ranks.on_rank_zero(lambda: cached.take(folder)):
+        if note := cached.take(folder):
             write(note["result"] | {"cache": {"seconds": note["seconds"]}})
             print(f"{label}: taken from the cache, where it took {note['seconds']:.1f} s", flush=True)
             return

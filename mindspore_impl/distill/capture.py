@@ -10,8 +10,6 @@ import functools
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor, nn
@@ -28,7 +26,7 @@ from mindspore_impl.data.teacher_store_writer import (
     shard_record,
     write_shard,
 )
-from mindspore_impl.distill.options import CaptureOptions
+from mindspore_impl.distill.jobs import CaptureJob, fitting
 from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.projected_rows import HiddenStates, ProjectedRows, in_chunks
@@ -39,28 +37,11 @@ from mindspore_impl.text.chat import Sample
 Batch = tuple[PackedBatch, list[list[tuple[int, int]]]]  # as `SequentialBatches` gives it
 
 
-def run_capture(
-    model: nn.Cell,
-    header: StoreHeader,
-    samples: Sequence[Sample],
-    options: CaptureOptions,
-    sequence_length: int,
-    folder: str | Path,
-    seed: int,
-) -> dict[str, float]:
-    """Score `samples` with `model` and publish `folder`/store, resuming after the shards that exist.
+def run_capture(job: CaptureJob) -> dict[str, float]:
+    """Score the samples with the model of `job` and publish its store, resuming after the shards that exist.
 
-    Each distinct sample is scored once, by one of the ranks. What is stored of it depends on its ids and `seed` alone,
-    not on what it was packed with (to float32 rounding).
-
-    Args:
-        model: The teacher.
-        header: Names teacher, tokenizer and vocabulary; K, temperature and mode are taken from `options`.
-        samples: Rendered samples, equal ones allowed.
-        options: What is stored, and how the work is cut.
-        sequence_length: Tokens of a packed row.
-        folder: The stage's folder.
-        seed: Seed of the draws in mode "sampled".
+    Each distinct sample is scored once, by one of the ranks. What is stored of it depends on its ids and the seed
+    alone, not on what it was packed with (to float32 rounding).
 
     Returns the metrics of the whole store: positions, sequences, bytes and bytes_per_position (all files of the
     folder), teacher_mass, teacher_entropy and tail (means over positions, of the K ids and the bucket for the rest, as
@@ -69,21 +50,18 @@ def run_capture(
     Raises UserError when an id lies outside the vocabulary, K exceeds it, a sample is longer than a packed row under
     overlong=error, equal ids have two supervised masks, or the teacher's logits are not finite.
     """
-    header = replace(header, top_k=options.top_k, temperature=options.temperature, mode=options.mode)
-    given = len(samples)
-    if options.overlong == "drop":
-        samples = fitting(samples, sequence_length)
-    dropped = given - len(samples)
-    if dropped and runtime.rank() == 0:
-        print(f"  capture: {dropped} of {given} samples longer than {sequence_length} are left out")
-    check_capture(model, header, samples, sequence_length)
+    header, options = job.header, job.options
+    samples = fitting(job.samples, job.sequence_length, options.overlong)
+    if (dropped := len(job.samples) - len(samples)) and runtime.rank() == 0:
+        print(f"  capture: {dropped} of {len(job.samples)} samples longer than {job.sequence_length} are left out")
+    check_capture(job.model, header, samples)
     samples = distinct(samples)
-    packed = SequentialBatches(samples, sequence_length, options.rows_per_batch)
+    packed = SequentialBatches(samples, job.sequence_length, options.rows_per_batch)
     plan = plan_shards(packed, options.positions_per_shard)
-    store = Path(folder) / "store"
+    store = job.folder / "store"
     existing = functools.cache(lambda: existing_shards(store, header))  # on rank 0 alone
     tokens, started = 0, time.perf_counter()
-    scorer = TeacherScorer(model, header, seed)
+    scorer = TeacherScorer(job.model, header, job.seed)
 
     def known(number: int) -> dict | None:
         path = shard_path(store, number)
@@ -142,17 +120,6 @@ def _stoppable(packed: SequentialBatches, batches: range):
         yield packed[number]
 
 
-def fitting(samples: Sequence[Sample], sequence_length: int) -> list[Sample]:
-    """The samples of at most `sequence_length` tokens. Raises UserError when none of them is."""
-    kept = [sample for sample in samples if len(sample.ids) <= sequence_length]
-    if samples and not kept:
-        raise UserError(
-            f"capture: each of the {len(samples)} samples is longer than {sequence_length} tokens, so capture.overlong="
-            f"drop leaves nothing; raise the stage's sequence_length"
-        )
-    return kept
-
-
 def distinct(samples: Sequence[Sample]) -> list[Sample]:
     """The first sample of each sequence of ids, in order.
 
@@ -170,7 +137,7 @@ def distinct(samples: Sequence[Sample]) -> list[Sample]:
     return list(first.values())
 
 
-def check_capture(model: nn.Cell, header: StoreHeader, samples: Sequence[Sample], sequence_length: int) -> None:
+def check_capture(model: nn.Cell, header: StoreHeader, samples: Sequence[Sample]) -> None:
     """Raise UserError, naming the key or record, for a sample or setting that cannot be captured."""
     if not samples:
         raise UserError("capture: there is no sample to score; name sets or rollouts that are not empty")
@@ -185,11 +152,6 @@ def check_capture(model: nn.Cell, header: StoreHeader, samples: Sequence[Sample]
             f"capture.top_k={header.top_k} exceeds the vocabulary of {header.vocab_size}; set capture.top_k lower"
         )
     for sample in samples:
-        if len(sample.ids) > sequence_length:
-            raise UserError(
-                f"record {sample.record_id!r} has {len(sample.ids)} tokens but a row of the capture holds "
-                f"{sequence_length}; raise the stage's sequence_length, or choose capture.overlong=drop"
-            )
         low, high = int(np.min(sample.ids)), int(np.max(sample.ids))
         if low < 0 or high >= header.vocab_size:
             raise UserError(
@@ -334,8 +296,8 @@ def rescore(
     teacher's logits are not finite.
     """
     header, given = reader.header, len(samples)
-    samples = fitting(samples, sequence_length)
-    check_capture(model, header, samples, sequence_length)
+    samples = fitting(samples, sequence_length, "drop")
+    check_capture(model, header, samples)
     scorer = TeacherScorer(model, header)
     worst, total, same, count, positions, sequences = 0.0, 0.0, 0, 0, 0, 0
     surplus, variance = 0.0, 0.0  # of the drawn log-probabilities over their expectation, in sum

@@ -6,22 +6,21 @@ is byte for byte the same for any number of ranks and interruptions.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mindspore_impl import files, runtime
 from mindspore_impl.data.rollouts import Rollout, read_rollouts, write_rollouts
+from mindspore_impl.distill.jobs import RolloutJob
 from mindspore_impl.distill.options import RolloutOptions
 from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import sample_seed
-from mindspore_impl.text.chat import Completion, parse_completion, render_prompt
+from mindspore_impl.text.chat import parse_completion, render_prompt
 from mindspore_impl.text.records import Record, messages_to_json, prompt_messages
 from mindspore_impl.text.tokenizer import Tokenizer
-
-Check = Callable[[Record, Completion], bool | None]
 
 
 @dataclass(frozen=True)
@@ -110,65 +109,42 @@ def sampling_settings(sampling: SamplingOptions) -> dict:
     return {key: value for key, value in asdict(sampling).items() if key != "batch_size"}
 
 
-def run_rollout(
-    model,
-    tokenizer: Tokenizer,
-    records: list[Record],
-    options: RolloutOptions,
-    sampling: SamplingOptions,
-    weights_sha256: str,
-    folder: Path,
-    seed: int,
-    check: Check | None = None,
-    make_engine: Callable | None = None,
-) -> dict:
-    """Answer the prompts of `records` into `folder`/rollouts.jsonl, resuming after the parts that exist.
-
-    Args:
-        model: The language model, passed to `make_engine`.
-        tokenizer: Its tokenizer.
-        records: The prompts. All are answered; `options.limit`, which counts one set, is the caller's to apply.
-        options: Samples per prompt, part size, and whether truncated answers are kept.
-        sampling: Decoding settings.
-        weights_sha256: Hash of the weights, stored with each rollout.
-        folder: The stage's folder.
-        seed: Seed of the run; every sample derives its own.
-        check: check(record, completion) -> whether an answer is right, None where that is unknown.
-        make_engine: make_engine(model, tokenizer) -> engine, called when something is left to generate; default:
-            `generation.engine.Engine`.
+def run_rollout(job: RolloutJob) -> dict:
+    """Answer the prompts of `job` into rollouts.jsonl, resuming after the parts that exist.
 
     Returns metrics over all ranks and interruptions: prompts, generations, kept, finished_share, tokens (generated),
     seconds, tokens_per_second, and correct_share where something could be checked. Raises UserError when there is no
     prompt, or nothing is left to keep.
     """
-    folder = Path(folder)
+    records, options, sampling, tokenizer = job.records, job.options, job.sampling, job.tokenizer
     for key in ("samples_per_prompt", "prompts_per_part"):
         if getattr(options, key) < 1:
-            raise UserError(f"{folder.name}: rollout.{key} is {getattr(options, key)}; use 1 or more")
-    check_unique(records, folder.name)
+            raise UserError(f"{job.folder.name}: rollout.{key} is {getattr(options, key)}; use 1 or more")
+    check_unique(records, job.folder.name)
     asked = [[rollout_id(record, 0), messages_to_json(prompt_messages(record)), record.meta] for record in records]
-    made_by = [weights_sha256, tokenizer.sha256, runtime.numerics()]
-    answers = files.sha256_json([asked, options.samples_per_prompt, sampling_settings(sampling), made_by, seed])
+    made_by = [job.weights_sha256, tokenizer.sha256, runtime.numerics()]
+    answers = files.sha256_json([asked, options.samples_per_prompt, sampling_settings(sampling), made_by, job.seed])
     plan = files.sha256_json([answers, options.keep_truncated])
-    if (metrics := ranks.on_rank_zero(lambda: resumable.result(folder / "rollouts.jsonl", plan))) is not None:
+    path = job.folder / "rollouts.jsonl"
+    if (metrics := ranks.on_rank_zero(lambda: resumable.result(path, plan))) is not None:
         return metrics
     size = _part_size(options, sampling)
     spans = [records[first : first + size] for first in range(0, len(records), size)]
     # Another batch size may change rounding, so its parts have another name.
-    place = folder / resumable.FOLDER / f"{answers[:16]}_{size}_{sampling.batch_size}"
+    place = job.folder / resumable.FOLDER / f"{answers[:16]}_{size}_{sampling.batch_size}"
     paths = [place / f"part_{number:05d}.jsonl" for number in range(len(spans))]
 
     @functools.cache
     def engine():
-        if make_engine is not None:
-            return make_engine(model, tokenizer)
+        if job.make_engine is not None:
+            return job.make_engine(job.model, tokenizer)
         from mindspore_impl.generation.engine import Engine  # imports mindspore, which a finished stage does not need
 
-        return Engine(model, tokenizer)
+        return Engine(job.model, tokenizer)
 
     def make(number: int) -> tuple[resumable.Publish, dict]:
         title = f"rollout part {number + 1}/{len(spans)}"
-        prompts = prompts_of(spans[number], tokenizer, options.samples_per_prompt, seed)
+        prompts = prompts_of(spans[number], tokenizer, options.samples_per_prompt, job.seed)
         try:
             generations = engine().generate(
                 [prompt.ids for prompt in prompts], sampling, [prompt.seed for prompt in prompts], progress=title
@@ -180,16 +156,14 @@ def run_rollout(
         for prompt, generation in zip(prompts, generations, strict=True):
             ids = [int(i) for i in generation.ids]
             text = tokenizer.decode(ids, skip_special=False)
-            items.append(make_rollout(prompt, ids, text, generation.finished, sampling, tokenizer, weights_sha256))
-            right = check(prompt.record, parse_completion(ids, tokenizer)) if check else None
+            items.append(make_rollout(prompt, ids, text, generation.finished, sampling, tokenizer, job.weights_sha256))
+            right = job.check(prompt.record, parse_completion(ids, tokenizer)) if job.check else None
             if right is not None:
                 items[-1].meta["correct"] = bool(right)
         return lambda path: write_rollouts(path, items), _counts(items)
 
     counts = resumable.share(paths, make)
-    return ranks.on_rank_zero(
-        lambda: _publish(folder / "rollouts.jsonl", plan, paths, counts, len(records), tokenizer, options)
-    )
+    return ranks.on_rank_zero(lambda: _publish(job, path, plan, paths, counts))
 
 
 def _part_size(options: RolloutOptions, sampling: SamplingOptions) -> int:
@@ -198,7 +172,7 @@ def _part_size(options: RolloutOptions, sampling: SamplingOptions) -> int:
     return max(batches * sampling.batch_size // options.samples_per_prompt, options.prompts_per_part)
 
 
-def _counts(items: list[Rollout]) -> dict:
+def _counts(items: list[Rollout]) -> dict[str, int]:
     """What the metrics need to know of one part."""
     checked = [item.meta["correct"] for item in items if "correct" in item.meta]
     return {
@@ -210,32 +184,32 @@ def _counts(items: list[Rollout]) -> dict:
     }
 
 
-def _publish(path, plan, paths, counts, prompts, tokenizer, options) -> dict:
-    """Merge the parts `paths` into rollouts.jsonl and return the metrics of all; `counts` are the parts' records."""
+def _publish(job: RolloutJob, path: Path, plan: str, parts: list[Path], counts: list[dict]) -> dict:
+    """Merge `parts`, whose records are `counts`, into `path` and return the metrics of all."""
     totals = {key: sum(count[key] for count in counts) for key in _counts([])}
-    kept = totals["generations" if options.keep_truncated else "finished"]
+    generations, keep_truncated = totals["generations"], job.options.keep_truncated
+    kept = generations if keep_truncated else totals["finished"]
     if kept == 0:
         raise UserError(
-            f"{path}: all {totals['generations']} generations were cut and rollout.keep_truncated is false; "
+            f"{path}: all {generations} generations were cut and rollout.keep_truncated is false; "
             "raise sampling.max_new_tokens or keep truncated answers"
         )
     seconds = resumable.seconds(counts)
     metrics = {
-        "prompts": prompts,
-        "generations": totals["generations"],
+        "prompts": len(job.records),
+        "generations": generations,
         "kept": kept,
-        "finished_share": totals["finished"] / totals["generations"],
+        "finished_share": totals["finished"] / generations,
         "tokens": totals["tokens"],
         "seconds": seconds,
         "tokens_per_second": totals["tokens"] / max(seconds, 1e-9),
     }
     if totals["checked"]:
         metrics["correct_share"] = totals["correct"] / totals["checked"]
-
-    def merged() -> Iterator[Rollout]:
-        for part in paths:
-            for item in read_rollouts(part, tokenizer, keep_truncated=True):
-                if options.keep_truncated or item.finish == "stop":
-                    yield item
-
-    return resumable.publish_result(path, lambda temporary: write_rollouts(temporary, merged()), plan, metrics)
+    merged = (
+        item
+        for part in parts
+        for item in read_rollouts(part, job.tokenizer, keep_truncated=True)
+        if keep_truncated or item.finish == "stop"
+    )
+    return resumable.publish_result(path, lambda temporary: write_rollouts(temporary, merged), plan, metrics)

@@ -6,8 +6,8 @@ import signal
 from contextlib import contextmanager
 
 from mindspore_impl import files, runtime
-from mindspore_impl.data.teacher_store import StoreHeader
 from mindspore_impl.distill import capture
+from mindspore_impl.distill.jobs import CaptureJob, RolloutJob
 from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
 from mindspore_impl.distill.rollout import run_rollout
 from mindspore_impl.distributed import ranks
@@ -36,10 +36,8 @@ class Work:
 
     def __init__(self, folder):
         self.tokenizer = small_tokenizer(folder / f"tokenizer_{runtime.rank()}.model")
-        size = self.tokenizer.vocab_size
-        self.model = small_model(size)
+        self.model = small_model(self.tokenizer.vocab_size)
         self.engine = Engine(self.model, self.tokenizer)
-        self.header = StoreHeader("t" * 64, self.tokenizer.sha256, size, 4, 1.0, "top_k")
         words = [f"list {'abcdef'[i % 6]} {'abcdef'[i // 6]}" + " sort" * (i % 5) for i in range(12)]
         turns = [(Message("user", text), Message("assistant", "a b")) for text in words]
         self.records = [Record(f"r{i}", turn, "fast", {"task": "exact", "answer": "a"}) for i, turn in enumerate(turns)]
@@ -52,13 +50,15 @@ class Work:
     def rollout(self, folder):
         sampling = SamplingOptions(max_new_tokens=6, batch_size=4)
         options = RolloutOptions(prompts_per_part=2, samples_per_prompt=2)
-        arguments = (self.tokenizer, self.records, options, sampling, "ab" * 32, folder, 3)
-        return run_rollout(None, *arguments, make_engine=lambda *_: self.engine)
+        arguments = (self.tokenizer, self.records, options, sampling, folder, 3, "ab" * 32)
+        return run_rollout(RolloutJob(*arguments, make_engine=lambda *_: self.engine))
 
     def capture(self, folder):
         samples = [render(record, self.tokenizer) for record in self.records]
         options = CaptureOptions(top_k=4, rows_per_batch=1, positions_per_shard=10)
-        return capture.run_capture(self.model, self.header, samples, options, 48, folder, 0)
+        return capture.run_capture(
+            CaptureJob(self.tokenizer, samples, options, folder, 0, 48, weights_sha256="t" * 64, model=self.model)
+        )
 
     def evaluate(self, folder):
         teacher_forced.BATCHES_PER_PART = 1

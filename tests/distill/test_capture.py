@@ -4,6 +4,7 @@ import functools
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -15,6 +16,7 @@ from mindspore_impl.data.packing import shift
 from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, sample_key, verify_store
 from mindspore_impl.distill import capture
 from mindspore_impl.distill.capture import TeacherScorer, counted, rescore, run_capture
+from mindspore_impl.distill.jobs import CaptureJob
 from mindspore_impl.distill.options import CaptureOptions
 from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
@@ -25,6 +27,7 @@ from tests.distill.small import small_model
 
 pytestmark = pytest.mark.usefixtures("ms_runtime")
 VOCAB, LENGTH, ROWS, TOP_K = 40, 32, 4, 5
+TOKENIZER = SimpleNamespace(sha256="k" * 64, vocab_size=VOCAB)
 HEADER = StoreHeader("t" * 64, "k" * 64, VOCAB, TOP_K, 2.0, "top_k")
 OPTIONS = CaptureOptions("top_k", TOP_K, 2.0, rows_per_batch=ROWS, positions_per_shard=20)
 SAMPLED = CaptureOptions("sampled", TOP_K, 2.0, rows_per_batch=ROWS, positions_per_shard=20)
@@ -84,7 +87,12 @@ def make_samples(count=16, seed=0):
 def captured(model, tmp_path_factory):
     """(folder, metrics, samples) of one capture; other tests read it only."""
     folder, samples = tmp_path_factory.mktemp("captured"), make_samples()
-    return folder, run_capture(model, HEADER, samples, OPTIONS, LENGTH, folder, 0), samples
+    return folder, captured_in(folder, model, samples), samples
+
+
+def captured_in(folder, model, samples, options=OPTIONS, length=LENGTH, seed=0, tokenizer=TOKENIZER):
+    """The metrics of a capture."""
+    return run_capture(CaptureJob(tokenizer, samples, options, folder, seed, length, "t" * 64, model))
 
 
 def teacher_log_p(model, sample):
@@ -151,8 +159,7 @@ def content(folder):
 def test_trap_14_a_killed_capture_goes_on_and_stores_the_same(model, options, tmp_path, monkeypatch):
     """Killed in the middle, started again: only what is missing is scored, and the store is the same to the byte."""
     samples = make_samples(24, seed=5)
-    header = replace(HEADER, mode=options.mode)
-    run_capture(model, header, samples, options, LENGTH, tmp_path / "whole", 7)
+    captured_in(tmp_path / "whole", model, samples, options, seed=7)
     score, scored = TeacherScorer.score, []
 
     def counting(self, *arguments):
@@ -164,13 +171,13 @@ def test_trap_14_a_killed_capture_goes_on_and_stores_the_same(model, options, tm
 
     monkeypatch.setattr(TeacherScorer, "score", counting)
     with pytest.raises(KeyboardInterrupt):
-        run_capture(model, header, samples, options, LENGTH, tmp_path / "killed", 7)
+        captured_in(tmp_path / "killed", model, samples, options, seed=7)
     monkeypatch.setattr(TeacherScorer, "score", score)
     assert not (tmp_path / "killed" / "store" / "manifest.json").exists()
-    metrics = run_capture(model, header, samples, options, LENGTH, tmp_path / "killed", 7)
+    metrics = captured_in(tmp_path / "killed", model, samples, options, seed=7)
     assert 0 < metrics["tokens"] < sum(len(s.ids) for s in samples)
     assert content(tmp_path / "killed") == content(tmp_path / "whole") and len(content(tmp_path / "whole")) == 4
-    again = run_capture(model, header, samples, options, LENGTH, tmp_path / "killed", 7)
+    again = captured_in(tmp_path / "killed", model, samples, options, seed=7)
     assert again["tokens"] == 0 and again["positions"] == metrics["positions"]
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
@@ -181,7 +188,7 @@ def test_a_lost_shard_alone_is_captured_again(model, captured, tmp_path, capsys)
     lost = tmp_path / "store" / "shard-00001.safetensors"
     for fault in ("missing", "damaged"):
         lost.unlink() if fault == "missing" else lost.write_bytes(lost.read_bytes()[:-1] + b"x")
-        again = run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path, 0)
+        again = captured_in(tmp_path, model, samples)
         assert f"shard-00001.safetensors: {fault}" in capsys.readouterr().err
         assert 0 < again["tokens"] < metrics["tokens"] and content(tmp_path) == content(folder)
 
@@ -194,12 +201,12 @@ def test_a_store_of_other_samples_is_captured_anew(model, captured, tmp_path):
     mask = samples[short].supervised.copy()
     mask[1] ^= True
     changed = [*samples[:short], replace(samples[short], supervised=mask), *samples[short + 1 :]]
-    again = run_capture(model, HEADER, changed, OPTIONS, LENGTH, tmp_path, 0)
+    again = captured_in(tmp_path, model, changed)
     assert 0 < again["tokens"] < metrics["tokens"]
     StoreReader(tmp_path / "store").check(samples[short].ids, mask)
-    run_capture(model, HEADER, samples[:4], OPTIONS, LENGTH, tmp_path, 0)
+    captured_in(tmp_path, model, samples[:4])
     assert verify_store(tmp_path / "store")["sequences"] == 4
-    run_capture(model, HEADER, samples[:4], OPTIONS, LENGTH, tmp_path / "new", 0)
+    captured_in(tmp_path / "new", model, samples[:4])
     assert content(tmp_path) == content(tmp_path / "new")
 
 
@@ -219,7 +226,7 @@ def test_trap_07_equal_sequences_are_scored_once_and_others_by_their_hash(model,
     ids = np.arange(8, dtype=np.int32)
     supervised = np.arange(8) > 3
     samples = [Sample(array, supervised, name, "fast") for array, name in ((ids, "a"), (ids + 1, "b"), (+ids, "c"))]
-    metrics = run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path, 0)
+    metrics = captured_in(tmp_path, model, samples)
     assert metrics["sequences"] == 2 and metrics["positions"] == 8 and metrics["tokens"] == 16
     reader = StoreReader(tmp_path / "store")
     with pytest.raises(UserError, match=sample_key(ids + 2)[:16]):
@@ -230,8 +237,7 @@ def test_trap_07_equal_sequences_are_scored_once_and_others_by_their_hash(model,
 def test_sampled_rows_are_counts_of_draws_from_the_teacher(model, tmp_path):
     """Masses are multiples of 1 / K that sum to 1, the seed alone decides, and the mean follows the teacher."""
     samples, many = make_samples(4, seed=3), replace(SAMPLED, top_k=400)
-    header = replace(HEADER, mode="sampled")
-    run_capture(model, header, samples, many, LENGTH, tmp_path / "a", 1)
+    captured_in(tmp_path / "a", model, samples, many, seed=1)
     reader = StoreReader(tmp_path / "a" / "store")
     assert reader.header.mode == "sampled" and reader.top_k == 400
     for sample in samples:
@@ -243,7 +249,7 @@ def test_sampled_rows_are_counts_of_draws_from_the_teacher(model, tmp_path):
             share_V = np.zeros(VOCAB)
             share_V[ids_SK[row, real]] = np.exp(logp_SK[row, real])
             assert np.abs(share_V - expected_LV[row]).max() < 5 * np.sqrt(0.25 / 400)
-    scorer = capture.TeacherScorer(model, replace(header, top_k=400))
+    scorer = capture.TeacherScorer(model, replace(HEADER, mode="sampled", top_k=400))
     results = []
     for scorer.seed in (1, 1, 2):
         results.append(next(iter(scorer.score(samples[:1], one_pass(samples[:1], LENGTH, ROWS))))[1][0])
@@ -274,7 +280,7 @@ def test_rescoring_tells_the_teacher_from_another(model, captured):
 def test_rescoring_a_store_of_draws(model, tmp_path):
     samples = make_samples(16, seed=4)
     options = replace(SAMPLED, top_k=32)
-    run_capture(model, replace(HEADER, mode="sampled"), samples, options, LENGTH, tmp_path, 0)
+    captured_in(tmp_path, model, samples, options)
     reader = StoreReader(tmp_path / "store")
     assert rescore(model, reader, samples, LENGTH, ROWS)["max_abs_logp_difference"] == 0
     with weights(model, arrays_of(small_model(VOCAB, seed=2))):
@@ -311,16 +317,16 @@ def test_trap_11_what_cannot_be_captured_is_refused(model, tmp_path):
     ids = samples[1].ids.copy()
     ids[2] = VOCAB
     wrong = [samples[0], replace(samples[1], ids=ids)]
-    cases = [
-        ((HEADER, wrong, OPTIONS, LENGTH), f"record 'r1' .*{VOCAB}"),
-        ((HEADER, samples, replace(OPTIONS, top_k=41), LENGTH), "capture.top_k=41 .*40"),
-        ((HEADER, samples, OPTIONS, 4), "record 'r0' .*sequence_length"),
-        ((replace(HEADER, vocab_size=64), samples, OPTIONS, LENGTH), "lm_head .*40 .*64"),
-        ((HEADER, [], OPTIONS, LENGTH), "no sample"),
-    ]
-    for (header, given, options, length), words in cases:
+    larger = SimpleNamespace(sha256="k" * 64, vocab_size=64)
+    for given, options, words in (
+        (wrong, {}, f"record 'r1' .*{VOCAB}"),
+        (samples, {"options": replace(OPTIONS, top_k=41)}, "capture.top_k=41 .*40"),
+        (samples, {"length": 4}, "record 'r0' .*sequence_length"),
+        (samples, {"tokenizer": larger}, "lm_head .*40 .*64"),
+        ([], {}, "no sample"),
+    ):
         with pytest.raises(UserError, match=words):
-            run_capture(model, header, given, options, length, tmp_path, 0)
+            captured_in(tmp_path, model, given, **options)
     assert not (tmp_path / "store").exists()
 
 
@@ -329,10 +335,10 @@ def test_an_overlong_sample_is_an_error_or_is_dropped_and_counted(model, tmp_pat
     ids, supervised = np.arange(LENGTH + 1, dtype=np.int32), np.arange(LENGTH + 1) > 3
     mixed = [samples[0], Sample(ids, supervised, "long", "fast"), *samples[1:]]
     with pytest.raises(UserError, match="record 'long' .*33 .*capture.overlong=drop"):
-        run_capture(model, HEADER, mixed, OPTIONS, LENGTH, tmp_path, 0)
+        captured_in(tmp_path, model, mixed)
     assert not (tmp_path / "store").exists()
     dropping = replace(OPTIONS, overlong="drop")
-    metrics = run_capture(model, HEADER, mixed, dropping, LENGTH, tmp_path, 0)
+    metrics = captured_in(tmp_path, model, mixed, dropping)
     assert metrics["dropped"] == 1 and metrics["sequences"] == 3
     assert "1 of 4 samples" in capsys.readouterr().out
     reader = StoreReader(tmp_path / "store")
@@ -341,7 +347,7 @@ def test_an_overlong_sample_is_an_error_or_is_dropped_and_counted(model, tmp_pat
     result = rescore(model, reader, mixed, LENGTH, ROWS)
     assert result["dropped"] == 1 and result["positions"] == reader.positions
     with pytest.raises(UserError, match="each of the 1 samples.* 32 "):
-        run_capture(model, HEADER, mixed[1:2], dropping, LENGTH, tmp_path / "none", 0)
+        captured_in(tmp_path / "none", model, mixed[1:2], dropping)
 
 
 def test_a_teacher_whose_logits_are_not_finite_is_refused(model, captured, tmp_path):
@@ -352,7 +358,7 @@ def test_a_teacher_whose_logits_are_not_finite_is_refused(model, captured, tmp_p
     with weights(model, {model.lm_head_weight.name: weights_VD}):
         for options in (replace(SAMPLED, top_k=400), OPTIONS):
             with pytest.raises(UserError, match="logits are not finite"):
-                run_capture(model, HEADER, samples[:3], options, LENGTH, tmp_path / options.mode, 0)
+                captured_in(tmp_path / options.mode, model, samples[:3], options)
         with pytest.raises(UserError, match="logits are not finite"):
             rescore(model, StoreReader(folder / "store"), samples, LENGTH, ROWS)
 
@@ -362,24 +368,24 @@ def test_trap_07_equal_ids_under_two_masks_are_refused_before_scoring(model, cap
     other = Sample(samples[1].ids, ~samples[1].supervised, "the other", "fast")
     monkeypatch.setattr(TeacherScorer, "score", lambda *_: pytest.fail("the teacher was run"))
     with pytest.raises(UserError, match="'r1' and 'the other'"):
-        run_capture(model, HEADER, [*samples[:4], other], OPTIONS, LENGTH, tmp_path, 0)
+        captured_in(tmp_path, model, [*samples[:4], other])
     assert not (tmp_path / "store").exists()
 
 
 def test_ranks_share_the_shards(model, tmp_path, monkeypatch):
     """Rank 1 of 2 scores every second shard and is killed with rank 0, which had none; one process does the rest."""
     samples = [sample for sample in make_samples(20, seed=9) for _ in range(2)]
-    run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path / "one", 0)
+    captured_in(tmp_path / "one", model, samples)
 
     with monkeypatch.context() as patch:
         patch.setenv("RANK_ID", "1")
         patch.setenv("RANK_SIZE", "2")
         patch.setattr(resumable.ranks, "gather", Mock(side_effect=KeyboardInterrupt))  # rank 0 has not come so far
         with pytest.raises(KeyboardInterrupt):
-            run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path / "two", 0)
+            captured_in(tmp_path / "two", model, samples)
     made = {path.name for path in (tmp_path / "two" / "store").iterdir()}
     assert made == {"shard-00001.json", "shard-00001.safetensors"}
-    metrics = run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path / "two", 0)
+    metrics = captured_in(tmp_path / "two", model, samples)
     assert 0 < metrics["tokens"] < sum(len(sample.ids) for sample in samples) / 2
     assert content(tmp_path / "two") == content(tmp_path / "one")
     assert verify_store(tmp_path / "two" / "store")["sequences"] == len({sample_key(s.ids) for s in samples}) == 20
@@ -404,7 +410,7 @@ def test_sigterm_stops_a_capture_between_two_batches(model, captured, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(ranks, "check_stop", told)
         with pytest.raises(ranks.Stopped):
-            run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path, 0)
+            captured_in(tmp_path, model, samples)
     assert {path.name for path in (tmp_path / "store").iterdir()} == {"shard-00000.json", "shard-00000.safetensors"}
-    run_capture(model, HEADER, samples, OPTIONS, LENGTH, tmp_path, 0)
+    captured_in(tmp_path, model, samples)
     assert content(tmp_path) == content(folder)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from mindspore_impl.data.rollouts import read_rollouts, to_sample
+from mindspore_impl.distill.jobs import RolloutJob
 from mindspore_impl.distill.options import RolloutOptions
 from mindspore_impl.distill.rollout import run_rollout
 from mindspore_impl.distributed import resumable
@@ -57,7 +58,8 @@ def run(tokenizer, folder, records, engine=None, sampling=None, seed=5, check=No
     engine = engine or FakeEngine(tokenizer)
     options = RolloutOptions(**{"prompts_per_part": 4, "samples_per_prompt": 2, **options})
     sampling = sampling or SamplingOptions(batch_size=8)
-    return run_rollout(None, tokenizer, records, options, sampling, WEIGHTS, folder, seed, check, lambda *_: engine)
+    engines = {"check": check, "make_engine": lambda *_: engine}
+    return run_rollout(RolloutJob(tokenizer, records, options, sampling, folder, seed, WEIGHTS, **engines))
 
 
 def killed_run(tokenizer, folder, records, dies_at, **more):
@@ -249,9 +251,8 @@ def test_the_real_engine_rolls_out_alike_in_any_part(ms_runtime, tokenizer, tmp_
     found, engine = [], functools.cache(Engine)
     for name, prompts in (("a", 2), ("b", 5)):
         options = RolloutOptions(samples_per_prompt=2, prompts_per_part=prompts)
-        metrics = run_rollout(
-            model, tokenizer, records, options, sampling, WEIGHTS, tmp_path / name, 3, make_engine=engine
-        )
+        job = RolloutJob(tokenizer, records, options, sampling, tmp_path / name, 3, WEIGHTS, model, make_engine=engine)
+        metrics = run_rollout(job)
         assert metrics["generations"] == 10 and metrics["tokens"] <= 60
         rollouts = read_rollouts(tmp_path / name / "rollouts.jsonl", tokenizer, keep_truncated=True)
         found.append({rollout.id: rollout.completion_ids for rollout in rollouts})

@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -197,8 +198,8 @@ def test_an_import_takes_the_place_of_an_earlier_one(tmp_path):
 @pytest.fixture(scope="module")
 def captured(ms_runtime, tmp_path_factory):
     """(model, samples, reader of the captured store, the rows that went into it) of one small teacher at T = 1."""
-    from mindspore_impl.data.teacher_store import StoreHeader
     from mindspore_impl.distill.capture import TeacherScorer, run_capture
+    from mindspore_impl.distill.jobs import CaptureJob
     from mindspore_impl.distill.options import CaptureOptions
     from tests.distill.small import small_model
     from tests.distill.test_capture import make_samples
@@ -211,10 +212,11 @@ def captured(ms_runtime, tmp_path_factory):
             yield sample, scored
 
     model, samples, folder = small_model(VOCAB), make_samples(10), tmp_path_factory.mktemp("captured")
-    header = StoreHeader("t" * 64, "k" * 64, VOCAB, TOP_K, 1.0, "top_k")
+    tokenizer = SimpleNamespace(sha256="k" * 64, vocab_size=VOCAB)
+    options = CaptureOptions("top_k", TOP_K, 1.0, rows_per_batch=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TeacherScorer, "score", remembered)
-        run_capture(model, header, samples, CaptureOptions("top_k", TOP_K, 1.0, rows_per_batch=4), LENGTH, folder, 0)
+        run_capture(CaptureJob(tokenizer, samples, options, folder, 0, LENGTH, "t" * 64, model))
     return model, samples, StoreReader(folder / "store"), rows
 
 

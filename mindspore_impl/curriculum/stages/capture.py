@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mindspore_impl.curriculum import estimate
 from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, stage_kind
 from mindspore_impl.distill.options import CaptureOptions
 from mindspore_impl.schema import option
+
+if TYPE_CHECKING:
+    pass
 
 
 @stage_kind
@@ -56,19 +59,20 @@ class CaptureStage(Stage):
 
         return super().is_complete(folder) and shards_present(folder / "store")
 
-    def samples(self, context: Context) -> list:
-        """What is scored: the rollouts, then the labels of the sets."""
-        found = context.rollout_samples(self.rollouts) if self.rollouts else []
-        return found + [sample for name in self.sets for sample in context.samples(name)]
+    def request(self, context: Context) -> dict[str, Any]:
+        """The fields of a CaptureJob that are the same for a teacher in this process and for one on a server.
+
+        Scored are the rollouts, then the labels of the sets.
+        """
+        samples = context.rollout_samples(self.rollouts) if self.rollouts else []
+        samples = samples + [sample for name in self.sets for sample in context.samples(name)]
+        options, length = self.capture, self.sequence_length
+        return {"tokenizer": context.tokenizer, "samples": samples, "options": options, "sequence_length": length}
 
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
-        from mindspore_impl.data.teacher_store import StoreHeader
         from mindspore_impl.distill.capture import run_capture
+        from mindspore_impl.distill.jobs import CaptureJob
 
         model, weights = context.build_model(planned.model, self.teacher)
-        tokenizer, options = context.tokenizer, self.capture
-        # Ids beyond the tokenizer's (a padded lm_head) get no mass.
-        header = StoreHeader(
-            weights, tokenizer.sha256, tokenizer.vocab_size, options.top_k, options.temperature, options.mode
-        )
-        return run_capture(model, header, self.samples(context), options, self.sequence_length, folder, planned.seed)
+        job = CaptureJob(**self.request(context), folder=folder, seed=planned.seed, model=model, weights_sha256=weights)
+        return run_capture(job)

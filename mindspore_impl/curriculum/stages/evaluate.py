@@ -73,14 +73,14 @@ class EvaluateStage(Stage):
 
     def content(self, shared: Shared) -> dict:
         """What is measured; without a comparison nothing about a teacher, nor about benchmarks without one."""
-        options = self.settings(shared)
+        options, content = self.settings(shared), super().content(shared)
         kept = fingerprint_content(dataclasses.replace(options, benchmarks={}))
         kept = {key: value for key, value in kept.items() if options.teacher_kl or not key.startswith("teacher")}
         if options.teacher_kl:
             kept["teacher_model"] = fingerprint_content(shared.models[self._teacher_model(shared)])
         if questions := benchmarks.content(options):
             kept["benchmarks"] = questions
-        return super().content(shared) | {"options": kept}
+        return content | {"options": kept}
 
     def memory(self, shared: Shared) -> int:
         options, model = self.settings(shared), shared.sized_model(self.model_name(shared))

@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mindspore_impl.curriculum import estimate
 from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, stage_kind
 from mindspore_impl.distill.options import RolloutOptions
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.schema import option
+
+if TYPE_CHECKING:
+    pass
 
 
 @stage_kind
@@ -49,23 +52,23 @@ class RolloutStage(Stage):
 
         return read_rollouts(folder / self.provides[artifact], context.tokenizer, self.rollout.keep_truncated)
 
-    def records(self, context: Context) -> list:
-        """The records whose prompts are answered."""
-        return [record for name in self.prompts for record in context.records(name)[: self.rollout.limit]]
+    def request(self, context: Context) -> dict[str, Any]:
+        """The fields of a RolloutJob that are the same for an engine in this process and for one on a server."""
+        records = [record for name in self.prompts for record in context.records(name)[: self.rollout.limit]]
+        options, sampling = self.rollout, self.sampling
+        return {"tokenizer": context.tokenizer, "records": records, "options": options, "sampling": sampling}
 
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.data import answers
+        from mindspore_impl.distill.jobs import RolloutJob
         from mindspore_impl.distill.rollout import run_rollout
 
         model, weights = context.build_model(planned.model, self.init)
-        return run_rollout(
-            model,
-            context.tokenizer,
-            self.records(context),
-            self.rollout,
-            self.sampling,
-            weights,
-            folder,
-            planned.seed,
-            check=lambda record, completion: answers.correct(record, completion) if answers.checkable(record) else None,
+
+        def check(record, completion):
+            return answers.correct(record, completion) if answers.checkable(record) else None
+
+        job = RolloutJob(
+            **self.request(context), folder=folder, seed=planned.seed, model=model, weights_sha256=weights, check=check
         )
+        return run_rollout(job)

@@ -11,6 +11,7 @@ from mindspore_impl.curriculum import estimate
 from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, problem_of, stage_kind
 from mindspore_impl.curriculum.stages.evaluate import EvaluateStage
 from mindspore_impl.data.options import ROLLOUTS, BatchOptions
+from mindspore_impl.data.overlap import shared_count
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.options import LoraOptions
@@ -47,6 +48,10 @@ class SftStage(Stage):
     def data_sets(self, key: str, shared: Shared) -> list[tuple[str, str]]:
         drawn = [(f"{key}.data.mixture", name) for name in self.mixture() if name != ROLLOUTS]
         return drawn + [(f"{key}.data.validation", name) for name in self.data.validation]
+
+    def content(self, shared: Shared) -> dict:
+        content = super().content(shared)
+        return content | {"data": content["data"] | {"mixture": self.mixture()}}
 
     def followers(self, name: str, shared: Shared) -> dict[str, Stage]:
         after = EvaluateStage(init=name)
@@ -95,6 +100,18 @@ class SftStage(Stage):
 
         return open_weights(folder, self.train.select)
 
+    def check_data(self, name: str, context: Context) -> None:
+        """Print how many records of each validation and test set are trained on too."""
+        shared, key = context.config, f"stages.{name}"
+        after = self.followers(name, shared).values()
+        held_out = [*self.data.validation, *(each for stage in after for _, each in stage.data_sets(key, shared))]
+        train = [each for each in self.mixture() if each != ROLLOUTS and shared.maker_of(each) is None]
+        records = [record for each in train for record in context.records(each)]
+        for each in dict.fromkeys(held_out):
+            if shared.maker_of(each) is None and (count := shared_count(records, context.records(each))):
+                total = len(context.records(each))
+                print(f"warning: {key}: {count:,} of {total:,} records of {each} are trained on ({', '.join(train)})")
+
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.model.adapter_file import Adapters
         from mindspore_impl.training.trainer import TrainingJob, train
@@ -102,7 +119,7 @@ class SftStage(Stage):
         model, digest = context.build_model(planned.model, self.init, self.lora, planned.seed)
         stream, summary = self.make_stream(context, planned)
         steps = self.train.max_steps or stream.steps_for_epochs(self.train.num_train_epochs)
-        self._print(context, planned, steps, summary)
+        self._print(model, steps, summary)
         job = TrainingJob(
             model=model,
             stream=stream,
@@ -152,14 +169,15 @@ class SftStage(Stage):
             for name in self.data.validation
         }
 
-    def _print(self, context: Context, planned: PlannedStage, steps: int, summary: dict) -> None:
-        options = context.model_options(planned.model)
-        sizes = estimate.training_estimate(options, self.data, self.lora, context.config.runtime)
+    def _print(self, model, steps: int, summary: dict) -> None:
         data, lora = self.data, self.lora
-        trained = f", {sizes['trained']:,} of them in adapters (LoRA r={lora.r}), the rest frozen" if lora else ""
+        parameters, adapters = (
+            sum(p.size for p in each) for each in (model.get_parameters(), model.trainable_params())
+        )
+        trained = f", {adapters:,} of them in adapters (LoRA r={lora.r}), the rest frozen" if lora else ""
         mixture = ", ".join(f"{name} {count:,}" for name, count in summary["sets"].items())
         print(
-            f"  {sizes['parameters']:,} parameters{trained}, about {sizes['bytes'] / 2**30:.2f} GiB; {steps:,} steps x "
+            f"  {parameters:,} parameters{trained}; {steps:,} steps x "
             f"{data.rows} rows x {data.sequence_length} tokens ({data.gradient_accumulation_steps} micro-batches); "
             f"{summary['samples']:,} samples ({mixture}), packing efficiency {summary['efficiency']:.1%}, dropped "
             f"{summary['dropped']}"

@@ -1,0 +1,71 @@
+"""Requests of a rollout and of a capture; an engine in this process answers them, or an external one on a server."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mindspore_impl.data.teacher_store import StoreHeader
+from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
+from mindspore_impl.errors import UserError
+from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.text.chat import Completion, Sample
+from mindspore_impl.text.records import Record
+from mindspore_impl.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class RolloutJob:
+    """Answers to the prompts of `records`, written to `folder`/rollouts.jsonl."""
+
+    tokenizer: Tokenizer
+    records: list[Record]  # all are answered; `options.limit`, which counts one set, is the caller's to apply
+    options: RolloutOptions
+    sampling: SamplingOptions
+    folder: Path
+    seed: int  # every sample derives its own
+    weights_sha256: str | None = None  # of the model, stored with each rollout
+    model: Any = None
+    check: Callable[[Record, Completion], bool | None] | None = None  # whether an answer is right; None: unknown
+    make_engine: Callable[[Any, Tokenizer], Any] | None = None  # (model, tokenizer); None: `generation.engine.Engine`
+
+
+@dataclass(frozen=True)
+class CaptureJob:
+    """A teacher's distribution along `samples`, written to `folder`/store."""
+
+    tokenizer: Tokenizer
+    samples: Sequence[Sample]  # equal ones allowed
+    options: CaptureOptions
+    folder: Path
+    seed: int = 0  # of the draws in mode "sampled"
+    sequence_length: int | None = None  # tokens of a packed row; None: no limit
+    weights_sha256: str | None = None  # of the teacher
+    model: Any = None  # the teacher
+
+    @property
+    def header(self) -> StoreHeader:
+        """The header of the store."""
+        options, vocab_size = self.options, self.tokenizer.vocab_size  # a padded lm_head has more ids: without mass
+        made_by = (self.weights_sha256, self.tokenizer.sha256)
+        return StoreHeader(*made_by, vocab_size, options.top_k, options.temperature, options.mode)
+
+
+def fitting(samples: Sequence[Sample], sequence_length: int, overlong: str) -> list[Sample]:
+    """The samples of at most `sequence_length` tokens; overlong: "error" or "drop", as in CaptureOptions.
+
+    Raises UserError for a longer sample unless it may be dropped, and when each of them is.
+    """
+    kept = [sample for sample in samples if len(sample.ids) <= sequence_length]
+    if overlong == "error" and len(kept) < len(samples):
+        sample = next(sample for sample in samples if len(sample.ids) > sequence_length)
+        raise UserError(
+            f"record {sample.record_id!r} has {len(sample.ids)} tokens, more than the capture's sequence_length="
+            f"{sequence_length}; raise it, or choose capture.overlong=drop"
+        )
+    if samples and not kept:
+        raise UserError(
+            f"capture: each of the {len(samples)} samples is longer than {sequence_length} tokens, so capture.overlong="
+            f"drop leaves nothing; raise the stage's sequence_length"
+        )
+    return kept
