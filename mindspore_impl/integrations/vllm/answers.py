@@ -116,22 +116,23 @@ class Found:
         if len(self.told) < SHOWN:
             self.told.append(str(error) if str(error).startswith(where) else f"{where}: {error}")
 
-    def report(self) -> None:
-        """Print the faults, the first of them one by one."""
-        for line in self.told:
-            print(f"  {line}")
-        if self.faults:
-            print(f"  lines without use: {counted(self.faults)}")
-
 
 Served = tuple[str, int] | BadAnswer  # (key of the question, number of the output), or why an output serves none
 
 
-def look_through(paths: Sequence[Path], served: Callable[[Answer, Found], Iterable[Served]]) -> Found:
-    """Find the first usable answer to each question in JSONL files, holding one line at a time.
+def look_through(
+    paths: Sequence[Path], served: Callable[[Answer, Found], Iterable[Served]], wanted: dict[str, str], most: int = 0
+) -> Found:
+    """Find the first usable answer to each question in JSONL files, holding one line at a time; print the faults.
 
-    `served(answer, found)` checks an answer and says what its outputs serve; it raises BadAnswer when all is wrong. A
-    later answer to an answered question is counted as repeated. Raises UserError when a file cannot be read.
+    Args:
+        paths: the files.
+        served: (answer, found) -> what the outputs of a checked answer serve; raises BadAnswer when all is wrong. A
+            later answer to an answered question is counted as repeated.
+        wanted: the questions by key, in words.
+        most: questions that may stay without an answer, though not all of them.
+
+    Raises UserError when a file cannot be read or more questions have no usable answer.
     """
     found = Found()
     for path in paths:
@@ -149,7 +150,22 @@ def look_through(paths: Sequence[Path], served: Callable[[Answer, Found], Iterab
                     found.fault(f"{path}:{number}", BadAnswer("repeated", f"{result[0][:40]} is answered already"))
                 else:
                     found.places[result[0]] = Place(path, offset, result[1])
+    for line in found.told:
+        print(f"  {line}")
+    if found.faults:
+        print(f"  lines without use: {counted(found.faults)}")
+    missing = [words for key, words in wanted.items() if key not in found.places]
+    if len(missing) > most or len(missing) == len(wanted):
+        raise UserError(
+            f"{', '.join(map(str, paths))}: {len(missing)} of {len(wanted)} questions have no usable answer, the first "
+            f"is {missing[0]}; ask again (what is answered is kept), or for rollouts --allow-missing {len(missing)}"
+        )
     return found
+
+
+def outcome(found: Found, repairs: Counter) -> dict[str, dict[str, int]]:
+    """What was mended and what was refused, by kind, for a summary."""
+    return {"repaired": {kind: number for kind, number in repairs.items() if number}, "refused": dict(found.faults)}
 
 
 def answer_at(place: Place) -> Answer:
