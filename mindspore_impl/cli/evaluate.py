@@ -27,13 +27,31 @@ CODE_LIMITS = {  # fields of Limits that have an option
 @command
 def main(arguments: list[str]) -> None:
     """Run benchmarks on a model."""
-    options = parse(arguments)
-    evaluate(options)
+    options = _parse(arguments)
+    settings = _settings(options)
+    if not options.task and not options.harness:
+        raise UserError("name a task: --task TASK=PATH or --harness TASK")
+    names = [name for name, _ in options.task]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"--task: {sorted(twice)[0]} is named twice")
+    asked = {name: benchmark.read_benchmark(name, path, settings) for name, path in options.task}
+    backend = _open_backend(options.model, options.tokenizer, options.template, settings.batch_size)
+    for one in asked.values():
+        benchmark.check_lengths(one, backend.tokenizer, backend.limit)
+    results = {"model": str(options.model), "weights_sha256": backend.sha256,
+               "settings": dataclasses.asdict(settings), "tasks": {}}  # fmt: skip
+    for name, one in asked.items():
+        results["tasks"][name] = benchmark.run(backend, one, options.output / name)
+        _print_result(name, results["tasks"][name])
+    if options.harness:
+        from mindspore_impl.integrations.lm_eval import run_harness
+
+        results["harness"] = run_harness(backend, options.harness, settings, options.output / "harness")
+    files.write_json(options.output / "results.json", files.jsonable(results))
     print(options.output / "results.json")
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the options of the command."""
+def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = make_parser(
         "Run benchmarks on a model: MMLU, GSM8K and others from their published files, or any task of\n"
         "lm-evaluation-harness. The same command continues where it was interrupted.",
@@ -81,7 +99,7 @@ def _task(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def settings_of(options: argparse.Namespace) -> BenchmarkSettings:
+def _settings(options: argparse.Namespace) -> BenchmarkSettings:
     """The settings of the parsed options. Raises UserError for a number out of range."""
     code = {name: getattr(options, f"code_{name}") for name in CODE_LIMITS}
     for name, value in code.items():
@@ -95,35 +113,6 @@ def settings_of(options: argparse.Namespace) -> BenchmarkSettings:
     return settings
 
 
-def evaluate(options: argparse.Namespace) -> dict:
-    """Run the tasks of `options`; write OUTPUT/results.json, and OUTPUT/TASK/samples.jsonl of each task.
-
-    Earlier results of the same weights, questions and settings are reused. Raises UserError for faulty task files,
-    before the model is read.
-    """
-    settings = settings_of(options)
-    if not options.task and not options.harness:
-        raise UserError("name a task: --task TASK=PATH or --harness TASK")
-    names = [name for name, _ in options.task]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"--task: {sorted(twice)[0]} is named twice")
-    asked = {name: benchmark.read_benchmark(name, path, settings) for name, path in options.task}
-    backend = open_backend(options.model, options.tokenizer, options.template, settings.batch_size)
-    for one in asked.values():
-        benchmark.check_lengths(one, backend.tokenizer, backend.limit)
-    results = {"model": str(options.model), "weights_sha256": backend.sha256,
-               "settings": dataclasses.asdict(settings), "tasks": {}}  # fmt: skip
-    for name, one in asked.items():
-        results["tasks"][name] = benchmark.run(backend, one, options.output / name)
-        _print_result(name, results["tasks"][name])
-    if options.harness:
-        from mindspore_impl.integrations.lm_eval import run_harness
-
-        results["harness"] = run_harness(backend, options.harness, settings, options.output / "harness")
-    files.write_json(options.output / "results.json", files.jsonable(results))
-    return results
-
-
 def _print_result(name: str, result: dict) -> None:
     """Print the metrics in percent, the first with its interval."""
     texts = [f"{metric} {found['value']:.1%}" for metric, found in result["metrics"].items()]
@@ -134,11 +123,7 @@ def _print_result(name: str, result: dict) -> None:
     print(f"{name}: {', '.join(texts)}, {result['total']} questions{cut}")
 
 
-def open_backend(path: Path, tokenizer_path: Path | None, template: str | None, batch_size: int) -> Backend:
-    """The evaluation backend of the model at `path`, with its tokenizer.
-
-    Raises UserError when there is no model or tokenizer, or they do not fit.
-    """
+def _open_backend(path: Path, tokenizer_path: Path | None, template: str | None, batch_size: int) -> Backend:
     found = resolve_model_path(path)
     tokenizer = open_tokenizer(path, found, tokenizer_path, template)
     runtime.setup(runtime.RuntimeOptions())

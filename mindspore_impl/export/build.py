@@ -196,8 +196,6 @@ def _write_graphs(folder: Path, precision: str, model: ModelOptions, tokenizer, 
         mindir.check_plain(proto, path)
         found |= mindir.operators(proto)
         gc.collect()
-    tokenizer_file = "tokenizer" + Path(tokenizer.path).suffix
-    shutil.copyfile(tokenizer.path, folder / tokenizer_file)
     about = {
         "precision": precision,
         "cache_length": options.cache_length,
@@ -209,7 +207,7 @@ def _write_graphs(folder: Path, precision: str, model: ModelOptions, tokenizer, 
         "operators": sorted(found),
         "versions": runtime.versions(),
     }
-    write_manifest(folder, model, tokenizer, tokenizer_file, about)
+    write_manifest(folder, model, tokenizer, about)
 
 
 def _trace(name: str, model: ModelOptions, precision: str, slots: int) -> bytes:

@@ -12,6 +12,7 @@ The hash of each file, the shapes in the graphs and the header of the weights ar
 """
 
 import dataclasses
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,17 +116,14 @@ def _graphs(model: ModelOptions, precision: str, slots: int, buckets) -> dict[st
     }
 
 
-def write_manifest(folder: Path, model: ModelOptions, tokenizer, tokenizer_file: str, about: dict) -> None:
-    """Write manifest.json for the files in `folder`.
+def write_manifest(folder: Path, model: ModelOptions, tokenizer, about: dict) -> None:
+    """Copy the tokenizer's file and write manifest.json for the files in `folder`.
 
-    Args:
-        folder: the package.
-        model: sizes of the model.
-        tokenizer: its tokenizer.
-        tokenizer_file: name of the tokenizer's file in `folder`.
-        about: precision, cache_length, buckets, target_soc, source_weights_sha256, memory_estimate_bytes, operators,
-            versions.
+    about: precision, cache_length, buckets, target_soc, source_weights_sha256, memory_estimate_bytes, operators,
+    versions.
     """
+    tokenizer_file = "tokenizer" + Path(tokenizer.path).suffix
+    shutil.copyfile(tokenizer.path, folder / tokenizer_file)
     kept = ("sha256", "vocab_size", "bos_id", "eos_id", "pad_id", "special")
     manifest = {
         "version": VERSION,

@@ -1,10 +1,8 @@
 """Compare a package with the training graph: logits, greedy text, time, size, memory.
 
 The training graph reads the whole sequence again for each token, so it shares nothing with the package's cache. The
-package is then driven along the training graph's own greedy tokens, in a process of its own that holds nothing else
-(`python -m mindspore_impl.export.parity PACKAGE REFERENCE.npz RESULT.json`). Times and memory are those of the CPU.
-
-Legend: B = 1 sequence, L padded length, S steps, V vocabulary.
+package is driven along the training graph's own greedy tokens, in a process that holds nothing else.
+Legend: B = 1 sequence, L padded length, P prompts, S steps, V vocabulary.
 """
 
 import ctypes

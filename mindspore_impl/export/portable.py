@@ -1,12 +1,9 @@
 """The model for inference on a board: batch 1, static shapes, weights in stored form, portable operators only.
 
-The training model has fused and custom operators, gradients and float32 master weights; a package has none of them.
-The mathematics is therefore implemented a second time, for inference, and the parity report compares the two.
-Residual stream, norms, softmax and activation are float32; matrix products and the cache have the compute dtype.
-
-Two things are shaped by what MindSpore does on the CPU: an operator that broadcasts keeps 16 bytes for each element of
-its result as long as the graph lives, so whatever is large is tiled first; and what depends on weights alone (casts,
-dequantising) runs first of all and all at once, so a weight is made to wait for the activations that it meets.
+The mathematics is implemented a second time, and the parity report compares both. Residual stream, norms, softmax and
+activation are float32; matrix products and the cache have the compute dtype. On the CPU an operator that broadcasts
+keeps 16 bytes an element of its result while the graph lives, so whatever is large is tiled first; and what depends on
+weights alone runs first of all and at once, so a weight is made to wait for the activations that it meets.
 
 Legend: L prompt length, T cache slots, D hidden, F feed-forward, V vocabulary, H query heads, G key/value heads,
 R = H/G, C head dimension, I/O in and out features.

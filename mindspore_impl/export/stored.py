@@ -19,13 +19,13 @@ from safetensors import SafetensorError, safe_open
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
-from mindspore_impl.export.quantise import quantise
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.pangu import head_dim, parameter_shapes
 from mindspore_impl.model.tensor_file import encode_header
 from mindspore_impl.ops.rotary import rotary_table
 
 COS, SIN = "rotary.cos", "rotary.sin"
+LEVELS = 127  # of int8; -128 is not used, so that the scale is the same in both directions
 _CODES = {"float32": "F32", "float16": "F16", "int8": "I8"}  # NumPy's name: that of safetensors
 
 
@@ -94,6 +94,18 @@ def write_weights(
             yield array.tobytes()
 
     files.atomic_write(path, lambda temporary: files.write_blocks(temporary, blocks()) and None)
+
+
+def quantise(weight_OI: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 weight_OI -> (int8 values_OI, float32 scale_O1) with |weight - values * scale| <= scale / 2.
+
+    A channel of zeros gets the scale 1.
+    """
+    peak_O1 = np.abs(weight_OI).max(axis=1, keepdims=True)
+    scale_O1 = np.where(peak_O1 > 0, peak_O1 / np.float32(LEVELS), np.float32(1.0)).astype(np.float32)
+    scale_O1 = np.maximum(scale_O1, np.finfo(np.float32).tiny)  # a channel below 1e-36 becomes zeros
+    values_OI = np.clip(np.rint(weight_OI / scale_O1), -LEVELS, LEVELS).astype(np.int8)
+    return values_OI, scale_O1
 
 
 def _forms(options, precision, slots, value_of) -> Iterator[tuple[str, np.ndarray]]:

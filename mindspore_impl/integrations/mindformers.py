@@ -19,11 +19,11 @@ functions, because their bases are mindformers'.
 import difflib
 import functools
 import logging
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mindspore_impl import checkpoint, files, runtime
-from mindspore_impl.data.options import ROLLOUTS, BatchOptions, DatasetOptions, FileSet
+from mindspore_impl.data.options import ROLLOUTS, BatchOptions, DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.options import ModelOptions
@@ -300,45 +300,16 @@ def _stream(data: PackedData):
     return BatchStream(samples, data.batch, data.seed, runtime.rank(), runtime.world_size(), teacher=teacher)
 
 
-@dataclass
-class StageInputs:
-    """What a training stage reads: its model with the tokenizer's vocabulary, seed, and absolute paths of inputs."""
-
-    model: ModelOptions
-    seed: int
-    tokenizer: Path
-    weights: Path | None = None
-    rollouts: Path | None = None
-    keep_truncated: bool = True
-    store: Path | None = None
-    sets: dict[str, DatasetOptions] = field(default_factory=dict)  # of the mixture; sets made by stages are files
-
-
-def write_stage(path: Path, config, name: str, inputs: StageInputs) -> None:
+def write_stage(path: Path, config, name: str, reads: tuple[ModelOptions, Path | None, PackedData]) -> None:
     """Write the sft or distill stage `name` as a mindformers YAML.
 
-    Raises UserError when mindformers cannot train it, or `path` cannot be written.
+    `reads`: its model, the weights that it starts from (None: random ones), and its data with absolute paths. Raises
+    UserError when mindformers cannot train it, or `path` cannot be written.
     """
     import yaml
 
-    stage = config.stages[name]
+    stage, (model, weights, data) = config.stages[name], reads
     _check_accumulation(stage.data, f"stages.{name}.data")
-    mixture = {each: weight for each, weight in stage.data.mixture.items() if weight}
-    data = PackedData(
-        max_steps=stage.train.max_steps,
-        num_train_epochs=stage.train.num_train_epochs,
-        seed=inputs.seed,
-        set_seed=config.seed,
-        tokenizer=replace(config.tokenizer, path=str(inputs.tokenizer)),
-        sets={
-            each: replace(options, path=str(Path(options.path).resolve())) if isinstance(options, FileSet) else options
-            for each, options in inputs.sets.items()
-        },
-        rollouts=str(inputs.rollouts) if ROLLOUTS in mixture else None,
-        keep_truncated=inputs.keep_truncated,
-        store=inputs.store and str(inputs.store),
-        batch=replace(stage.data, mixture=mixture, validation=[]),
-    )
     schedule = asdict(stage.optimizer)
     beta1, beta2, epsilon, decay, clip = map(
         schedule.pop, ("adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm")
@@ -368,8 +339,8 @@ def write_stage(path: Path, config, name: str, inputs: StageInputs) -> None:
         "model": {
             "model_config": {
                 "type": "PanguPosttrainConfig",
-                "model": asdict(inputs.model),
-                "weights": inputs.weights and str(inputs.weights),
+                "model": asdict(model),
+                "weights": weights and str(weights),
                 "seed": data.seed,
                 "loss": {
                     "type": "PanguObjective", "with_teacher": data.store is not None,

@@ -1,9 +1,7 @@
 """The gain of batches and of shared prefixes in evaluation, against the same engine without them.
 
-Generation: COUNT prompts together against one after the other, greedy, with equally many new tokens; the graphs of both
-are compiled before. Likelihoods: multiple choice behind a header of worked examples, where header and question are read
-once, against every option read with all that stands before it. Two sizes with random weights: SmolLM2-135M, and the
-quickstart's student.
+Generation: COUNT prompts together against one after the other, greedy, with equally many new tokens. Likelihoods:
+multiple choice behind a header of worked examples, read once, against every option read with all that stands before it.
 """
 
 from collections.abc import Sequence

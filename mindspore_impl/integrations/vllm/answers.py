@@ -125,14 +125,9 @@ def look_through(
 ) -> Found:
     """Find the first usable answer to each question in JSONL files, holding one line at a time; print the faults.
 
-    Args:
-        paths: the files.
-        served: (answer, found) -> what the outputs of a checked answer serve; raises BadAnswer when all is wrong. A
-            later answer to an answered question is counted as repeated.
-        wanted: the questions by key, in words.
-        most: questions that may stay without an answer, though not all of them.
-
-    Raises UserError when a file cannot be read or more questions have no usable answer.
+    `served(answer, found)` says what the outputs of a checked answer serve, and raises BadAnswer when all is wrong; a
+    later answer to an answered question counts as repeated. `wanted`: the questions by key, in words. Raises UserError
+    when a file cannot be read, or more than `most` questions (or all) have no usable answer.
     """
     found = Found()
     for path in paths:

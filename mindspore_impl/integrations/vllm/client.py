@@ -1,9 +1,8 @@
 """HTTP client of an OpenAI-compatible server: bounded concurrency, retries, and a key that is never shown.
 
-Plain http.client: it follows no redirect (a key would follow it to another host), reads no proxy from the environment,
-and one connection a question costs nothing beside a forward pass. A question is asked again after a fault that may
-pass, with waits that double, are shortened at random (by a seed) and respect Retry-After; it is given up after
-`retries` of them. When nothing succeeds any more, all stops: the same command continues later.
+http.client follows no redirect (a key would follow it to another host) and reads no proxy from the environment. A
+question is asked again after a fault that may pass, with waits that double, are shortened at random (by a seed) and
+respect Retry-After. When nothing succeeds any more, all stops: the same command continues later.
 """
 
 import http.client
@@ -53,17 +52,6 @@ class Question:
     body: dict
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a question: its answer, or the last fault. faults: one a failed try."""
-
-    question: Question
-    body: dict | None
-    faults: tuple[str, ...]
-    message: str = ""
-    stop: bool = False
-
-
 class Failure(Exception):
     """A try without an answer. kind: for counting; wait: what the server asks for, in seconds."""
 
@@ -102,7 +90,9 @@ def resolve_model(server: Server, longest: int) -> Server:
             raise UserError(f"{server.url}/models: not the list of an OpenAI-compatible server") from error
         names = ", ".join(sorted(map(str, models)))
         if server.model not in models and (server.model or len(models) != 1):
-            raise UserError(f"--model: {server.model or 'none'} is given; the server has: {names}; name one of them")
+            raise UserError(
+                f"--model: {server.model or 'none'} is given, and the server has: {names}; name one of them"
+            )
         name = server.model or next(iter(models))
         limit = models[name].get("max_model_len")
         server = replace(server, model=name, limit=limit if type(limit) is int else sys.maxsize)
@@ -214,9 +204,9 @@ def ask_all(
 
     def work(question: Question) -> None:
         try:
-            done.put(_ask(server, question, check, stop))
+            done.put((question, *_ask(server, question, check, stop)))
         except BaseException as error:  # a fault of ours must reach the main thread
-            done.put(error)
+            done.put((question, None, error))
 
     try:
         with runtime.progress_bar(total, title, "answer") as bar:
@@ -227,43 +217,44 @@ def ask_all(
                     under_way += 1
                 if not under_way:
                     return faults, given_up
-                outcome = done.get()
+                question, body, failed = done.get()
                 under_way -= 1
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                faults.update(outcome.faults)
-                if outcome.body is not None:
-                    keep(outcome.question, outcome.body)
+                if isinstance(failed, BaseException):
+                    raise failed
+                faults.update(failure.kind for failure in failed)
+                if body is not None:
+                    keep(question, body)
                     in_a_row = 0
                     bar.update(1)
                     continue
-                given_up.append(outcome.message)
+                given_up.append(f"{question.key[:40]}: {failed[-1]} (after {len(failed)} tries)")
                 in_a_row += 1
-                if outcome.stop or in_a_row >= server.in_flight:
+                if failed[-1].stop or in_a_row >= server.in_flight:
                     stop.set()
                 bar.set_postfix_str(counted(faults)[:60])
     finally:
         stop.set()
 
 
-def _ask(server: Server, question: Question, check: Callable[[Question, dict], None], stop: threading.Event) -> Outcome:
-    """One question until it is answered, given up or everything stops."""
+def _ask(
+    server: Server, question: Question, check: Callable[[Question, dict], None], stop: threading.Event
+) -> tuple[dict | None, list[Failure]]:
+    """The answer, or None once the question is given up or everything stops; and the failed tries."""
     jitter = random.Random(f"{server.seed} {question.key}")  # of its own, so that threads do not decide the waits
-    faults: list[str] = []
+    failed: list[Failure] = []
     for attempt in range(server.retries + 1):
         try:
             body = request(server, "/completions", question.body)
             check(question, body)
-            return Outcome(question, body, tuple(faults))
+            return body, failed
         except BadAnswer as error:
             failure = Failure(error.fault, str(error))
         except Failure as error:
             failure = error
-        faults.append(failure.kind)
-        message = f"{question.key[:40]}: {failure} (after {attempt + 1} tries)"
+        failed.append(failure)
         if failure.stop or not failure.again or attempt == server.retries:
             break
         wait = min(server.backoff * 2**attempt, server.longest_wait) * jitter.uniform(0.5, 1.0)
         if stop.wait(max(wait, min(failure.wait, server.longest_wait))):
             break
-    return Outcome(question, None, tuple(faults), message, failure.stop)
+    return None, failed
