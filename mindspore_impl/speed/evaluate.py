@@ -67,10 +67,7 @@ def likelihood_row(model, case: str, rounds: int) -> Row:
     shared, score = Scorer(model), ScoreExtension(model).set_train(False)
     check_agreement([[one.logp for one in row] for row in shared(queries)], whole(score, model.options, queries))
     what = f"{QUESTIONS} questions of {QUESTION} tokens, {OPTIONS} options of {OPTION}, behind {HEADER}, {case}"
-    runs = {
-        "ours": lambda: shared(queries),
-        "every option scored whole": lambda: whole(score, model.options, queries),
-    }
+    runs = {"ours": lambda: shared(queries), "every option scored whole": lambda: whole(score, model.options, queries)}
     return contest(what, "likelihoods, prefixes shared", "s", runs, rounds)[0]
 
 

@@ -88,10 +88,7 @@ def near_rows(count: int, rounds: int) -> list[Row]:
     """Throughput, recall and precision on texts of which every twentieth repeats an earlier one, more or less."""
     texts, similar = planted(count)
     found: dict[str, set[int]] = {}
-    runs = {
-        "ours": lambda: found.update(ours=near_duplicates(texts)),
-        "peer": lambda: found.update(peer=plain(texts)),
-    }
+    runs = {"ours": lambda: found.update(ours=near_duplicates(texts)), "peer": lambda: found.update(peer=plain(texts))}
     seconds = medians(alternate(runs, rounds))
     right = {number for number, similarity in similar.items() if similarity >= THRESHOLD}
     figures = (

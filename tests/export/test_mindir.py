@@ -69,10 +69,7 @@ def test_graphs_share_their_weights_in_memory(ms_runtime, packages):
     prompt = [np.full((1, 12), 3, np.int32), np.array([0], np.int32)]
 
     def both():
-        return (
-            graphs.run("prefill_12", prompt, [])[0],
-            graphs.run("decode", [one, one * 0], graphs.empty_caches())[0],
-        )
+        return (graphs.run("prefill_12", prompt, [])[0], graphs.run("decode", [one, one * 0], graphs.empty_caches())[0])
 
     before = both()
     norm = graphs.weights["model.norm.weight"]

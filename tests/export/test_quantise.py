@@ -38,8 +38,4 @@ def test_channels_near_zero_stay_finite(size):
     weight_OI = np.full((2, 3), size, np.float32)
     values_OI, scale_O1 = quantise(weight_OI)
     assert np.isfinite(values_OI * scale_O1).all() and (scale_O1 > 0).all()
-    np.testing.assert_allclose(
-        values_OI * scale_O1,
-        weight_OI,
-        atol=1e-38,
-    )
+    np.testing.assert_allclose(values_OI * scale_O1, weight_OI, atol=1e-38)
