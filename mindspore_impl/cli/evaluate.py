@@ -62,32 +62,26 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "python tools/evaluate.py --model DIR/hf --harness arc_easy hellaswag --limit 200 --output outputs/harness",
     )
     parser.add_argument("--model", type=Path, required=True, help="a run, stage, checkpoint, HF folder or package")
-    parser.add_argument("--task", nargs="+", default=[], type=_task, metavar="TASK=PATH",
-                        help=f"benchmarks and their published files: {', '.join(TASKS)}")  # fmt: skip
-    parser.add_argument("--harness", nargs="+", default=[], metavar="TASK",
-                        help="tasks of lm-evaluation-harness (extra: eval), which loads their data itself")  # fmt: skip
+    parser.add_argument("--task", nargs="+", default=[], type=_task, metavar="TASK=PATH", help=", ".join(TASKS))
+    parser.add_argument(
+        "--harness", nargs="+", default=[], metavar="TASK", help="of lm-evaluation-harness (extra: eval)"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json and samples.jsonl")
     parser.add_argument("--shots", type=int, help="worked examples (default: the task's own number)")
     parser.add_argument("--limit", type=int, help="questions of each task, the first ones (default: all)")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--form", choices=("auto", "chat", "plain"), default="auto", help="how questions are put: as "
-                        "a user's turn, or as text to continue (auto: plain for options, else chat)")  # fmt: skip
+    parser.add_argument("--form", choices=("auto", "chat", "plain"), default="auto", help="plain: as text to continue")
     parser.add_argument("--thinking", choices=("reasoning", "fast"), default="fast")
     parser.add_argument("--max-new-tokens", type=int, help="of a completion (default: the task's own number)")
-    parser.add_argument("--samples", type=int, default=1, metavar="N", help="answers a question: scores are means "
-                        "over them, and code tasks give the unbiased pass@k for k of 1, 10, 100 and N")  # fmt: skip
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="answers a question; code: unbiased pass@k")
     parser.add_argument("--temperature", type=float, default=0.0, help="of completions (default: 0, greedy)")
     parser.add_argument("--seed", type=int, default=0)
-    limits = parser.add_argument_group(
-        "limits of a program that an answer of humaneval, humaneval_chat or mbpp stands for (as many run at a time as "
-        "there are cores)"
-    )
+    limits = parser.add_argument_group("limits of an answer that is a program (one a core runs at a time)")
     for name, what in CODE_LIMITS.items():
         default = getattr(Limits, name)
         flag = f"--code-{name.replace('_', '-')}"
         limits.add_argument(flag, type=type(default), default=default, help=f"{what} (default: {default:g})")
-    limits.add_argument("--code-unisolated", action="store_true", help="run programs also where this machine "
-                        "cannot keep them from files, processes and the network: do so in a container")  # fmt: skip
+    limits.add_argument("--code-unisolated", action="store_true", help="run programs also where nothing contains them")
     add_tokenizer_options(parser)
     return parser.parse_args(arguments)
 

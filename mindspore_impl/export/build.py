@@ -12,19 +12,8 @@ import numpy as np
 
 from mindspore_impl import files, runtime
 from mindspore_impl.errors import UserError
-from mindspore_impl.export import mindir, parity
+from mindspore_impl.export import mindir, package, parity
 from mindspore_impl.export.options import ExportOptions
-from mindspore_impl.export.package import (
-    DECODE,
-    PARITY,
-    WEIGHTS,
-    add_file,
-    graph_names,
-    graph_ports,
-    is_package,
-    open_package,
-    write_manifest,
-)
 from mindspore_impl.export.stored import compute_dtype, stored_tensors, write_weights
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.pangu import head_dim
@@ -78,6 +67,17 @@ def in_words(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
+def _print_estimate(estimate: dict[str, int], options: ExportOptions) -> None:
+    part = {key: in_words(value) for key, value in estimate.items()}
+    print(
+        f"board memory, modelled ({options.precision}, cache {options.cache_length}, buckets {options.buckets}): "
+        f"weights {part['weights']}, cache {part['cache']}, activations {part['activations']}; "
+        f"{part['weights_shared']} if the graphs share their weights, {part['weights_in_each_graph']} if each of "
+        f"the {len(options.buckets) + 1} holds its own",
+        flush=True,
+    )
+
+
 def export_package(
     target: Path,
     model_options: ModelOptions,
@@ -110,16 +110,9 @@ def export_package(
             f"{tokenizer.path}: {tokenizer.vocab_size} pieces, but the model has {model_options.vocab_size}; use the "
             "tokenizer that the model was made for"
         )
-    if target.exists() and not (target.is_dir() and (is_package(target) or not any(target.iterdir()))):
+    if target.exists() and not (target.is_dir() and (package.is_package(target) or not any(target.iterdir()))):
         raise UserError(f"{target}: exists and is no package; choose another folder")
-    part = {key: in_words(value) for key, value in memory_estimate(model_options, options).items()}
-    print(
-        f"board memory, modelled ({options.precision}, cache {options.cache_length}, buckets {options.buckets}): "
-        f"weights {part['weights']}, cache {part['cache']}, activations {part['activations']}; "
-        f"{part['weights_shared']} if the graphs share their weights, {part['weights_in_each_graph']} if each of "
-        f"the {len(options.buckets) + 1} holds its own",
-        flush=True,
-    )
+    _print_estimate(memory_estimate(model_options, options), options)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as name:
         scratch = Path(name)
@@ -137,7 +130,7 @@ def export_package(
             folder = scratch / precision
             _write_graphs(folder, precision, model_options, tokenizer, digest, options)
             sizes = {
-                "weights": (folder / WEIGHTS).stat().st_size,
+                "weights": (folder / package.WEIGHTS).stat().st_size,
                 "graphs": sum(path.stat().st_size for path in folder.glob("*.mindir")),
             }
             report["packages"][precision] = measure(folder, wanted) | {"bytes": sizes}
@@ -146,9 +139,9 @@ def export_package(
             if precision != options.precision:
                 shutil.rmtree(folder)
         folder = scratch / options.precision
-        files.write_json(folder / PARITY, report)
-        add_file(folder, PARITY)
-        open_package(folder)  # verify the whole package once more
+        files.write_json(folder / package.PARITY, report)
+        package.add_file(folder, package.PARITY)
+        package.open_package(folder)  # verify the whole package once more
         os.chmod(folder, 0o755)
         files.put_folder(folder, target)
     return report
@@ -182,14 +175,14 @@ def _take_weights(scratch: Path, precisions, build, prompts, steps: int, options
 
     for precision in precisions:
         (scratch / precision).mkdir()
-        write_weights(scratch / precision / WEIGHTS, model.options, precision, options.cache_length, value_of)
+        write_weights(scratch / precision / package.WEIGHTS, model.options, precision, options.cache_length, value_of)
     return wanted, digest
 
 
 def _write_graphs(folder: Path, precision: str, model: ModelOptions, tokenizer, digest, options: ExportOptions) -> None:
     """Write the graphs, one after another, the tokenizer and the manifest."""
     found = set()
-    for name in graph_names(options.buckets):
+    for name in package.graph_names(options.buckets):
         path = folder / f"{name}.mindir"
         files.write_blocks(path, [_trace(name, model, precision, options.cache_length)])
         proto = mindir.read_graph(path)
@@ -207,7 +200,7 @@ def _write_graphs(folder: Path, precision: str, model: ModelOptions, tokenizer, 
         "operators": sorted(found),
         "versions": runtime.versions(),
     }
-    write_manifest(folder, model, tokenizer, about)
+    package.write_manifest(folder, model, tokenizer, about)
 
 
 def _trace(name: str, model: ModelOptions, precision: str, slots: int) -> bytes:
@@ -215,9 +208,9 @@ def _trace(name: str, model: ModelOptions, precision: str, slots: int) -> bytes:
 
     from mindspore_impl.export.portable import PortableDecode, PortablePrefill
 
-    cell = (PortableDecode if name == DECODE else PortablePrefill)(model, precision, slots)
+    cell = (PortableDecode if name == package.DECODE else PortablePrefill)(model, precision, slots)
     cell.set_train(False)
-    ports = graph_ports(model, precision, slots, name)[0]
+    ports = package.graph_ports(model, precision, slots, name)[0]
     return mindir.trace(cell, *[Tensor(np.zeros(port.shape, port.dtype)) for port in ports])
 
 
