@@ -17,6 +17,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from mindspore_impl.export.stored import COS, SIN, Stored, compute_dtype, scale_name, stored_tensors
+from mindspore_impl.model.decode import cache_of, cache_rows
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.pangu import head_sizes
 from mindspore_impl.ops.attention import MASKED
@@ -124,7 +125,7 @@ class _Body(nn.Cell):
         layers = [_Layer(options, stored, f"model.layers.{index}", dtype) for index in range(options.num_hidden_layers)]
         self.layers = nn.CellList(layers, auto_prefix=False)
         self.norm = _Norm(stored, "model.norm", options.rms_norm_eps, dtype)
-        self.gather, self.concat, self.scatter = ops.Gather(), ops.Concat(2), ops.TensorScatterUpdate()
+        self.gather, self.scatter = ops.Gather(), ops.TensorScatterUpdate()
         self.matmul, self.softmax = ops.MatMul(transpose_b=True), ops.Softmax(-1)
         self.product, self.product_right = ops.BatchMatMul(), ops.BatchMatMul(transpose_b=True)
         self.one, self.masked = _constant(1.0), _constant(MASKED)
@@ -158,13 +159,6 @@ class PortablePrefill(_Body):
     zero behind the bucket. What padding leaves in them is hidden from, and overwritten by, decoding.
     """
 
-    def cached(self, x_LGC, length):
-        """x_LGC -> [1, G, T, C]."""
-        x_1GLC = ops.reshape(ops.transpose(x_LGC, (1, 0, 2)), (1, self.kv_heads, length, self.width))
-        if length == self.slots:
-            return x_1GLC
-        return self.concat((x_1GLC, ops.zeros((1, self.kv_heads, self.slots - length, self.width), self.dtype)))
-
     def mixed(self, query_LHC, key_LGC, value_LGC, bias_HLL, length):
         """Causal attention; the R query heads of a key head are stacked along the sequence."""
         query_GSC = ops.reshape(ops.transpose(query_LHC, (1, 0, 2)), (self.kv_heads, -1, self.width))
@@ -185,7 +179,7 @@ class PortablePrefill(_Body):
         caches = ()
         for layer in self.layers:
             query_LHC, key_LGC, value_LGC = layer.project(x_LD, tables)
-            caches += (self.cached(key_LGC, length), self.cached(value_LGC, length))
+            caches += (cache_of(key_LGC, 1, self.slots), cache_of(value_LGC, 1, self.slots))
             x_LD = layer.finish(x_LD, self.mixed(query_LHC, key_LGC, value_LGC, bias_HLL, length))
         return self.logits(self.gather(x_LD, last_1, 0)), caches
 
@@ -197,17 +191,11 @@ class PortableDecode(_Body):
     slot `position_1` and attends to the slots up to it.
     """
 
-    def where(self, position_1):
-        """[1, G, 3] int32 indices (0, g, position) of the cache rows that are written."""
-        head_G1 = ops.cast(ops.reshape(ops.arange(self.kv_heads), (1, self.kv_heads, 1)), mstype.int32)
-        position_G1 = ops.tile(ops.reshape(position_1, (1, 1, 1)), (1, self.kv_heads, 1))
-        return ops.concat((ops.zeros_like(head_G1), head_G1, position_G1), -1)
-
     def construct(self, token_1, position_1, *caches):
         x_1D = self.embed(token_1)
         tables = self.tables(self.gather(self.cos, position_1, 0), self.gather(self.sin, position_1, 0))
         bias_1T = ops.reshape(self.hidden(ops.arange(self.slots) <= position_1), (1, 1, 1, self.slots))
-        where_1G3 = self.where(position_1)
+        where_1G3 = cache_rows(position_1, self.kv_heads)
         kept = ()
         for index, layer in enumerate(self.layers):
             query_1HC, key_1GC, value_1GC = layer.project(x_1D, tables)

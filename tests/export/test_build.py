@@ -152,7 +152,7 @@ def test_a_stage_is_planned_with_its_input_and_data(ms_runtime):
     assert sets.fingerprint != plan["board"].fingerprint
     with pytest.raises(UserError, match=r"stages\.board\.export\.buckets: 2000 is longer"):
         make_plan(configuration.compose([*STAGE, "stages.board.export.buckets=[2000]"]))
-    with pytest.raises(UserError, match=r"stages\.board: no data set is named 'tset_fast'"):
+    with pytest.raises(UserError, match=r"stages\.board\.prompts: no data set is named 'tset_fast'"):
         make_plan(configuration.compose([*STAGE, "stages.board.prompts=[tset_fast]"]))
 
 
