@@ -13,7 +13,7 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import benchmark
 from mindspore_impl.evaluation.backend import Backend, of_decoder, of_model
 from mindspore_impl.evaluation.benchmark import BenchmarkSettings, check_settings
-from mindspore_impl.evaluation.sandbox import Limits
+from mindspore_impl.evaluation.sandbox.run import Limits
 from mindspore_impl.evaluation.tasks import TASKS
 
 CODE_LIMITS = {  # fields of Limits that have an option

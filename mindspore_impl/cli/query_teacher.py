@@ -94,7 +94,7 @@ def _of_stage(options: argparse.Namespace):
     from mindspore_impl.curriculum.runner import open_run
     from mindspore_impl.curriculum.stages.capture import CaptureStage
     from mindspore_impl.curriculum.stages.rollout import RolloutStage
-    from mindspore_impl.distill.jobs import fitting
+    from mindspore_impl.distill.jobs import CaptureJob, RolloutJob, fitting
     from mindspore_impl.schema import nearest
 
     context, name = open_run(options.run, options.plugins), options.stage
@@ -105,10 +105,11 @@ def _of_stage(options: argparse.Namespace):
     if isinstance(stage, CaptureStage) and stage.capture.mode != "top_k":
         raise UserError(f"stages.{name}.capture.mode: {stage.capture.mode} cannot be asked of a server; use top_k")
     seed = context.config.seed if stage.seed is None else stage.seed
-    job = stage.job(context, options.output or options.run / "external" / name, seed)
+    request = stage.request(context) | {"folder": options.output or options.run / "external" / name, "seed": seed}
     if isinstance(stage, RolloutStage):
-        return job
-    return replace(job, samples=fitting(job.samples, job.sequence_length, job.options.overlong))
+        return RolloutJob(**request)
+    samples = fitting(request["samples"], stage.sequence_length, stage.capture.overlong)
+    return CaptureJob(**request | {"samples": samples})
 
 
 def _of_file(options: argparse.Namespace):

@@ -54,7 +54,7 @@ def _problems(store: Path, options: argparse.Namespace) -> int:
             raise UserError(f"{store}: no capture stage of {options.run} made this store; check --run")
         stage: CaptureStage = planned.stage
         model, _ = context.build_model(planned.model, stage.teacher)
-        samples = fitting(stage.samples(context), stage.sequence_length, stage.capture.overlong)
+        samples = fitting(stage.request(context)["samples"], stage.sequence_length, stage.capture.overlong)
         reader = StoreReader(store, tokenizer_sha256=context.tokenizer.sha256)
         summary |= rescore(
             model, reader, samples[: options.samples], stage.sequence_length, stage.capture.rows_per_batch
