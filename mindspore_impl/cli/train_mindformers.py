@@ -1,9 +1,9 @@
 """Train a stage through the Trainer of mindformers."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from mindspore_impl import checkpoint
 from mindspore_impl.cli.command import command, make_parser
 from mindspore_impl.curriculum.configuration import Config, compose
 from mindspore_impl.curriculum.plan import make_plan
@@ -13,6 +13,7 @@ from mindspore_impl.curriculum.stages.sft import SftStage
 from mindspore_impl.data.options import ROLLOUTS, FileSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.integrations.mindformers import PackedData
+from mindspore_impl.model.adapter_file import read_adapters
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.schema import nearest
 
@@ -79,8 +80,17 @@ def stage_files(config: Config, name: str) -> tuple[ModelOptions, Path | None, P
                 options = replace(options, path=str(place))
             data.sets[each] = options
     weights = None
-    if stage.init is not None:
-        weights = there(stage.init) if is_path(stage.init) else _checkpoint(context, stage.init, name, there)
+    if stage.init is not None and is_path(stage.init):
+        weights = there(stage.init)
+    elif stage.init is not None:
+        folder = there(context.folder(stage.init) / "checkpoints")
+        found = checkpoint.selected(folder, context.plan[stage.init].stage.train.select)
+        if read_adapters(found.weights_path) is not None:
+            raise UserError(
+                f"{found.path}: holds only LoRA adapters; merge them with `tools/convert_weights.py export "
+                f"{folder.parent} DIR` and set stages.{name}.init=DIR"
+            )
+        weights = found.path
     rollouts, store = getattr(stage, "rollouts", None), getattr(stage, "store", None)
     if store is not None:
         data.store = str(there(context.load(store, "store")))
@@ -90,18 +100,3 @@ def stage_files(config: Config, name: str) -> tuple[ModelOptions, Path | None, P
         data.rollouts = str(place) if ROLLOUTS in mixture else None
         data.keep_truncated = of_file or context.plan[rollouts].stage.rollout.keep_truncated
     return context.model_options(planned.model), weights, data
-
-
-def _checkpoint(context: RunContext, stage: str, name: str, there: Callable[[Path], Path]) -> Path:
-    """The checkpoint of `stage` that the stage `name` starts from."""
-    from mindspore_impl import checkpoint
-    from mindspore_impl.model.adapter_file import read_adapters
-
-    folder = there(context.folder(stage) / "checkpoints")
-    found = checkpoint.selected(folder, context.plan[stage].stage.train.select)
-    if read_adapters(found.weights_path) is not None:
-        raise UserError(
-            f"{found.path}: holds only LoRA adapters; merge them with `tools/convert_weights.py export "
-            f"{folder.parent} DIR` and set stages.{name}.init=DIR"
-        )
-    return found.path

@@ -54,8 +54,8 @@ def alternate(
     """Seconds a call of each function, in turns: a, b, c, a, b, c, ... for `rounds` rounds of `calls` calls each.
 
     Each function is called once before, outside the measurement, and must return only when its work is done. Rounds
-    are at least five, and turns are taken so that a slow minute of the machine meets all of them. `before` each turn
-    what is called is not counted.
+    are at least five, and turns are taken so that a slow minute of the machine meets all of them. `before` is called
+    ahead of each turn and not counted.
     """
     if rounds < 5:
         raise ValueError("at least five rounds, or the median means little")

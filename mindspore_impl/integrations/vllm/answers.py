@@ -104,17 +104,10 @@ class Place:
 
 @dataclass
 class Found:
-    """What a look through answer files came to. faults: kind to number; told: the first of them with file and line."""
+    """What a look through answer files came to: places by question, and kinds of faults with their number."""
 
     places: dict[str, Place] = field(default_factory=dict)
     faults: Counter = field(default_factory=Counter)
-    told: list[str] = field(default_factory=list)
-
-    def fault(self, where: str, error: UserError) -> None:
-        """Count a line that gave nothing."""
-        self.faults[getattr(error, "fault", "not JSON")] += 1
-        if len(self.told) < SHOWN:
-            self.told.append(str(error) if str(error).startswith(where) else f"{where}: {error}")
 
 
 Served = tuple[str, int] | BadAnswer  # (key of the question, number of the output), or why an output serves none
@@ -139,14 +132,15 @@ def look_through(
             except UserError as error:
                 results = [error]
             for result in results:
-                if isinstance(result, UserError):
-                    found.fault(f"{path}:{number}", result)
-                elif result[0] in found.places:
-                    found.fault(f"{path}:{number}", BadAnswer("repeated", f"{result[0][:40]} is answered already"))
-                else:
+                if not isinstance(result, UserError) and result[0] in found.places:
+                    result = BadAnswer("repeated", f"{result[0][:40]} is answered already")
+                if not isinstance(result, UserError):
                     found.places[result[0]] = Place(path, offset, result[1])
-    for line in found.told:
-        print(f"  {line}")
+                    continue
+                where = f"{path}:{number}"
+                if found.faults.total() < SHOWN:
+                    print(f"  {result}" if str(result).startswith(where) else f"  {where}: {result}")
+                found.faults[getattr(result, "fault", "not JSON")] += 1
     if found.faults:
         print(f"  lines without use: {counted(found.faults)}")
     missing = [words for key, words in wanted.items() if key not in found.places]
