@@ -32,13 +32,10 @@ def summary(metrics: tuple[str, ...], lines: list[dict]) -> dict:
         found[metric] = {"value": mean, "stderr": spread / math.sqrt(total)}
         if set(values) <= {0.0, 1.0}:
             found[metric]["low"], found[metric]["high"] = wilson_interval(int(sum(values)), total)
-    groups: dict[str, list[dict]] = {}
-    for line in lines:
-        groups.setdefault(line["group"], []).append(line)
-    by_group = {
-        name: {"total": len(some)} | {metric: sum(line[metric] for line in some) / len(some) for metric in metrics}
-        for name, some in groups.items()
-        if name
-    }
+    groups = {}
+    for name in dict.fromkeys(line["group"] for line in lines if line["group"]):
+        some = [line for line in lines if line["group"] == name]
+        means = {metric: sum(line[metric] for line in some) / len(some) for metric in metrics}
+        groups[name] = {"total": len(some)} | means
     truncated = sum(not line.get("ended", True) for line in lines)
-    return {"total": len(lines), "metrics": found, "groups": by_group, "truncated": truncated}
+    return {"total": len(lines), "metrics": found, "groups": groups, "truncated": truncated}

@@ -47,23 +47,18 @@ def missing_promises(layers: Collection[str]) -> list[str]:
     return [name for name, ways in PROMISES.items() if not any(set(way) <= set(layers) for way in ways)]
 
 
-def spawn(layers: list[str], folder: Path, limits: dict, keep: Sequence[int], body: Callable[[], None]) -> int:
-    """Run `body` in a new process inside `layers`, and return once it has entered them.
+def spawn(job: dict, folder: Path, keep: Sequence[int], body: Callable[[], None]) -> int:
+    """Run `body` in a new process inside the "layers" of `job`, and return once it has entered them.
 
+    job["limits"]: in bytes, seconds and counts. folder: empty and private, the mount point of the new root with "own
+    root", else the body's working folder. keep: file descriptors that become 0, 1, ... inside; all others are closed.
     Returns the id of the process to wait for; its exit code is the body's, or 128 + the signal that ended the body.
     Raises OSError when a layer cannot be entered; nothing of `body` has run then.
-
-    Args:
-        layers: Names of LAYERS.
-        folder: Empty and private. Mount point of the new root with "own root", else the body's working folder.
-        limits: Resource limits in bytes, seconds and counts.
-        keep: File descriptors that become 0, 1, ... inside; all others are closed.
-        body: Called inside.
     """
     ready, told = os.pipe()
     keeper = os.fork()
     if keeper == 0:
-        _never_returns(lambda: _outermost(layers, folder, limits, keep, told, body), told)
+        _never_returns(lambda: _outermost(job, folder, keep, told, body), told)
     os.close(told)
     said = os.read(ready, 4096) if select.select([ready], [], [], SETUP_SECONDS)[0] else b""
     os.close(ready)
@@ -86,7 +81,8 @@ def _never_returns(work: Callable[[], None], told: int) -> None:
         os._exit(code)
 
 
-def _outermost(layers, folder, limits, keep, told, body) -> None:
+def _outermost(job, folder, keep, told, body) -> None:
+    layers, limits = job["layers"], job["limits"]
     syscalls.die_with_parent()
     os.setsid()
     syscalls.show_memory()  # briefly: the files below belong to root while it is hidden
@@ -301,7 +297,8 @@ def _attempt(layers: list[str], folder: Path) -> str:
     limits = {"cpu_seconds": 10, "memory": 1 << 30, "file": 1 << 20, "disk": 1 << 20, "open_files": 64, "processes": 9}
     blank = os.open("/dev/null", os.O_RDWR)
     try:
-        _, status = os.waitpid(spawn(layers, folder, limits, [blank], _can_import), 0)
+        job = {"layers": layers, "limits": limits}
+        _, status = os.waitpid(spawn(job, folder, [blank], _can_import), 0)
         return "" if status == 0 else "Python cannot read its own library there"
     except OSError as error:
         return str(error)

@@ -112,21 +112,15 @@ def objects(path: Path, name: str = "", shots: int = 0) -> Iterator[tuple[str, d
         yield f"{path}:{line}", row
 
 
-def with_shots(
-    questions: Callable[[Path], Iterator[tuple[Item, str]]], test: str, train: str, path: Path, shots: int
-) -> list[Item]:
-    """The items of `test`, after the first `shots` items of `train` as worked examples.
+Questions = Callable[[Path], Iterator[tuple[Item, str]]]  # of a file: items, and their answers as a shot shows them
 
-    Raises UserError when there are fewer, or as `questions`.
 
-    Args:
-        questions: Yields the items of a file, each with its answer as a worked example shows it.
-        test: Name of the file of questions.
-        train: Name of the file of worked examples beside it.
-        path: The folder of both, or the file of questions.
-        shots: Number of worked examples.
+def with_shots(questions: Questions, names: tuple[str, str], path: Path, shots: int) -> list[Item]:
+    """The items of the first of the files `names`, after `shots` items of the second as worked examples.
+
+    path: the folder of both, or the file of questions. Raises UserError when there are fewer, or as `questions`.
     """
-    folder, header = path.is_dir(), ""
+    (test, train), folder, header = names, path.is_dir(), ""
     if shots and not (folder and (path / train).is_file()):
         raise UserError(f"{path}: {shots} shots need a folder with {train} and {test}; or set shots to 0")
     if shots:

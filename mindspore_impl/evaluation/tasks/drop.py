@@ -99,5 +99,5 @@ def _f1(given: set, right: set) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-READ = partial(with_shots, questions, "drop_dataset_dev.json", "drop_dataset_train.json")
+READ = partial(with_shots, questions, ("drop_dataset_dev.json", "drop_dataset_train.json"))
 TASK = Task(READ, score, ("f1", "em"), shots=3, stop=("\n",), max_new_tokens=64)

@@ -11,6 +11,7 @@ from mindspore_impl.evaluation.benchmark import BenchmarkSettings, read_benchmar
 from mindspore_impl.evaluation.sandbox import run
 from mindspore_impl.evaluation.sandbox.run import Isolation, Limits
 from mindspore_impl.evaluation.tasks import code, humaneval, mbpp
+from mindspore_impl.evaluation.tasks.base import Item
 
 HUMANEVAL = Path(__file__).parent / "data" / "humaneval" / "HumanEval.jsonl"
 MBPP = Path(__file__).parent / "data" / "mbpp" / "mbpp.jsonl"
@@ -124,7 +125,7 @@ TESTS = code.Tests("", ("f",), start="def f(x):\n", before="import math\n", stop
 )
 def test_code_of_an_answer(completion, program):
     program = "import math\ndef g(): pass\ndef f(x): return 1\n" if program is None else program
-    assert code.program_of(TESTS, completion) == program
+    assert code.program(Item("0", "", answer=TESTS), completion).source == program
 
 
 @pytest.mark.parametrize(
@@ -190,5 +191,5 @@ def test_pass_at_k():
     assert code.pass_at_k(200, 13, 100) == pytest.approx(1 - product, rel=1e-12)
     with pytest.raises(UserError, match="pass@3"):
         code.pass_at_k(2, 1, 3)
-    with pytest.raises(ValueError, match="right=3"):
+    with pytest.raises(ValueError, match="negative"):
         code.pass_at_k(2, 3, 1)
