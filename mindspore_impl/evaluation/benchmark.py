@@ -88,11 +88,7 @@ class Benchmark:
 
 
 def read_benchmark(name: str, path: Path, settings: BenchmarkSettings) -> Benchmark:
-    """Read the questions of the task `name` from `path`.
-
-    Raises UserError for an unknown task, an invalid or empty file, and a task whose programs this machine cannot
-    isolate.
-    """
+    """Read the questions of the task `name`. Raises UserError, also where its programs cannot be isolated."""
     if name not in TASKS:
         raise UserError(f"no task is named {name!r}; the tasks are {', '.join(TASKS)}")
     task, path = TASKS[name], Path(path)
@@ -109,10 +105,7 @@ def read_benchmark(name: str, path: Path, settings: BenchmarkSettings) -> Benchm
 
 
 def check_lengths(benchmark: Benchmark, tokenizer, limit: int) -> None:
-    """Refuse a benchmark whose longest questions (by characters) do not fit `limit` tokens with their answers.
-
-    Needs no model. Raises UserError that names the question and what to lower.
-    """
+    """Refuse questions (the four longest) that exceed `limit` tokens with their answers. Raises UserError."""
     for item in sorted(benchmark.items, key=lambda item: -len(item.header) - len(item.prompt))[:4]:
         if benchmark.task.chooses:
             query = benchmark.query(item, tokenizer)
@@ -127,10 +120,7 @@ def check_lengths(benchmark: Benchmark, tokenizer, limit: int) -> None:
 
 
 def run(backend: Backend, benchmark: Benchmark, folder: Path) -> dict:
-    """Ask all questions; return `scoring.summary` of the answers, and "seconds". Every rank must call this.
-
-    `folder` gets samples.jsonl with every answer, and resumable parts.
-    """
+    """Write all answers to folder/samples.jsonl; return `scoring.summary` and "seconds". Every rank must call this."""
     name, task, items, settings = benchmark.name, benchmark.task, benchmark.items, benchmark.settings
     ask = functools.partial(_choose if task.chooses else _write, backend, benchmark)
     asked = [dataclasses.asdict(item) for item in items]
@@ -179,10 +169,7 @@ def _choose(backend: Backend, benchmark: Benchmark, items: list[Item], title: st
 
 
 def _write(backend: Backend, benchmark: Benchmark, items: list[Item], title: str) -> list[dict]:
-    """Generate completions and score them; scores are means over the samples of a question.
-
-    A truncated chat answer is scored as it is.
-    """
+    """Generate completions and score them, truncated ones too; scores are means over the samples of a question."""
     task, settings, tokenizer = benchmark.task, benchmark.settings, backend.tokenizer
     chat, count, samples = benchmark.is_chat, benchmark.new_tokens, settings.samples
     asked = [item for item in items for _ in range(samples)]

@@ -105,10 +105,7 @@ def _accuracy(
     seed: int,
     folder: Path,
 ) -> tuple[dict, list[dict]]:
-    """The accuracy of one set by greedy generation, and the lines of samples.jsonl.
-
-    Prompts of similar length are generated together. `shown` marks the first `options.samples_in_report` lines.
-    """
+    """Answer the records of one set greedily; return its accuracy and its lines of samples.jsonl."""
     sampling = SamplingOptions(temperature=0.0, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
     # Batches as even as possible, so that the last needs no shape of its own.
     order, total = sorted(range(len(prompts)), key=lambda index: len(prompts[index])), len(prompts)

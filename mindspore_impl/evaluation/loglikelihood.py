@@ -79,10 +79,7 @@ def check_queries(queries: Sequence[Query], vocab_size: int, limit: int, advice:
 
 
 def groups_of(contexts: Sequence[tuple[int, ...]]) -> list[tuple[int, list[int]]]:
-    """Group contexts by common prefix: (shared tokens, indices) of each group.
-
-    The last token of a context is never shared, because it predicts the continuation.
-    """
+    """Group contexts by common prefix, (shared tokens, indices) each; the last token predicts, so it is not shared."""
     order = sorted(range(len(contexts)), key=lambda index: contexts[index])
     common = [len(os.path.commonprefix([contexts[a], contexts[b]])) for a, b in itertools.pairwise(order)]
     groups, begin = [], 0
@@ -199,10 +196,7 @@ def _slots(queries: list[Query], shared: int) -> int:
 
 
 class DecoderScorer:
-    """Likelihoods by any `generation.decoder.Decoder`, such as an exported package.
-
-    One context at a time; its continuations reuse the same cache.
-    """
+    """Likelihoods by any `generation.decoder.Decoder`: one context at a time, its continuations share the cache."""
 
     def __init__(self, decoder):
         self.decoder = decoder

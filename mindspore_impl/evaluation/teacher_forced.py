@@ -73,10 +73,7 @@ def _predictions(model):
 
 
 def prediction_sums(network, batch) -> dict:
-    """Sums over the supervised tokens of a PackedBatch, by a TokenPredictions network.
-
-    Returns {"ce": in nats, possibly not finite, "tokens", "bins": `bin_sums`, None where an output is not finite}.
-    """
+    """Sums over a PackedBatch's supervised tokens: {"ce" in nats, "tokens", "bins": `bin_sums`, None if not finite}."""
     from mindspore_impl.losses.objective import tensors_of
 
     outputs = network(*tensors_of(batch, False))
@@ -164,10 +161,7 @@ def _side(model, vocab_size: int) -> tuple[Callable, Callable]:
 
 
 def divergence_sums(sides: list[tuple[Callable, Callable]], batch) -> dict[str, float]:
-    """{"kl", "agreement", "tokens"} summed over the supervised positions of a PackedBatch.
-
-    sides: (HiddenStates, ProjectedRows) of the teacher, then of the model.
-    """
+    """{"kl", "agreement", "tokens"} of a PackedBatch; sides: (HiddenStates, ProjectedRows) of teacher and model."""
     from mindspore import Tensor
 
     from mindspore_impl.losses.projected_rows import in_chunks

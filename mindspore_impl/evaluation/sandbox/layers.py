@@ -196,10 +196,7 @@ def kill_user_of(keeper: int) -> None:
 
 
 def kill_descendants() -> None:
-    """Kill and reap every child of this process, adopted orphans (`syscalls.adopt_orphans`) included.
-
-    A fork bomb cannot outrun this for long: the number of its processes is limited.
-    """
+    """Kill and reap every child of this process, adopted orphans included; their number is limited."""
     while True:
         for child in children():
             with contextlib.suppress(ProcessLookupError):

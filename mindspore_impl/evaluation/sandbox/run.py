@@ -125,10 +125,7 @@ def _refusal(around: Isolation) -> str:
 def run_many(
     programs: Iterable[Program], limits: Limits = Limits(), workers: int | None = None, title: str = "programs"
 ) -> list[Result]:
-    """`run_program` for each, `workers` at a time (default: one per core), in order.
-
-    Raises UserError where programs must be isolated and cannot be.
-    """
+    """`run_program` for each in order, `workers` at a time (default: cores). Raises UserError without isolation."""
     programs, results = list(programs), []
     run = functools.partial(run_program, limits=limits, around=check_isolation(limits))
     pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))

@@ -101,10 +101,7 @@ def as_object(value: Any, where: str) -> dict:
 
 
 def objects(path: Path, name: str = "", shots: int = 0) -> Iterator[tuple[str, dict]]:
-    """Yield ("file:line", object) of a JSON lines file: `path`, or `name` in the folder `path`.
-
-    Raises UserError for `shots`, which tasks pass on that have no worked examples.
-    """
+    """Yield ("file:line", object) of JSON lines: `path`, or its file `name`. Raises UserError, also for `shots`."""
     if shots:
         raise UserError(f"{path}: the task has no worked examples; set shots to 0")
     path = path / name if path.is_dir() else path

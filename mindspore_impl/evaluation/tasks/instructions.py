@@ -108,11 +108,7 @@ _ABBREVIATION = re.compile(
 
 
 def split_sentences(text: str) -> list[str]:
-    """Split a text into sentences.
-
-    They end at . ! ? or their Chinese forms before anything but a lower-case letter; abbreviations and initials end
-    none.
-    """
+    """Split after . ! ? or their Chinese forms before no lower-case letter; abbreviations and initials end none."""
     found, start = [], 0
     for match in re.finditer(r"[.!?]+[\"')\]”’]*(?=\s+[^a-z\s])|[。！？]+[”’」]?", text):
         if match[0] == "." and _ABBREVIATION.search(text[start : match.end()]):
