@@ -1,7 +1,6 @@
 """Evaluate a model on sets of records: accuracy by greedy generation, and teacher-forced measures.
 
-The work is split into resumable parts (`distributed/resumable.py`) that the ranks share: a killed evaluation continues
-at the next part, and the numbers are the same bit for bit on any number of ranks.
+The ranks share resumable parts; the numbers are the same bit for bit on any number of ranks.
 """
 
 import functools

@@ -110,7 +110,10 @@ class Scorer:
         found: list[list] = [[None] * len(query.continuations) for query in queries]
         with runtime.progress_bar(len(queries), progress or "", "question", shown=progress is not None) as bar:
             for shared, members in groups_of([query.context for query in queries]):
-                slots = _slots([queries[index] for index in members], shared)
+                # Cache slots T such that every stretch of the group fits with its padding.
+                context = max(len(queries[index].context) for index in members)
+                longest = max(len(text) for index in members for text in queries[index].continuations)
+                slots = step(max(shared + step(context + longest - shared), context + step(longest), 64))
                 header = self._read(self._empty(slots), [queries[members[0]].context[:shared]], 0)
                 for batch in self._batches(queries, shared, members, slots):
                     for query, number, likelihood in self._batch(queries, batch, shared, header):
@@ -186,13 +189,6 @@ class Scorer:
                 logp_S, best_S = logp_BSK[b, : len(target), k], best_BS[b, : len(target)]
                 greedy = bool((best_S == target).all())
                 yield stretch.query, number, Likelihood(float(logp_S.sum(dtype=np.float64)), greedy)
-
-
-def _slots(queries: list[Query], shared: int) -> int:
-    """Cache slots T such that every stretch of the group fits with its padding."""
-    context = max(len(query.context) for query in queries)
-    longest = max(len(text) for query in queries for text in query.continuations)
-    return step(max(shared + step(context + longest - shared), context + step(longest), 64))
 
 
 class DecoderScorer:

@@ -1,7 +1,6 @@
 """Teacher-forced measures on held-out samples: perplexity, calibration, KL divergence from a teacher.
 
-Sums are kept per batch in resumable parts and added in the order of batches: a killed measurement continues at the next
-part, and the numbers do not depend on the number of ranks.
+Sums are kept per batch in resumable parts and added in the order of batches, whatever the number of ranks.
 Legend: B rows, L positions, n tokens, b bins, S supervised positions, R of them at a time, V vocabulary.
 """
 

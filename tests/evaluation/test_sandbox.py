@@ -342,7 +342,7 @@ def test_promises():
 
 def test_run_many_keeps_the_order():
     jobs = [Program(f"print({number})") for number in range(6)]
-    assert [result.stdout for result in run_many(jobs, workers=3)] == [f"{number}\n" for number in range(6)]
+    assert [result.stdout for result in run_many(jobs)] == [f"{number}\n" for number in range(6)]
 
 
 def test_limits_are_positive():

@@ -1,8 +1,4 @@
-"""Start sandboxed programs and collect their results.
-
-A result names the layers that the program ran in. Where the machine cannot keep a promise (`isolation().missing`),
-nothing runs unless `require_isolation` is false.
-"""
+"""Start sandboxed programs; nothing runs where a promise cannot be kept, unless `require_isolation` is false."""
 
 import functools
 import json
@@ -122,14 +118,12 @@ def _refusal(around: Isolation) -> str:
     )
 
 
-def run_many(
-    programs: Iterable[Program], limits: Limits = Limits(), workers: int | None = None, title: str = "programs"
-) -> list[Result]:
-    """`run_program` for each in order, `workers` at a time (default: cores). Raises UserError without isolation."""
+def run_many(programs: Iterable[Program], limits: Limits = Limits()) -> list[Result]:
+    """`run_program` for each in order, one per core at a time. Raises UserError without isolation."""
     programs, results = list(programs), []
     run = functools.partial(run_program, limits=limits, around=check_isolation(limits))
-    pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))
-    with runtime.progress_bar(len(programs), title, "program") as bar:
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    with runtime.progress_bar(len(programs), "programs", "program") as bar:
         try:
             for result in pool.map(run, programs):
                 results.append(result)

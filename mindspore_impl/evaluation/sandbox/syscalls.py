@@ -86,10 +86,7 @@ no_new_privileges = partial(prctl, PR_SET_NO_NEW_PRIVS, 1)
 
 
 def unshare(flags: int) -> None:
-    """Move this process into new namespaces. Raises OSError.
-
-    A user who is not root gets a user namespace too, with the same user id and all capabilities over the others.
-    """
+    """Move this process into new namespaces; without root also a user namespace that owns them. Raises OSError."""
     uid, gid = os.geteuid(), os.getegid()
     if uid != 0:
         flags |= CLONE_NEWUSER

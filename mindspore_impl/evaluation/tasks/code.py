@@ -58,7 +58,7 @@ def _head(code: str, tests: Tests) -> int:
 
 def scores(programs: Sequence[Program], limits: Limits) -> list[dict]:
     """Run programs in parallel; {"pass@1", "status", "error"} of each. Raises UserError when they are refused."""
-    results = run_many(programs, limits, title="tests")
+    results = run_many(programs, limits)
     for result in results:
         if result.status == "refused":
             raise UserError(result.error)

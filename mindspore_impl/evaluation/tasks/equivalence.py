@@ -68,8 +68,9 @@ def equivalent(given: str, right: str) -> bool:
     (given, worded), (right, also_worded) = _normal(given), _normal(right)
     if _squeezed(given) == _squeezed(right):
         return True
-    if worded or also_worded:
-        return _letters_only(given) == _letters_only(right) != ""
+    if worded or also_worded:  # compared without brackets, spaces and punctuation
+        bare = [re.sub(r"[\s()\[\]{}\"'`.,;:]", "", text).lower() for text in (given, right)]
+        return bare[0] == bare[1] != ""
     if len(given) > MAX_LENGTH or len(right) > MAX_LENGTH:
         return False
     return _same(given, right, 0)
@@ -98,11 +99,6 @@ def _squeezed(text: str) -> str:
     """Remove spaces and redundant braces."""
     text = re.sub(r"\{(\w)\}", r"\1", re.sub(r"\s", "", text))
     return re.sub(r"^0(?=\.\d)", "", text)
-
-
-def _letters_only(text: str) -> str:
-    """Lower case, without brackets, spaces and punctuation."""
-    return re.sub(r"[\s()\[\]{}\"'`.,;:]", "", text).lower()
 
 
 def _same(given: str, right: str, depth: int) -> bool:
