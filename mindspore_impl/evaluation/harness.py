@@ -77,13 +77,12 @@ def evaluate(
         part = place / f"accuracy_{number}"
         accuracy[name], found = _accuracy(engine, tokenizer, name, chosen[name], prompts[name], options, seed, part)
         lines += found
-    samples = {name: forced[name] for name in options.perplexity}
+    samples, compared = ({name: forced[name] for name in names} for names in (options.perplexity, options.teacher_kl))
     perplexity, calibrated = measure_perplexity(model, samples, options, place)
     tokens = sum(line["tokens"] for line in lines) + sum(value["tokens"] for value in perplexity.values())
     results = {"accuracy": accuracy, "perplexity": perplexity, "calibration": calibrated, "tokens": tokens}
-    if options.teacher_kl:
-        samples = {name: forced[name] for name in options.teacher_kl}
-        results["teacher_kl"] = measure_teacher_kl(model, teacher[0], samples, tokenizer.vocab_size, options, place)
+    if compared:
+        results["teacher_kl"] = measure_teacher_kl(model, teacher[0], compared, tokenizer.vocab_size, options, place)
     write = functools.partial(files.write_jsonl, values=lines)
     return ranks.on_rank_zero(lambda: resumable.publish_result(path, write, plan, results))
 

@@ -1,7 +1,6 @@
 """Isolation layers: their list, the promises that they keep together, and how a process enters them.
 
-`probe` tries every layer once in a throwaway process. A run uses all that worked, and stops when one of them fails: no
-program runs with less isolation than its result reports.
+A run uses every layer that `probe` found, and stops when one fails: no program runs with less than its result reports.
 """
 
 import contextlib
@@ -282,11 +281,8 @@ def _reason(name: str, folder: Path, found: dict[str, str]) -> str:
     if name == "process limit":
         return "it does not bind root, and 'own user' does not work" if root and found["own user"] else ""
     if name == "landlock signals":
-        try:
-            version = syscalls.landlock_version()
-        except OSError as error:
-            return str(error)
-        return "" if version >= 6 else f"the kernel has Landlock {version}"
+        version = 0 if found["landlock"] else syscalls.landlock_version()
+        return "" if version >= 6 else found["landlock"] or f"the kernel has Landlock {version}"
     return _attempt([name], folder)
 
 

@@ -111,11 +111,8 @@ def check_isolation(limits: Limits) -> Isolation:
 def _refusal(around: Isolation) -> str:
     useful = {name for promise in around.missing for way in PROMISES[promise] for name in way}
     reasons = "; ".join(f"{name}: {reason}" for name, reason in around.reasons.items() if name in useful)
-    return (
-        f"this machine cannot isolate programs: {', '.join(around.missing)} not protected ({reasons}); run as root, "
-        "allow user namespaces or use Linux 6.12 with Landlock; to run programs without protection pass "
-        "--code-unisolated (tools/evaluate.py) or require_isolation=false (Limits)"
-    )
+    remedy = "run as root, allow user namespaces, use Linux 6.12 with Landlock, or pass --code-unisolated"
+    return f"this machine cannot isolate programs: {', '.join(around.missing)} not protected ({reasons}); {remedy}"
 
 
 def run_many(programs: Iterable[Program], limits: Limits = Limits()) -> list[Result]:
@@ -137,10 +134,9 @@ def _supervise(job: dict, seconds: float) -> dict:
     """Run a supervisor process for `job`; return its result, or one that says why there is none."""
     data = json.dumps(job | {"folder": tempfile.gettempdir()}).encode()
     command = [os.path.realpath(sys.executable), "-I", "-S", "-B", str(_SUPERVISOR)]
-    message = struct.pack("<I", len(data)) + data
     settings = {"env": {}, "cwd": "/", "start_new_session": True, "capture_output": True}
     try:
-        done = subprocess.run(command, input=message, timeout=seconds, check=False, **settings)
+        done = subprocess.run(command, input=struct.pack("<I", len(data)) + data, timeout=seconds, **settings)
     except subprocess.TimeoutExpired:
         return {"status": "killed", "error": f"the supervisor gave no answer in {seconds:g} s"}
     if len(done.stdout) < 4:

@@ -93,6 +93,14 @@ def field(row: dict, name: str, kind: type | tuple, where: str) -> Any:
     return row[name]
 
 
+def strings(row: dict, name: str, where: str) -> list[str]:
+    """Return row[name], checked to be a list of strings. Raises UserError that names place and field."""
+    values = field(row, name, list, where)
+    if not all(isinstance(value, str) for value in values):
+        raise UserError(f"{where}: {name} must be a list of strings")
+    return values
+
+
 def as_object(value: Any, where: str) -> dict:
     """Return `value`, checked to be a JSON object. Raises UserError that names the place."""
     if not isinstance(value, dict):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.tasks import instructions
-from mindspore_impl.evaluation.tasks.base import Item, Task, field, objects
+from mindspore_impl.evaluation.tasks.base import Item, Task, field, objects, strings
 
 
 def read(path: Path, shots: int) -> list[Item]:
@@ -21,11 +21,9 @@ def read(path: Path, shots: int) -> list[Item]:
 
 
 def _item(where: str, row: dict) -> Item:
-    names, arguments = field(row, "instruction_id_list", list, where), field(row, "kwargs", list, where)
+    names, arguments = strings(row, "instruction_id_list", where), field(row, "kwargs", list, where)
     if len(names) != len(arguments) or not names:
         raise UserError(f"{where}: instruction_id_list and kwargs must be of one length, at least 1")
-    if not all(isinstance(name, str) for name in names):
-        raise UserError(f"{where}: instruction_id_list must be a list of strings")
     if not all(kwargs is None or isinstance(kwargs, dict) for kwargs in arguments):
         raise UserError(f"{where}: kwargs must be a list of objects")
     given = [{key: value for key, value in (kwargs or {}).items() if value is not None} for kwargs in arguments]
