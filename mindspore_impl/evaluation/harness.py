@@ -24,8 +24,8 @@ from mindspore_impl.text.records import Record, prompt_messages, record_to_json
 def check_records(sets: dict[str, list[Record]], options: EvaluationOptions, tokenizer) -> dict[str, list[list[int]]]:
     """Render the prompts of each accuracy set, within `options.limit`. Needs no model and takes seconds.
 
-    sets: at least those of `options.accuracy`. Raises UserError that names the set and record when a set is missing or
-    empty, or a record has no known task, no right answer, or a prompt that cannot be rendered.
+    Raises UserError that names the set and record: a set is missing or empty, or a record has no known task, no right
+    answer, or a prompt that cannot be rendered.
     """
     return {name: _rendered(name, _chosen(sets, name, options), tokenizer, _prompt) for name in options.accuracy}
 

@@ -58,11 +58,12 @@ def encode_pair(tokenizer, context: str, continuation: str) -> tuple[tuple[int, 
 
     Trailing spaces of the context belong to the continuation. An empty context is BOS, or else the end of turn.
     """
+    start = () if tokenizer.bos_id is None else (tokenizer.bos_id,)
     whole, bare = tuple(tokenizer.encode(context + continuation)), context.rstrip()
     if not bare:
-        return (tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id,), whole
+        return start or (tokenizer.eos_id,), whole
     cut = min(len(tokenizer.encode(bare)), len(whole) - 1)  # a piece across the border belongs to the continuation
-    return (*(() if tokenizer.bos_id is None else (tokenizer.bos_id,)), *whole[:cut]), whole[cut:]
+    return start + whole[:cut], whole[cut:]
 
 
 def check_queries(queries: Sequence[Query], vocab_size: int, limit: int, advice: str) -> None:

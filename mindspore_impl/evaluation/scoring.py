@@ -7,8 +7,7 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of `correct` out of `total`, as shares in [0, 1]; (0, 1) when total is 0.
 
     Source: E. B. Wilson, JASA 22 (1927) 209; method 3 of R. G. Newcombe, Statistics in Medicine 17 (1998) 857.
-    Unlike the normal interval it stays inside [0, 1] and has a width at 0 % and 100 %. Raises ValueError for counts
-    that are not 0 <= correct <= total.
+    Raises ValueError for counts that are not 0 <= correct <= total.
     """
     from scipy.stats import binomtest
 

@@ -101,8 +101,8 @@ def calibration(sums: Iterable[list | None]) -> dict:
     """Expected calibration error (ECE; Guo et al. 2017, arXiv 1706.04599) from the `bin_sums` of all batches.
 
     ECE is the distance between mean confidence and accuracy of each bin, averaged over bins weighted by their tokens.
-    Returns {"ece", "bins": [{"low", "high", "tokens", "confidence", "accuracy"}], "tokens"}: shares in [0, 1], of the
-    bins that have tokens. ECE is None and there are no bins when a batch has no sums or there is no token.
+    Returns {"ece", "bins": [{"low", "high", "tokens", "confidence", "accuracy"}], "tokens"}, of the bins that have
+    tokens. ECE is None and there are no bins when a batch has no sums or there is no token.
     """
     sums = list(sums)
     if not sums or any(one is None for one in sums):
@@ -176,10 +176,7 @@ def divergence_sums(sides: list[tuple[Callable, Callable]], batch) -> dict[str, 
 
 
 def divergence(teacher_RV: np.ndarray, model_RV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """KL(teacher || model) in nats of each row of float32 logits, float64 [R], and whether both have the same top id.
-
-    NaN where either row has a logit that is not finite.
-    """
+    """KL(teacher || model) in nats of rows of logits, float64 [R], NaN if not finite; whether the top ids agree."""
     kl_R = np.empty(len(teacher_RV))
     for first in range(0, len(teacher_RV), _ROWS):
         rows = slice(first, first + _ROWS)

@@ -88,7 +88,9 @@ def _outermost(job, folder, keep, told, body) -> None:
     Path("/proc/self/oom_score_adj").write_text("1000")  # when memory runs out, the program is killed first
     user = _FIRST_USER + os.getpid() if "own user" in layers else os.geteuid()
     flags = sum(flag for name, flag in _NAMESPACES.items() if name in layers)
-    before = 0 if user >= _FIRST_USER or flags and os.geteuid() and _counts_by_namespace() else _threads_of(user)
+    # The process limit counts each user namespace separately since Linux 5.14.
+    separately = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (5, 14)
+    before = 0 if user >= _FIRST_USER or flags and os.geteuid() and separately else _threads_of(user)
     if flags:
         syscalls.unshare(flags)
     syscalls.hide_memory()
@@ -105,8 +107,7 @@ def _outermost(job, folder, keep, told, body) -> None:
         # The first process of the namespace stays outside of the other layers: the program cannot signal or trace it,
         # and everything in the namespace ends with it.
         _stand_in_for(lambda: _stand_in_for(innermost, told), told)
-    else:
-        _stand_in_for(innermost, told)
+    _stand_in_for(innermost, told)
 
 
 def _stand_in_for(work: Callable[[], None], told: int) -> None:
@@ -150,11 +151,6 @@ def _confine(layers: list[str], folder: Path, limits: dict, user: int) -> None:
     os.umask(0o077)
     os.environ.clear()
     os.environ.update(HOME=home, TMPDIR=home, PATH="/usr/bin:/bin", LANG="C.UTF-8")
-
-
-def _counts_by_namespace() -> bool:
-    """Whether the process limit counts each user namespace separately (Linux 5.14)."""
-    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (5, 14)
 
 
 def _keep_only(handles: list[int]) -> None:

@@ -19,7 +19,6 @@ from mindspore_impl.evaluation.sandbox.layers import LAYERS, PROMISES, SETUP_SEC
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _GRACE_SECONDS = 2 * SETUP_SECONDS + 15  # startup and cleanup on a busy machine
-_MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def run_program(program: Program, limits: Limits = Limits(), around: Isolation |
     around = around or isolation()
     if limits.require_isolation and around.missing:
         return Result("refused", _refusal(around))
-    sizes = {key: getattr(limits, f"{key}_mb") * _MIB for key in ("memory", "disk", "file")}
+    sizes = {key: getattr(limits, f"{key}_mb") * 2**20 for key in ("memory", "disk", "file")}
     job = {"do": "run", **vars(program), "names": list(program.names), "layers": list(around.layers)}
     job["limits"] = vars(limits) | sizes | {"output": limits.output_kb << 10}
     return Result(**_supervise(job, limits.seconds + _GRACE_SECONDS), isolation=around.layers)

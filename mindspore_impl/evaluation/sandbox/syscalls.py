@@ -92,9 +92,8 @@ def unshare(flags: int) -> None:
         flags |= CLONE_NEWUSER
     _checked(_libc.unshare(flags), "unshare")
     if uid != 0:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        for name, text in {"setgroups": "deny", "uid_map": f"{uid} {uid} 1", "gid_map": f"{gid} {gid} 1"}.items():
+            Path(f"/proc/self/{name}").write_text(text)
 
 
 def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:

@@ -37,8 +37,7 @@ class Task:
     score(item, completion) returns {metric: 0.0 to 1.0}; program(item, completion) returns a program that must pass its
     tests ("pass@1", `code.py`). With neither, items have options, compared by log-likelihood ("acc") and by
     log-likelihood per character ("acc_norm").
-    metrics: the first is the one that is quoted. stop: strings that end a completion of a plain prompt. form: default
-    form of the prompt.
+    metrics: the first is quoted. stop: strings that end a completion of a plain prompt. form: the prompt's by default.
     """
 
     read: Callable[[Path, int], list[Item]]

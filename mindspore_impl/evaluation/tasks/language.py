@@ -27,10 +27,9 @@ _WORDS = {code: frozenset(words.split()) for code, words in _WORDS.items()}
 
 
 def language_is(text: str, language: str) -> bool:
-    """Whether `text` is in `language`, an ISO 639-1 code.
+    """Whether `text` is in `language` (ISO 639-1), by the package `langdetect` or else by script and common words.
 
-    Uses the package `langdetect` where it is installed, else script and common words. As in the published checker, a
-    text without letters passes; so does text in Latin script when the language has no word list.
+    A text without letters passes, as in the published checker; so does Latin script when the language has no word list.
     """
     try:
         import langdetect

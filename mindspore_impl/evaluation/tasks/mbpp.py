@@ -18,7 +18,6 @@ from mindspore_impl.evaluation.tasks.base import Item, Task, as_object, field, f
 STOP = ("[DONE]",)
 TEST_IDS = range(11, 511)
 SHOT_IDS = range(2, 11)
-_SHOWN_TESTS = 3
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -61,7 +60,7 @@ def _item(number: int, row: dict, where: str, header: str) -> Item:
 
 def _prompt(row: dict, where: str) -> str:
     text = field(row, "text" if "text" in row else "prompt", str, where).strip()
-    tests = "\n".join(strings(row, "test_list", where)[:_SHOWN_TESTS])
+    tests = "\n".join(strings(row, "test_list", where)[:3])  # as in the paper
     return (
         f"You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:\n\n"
         f"{tests}\n[BEGIN]\n"
