@@ -24,6 +24,7 @@ SMALL = [
     "runtime=cpu",
     "tokenizer.vocab_size=110",
     "order=[teacher,sft_fast,capture_fast,distill_fast]",
+    "compare=[]",
     *(f"data.sets.{name}.count=60" for name in SETS),
     *(f"models.{name}.{key}" for name in ("student", "teacher") for key in ("hidden_size=48", "num_hidden_layers=1")),
     *(f"stages.{name}.train.max_steps={STEPS}" for name in ("teacher", "sft_fast", "distill_fast")),
