@@ -3,29 +3,42 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from tempfile import TemporaryFile
+from typing import Literal
 
 import numpy as np
 
-from mindspore_impl.data.selection.options import MixtureOptions
-from mindspore_impl.data.selection.stream import Context, Drop, Item, group_of
+from mindspore_impl.data.selection.stream import Context, Drop, Group, Item, group_of, step
 from mindspore_impl.data.selection.words import hash64
+from mindspore_impl.schema import option
 from mindspore_impl.text.records import parse_record, record_to_json
 
 BINS = 1 << 16  # of the hashes' leading bits, which decide what is kept without holding the records
 
 
+@dataclass
+class MixtureOptions:
+    """Shares of groups, e.g. {reasoning: 3, fast: 1}; a hash of the id decides which records of a group are kept."""
+
+    weights: dict[str, float] = option(above=0)
+    by: Group = "thinking"
+    how: Literal["down", "repeat"] = "down"  # drop from groups that are too large, or repeat records of those too small
+    total: int | None = None  # records in all; null: as many as `how` gives
+    seed: int = 0
+
+
+@step
 def mixture(options: MixtureOptions, context: Context, items: Iterator[Item]) -> Iterator[Item]:
     """Brings the groups to the given shares.
 
     The records are buffered in a scratch file while they are counted. Of each group those with the smallest hashes of
     (seed, id) are kept, so the choice does not depend on their order. The id of a second copy ends with `#2`.
     """
-    if not options.weights or any(weight <= 0 for weight in options.weights.values()):
-        raise context.refuse(f"weights={options.weights} must name groups with numbers above 0")
+    if not options.weights:
+        raise context.refuse("weights: name groups with numbers above 0")
     counts = {name: np.zeros(BINS, np.int64) for name in options.weights}
-    waiting = context.scratch / f"mixture_{id(counts)}.jsonl"
-    with open(waiting, "w+", encoding="utf-8") as file:
+    with TemporaryFile("w+", dir=context.scratch, encoding="utf-8") as file:
         for item in items:
             group = group_of(item, options.by)
             if group not in counts:

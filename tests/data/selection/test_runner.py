@@ -11,7 +11,7 @@ from mindspore_impl import config, files
 from mindspore_impl.cli.select_data import main as select_data
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.data.selection import recipe, runner
-from mindspore_impl.data.selection.steps import STEPS
+from mindspore_impl.data.selection.stream import STEPS
 from mindspore_impl.data.sources import load_set
 from mindspore_impl.errors import UserError
 
@@ -183,10 +183,10 @@ def test_evaluation_file(select, tmp_path):
      ([{"mixture": {}}], "mixture.weights"),
      ([{"length": {}, "refusal": {}}], r"steps\[0\]: "), ([7], r"steps\[0\]: "),
      ([], "steps: "), ([{"decontaminate": {"against": ["tset"]}}], "'tset' in data.sets"),
-     ([{"decontaminate": {"against": ["train"], "min_words": 0}}], r"steps\[0\].decontaminate: min_words=0"),
-     ([{"near_duplicates": {"threshold": 1.5}}], r"steps\[0\].near_duplicates: threshold=1.5"),
+     ([{"decontaminate": {"against": ["train"], "min_words": 0}}], r"steps\[0\].decontaminate.min_words: 0"),
+     ([{"near_duplicates": {"threshold": 1.5}}], r"steps\[0\].near_duplicates.threshold: 1.5"),
      ([{"near_duplicates": {"threshold": 0.2, "permutations": 8}}], "permutations"),
-     ([{"repetition": {"ngram": 0}}], "ngram=0"), ([{"language": {"min_cjk": 2.0}}], "CJK letters, 2.0"),
+     ([{"repetition": {"ngram": 0}}], "ngram: 0"), ([{"language": {"min_cjk": 2.0}}], "min_cjk"),
      ([{"compression": {"min_ratio": 0.5, "max_ratio": 0.1}}], "max_ratio=0.1"),
      ([{"length": {"tokenizer": "nowhere.model", "max_tokens": 5}}], "nowhere.model")],
 )  # fmt: skip
@@ -199,7 +199,7 @@ def test_wrong_keys(select):
     for key, message in (("selekt", "selekt: .*'select'"), ("unreadable", "unreadable: .*'x'")):
         with pytest.raises(UserError, match=message):
             select(LINES, SHORT, **{key: "x"})
-    with pytest.raises(UserError, match="examples=-1"):
+    with pytest.raises(UserError, match="examples: -1"):
         select(LINES, SHORT, examples=-1)
     with pytest.raises(UserError, match="gsm8: .*'gsm8k'"):
         recipe.load("gsm8", [])

@@ -81,7 +81,7 @@ def test_near_duplicates_name_the_first(apply, item):
 
 def test_bands_find_pairs_at_the_threshold():
     for threshold in (0.5, 0.7, 0.8, 0.9, 1.0):
-        bands, rows = duplicates.band_shape(threshold, 96, None)
+        bands, rows = duplicates.band_shape(threshold, 96)
         assert bands * rows <= 96 and 1 - (1 - threshold**rows) ** bands >= duplicates.RECALL
 
 
