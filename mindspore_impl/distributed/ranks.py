@@ -132,15 +132,15 @@ def _collect(values: np.ndarray) -> np.ndarray:
     """float32 [n] of each rank -> [ranks, n]."""
     runtime.reset_watchdog()
     _arrive()
-    found = _state["gather"](_tensor(values)).asnumpy().reshape(runtime.world_size(), -1)
+    found = _all_gather(values)
     runtime.reset_watchdog()
     return found
 
 
-def _tensor(values: np.ndarray):
+def _all_gather(values: np.ndarray) -> np.ndarray:
     import mindspore as ms
 
-    return ms.Tensor(values)
+    return _state["gather"](ms.Tensor(values)).asnumpy().reshape(runtime.world_size(), -1)
 
 
 def _connect() -> list[socket.socket]:
@@ -153,7 +153,7 @@ def _connect() -> list[socket.socket]:
             server.listen(size)
             host, port = server.getsockname()
             told[:] = [*socket.inet_aton(host), port, *os.urandom(16)]
-        told = _state["gather"](_tensor(told)).asnumpy().reshape(size, -1)[0]
+        told = _all_gather(told)[0]
         secret = told[5:].astype(np.uint8).tobytes()
         if rank == 0:
             return _accept(server, secret, size)

@@ -70,18 +70,14 @@ def count_lines(path: str | Path) -> int:
 
 def _texts(path: Path) -> Iterator[tuple[str, bytes | dict]]:
     """(place, line) of JSON lines, or (place, object) of a JSON array; blank lines are skipped."""
-    try:
-        with open(path, "rb") as file:
-            if _is_array(file):
-                values = files.read_json(path)
-                yield from ((f"[{index}]", value) for index, value in enumerate(values))
-                return
-            file.seek(3 if file.read(3) == b"\xef\xbb\xbf" else 0)
-            for number, line in enumerate(file, start=1):
-                if not line.isspace():
-                    yield str(number), line
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    with files.reading(path), open(path, "rb") as file:
+        if _is_array(file):
+            yield from ((f"[{index}]", value) for index, value in enumerate(files.read_json(path)))
+            return
+        file.seek(3 if file.read(3) == b"\xef\xbb\xbf" else 0)
+        for number, line in enumerate(file, start=1):
+            if not line.isspace():
+                yield str(number), line
 
 
 def _is_array(file) -> bool:
@@ -92,10 +88,7 @@ def _is_array(file) -> bool:
 
 def _object(text: bytes | dict, path: Path, place: str) -> dict:
     if isinstance(text, bytes):
-        try:
-            text = files.parse_json(text.decode(), path, int(place))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}:{place}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+        return files.parse_object(text, path, int(place))
     if not isinstance(text, dict):
         raise UserError(f"{path}:{place}: expected one JSON object, found {type(text).__name__}")
     return text

@@ -345,4 +345,4 @@ def test_command(tmp_path, capsys):
     assert select_data(call) == 0 and "--force" in capsys.readouterr().out
     assert select_data([*call, "--force"]) == 0 and "0 of 1" in capsys.readouterr().out
     assert select_data(["filters_only", "data.train=nowhere"]) == 2
-    assert "nowhere: cannot be read" in capsys.readouterr().err
+    assert "nowhere: no such file" in capsys.readouterr().err
