@@ -59,11 +59,8 @@ def correct(record: Record, completion: Completion) -> bool:
     reasoning mode one without a well-formed thinking span.
     """
     verifier = _verifier(record)
-    if not completion.finished:
-        return False
-    if record.thinking == "fast" and completion.reasoning.strip():
-        return False
-    if record.thinking == "reasoning" and not completion.well_formed:
+    formed = completion.well_formed if record.thinking == "reasoning" else not completion.reasoning.strip()
+    if not completion.finished or not formed:
         return False
     return verifier.matches(record, completion.answer)
 
@@ -127,8 +124,7 @@ def _number(record: Record) -> str:
 
 def _same_number(record: Record, answer: str) -> bool:
     """gsm8k: the final numbers are equal (1,234 and $1234.00. and 1234 are)."""
-    found = final_number(answer)
-    return found is not None and found == final_number(_number(record))
+    return final_number(_number(record)) == final_number(answer)
 
 
 def _program_result(record: Record) -> str:

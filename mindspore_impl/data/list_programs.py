@@ -12,6 +12,7 @@ The SHA-256 of a problem determines its split, so the splits are disjoint for an
 import hashlib
 import random
 from collections.abc import Iterator
+from itertools import islice
 from math import perm
 
 from mindspore_impl.errors import UserError
@@ -57,11 +58,12 @@ def generate(
     strata = _strata(operations, length)
     expected = sum(size for _, _, size in strata) * SPLITS.count(split) / len(SPLITS)
     if skip + count > 0.8 * expected and skip + count > (there := split_size(split, operations, length)):
-        raise UserError(
-            f"list_programs: skip={skip} and count={count} ask for more problems than there are: split "
-            f"{split} with operations={operations}, length={length} holds {there}; lower count or skip"
-        )
-    return _records(split, skip, count, thinking, noise, strata, seed)
+        stratum = f"split {split} with operations={operations}, length={length} holds {there} problems"
+        raise UserError(f"list_programs: skip={skip} and count={count} ask for too many: {stratum}; lower them")
+    return (
+        _record(f"list_programs/{split}/{seed}/{index}", *problem, thinking, noise, seed)
+        for index, problem in islice(enumerate(_problems(split, strata, seed)), skip, skip + count)
+    )
 
 
 def execute(letters: list[str], operations: list[str]) -> list[str]:
@@ -159,36 +161,25 @@ def _problems(split: str, strata: list[tuple[int, int, int]], seed: int) -> Iter
             del walks[chosen]
 
 
-def _records(split, skip, count, thinking, noise, strata, seed) -> Iterator[Record]:
-    for index, (letters, operations) in enumerate(_problems(split, strata, seed)):
-        if index >= skip + count:
-            return
-        if index >= skip:
-            yield _record(f"list_programs/{split}/{seed}/{index}", letters, operations, thinking, noise, seed)
-
-
 def _record(identity, letters, operations, thinking, noise, seed) -> Record:
-    states, slip = [], _slip(letters, operations, noise, seed)
+    states, now, slip = [], letters, _slip(letters, operations, noise, seed)
     for step, name in enumerate(operations):
-        letters_now = OPERATIONS[name](list(states[-1] if states else letters))
+        now = OPERATIONS[name](list(now))
         if slip and slip[0] == step:
-            at = slip[1]
-            letters_now[at], letters_now[at + 1] = letters_now[at + 1], letters_now[at]
-        states.append(letters_now)
+            now[slip[1] : slip[1] + 2] = now[slip[1] + 1], now[slip[1]]
+        states.append(now)
     reasoning = " ".join(f"{name} {' '.join(state)}" for name, state in zip(operations, states, strict=True))
-    answer = " ".join(execute(letters, operations))
     messages = (
         Message("user", f"list {' '.join(letters)} apply {' '.join(operations)}"),
         Message("assistant", " ".join(states[-1]), reasoning if thinking == "reasoning" else None),
     )
-    meta = {"task": "list_programs", "letters": letters, "operations": operations, "answer": answer}
+    meta = {"task": "list_programs", "letters": letters, "operations": operations}
+    meta["answer"] = " ".join(execute(letters, operations))
     return Record(identity, messages, thinking, meta)
 
 
 def _slip(letters: list[str], operations: list[str], noise: float, seed: int) -> tuple[int, int] | None:
     """(step, position) of the wrong swap in a noisy label, or None: a pure function of problem and seed."""
-    if noise <= 0:
-        return None
     draw = _digest(f"noise {seed} {_canonical(letters, operations)}")
     chance, rest = draw & 0xFFFFFFFF, draw >> 32
     if chance >= noise * 2**32:

@@ -111,7 +111,7 @@ def test_a_split_is_exhausted_exactly_and_more_is_refused():
         lp.split_of([*letters], [name]) == "validation"
         for size in (2, 3) for letters in permutations(lp.LETTERS, size) for name in lp.NAMES
     )  # fmt: skip
-    with pytest.raises(UserError, match=f"holds {there};"):
+    with pytest.raises(UserError, match=f"holds {there} "):
         lp.generate(**DEFAULT | small | {"skip": 1, "count": there})  # at once, not when the records are drawn
 
 
