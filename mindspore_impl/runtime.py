@@ -81,6 +81,12 @@ def setup(options: RuntimeOptions, seed: int = 0) -> None:
     set_seed(seed)
 
 
+def ensure_setup() -> None:
+    """Call `setup` with its defaults, unless a device has been chosen already."""
+    if _state["device_set"] is None:
+        setup(RuntimeOptions())
+
+
 def choose_device(wanted: str) -> None:
     """Graph mode on the device `wanted` ("auto", "CPU", "Ascend"); MindSpore takes it once a process.
 

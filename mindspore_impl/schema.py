@@ -189,8 +189,8 @@ class _Builder:
                 self._check_choices(rule_of(fields[key]), values[key], where)
             elif new := renamed(where):
                 self.problems.append(f"{where}: renamed; write {new}")
-            elif owner := next((name for name, s in siblings.items() if key in s.__dataclass_fields__), None):
-                self.problems.append(f"{where}: belongs to {tag} {owner}, not {chosen}; remove it (~{where})")
+            elif owners := ", ".join(name for name, s in siblings.items() if key in s.__dataclass_fields__):
+                self.problems.append(f"{where}: is a key of {tag} {owners}, not of {chosen}; remove it (~{where})")
             else:
                 self.problems.append(f"{where}: unknown key{nearest(key, fields)}")
         for name, field in fields.items():

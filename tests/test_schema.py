@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mindspore_impl import schema
+from mindspore_impl.curriculum.configuration import compose, validate
 from mindspore_impl.errors import UserError
 from mindspore_impl.report.run_files import read_config
 from mindspore_impl.schema import Kinds, build, option
@@ -113,8 +114,6 @@ def test_a_fingerprint_leaves_out_logging_and_references():
     ("data.sets.fast.first", "data.sets.fast.skip"),
 ])  # fmt: skip
 def test_an_old_name_is_refused_with_the_new_one(old, new):
-    from mindspore_impl.curriculum.configuration import compose
-
     with pytest.raises(UserError, match=f"{old}: .*{new}"):
         compose([f"{old}=3"])
     assert schema.renamed(old) == new and schema.renamed(new) is None
@@ -134,6 +133,8 @@ def test_the_config_of_an_old_run_is_read_in_todays_keys(tmp_path):
     assert sets["scored"] == {"source": "stage", "stage": "score", "thinking": "fast", "skip": 0, "count": None,
                               "keep": None}  # fmt: skip
     assert sets["solutions"]["path"] == "train.jsonl" and "noise" not in sets["solutions"]
+    config = validate(found)
+    assert config.data.sets["scored"].stage == "score" and config.stages["shuffled"].lora.r == 8
 
 
 def test_what_is_written_today_is_read_as_it_is_and_a_newer_file_is_refused():

@@ -31,3 +31,10 @@ prepare_environment() {
     echo "$wanted" > "$stamp"
   fi
 }
+
+# For the commands that come next: they need the environment that the scripts use.
+say_how_to_activate() {
+  if [ "${VIRTUAL_ENV:-}" != "$PWD/.venv" ]; then
+    echo "to use the other commands in this shell, activate the environment: . .venv/bin/activate"
+  fi
+}

@@ -6,3 +6,4 @@ cd "$(dirname "$0")/.."
 . tools/_environment.sh
 prepare_environment ""
 "$PYTHON" tools/train.py experiment=quickstart runtime.threads=2 "$@"
+say_how_to_activate

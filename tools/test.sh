@@ -15,7 +15,10 @@ for argument in "$@"; do
   esac
 done
 if [ "$all" = 1 ]; then prepare_environment dev; else prepare_environment test; fi
-[ "$install_only" = 1 ] && exit 0
+if [ "$install_only" = 1 ]; then
+  say_how_to_activate
+  exit 0
+fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 if [ "$all" = 1 ]; then

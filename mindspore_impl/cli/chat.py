@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from mindspore_impl.cli.command import add_tokenizer_options, command, make_parser
+from mindspore_impl.schema import check_ranges
 
 
 @command
@@ -27,7 +28,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--context", type=int, default=2048, help="tokens of the whole conversation (default 2048)")
     options = parser.parse_args(arguments)
-    from mindspore_impl.curriculum.resolve import open_conversation
+    from mindspore_impl.api import chat, load_model
+    from mindspore_impl.curriculum.resolve import open_tokenizer, resolve_model_path
     from mindspore_impl.generation.conversation import answer, converse
     from mindspore_impl.generation.options import SamplingOptions
 
@@ -35,10 +37,11 @@ def main(arguments: list[str]) -> None:
         options.temperature, options.top_p, options.top_k, options.repetition_penalty,
         max_new_tokens=options.max_new_tokens,
     )  # fmt: skip
-    conversation = open_conversation(
-        options.model, options.tokenizer, options.template, sampling, options.seed, options.thinking, options.system,
-        options.context,
-    )  # fmt: skip
+    check_ranges(sampling, "sampling")
+    found = resolve_model_path(options.model)
+    tokenizer = open_tokenizer(options.model, found, options.tokenizer, options.template)
+    model = load_model(options.model, tokenizer)
+    conversation = chat(model, tokenizer, sampling, options.thinking, options.system, options.context, options.seed)
     if options.prompt is None:
         converse(conversation)
     else:

@@ -98,7 +98,7 @@ def _of_stage(options: argparse.Namespace):
     from mindspore_impl.curriculum.runner import open_run
     from mindspore_impl.curriculum.stages.capture import CaptureStage
     from mindspore_impl.curriculum.stages.rollout import RolloutStage
-    from mindspore_impl.distill.jobs import fitting
+    from mindspore_impl.distill.jobs import CaptureJob, RolloutJob, fitting
     from mindspore_impl.schema import nearest
 
     context, name = open_run(options.run, options.plugins), options.stage
@@ -109,14 +109,15 @@ def _of_stage(options: argparse.Namespace):
     if isinstance(stage, CaptureStage) and stage.capture.mode != "top_k":
         raise UserError(f"stages.{name}.capture.mode: {stage.capture.mode} cannot be asked of a server; use top_k")
     seed = context.config.seed if stage.seed is None else stage.seed
-    job = stage.job(context, options.output or options.run / "external" / name, seed)
+    request = stage.request(context) | {"folder": options.output or options.run / "external" / name, "seed": seed}
     if isinstance(stage, RolloutStage):
-        return job
-    return replace(job, samples=fitting(job.samples, job.sequence_length, job.options.overlong))
+        return RolloutJob(**request)
+    samples = fitting(request["samples"], stage.sequence_length, stage.capture.overlong)
+    return CaptureJob(**request | {"samples": samples})
 
 
 def _of_file(options: argparse.Namespace):
-    from mindspore_impl.data.options import DatasetOptions
+    from mindspore_impl.data.options import FileSet
     from mindspore_impl.data.rollouts import read_rollouts, to_sample
     from mindspore_impl.data.sources import load_set
     from mindspore_impl.distill.jobs import CaptureJob, RolloutJob
@@ -130,7 +131,7 @@ def _of_file(options: argparse.Namespace):
     if options.rollouts is not None:
         samples = [to_sample(item, tokenizer) for item in read_rollouts(options.rollouts, tokenizer, True)]
     else:
-        records = load_set("records", DatasetOptions(source="records", path=str(options.records)), options.seed)
+        records = load_set("records", FileSet(source="records", path=str(options.records)), options.seed)
         if options.ask == "rollouts":
             sampling = SamplingOptions(options.temperature, options.top_p, max_new_tokens=options.max_new_tokens)
             repeats = RolloutOptions(samples_per_prompt=options.samples_per_prompt)

@@ -72,7 +72,7 @@ def _compare_with_teacher(store: Path, context: RunContext, count: int, toleranc
     planned = _capturing_stage(context, store)
     stage: CaptureStage = planned.stage
     model, _ = context.build_model(planned.model, stage.teacher)
-    samples = fitting(stage.samples(context), stage.sequence_length, stage.capture.overlong)
+    samples = fitting(stage.request(context)["samples"], stage.sequence_length, stage.capture.overlong)
     reader = StoreReader(store, tokenizer_sha256=context.tokenizer.sha256)
     result = rescore(model, reader, samples[:count], stage.sequence_length, stage.capture.rows_per_batch)
     _print(result)

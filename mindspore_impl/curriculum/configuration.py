@@ -10,6 +10,8 @@ from mindspore_impl.curriculum import plugins
 from mindspore_impl.curriculum.stages import KINDS, Shared, Stage
 from mindspore_impl.curriculum.stages.base import problem_of
 from mindspore_impl.curriculum.sweep.options import SweepOptions
+from mindspore_impl.data.overlap import window_problems
+from mindspore_impl.data.sources import set_kinds
 from mindspore_impl.schema import Kinds, option
 
 
@@ -18,7 +20,7 @@ class Config(Shared):
     """A whole run."""
 
     name: str  # of the experiment; a run directory belongs to one
-    run_dir: str
+    run_dir: str  # where the run is written
     order: list[str]  # stage names, in the order they run
     seeds: list[int] = option(default_factory=list, low=0)  # not empty: the run is repeated once a seed and compared
     compare: list[str] = field(default_factory=list)  # two stages of order whose difference the report tests
@@ -29,8 +31,12 @@ class Config(Shared):
 def compose(overrides: list[str], config_dir: Path | None = None) -> Config:
     """Compose conf/config.yaml with command-line `overrides` (Hydra's syntax), import its plugins, and validate it.
 
-    config_dir: a folder of the user's own YAML groups, beside conf/. Raises UserError for a typo, a wrong type, a
-    missing value or an unknown choice, naming the key and the nearest valid one.
+    Args:
+        overrides: such as ["experiment=quickstart", "run_dir=outputs/mine"].
+        config_dir: a folder of the user's own YAML groups, beside conf/.
+
+    Raises:
+        UserError: a typo, a wrong type, a missing value or an unknown choice; names the key and the nearest valid one.
     """
     plain, folders = config.compose(overrides, config_dir)
     plugins.load(plain.get("plugins") or [], folders)
@@ -41,8 +47,12 @@ def validate(plain: dict) -> Config:
     """Build a Config from plain containers. Raises UserError that lists every wrong key, type and missing value."""
     named = plain.get("plugins")
     plugins.check_loaded(named if isinstance(named, list) else [])
-    kinds = {Stage: Kinds("kind", KINDS)}
-    return schema.build(Config, plain, "", kinds)
+    return schema.build(Config, plain, "", tagged_unions())
+
+
+def tagged_unions() -> dict[type, Kinds]:
+    """The kinds of stages and the sources of data sets, those of plugins included."""
+    return {Stage: Kinds("kind", KINDS)} | set_kinds()
 
 
 def to_yaml(config: Config) -> str:
@@ -70,12 +80,14 @@ def problems(config: Config, set_keys: Iterable[tuple[str, str]], models: Iterab
     from mindspore_impl.text.template import find_template
 
     yield from _file_problems(config)
+    yield from window_problems(config.data.sets, *_trained_and_held_out(set_keys))
     options, checks = config.tokenizer, [(find_template, config.tokenizer.template)]
     for name in dict.fromkeys(name for _, name in set_keys):
         dataset = config.data.sets[name]
         path = getattr(dataset, "path", None)
         if path and not Path(path).is_file():
-            yield f"data.sets.{name}.path: {path}: no such file"
+            hint = f"; the records of a stage are {{source: stage, stage: {path}}}" if path in config.stages else ""
+            yield f"data.sets.{name}.path: {path}: no such file{hint}"
         if dataset.keep is not None:
             checks.append((check_keep, dataset.keep, f"data.sets.{name}.keep"))
     if options.path is None or Path(options.path).is_file():  # else the size of the vocabulary is not known
@@ -101,8 +113,22 @@ def _file_problems(config: Config) -> Iterator[str]:
         yield f"tokenizer.template: {options.template} needs tokenizer.path; a trained tokenizer has pangu's"
     elif options.path is not None and not Path(options.path).is_file():
         yield f"tokenizer.path: {options.path}: no such file"
-    paths = [getattr(dataset, "path", None) or "" for dataset in config.data.sets.values()]
+    sets = config.data.sets.values()
+    paths = [getattr(dataset, "path", "") for dataset in sets]
     for key in ("train", "validation", "test"):
         given = getattr(config.data, key)
         if given and not any(path.startswith(given) for path in paths):
             yield f"data.{key}: {given} is given, but no data set reads it; choose data=gsm8k or data=records"
+    if config.data.holdout and not any(getattr(dataset, "holdout", 0) for dataset in sets):
+        yield "data.holdout: given, but no data set holds records out; choose data=gsm8k or data=records"
+
+
+def _trained_and_held_out(set_keys: Iterable[tuple[str, str]]) -> tuple[dict[str, str], dict[str, str]]:
+    """{data set: the key that names it} of the sets that are trained on, and of validation and test sets."""
+    trained, held_out = {}, {}
+    for key, name in set_keys:
+        if key.endswith(".data.mixture"):
+            trained.setdefault(name, key)
+        elif key.endswith(".data.validation") or ".options." in key or key.startswith("evaluation."):
+            held_out.setdefault(name, key)
+    return trained, held_out

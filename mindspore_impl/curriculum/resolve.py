@@ -5,15 +5,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindspore_impl import files, runtime
+from mindspore_impl import files
 from mindspore_impl.curriculum.stages.inputs import TOKENIZERS, file_hash, is_path
 from mindspore_impl.errors import UserError
-from mindspore_impl.generation.conversation import Conversation
-from mindspore_impl.generation.decoder import Decoder
-from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.weights import WeightSource
-from mindspore_impl.schema import build, check_ranges, nearest
+from mindspore_impl.schema import build, nearest
 
 
 @dataclass(frozen=True)
@@ -52,53 +49,13 @@ def resolve_model_path(path: str | Path) -> ResolvedModel:
     return _of_run(path, run) if run else ResolvedModel(path, tokenizer=_tokenizer_in(path))
 
 
-def open_conversation(
-    path: Path, tokenizer_path: Path | None, template: str | None, sampling: SamplingOptions, seed: int, thinking: str,
-    system: str | None, context: int,
-) -> Conversation:  # fmt: skip
-    """Start a conversation with the model at `path`.
-
-    Args:
-        path: as for `resolve_model_path`.
-        tokenizer_path: a tokenizer file; None for the one beside the model.
-        template: a chat template; None for that of the run or tokenizer.
-        sampling: how tokens are drawn.
-        seed: of the draws.
-        thinking: "reasoning" or "fast".
-        system: content of the system turn; None for no such turn.
-        context: size of the cache in tokens, at most the model's; a package has its own.
-
-    Raises UserError when there is no model or tokenizer, they do not fit, or a setting is out of range.
-    """
-    check_ranges(sampling, "sampling")
-    if context < 2:
-        raise UserError(f"--context: {context} is too short; use 2 or more")
-    found = resolve_model_path(path)
-    tokenizer = open_tokenizer(path, found, tokenizer_path, template)
-    runtime.setup(runtime.RuntimeOptions())
-    return Conversation(_decoder(found, tokenizer, context), tokenizer, sampling, seed, thinking, system)
-
-
 def open_tokenizer(path: Path, found: ResolvedModel, tokenizer_path: Path | None, template: str | None):
     """Load the tokenizer at `tokenizer_path`, or the one found with the model. Raises UserError without any."""
     from mindspore_impl.text.tokenizer import Tokenizer
 
     if tokenizer_path is None and found.tokenizer is None:
-        raise UserError(f"{path}: no {' or '.join(TOKENIZERS)} lies beside these weights; give one with --tokenizer")
+        raise UserError(f"{path}: no {' or '.join(TOKENIZERS)} lies beside these weights; name its file (--tokenizer)")
     return Tokenizer.load(tokenizer_path or found.tokenizer, template or found.template)
-
-
-def _decoder(found: ResolvedModel, tokenizer, context: int) -> Decoder:
-    if found.is_package:
-        from mindspore_impl.export.session import open_session
-
-        session = open_session(found.weights)
-        session.package.check_tokenizer(tokenizer)
-        return session
-    from mindspore_impl.generation.engine import ModelDecoder  # imports mindspore
-
-    model = load_model(found, tokenizer.vocab_size)
-    return ModelDecoder(model, min(context, model.options.max_position_embeddings))
 
 
 def open_weights(path: Path, which: str = "last") -> WeightSource:

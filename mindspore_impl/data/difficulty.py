@@ -25,8 +25,8 @@ def number_of(meta: dict, field: str, where: str) -> float:
     if value is None:
         there = ", ".join(sorted(meta)) or "nothing"
         raise UserError(
-            f"{where}: meta has no {field} (it has {there}); measure it with a stage of kind score, whose name is then "
-            "the set's path, or name another field"
+            f"{where}: meta has no {field} (it has {there}); measure it with a stage of kind score, which the set then "
+            "reads (source: stage), or name another field"
         )
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"{where}: meta.{field} is {value!r}, not a finite number; measure it again")

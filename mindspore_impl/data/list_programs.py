@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from itertools import islice
 from math import perm
 
+from mindspore_impl.data.options import ListProgramsSet
 from mindspore_impl.errors import UserError
+from mindspore_impl.schema import check_ranges
 from mindspore_impl.text.records import Message, Record
 
 LETTERS = "abcdefghijkl"
@@ -54,7 +56,10 @@ def generate(
 
     Raises UserError at once for a setting out of range, or when the split holds fewer than skip + count problems.
     """
-    _check(split, skip, count, noise, operations, length)
+    if split not in SPLITS:
+        raise UserError(f"list_programs: unknown split {split!r}; use one of {', '.join(dict.fromkeys(SPLITS))}")
+    given = {"skip": skip, "count": count, "noise": noise, "operations": operations, "length": length}
+    check_ranges(ListProgramsSet(**given), "list_programs")
     strata = _strata(operations, length)
     expected = sum(size for _, _, size in strata) * SPLITS.count(split) / len(SPLITS)
     if skip + count > 0.8 * expected and skip + count > (there := split_size(split, operations, length)):
@@ -86,17 +91,6 @@ def split_size(split: str, operations: int, length: int) -> int:
         for size, steps, total in _strata(operations, length)
         for number in range(total)
     )
-
-
-def _check(split: str, skip: int, count: int, noise: float, operations: int, length: int) -> None:
-    if split not in SPLITS:
-        raise UserError(f"list_programs: unknown split {split!r}; use one of {', '.join(dict.fromkeys(SPLITS))}")
-    ranges = {"skip": (skip, 0, None), "count": (count, 1, None), "noise": (noise, 0, 1)}
-    ranges |= {"operations": (operations, 1, 6), "length": (length, 3, len(LETTERS))}
-    for name, (value, low, high) in ranges.items():
-        if value is None or value < low or (high is not None and value > high):
-            limits = f"{low} or more" if high is None else f"{low} to {high}"
-            raise UserError(f"list_programs: {name}={value} is out of range; use {limits}")
 
 
 def _strata(operations: int, length: int) -> list[tuple[int, int, int]]:

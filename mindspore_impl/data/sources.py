@@ -1,14 +1,22 @@
-"""Adapters: a published file (or the bundled generator) becomes conversation records. Nothing later knows which."""
+"""Data sources: files, the bundled generator and stages become conversation records; later code does not know which.
+
+Each source is registered with its options and its loader. A plugin registers its own in the same way.
+"""
 
 import re
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 from mindspore_impl import files
 from mindspore_impl.data import difficulty, list_programs
-from mindspore_impl.data.options import DatasetOptions
+from mindspore_impl.data.options import DatasetOptions, FileSet, ListProgramsSet, StageSet
 from mindspore_impl.errors import UserError
+from mindspore_impl.schema import Kinds, check_ranges, nearest
 from mindspore_impl.text.records import Message, Record, parse_messages, parse_record, refuse, require_keys, text_field
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # gsm8k's marks: 48/2 = <<48/2=24>>24
@@ -18,14 +26,70 @@ SHAREGPT_ROLES = {
 }  # fmt: skip
 
 
+Row = TypeVar("Row")
+Adapter = Callable[[dict, str, str, str], Record]  # (object of a file, its place, an id for it, thinking) -> record
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A source of records: its options, and how they are loaded."""
+
+    options: type[DatasetOptions]
+    load: Callable[[Any, int], Iterable[Record]]  # (options, the run's seed) -> records
+    adapter: Adapter | None = None  # of a source that reads a file one object at a time
+
+
+SOURCES: dict[str, SourceKind] = {}
+
+
+def register_source(name: str, options: type[DatasetOptions]) -> Callable:
+    """Decorator of a loader, (options, seed) -> records: add a source of this name with options of this dataclass.
+
+    The seed is the run's. The loader applies `skip` and `count`, and leaves `keep` alone.
+
+    Args:
+        name: what `source` selects.
+        options: its fields are the keys of such a set. A field `path` is a file, whose name and content are part of
+            the fingerprint of every stage that reads the set.
+    """
+
+    def register(load: Callable[[Any, int], Iterable[Record]]) -> Callable:
+        SOURCES[name] = SourceKind(options, load)
+        return load
+
+    return register
+
+
+def register_file_source(name: str) -> Callable[[Adapter], Adapter]:
+    """Decorator of an adapter, which makes one record of one JSON object: add a source of this name that reads files.
+
+    An adapter takes the object, its place for messages ("FILE:LINE"), an id for a record without one, and the set's
+    `thinking`. It raises UserError that starts with the place.
+
+    Args:
+        name: what `source` selects.
+    """
+
+    def register(adapter: Adapter) -> Adapter:
+        SOURCES[name] = SourceKind(FileSet, partial(_load_file, adapter), adapter)
+        return adapter
+
+    return register
+
+
+def set_kinds() -> dict[type, Kinds]:
+    """The tagged union of `data.sets`, for schema.build."""
+    return {DatasetOptions: Kinds("source", {name: kind.options for name, kind in SOURCES.items()})}
+
+
 def load_set(name: str, options: DatasetOptions, seed: int) -> list[Record]:
     """The records of the set `name`: `options.skip` are skipped, `options.count` taken, those in `options.keep` kept.
 
     A file may be JSON lines or one JSON array, whatever the source. `options.thinking` says how assistant turns are
     made; `records` files say it themselves, line by line, and the option only fills in where a line does not.
 
-    Raises UserError naming data.sets.<name>.<key> for a setting, or file:line and the field for malformed data. Lines
-    outside skip .. skip + count are not looked at.
+    Raises UserError naming data.sets.<name>.<key> for a setting, and file:line and the field for malformed data. Lines
+    outside of the window are not looked at.
     """
     records = load_whole(name, options, seed)
     return records if options.keep is None else difficulty.kept(records, options.keep, f"data.sets.{name}.keep")
@@ -34,56 +98,66 @@ def load_set(name: str, options: DatasetOptions, seed: int) -> list[Record]:
 def load_whole(name: str, options: DatasetOptions, seed: int) -> list[Record]:
     """`load_set` before `options.keep` is applied."""
     key = f"data.sets.{name}"
-    check_window(key, options)
-    if options.source == "list_programs":
-        if options.count is None:
-            raise UserError(f"{key}.count: list_programs has no natural end; say how many records to make")
-        try:
-            return list(
-                list_programs.generate(
-                    options.split,
-                    options.skip,
-                    options.count,
-                    options.thinking,
-                    options.noise,
-                    options.operations,
-                    options.length,
-                    seed if options.seed is None else options.seed,
-                )
-            )
-        except UserError as error:
-            raise UserError(f"{key}: {error}") from error
-    if not options.path:
-        raise UserError(f"{key}.path is null; give the file to read for source {options.source}")
-    if options.source not in ADAPTERS:
-        raise UserError(f"{key}.source: unknown source {options.source!r}; use list_programs, {', '.join(ADAPTERS)}")
-    return _load_file(key, options)
+    check_ranges(options, key)
+    if options.source not in SOURCES:
+        raise UserError(f"{key}.source: {options.source!r} is unknown{nearest(options.source, SOURCES)}")
+    try:
+        return list(SOURCES[options.source].load(options, seed))
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
 
 
-def check_window(key: str, options: DatasetOptions) -> None:
-    """Refuse a `skip` or `count` of the set at `key` that is out of range."""
-    if options.skip < 0 or (options.count is not None and options.count < 1):
-        raise UserError(f"{key}: skip={options.skip} must be 0 or more, count={options.count} 1 or more, or null")
+@register_source("list_programs", ListProgramsSet)
+def _list_programs(options: ListProgramsSet, seed: int) -> Iterable[Record]:
+    seed = seed if options.seed is None else options.seed
+    return list_programs.generate(
+        options.split, options.skip, options.count, options.thinking, options.noise, options.operations, options.length,
+        seed,
+    )  # fmt: skip
 
 
-def _load_file(key: str, options: DatasetOptions) -> list[Record]:
-    adapter, path = ADAPTERS[options.source], Path(options.path)
-    stop = None if options.count is None else options.skip + options.count
-    records, places, total = [], {}, 0
-    for total, (place, value) in enumerate(islice(_rows(path), stop), start=1):
-        if total <= options.skip:
-            continue
+@register_source("stage", StageSet)
+def _made_by_stage(options: StageSet, seed: int) -> Iterable[Record]:
+    raise UserError(f"stage {options.stage!r} makes these records; they can be read inside its run alone")
+
+
+def _load_file(adapter: Adapter, options: FileSet, seed: int) -> list[Record]:
+    path = Path(options.path)
+    records, places = [], {}
+    for place, value in in_window(_rows(path), options):
         record = adapter(value, f"{path}:{place}", f"{path.name}:{place}", options.thinking)
         if record.id in places:
             refuse(f"{path}:{place}", f"the id {record.id!r} was already used at {places[record.id]}; ids must differ")
         places[record.id] = f"{path}:{place}"
         records.append(record)
-    if total < (stop or options.skip + 1):
+    if len(records) < (options.count or 1):
+        there = sum(1 for _ in _part(_rows(path), options))
+        part = f", {options.split} part with holdout={options.holdout}," if options.holdout else ""
         raise UserError(
-            f"{key}: skip={options.skip} and count={options.count} ask for more than {path} has: it "
-            f"holds {total} records"
+            f"skip={options.skip} and count={options.count} ask for more than {path}{part} has: it holds {there} "
+            "records"
         )
     return records
+
+
+def in_window(rows: Iterable[Row], options: FileSet) -> Iterator[Row]:
+    """The rows of a file that a set takes: of its split, `skip` are skipped and `count` taken."""
+    stop = None if options.count is None else options.skip + options.count
+    return islice(_part(rows, options), options.skip, stop)
+
+
+def _part(rows: Iterable[Row], options: FileSet) -> Iterator[Row]:
+    if options.split == "validation" and not options.holdout:
+        raise UserError("split=validation: no record is held out; set holdout to how many, here and in training sets")
+    held: deque[Row] = deque()
+    for row in rows:
+        held.append(row)
+        if len(held) > options.holdout:
+            row = held.popleft()
+            if options.split == "train":
+                yield row
+    if options.split == "validation":
+        yield from held
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict]]:
@@ -107,6 +181,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict]]:
         yield f"[{index}]", value
 
 
+@register_file_source("gsm8k")
 def _gsm8k(value: dict, where: str, identity: str, thinking: str) -> Record:
     """question, answer: the worked solution, a line "#### ", the number."""
     require_keys(value, ("question", "answer"), where)
@@ -120,6 +195,7 @@ def _gsm8k(value: dict, where: str, identity: str, thinking: str) -> Record:
     return _question(identity, where, thinking, question, answer, reasoning, task="gsm8k", exact=number)
 
 
+@register_file_source("alpaca")
 def _alpaca(value: dict, where: str, identity: str, thinking: str) -> Record:
     """instruction, input (may be empty or absent), output; `reasoning` and `system` when the file has them."""
     require_keys(value, ("instruction", "output"), where)
@@ -137,6 +213,7 @@ def _alpaca(value: dict, where: str, identity: str, thinking: str) -> Record:
     )
 
 
+@register_file_source("prompt_answer")
 def _prompt_answer(value: dict, where: str, identity: str, thinking: str) -> Record:
     """prompt, answer; `reasoning` and `system` when the file has them."""
     require_keys(value, ("prompt", "answer"), where)
@@ -151,6 +228,7 @@ def _prompt_answer(value: dict, where: str, identity: str, thinking: str) -> Rec
     )
 
 
+@register_file_source("sharegpt")
 def _sharegpt(value: dict, where: str, identity: str, thinking: str) -> Record:
     """conversations: [{from, value}]. An assistant value may open with <think>reasoning</think>."""
     require_keys(value, ("conversations",), where)
@@ -187,14 +265,10 @@ def _sharegpt_message(role: str, text: str, where: str, thinking: str) -> dict:
     return message | ({"reasoning": reasoning.strip()} if thinking == "reasoning" else {})
 
 
+@register_file_source("records")
 def _record(value: dict, where: str, identity: str, thinking: str) -> Record:
     """The record form itself; a missing id is the place, a missing thinking the set's."""
     return parse_record({"id": identity, "thinking": thinking} | value, where)
-
-
-ADAPTERS: dict[str, Callable[[dict, str, str, str], Record]] = {
-    "gsm8k": _gsm8k, "records": _record, "alpaca": _alpaca, "sharegpt": _sharegpt, "prompt_answer": _prompt_answer,
-}  # fmt: skip
 
 
 def _optional(value: dict, key: str, where: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mindspore_impl import files
 from mindspore_impl.data import teacher_store
-from mindspore_impl.data.options import DatasetOptions
+from mindspore_impl.data.options import FileSet
 from mindspore_impl.data.rollouts import parse_rollout, to_sample
 from mindspore_impl.data.selection.reader import read_set
 from mindspore_impl.errors import UserError
@@ -61,7 +61,7 @@ def _holds_rollouts(path: Path) -> bool:
 
 def _check_records(path: Path, tokenizer: Tokenizer | None, tell: Tell) -> Counter:
     problems, places = _Problems(tell, "records"), {}
-    options = DatasetOptions(source="records", path=str(path))
+    options = FileSet(source="records", path=str(path))
     for item in read_set("records", options, refused=lambda where, drop: problems.add(where, drop.detail)):
         record, where = item.record, item.place
         problems.counts["records"] += 1

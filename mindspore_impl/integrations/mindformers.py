@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindspore_impl import checkpoint, files, runtime
-from mindspore_impl.data.options import ROLLOUTS, BatchOptions, DatasetOptions
+from mindspore_impl.data.options import ROLLOUTS, BatchOptions, DatasetOptions, FileSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.options import ModelOptions
@@ -242,8 +242,10 @@ class PanguPackedDataset:
 
     def __new__(cls, dataset_config):
         """-> the data set that `dataset_config["data_loader"]` describes (see PackedData)."""
+        from mindspore_impl.data.sources import set_kinds
+
         given = {key: value for key, value in dataset_config["data_loader"].items() if key != "type"}
-        return packed_dataset(build(PackedData, given, "train_dataset.data_loader"))
+        return packed_dataset(build(PackedData, given, "train_dataset.data_loader", set_kinds()))
 
 
 def packed_dataset(data: PackedData):
@@ -347,7 +349,9 @@ def write_stage(path: Path, config, name: str, inputs: StageInputs) -> None:
 
 
 def _absolute(options: DatasetOptions) -> DatasetOptions:
-    return dataclasses.replace(options, path=options.path and str(Path(options.path).resolve()))
+    if not isinstance(options, FileSet):
+        return options
+    return dataclasses.replace(options, path=str(Path(options.path).resolve()))
 
 
 def _check_accumulation(batch: BatchOptions, where: str) -> None:

@@ -95,7 +95,14 @@ class RunView:
 
 
 def read_run(folder: str | Path) -> RunView:
-    """Read a run directory, finished or not. Raises UserError when it is none, or a file in it is damaged."""
+    """Read a run directory, finished or not.
+
+    Args:
+        folder: the run directory.
+
+    Raises:
+        UserError: it is none, or a file in it is damaged.
+    """
     folder = Path(folder)
     config, text = read_config(folder)
     settings = config.get("stages") or {}

@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from mindspore_impl import files
 from mindspore_impl.data import rollouts
-from mindspore_impl.data.options import DatasetOptions
-from mindspore_impl.data.sources import load_set
+from mindspore_impl.data.options import DatasetOptions, StageSet
+from mindspore_impl.data.sources import load_set, set_kinds
 from mindspore_impl.data.teacher_store import StoreReader, check_rows
 from mindspore_impl.errors import UserError
 from mindspore_impl.report.render import render
@@ -123,10 +123,12 @@ def _samples(run: RunView, stage: StageView, tokenizer: Tokenizer) -> Iterator[F
     mixture = _mapping(_mapping(stage.settings, "data"), "mixture")
     sets = _mapping(_mapping(run.config, "data"), "sets")
     for name in (name for name, weight in mixture.items() if weight and name in sets):
-        options = build(DatasetOptions, sets[name], f"data.sets.{name}")
-        maker = next((one for one in run.stages if one.name == options.path and one.folder), None)
-        if maker:
-            options = dataclasses.replace(options, path=str(maker.folder / "records.jsonl"))
+        options = build(DatasetOptions, sets[name], f"data.sets.{name}", set_kinds())
+        if isinstance(options, StageSet):
+            maker = next((one for one in run.stages if one.name == options.stage and one.folder), None)
+            if maker is None:
+                continue
+            options = options.in_file(str(maker.folder / "records.jsonl"))
         if options.keep is None and options.count is not None:
             options = dataclasses.replace(options, count=min(options.count, _LOOKED_AT))
         for record in itertools.islice(load_set(name, options, int(run.config.get("seed") or 0)), _LOOKED_AT):

@@ -14,4 +14,4 @@ class TokenizerOptions:
     template: str = option("pangu", choices=lambda: TEMPLATES)  # how conversations are written; see text/README.md
     vocab_size: int = option(512, low=1)  # of a trained tokenizer
     train_on: list[str] = field(default_factory=list)  # names of data sets whose text it is trained on
-    character_coverage: float = option(1.0, above=0, high=1)
+    character_coverage: float = option(1.0, above=0, high=1)  # share of the text's characters that are pieces

@@ -82,7 +82,14 @@ TEMPLATE_TEXTS = (*PANGU.headers.values(), "方法：", " /no_think", " /auto_th
 
 
 def register_template(template: Template) -> Template:
-    """Make a template available as `tokenizer.template=NAME`; -> itself. Raises UserError when the name is taken."""
+    """Make a template available as `tokenizer.template=NAME`; -> itself.
+
+    Args:
+        template: of any name that is not taken yet.
+
+    Raises:
+        UserError: another template has the name.
+    """
     if TEMPLATES.setdefault(template.name, template) != template:
         raise UserError(f"chat template {template.name!r}: another template has this name; choose a new one")
     return template

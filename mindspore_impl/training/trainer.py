@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,16 @@ from mindspore_impl.training.schedule import learning_rate
 from mindspore_impl.training.step import StepReport, make_step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingJob:
     """Everything that one training stage works with."""
 
     model: nn.Cell  # trained in place; holds the selected weights at the end
     stream: Any  # a BatchStream, or anything with its `steps` and `steps_for_epochs`
-    validation: dict[str, list]  # PackedBatches by the name of their set, weight 1 on supervised positions
-    objective: ObjectiveOptions
-    optimizer: OptimizerOptions
-    options: TrainOptions
+    validation: dict[str, list] = field(default_factory=dict)  # PackedBatches by the name of their set, weights 1
+    objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    options: TrainOptions = field(default_factory=TrainOptions)  # its max_steps and num_train_epochs are not read
     folder: Path  # where checkpoints/, metrics.jsonl, tensorboard/ and profile/ are written
     steps: int  # optimizer steps of the whole stage
     with_teacher: bool = False  # the batches hold a teacher's top-k

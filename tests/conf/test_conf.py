@@ -3,13 +3,21 @@
 import dataclasses
 
 import pytest
+import yaml
 
 from mindspore_impl import config
-from mindspore_impl.curriculum import configuration
+from mindspore_impl.curriculum import configuration, key_reference
+from mindspore_impl.curriculum.stages import KINDS
+from mindspore_impl.export.options import ExportOptions
+from mindspore_impl.losses.options import ObjectiveOptions
+from mindspore_impl.model.options import LoraOptions, ModelOptions
+from mindspore_impl.runtime import RuntimeOptions
+from mindspore_impl.training.options import OptimizerOptions
 
 FILES = sorted(config.conf_folder().rglob("*.yaml"))
 FILES = [f for f in FILES if f.parent.name != "selection"]  # recipes of another command: tests/data/selection
 GIVEN = {
+    "finetune": ["data.train=a"],
     "gsm8k": ["data.train=a", "data.test=b"],
     "paper_1b": ["data.train=a", "data.test=b"],
     "paper_1b_balanced": ["data.train=a", "data.test=b"],
@@ -69,27 +77,30 @@ def test_model_and_objective_and_optimizer_groups_compose():
         configuration.compose([f"optimizer@stages.sft_fast.optimizer={name}"])
 
 
-def test_every_field_stands_in_conf():
-    """A knob that exists only in code cannot be found by reading conf/."""
-    plain = configuration.compose([])[0]
-    composed = configuration.compose([])
+def test_the_reference_of_keys_is_current():
+    text = (config.conf_folder() / "README.md").read_text(encoding="utf-8")
+    assert text == key_reference.reference(), "run python -m mindspore_impl.curriculum.key_reference"
 
-    def missing(options, entry, path):
-        for field in dataclasses.fields(options):
-            value, where = getattr(options, field.name), f"{path}.{field.name}"
-            if field.name not in entry:
-                yield where
-            elif dataclasses.is_dataclass(value):
-                yield from missing(value, entry[field.name], where)
 
-    lacking = list(missing(composed, plain, ""))
-    for name, stage in composed.stages.items():
-        lacking += missing(stage, plain["stages"][name], f"stages.{name}")
-    for name, dataset in composed.data.sets.items():
-        lacking += missing(dataset, plain["data"]["sets"][name], f"data.sets.{name}")
-    for name, model in composed.models.items():
-        lacking += missing(model, plain["models"][name], f"models.{name}")
-    assert lacking == []
+def test_every_key_has_a_meaning():
+    rows = [line.split(" | ") for line in key_reference.reference().splitlines() if line.startswith("| `")]
+    assert len(rows) > 150
+    assert [row[0] for row in rows if not row[-1].strip(" |") and not row[1].startswith("see ")] == []
+
+
+BASES = {
+    "optimizer/adamw": OptimizerOptions, "runtime/auto": RuntimeOptions, "objective/topk_kd": ObjectiveOptions,
+    "export/fp16": ExportOptions, "lora/attention": LoraOptions, "model/tiny_student": ModelOptions,
+    **{f"stage/{name}": kind for name, kind in KINDS.items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_a_default_is_stated_once(name):
+    """In its dataclass: a group's base file says only what differs from it."""
+    stated = yaml.safe_load((config.conf_folder() / f"{name}.yaml").read_text(encoding="utf-8")) or {}
+    defaults = {field.name: field.default for field in dataclasses.fields(BASES[name]) if field.name != "kind"}
+    assert {key: value for key, value in stated.items() if key in defaults and defaults[key] == value} == {}
 
 
 def test_mixture_is_one_line():

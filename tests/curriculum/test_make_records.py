@@ -48,11 +48,12 @@ def metrics_of(folder, name):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.sets.scored.path=scoer"], "data.sets.scored.path: no stage is named 'scoer'; did you mean 'score'"),
-        (["data.sets.scored.path=answers"], "'answers' is a rollout stage, a reject or score stage is needed"),
+        (["data.sets.scored.stage=scoer"], "data.sets.scored.stage: no stage is named 'scoer'; did you mean 'score'"),
+        (["data.sets.scored.stage=answers"], "'answers' is a rollout stage, a reject or score stage is needed"),
         (["order=[sft_reasoning,shuffled,score]"], "'score' runs after 'shuffled'; move it forward in order"),
-        (["order=[sft_reasoning,shuffled]"], "data.sets.scored.path: 'score' is defined but not listed in order"),
-        (["data.sets.scored.path=./none.jsonl"], "data.sets.scored.path: ./none.jsonl: no such file"),
+        (["order=[sft_reasoning,shuffled]"], "data.sets.scored.stage: 'score' is defined but not listed in order"),
+        (["data.sets.scored.stage=./none.jsonl"], "data.sets.scored.stage: ./none.jsonl: no such file"),
+        (["data.sets.scored.path=./none.jsonl"], "~data.sets.scored.path"),
         (["data.sets.scored_sometimes.keep.low=2"], "data.sets.scored_sometimes.keep: nothing lies between low=2.0"),
         (["data.sets.scored.keep.bucket=esay"], "data.sets.scored.keep.bucket: 'esay' is not allowed; did you mean"),
         (["stages.score.set="], "stages.score.set: no data set is named"),

@@ -84,8 +84,8 @@ def test_evaluations_follow_training_stages():
         (["stages.distill_fast.rollouts=null"], ["the mixture uses rollouts"]),
         (["stages.teacher.train.select=best", "stages.teacher.data.validation=[]"], ["best needs a validation set"]),
         (["stages.capture_fast.sequence_length=8192"], ["max_position_embeddings 4096"]),
-        (["stages.teacher.optimizer.learning_rate=-1"], ["learning_rate: -1.0 is below 0"]),
-        (["stages.teacher.optimizer.adam_beta2=1.5"], ["beta2: 1.5 is not between 0 and 1"]),
+        (["stages.teacher.optimizer.learning_rate=-1"], ["learning_rate: -1.0"]),
+        (["stages.teacher.optimizer.adam_beta2=1.5"], ["beta2: 1.5"]),
         (["runtime.workers=0"], ["runtime.workers: 0 is below 1"]),
         (["runtime.threads=-1"], ["runtime.threads: -1 is below 0"]),
         (["seed=-1"], ["seed: -1 is below 0"]),
@@ -177,19 +177,29 @@ def test_a_set_with_a_seed_of_its_own_is_the_same_for_every_seed():
 
 def test_data_file_content_counts(tmp_path):
     path = tmp_path / "gsm8k.jsonl"
-    given = ["experiment=gsm8k", f"data.train={path}", f"data.test={path}"]
+    (tmp_path / "test.jsonl").write_text("")
+    given = ["experiment=gsm8k", f"data.train={path}", f"data.test={tmp_path}/test.jsonl"]
     path.write_text('{"question": "1+1?", "answer": "1+1=2\\n#### 2"}\n')
     before = fingerprints(*given)
     path.write_text('{"question": "1+2?", "answer": "1+2=3\\n#### 3"}\n')
     assert before["teacher"] != fingerprints(*given)["teacher"]
 
 
+def test_a_test_file_that_is_trained_on_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text("")
+    given = ["experiment=gsm8k", f"data.train={tmp_path}/a.jsonl", f"data.test={tmp_path}/a.jsonl"]
+    text = refusal(*given)
+    assert "evaluation.accuracy: 'test_fast'" in text and "teacher_fast" in text and "a.jsonl" in text
+    assert "'validation_fast'" not in text  # the held-out part of the training file
+
+
 def test_file_name_counts_since_it_names_records(tmp_path):
     line = '{"question": "1+1?", "answer": "1+1=2\\n#### 2"}\n'
     (tmp_path / "a.jsonl").write_text(line)
     (tmp_path / "b.jsonl").write_text(line)
+    (tmp_path / "test.jsonl").write_text(line)
     one, two = (
-        fingerprints("experiment=gsm8k", f"data.train={tmp_path}/{n}.jsonl", f"data.test={tmp_path}/a.jsonl")
+        fingerprints("experiment=gsm8k", f"data.train={tmp_path}/{n}.jsonl", f"data.test={tmp_path}/test.jsonl")
         for n in "ab"
     )
     assert one["teacher"] != two["teacher"]

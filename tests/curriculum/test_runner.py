@@ -126,7 +126,7 @@ def test_unscorable_record_is_found_before_the_first_stage(tmp_path, calls):
     )
     with pytest.raises(UserError, match="r7"):
         run(tmp_path / "run", "data.sets.test_fast.source=records", f"data.sets.test_fast.path={path}",
-            "data.sets.test_fast.count=1")  # fmt: skip
+            "~data.sets.test_fast.split", "data.sets.test_fast.count=1")  # fmt: skip
     assert calls == []
 
 

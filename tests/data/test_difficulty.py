@@ -3,7 +3,7 @@
 import pytest
 
 from mindspore_impl.data import difficulty
-from mindspore_impl.data.options import DatasetOptions, KeepOptions
+from mindspore_impl.data.options import FileSet, KeepOptions
 from mindspore_impl.data.sources import load_set, load_whole
 from mindspore_impl.errors import UserError
 from mindspore_impl.files import write_jsonl
@@ -79,7 +79,7 @@ def test_a_value_that_is_not_a_number_is_refused_by_name():
 
 def test_a_set_is_cut_to_its_band_after_first_and_count(tmp_path):
     write_jsonl(tmp_path / "r.jsonl", map(record_to_json, records_of(LOSSES)))
-    options = DatasetOptions(path=str(tmp_path / "r.jsonl"), skip=1, count=6, keep=KeepOptions(high=0.3))
+    options = FileSet(source="records", path=str(tmp_path / "r.jsonl"), skip=1, count=6, keep=KeepOptions(high=0.3))
     assert ids(load_set("mine", options, 0)) == ["r1", "r3", "r5"]
     assert ids(load_whole("mine", options, 0)) == ["r1", "r2", "r3", "r4", "r5", "r6"]
     options.keep.low = 5.0

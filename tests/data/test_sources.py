@@ -1,14 +1,16 @@
 """Adapters: each published form becomes the record, and each malformed line is named."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
-from mindspore_impl.data.options import DatasetOptions
+from mindspore_impl.data import sources
+from mindspore_impl.data.options import DatasetOptions, FileSet, ListProgramsSet
 from mindspore_impl.data.sources import load_set
 from mindspore_impl.errors import UserError
-from mindspore_impl.text.records import Message
+from mindspore_impl.schema import build
+from mindspore_impl.text.records import Message, Record
 
 GSM8K = {"question": "How many?", "answer": "She sold 48/2 = <<48/2=24>>24.\nIn all <<48+24=1072>>1,072.\n#### 1,072"}
 ALPACA = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
@@ -24,7 +26,7 @@ def load(tmp_path):
         path = tmp_path / "set.json"
         text = json.dumps(rows) if array else "".join(json.dumps(row) + "\n" for row in rows)
         path.write_text(text, encoding="utf-8")
-        return load_set("toy", DatasetOptions(source=source, path=str(path), **options), seed=0)
+        return load_set("toy", FileSet(source=source, path=str(path), **options), seed=0)
 
     return load
 
@@ -66,14 +68,12 @@ def test_records_speak_for_themselves_and_the_set_fills_in(load):
 
 
 def test_list_programs_come_from_the_generator():
-    options = DatasetOptions(source="list_programs", split="test", skip=5, count=3, thinking="reasoning")
+    options = ListProgramsSet(split="test", skip=5, count=3, thinking="reasoning")
     expected = [f"list_programs/test/4/{index}" for index in (5, 6, 7)]
     assert [record.id for record in load_set("toy", options, seed=4)] == expected
     assert load_set("toy", replace(options, seed=4), seed=9) == load_set("toy", options, seed=4)
-    with pytest.raises(UserError, match="data.sets.toy.count"):
-        load_set("toy", DatasetOptions(source="list_programs"), seed=0)
-    with pytest.raises(UserError, match="data.sets.toy.*noise=3"):
-        load_set("toy", DatasetOptions(source="list_programs", count=1, noise=3), seed=0)
+    with pytest.raises(UserError, match="data.sets.toy.noise: 3"):
+        load_set("toy", ListProgramsSet(count=1, noise=3), seed=0)
 
 
 def test_first_and_count_choose_lines_and_malformed_ones_outside_do_not_matter(load):
@@ -87,11 +87,63 @@ def test_first_and_count_choose_lines_and_malformed_ones_outside_do_not_matter(l
         load("prompt_answer", [rows[1]] * 2, skip=2)
 
 
+def test_held_out_records_are_those_that_training_leaves_out(load):
+    rows = [{"prompt": f"q{index}", "answer": "a"} for index in range(10)]
+
+    def questions(**options):
+        return [record.messages[0].content for record in load("prompt_answer", rows, **options)]
+
+    whole = questions()
+    train, held = questions(holdout=3), questions(holdout=3, split="validation")
+    assert train + held == whole and len(held) == 3
+    assert questions(holdout=3, skip=2, count=4) == whole[2:6]
+    assert questions(holdout=3, split="validation", skip=1, count=1) == whole[8:9]
+    for options, named in (
+        ({"holdout": 10}, "holds 0 records"), ({"holdout": 3, "count": 8}, "train part.*holds 7"),
+        ({"split": "validation"}, "holdout"), ({"holdout": -1}, "data.sets.toy.holdout"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=named):
+            questions(**options)
+
+
+def test_a_registered_source_is_loaded_with_its_own_options(monkeypatch):
+    @dataclass(kw_only=True)
+    class Letters(DatasetOptions):
+        letters: str
+
+    monkeypatch.setattr(sources, "SOURCES", dict(sources.SOURCES))
+
+    @sources.register_source("letters", Letters)
+    def load_letters(options, seed):
+        messages = (Message("user", "?"), Message("assistant", options.letters))
+        return [Record(f"{seed}", messages, options.thinking, {})]
+
+    built = build(DatasetOptions, {"source": "letters", "letters": "ab"}, "", sources.set_kinds())
+    (record,) = load_set("mine", built, seed=3)
+    assert (record.id, record.messages[1].content) == ("3", "ab")
+    with pytest.raises(UserError, match="letters.noise"):
+        build(DatasetOptions, {"source": "letters", "letters": "ab", "noise": 0.5}, "letters", sources.set_kinds())
+
+
+@pytest.mark.parametrize(("source", "plain", "key"), [
+    ("gsm8k", {"path": "x", "noise": 0.1}, "noise"),
+    ("list_programs", {"count": 1, "path": "x"}, "path"),
+    ("stage", {"stage": "score", "holdout": 1}, "holdout"),
+    ("gsm8k", {}, "path"),
+    ("list_programs", {}, "count"),
+    ("stage", {}, "stage"),
+    ("gsm9k", {"path": "x"}, "'gsm8k'"),
+])  # fmt: skip
+def test_a_set_has_the_keys_of_its_source(source, plain, key):
+    with pytest.raises(UserError, match=key):
+        build(DatasetOptions, {"source": source} | plain, "data.sets.toy", sources.set_kinds())
+
+
 @pytest.mark.parametrize("text", [json.dumps([ALPACA]), json.dumps(ALPACA)], ids=["array", "lines"])
 def test_a_byte_order_mark_does_not_matter(tmp_path, text):
     path = tmp_path / "set.json"
     path.write_text(text, encoding="utf-8-sig")
-    (record,) = load_set("toy", DatasetOptions(source="alpaca", path=str(path)), seed=0)
+    (record,) = load_set("toy", FileSet(source="alpaca", path=str(path)), seed=0)
     assert record.messages[1] == Message("assistant", "3")
 
 
@@ -143,9 +195,8 @@ def test_files_that_cannot_be_used(load, tmp_path):
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(UserError, match=needle):
-            load_set("toy", DatasetOptions(**{"source": "alpaca", "path": path and str(path)} | options), seed=0)
+            load_set("toy", FileSet(**{"source": "alpaca", "path": str(path)} | options), seed=0)
 
-    fails("data.sets.toy.path is null", path=None)
     fails("absent.json: cannot be read", path=tmp_path / "absent.json")
     fails("f.json: the file holds no record", b"")
     fails("f.json: the file holds no record", b" [] ")
@@ -157,5 +208,5 @@ def test_files_that_cannot_be_used(load, tmp_path):
     fails("f.json: .*nested too deeply", b"[" * 100_000)
     fails("f.json: .*an integer has too many digits", b"[" + b"1" * 5000 + b"]")
     fails("f.json:1: .*an integer has too many digits", b'{"a": ' + b"1" * 5000 + b"}")
-    fails("data.sets.toy: skip=-1", b"{}", skip=-1)
+    fails("data.sets.toy.skip: -1", b"{}", skip=-1)
     fails("data.sets.toy.source", b"{}", source="parquet")

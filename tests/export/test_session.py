@@ -204,16 +204,17 @@ def test_lite_that_is_not_installed(ms_runtime, package, lite, monkeypatch):
 
 
 def test_chat_runs_on_a_package(ms_runtime, packages, tokenizer):
-    from mindspore_impl.curriculum.resolve import open_conversation
-    from mindspore_impl.generation.options import SamplingOptions
+    from mindspore_impl import SamplingOptions, chat, generate, load_model, load_tokenizer
 
-    sampling = SamplingOptions(temperature=0.0, max_new_tokens=5)
     folder = packages["fp32"][0]
-    conversation = open_conversation(folder, None, None, sampling, 0, "fast", None, 2048)
+    sampling = SamplingOptions(temperature=0.0, max_new_tokens=5)
+    conversation = chat(load_model(folder), load_tokenizer(folder), sampling)
     assert conversation.decoder.slots == CACHE and conversation.tokenizer.sha256 == tokenizer.sha256
     assert BUCKETS[-1] >= 17
     list(conversation.ask("list a b c apply sort"))
     assert len(conversation.messages) == 2
+    (answer,) = generate(conversation.decoder, conversation.tokenizer, ["list a b c apply sort"], sampling)
+    assert answer.answer == conversation.messages[1].content
 
 
 @pytest.mark.slow

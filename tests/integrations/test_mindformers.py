@@ -12,7 +12,7 @@ import pytest
 
 from mindspore_impl.cli.train_mindformers import stage_files
 from mindspore_impl.curriculum.configuration import compose
-from mindspore_impl.data.options import BatchOptions, DatasetOptions
+from mindspore_impl.data.options import BatchOptions, ListProgramsSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.options import TokenizerOptions
 
@@ -24,6 +24,7 @@ SMALL = [
     "runtime=cpu",
     "tokenizer.vocab_size=110",
     "order=[teacher,sft_fast,capture_fast,distill_fast]",
+    "compare=[]",
     *(f"data.sets.{name}.count=60" for name in SETS),
     *(f"models.{name}.{key}" for name in ("student", "teacher") for key in ("hidden_size=48", "num_hidden_layers=1")),
     *(f"stages.{name}.train.max_steps={STEPS}" for name in ("teacher", "sft_fast", "distill_fast")),
@@ -96,7 +97,7 @@ def tokenizer(tmp_path_factory):
     from mindspore_impl.text.chat import segments
     from mindspore_impl.text.tokenizer import train_tokenizer
 
-    records = load_set("fast", DatasetOptions(source="list_programs", count=40), 1)
+    records = load_set("fast", ListProgramsSet(count=40), 1)
     texts = (text for record in records for text in segments(record))
     return train_tokenizer(texts, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 110, 1.0)
 
@@ -108,7 +109,7 @@ def packed(trained, **changes):
         "max_steps": 3,
         "seed": 5,
         "tokenizer": TokenizerOptions(path=str(trained.path)),
-        "sets": {"fast": DatasetOptions(source="list_programs", count=20)},
+        "sets": {"fast": ListProgramsSet(count=20)},
         "batch": BatchOptions(mixture={"fast": 1.0}, sequence_length=64, rows=4),
     }
     return PackedData(**{**values, **changes})

@@ -9,7 +9,6 @@ from safetensors.numpy import load_file, save_file
 from mindspore_impl import runtime
 from mindspore_impl.distributed import ranks
 from mindspore_impl.losses.objective import tensors_of
-from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.ops import collectives
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
 from tests.training import small
@@ -102,7 +101,8 @@ def run_of_trainer(folder, steps: int, killed_at: int | None = None) -> dict:
     model, stream = small.tiny_model(), RankStream(killed_at)
     try:
         options = TrainOptions(max_steps=steps, save_steps=2)
-        train(TrainingJob(model, stream, {}, ObjectiveOptions(), OPTIONS, options, folder, steps))
+        job = TrainingJob(model=model, stream=stream, optimizer=OPTIONS, options=options, folder=folder, steps=steps)
+        train(job)
     except KeyboardInterrupt:
         pass
     return small.weights(model)

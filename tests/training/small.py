@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
 
 VOCAB, ROWS, LENGTH = 16, 8, 6
@@ -112,9 +111,11 @@ def run(folder, stream, *, steps=8, options=OPTIONS, validation=VALIDATION, opti
     from mindspore_impl.training.trainer import TrainingJob, train
 
     model = linear(seed)
-    result = train(
-        TrainingJob(model, stream, validation, ObjectiveOptions(), optimizer, options, folder, steps, **more)
-    )
+    job = TrainingJob(
+        model=model, stream=stream, validation=validation, optimizer=optimizer, options=options, folder=folder,
+        steps=steps, **more,
+    )  # fmt: skip
+    result = train(job)
     return weights(model), result
 
 

@@ -5,7 +5,6 @@ import pytest
 
 from mindspore_impl import checkpoint
 from mindspore_impl.errors import UserError
-from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.options import LoraOptions
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
 from tests.training.small import Stream, batch, equal, lines, tiny_model, weights
@@ -28,9 +27,11 @@ def train_adapters(graphs, folder, stream, base_sha256="b" * 64):
     from mindspore_impl.training.trainer import TrainingJob, train
 
     model = start(graphs)
-    optimizer, adapters = OptimizerOptions(learning_rate=0.05), Adapters(LORA, base_sha256)
-    job = (model, stream, VALIDATION, ObjectiveOptions(), optimizer, OPTIONS, folder, STEPS)
-    result = train(TrainingJob(*job, adapters=adapters))
+    job = TrainingJob(
+        model=model, stream=stream, validation=VALIDATION, optimizer=OptimizerOptions(learning_rate=0.05),
+        options=OPTIONS, folder=folder, steps=STEPS, adapters=Adapters(LORA, base_sha256),
+    )  # fmt: skip
+    result = train(job)
     return weights(model), result, lines(folder)
 
 
@@ -100,6 +101,6 @@ def test_adapters_of_another_base_are_not_resumed(whole, run):
 
     with pytest.raises(UserError, match="weights.safetensors"):
         run(whole[0], Stream(), "c" * 64)
-    plain = tiny_model(0), Stream(), VALIDATION, ObjectiveOptions(), OptimizerOptions(), OPTIONS, whole[0], STEPS
+    plain = TrainingJob(model=tiny_model(0), stream=Stream(), validation=VALIDATION, folder=whole[0], steps=STEPS)
     with pytest.raises(UserError, match="weights.safetensors.*adapters"):
-        train(TrainingJob(*plain))
+        train(plain)

@@ -59,7 +59,11 @@ def trained(folder, stream, objective, with_teacher, steps=8):
 
     model = tiny_model()
     options = OptimizerOptions(learning_rate=0.05)
-    result = train(TrainingJob(model, stream, {}, objective, options, OPTIONS, folder, steps, with_teacher))
+    job = TrainingJob(
+        model=model, stream=stream, objective=objective, optimizer=options, options=OPTIONS, folder=folder,
+        steps=steps, with_teacher=with_teacher,
+    )  # fmt: skip
+    result = train(job)
     return weights(model), result, lines(folder)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from mindspore_impl import schema
-from mindspore_impl.curriculum.stages.inputs import Input, hf_folder_problems, is_path
-from mindspore_impl.data.options import DataOptions, DatasetOptions
+from mindspore_impl.curriculum.stages.inputs import Input, hf_folder_problems
+from mindspore_impl.data.options import DataOptions, DatasetOptions, StageSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.model.options import LoraOptions, ModelOptions
@@ -24,7 +24,11 @@ KINDS: dict[str, type["Stage"]] = {}
 
 
 def stage_kind(cls: type["Stage"]) -> type["Stage"]:
-    """Class decorator: register a dataclass as the stage kind that its field `kind` names."""
+    """Class decorator: register a dataclass as the stage kind that its field `kind` names.
+
+    Args:
+        cls: derives from Stage; the default of its field `kind` is the name.
+    """
     KINDS[cls.kind] = cls
     return cls
 
@@ -62,9 +66,9 @@ class Context(Protocol):
 
 @dataclass(kw_only=True)
 class Stage:
-    """Options of one stage. A kind overrides the methods that concern it; only `run` must be given."""
+    """Options of one stage. Of the methods a kind must override `run` alone."""
 
-    kind: str
+    kind: str  # what the stage does
     seed: int | None = option(None, low=0)  # null: the run's seed
 
     group: ClassVar[str] = "other"  # training, generation, scoring, selection, evaluation, deployment (report)
@@ -165,7 +169,7 @@ class Stage:
 class Shared:
     """The part of a run's configuration that a stage may read."""
 
-    seed: int = option(0, low=0)
+    seed: int = option(0, low=0)  # of data, initial weights, order and sampling
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     tokenizer: TokenizerOptions = field(default_factory=TokenizerOptions)
     models: dict[str, ModelOptions] = field(default_factory=dict)
@@ -201,9 +205,7 @@ class Shared:
     def maker_of(self, set_name: str) -> str | None:
         """The stage that makes the records of a data set; None where they come from a file or a generator."""
         options = self.data.sets.get(set_name)
-        if getattr(options, "source", "") == "records" and options.path and not is_path(options.path):
-            return options.path
-        return getattr(options, "stage", None)
+        return options.stage if isinstance(options, StageSet) else None
 
     def too_long(self, key: str, length: int, model: str) -> Iterator[str]:
         """The problem of a sequence length at `key` beyond the positions of a model."""

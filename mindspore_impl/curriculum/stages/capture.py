@@ -1,7 +1,7 @@
 """The teacher's top-k at each supervised position of labels or of generations, written to a teacher store."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,7 +11,7 @@ from mindspore_impl.distill.options import CaptureOptions
 from mindspore_impl.schema import option
 
 if TYPE_CHECKING:
-    from mindspore_impl.distill.jobs import CaptureJob
+    pass
 
 
 @stage_kind
@@ -59,19 +59,20 @@ class CaptureStage(Stage):
 
         return super().is_complete(folder) and shards_present(folder / "store")
 
-    def samples(self, context: Context) -> list:
-        """What is scored: the rollouts, then the labels of the sets."""
-        found = context.rollout_samples(self.rollouts) if self.rollouts else []
-        return found + [sample for name in self.sets for sample in context.samples(name)]
+    def request(self, context: Context) -> dict[str, Any]:
+        """The fields of a CaptureJob that are the same for a teacher in this process and for one on a server.
 
-    def job(self, context: Context, folder: Path, seed: int) -> "CaptureJob":
-        """What is asked of a teacher in this process (`run`), or of a server (tools/query_teacher.py)."""
-        from mindspore_impl.distill.jobs import CaptureJob
-
-        return CaptureJob(context.tokenizer, self.samples(context), self.capture, folder, seed, self.sequence_length)
+        Scored are the rollouts, then the labels of the sets.
+        """
+        samples = context.rollout_samples(self.rollouts) if self.rollouts else []
+        samples = samples + [sample for name in self.sets for sample in context.samples(name)]
+        options, length = self.capture, self.sequence_length
+        return {"tokenizer": context.tokenizer, "samples": samples, "options": options, "sequence_length": length}
 
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.distill.capture import run_capture
+        from mindspore_impl.distill.jobs import CaptureJob
 
         model, weights = context.build_model(planned.model, self.teacher)
-        return run_capture(replace(self.job(context, folder, planned.seed), model=model, weights_sha256=weights))
+        job = CaptureJob(**self.request(context), folder=folder, seed=planned.seed, model=model, weights_sha256=weights)
+        return run_capture(job)

@@ -10,7 +10,7 @@ from mindspore_impl import files
 from mindspore_impl.curriculum.stages.base import PlannedStage, Shared
 from mindspore_impl.curriculum.stages.content import tokenizer_fingerprint
 from mindspore_impl.curriculum.stages.inputs import check_weights, file_hash, is_path
-from mindspore_impl.data.options import DatasetOptions
+from mindspore_impl.data.options import DatasetOptions, StageSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import LoraOptions, ModelOptions
 
@@ -49,8 +49,7 @@ class RunContext:
     def set_options(self, name: str) -> DatasetOptions:
         """The options of a data set; one that a stage makes is read from that stage's record file."""
         options = self.config.data.sets[name]
-        maker = self.config.maker_of(name)
-        return options if maker is None else dataclasses.replace(options, path=str(self.load(maker, "records")))
+        return options.in_file(str(self.load(options.stage, "records"))) if isinstance(options, StageSet) else options
 
     def records(self, name: str) -> list:
         """The records of a data set."""

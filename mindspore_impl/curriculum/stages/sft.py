@@ -11,6 +11,7 @@ from mindspore_impl.curriculum import estimate
 from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, problem_of, stage_kind
 from mindspore_impl.curriculum.stages.evaluate import EvaluateStage
 from mindspore_impl.data.options import ROLLOUTS, BatchOptions
+from mindspore_impl.data.overlap import shared_count
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.options import LoraOptions
@@ -100,7 +101,16 @@ class SftStage(Stage):
         return open_weights(folder, self.train.select)
 
     def check_data(self, name: str, context: Context) -> None:
-        """Count the records that are trained on and held out as well, in a warning."""
+        """Print how many records of each validation and test set are trained on too."""
+        shared, key = context.config, f"stages.{name}"
+        after = self.followers(name, shared).values()
+        held_out = [*self.data.validation, *(each for stage in after for _, each in stage.data_sets(key, shared))]
+        train = [each for each in self.mixture() if each != ROLLOUTS and shared.maker_of(each) is None]
+        records = [record for each in train for record in context.records(each)]
+        for each in dict.fromkeys(held_out):
+            if shared.maker_of(each) is None and (count := shared_count(records, context.records(each))):
+                total = len(context.records(each))
+                print(f"warning: {key}: {count:,} of {total:,} records of {each} are trained on ({', '.join(train)})")
 
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.model.adapter_file import Adapters

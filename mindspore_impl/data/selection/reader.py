@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mindspore_impl import files
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.data.selection.stream import Drop, Item
-from mindspore_impl.data.sources import ADAPTERS, check_window, load_set
+from mindspore_impl.data.sources import SOURCES, in_window, load_set
 from mindspore_impl.errors import UserError
+from mindspore_impl.schema import check_ranges
 
 HALF_PAIR = re.compile("[\ud800-\udfff]")
 Refused = Callable[[str, Drop], None]  # place of a line that is not a record, and the reason
@@ -20,9 +20,9 @@ def read_set(
     name: str, options: DatasetOptions, seed: int = 0, mended: Callable[[], None] | None = None,
     refused: Refused | None = None, prefix: str = "",
 ) -> Iterator[Item]:  # fmt: skip
-    """The records of the set `name` in the order of its file: `first` are skipped, then `count` taken.
+    """The records of the set `name` in the order of its file: `skip` are skipped, then `count` taken.
 
-    A JSON array and the bundled generator are read whole; JSON lines are not.
+    JSON lines are read one at a time; a JSON array, and a source that is no file, whole.
 
     Args:
         name: Name of the set in `data.sets`.
@@ -34,16 +34,14 @@ def read_set(
     """
     if options.keep is not None:
         raise UserError(f"data.sets.{name}.keep: a recipe reads a whole set; use its step `band` instead")
-    if options.source == "list_programs":
+    adapter = SOURCES[options.source].adapter
+    if adapter is None:
         yield from (Item(record, name, record.id) for record in load_set(name, options, seed))
         return
-    check_window(f"data.sets.{name}", options)
-    if not options.path:
-        raise UserError(f"data.sets.{name}.path is null; give the file to read for source {options.source}")
-    adapter, path = ADAPTERS[options.source], Path(options.path)
-    stop = None if options.count is None else options.skip + options.count
+    check_ranges(options, f"data.sets.{name}")
+    path = Path(options.path)
     place_of_file, id_of_file, is_record_form = f"{path}:", f"{prefix}{path.name}:", options.source == "records"
-    for place, text in islice(_texts(path), options.skip, stop):
+    for place, text in in_window(_texts(path), options):
         where, line = place_of_file + place, None
         try:
             value = _object(text, path, place)

@@ -8,6 +8,7 @@ from mindspore_impl.config import as_user_errors, conf_folder
 from mindspore_impl.data.options import DataOptions
 from mindspore_impl.data.selection import duplicates, judged, mixture, rules  # noqa: F401  (register their steps)
 from mindspore_impl.data.selection.stream import STEPS, Run
+from mindspore_impl.data.sources import set_kinds
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import build, check_ranges, nearest, option, references
 
@@ -70,7 +71,7 @@ def load(name: str, overrides: list[str]) -> Recipe:
     """
     plain = _resolved(_path_of(name), overrides)
     steps = plain.pop("steps", None)
-    options = build(RecipeOptions, plain, "")
+    options = build(RecipeOptions, plain, "", set_kinds())
     if not isinstance(steps, list) or not steps:
         raise UserError(f"{name}: steps: expected a list of `name: {{option: value}}`, found {steps!r}")
     recipe = Recipe(options, [planned(entry, f"steps[{index}]") for index, entry in enumerate(steps)])
@@ -120,10 +121,24 @@ def _resolved(path: Path, overrides: list[str]) -> dict:
         if not isinstance(config, DictConfig):
             raise UserError(f"{path}: expected a mapping with data, select, steps and output")
         for override in OverridesParser.create().parse_overrides(overrides):
-            if override.is_delete() or override.is_sweep_override() or override.package is not None:
-                raise UserError(f"{override.input_line}: a recipe takes key=value only, one value per key")
+            if override.is_sweep_override() or override.package is not None:
+                raise UserError(f"{override.input_line}: a recipe takes key=value and ~key only, one value per key")
+            key = override.key_or_group
             try:
-                OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
+                if override.is_delete():
+                    _remove(config, key)
+                else:
+                    OmegaConf.update(config, key, override.value(), force_add=True)
             except TypeError as error:  # a list index that is not a number
                 raise UserError(f"{override.input_line}: {error}; steps are numbered: steps.0.NAME.OPTION") from error
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+def _remove(config, key: str) -> None:
+    from omegaconf import OmegaConf
+
+    parent, _, name = key.rpartition(".")
+    holder = OmegaConf.select(config, parent) if parent else config
+    if holder is None or name not in holder:
+        raise UserError(f"~{key}: the recipe has no such key")
+    del holder[name]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mindspore_impl import files, runtime
+from mindspore_impl.data.options import FileSet
 from mindspore_impl.data.selection.reader import count_lines, read_set
 from mindspore_impl.data.selection.recipe import Recipe
 from mindspore_impl.data.selection.report import Tally, markdown
@@ -74,7 +75,7 @@ def run(recipe: Recipe, name: str, force: bool = False) -> dict | None:
 def _hashes(recipe: Recipe) -> dict[str, str]:
     """SHA-256 of every file that the recipe reads. Raises UserError for a missing one."""
     sets = recipe.options.data.sets
-    paths = [sets[name].path for name in recipe.sets() if sets[name].path] + recipe.files()
+    paths = [sets[name].path for name in recipe.sets() if isinstance(sets[name], FileSet)] + recipe.files()
     return {path: files.sha256_file(path) for path in dict.fromkeys(paths)}
 
 
@@ -168,7 +169,7 @@ def _places(recipe: Recipe, identity: str) -> list[str]:
     """At most two places where the sets of a recipe hold an id. Reads the sets again, leniently."""
     sets, seed = recipe.options.data.sets, recipe.options.seed
     read = (read_set(name, sets[name], seed, lambda: None, lambda *_: None) for name in recipe.options.select
-            if sets[name].source != "list_programs")  # fmt: skip
+            if isinstance(sets[name], FileSet))  # fmt: skip
     return [item.place for items in read for item in items if item.record.id == identity][:2]
 
 
@@ -202,7 +203,7 @@ def _read(recipe: Recipe, tally: Tally) -> Iterator[Item]:
     mend = mended if any(planned.name == MENDS for planned in recipe.steps) else None
     refused = tally.drop if options.unreadable == "drop" else None
     chosen = [(name, sets[name]) for name in options.select]
-    total = sum(count_lines(entry.path) if entry.path else entry.count or 0 for _, entry in chosen)
+    total = sum(count_lines(entry.path) if isinstance(entry, FileSet) else entry.count or 0 for _, entry in chosen)
     with runtime.progress_bar(total, "select", " records", unit_scale=True) as bar:
         for name, entry in chosen:
             before = tally.kept + tally.dropped
@@ -213,6 +214,7 @@ def _read(recipe: Recipe, tally: Tally) -> Iterator[Item]:
                     bar.update(1000)
                 yield item
             if tally.kept + tally.dropped == before:
-                raise UserError(f"data.sets.{name}: {entry.path} holds no record from skip={entry.skip} on")
+                where = getattr(entry, "path", entry.source)
+                raise UserError(f"data.sets.{name}: {where} holds no record from skip={entry.skip} on")
         bar.update(tally.kept % 1000)
     tally.saw = tally.kept + tally.dropped

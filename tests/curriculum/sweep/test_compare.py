@@ -12,7 +12,7 @@ def planned(tmp_path, *more):
     """Two named trials over two seeds."""
     trials = f"+sweep.trials={{one:['{WEIGHT}=0.5'],two:['{WEIGHT}=0.9']}}"
     base = ["sweep=optuna_example", "sweep.metric=null", "sweep.optuna=null", "~sweep.params", "+sweep.params={}"]
-    chosen = [*base, "~sweep.trials", trials, "seed=1,2"]
+    chosen = [*base, trials, "seed=1,2"]
     return plan_sweep([*chosen, f"run_dir={tmp_path / 'sweep'}", *more])
 
 

@@ -99,7 +99,7 @@ def test_failed_trial_is_told_as_failed_and_tried_again_with_its_values(sweep, s
 
 
 def test_proposal_that_cannot_run_is_recorded_and_costs_nothing(sweep, stand_in):
-    with pytest.raises(JobFailed, match="trial steps=-"):
+    with pytest.raises(JobFailed, match="trial max_steps=-"):
         sweep("stages.distill_fast.train.max_steps=int(interval(-9,-1))", *optuna(2))
     assert sweep.calls() == []
     assert [trial["status"] for trial in sweep.record()["trials"]] == ["failed"] * 2

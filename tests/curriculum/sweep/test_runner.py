@@ -60,7 +60,7 @@ def test_trial_whose_data_changed_runs_again(sweep, tmp_path):
     path.write_text(
         '{"id": "1", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
     )
-    words = ["data.sets.fast.source=records", f"data.sets.fast.path={path}", "seed=1,2"]
+    words = [f"data.sets.fast={{source: records, path: {path}}}", "seed=1,2"]
     sweep(*words)
     sweep.calls()
     sweep(*words)

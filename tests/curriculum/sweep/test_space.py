@@ -2,7 +2,6 @@
 
 import pytest
 
-from mindspore_impl import config
 from mindspore_impl.curriculum import configuration
 from mindspore_impl.curriculum.sweep.metric import metric_of
 from mindspore_impl.curriculum.sweep.space import Interval, Space, read_space
@@ -75,13 +74,6 @@ def test_named_trials_times_params_and_the_command_line_wins(tmp_path):
     assert composed.run_dir == str(tmp_path / "sweep" / "trials" / "004_r_seed=8") and composed.sweep is None
     assert plan.configs[1].seed == 0
     assert not (tmp_path / "sweep").exists()
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in (config.conf_folder() / "sweep").glob("*.yaml")))
-def test_named_sweeps_name_every_option(name):
-    plain = configuration.compose([f"sweep={name}"])[0]["sweep"]
-    assert set(plain) - {"compare", "labels"} == {"metric", "direction", "trials", "params", "optuna"}
-    assert plain["optuna"] is None or set(plain["optuna"]) == {"n_trials", "sampler", "seed"}
 
 
 def test_a_sweep_has_a_folder_of_its_own_and_can_do_without_the_cache():

@@ -9,7 +9,7 @@ import pytest
 
 from mindspore_impl import config, files
 from mindspore_impl.cli.select_data import main as select_data
-from mindspore_impl.data.options import DatasetOptions
+from mindspore_impl.data.options import FileSet
 from mindspore_impl.data.selection import recipe, runner
 from mindspore_impl.data.selection.stream import STEPS
 from mindspore_impl.data.sources import load_set
@@ -40,7 +40,7 @@ def test_report_and_files(select):
     assert "| steps[1].length | 8 | 6 | 2 | 25.0 % |" in page
     assert any("`train.jsonl:11`" in line and "`train.jsonl:5`" in line for line in page.splitlines())
     assert report["output_sha256"] == files.sha256_file(output / "selected.jsonl")
-    assert len(load_set("train", DatasetOptions(source="records", path=str(output / "selected.jsonl")), 0)) == 5
+    assert len(load_set("train", FileSet(source="records", path=str(output / "selected.jsonl")), 0)) == 5
     assert sorted(path.name for path in output.iterdir()) == [
         "dropped.jsonl", "report.json", "report.md", "selected.jsonl", "selection.json"
     ]  # fmt: skip
