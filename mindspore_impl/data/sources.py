@@ -191,10 +191,8 @@ def _gsm8k(value: dict, where: str, identity: str, thinking: str) -> Record:
     if not mark or not answer:
         refuse(where, "the field 'answer' has no '#### <result>' at its end")
     reasoning = CALCULATOR.sub("", solution).strip()
-    number = answer.replace(",", "")
-    return _question(
-        value, where, identity, thinking, (question, answer, reasoning), {"task": "gsm8k", "answer": number}
-    )
+    meta = {"task": "gsm8k", "answer": answer.replace(",", "")}
+    return _question(value, where, identity, thinking, (question, answer, reasoning), meta)
 
 
 @register_file_source("alpaca")

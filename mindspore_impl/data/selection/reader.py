@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mindspore_impl import files
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.data.selection.stream import Drop, Item
 from mindspore_impl.data.sources import SOURCES, in_window, lines_of, load_set, object_of

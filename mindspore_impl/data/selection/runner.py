@@ -89,10 +89,8 @@ def _is_done(recipe: Recipe, folder: Path, made_of: dict, name: str) -> bool:
     recorded = found.get("recipe") if isinstance(found, dict) else None
     output = folder / "selected.jsonl"
     if recorded != json.loads(json.dumps(made_of["recipe"])) and output.exists():
-        raise UserError(
-            f"{folder}: holds the selection of another recipe than {name}{_difference(recorded, made_of['recipe'])}; "
-            "choose another output, or use --force to replace it"
-        )
+        other = f"another recipe than {name}{_difference(recorded, made_of['recipe'])}"
+        raise UserError(f"{folder}: holds the selection of {other}; choose another output, or use --force")
     same = {key: found.get(key) for key in made_of} == json.loads(json.dumps(made_of))
     wanted = [output, folder / "report.json"] + [folder / "dropped.jsonl"] * recipe.options.dropped
     complete = all(path.is_file() for path in wanted)
@@ -156,11 +154,8 @@ def _check_ids(recipe: Recipe, selected: Path, hashes: array) -> None:
         identity = value["id"]
         if identity in seen:
             places = _places(recipe, identity)
-            raise UserError(
-                f"two selected records have the id {identity!r}"
-                + (f": {' and '.join(places)}" if len(places) == 2 else "")
-                + "; give the records of all sets in `select` different ids, or drop one with exact_duplicates"
-            )
+            fault = f"two selected records have the id {identity!r}" + f": {' and '.join(places)}" * (len(places) == 2)
+            raise UserError(f"{fault}; give records of `select` different ids, or drop one with exact_duplicates")
         if hash64(identity) in suspects:
             seen.add(identity)
 
