@@ -114,9 +114,8 @@ def final_number(text: str) -> Fraction | None:
     found = list(_NUMBER.finditer(text.rsplit("####", 1)[-1].replace("\N{MINUS SIGN}", "-")))
     if not found:
         return None
-    last = found[-1]
-    value = Fraction(last["digits"].replace(",", "")) / int(last["below"] or 1)
-    return -value if last["sign"] else value
+    sign, digits, below = found[-1].groups()
+    return Fraction((sign or "") + digits.replace(",", "")) / int(below or 1)
 
 
 def _number(record: Record) -> str:
@@ -138,8 +137,7 @@ def _program_result(record: Record) -> str:
     for key, value in values.items():
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             raise UserError(f"record {record.id!r}: meta.{key} is {value!r}; list_programs needs an array of strings")
-    unknown = [name for name in values["operations"] if name not in OPERATIONS]
-    if unknown:
+    if unknown := [name for name in values["operations"] if name not in OPERATIONS]:
         raise UserError(f"record {record.id!r}: meta.operations has {unknown[0]!r}; known: {', '.join(OPERATIONS)}")
     return " ".join(execute(values["letters"], values["operations"]))
 

@@ -34,40 +34,29 @@ NAMES = tuple(OPERATIONS)
 SPLITS = ("train",) * 8 + ("validation", "test")  # tenths of all problems
 
 
-def generate(
-    split: str, skip: int, count: int, thinking: str, noise: float, operations: int, length: int, seed: int
-) -> Iterator[Record]:
+def generate(options: ListProgramsSet, seed: int = 0) -> Iterator[Record]:
     """Records `skip` .. `skip + count - 1` of a split's sequence, which never repeats a problem.
 
     The sequence depends on (split, operations, length, seed) only: fast and reasoning records with the same numbers
     hold the same problems, and ranges that do not overlap hold different ones. Lists have `length - 1` or `length`
-    letters and programs 1 .. `operations` steps, both drawn evenly.
+    letters and programs 1 .. `operations` steps, both drawn evenly. `noise` is the share of problems whose label has
+    one swap of neighbours after a random step, carried through the steps after it; meta["answer"] is always right.
 
-    Args:
-        split: train, validation or test.
-        skip: Problems left out at the start.
-        count: Number of records.
-        thinking: fast, or reasoning: the label contains the intermediate lists.
-        noise: Share of problems whose label has one swap of neighbours after a random step, carried through the steps
-            after it; meta["answer"] is always right.
-        operations: Largest number of operations.
-        length: Letters of the longer lists.
-        seed: Determines order and noise.
-
-    Raises UserError at once for a setting out of range, or when the split holds fewer than skip + count problems.
+    seed: of order and noise, where the options have none. Raises UserError at once for a setting out of range, or when
+    the split holds fewer than skip + count problems.
     """
+    split, stop, seed = options.split, options.skip + options.count, seed if options.seed is None else options.seed
     if split not in SPLITS:
         raise UserError(f"list_programs: unknown split {split!r}; use one of {', '.join(dict.fromkeys(SPLITS))}")
-    given = {"skip": skip, "count": count, "noise": noise, "operations": operations, "length": length}
-    check_ranges(ListProgramsSet(**given), "list_programs")
-    strata = _strata(operations, length)
+    check_ranges(options, "list_programs")
+    strata = _strata(options.operations, options.length)
     expected = sum(size for _, _, size in strata) * SPLITS.count(split) / len(SPLITS)
-    if skip + count > 0.8 * expected and skip + count > (there := split_size(split, operations, length)):
-        stratum = f"split {split} with operations={operations}, length={length} holds {there} problems"
-        raise UserError(f"list_programs: skip={skip} and count={count} ask for too many: {stratum}; lower them")
+    if stop > 0.8 * expected and stop > (there := split_size(split, options.operations, options.length)):
+        where = f"split {split} with operations={options.operations}, length={options.length}"
+        raise UserError(f"list_programs: skip + count = {stop}, but {where} holds {there} problems; lower them")
     return (
-        _record(f"list_programs/{split}/{seed}/{index}", *problem, thinking, noise, seed)
-        for index, problem in islice(enumerate(_problems(split, strata, seed)), skip, skip + count)
+        _record(f"list_programs/{split}/{seed}/{index}", *problem, options.thinking, options.noise, seed)
+        for index, problem in islice(enumerate(_problems(split, strata, seed)), options.skip, stop)
     )
 
 

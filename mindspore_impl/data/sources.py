@@ -102,13 +102,7 @@ def load_whole(name: str, options: DatasetOptions, seed: int) -> list[Record]:
         raise UserError(f"{key}: {error}") from error
 
 
-@register_source("list_programs", ListProgramsSet)
-def _list_programs(options: ListProgramsSet, seed: int) -> Iterable[Record]:
-    seed = seed if options.seed is None else options.seed
-    return list_programs.generate(
-        options.split, options.skip, options.count, options.thinking, options.noise, options.operations, options.length,
-        seed,
-    )  # fmt: skip
+register_source("list_programs", ListProgramsSet)(list_programs.generate)
 
 
 @register_source("stage", StageSet)
@@ -220,34 +214,29 @@ def _sharegpt(value: dict, where: str, identity: str, thinking: str) -> Record:
     turns = value["conversations"]
     if not isinstance(turns, list) or not turns:
         refuse(where, "the field 'conversations' must be an array with at least one turn")
-    messages = []
-    if system := _optional(value, "system", where):
-        messages.append({"role": "system", "content": system})
+    system = _optional(value, "system", where)
+    messages = [{"role": "system", "content": system}] if system else []
     for index, turn in enumerate(turns):
         place = f"{where}: conversations[{index}]"
         if not isinstance(turn, dict):
             refuse(place, "expected an object with 'from' and 'value'")
         require_keys(turn, ("from", "value"), place)
-        role = SHAREGPT_ROLES.get(text_field(turn, "from", place))
+        role, text = SHAREGPT_ROLES.get(text_field(turn, "from", place)), text_field(turn, "value", place)
         if role is None:
             refuse(place, f"unknown 'from' {turn['from']!r}; known: {', '.join(SHAREGPT_ROLES)}")
-        messages.append(_sharegpt_message(role, text_field(turn, "value", place), place, thinking))
+        reasoning, mark, answer = text.lstrip().removeprefix("<think>").partition("</think>")
+        thought = role == "assistant" and text.lstrip().startswith("<think>")
+        if thought and not mark:
+            refuse(place, "the field 'value' opens <think> and never closes it")
+        if role == "assistant" and thinking == "reasoning" and not thought:
+            refuse(place, "no <think>...</think> before it, which thinking: reasoning needs; or use thinking: fast")
+        messages.append({"role": role, "content": answer.strip() if thought else text})
+        if thought and thinking == "reasoning":
+            messages[-1]["reasoning"] = reasoning.strip()
     if messages[-1]["role"] != "assistant":
         refuse(where, "the last turn of 'conversations' must be the assistant's (from: gpt); remove the turns after it")
     parsed = parse_messages(messages, where)
     return Record(identity, parsed, thinking, {"task": "exact", "answer": parsed[-1].content})
-
-
-def _sharegpt_message(role: str, text: str, where: str, thinking: str) -> dict:
-    if role != "assistant" or not text.lstrip().startswith("<think>"):
-        if role == "assistant" and thinking == "reasoning":
-            refuse(where, "no <think>...</think> before it, which thinking: reasoning needs; or use thinking: fast")
-        return {"role": role, "content": text}
-    reasoning, mark, answer = text.lstrip().removeprefix("<think>").partition("</think>")
-    if not mark:
-        refuse(where, "the field 'value' opens <think> and never closes it")
-    message = {"role": role, "content": answer.strip()}
-    return message | ({"reasoning": reasoning.strip()} if thinking == "reasoning" else {})
 
 
 @register_file_source("records")

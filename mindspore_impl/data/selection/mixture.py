@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from tempfile import TemporaryFile
 from typing import Literal
@@ -42,21 +42,18 @@ def mixture(options: MixtureOptions, context: Context, items: Iterator[Item]) ->
         for item in items:
             group = group_of(item, options.by)
             if group not in counts:
-                raise context.refuse(
-                    f"{item.place}: its {options.by} is {group!r}, which weights does not name; it names "
-                    f"{', '.join(options.weights)}"
-                )
+                raise context.refuse(f"{item.place}: its {options.by} {group!r} is not in weights; add it")
             counts[group][_bin(item, options)] += 1
             file.write(json.dumps([item.set, item.place, record_to_json(item.record)], ensure_ascii=False) + "\n")
         asked = _asked({name: int(bins.sum()) for name, bins in counts.items()}, options, context)
-        quotas = {name: _Quota(bins, asked[name]) for name, bins in counts.items()}
+        quotas = {name: _copies(bins, asked[name]) for name, bins in counts.items()}
         file.seek(0)
         given = Counter()
         for line in file:
             set_name, place, plain = json.loads(line)
             item = Item(parse_record(plain, place), set_name, place)
             group = group_of(item, options.by)
-            copies = quotas[group].copies(_bin(item, options))
+            copies = quotas[group](_bin(item, options))
             given[group] += copies
             if not copies:
                 context.drop(item, Drop(f"more of {group} than the mixture asks for"))
@@ -79,28 +76,24 @@ def _asked(sizes: dict[str, int], options: MixtureOptions, context: Context) -> 
     totals = [sizes[name] / share for name, share in shares.items()]
     total = options.total or (min(totals) if options.how == "down" else max(totals))
     asked = {name: round(total * share) for name, share in shares.items()}
-    if options.how == "down" and (short := [name for name in asked if asked[name] > sizes[name]]):
-        name = short[0]
-        raise context.refuse(
-            f"total={options.total} asks for {asked[name]} records of {name!r}, and there are {sizes[name]}; lower it, "
-            "or use how: repeat"
-        )
+    for name, number in asked.items() if options.how == "down" else ():
+        if number > sizes[name]:
+            fault = f"total={options.total} asks for {number} records of {name!r}, and there are {sizes[name]}"
+            raise context.refuse(f"{fault}; lower it, or use how: repeat")
     return asked
 
 
-class _Quota:
-    """Distributes `asked` copies over records whose bins are counted: all equally, the smallest hashes once more."""
+def _copies(bins: np.ndarray, asked: int) -> Callable[[int], int]:
+    """A function from the bin of the next record to its copies: all equally many, the smallest hashes one more.
 
-    def __init__(self, bins: np.ndarray, asked: int):
-        self.times, extra = divmod(asked, int(bins.sum()))
-        below = np.cumsum(bins)
-        self.edge = int(np.searchsorted(below, extra, side="right"))  # only some records of this bin get one more
-        self.left = extra - (int(below[self.edge - 1]) if self.edge else 0)
+    bins: int [BINS], records of each bin. asked: copies of all records together.
+    """
+    times, extra = divmod(asked, int(bins.sum()))
+    below = np.concatenate([[0], np.cumsum(bins)])
+    edge = int(np.searchsorted(below[1:], extra, side="right"))  # only some records of this bin get one more
+    spare = iter(range(extra - int(below[edge])))
 
-    def copies(self, at: int) -> int:
-        """Number of copies of the next record, which is in bin `at`."""
-        more = at < self.edge
-        if at == self.edge and self.left:
-            self.left -= 1
-            more = True
-        return self.times + more
+    def copies(at: int) -> int:
+        return times + (at < edge or at == edge and next(spare, None) is not None)
+
+    return copies
