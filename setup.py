@@ -23,7 +23,7 @@ GGUF = ["gguf>=0.17,<1", *HF]
 SELECT = ["datasketch>=2,<3"]  # the index of near-duplicates
 TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.9,<1", *GGUF, *SELECT]
 BENCH = ["torch==2.13.0", "transformers==4.57.1", *SELECT]
-SWEEP = ["hydra-optuna-sweeper>=1.2,<2"]  # it brings Optuna 2.10; later ones up to 4 do as well
+SWEEP = ["optuna>=3,<5"]  # proposes the trials of a sweep, through ask and tell
 
 
 def native_builder():

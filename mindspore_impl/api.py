@@ -20,8 +20,9 @@ from mindspore_impl.curriculum.configuration import Config
 from mindspore_impl.data.batches import BatchStream, PackedBatch, one_pass
 from mindspore_impl.data.options import BatchOptions, DatasetOptions
 from mindspore_impl.data.sources import load_set, set_kinds
-from mindspore_impl.data.teacher_store import StoreHeader, StoreReader
+from mindspore_impl.data.teacher_store import StoreReader
 from mindspore_impl.distill.capture import run_capture
+from mindspore_impl.distill.jobs import CaptureJob
 from mindspore_impl.distill.options import CaptureOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.export.session import open_session
@@ -338,11 +339,11 @@ def capture(
     for parameter in model.get_parameters():
         digest.update(parameter.name.encode())
         digest.update(_float32(parameter).tobytes())
-    header = StoreHeader(
-        digest.hexdigest(), tokenizer.sha256, tokenizer.vocab_size, options.top_k, options.temperature, options.mode
-    )
-    samples = [render(record, tokenizer) for record in records]
-    return run_capture(model, header, samples, options, sequence_length, folder, seed)
+    job = CaptureJob(
+        tokenizer=tokenizer, samples=[render(record, tokenizer) for record in records], options=options,
+        folder=Path(folder), seed=seed, sequence_length=sequence_length, weights_sha256=digest.hexdigest(), model=model,
+    )  # fmt: skip
+    return run_capture(job)
 
 
 def open_store(folder: str | Path, tokenizer: Tokenizer | None = None) -> StoreReader:

@@ -13,8 +13,15 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import benchmark
 from mindspore_impl.evaluation.backend import Backend, of_decoder, of_model
 from mindspore_impl.evaluation.benchmark import BenchmarkSettings, check_settings
-from mindspore_impl.evaluation.sandbox import Limits
+from mindspore_impl.evaluation.sandbox.run import Limits
 from mindspore_impl.evaluation.tasks import TASKS
+
+CODE_LIMITS = {  # fields of Limits that have an option
+    "seconds": "wall clock and, rounded up, CPU time",
+    "memory_mb": "address space of each of its processes",
+    "file_mb": "largest file; its private folder holds twice as much",
+    "processes": "processes and threads",
+}
 
 
 @command
@@ -36,9 +43,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "outputs/code",
         "python tools/evaluate.py --model DIR/hf --harness arc_easy hellaswag --limit 200 --output outputs/harness",
     )
-    parser.add_argument(
-        "--model", type=Path, required=True, help="a run, its stage, a checkpoint, HF folder or package"
-    )
+    parser.add_argument("--model", type=Path, required=True, help="a run, stage, checkpoint, HF folder or package")
     parser.add_argument("--task", nargs="+", default=[], type=_task, metavar="TASK=PATH",
                         help=f"benchmarks and their published files: {', '.join(TASKS)}")  # fmt: skip
     parser.add_argument("--harness", nargs="+", default=[], metavar="TASK",
@@ -59,14 +64,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "limits of a program that an answer of humaneval, humaneval_chat or mbpp stands for (as many run at a time as "
         "there are cores)"
     )
-    limits.add_argument("--code-seconds", type=float, default=Limits.seconds, help="wall clock and, rounded up, CPU "
-                        "time (default: %(default)g)")  # fmt: skip
-    limits.add_argument("--code-memory-mb", type=int, default=Limits.memory_mb, help="address space of each of its "
-                        "processes (default: %(default)s)")  # fmt: skip
-    limits.add_argument("--code-file-mb", type=int, default=Limits.file_mb, help="largest file (default: %(default)s); "
-                        "its private folder holds twice as much")  # fmt: skip
-    limits.add_argument("--code-processes", type=int, default=Limits.processes, help="processes and threads (default: "
-                        "%(default)s)")  # fmt: skip
+    for name, what in CODE_LIMITS.items():
+        default = getattr(Limits, name)
+        flag = f"--code-{name.replace('_', '-')}"
+        limits.add_argument(flag, type=type(default), default=default, help=f"{what} (default: {default:g})")
     limits.add_argument("--code-unisolated", action="store_true", help="run programs also where this machine "
                         "cannot keep them from files, processes and the network: do so in a container")  # fmt: skip
     add_tokenizer_options(parser)
@@ -82,26 +83,16 @@ def _task(text: str) -> tuple[str, Path]:
 
 def settings_of(options: argparse.Namespace) -> BenchmarkSettings:
     """The settings of the parsed options. Raises UserError for a number out of range."""
-    for name in ("code_seconds", "code_memory_mb", "code_file_mb", "code_processes"):
-        if not 0 < getattr(options, name) < math.inf:
-            raise UserError(f"{_flag(name)}: {getattr(options, name)} is not above 0")
-    limits = Limits(
-        seconds=options.code_seconds,
-        cpu_seconds=math.ceil(options.code_seconds),
-        memory_mb=options.code_memory_mb,
-        file_mb=options.code_file_mb,
-        disk_mb=2 * options.code_file_mb,
-        processes=options.code_processes,
-        require_isolation=not options.code_unisolated,
-    )
+    code = {name: getattr(options, f"code_{name}") for name in CODE_LIMITS}
+    for name, value in code.items():
+        if not 0 < value < math.inf:
+            raise UserError(f"--code-{name.replace('_', '-')}: {value} is not above 0")
+    more = {"cpu_seconds": math.ceil(options.code_seconds), "disk_mb": 2 * options.code_file_mb}
+    limits = Limits(**code, **more, require_isolation=not options.code_unisolated)
     fields = [field.name for field in dataclasses.fields(BenchmarkSettings) if field.name != "limits"]
     settings = BenchmarkSettings(**{name: getattr(options, name) for name in fields}, limits=limits)
-    check_settings(settings, _flag)
+    check_settings(settings, lambda name: f"--{name.replace('_', '-')}")
     return settings
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def evaluate(options: argparse.Namespace) -> dict:
@@ -124,7 +115,7 @@ def evaluate(options: argparse.Namespace) -> dict:
                "settings": dataclasses.asdict(settings), "tasks": {}}  # fmt: skip
     for name, one in asked.items():
         results["tasks"][name] = benchmark.run(backend, one, options.output / name)
-        print(line_of(name, results["tasks"][name]))
+        _print_result(name, results["tasks"][name])
     if options.harness:
         from mindspore_impl.integrations.lm_eval import run_harness
 
@@ -133,14 +124,14 @@ def evaluate(options: argparse.Namespace) -> dict:
     return results
 
 
-def line_of(name: str, result: dict) -> str:
-    """A line of text: the metrics in percent, the first with its interval."""
-    texts = []
-    for metric, found in result["metrics"].items():
-        interval = f" ({found['low']:.1%} to {found['high']:.1%})" if not texts and "low" in found else ""
-        texts.append(f"{metric} {found['value']:.1%}{interval}")
+def _print_result(name: str, result: dict) -> None:
+    """Print the metrics in percent, the first with its interval."""
+    texts = [f"{metric} {found['value']:.1%}" for metric, found in result["metrics"].items()]
+    first = next(iter(result["metrics"].values()))
+    if "low" in first:
+        texts[0] += f" ({first['low']:.1%} to {first['high']:.1%})"
     cut = f", {result['truncated']} cut" if result["truncated"] else ""
-    return f"{name}: {', '.join(texts)}, {result['total']} questions{cut}"
+    print(f"{name}: {', '.join(texts)}, {result['total']} questions{cut}")
 
 
 def open_backend(path: Path, tokenizer_path: Path | None, template: str | None, batch_size: int) -> Backend:

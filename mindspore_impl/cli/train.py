@@ -16,6 +16,7 @@ def main(arguments: list[str]) -> int | None:
     options = _parse(arguments)
     if ranks.is_scheduler():
         return scheduler.serve()
+    _check_options(options)
     ranks.stop_on_sigterm()
     if options.multirun:
         from mindspore_impl.curriculum.sweep.runner import run_sweep
@@ -73,6 +74,24 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse options that would have no effect together."""
+    if options.resume is not None and (
+        given := [*options.overrides, *(["--config-dir"] if options.config_dir else [])]
+    ):
+        raise UserError(f"--resume: the run continues as configured; leave out {' '.join(given)}")
+    shown = {"--cfg": options.cfg, "--show-config": options.show_config, "--resume": options.resume}
+    for name, value in shown.items():
+        if options.multirun and value:
+            raise UserError(f"{name}: is for one run; leave out --multirun, or see --dry-run for the trials")
+    if options.resolve and options.cfg is None:
+        raise UserError("--resolve: only with --cfg job")
+    if options.jobs != 1 and not options.multirun:
+        raise UserError("--jobs: only with --multirun")
+    if ranks.is_worker() and (options.dry_run or options.show_config or options.cfg):
+        raise UserError("--dry-run, --show-config and --cfg: not available under msrun; run the command without it")
+
+
 def _config_of(options: argparse.Namespace):
     """The configuration of a single run: composed, read from a run directory, or passed on by the launcher."""
     from mindspore_impl import files
@@ -83,8 +102,6 @@ def _config_of(options: argparse.Namespace):
         content = files.read_json(options.launched)["config"]
         plugins.load(content["plugins"])
         return validate(content)
-    if options.resume is not None and options.overrides:
-        raise UserError(f"--resume: the run continues as configured; leave out {' '.join(options.overrides)}")
     if options.resume is None:
         config = compose(options.overrides, options.config_dir)
     else:
@@ -97,8 +114,6 @@ def _config_of(options: argparse.Namespace):
 def _train_rank(options: argparse.Namespace) -> None:
     """Run one rank of an msrun launch, ours or the user's own."""
     processes.die_with_parent(signal.SIGTERM)
-    if options.dry_run or options.show_config:
-        raise UserError("--dry-run and --show-config: not available under msrun; run the command without it")
     from mindspore_impl.curriculum import launch, runner
 
     with launch.recorded(options.launched):

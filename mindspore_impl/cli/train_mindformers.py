@@ -1,5 +1,6 @@
 """Train a stage through the Trainer of mindformers."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from mindspore_impl.cli.command import command, make_parser
@@ -55,43 +56,38 @@ def stage_files(config: Config, name: str) -> StageInputs:
     stage = planned.stage
     if stage.lora is not None:
         raise UserError(f"stages.{name}.lora: mindformers cannot train our adapters; set it to null")
-    tokenizer = _there(config.tokenizer.path or context.run_dir / "tokenizer" / "tokenizer.model", name)
+
+    def there(path: str | Path) -> Path:
+        if not Path(path).exists():
+            raise UserError(f"{path}: does not exist yet; run the curriculum up to {name!r} first")
+        return Path(path).resolve()
+
+    tokenizer = there(config.tokenizer.path or context.run_dir / "tokenizer" / "tokenizer.model")
     context.tokenizer = load_tokenizer(config, context.run_dir)
-    rollouts, store = getattr(stage, "rollouts", None), getattr(stage, "store", None)
-    sets = {each: context.set_options(each) for each in stage.mixture() if each != ROLLOUTS}
-    for each in sets:
+    found = StageInputs(context.model_options(planned.model), planned.seed, tokenizer)
+    found.sets = {each: context.set_options(each) for each in stage.mixture() if each != ROLLOUTS}
+    for each, options in found.sets.items():
         if config.maker_of(each):
-            _there(sets[each].path, name)
-    from_file = rollouts is not None and is_path(rollouts)
-    return StageInputs(
-        context.model_options(planned.model),
-        planned.seed,
-        tokenizer,
-        None if stage.init is None else _weights(context, stage.init, name),
-        None
-        if rollouts is None
-        else _there(rollouts if from_file else context.folder(rollouts) / "rollouts.jsonl", name),
-        rollouts is None or from_file or context.plan[rollouts].stage.rollout.keep_truncated,
-        None if store is None else _there(context.load(store, "store"), name),
-        sets,
-    )
+            there(options.path)
+    if stage.init is not None:
+        found.weights = there(stage.init) if is_path(stage.init) else _checkpoint(context, stage.init, name, there)
+    rollouts, store = getattr(stage, "rollouts", None), getattr(stage, "store", None)
+    if store is not None:
+        found.store = there(context.load(store, "store"))
+    if rollouts is not None:
+        of_file = is_path(rollouts)
+        found.rollouts = there(rollouts if of_file else context.folder(rollouts) / "rollouts.jsonl")
+        found.keep_truncated = of_file or context.plan[rollouts].stage.rollout.keep_truncated
+    return found
 
 
-def _there(path: str | Path, name: str) -> Path:
-    if not Path(path).exists():
-        raise UserError(f"{path}: does not exist yet; run the curriculum up to {name!r} first")
-    return Path(path).resolve()
-
-
-def _weights(context: RunContext, reference: str, name: str) -> Path:
-    """The checkpoint of a stage, or the path itself."""
+def _checkpoint(context: RunContext, stage: str, name: str, there: Callable[[Path], Path]) -> Path:
+    """The checkpoint of `stage` that the stage `name` starts from."""
     from mindspore_impl import checkpoint
     from mindspore_impl.model.adapter_file import read_adapters
 
-    if is_path(reference):
-        return _there(reference, name)
-    folder = _there(context.folder(reference) / "checkpoints", name)
-    found = checkpoint.selected(folder, context.plan[reference].stage.train.select)
+    folder = there(context.folder(stage) / "checkpoints")
+    found = checkpoint.selected(folder, context.plan[stage].stage.train.select)
     if read_adapters(found.weights_path) is not None:
         raise UserError(
             f"{found.path}: holds only LoRA adapters; merge them with `tools/convert_weights.py export "

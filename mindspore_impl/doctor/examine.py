@@ -121,7 +121,8 @@ def _compiler() -> Finding:
 
 
 def _sandbox() -> Iterator[Finding]:
-    from mindspore_impl.evaluation.sandbox import LAYERS, PROMISES, isolation
+    from mindspore_impl.evaluation.sandbox.layers import LAYERS, PROMISES
+    from mindspore_impl.evaluation.sandbox.run import isolation
 
     found = isolation()
     for name in found.layers:

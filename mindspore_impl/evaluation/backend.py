@@ -17,9 +17,8 @@ from mindspore_impl.text.records import Message
 class Backend:
     """A model with its tokenizer.
 
-    likelihoods(queries, progress) returns a list of Likelihood per query. generate(prompts, sampling, seeds, progress,
-    enough) returns (ids, finished) per prompt, as `generation.engine.Engine.generate`. limit: tokens of context and
-    continuation together. sha256 identifies the weights.
+    likelihoods(queries, progress) returns a list of Likelihood per query; generate(prompts, sampling, seeds, progress,
+    enough) (ids, finished) per prompt. limit: tokens of context and continuation. sha256 identifies the weights.
     """
 
     tokenizer: object
@@ -83,7 +82,9 @@ def complete(
     stop: Sequence[str] = (),
     progress: str | None = None,
 ) -> list[Text]:
-    """Complete `prompts` up to the end of turn, a stop string, or `sampling.max_new_tokens`.
+    """Complete each of `prompts` up to the end of turn, a stop string, or `sampling.max_new_tokens`.
+
+    Raises UserError when a prompt leaves no room for `sampling.max_new_tokens`.
 
     Args:
         backend: The model.
@@ -92,12 +93,6 @@ def complete(
         seeds: One per prompt.
         stop: Strings that end a completion.
         progress: Title of the progress bar; None shows none.
-
-    Returns:
-        One Text per prompt.
-
-    Raises:
-        UserError: a prompt leaves no room for `sampling.max_new_tokens`.
     """
     stop = tuple(text for text in stop if text)
     for number, prompt in enumerate(prompts):

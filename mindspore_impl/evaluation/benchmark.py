@@ -14,7 +14,7 @@ from mindspore_impl.evaluation.backend import Backend, chat_prompt, complete
 from mindspore_impl.evaluation.loglikelihood import Query, encode_pair
 from mindspore_impl.evaluation.options import AskOptions
 from mindspore_impl.evaluation.parts import runs, share_lines
-from mindspore_impl.evaluation.sandbox import Limits, check_isolation
+from mindspore_impl.evaluation.sandbox.run import Limits, check_isolation
 from mindspore_impl.evaluation.scoring import summary
 from mindspore_impl.evaluation.tasks import TASKS, code
 from mindspore_impl.evaluation.tasks.base import Item, Task
@@ -70,8 +70,23 @@ class Benchmark:
     @property
     def new_tokens(self) -> int:
         """Most tokens of a completion."""
-        own = self.settings.max_new_tokens
-        return self.task.max_new_tokens if own is None else own
+        return self.settings.max_new_tokens or self.task.max_new_tokens
+
+    def prompt(self, item: Item, tokenizer) -> list[int]:
+        """The ids that a completion continues."""
+        text = item.header + item.prompt
+        if self.is_chat:
+            return chat_prompt(tokenizer, text, self.settings.thinking)
+        return [*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *tokenizer.encode(text)]
+
+    def query(self, item: Item, tokenizer) -> Query:
+        """The options of an item as continuations of its question."""
+        text = item.header + item.prompt
+        if self.settings.form == "chat":
+            context = chat_prompt(tokenizer, text, "fast", answering=True)
+            return Query(tuple(context), tuple(tuple(tokenizer.encode(option.strip())) for option in item.options))
+        contexts, continuations = zip(*(encode_pair(tokenizer, text, option) for option in item.options), strict=True)
+        return Query(contexts[0], continuations)
 
 
 def read_benchmark(name: str, path: Path, settings: BenchmarkSettings) -> Benchmark:
@@ -102,10 +117,10 @@ def check_lengths(benchmark: Benchmark, tokenizer, limit: int) -> None:
     """
     for item in sorted(benchmark.items, key=lambda item: -len(item.header) - len(item.prompt))[:4]:
         if benchmark.task.chooses:
-            query = _query(benchmark, item, tokenizer)
+            query = benchmark.query(item, tokenizer)
             length, new = len(query.context), max(map(len, query.continuations)) - 1
         else:
-            length, new = len(_prompt(benchmark, item, tokenizer)), benchmark.new_tokens
+            length, new = len(benchmark.prompt(item, tokenizer)), benchmark.new_tokens
         if length + new > limit:
             raise UserError(
                 f"task {benchmark.name}: question {item.id}: {length} tokens + {new} more exceed the model's limit of "
@@ -120,6 +135,7 @@ def run(backend: Backend, benchmark: Benchmark, folder: Path) -> dict:
     "seconds".
     """
     name, task, items, settings = benchmark.name, benchmark.task, benchmark.items, benchmark.settings
+    ask = functools.partial(_choose if task.chooses else _write, backend, benchmark)
     asked = [dataclasses.asdict(item) for item in items]
     shaping = dataclasses.asdict(settings) | {"limit": None, "shots": None}  # in the items
     if task.program is None:
@@ -131,7 +147,7 @@ def run(backend: Backend, benchmark: Benchmark, folder: Path) -> dict:
 
     def make(indices: Sequence[int], title: str) -> list[dict]:
         try:
-            return (_choose if task.chooses else _write)(backend, benchmark, [items[index] for index in indices], title)
+            return ask([items[index] for index in indices], title)
         except UserError as error:
             raise UserError(f"task {name}: {error}") from error
 
@@ -153,26 +169,17 @@ def metrics_of(task: Task, samples: int) -> tuple[str, ...]:
 
 def _choose(backend: Backend, benchmark: Benchmark, items: list[Item], title: str) -> list[dict]:
     """Choose the option of largest log-likelihood ("acc"), and of largest log-likelihood per character ("acc_norm")."""
-    queries = [_query(benchmark, item, backend.tokenizer) for item in items]
+    queries = [benchmark.query(item, backend.tokenizer) for item in items]
     lines = []
     for item, found in zip(items, backend.likelihoods(queries, title), strict=True):
         logp = [likelihood.logp for likelihood in found]
-        if not all(math.isfinite(number) for number in logp):
+        if not all(map(math.isfinite, logp)):
             raise UserError(f"question {item.id}: its log-likelihood is not finite; the weights are damaged")
         a_character = [number / len(option.strip()) for number, option in zip(logp, item.options, strict=True)]
         chosen, normalised = (numbers.index(max(numbers)) for numbers in (logp, a_character))
         scores = {"acc": float(chosen == item.answer), "acc_norm": float(normalised == item.answer)}
-        lines.append(_line(item, scores) | {"options": list(item.options), "logp": logp, "chosen": chosen})
+        lines.append(_line(item, scores | {"options": list(item.options), "logp": logp, "chosen": chosen}))
     return lines
-
-
-def _query(benchmark: Benchmark, item: Item, tokenizer) -> Query:
-    text = item.header + item.prompt
-    if benchmark.settings.form == "chat":
-        context = chat_prompt(tokenizer, text, "fast", answering=True)
-        return Query(tuple(context), tuple(tuple(tokenizer.encode(option.strip())) for option in item.options))
-    pairs = [encode_pair(tokenizer, text, option) for option in item.options]
-    return Query(pairs[0][0], tuple(continuation for _, continuation in pairs))
 
 
 def _write(backend: Backend, benchmark: Benchmark, items: list[Item], title: str) -> list[dict]:
@@ -180,49 +187,45 @@ def _write(backend: Backend, benchmark: Benchmark, items: list[Item], title: str
 
     A truncated chat answer is scored as it is.
     """
-    task, settings, samples = benchmark.task, benchmark.settings, benchmark.settings.samples
+    task, settings, samples, tokenizer = (
+        benchmark.task,
+        benchmark.settings,
+        benchmark.settings.samples,
+        backend.tokenizer,
+    )
     chat, count = benchmark.is_chat, benchmark.new_tokens
-    asked = [(item, number) for item in items for number in range(samples)]
-    prompts = [ids for item in items for ids in [_prompt(benchmark, item, backend.tokenizer)] * samples]
+    asked = [item for item in items for _ in range(samples)]
+    prompts = [ids for item in items for ids in [benchmark.prompt(item, tokenizer)] * samples]
+    seeds = [sample_seed(settings.seed, item.id, number) for item in items for number in range(samples)]
     sampling = SamplingOptions(settings.temperature, max_new_tokens=count, batch_size=settings.batch_size)
-    seeds = [sample_seed(settings.seed, item.id, number) for item, number in asked]
     texts = complete(backend, prompts, sampling, seeds, () if chat else task.stop, title)
-    answers = [parse_completion(made.ids, backend.tokenizer).answer if chat else made.text for made in texts]
-    given = [(item, answer) for (item, _), answer in zip(asked, answers, strict=True)]
+    answers = [parse_completion(made.ids, tokenizer).answer if chat else made.text for made in texts]
     if task.program is None:
-        scores = [task.score(item, answer) for item, answer in given]
+        scores = list(map(task.score, asked, answers))
     else:
-        scores = code.scores([task.program(item, answer) for item, answer in given], settings.limits)
+        scores = code.scores(list(map(task.program, asked, answers)), settings.limits)
     written = [
         score
-        | {"completion": backend.tokenizer.decode(made.ids), "answer": answer}
+        | {"completion": tokenizer.decode(made.ids), "answer": answer}
         | {"ended": made.finished or len(made.ids) < count}
         for score, made, answer in zip(scores, texts, answers, strict=True)
     ]
-    return [
-        _written_line(item, task, written[samples * place : samples * (place + 1)]) for place, item in enumerate(items)
-    ]
+    spans = runs(written, samples)
+    return [_line(item, _mean(task, some)) for item, some in zip(items, spans, strict=True)]
 
 
-def _written_line(item: Item, task: Task, written: list[dict]) -> dict:
-    """The line of a question: its answer, or its `samples` and the means of their scores."""
+def _mean(task: Task, written: list[dict]) -> dict:
+    """The answer to a question, or its `samples` and the means of their scores."""
     if len(written) == 1:
-        return _line(item, written[0])
+        return written[0]
     found = {metric: sum(sample[metric] for sample in written) / len(written) for metric in task.metrics}
     for metric in set(metrics_of(task, len(written))) - set(task.metrics):
         right = sum(sample["pass@1"] == 1 for sample in written)
         found[metric] = code.pass_at_k(len(written), right, int(metric.removeprefix("pass@")))
-    return _line(item, found) | {"ended": all(sample["ended"] for sample in written), "samples": written}
-
-
-def _prompt(benchmark: Benchmark, item: Item, tokenizer) -> list[int]:
-    text = item.header + item.prompt
-    if benchmark.is_chat:
-        return chat_prompt(tokenizer, text, benchmark.settings.thinking)
-    return [*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *tokenizer.encode(text)]
+    return found | {"ended": all(sample["ended"] for sample in written), "samples": written}
 
 
 def _line(item: Item, found: dict) -> dict:
-    """The fields of samples.jsonl that all answers have."""
+    """The fields of samples.jsonl that all answers have, then `found`."""
     right = dataclasses.asdict(item.answer) if dataclasses.is_dataclass(item.answer) else item.answer
     return {"id": item.id, "group": item.group, "prompt": item.header + item.prompt, "right": right, **found}

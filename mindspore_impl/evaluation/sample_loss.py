@@ -20,6 +20,9 @@ def sample_losses(
 ) -> tuple[list[float], float]:
     """Mean cross-entropy over the supervised targets of each sample. Every rank must call this and gets all numbers.
 
+    Returns (losses in nats in the order of samples, seconds that they took). Raises UserError that names the record
+    whose loss is not finite, or that is longer than `sequence_length`.
+
     Args:
         model: A causal language model.
         samples: Rendered samples; packing them changes nothing but rounding.
@@ -27,12 +30,6 @@ def sample_losses(
         rows: Rows in a batch.
         folder: Gets resumable parts; must stand for these samples and weights.
         per_part: Samples in a part.
-
-    Returns:
-        (losses in nats in the order of samples, seconds that they took).
-
-    Raises:
-        UserError: names the record whose loss is not finite, or that is longer than `sequence_length`.
     """
     network = functools.cache(lambda: _network(model))
 
@@ -63,9 +60,6 @@ def _losses(network, samples: Sequence[Sample], sequence_length: int, rows: int,
             targets_L = shift(sample.ids, sample.supervised)[1]
             losses[index] = float(ce_L[targets_L].mean(dtype=np.float64))
             if not math.isfinite(losses[index]):
-                raise UserError(
-                    f"record {sample.record_id!r}: its loss is {losses[index]}; the weights are damaged or their "
-                    "training diverged, so choose others"
-                )
+                raise UserError(f"record {sample.record_id!r}: its loss is {losses[index]}; choose other weights")
             done(len(sample.ids))
     return losses

@@ -302,7 +302,7 @@ def _stream(data: PackedData):
     return BatchStream(samples, data.batch, data.seed, runtime.rank(), runtime.world_size(), teacher=teacher)
 
 
-@dataclass(frozen=True)
+@dataclass
 class StageInputs:
     """What a training stage reads: its model with the tokenizer's vocabulary, seed, and absolute paths of inputs."""
 

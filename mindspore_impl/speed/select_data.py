@@ -7,8 +7,6 @@ documentation uses it: signatures of 128 values in bulk, its own bands for the t
 duplicate.
 """
 
-import json
-import os
 import random
 import subprocess
 import sys
@@ -17,15 +15,14 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
-from mindspore_impl import files, runtime
+from mindspore_impl import files
 from mindspore_impl.data.selection.recipe import planned
 from mindspore_impl.data.selection.stream import Context, Item
 from mindspore_impl.data.selection.words import word_hashes, words
-from mindspore_impl.errors import UserError
-from mindspore_impl.speed.common import Row, alternate, compared, medians, publish
+from mindspore_impl.distributed import processes
+from mindspore_impl.speed.common import Row, alternate, compared, medians
 from mindspore_impl.text.records import Message, Record
 
-NAME = "select_data"
 SIZES = (100_000, 1_000_000)
 HELD = 2000  # texts, to count what is held of each
 THRESHOLD = 0.8  # of near-duplicates
@@ -66,59 +63,45 @@ def _drawn(draw: random.Random, choices: list[str], count: int) -> list[str]:
     return [choices[int(len(choices) ** draw.random()) - 1] for _ in range(count)]
 
 
-def run(
-    json_path: str | Path | None = None, sizes: tuple[int, ...] = SIZES, texts: int = 20_000, rounds: int = 5
-) -> list[Row]:
-    """Measure, print, append to outputs/benchmarks.csv, write JSON on request. Raises UserError without datasketch."""
-    try:
-        import datasketch
-    except ImportError as error:
-        raise UserError(f"benchmark {NAME} needs datasketch; pip install 'openpangu-posttrain[select]'") from error
-    rows = [row for count in sizes for row in rule_rows(count)]
-    rows += held_rows(min(texts, HELD))
-    rows += near_rows(texts, rounds, runtime.versions() | {"datasketch": datasketch.__version__})
-    publish(rows, json_path)
-    return rows
+def rows(sizes: tuple[int, ...] = SIZES, texts: int = 20_000, rounds: int = 5) -> list[Row]:
+    """The rules at each size, what is held of each text, and near-duplicates against datasketch."""
+    return [row for count in sizes for row in rule_rows(count)] + held_rows(min(texts, HELD)) + near_rows(texts, rounds)
 
 
 def rule_rows(count: int) -> list[Row]:
-    """Throughput and peak memory of the rules over that many records."""
+    """Throughput and peak memory of the rules over that many records, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "records.jsonl"
+        source, output = Path(folder) / "records.jsonl", Path(folder) / "selected"
         files.write_jsonl(source, made_up_records(count))
-        report = select("filters_only", Path(folder) / "selected", f"data.train={source}")
+        code = "import sys; from mindspore_impl.cli import select_data; sys.exit(select_data.main())"
+        command = [sys.executable, "-c", code, "filters_only", f"output={output}", f"data.train={source}"]
+        subprocess.run(command, check=True, env=processes.environment(), stdout=subprocess.DEVNULL)
+        report = files.read_json(output / "report.json")
         case = f"rules, {count:,} records of {source.stat().st_size / count:.0f} bytes"
     return [
-        Row(NAME, case, "throughput", "records/s", report["records_per_second"]),
-        Row(NAME, case, "processor time", "us a record", 1e6 * report["processor_seconds"] / count),
-        Row(NAME, case, "peak of the process", "MB", report["peak_mb"]),
+        Row(case, "throughput", "records/s", report["records_per_second"]),
+        Row(case, "processor time", "us a record", 1e6 * report["processor_seconds"] / count),
+        Row(case, "peak of the process", "MB", report["peak_mb"]),
     ]
 
 
-def near_rows(count: int, rounds: int, versions: dict[str, str]) -> list[Row]:
+def near_rows(count: int, rounds: int) -> list[Row]:
     """Throughput, recall and precision on texts of which every twentieth repeats an earlier one, more or less."""
     texts, similar = planted(count)
     found: dict[str, set[int]] = {}
-    seconds = medians(
-        alternate(
-            {
-                "ours": lambda: found.update(ours=near_duplicates(texts)),
-                "peer": lambda: found.update(peer=plain(texts)),
-            },
-            rounds,
-        )
-    )
+    runs = {
+        "ours": lambda: found.update(ours=near_duplicates(texts)),
+        "peer": lambda: found.update(peer=plain(texts)),
+    }
+    seconds = medians(alternate(runs, rounds))
     right = {number for number, similarity in similar.items() if similarity >= THRESHOLD}
-
-    def row(metric: str, unit: str, of) -> Row:
-        case = f"near duplicates, {count:,} texts"
-        return compared(NAME, case, metric, unit, of("ours"), of("peer"), "datasketch", True, versions=versions)
-
-    return [
-        row("throughput", "texts/s", lambda side: count / seconds[side]),
-        row("recall", "share", lambda side: len(found[side] & right) / len(right)),
-        row("precision", "share", lambda side: len(found[side] & right) / len(found[side])),
-    ]
+    figures = (
+        ("throughput", "texts/s", lambda side: count / seconds[side]),
+        ("recall", "share", lambda side: len(found[side] & right) / len(right)),
+        ("precision", "share", lambda side: len(found[side] & right) / len(found[side])),
+    )
+    case = f"near duplicates, {count:,} texts"
+    return [compared(case, metric, unit, of("ours"), of("peer"), "datasketch", True) for metric, unit, of in figures]
 
 
 def held_rows(count: int) -> list[Row]:
@@ -127,7 +110,7 @@ def held_rows(count: int) -> list[Row]:
     rows = []
     for name in ("exact_duplicates", "near_duplicates"):
         case = f"{name.replace('_', ' ')}, {count:,} texts of {sum(map(len, texts)) / count:.0f} bytes"
-        rows.append(Row(NAME, case, "held of each text", "bytes", held_of_each(name, texts)))
+        rows.append(Row(case, "held of each text", "bytes", held_of_each(name, texts)))
     return rows
 
 
@@ -219,12 +202,3 @@ def plain(texts: list[str]) -> set[int]:
         else:
             index.insert(number, signature)
     return dropped
-
-
-def select(recipe: str, output: Path, *overrides: str) -> dict:
-    """The report of tools/select_data.py in a process of its own."""
-    code = "import sys; from mindspore_impl.cli import select_data; sys.exit(select_data.main())"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    command = [sys.executable, "-c", code, recipe, f"output={output}", *overrides]
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-    return json.loads((output / "report.json").read_text(encoding="utf-8"))

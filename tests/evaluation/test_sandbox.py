@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.sandbox import (
+from mindspore_impl.evaluation.sandbox import layers
+from mindspore_impl.evaluation.sandbox import run as run_module
+from mindspore_impl.evaluation.sandbox.run import (
     Isolation,
     Limits,
     Program,
     Result,
     isolation,
-    layers,
     run_many,
     run_program,
 )
-from mindspore_impl.evaluation.sandbox import run as run_module
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 NAMESPACES = {"process namespace", "own root", "network namespace"}
@@ -57,7 +57,7 @@ def isolation_with(layer: str) -> Isolation:
 
 def run(around: Isolation, source: str, checks: str = "", names=(), **limits) -> Result:
     limits = Limits(**{"seconds": 20.0, "require_isolation": False} | limits)
-    return run_program(textwrap.dedent(source), limits, textwrap.dedent(checks), names, around)
+    return run_program(Program(textwrap.dedent(source), textwrap.dedent(checks), names), limits, around)
 
 
 def attempt(code: str) -> str:
@@ -314,10 +314,11 @@ def test_no_capability_is_left(around):
 
 def test_require_isolation_refuses_and_says_why():
     poor = Isolation(("limits",), {"landlock": "not in this kernel"}, ("files", "network"))
-    result = run_program("print(1)", Limits(), around=poor)
+    result = run_program(Program("print(1)"), Limits(), poor)
     assert result.status == "refused" and result.stdout == ""
     assert "files, network" in result.error and "landlock: not in this kernel" in result.error
-    assert run_program("print(1)", Limits(require_isolation=False), around=Isolation(("limits",))).stdout == "1\n"
+    allowed = Limits(require_isolation=False)
+    assert run_program(Program("print(1)"), allowed, Isolation(("limits",))).stdout == "1\n"
 
 
 def test_run_many_refuses_before_the_first_program(monkeypatch):

@@ -5,7 +5,8 @@ import textwrap
 
 import pytest
 
-from mindspore_impl.evaluation.sandbox import Limits, Program, Result, exchange, run_many, run_program
+from mindspore_impl.evaluation.sandbox import exchange
+from mindspore_impl.evaluation.sandbox.run import Limits, Program, Result, run_many, run_program
 
 pytestmark = pytest.mark.usefixtures("isolated")
 
@@ -14,8 +15,8 @@ CHECKS = "for x in (3, 4):\n    assert f(x) == x * x"
 
 
 def judged(source: str, checks: str = CHECKS, names=("f",), **limits) -> Result:
-    names = names if checks else ()
-    return run_program(textwrap.dedent(source), Limits(**{"seconds": 20.0} | limits), textwrap.dedent(checks), names)
+    program = Program(textwrap.dedent(source), textwrap.dedent(checks), names if checks else ())
+    return run_program(program, Limits(**{"seconds": 20.0} | limits))
 
 
 CHEATS = {

@@ -10,6 +10,8 @@ from pathlib import Path
 from mindspore_impl import config
 from mindspore_impl.errors import UserError
 
+PLAIN = "as configured"  # the title of a trial without choices
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -59,6 +61,12 @@ class Space:
             fits = (tail for tail in tails if sum(other[-len(tail) :] == tail for other in words.values()) == 1)
             short[key] = ".".join(next(fits, parts))
         return short
+
+    def title(self, overrides: list[str], name: str | None = None) -> str:
+        """The choices of a trial in short; what a named trial sets itself is told by its name."""
+        short, pairs = self.short_keys(), [text.partition("=") for text in overrides]
+        choices = [f"{short[key]}={value}" for key, _, value in pairs if key in short]
+        return ", ".join([name, *choices] if name else choices) or PLAIN
 
     def described(self, exact: bool) -> dict[str, str]:
         """Each varied key and how: "list" (which may grow when the sweep is continued), or exactly what."""

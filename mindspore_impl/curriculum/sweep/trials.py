@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +20,15 @@ from mindspore_impl.report.sweep_files import FAILED, FILE, WAITING, Sweep, Tria
 from mindspore_impl.schema import nearest
 
 SEED = "seed"
-PLAIN = "as configured"  # the name of a trial without choices
+
+
+@contextmanager
+def _named(title: str) -> Iterator[None]:
+    """Name the trial in a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"trial {title}: {error}") from error
 
 
 @dataclass
@@ -49,12 +59,10 @@ class SweepPlan:
 
         Raises UserError, which names the trial, when it cannot run.
         """
-        title = self._title(name, overrides)
-        try:
+        title = self.space.title(overrides, name)
+        with _named(title):
             config = compose([*self.space.fixed, *overrides], self.config_dir)
             fingerprint = self._checked(config)
-        except UserError as error:
-            raise UserError(f"trial {title}: {error}") from error
         trial = known or self._new(overrides, title, self._group(name, overrides))
         if trial.config != fingerprint:  # new, or a file that decides its results has changed
             trial.config, trial.status = fingerprint, WAITING
@@ -64,7 +72,7 @@ class SweepPlan:
 
     def refuse(self, overrides: list[str], error: str, known: Trial | None) -> Trial:
         """Want a trial that was proposed but cannot run: it has failed already."""
-        trial = known or self._new(overrides, self._title(None, overrides), self._group(None, overrides))
+        trial = known or self._new(overrides, self.space.title(overrides), self._group(None, overrides))
         trial.status, trial.error = FAILED, error
         self.wanted.append(trial)
         return trial
@@ -77,13 +85,7 @@ class SweepPlan:
 
     def _group(self, name: str | None, overrides: list[str]) -> str:
         """The title without the seed."""
-        return self._title(name, [text for text in overrides if not text.startswith(f"{SEED}=")])
-
-    def _title(self, name: str | None, overrides: list[str]) -> str:
-        """The choices in short; the overrides of a named trial are told by its name."""
-        short, pairs = self.space.short_keys(), [text.partition("=") for text in overrides]
-        choices = [f"{short[key]}={value}" for key, _, value in pairs if key in short]
-        return ", ".join([name, *choices] if name else choices) or PLAIN
+        return self.space.title([text for text in overrides if not text.startswith(f"{SEED}=")], name)
 
     def _checked(self, config: Config) -> str:
         """The fingerprint of all that decides the trial's results, file contents included."""
@@ -111,7 +113,8 @@ def plan_sweep(overrides: list[str], jobs: int = 1, config_dir: Path | None = No
     cannot run, or a folder that holds something else.
     """
     space = read_space(overrides, config_dir)
-    base = compose([*space.fixed, *space.sample()], config_dir)  # an unknown key is found here, by its name
+    with _named(space.title(space.sample())) if space.choices else nullcontext():
+        base = compose([*space.fixed, *space.sample()], config_dir)
     options = base.sweep or SweepOptions()
     space.add(_params(options))
     _check(space, options)

@@ -52,13 +52,11 @@ def _run(job: dict, folders: list[Path], parent: int) -> dict:
     out, program_out = os.pipe()
     err, program_err = os.pipe()
     blank = os.open(os.devnull, os.O_RDWR)
-    handle = inner.fileno()
     try:
-        program = layers.spawn(
-            kept, folders[0], limits, {blank: 0, program_out: 1, program_err: 2, handle: 3}, lambda: serve(3)
-        )
-        silent = {blank: 0, os.dup(blank): 1, os.dup(blank): 2, post.fileno(): 3, outer.fileno(): 4}
-        layers.spawn(kept, folders[1], limits, silent, lambda: judge(3, 4))
+        inside = [blank, program_out, program_err, inner.fileno()]
+        program = layers.spawn(kept, folders[0], limits, inside, lambda: serve(3))
+        inside = [blank, blank, blank, post.fileno(), outer.fileno()]
+        layers.spawn(kept, folders[1], limits, inside, lambda: judge(3, 4))
     except OSError as error:
         return {"status": "refused", "error": f"a layer of isolation failed: {error}"}
     for end in (inner, outer, post):
@@ -68,7 +66,7 @@ def _run(job: dict, folders: list[Path], parent: int) -> dict:
     token = os.urandom(16).hex()
     started = time.monotonic()
     channel = Channel(ours.fileno(), ours.fileno())
-    channel.send({key: job[key] for key in ("program", "checks", "names")} | {"token": token})
+    channel.send({key: job[key] for key in ("source", "checks", "names")} | {"token": token})
     streams = {out: bytearray(), err: bytearray()}
     verdict = _watch(channel, streams, started + limits["seconds"], limits["output"], parent)
     seconds = time.monotonic() - started
@@ -77,7 +75,7 @@ def _run(job: dict, folders: list[Path], parent: int) -> dict:
     elif verdict.pop("token", token) != token:
         verdict = {"status": "failed", "error": "the verdict does not come from the tests"}
     if "own user" in kept:
-        layers.kill_user(layers.user_of(program))
+        layers.kill_user_of(program)
     layers.kill_descendants()
     _drain(streams, limits["output"])
     printed, complained = (bytes(data).decode(errors="replace") for data in streams.values())

@@ -3,13 +3,13 @@
 import csv
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.sandbox import Program
+from mindspore_impl.evaluation.sandbox.run import Program
 
 
 @dataclass(frozen=True)
@@ -93,27 +93,50 @@ def field(row: dict, name: str, kind: type | tuple, where: str) -> Any:
     return row[name]
 
 
-def objects(path: Path, name: str = "") -> Iterator[tuple[str, dict]]:
-    """Yield ("file:line", object) of a JSON lines file: `path`, or `name` in the folder `path`."""
+def as_object(value: Any, where: str) -> dict:
+    """Return `value`, checked to be a JSON object. Raises UserError that names the place."""
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected an object, found {type(value).__name__}")
+    return value
+
+
+def objects(path: Path, name: str = "", shots: int = 0) -> Iterator[tuple[str, dict]]:
+    """Yield ("file:line", object) of a JSON lines file: `path`, or `name` in the folder `path`.
+
+    Raises UserError for `shots`, which tasks pass on that have no worked examples.
+    """
+    if shots:
+        raise UserError(f"{path}: the task has no worked examples; set shots to 0")
     path = path / name if path.is_dir() else path
     for line, row in files.read_jsonl(path):
         yield f"{path}:{line}", row
 
 
-def question_files(path: Path, test: str, train: str, shots: int) -> tuple[Path, Path | None]:
-    """Return the file of questions and, with `shots`, the file of worked examples.
+def with_shots(
+    questions: Callable[[Path], Iterator[tuple[Item, str]]], test: str, train: str, path: Path, shots: int
+) -> list[Item]:
+    """The items of `test`, after the first `shots` items of `train` as worked examples.
 
-    path: the folder of both, or the file of questions. Raises UserError when shots have no file.
+    Raises UserError when there are fewer, or as `questions`.
+
+    Args:
+        questions: Yields the items of a file, each with its answer as a worked example shows it.
+        test: Name of the file of questions.
+        train: Name of the file of worked examples beside it.
+        path: The folder of both, or the file of questions.
+        shots: Number of worked examples.
     """
-    folder = path.is_dir()
+    folder, header = path.is_dir(), ""
     if shots and not (folder and (path / train).is_file()):
         raise UserError(f"{path}: {shots} shots need a folder with {train} and {test}; or set shots to 0")
-    return (path / test if folder else path), (path / train if shots else None)
+    if shots:
+        header = first_shots((item.prompt + answer for item, answer in questions(path / train)), shots, path / train)
+    return [replace(item, header=header) for item, _ in questions(path / test if folder else path)]
 
 
-def first_shots(shown: Iterator[tuple[str, str]], shots: int, where: Path) -> str:
-    """The first `shots` of the worked examples (prompt, answer) as text. Raises UserError when there are fewer."""
-    texts = [f"{prompt}{answer}\n\n" for prompt, answer in itertools.islice(shown, shots)]
+def first_shots(shown: Iterator[str], shots: int, where: Path) -> str:
+    """The first `shots` of the worked examples `shown` as text. Raises UserError when there are fewer."""
+    texts = [f"{text}\n\n" for text in itertools.islice(shown, shots)]
     if len(texts) < shots:
         raise UserError(f"{where}: holds {len(texts)} worked examples, {shots} shots need more; lower shots")
     return "".join(texts)
@@ -121,5 +144,4 @@ def first_shots(shown: Iterator[tuple[str, str]], shots: int, where: Path) -> st
 
 def plain(completion: str, stop: tuple[str, ...]) -> str:
     """Cut `completion` at the first stop string."""
-    ends = [completion.find(text) for text in stop if text and text in completion]
-    return completion[: min(ends)] if ends else completion
+    return completion[: min((completion.find(text) for text in stop if text and text in completion), default=None)]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.sandbox import Limits, Program, run_many
+from mindspore_impl.evaluation.sandbox.run import Limits, Program, run_many
 from mindspore_impl.evaluation.tasks.base import Item, plain
 
 METRICS = ("pass@1",)

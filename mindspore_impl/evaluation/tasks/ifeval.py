@@ -21,9 +21,7 @@ def read(path: Path, shots: int) -> list[Item]:
 
     Raises UserError that names file and line, also for an unknown instruction.
     """
-    if shots:
-        raise UserError(f"{path}: IF-Eval has no worked examples; set shots to 0")
-    return [_item(where, row) for where, row in objects(path, "input_data.jsonl")]
+    return [_item(where, row) for where, row in objects(path, "input_data.jsonl", shots)]
 
 
 def _item(where: str, row: dict) -> Item:
@@ -33,19 +31,18 @@ def _item(where: str, row: dict) -> Item:
     if not all(isinstance(name, str) for name in names):
         raise UserError(f"{where}: instruction_id_list must be a list of strings")
     if not all(kwargs is None or isinstance(kwargs, dict) for kwargs in arguments):
-        raise UserError(f"{where}: kwargs must be a list of objects, one an instruction")
-    asked = [(name, {k: v for k, v in (kwargs or {}).items() if v is not None})
-             for name, kwargs in zip(names, arguments, strict=True)]  # fmt: skip
+        raise UserError(f"{where}: kwargs must be a list of objects")
+    given = [{key: value for key, value in (kwargs or {}).items() if value is not None} for kwargs in arguments]
+    asked = list(zip(names, given, strict=True))
     for name, kwargs in asked:
         instructions.check_arguments(name, kwargs, where)
-    prompt = field(row, "prompt", str, where)
-    return Item(str(row.get("key", where)), prompt, answer=asked)
+    return Item(str(row.get("key", where)), field(row, "prompt", str, where), answer=asked)
 
 
 def score(item: Item, completion: str) -> dict[str, float]:
     """prompt_level and instruction_level of one completion; an empty one follows nothing."""
-    followed = [bool(completion.strip()) and instructions.follows(name, arguments, completion)
-                for name, arguments in item.answer]  # fmt: skip
+    given = completion.strip()
+    followed = [bool(given) and instructions.follows(*asked, completion) for asked in item.answer]
     return {"prompt_level": float(all(followed)), "instruction_level": sum(followed) / len(followed)}
 
 
