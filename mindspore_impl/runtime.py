@@ -122,6 +122,11 @@ def device() -> str:
     return _state["device"]
 
 
+def context() -> dict:
+    """Graph mode and device in MindSpore's words, for a framework that would choose for itself."""
+    return {"mode": 0, "device_target": device()}
+
+
 def compute_dtype():
     """The MindSpore dtype of activations: float32 on the CPU, bfloat16 on Ascend. Reductions stay in float32."""
     import mindspore as ms

@@ -91,7 +91,7 @@ def train(path: Path, callbacks: list | None = None) -> None:
     config = MindFormerConfig(str(path), **_todays_keys(path))
     if not config.model or not config.train_dataset_task:
         raise UserError(f"{path}: holds no model or no train_dataset_task; it is not a training of mindformers")
-    config.context = MindFormerConfig(**{**(config.context or {}), "mode": 0, "device_target": runtime.device()})
+    config.context = MindFormerConfig(**{**(config.context or {}), **runtime.context()})
     build_context(config)  # before anything asks for mindformers' context, which would switch graph mode off
 
     class Reports(Callback):
