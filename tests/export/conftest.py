@@ -8,6 +8,10 @@ from mindspore import Tensor
 
 from mindspore_impl.data.list_programs import generate
 from mindspore_impl.data.options import ListProgramsSet
+from mindspore_impl.export import build as exporting
+from mindspore_impl.export import parity
+from mindspore_impl.export.options import ExportOptions
+from mindspore_impl.export.session import open_session
 from mindspore_impl.text.chat import segments
 from mindspore_impl.text.tokenizer import train_tokenizer
 from tests.model.small_models import build, small_options
