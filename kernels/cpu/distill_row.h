@@ -237,7 +237,8 @@ Slopes finish_row(const LossTask& task, int64_t row, const Workspace& space, int
   if (tail_exists) entropy -= exp(log_p_tail) * log_p_tail;
   const double agreement = count && best_z >= 0;
   const double diagnostics[4] = {entropy, teacher_mass, student_mass, agreement};
-  for (int i = 0; i < 4; ++i) task.diagnostics_4N[i * task.diagnostics_stride + row] = static_cast<float>(diagnostics[i]);
+  float* written = task.diagnostics_4N + row;
+  for (int i = 0; i < 4; ++i) written[i * task.diagnostics_stride] = static_cast<float>(diagnostics[i]);
   return slopes;
 }
 
