@@ -98,7 +98,6 @@ def run(
     kernel: str,
     arguments: list[tuple[str, np.ndarray | bytes | None]],
     cores: int = 1,
-    ub_bytes: int = UB_BYTES,
     tiling_key: int = 0,
 ) -> dict:
     """Run the kernel named `kernel` on `cores` vector cores; arrays are read and written in place.
@@ -109,7 +108,6 @@ def run(
         arguments: the kernel's parameters in order: a name for the counters, and an array (contiguous; its item size is
             the grain of the race checks; the same one again is the same tensor), bytes (tiling) or None (null pointer).
         cores: how many vector cores run it.
-        ub_bytes: size of the unified buffer.
         tiling_key: what TILING_KEY_IS compares with.
 
     Returns `{"total": {...}, "cores": [{...}, ...]}`, each with gm (by name: read_bytes, written_bytes, read_copies,
@@ -133,7 +131,7 @@ def run(
     code.emulator_report.restype = ctypes.c_char_p
     failed = code.emulator_run(
         ctypes.cast(entry, ctypes.c_void_p), len(pointers), (ctypes.c_void_p * len(pointers))(*pointers), cores,
-        ctypes.c_uint32(ub_bytes), ctypes.c_uint64(tiling_key), len(buffers), (_Buffer * len(buffers))(*buffers),
+        ctypes.c_uint32(UB_BYTES), ctypes.c_uint64(tiling_key), len(buffers), (_Buffer * len(buffers))(*buffers),
     )  # fmt: skip
     report = code.emulator_report().decode()
     if failed:
