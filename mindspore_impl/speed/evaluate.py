@@ -43,7 +43,7 @@ def rows(sizes: dict[str, ModelOptions] = SIZES, rounds: int = 5, threads: int =
 
 def generation_row(model, case: str, rounds: int) -> Row:
     """Tokens a second of COUNT sequences together, and one after the other."""
-    engine = Engine(model, generate.Ids(model.options.vocab_size))
+    engine = Engine(model, generate.tokenizer(model.options))
     prompts = generate.prompts(COUNT, PROMPT, model.options).tolist()
     tokens: dict[str, int] = {}
 
