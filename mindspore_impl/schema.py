@@ -102,8 +102,8 @@ def option(
         fingerprint: whether the value decides the result of a stage, and so is part of its fingerprint.
         choices: returns the valid names of a text, or of each text of a list. Called when a value is checked, so that
             plugins can add names.
-        artifact: what a reference stands for ("weights", "store", "rollouts", "records"); the value names a stage or a
-            path that provides it.
+        artifact: what a reference stands for ("weights", "store", "rollouts", "records": the value names a stage or a
+            path that provides it; in a selection "file" or "set").
     """
     rule = Rule(low, above, high, fingerprint, choices, artifact)
     return dataclasses.field(default=default, default_factory=default_factory, metadata={"rule": rule})

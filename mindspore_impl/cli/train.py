@@ -50,7 +50,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = make_parser(
         "Run a curriculum: every stage that is not finished, then the report. Settings are Hydra overrides of conf/.\n"
         "With --multirun a value can be a list, range(), glob() or, for Optuna, interval(): one run a combination, in\n"
-        "run_dir/trials; run_dir is outputs/NAME_sweep if not given. Exit code 1 when a trial failed.",
+        "run_dir/trials; run_dir is outputs/NAME_sweep if not given. Exit code 1 when a trial failed.\n"
+        "The choice of a group can be a YAML file of your own, from any folder: experiment=mine.yaml.",
         "python tools/train.py experiment=quickstart seed=2 run_dir=outputs/mine stages.teacher.train.max_steps=200",
         "python tools/train.py --multirun seed=1,2,3 stages.distill_fast.objective.kd_weight=0.5,0.9 "
         "run_dir=outputs/sweep",

@@ -230,12 +230,13 @@ def _print_row(precision: str, row: dict, prompts: int) -> None:
 def default_prompts(tokenizer, count: int) -> list[list[int]]:
     """Prompts of the bundled task, half of them in each thinking mode."""
     from mindspore_impl.data.list_programs import generate
+    from mindspore_impl.data.options import ListProgramsSet
     from mindspore_impl.text.chat import render_prompt
     from mindspore_impl.text.records import prompt_messages
 
     found = []
     for index in range(count):
         thinking = ("reasoning", "fast")[index % 2]
-        (record,) = generate("test", index, 1, thinking, 0.0, 3, 5, 0)
+        (record,) = generate(ListProgramsSet(split="test", skip=index, count=1, thinking=thinking))
         found.append(render_prompt(prompt_messages(record), tokenizer, thinking))
     return found

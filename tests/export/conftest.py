@@ -7,6 +7,7 @@ import pytest
 from mindspore import Tensor
 
 from mindspore_impl.data.list_programs import generate
+from mindspore_impl.data.options import ListProgramsSet
 from mindspore_impl.export import build as exporting
 from mindspore_impl.export import parity
 from mindspore_impl.export.options import ExportOptions
@@ -21,7 +22,7 @@ PROMPTS = [[1, 5, 9, 30, 2, 8], [1, 7, 7, 40, 21, 3, 90, 14, 2, 60, 11, 12, 13, 
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory):
-    texts = [text for record in generate("train", 0, 60, "fast", 0.0, 3, 5, 0) for text in segments(record)]
+    texts = [text for record in generate(ListProgramsSet(count=60)) for text in segments(record)]
     return train_tokenizer(texts, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model", 120)
 
 

@@ -222,8 +222,8 @@ def captured(ms_runtime, tmp_path_factory):
 
 def stored(reader, sample):
     """The three arrays of a sample as they are on disk."""
-    number, first, runs = reader._find(sample.ids, sample.supervised)
-    return reader._decode(number, first, int(runs[:, 1].sum()))
+    number, first, runs = reader.check(sample.ids, sample.supervised)
+    return reader.rows(number, first, int(runs[:, 1].sum()))
 
 
 def write_offline(path, samples, entries_of):
