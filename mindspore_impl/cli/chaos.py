@@ -91,11 +91,6 @@ def run(kills: int, workers: list[int], folder: Path, seed: int = 0, overrides: 
         files.write_json(folder / "chaos.json", {"seed": seed, "kills": [asdict(kill) for kill in done]})
         if len(done) >= kills:
             break
-    _summarise(done)
-    return done
-
-
-def _summarise(done: list[Kill]) -> None:
     kinds = Counter(kill.kind for kill in done)
     print("kills by kind of stage: " + ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items())))
     sizes = Counter(kill.workers for kill in done)
@@ -105,6 +100,7 @@ def _summarise(done: list[Kill]) -> None:
     print(f"{same} of {len(done)} identical", flush=True)
     if same < len(done):
         raise JobFailed("some results differ from those of the undisturbed run (see the lines above)")
+    return done
 
 
 def _command(run_dir: Path, workers: int, overrides: tuple[str, ...]) -> list[str]:

@@ -1,7 +1,6 @@
 """Evaluate a model on sets of records: accuracy by greedy generation, and teacher-forced measures.
 
-The work is split into resumable parts (`distributed/resumable.py`) that the ranks share: a killed evaluation continues
-at the next part, and the numbers are the same bit for bit on any number of ranks.
+The ranks share resumable parts; the numbers are the same bit for bit on any number of ranks.
 """
 
 import functools
@@ -25,8 +24,8 @@ from mindspore_impl.text.records import Record, prompt_messages, record_to_json
 def check_records(sets: dict[str, list[Record]], options: EvaluationOptions, tokenizer) -> dict[str, list[list[int]]]:
     """Render the prompts of each accuracy set, within `options.limit`. Needs no model and takes seconds.
 
-    sets: at least those of `options.accuracy`. Raises UserError that names the set and record when a set is missing or
-    empty, or a record has no known task, no right answer, or a prompt that cannot be rendered.
+    Raises UserError that names the set and record: a set is missing or empty, or a record has no known task, no right
+    answer, or a prompt that cannot be rendered.
     """
     return {name: _rendered(name, _chosen(sets, name, options), tokenizer, _prompt) for name in options.accuracy}
 
@@ -78,13 +77,12 @@ def evaluate(
         part = place / f"accuracy_{number}"
         accuracy[name], found = _accuracy(engine, tokenizer, name, chosen[name], prompts[name], options, seed, part)
         lines += found
-    samples = {name: forced[name] for name in options.perplexity}
+    samples, compared = ({name: forced[name] for name in names} for names in (options.perplexity, options.teacher_kl))
     perplexity, calibrated = measure_perplexity(model, samples, options, place)
     tokens = sum(line["tokens"] for line in lines) + sum(value["tokens"] for value in perplexity.values())
     results = {"accuracy": accuracy, "perplexity": perplexity, "calibration": calibrated, "tokens": tokens}
-    if options.teacher_kl:
-        samples = {name: forced[name] for name in options.teacher_kl}
-        results["teacher_kl"] = measure_teacher_kl(model, teacher[0], samples, tokenizer.vocab_size, options, place)
+    if compared:
+        results["teacher_kl"] = measure_teacher_kl(model, teacher[0], compared, tokenizer.vocab_size, options, place)
     write = functools.partial(files.write_jsonl, values=lines)
     return ranks.on_rank_zero(lambda: resumable.publish_result(path, write, plan, results))
 
@@ -105,10 +103,7 @@ def _accuracy(
     seed: int,
     folder: Path,
 ) -> tuple[dict, list[dict]]:
-    """The accuracy of one set by greedy generation, and the lines of samples.jsonl.
-
-    Prompts of similar length are generated together. `shown` marks the first `options.samples_in_report` lines.
-    """
+    """Answer the records of one set greedily; return its accuracy and its lines of samples.jsonl."""
     sampling = SamplingOptions(temperature=0.0, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
     # Batches as even as possible, so that the last needs no shape of its own.
     order, total = sorted(range(len(prompts)), key=lambda index: len(prompts[index])), len(prompts)

@@ -1,9 +1,7 @@
 """The gain of batches and of shared prefixes in evaluation, against the same engine without them.
 
-Generation: COUNT prompts together against one after the other, greedy, with equally many new tokens; the graphs of both
-are compiled before. Likelihoods: multiple choice behind a header of worked examples, where header and question are read
-once, against every option read with all that stands before it. Two sizes with random weights: SmolLM2-135M, and the
-quickstart's student.
+Generation: COUNT prompts together against one after the other, greedy, with equally many new tokens. Likelihoods:
+multiple choice behind a header of worked examples, read once, against every option read with all that stands before it.
 """
 
 from collections.abc import Sequence
@@ -69,10 +67,7 @@ def likelihood_row(model, case: str, rounds: int) -> Row:
     shared, score = Scorer(model), ScoreExtension(model).set_train(False)
     check_agreement([[one.logp for one in row] for row in shared(queries)], whole(score, model.options, queries))
     what = f"{QUESTIONS} questions of {QUESTION} tokens, {OPTIONS} options of {OPTION}, behind {HEADER}, {case}"
-    runs = {
-        "ours": lambda: shared(queries),
-        "every option scored whole": lambda: whole(score, model.options, queries),
-    }
+    runs = {"ours": lambda: shared(queries), "every option scored whole": lambda: whole(score, model.options, queries)}
     return contest(what, "likelihoods, prefixes shared", "s", runs, rounds)[0]
 
 

@@ -1,10 +1,8 @@
 """Data selection: the rules on a million synthetic records, and near-duplicates planted at known places.
 
-The rules are those of conf/selection/filters_only.yaml, from file to file; each size runs in a process of its own,
-whose peak memory tells whether it grows with the file. What the two steps that remember texts hold is counted by
-tracemalloc, which sees every allocation of Python and NumPy. Near-duplicates are compared with datasketch as its
-documentation uses it: signatures of 128 values in bulk, its own bands for the threshold, every candidate taken for a
-duplicate.
+The rules are those of conf/selection/filters_only.yaml; each size runs in a process of its own. What the two steps that
+remember texts hold is counted by tracemalloc. The peer is datasketch as its documentation uses it: signatures of 128
+values in bulk, its own bands for the threshold, every candidate taken for a duplicate.
 """
 
 import random
@@ -89,10 +87,7 @@ def near_rows(count: int, rounds: int) -> list[Row]:
     """Throughput, recall and precision on texts of which every twentieth repeats an earlier one, more or less."""
     texts, similar = planted(count)
     found: dict[str, set[int]] = {}
-    runs = {
-        "ours": lambda: found.update(ours=near_duplicates(texts)),
-        "peer": lambda: found.update(peer=plain(texts)),
-    }
+    runs = {"ours": lambda: found.update(ours=near_duplicates(texts)), "peer": lambda: found.update(peer=plain(texts))}
     seconds = medians(alternate(runs, rounds))
     right = {number for number, similarity in similar.items() if similarity >= THRESHOLD}
     figures = (

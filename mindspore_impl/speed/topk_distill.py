@@ -1,10 +1,9 @@
 """The distillation operator on the CPU: native, composed, and PyTorch eager; and the capture of a teacher's top-k.
 
-Loss and gradient of 0.3 CE + 0.7 forward KL (tail bucket, T = 1) for logits as wide as openPangu's vocabulary. Both of
-MindSpore's run in graph mode through `ops/topk_distill.py`, the native one thus through `ops.Custom`. PyTorch's is what
-one writes plainly: log_softmax, gather, a masked logsumexp for the tail, backward; and, quicker, the tail as 1 - sum,
-which has no correct digit where the support holds nearly all mass. Extra memory is the peak of a new process less what
-it held when its inputs stood. Legend: N rows, V vocabulary, K teacher ids.
+Loss and gradient of 0.3 CE + 0.7 forward KL (tail bucket, T = 1). PyTorch's is what one writes plainly: log_softmax,
+gather, a masked logsumexp for the tail; and, quicker, the tail as 1 - sum, which has no correct digit where the support
+holds nearly all mass. Extra memory is the peak of a new process less what it held when its inputs stood.
+Legend: N rows, V vocabulary, K teacher ids.
 """
 
 import functools

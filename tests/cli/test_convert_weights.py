@@ -19,6 +19,7 @@ from mindspore_impl.model import hf_config, tensor_file, weights
 from mindspore_impl.model.pangu import parameter_shapes
 from mindspore_impl.text.tokenizer import train_tokenizer
 from tests.cli.test_verify_store import write_config
+from tests.curriculum.conftest import compose_quickly
 from tests.model.hf_folders import CONFIG, OPTIONS, read_raw, tensors_of, write_folder, write_safetensors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,7 +71,7 @@ def test_a_damaged_import_is_noticed(tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match="SHA-256 differs"):
+    with pytest.raises(UserError, match=path.name):
         checkpoint.open_weights(tmp_path / "checkpoint")
 
 
@@ -108,7 +109,7 @@ def test_narrowing_rounds_to_the_nearest(tmp_path):
     assert {array.max() for _, array in weights.iter_tensors(weights.open_hf(tmp_path / "out"))} == {1.0}
     tensors["model.norm.weight"][3] = 7e4
     write_folder(tmp_path / "hf", tensors, "F32")
-    with pytest.raises(UserError, match="'model.norm.weight' holds 70000, too large for F16"):
+    with pytest.raises(UserError, match="'model.norm.weight' .*70000.*F16"):
         export_weights(tmp_path / "hf", tmp_path / "half", FolderFormat("fp16"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "out"]
 
@@ -151,7 +152,7 @@ def run(tmp_path):
     texts = [f"sort {letter} then reverse" for letter in "abcdefghijklmnopqrstuvwxyz"]
     tokenizer = train_tokenizer(texts, folder / "tokenizer" / "tokenizer.model", 80, 1.0)
     write_config(folder, "stages.sft_fast.train.select=best", "stages.sft_fast.data.validation=[validation_fast]")
-    options = dataclasses.replace(configuration.compose([]).models["student"], vocab_size=tokenizer.vocab_size)
+    options = dataclasses.replace(compose_quickly().models["student"], vocab_size=tokenizer.vocab_size)
     stage = folder / "stages" / "03_sft_fast"
     source = dict(weights.iter_tensors(weights.random_source(options, 1)))
     files.write_json(
@@ -270,7 +271,7 @@ print("grown", (kilobytes("VmHWM") - before) // 1024)
 def test_memory_follows_the_largest_tensor_not_the_model(tmp_path, monkeypatch):
     """196 MB of float32 weights, whose largest tensor has 8 MB, in four ways: each takes less than 60 MB."""
     options = dataclasses.replace(
-        configuration.compose([]).models["student"],
+        compose_quickly().models["student"],
         vocab_size=4000,
         hidden_size=512,
         intermediate_size=1400,

@@ -115,11 +115,10 @@ def test_a_faulty_set_is_named_before_anything_is_generated(tokenizer, tmp_path,
 
 
 def test_records_are_checked_without_a_model(tokenizer):
-    sets = {"test": [make_record(i) for i in range(3)], "bare": [Record("q3", (Message("user", "x"),), "fast", {})]}
+    sets = {"test": [make_record(i) for i in range(3)]}
     prompts = check_records(sets, EvaluationOptions(accuracy=["test"], perplexity=["elsewhere"], limit=2), tokenizer)
     assert prompts == {"test": [render_prompt(prompt_messages(r), tokenizer, "fast") for r in sets["test"][:2]]}
-    with pytest.raises(UserError, match="'bare', record 'q3'.*meta.task"):
-        check_records(sets, EvaluationOptions(accuracy=["test", "bare"]), tokenizer)
-    sets["bare"] = [Record("q4", (Message("user", "x"),), "fast", {"task": "exact"})]
-    with pytest.raises(UserError, match="'bare', record 'q4'.*meta.answer"):
-        check_records(sets, EvaluationOptions(accuracy=["bare"]), tokenizer)
+    for meta, key in (({}, "meta.task"), ({"task": "exact"}, "meta.answer")):
+        sets["bare"] = [Record("q3", (Message("user", "x"),), "fast", meta)]
+        with pytest.raises(UserError, match=f"'bare', record 'q3'.*{key}"):
+            check_records(sets, EvaluationOptions(accuracy=["test", "bare"]), tokenizer)

@@ -1,4 +1,4 @@
-"""From the command line to trials: each composed, checked and named before the first one runs."""
+"""Plan a sweep: compose, validate and name every trial before the first one runs."""
 
 import dataclasses
 import itertools
@@ -33,7 +33,7 @@ def _named(title: str) -> Iterator[None]:
 
 @dataclass
 class SweepPlan:
-    """A sweep about to run: its record, with what an earlier run of it left, and how its trials are made."""
+    """A sweep about to run: its record, with that of an earlier run, and the configurations of its trials."""
 
     folder: Path
     record: Sweep
@@ -46,16 +46,16 @@ class SweepPlan:
 
     @property
     def proposes(self) -> bool:
-        """Whether Optuna chooses the trials, one after the other."""
+        """Whether Optuna proposes the trials one after the other."""
         return self.options.optuna is not None and self.options.optuna.sampler != "grid"
 
     def recorded(self) -> bytes | None:
-        """What sweep.json holds now; None when there is none."""
+        """The content of sweep.json; None when there is none."""
         path = self.folder / FILE
         return path.read_bytes() if path.is_file() else None
 
     def add(self, overrides: list[str], name: str | None = None, known: Trial | None = None) -> Trial:
-        """Want the trial of these choices, called `name` where it has one; `known`: as it is recorded.
+        """Add the trial of these choices, called `name` where it has one; `known`: its earlier record.
 
         Raises UserError, which names the trial, when it cannot run.
         """
@@ -71,7 +71,7 @@ class SweepPlan:
         return trial
 
     def refuse(self, overrides: list[str], error: str, known: Trial | None) -> Trial:
-        """Want a trial that was proposed but cannot run: it has failed already."""
+        """Add a proposed trial that cannot run, as failed."""
         trial = known or self._new(overrides, self.space.title(overrides), self._group(None, overrides))
         trial.status, trial.error = FAILED, error
         self.wanted.append(trial)
@@ -144,7 +144,7 @@ def plan_sweep(overrides: list[str], jobs: int = 1, config_dir: Path | None = No
 
 
 def _beside(own: list[str], space: Space) -> list[list[str]]:
-    """Every combination of the choices that a named trial has not made itself."""
+    """Every combination of the choices of which a named trial does not set the key itself."""
     made = {key_of(text) for text in own}
     left = {key: values for key, values in space.choices.items() if key not in made}
     return list(Space(choices=left).combinations())
@@ -183,13 +183,13 @@ def _check(space: Space, options: SweepOptions) -> None:
 
 
 def _decides(override: str) -> bool:
-    """Whether an override makes a sweep another one: not where it lives, how it runs, or how long it goes on."""
+    """Whether an override identifies the sweep: not its folder, how it runs, or how many trials it has."""
     key = key_of(override)
     return key != "run_dir" and key.split(".")[0] not in ("runtime", "sweep") or key == "sweep"
 
 
 def _earlier(folder: Path, record: Sweep) -> list[Trial]:
-    """What an earlier run of this sweep recorded, taken into `record`; refuses a folder of something else."""
+    """Load the trials of an earlier run of this sweep into `record`. Raises UserError for any other folder."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run_dir: {folder} is not a folder")
     if not is_sweep(folder):

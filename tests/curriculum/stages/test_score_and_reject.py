@@ -105,7 +105,7 @@ def test_a_scored_set_is_trained_on_in_a_band_and_in_order(tmp_path, ms_runtime,
     assert "easy_to_hard keeps 10 of 30 records of scored" in (folder / "report.html").read_text()
     # Who trains the stage elsewhere is given the file that the score stage made.
     config = compose_quickly(*SMALL, f"run_dir={folder}", "order=[sft_reasoning,score,easy_to_hard]", "compare=[]")
-    assert stage_files(config, "easy_to_hard").sets["scored"].path == str(path)
+    assert stage_files(config, "easy_to_hard")[2].sets["scored"].path == str(path)
 
 
 @pytest.mark.slow
