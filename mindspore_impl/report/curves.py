@@ -1,7 +1,6 @@
 """Held-out curves of a run by tokens trained on, as an SVG file for use outside of a report (`report --plot`).
 
-Stages that start from the same weights are arms of a comparison: their curves begin at the same number of tokens. Where
-a run has such arms, only they are drawn.
+Where stages start from the same weights (arms of a comparison), only they are drawn, each from the same token count.
 """
 
 from collections import Counter
@@ -20,10 +19,7 @@ Line = tuple[str, list[tuple[float, float]]]  # stage name, points
 
 
 def write_curves(run_dir: Path, path: Path) -> None:
-    """Write the plot of a run directory as the SVG file `path`, legible on light and dark pages.
-
-    Raises UserError when the run has neither validated nor compared a trained stage with a teacher yet.
-    """
+    """Write the plot of a run directory as the SVG file `path`. Raises UserError where nothing was held out yet."""
     svg = curves_figure(read_run(run_dir).stages)
     if svg is None:
         raise UserError(

@@ -12,7 +12,6 @@ from mindspore_impl.report.drawing import (
     finish_legend,
     finite,
     log_if_wide,
-    once,
     set_style,
     short,
     svg_of,
@@ -33,11 +32,10 @@ def loss_figure(stages: list[StageView]) -> str | None:
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        seen: set[str] = set()
         for stage, first, _ in spans:
-            _line(axes, stage, first, "loss", "training loss", seen)
+            _line(axes, stage, first, "loss", "training loss")
             if stage.logged("kd"):
-                _line(axes, stage, first, "ce", "cross-entropy part of it", seen, dashes=(4, 2), width=1.1)
+                _line(axes, stage, first, "ce", "cross-entropy part of it", dashes=(4, 2), width=1.1)
             for name in validated:
                 points = [(first + step, sets[name].get("loss")) for step, sets in stage.validations if name in sets]
                 points = [(x, y) for x, y in points if finite(y)]
@@ -45,7 +43,7 @@ def loss_figure(stages: list[StageView]) -> str | None:
                 if points:
                     colour, marker = set_style(name, validated)
                     style = {"color": PALETTE[colour][0], "marker": marker, "linestyle": (0, (1, 2)), "markersize": 5.5}
-                    axes.plot(*zip(*points, strict=True), lw=1, zorder=3, **style, **once(label, seen))
+                    axes.plot(*zip(*points, strict=True), lw=1, zorder=3, **style, label=label)
         log_if_wide(axes)
         _borders(axes, spans)
         axes.set_xlabel("training step, counted over all stages")
@@ -102,10 +100,9 @@ def distill_figure(stages: list[StageView], supports: list[str]) -> str | None:
     def draw(figure: Figure) -> None:
         for number, (title, metrics) in enumerate(panels, start=1):
             axes = figure.add_subplot(2, 2, number)
-            seen: set[str] = set()
             for stage, first, _ in spans:
                 for place, (metric, label) in enumerate(metrics.items()):
-                    _line(axes, stage, first, metric, label, seen, dashes=(4, 2) if place else None)
+                    _line(axes, stage, first, metric, label, dashes=(4, 2) if place else None)
             _borders(axes, spans, labels=len(spans) > 1)
             axes.set_title(title, fontsize=10, loc="left", pad=20 if len(spans) > 1 else 8)
             if number > 2:
@@ -117,7 +114,7 @@ def distill_figure(stages: list[StageView], supports: list[str]) -> str | None:
 
 
 def difficulty_figure(changes: list[tuple[str, dict]], orders: list[tuple[str, dict]]) -> str | None:
-    """A histogram for each set before and after its difficulty band; a line for each order. None without data.
+    """Histograms of sets before and after their difficulty band, and a line for each order. None without data.
 
     changes: (title, difficulty.change); orders: (title, {"by", "means"}), the means of parts of an epoch.
     """
@@ -130,9 +127,9 @@ def difficulty_figure(changes: list[tuple[str, dict]], orders: list[tuple[str, d
     def draw(figure: Figure) -> None:
         grid = [figure.add_subplot(lines, columns, number + 1) for number in range(panels)]
         for axes, (title, change) in zip(grid, changes, strict=False):
-            edges, seen = change["edges"], set()
-            axes.stairs(change["counts_before"], edges, color=PALETTE["grey"][0], lw=1.4, **once("whole set", seen))
-            axes.stairs(change["counts_after"], edges, color=PALETTE["blue"][0], fill=True, **once("trained on", seen))
+            edges = change["edges"]
+            axes.stairs(change["counts_before"], edges, color=PALETTE["grey"][0], lw=1.4, label="whole set")
+            axes.stairs(change["counts_after"], edges, color=PALETTE["blue"][0], fill=True, label="trained on")
             axes.set_title(short(title, 36), fontsize=10, loc="left")
             axes.set_xlabel(change["field"])
             axes.set_ylabel("records")
@@ -186,7 +183,6 @@ def seeds_figure(stages: list[str], sets: list[str], values: dict[tuple[str, str
         for number, name in enumerate(sets):
             colour, marker = set_style(name, sets)
             offset = (number - (len(sets) - 1) / 2) * step
-            seen: set[str] = set()
             for x, stage in enumerate(stages):
                 points = [100 * value for value in values.get((stage, name), [])]
                 if not points:
@@ -194,7 +190,7 @@ def seeds_figure(stages: list[str], sets: list[str], values: dict[tuple[str, str
                 # Seeds stand side by side, so that equal values stay visible.
                 xs = [x + offset + 0.03 * (i - (len(points) - 1) / 2) for i in range(len(points))]
                 style = {"color": PALETTE[colour][0], "marker": marker, "linestyle": "none", "markersize": 5}
-                axes.plot(xs, points, **style, **once(name, seen))
+                axes.plot(xs, points, **style, label=name)
                 mean = sum(points) / len(points)
                 axes.hlines(mean, x + offset - step / 2.4, x + offset + step / 2.4, color=PALETTE[colour][0], lw=2.2)
         _stage_axis(axes, stages)
@@ -234,10 +230,7 @@ def interval_figure(rows: Sequence[tuple[str, dict[str, list[float]]]], measures
 
 
 def calibration_figure(measured: list[tuple[str, dict[str, dict]]]) -> str | None:
-    """Reliability diagrams, one a stage. None without data.
-
-    measured: (stage, {set: {"tokens", "bins": [{"confidence", "accuracy", "tokens"}]}}).
-    """
+    """Reliability diagrams, one a stage, of (stage, {set: {"tokens", "bins": [{"confidence", ...}]}}). None: no data."""
     if not measured:
         return None
     names = sorted({name for _, found in measured for name in found})
@@ -288,7 +281,7 @@ def _spans(stages: list[StageView]) -> list[tuple[StageView, int, int]]:
     return spans
 
 
-def _line(axes, stage, first, metric, label, seen, dashes=None, width=1.7) -> None:
+def _line(axes, stage, first, metric, label, dashes=None, width=1.7) -> None:
     points = [(first + line["step"], line[metric]) for line in stage.log if finite(line.get(metric))]
     if not points:
         return
@@ -299,7 +292,7 @@ def _line(axes, stage, first, metric, label, seen, dashes=None, width=1.7) -> No
     style = {"color": PALETTE[METRIC_COLOURS[metric]][0], "lw": width, **({"dashes": dashes} if dashes else {})}
     if len(xs) == 1:
         style["marker"] = "."
-    axes.plot(xs, ys, **style, **once(label, seen))
+    axes.plot(xs, ys, **style, label=label)
 
 
 def _borders(axes, spans, labels: bool = True) -> None:

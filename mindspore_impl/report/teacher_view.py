@@ -1,7 +1,4 @@
-"""The teacher's K most probable ids at each token of what a stage with a teacher store trained on.
-
-Sequences come from the stage's rollouts or, without them, from its data sets; probabilities come from the store.
-"""
+"""The teacher's K most probable ids, from the store, at each token of the rollouts or data sets of a stage."""
 
 import contextlib
 import dataclasses
@@ -62,8 +59,8 @@ def store_of(run: RunView, stage: StageView) -> Path:
 def _sequences(run: RunView, stage: StageView) -> Iterator[dict]:
     """Yield what the store holds for each answer: {"id", "thinking", "prompt", "left_out", "tokens"}.
 
-    A token is [text, its probability or None, listed, rest], listed the teacher's most probable ids as [text,
-    probability, 1 for the id that is there].
+    A token is [text, its probability or None, listed, rest], listed the top ids as [text, probability, 1 if it is
+    there].
     """
     tokenizer = _tokenizer(run)
     store = store_of(run, stage)

@@ -15,6 +15,7 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.losses.objective import METRICS, LossNetwork, held_out_loss, tensors_of
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.adapter_file import Adapters, read_adapters, write_adapters
+from mindspore_impl.schema import checked
 from mindspore_impl.training import optimizer as optimizers
 from mindspore_impl.training.metrics import MetricsLog, Progress
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
@@ -48,7 +49,7 @@ class TrainingJob:
 
 
 def train(job: TrainingJob) -> dict[str, Any]:
-    """Train for `job.steps` steps, or for what the newest checkpoint below `job.folder` leaves of them.
+    """Train a model in place for `job.steps` steps, or for what the newest checkpoint in `job.folder` leaves.
 
     Returns steps, seconds (without compilation), tokens, supervised_tokens, tokens_per_second, compile_seconds,
     skipped_steps, checkpoint_copy_seconds and checkpoint_wait_seconds (in which training stood still), selected_step,
@@ -56,6 +57,8 @@ def train(job: TrainingJob) -> dict[str, Any]:
     last logged means. Raises UserError when too many steps in a row are not finite, or when a checkpoint does not fit
     or cannot be written.
     """
+    for name in ("objective", "optimizer", "options"):
+        checked(getattr(job, name), name)
     if job.options.select == "best" and not job.validation:
         raise UserError("train.select=best needs a validation set: name one in data.validation, or use select=last")
     progress, found = _resume(job)
