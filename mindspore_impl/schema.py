@@ -1,7 +1,4 @@
-"""Dataclasses from plain data: field metadata, tagged unions, renamed keys. Imports only errors.
-
-A field made with `option` carries its bounds, its valid names, what it refers to, and whether a fingerprint covers it.
-"""
+"""Dataclasses from plain data: field metadata, tagged unions, renamed keys. Imports only errors."""
 
 import dataclasses
 import difflib
@@ -225,11 +222,7 @@ def _numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:
 
 
 def fingerprint_content(instance: Any) -> Any:
-    """Plain containers of what decides a result.
-
-    Left out: fields of `fingerprint=False`, and references, since what they refer to has a fingerprint of its own.
-
-    """
+    """Plain containers of what decides a result: without `fingerprint=False` fields, and without references."""
     if isinstance(instance, dict):
         return {key: fingerprint_content(value) for key, value in instance.items()}
     if isinstance(instance, list):
@@ -269,13 +262,10 @@ def versioned(plain: dict) -> dict:
 
 
 def upgrade(plain: Any, at: str = "") -> dict:
-    """What a file holds, without its schema number and in the keys of today.
+    """What a file that `versioned` wrote (or an older one) holds, without its schema number and in the keys of today.
 
-    Args:
-        plain: the content of a file that `versioned` wrote, or an older version without a number.
-        at: the place of the content in a configuration, such as "models.*"; "" for a whole one.
-
-    Raises UserError when it is no mapping, or a newer version wrote it.
+    at: its place in a configuration, such as "models.*"; "" for a whole one. Raises UserError when it is no mapping, or
+    a newer version wrote it.
     """
     if not isinstance(plain, dict):
         raise UserError(f"expected a mapping, found {plain!r:.60}")

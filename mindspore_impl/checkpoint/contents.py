@@ -50,9 +50,8 @@ def open_weights(path: str | Path, which: str = "last", base: Callable[[], Weigh
     """Open weights on disk: a Hugging Face folder, a checkpoint, a .safetensors file or a .gguf file.
 
     A folder of checkpoints, or one with a subfolder checkpoints/, means its last or best one (`which`). `base` opens
-    the weights that LoRA adapters were trained on; a checkpoint of adapters is opened as the merged weights. Raises
-    UserError when nothing is there, when it is damaged or of a model that is not supported, or when adapters have no
-    base or another one.
+    the weights that LoRA adapters were trained on: their checkpoint is opened as the merged weights. Raises UserError
+    when nothing is there, it is damaged or not supported, or adapters have no base or another one.
     """
     path = Path(path)
     if is_gguf(path):
@@ -96,7 +95,7 @@ def _parameters(model, trained: bool) -> list:
 def load_into(model, weights: dict[str, np.ndarray], where: str, trained: bool = False) -> None:
     """Set every (trained) parameter of the Cell `model` from `weights`; names and shapes must agree exactly.
 
-    Raises UserError that names `where`, the first parameter that differs, both shapes, and what to do.
+    Raises UserError that names `where` and the first parameter that differs, with both shapes.
     """
     import mindspore as ms
 

@@ -36,8 +36,7 @@ class _Newer(UserError):
 def latest(folder: str | Path) -> Checkpoint | None:
     """The newest published checkpoint that is intact, or None when `folder` holds none.
 
-    A damaged one is reported on stderr together with the earlier one that is used. Raises UserError when every one
-    is damaged, or a newer program wrote one of them.
+    A damaged one is reported on stderr. Raises UserError when all are damaged, or a newer program wrote one of them.
     """
     folder = Path(folder)
     names, pointer = names_of(folder), pointer_of(folder, LATEST)
@@ -50,9 +49,9 @@ def latest(folder: str | Path) -> Checkpoint | None:
 
 
 def selected(folder: str | Path, which: str) -> Checkpoint:
-    """The checkpoint that later stages use: "last" or "best" (lowest validation loss).
+    """The checkpoint that later stages use: "last" or "best" (lowest validation loss); UserError when there is none.
 
-    A damaged best one is reported on stderr and the newest intact one is used. Raises UserError when there is none.
+    A damaged best one is reported on stderr and the newest intact one is used.
     """
     folder = Path(folder)
     if which == "best":
@@ -98,10 +97,7 @@ def pointer_of(folder: Path, pointer: str) -> str | None:
 
 
 def read_manifest(path: Path) -> dict:
-    """The manifest of a checkpoint whose files are all there, in their full size; their content is not looked at.
-
-    Raises UserError that says what is wrong.
-    """
+    """The manifest of a checkpoint whose files all have their full size; UserError says what is wrong otherwise."""
     files.inside(path.parent, path.name)
     manifest = files.read_json(path / MANIFEST)
     try:

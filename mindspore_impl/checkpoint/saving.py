@@ -1,7 +1,6 @@
 """Write a checkpoint atomically: fill a folder, flush it, rename it, update the pointers, delete old ones.
 
-A kill at any moment leaves the earlier checkpoints valid: there is at most a temporary folder, or a renamed one that
-LATEST does not name yet; the next save removes both.
+A kill leaves at most a temporary folder, or one that LATEST does not name yet; the next save removes both.
 """
 
 import math

@@ -17,10 +17,7 @@ NEVER = -1e30  # the logit of a token that is not to be drawn: finite, and witho
 
 
 class Decoder(Protocol):
-    """Sequences over a static key/value cache, which the decoder keeps between calls.
-
-    `slots` is the length T of the cache, prompt and answer together; `vocab_size` the width of the logits.
-    """
+    """Sequences over a static key/value cache of `slots` (T, prompt and answer), kept between calls; logits [B, V]."""
 
     slots: int
     vocab_size: int
@@ -36,11 +33,10 @@ class Decoder(Protocol):
 
 
 class Drawing:
-    """Token selection for one model and one tokenizer.
+    """Token selection for one model and one tokenizer (its `vocab_size`, `bos_id` or None, `eos_id` and `pad_id`).
 
-    Only ids that the tokenizer has are drawn, however far the model's vocabulary is padded, and never BOS, of which a
-    text has one, at its start. `tokenizer` gives `vocab_size`, `bos_id` (or None), `eos_id` and `pad_id`. Raises
-    UserError when BOS or the end of turn is outside the model's vocabulary.
+    Only ids that the tokenizer has are drawn, and never BOS. Raises UserError when BOS or the end of turn is outside
+    the model's vocabulary.
     """
 
     def __init__(self, tokenizer, vocab_size: int):
@@ -114,8 +110,7 @@ def stream(
 ) -> Iterator[int]:
     """Yield the ids of one answer as they are drawn, the closing one included; the same ids as in any batch.
 
-    Raises UserError for impossible settings, a prompt that is empty, foreign or too long for the decoder, and for NaN
-    logits.
+    Raises UserError for settings out of range, a prompt that is empty, foreign or too long, and for NaN logits.
     """
     check_ranges(sampling, "sampling")
     drawing.check_prompt("the prompt", prompt, sampling.max_new_tokens, decoder.slots, "the cache length")

@@ -1,8 +1,7 @@
 """Batched text generation over the static key/value cache.
 
-Graphs have static shapes, so prompts are padded (right) to a few lengths, powers of two, and batches are filled up with
-dummy rows. A sequence never attends to padding or to another row; the shapes it happens to be decoded with can
-change its logits by float32 rounding (about 1e-6 relative), nothing else can.
+Prompts are padded (right) to powers of two and batches filled up with dummy rows, as graphs have static shapes. The
+shapes change the logits of a sequence by float32 rounding (about 1e-6 relative), nothing else does.
 
 Legend: B sequences of a batch, L padded prompt length, T cache slots, V vocabulary, S steps.
 """
@@ -69,10 +68,7 @@ class ModelDecoder:
 
 
 class Engine:
-    """Generates with `model`'s current parameters; after more training the next call uses the new ones.
-
-    `decoder.Drawing` defines token selection and what `tokenizer` must have. One pair of graphs a shape is compiled.
-    """
+    """Generates with `model`'s current parameters; token selection is that of `decoder.Drawing`."""
 
     def __init__(self, model: PanguForCausalLM, tokenizer):
         self.model = model
@@ -119,10 +115,9 @@ class Engine:
         return results
 
     def stream(self, prompt: list[int], sampling: SamplingOptions, seed: int, slots: int = 0) -> Iterator[int]:
-        """Yield the ids of one answer as they are drawn, the closing one included.
+        """Yield the ids of one answer as they are drawn, the closing one included. Raises UserError as `generate` does.
 
-        slots: the length of the cache (0: as long as prompt and answer need); the same for a whole conversation saves
-        compilations. Raises UserError as `generate` does.
+        slots: the length of the cache (0: as long as prompt and answer need).
         """
         self.drawing.check_prompt("the prompt", prompt, sampling.max_new_tokens, self.limit, LIMIT_NAME)
         slots = slots or self.slots_for(len(prompt) + sampling.max_new_tokens)
@@ -174,9 +169,9 @@ LIMIT_NAME = "the model's max_position_embeddings"
 def plan_batches(lengths: list[int], longest: int, row_limit: Callable[[int], int]) -> list[tuple[int, int, list[int]]]:
     """(padded length, rows, prompt indices) of each batch, for prompts of these lengths, none above `longest`.
 
-    Prompts go to the next power of two (at least 32, at most `longest`), at most `row_limit(length)` in a batch.
-    Every shape costs a compilation, so a bucket of few batches, and the rest of a larger one, move on to the next
-    longer bucket, within WIDEST_STRETCH.
+    Prompts go to the next power of two (at least 32, at most `longest`), at most `row_limit(length)` in a batch. As
+    every shape costs a compilation, a bucket of few batches, and the rest of a larger one, move on to the next longer
+    bucket, within WIDEST_STRETCH.
     """
     buckets: dict[int, list[int]] = {}
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):

@@ -1,8 +1,7 @@
-"""Registry of the divergences D(p, q) between two distributions over the same I buckets.
+"""Registry of the divergences D(p, q) between two distributions over the same I buckets. Imports no MindSpore.
 
-Each has an oracle in float64 NumPy and an implementation in the graph. The built-in ones are part of every backend of
-`ops/topk_distill.py`. `register_divergence` adds one from outside this package: it runs in the composed operator, which
-differentiates it automatically. Imports no MindSpore.
+Each has a float64 NumPy oracle. Built-in ones are part of every backend; a registered one runs in the composed
+operator.
 """
 
 from collections.abc import Callable

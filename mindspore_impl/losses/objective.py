@@ -31,9 +31,6 @@ def check_store(
 ):
     """Refuse a teacher store that does not fit the objective or the student. Raises UserError that names the key.
 
-    A capture at one temperature cannot be turned into one at another; zero-padded logits of a wider vocabulary would
-    take real mass; drawn ids carry counts, not masses.
-
     Args:
         options: the objective of the stage.
         temperature: of the store.
@@ -76,13 +73,10 @@ def held_out_sums(network: "LossNetwork", batch) -> tuple[float, float]:
 
 
 def mean_loss(sums: Iterable[tuple[float, float]], name: str) -> dict[str, float | None]:
-    """Mean cross-entropy in nats of the `held_out_sums` of all batches, added up in their order.
+    """Mean cross-entropy in nats of the `held_out_sums` of all batches: {"loss", "perplexity", "tokens"}.
 
-    Returns {"loss", "perplexity", "tokens"}: the mean over the supervised tokens, its exponential, and their number.
-
-    name: the set's, for the message. JSON knows neither NaN nor infinity: a loss that is not finite is None and so is
-    its perplexity, and a perplexity is cut at exp(700). Raises UserError when no token is supervised, of which no mean
-    can be taken.
+    A loss that is not finite is None, as its perplexity, which is cut at exp(700). Raises UserError, naming the set
+    `name`, when no token is supervised.
     """
     ce, tokens = 0.0, 0.0
     for batch_ce, batch_tokens in sums:
@@ -114,10 +108,9 @@ class LossNetwork(nn.Cell):
 
     construct(input_ids_BL, target_ids_BL i32, loss_weight_BL f32, segment_ids_BL, position_ids_BL i32[, teacher_ids_BLK
     i32, teacher_logp_BLK, teacher_tail_logp_BL f32]) -> (loss f32 scalar, metrics_M f32). Metrics are SUMS over the
-    positions whose weight is not 0, in the order of METRICS ("kd" carries T^2 and no weight; "tokens" is their number);
-    they carry no gradient. A position of weight 0 adds exactly 0 to all of them and to every gradient. `gradient`
-    False is for evaluation: the losses alone, without the work of a gradient.
-    Raises UserError when the options have no meaning, or ask for distillation without a teacher.
+    positions of non-zero weight, in the order of METRICS ("kd" carries T^2 and no weight), without a gradient. A
+    position of weight 0 adds exactly 0 to everything. `gradient` False computes the losses alone. Raises UserError when
+    the options have no meaning, or ask for distillation without a teacher.
     """
 
     def __init__(

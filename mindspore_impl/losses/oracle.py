@@ -95,7 +95,7 @@ def objective(
         teacher_tail_logp_N: log-mass of all other ids; read on tail_bucket only, and for the entropy.
         options: the objective.
 
-    Raises UserError for a pair of options that is not permitted, an id outside the vocabulary, or an id given twice.
+    Raises UserError for options that do not fit together, an id outside the vocabulary, or an id given twice.
     """
     check_objective(options, "oracle")
     logits_NV = np.asarray(logits_NV, np.float64)

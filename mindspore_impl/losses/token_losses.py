@@ -40,11 +40,10 @@ class TokenLosses(_Tokens):
 
 
 class TokenPredictions(_Tokens):
-    """Cross-entropy, confidence and correctness of each prediction.
+    """Cross-entropy, confidence and correctness of each prediction; the last two are undefined where the weight is 0.
 
     construct(as TokenLosses) -> (ce_BL, confidence_BL, right_BL), f32: the cross-entropy of each target (0 where the
-    weight is 0), the probability of the most probable id at its position, and 1 where that id is the target. The last
-    two are undefined where the weight is 0.
+    weight is 0), the probability of the most probable id, and 1 where that is the target.
     """
 
     def __init__(self, model: nn.Cell):
@@ -59,10 +58,7 @@ class TokenPredictions(_Tokens):
 
 
 class _Rows(nn.Cell):
-    """`fused_linear.row_operator` without teacher and gradient.
-
-    Its diagnostics are two: the log-probability of the most probable id, and whether that is the target.
-    """
+    """`row_operator` without teacher; its diagnostics: log-probability of the top id, and whether it is the target."""
 
     def __init__(self):
         super().__init__()

@@ -2,8 +2,8 @@
 
     W' = W + (lora_alpha / r) * B @ A        A [r, inputs], B [outputs, r]
 
-(arXiv 2106.09685; PEFT's names and scale.) A file holds the adapters only. Its metadata hold their options and the
-identity of the base weights, so that they are never merged into others.
+(arXiv 2106.09685; PEFT's names and scale.) The file's metadata hold their options and the identity of the base weights,
+so that they are never merged into others.
 """
 
 import dataclasses

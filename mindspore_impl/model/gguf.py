@@ -1,9 +1,7 @@
 """GGUF files (llama.cpp) as a WeightSource and a tokenizer.json: the Llama architecture alone, dequantised to float32.
 
-The package `gguf` (extra `gguf`) reads the container and dequantises. llama.cpp stores the rows of the q and k
-projections in the order of interleaved rotary pairs; here they are put back to that of rotate-half.
-
-Legend: H heads, C head dimension, I input features.
+The package `gguf` reads and dequantises. llama.cpp stores q and k rows in the order of interleaved rotary pairs; here
+they are put back to that of rotate-half. Legend: H heads, C head dimension, I input features.
 """
 
 from pathlib import Path
@@ -45,8 +43,8 @@ def is_gguf(path: str | Path) -> bool:
 def open_gguf(path: str | Path) -> WeightSource:
     """The weights of a GGUF file under their published names.
 
-    Raises UserError: the package is not installed, the file is absent, damaged or of another architecture, it holds a
-    tensor that a Llama has not (or lacks one), or a type that cannot be dequantised.
+    Raises UserError: the package is not installed, the file is absent, damaged or of another architecture, a tensor is
+    missing, extra or of a type that cannot be dequantised.
     """
     path = Path(path)
     reader = _open(path)

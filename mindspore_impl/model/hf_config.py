@@ -144,10 +144,9 @@ def _flag(given: dict, key: str, where: str) -> bool:
 
 
 def config_of(options: ModelOptions, model_type: str, token_ids: dict[str, int]) -> dict:
-    """The content of a config.json for a model.
+    """The content of a config.json for a model. model_type: of MODEL_TYPES; token_ids: such as {"bos_token_id": 1}.
 
-    model_type: a key of MODEL_TYPES; token_ids: such as {"bos_token_id": 1}. Raises UserError when the model has a bias
-    on q, k and v but not on o (or the reverse), for which neither type has a key.
+    Raises UserError when q, k and v have a bias but o has not (or the reverse), for which neither type has a key.
     """
     from mindspore_impl.model.pangu import head_dim
 
@@ -183,8 +182,8 @@ def check_same(found: ModelOptions, wanted: ModelOptions, where: str, key: str) 
     """Refuse weights that were made with other options than the stage's model has.
 
     found: of the weights, which messages call `where`; wanted: the entry of `models` at the config path `key`, its
-    vocabulary 0 where it is not known yet. The length of the position table may be shorter than the weights'. Raises
-    UserError that lists each differing key with both values.
+    vocabulary 0 where it is not known yet. Its position table may be shorter. Raises UserError that lists each
+    differing key.
     """
     from mindspore_impl.model.pangu import head_dim
 

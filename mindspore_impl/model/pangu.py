@@ -1,10 +1,10 @@
 """The dense openPangu causal language model (Llama-like: RMSNorm, rotary positions, grouped heads, SwiGLU).
 
-Parameter names and shapes are exactly those of the published safetensors files, so weights need no renaming. Master
-parameters are float32; activations are `runtime.compute_dtype()`. Activations stay two-dimensional, one row a token.
+Parameter names and shapes are those of the published safetensors files. Master parameters are float32, activations
+`runtime.compute_dtype()` and two-dimensional, one row a token.
 
-Legend: B batch, L sequence, N = B*L tokens, D hidden, F feed-forward width, H query heads, G key/value heads,
-C head dimension, V vocabulary, I/O in and out features.
+Legend: B batch, L sequence, N = B*L tokens, D hidden, F feed-forward width, H query heads, G key/value heads, C head
+dimension, V vocabulary, I/O in and out features.
 """
 
 import zlib
@@ -255,11 +255,10 @@ class PanguModel(nn.Cell):
 
 
 class PanguForCausalLM(nn.Cell):
-    """The causal language model.
+    """The causal language model; raises UserError for impossible `options`.
 
-    `options` must have passed `check_options`. Initial values depend on `seed` (default: that of the last
-    `runtime.set_seed`, which `runtime.setup` calls too) and a parameter's name alone; `initialise=False` leaves zeros,
-    for weights that are loaded next.
+    Initial values depend on `seed` (default: that of the last `runtime.set_seed`) and a parameter's name alone;
+    `initialise=False` leaves zeros, for weights that are loaded next.
     """
 
     def __init__(self, options: ModelOptions, seed: int | None = None, initialise: bool = True):

@@ -57,18 +57,12 @@ def make_sum(shapes: Shapes, ranks: int, shares: bool) -> nn.Cell:
 
 
 def make_gather(shapes: Shapes, ranks: int) -> nn.Cell:
-    """A Cell (shares [s], one a tensor) -> the tensors of `shapes`, put together from all ranks' shares.
-
-    For the tensors of one buffer (see `buffers`): they travel together.
-    """
+    """A Cell (shares [s], one a tensor) -> the tensors of `shapes`, all of one buffer, from all ranks' shares."""
     return AscendGather(shapes, ranks) if runtime.device() == "Ascend" else CpuGather(shapes, ranks)
 
 
 def buffers(shapes: Shapes, limit: int | None = None) -> list[list[int]]:
-    """Group the tensors, in order, by the buffer in which they travel.
-
-    A buffer is full at `limit` elements (None: BUFFER) or TENSORS tensors.
-    """
+    """Group the tensors, in order, by buffer: of `limit` elements (None: BUFFER), or of TENSORS tensors."""
     limit = BUFFER if limit is None else limit
     found, room = [], 0
     for i, shape in enumerate(shapes):

@@ -230,7 +230,7 @@ def interval_figure(rows: Sequence[tuple[str, dict[str, list[float]]]], measures
 
 
 def calibration_figure(measured: list[tuple[str, dict[str, dict]]]) -> str | None:
-    """Reliability diagrams, one a stage, of (stage, {set: {"tokens", "bins": [{"confidence", ...}]}}). None: no data."""
+    """Reliability diagrams, one a stage, of (stage, {set: {"tokens", "bins": [{"confidence", ...}]}}); or None."""
     if not measured:
         return None
     names = sorted({name for _, found in measured for name in found})

@@ -27,11 +27,7 @@ from mindspore_impl.text.tokenizer import Tokenizer
 
 @dataclass
 class Sample:
-    """One rendered sequence.
-
-    ids: int32 [L], one BOS first if the template has one; supervised: bool [L], True where the id is learned; meta: the
-    record's own, not a copy.
-    """
+    """One rendered sequence: ids int32 [L]; supervised bool [L], True where the id is learned; meta of the record."""
 
     ids: np.ndarray
     supervised: np.ndarray
@@ -42,10 +38,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Completion:
-    """A generated answer taken apart.
+    """A generated answer taken apart. finished: it ends with the template's closing piece.
 
-    finished: it ends with the template's closing piece. well_formed: exactly one thinking span and an answer behind it
-    (for a template without spans: an answer without any piece), closed or not.
+    well_formed: exactly one thinking span and an answer behind it (without spans: an answer without any piece).
     """
 
     reasoning: str
@@ -112,9 +107,7 @@ def sample_from_completion(
     tokenizer: Tokenizer,
     meta: dict | None = None,
 ) -> Sample:
-    """A generated answer as a sample that supervises exactly `completion_ids`.
-
-    An answer that was cut has no closing piece, and none is added.
+    """A generated answer as a sample that supervises exactly `completion_ids`; a cut one gets no closing piece.
 
     Args:
         prompt_ids: from `render_prompt`; starts with the only BOS, if the template has one.
@@ -124,8 +117,8 @@ def sample_from_completion(
         tokenizer: that both were encoded with.
         meta: of the record.
 
-    Raises UserError naming the record: either part is empty, an id is outside the vocabulary, BOS is not exactly the
-    first id of the prompt, or the answer continues after its closing piece.
+    Raises UserError naming the record: a part is empty, an id is outside the vocabulary, BOS is not exactly the first
+    id of the prompt, or the answer continues after its closing piece.
     """
     where = f"rollout {record_id!r}"
     prompt_ids, completion_ids = list(prompt_ids), list(completion_ids)
@@ -156,8 +149,8 @@ def _check_bos(prompt_ids: list[int], completion_ids: list[int], bos_id: int, wh
 def parse_completion(ids: Sequence[int], tokenizer: Tokenizer) -> Completion:
     """Take generated ids (from behind the assistant's header) apart.
 
-    An answer cut inside its thinking span has reasoning only; text without a span is an answer that is not well formed,
-    unless the template has no span.
+    An answer cut inside its thinking span has reasoning only; one without a span is not well formed, unless the
+    template has none.
     """
     ids = [int(token_id) for token_id in ids]
     finished = bool(ids) and ids[-1] == tokenizer.eos_id

@@ -63,8 +63,8 @@ class TokenizersBackend:
 class Tokenizer:
     """Text to ids and back.
 
-    Attributes: template; vocab_size; bos_id (None where the template has none); eos_id (the id of the template's
-    closing piece); pad_id (0); special (piece name to id, the pieces of the template); sha256 of the file; path.
+    Attributes: template; vocab_size; bos_id (None: the template has none); eos_id (its closing piece); pad_id (0);
+    special (piece to id); sha256 of the file; path.
     """
 
     def __init__(
@@ -87,9 +87,8 @@ class Tokenizer:
     def load(cls, path: str | Path, template: str | None = None) -> "Tokenizer":
         """Read a SentencePiece `tokenizer.model`, or a `tokenizer.json`, told apart by the name's ending.
 
-        template: the name of a registered chat template; None: pangu for the first kind, chatml for the second.
-        Raises UserError when the file is absent, damaged or lacks a piece of the template, or the package `tokenizers`
-        that the second kind needs is not installed.
+        template: of a registered chat template; None: pangu for the first kind, chatml for the second. Raises UserError
+        when the file is absent, damaged or lacks a piece of the template, or the package `tokenizers` is not installed.
         """
         path = Path(path)
         is_json = path.suffix == ".json"
@@ -209,12 +208,10 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train a small BPE vocabulary on `texts`, write it to `path`, and return it. The same texts give the same file.
 
-    It has the layout of the real one in small: <unk> 0 (also padding), <s> 1, the four special pieces, a dummy prefix
-    before each text, no normalisation. Characters of the chat template are always covered. From vocab_size 512 on,
-    byte fallback spells whatever the corpus lacks; below, a character that is not in the corpus becomes <unk>.
-
-    `chat.segments` gives the texts of a record just as they will be encoded. Raises UserError, naming
-    tokenizer.vocab_size and the nearest size that works, or tokenizer.character_coverage.
+    Its layout: <unk> 0 (also padding), <s> 1, the four special pieces, a dummy prefix before each text, no
+    normalisation. Characters of the chat template are always covered. From vocab_size 512 on byte fallback spells
+    whatever the corpus lacks; below, that becomes <unk>. Raises UserError that names tokenizer.vocab_size and the
+    nearest size that works, or tokenizer.character_coverage.
     """
     if not 0.98 <= character_coverage <= 1.0:
         raise UserError(f"tokenizer.character_coverage={character_coverage}: must be from 0.98 to 1.0")

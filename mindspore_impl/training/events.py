@@ -1,8 +1,4 @@
-"""Write TensorBoard events synchronously.
-
-tensorboardX's SummaryWriter writes in a thread of its own, which dies when the disk is full; the training loop would
-then hang for ever at its full queue.
-"""
+"""Write TensorBoard events synchronously: SummaryWriter's own thread dies on a full disk, and training would hang."""
 
 import time
 from pathlib import Path

@@ -1,8 +1,4 @@
-"""Training progress, metrics.jsonl and TensorBoard events.
-
-`Progress` is plain JSON, because a checkpoint stores it too: a resumed run logs the same numbers as an uninterrupted
-one.
-"""
+"""Training progress, metrics.jsonl and TensorBoard events. A checkpoint stores `Progress`, which is plain JSON."""
 
 import json
 import os
@@ -132,8 +128,8 @@ class Progress:
 class MetricsLog:
     """metrics.jsonl and, if asked for, TensorBoard events below `folder`, both cut back to `step` steps at the start.
 
-    With `active=False` (every rank but the first) nothing is touched. Every method raises UserError when the disk is
-    full or not writable; the complete lines in the file are kept when the stage resumes.
+    With `active=False` (every rank but the first) nothing is touched. Raises UserError when the disk is full or not
+    writable.
     """
 
     def __init__(self, folder: Path, step: int, tensorboard: bool, active: bool):

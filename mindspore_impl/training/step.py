@@ -37,9 +37,8 @@ def _clear_tensor(total):
 class TrainStep(nn.TrainOneStepCell):
     """construct(*micro-batch) -> report float32 [3 + M]: loss, gradient norm, 1 if finite, then the metric sums.
 
-    network: LossNetwork (loss = weighted sum, metrics_M = sums); optimizer: from make_optimizer; max_grad_norm: global
-    norm, 0 for none; world_size: ranks whose gradients and sums are added, once an update. A non-finite loss or norm
-    applies nothing: weights, moments and the count of updates stay.
+    max_grad_norm: global norm, 0 for none; world_size: ranks whose gradients and sums are added, once an update. A
+    non-finite loss or norm changes neither weights nor moments nor the count of updates.
     """
 
     def __init__(self, network: nn.Cell, optimizer: nn.Optimizer, max_grad_norm: float, world_size: int = 1):

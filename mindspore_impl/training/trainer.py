@@ -54,8 +54,8 @@ def train(job: TrainingJob) -> dict[str, Any]:
     Returns steps, seconds (without compilation), tokens, supervised_tokens, tokens_per_second, compile_seconds,
     skipped_steps, checkpoint_copy_seconds and checkpoint_wait_seconds (in which training stood still), selected_step,
     validation_before and validation_after ({set: {loss, perplexity, tokens}}; after: of the selected weights) and the
-    last logged means. Raises UserError when too many steps in a row are not finite, or when a checkpoint does not fit
-    or cannot be written.
+    last logged means. Raises UserError for options without a meaning, too many non-finite steps in a row, or a
+    checkpoint that does not fit or cannot be written.
     """
     for name in ("objective", "optimizer", "options"):
         checked(getattr(job, name), name)
