@@ -26,9 +26,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     arrays = read_arrays(file)
     for name, array in arrays.items():
         if array.dtype not in (np.float16, np.float32, np.float64):
-            raise UserError(
-                f"{file}: {name!r} is {array.dtype}, not a float; store the weights as float32 safetensors first"
-            )
+            raise UserError(f"{file}: {name!r} is {array.dtype}; store the weights as float32 safetensors")
     return {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
 
 
@@ -40,10 +38,7 @@ def read_arrays(file: str | Path) -> dict[str, np.ndarray]:
     try:
         return load_file(file)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{file}: cannot be read as safetensors of NumPy types ({error}); it is damaged, or holds a type such as "
-            "bfloat16: store the weights as float32 safetensors first"
-        ) from error
+        raise UserError(f"{file}: damaged, or such as bfloat16 ({error}); store float32 safetensors") from error
 
 
 def open_weights(path: str | Path, which: str = "last", base: Callable[[], WeightSource] | None = None) -> WeightSource:
@@ -73,9 +68,7 @@ def open_weights(path: str | Path, which: str = "last", base: Callable[[], Weigh
     adapters = read_adapters(folder / WEIGHTS)
     if adapters is not None:
         if base is None:
-            raise UserError(
-                f"{folder}: holds LoRA adapters alone; name the stage inside its run, which knows their base"
-            )
+            raise UserError(f"{folder}: holds LoRA adapters alone; name the stage inside its run")
         return merged(source, adapters, base())
     if not (folder / CONFIG).is_file():
         return source

@@ -57,21 +57,13 @@ def selected(folder: str | Path, which: str) -> Checkpoint:
     if which == "best":
         pointer = pointer_of(folder, BEST)
         if pointer is None:
-            raise UserError(
-                f"{folder}: no best checkpoint is recorded (no validation with a finite loss was run); name validation "
-                "sets in the stage's data, or set train.select=last"
-            )
+            raise UserError(f"{folder}: no best checkpoint is recorded; name data.validation, or set train.select=last")
         others = [name for name in names_of(folder) if name != pointer]
         return _first_intact(folder, [pointer, *others], [])
     found = latest(folder)
     if found is None:
         raise UserError(f"{folder}: holds no checkpoint; run the stage that writes it first")
     return found
-
-
-def name_of(step: int) -> str:
-    """The folder name of a step, such as step_00000020."""
-    return f"step_{step:08d}"
 
 
 def step_of(name: str) -> int:
@@ -155,10 +147,7 @@ def _first_intact(folder: Path, names: list[str], problems: list[str]) -> Checkp
         if problems:
             print(f"warning: {'; '.join(problems)}; {folder / name} is used instead", file=sys.stderr)
         return opened(folder / name, manifest, position)
-    raise UserError(
-        f"{folder}: no usable checkpoint: {'; '.join(problems)}; restore the folder from a copy, "
-        "or remove it to start this stage again"
-    )
+    raise UserError(f"{folder}: no usable checkpoint: {'; '.join(problems)}; restore it, or remove it to start again")
 
 
 def opened(path: Path, manifest: dict, position: dict) -> Checkpoint:

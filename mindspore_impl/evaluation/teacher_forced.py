@@ -76,13 +76,13 @@ def _sums_of_sets(
 
 
 def _predictions(model):
-    from mindspore_impl.losses.token_losses import TokenPredictions
+    from mindspore_impl.losses.token_losses import TokenLosses
 
-    return TokenPredictions(model).set_train(False)
+    return TokenLosses(model, predictions=True).set_train(False)
 
 
 def prediction_sums(network, batch) -> dict:
-    """Sums over the supervised tokens of a PackedBatch, by a TokenPredictions network.
+    """Sums over the supervised tokens of a PackedBatch, by a TokenLosses network with predictions.
 
     Returns {"ce": cross-entropy in nats, possibly not finite, "tokens", "bins": `bin_sums`, None where the model's
     output is not finite}.

@@ -45,10 +45,7 @@ class Drawing:
         self.drawn_from = min(vocab_size, tokenizer.vocab_size)  # ids below this
         for name, token_id in (("beginning-of-text", self.bos_id), ("end-of-turn", self.eos_id)):
             if token_id is not None and not 0 <= token_id < vocab_size:
-                raise UserError(
-                    f"the tokenizer's {name} id {token_id} is outside the model's vocabulary of {vocab_size}; "
-                    f"use the tokenizer that the model was made for"
-                )
+                raise UserError(f"the tokenizer's {name} id {token_id} is outside the vocabulary of {vocab_size}")
 
     def check_prompt(self, name: str, prompt: list[int], new: int, limit: int, limit_name: str) -> None:
         """Validate a prompt: not empty, ids of the vocabulary, `new` more tokens fit into `limit`. Raises UserError."""
@@ -57,14 +54,7 @@ class Drawing:
         if min(prompt) < 0 or max(prompt) >= self.vocab_size:
             raise UserError(f"{name} holds an id outside the model's vocabulary of {self.vocab_size}")
         if len(prompt) + new > limit:
-            raise UserError(
-                f"{name}: {len(prompt)} tokens + max_new_tokens {new} exceed {limit_name} {limit}; shorten the prompt "
-                "or lower sampling.max_new_tokens"
-            )
-
-    def start(self, prompts: list[list[int]], seeds: list[int], sampling: SamplingOptions) -> "Draws":
-        """The draws of these sequences."""
-        return Draws(self, prompts, seeds, sampling)
+            raise UserError(f"{name}: {len(prompt)} tokens + max_new_tokens {new} exceed {limit_name} {limit}")
 
 
 class Draws:
@@ -116,7 +106,7 @@ def stream(
     drawing.check_prompt("the prompt", prompt, sampling.max_new_tokens, decoder.slots, "the cache length")
     ids_BL = np.full((1, decoder.padded(len(prompt))), drawing.pad_id, np.int32)
     ids_BL[0, : len(prompt)] = prompt
-    draws = drawing.start([prompt], [seed], sampling)
+    draws = Draws(drawing, [prompt], [seed], sampling)
     logits_BV = decoder.prefill(ids_BL, np.array([len(prompt)], np.int32))
     while True:
         token_B = draws.draw(logits_BV)

@@ -6,7 +6,7 @@ shapes change the logits of a sequence by float32 rounding (about 1e-6 relative)
 Legend: B sequences of a batch, L padded prompt length, T cache slots, V vocabulary, S steps.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +14,14 @@ from mindspore import Tensor
 
 from mindspore_impl import runtime
 from mindspore_impl.distributed import ranks
-from mindspore_impl.generation.decoder import Drawing, stream
+from mindspore_impl.generation.decoder import Drawing, Draws
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.model.decode import Decode, Prefill
 from mindspore_impl.model.pangu import PanguForCausalLM
 from mindspore_impl.ops.attention import rows_that_fit
 from mindspore_impl.schema import check_ranges
 
+LIMIT_NAME = "the model's max_position_embeddings"
 SHORTEST_BUCKET = 32
 WORTH_COMPILING = 4  # batches of one length that justify compiling a shape for them
 WIDEST_STRETCH = 4  # a prompt is padded to at most this times its own bucket to save a shape
@@ -107,21 +108,11 @@ class Engine:
         plan = plan_batches(lengths, longest, lambda length: min(sampling.batch_size, rows_that_fit(heads, length)))
         with runtime.progress_bar(len(prompts), progress or "", "sequence", shown=progress is not None) as bar:
             for length, rows, members in plan:
-                batch = [prompts[index] for index in members]
-                chosen = [seeds[index] for index in members]
+                batch, chosen = ([each[index] for index in members] for each in (prompts, seeds))
                 finished = self._run(batch, chosen, length, rows, sampling, bar, enough)
                 for index, generation in zip(members, finished, strict=True):
                     results[index] = generation
         return results
-
-    def stream(self, prompt: list[int], sampling: SamplingOptions, seed: int, slots: int = 0) -> Iterator[int]:
-        """Yield the ids of one answer as they are drawn, the closing one included. Raises UserError as `generate` does.
-
-        slots: the length of the cache (0: as long as prompt and answer need).
-        """
-        self.drawing.check_prompt("the prompt", prompt, sampling.max_new_tokens, self.limit, LIMIT_NAME)
-        slots = slots or self.slots_for(len(prompt) + sampling.max_new_tokens)
-        yield from stream(self.decoder(slots), self.drawing, prompt, sampling, seed)
 
     def decoder(self, slots: int) -> ModelDecoder:
         """The Decoder with a cache of `slots`."""
@@ -142,7 +133,7 @@ class Engine:
         for row, prompt in enumerate(prompts):
             input_ids_BL[row, : len(prompt)] = prompt
 
-        draws = self.drawing.start(prompts, seeds, sampling)
+        draws = Draws(self.drawing, prompts, seeds, sampling)
         token_BS = np.zeros((count, steps), np.int32)
         size_B = np.zeros(count, np.int32)  # how many tokens each sequence has
         next_B = np.full(rows, self.drawing.pad_id, np.int32)
@@ -161,9 +152,6 @@ class Engine:
             logits_BV = decoder.decode(next_B, length_B + np.int32(draws.step - 1))
         bar.update(int((~draws.ended_B).sum()))
         return [Generation(token_BS[row, : size_B[row]].tolist(), bool(draws.finished_B[row])) for row in range(count)]
-
-
-LIMIT_NAME = "the model's max_position_embeddings"
 
 
 def plan_batches(lengths: list[int], longest: int, row_limit: Callable[[int], int]) -> list[tuple[int, int, list[int]]]:

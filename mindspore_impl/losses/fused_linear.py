@@ -35,14 +35,8 @@ def row_operator(options: ObjectiveOptions, with_teacher: bool, gradient: bool) 
     """The operator of one objective as in `ops/topk_distill.py`; without a teacher kd and diagnostics are 0."""
     if not with_teacher:
         return cross_entropy(ce_weight(options), gradient)
-    return topk_distill(
-        for_operator(options.divergence),
-        options.support,
-        options.temperature,
-        ce_weight(options),
-        options.kd_weight,
-        gradient,
-    )
+    weights = ce_weight(options), options.kd_weight
+    return topk_distill(for_operator(options.divergence), options.support, options.temperature, *weights, gradient)
 
 
 def _joined(parts, axis: int):
@@ -114,13 +108,8 @@ class _NativeChunks(nn.Cell):
         weights = ce_weight(options), options.kd_weight if with_teacher else 0.0
         self.settings_6 = Tensor([*weights, options.temperature, *kind, runtime.logits_elements()], ms.float32)
 
-    def construct(
-        self, hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N
-    ):
-        return self.run(
-            hidden_ND, lm_head_VD, target_ids_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N, row_weight_N,
-            self.settings_6,
-        )  # fmt: skip
+    def construct(self, hidden_ND, lm_head_VD, target_ids_N, row_weight_N, *teacher):
+        return self.run(hidden_ND, lm_head_VD, target_ids_N, *teacher, row_weight_N, self.settings_6)
 
 
 class FusedLinear(nn.Cell):

@@ -40,21 +40,15 @@ def check_store(
         where: the stage's key, which starts the message.
     """
     if temperature != options.temperature:
-        raise UserError(
-            f"{where}: objective.temperature={options.temperature} but the teacher store was captured at "
-            f"{temperature}; set objective.temperature={temperature}, or capture again"
-        )
+        fault = f"objective.temperature={options.temperature} but the teacher store has {temperature}; set it to that"
+        raise UserError(f"{where}: {fault}, or capture again")
     if (mode == "sampled") != (options.support == "sampled"):
         advice = "sampled" if mode == "sampled" else "tail_bucket"
-        raise UserError(
-            f"{where}: objective.support={options.support} does not fit a teacher store of mode {mode}; "
-            f"set objective.support={advice}, or capture again"
-        )
+        fault = f"objective.support={options.support} does not fit a teacher store of mode {mode}"
+        raise UserError(f"{where}: {fault}; set objective.support={advice}, or capture again")
     if vocab_size != model_vocab_size:
-        raise UserError(
-            f"{where}: the teacher store has a vocabulary of {vocab_size} and the student one of {model_vocab_size}; "
-            f"both must use the same tokenizer and vocab_size"
-        )
+        fault = f"vocab_size is {vocab_size} in the teacher store and {model_vocab_size} in the student"
+        raise UserError(f"{where}: {fault}; use one tokenizer")
 
 
 def tensors_of(batch, with_teacher: bool) -> tuple[ms.Tensor, ...]:
@@ -82,10 +76,7 @@ def mean_loss(sums: Iterable[tuple[float, float]], name: str) -> dict[str, float
     for batch_ce, batch_tokens in sums:
         ce, tokens = ce + batch_ce, tokens + batch_tokens
     if tokens == 0:
-        raise UserError(
-            f"no supervised token in the held-out set {name!r}; give it records with an assistant's answer that fit "
-            "sequence_length"
-        )
+        raise UserError(f"no supervised token in the held-out set {name!r}; add records that fit sequence_length")
     loss = ce / tokens
     if not math.isfinite(loss):
         return {"loss": None, "perplexity": None, "tokens": round(tokens)}
@@ -113,19 +104,11 @@ class LossNetwork(nn.Cell):
     the options have no meaning, or ask for distillation without a teacher.
     """
 
-    def __init__(
-        self,
-        model: nn.Cell,
-        options: ObjectiveOptions,
-        with_teacher: bool,
-        gradient: bool = True,
-    ):
+    def __init__(self, model: nn.Cell, options: ObjectiveOptions, with_teacher: bool, gradient: bool = True):
         super().__init__(auto_prefix=False)  # the parameters keep the model's names
         check_objective(options, "objective")
         if options.kd_weight > 0 and not with_teacher:
-            raise UserError(
-                f"objective.kd_weight={options.kd_weight} needs a teacher store; name one, or set objective.kd_weight=0"
-            )
+            raise UserError(f"objective.kd_weight={options.kd_weight} needs a teacher store; name one, or set it to 0")
         self.model, self.with_teacher = model, with_teacher
         self.rows = FusedLinear(options, with_teacher, gradient, model.lm_head_weight.requires_grad)
 

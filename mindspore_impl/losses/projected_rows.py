@@ -53,7 +53,7 @@ class AllLogits(nn.Cell):
 
 
 def in_chunks(head: ProjectedRows, hidden_ND, position_S: np.ndarray, *inputs_S: np.ndarray) -> Iterator[list]:
-    """Yield what `head` makes of the selected positions, as lists of arrays, R of them (`runtime.logits_mb`) at a time."""
+    """Yield what `head` makes of the selected positions, as lists of arrays, R (`runtime.logits_mb`) at a time."""
     position_S = position_S.astype(np.int32)
     size = min(hidden_ND.shape[0], max(1, runtime.logits_elements() // head.vocab_size))
     for first in range(0, len(position_S), size):

@@ -14,10 +14,7 @@ _LAYERS = "model.layers."
 def evenly_spaced(total: int, keep: int) -> tuple[int, ...]:
     """`keep` of the layers 0 .. total-1, evenly spaced (halves up), the first and last among them; else UserError."""
     if not 2 <= keep <= total:
-        raise UserError(
-            f"--keep: {keep} is not between 2 (the first and the last layer stay) and the model's {total}; to keep "
-            "a single layer, name it with --layers"
-        )
+        raise UserError(f"--keep: {keep} is not between 2 and the model's {total}; name a single layer with --layers")
     gaps = keep - 1
     return tuple((2 * number * (total - 1) + gaps) // (2 * gaps) for number in range(keep))
 

@@ -93,7 +93,7 @@ def _of_model(tensors: dict[str, tensor_file.TensorInfo]) -> dict[str, tensor_fi
 
 
 def hf_files(folder: str | Path) -> list[Path]:
-    """The files of a Hugging Face folder that decide its weights: one, or an index and its shards. UserError: damaged."""
+    """The files that decide a Hugging Face folder's weights: one, or an index and its shards. UserError: damaged."""
     folder = Path(folder)
     single, index = folder / SINGLE, folder / INDEX
     if single.is_file() and index.is_file():
@@ -118,10 +118,7 @@ def _hf_tensors(folder: Path, paths: list[Path]) -> dict[str, tensor_file.Tensor
         header = tensor_file.read_header(folder / name)
         if differing := sorted(expected ^ set(header)):
             fault = "is not in it" if differing[0] in expected else "is in it"
-            raise UserError(
-                f"{folder / name}: {differing[0]!r} {fault}, against {INDEX}; file and index are of different models: "
-                "download both again"
-            )
+            raise UserError(f"{folder / name}: {differing[0]!r} {fault}, against {INDEX}; download both again")
         tensors |= _of_model(header)
     return tensors
 
@@ -151,16 +148,10 @@ def fit(source: WeightSource, options: ModelOptions, advice: str | None = None) 
     shapes, expected = dict(source.shapes), parameter_shapes(options)
     if options.tie_word_embeddings and HEAD in shapes:
         if shapes[HEAD] != shapes.get(EMBEDDING) or _digest(source, HEAD) != _digest(source, EMBEDDING):
-            raise UserError(
-                f"{source.path}: the embedding is tied to the head (tie_word_embeddings true), but {HEAD!r} is there "
-                f"and differs from {EMBEDDING!r}; untie them, or remove the head"
-            )
+            raise UserError(f"{source.path}: {HEAD!r} differs from the embedding, against tie_word_embeddings")
         del shapes[HEAD]
     if not options.tie_word_embeddings and HEAD not in shapes:
-        raise UserError(
-            f"{source.path}: {HEAD!r} is missing, and the embedding is not tied to the head (tie_word_embeddings "
-            "false); complete the weights, or tie them"
-        )
+        raise UserError(f"{source.path}: {HEAD!r} is missing, against tie_word_embeddings false; complete the weights")
     check_shapes(expected, shapes, str(source.path), advice)
     return dataclasses.replace(source, shapes=expected)
 
@@ -176,15 +167,10 @@ def check_shapes(expected: dict[str, tuple], found: dict[str, tuple], where: str
         if name not in found:
             raise UserError(f"{where}: the parameter {name!r} {list(shape)} of the model is not in it; {advice}")
         if found[name] != shape:
-            raise UserError(
-                f"{where}: {name!r} has shape {list(found[name])} there and {list(shape)} in the model; {advice}"
-            )
+            raise UserError(f"{where}: {name!r} has shape {list(found[name])}, not the model's {list(shape)}; {advice}")
     extra = sorted(set(found) - set(expected))
     if extra:
-        raise UserError(
-            f"{where}: it holds {extra[0]!r} {list(found[extra[0]])} that the model does not have "
-            f"({len(extra)} such in all); {advice}"
-        )
+        raise UserError(f"{where}: {extra[0]!r} {list(found[extra[0]])} is not in the model; {advice}")
 
 
 def load_into(model, source: WeightSource, title: str | None = None) -> None:

@@ -33,9 +33,7 @@ class CpuTopkLogprobs(nn.Cell):
         def shapes(logits_NV, _):
             return (logits_NV[0], top_k), (logits_NV[0], top_k), (logits_NV[0],)
 
-        def dtypes(*_):
-            return ms.int32, ms.float32, ms.float32
-
+        dtypes = (ms.int32, ms.float32, ms.float32)
         self.run = ops.Custom(native.operator("TopkLogprobs"), shapes, dtypes, func_type="aot")
         self.settings_1 = Tensor([temperature], ms.float32)
 

@@ -81,6 +81,8 @@ _STYLE = {
     "axes.edgecolor": INK,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,

@@ -102,10 +102,11 @@ def _markdown(name: str, summary: dict) -> str:
 def _page(name: str, summary: dict, stages: list[str], sets: list[str], values: Values, headline: Sequence[str]) -> str:
     number = len(summary["seeds"])
     means = "; ".join(f"{row['stage']} {row['set']} mean {render.percent(row['mean'])}" for row in summary["stages"])
+    rows = [(stage, {name: list(values.get((stage, name), {}).values()) for name in sets}) for stage in stages]
     plot = render.figure(
-        figures.seeds_figure(stages, sets, {key: list(by_seed.values()) for key, by_seed in values.items()}),
+        figures.interval_figure(rows, sets),
         f"Accuracy by stage over {number} seeds: {means}",
-        "One point a seed, a bar at the mean.",
+        "A mark at the mean, a line for its 95 % t interval, a point for each seed.",
     )
     items = []
     for row in (row for stage in headline for row in summary["stages"] if row["stage"] == stage):

@@ -114,8 +114,8 @@ def _samples(run: RunView, stage: StageView, tokenizer: Tokenizer) -> Iterator[F
         path = run.input_path(stage, "rollouts")
         path = path / "rollouts.jsonl" if path.is_dir() else path
         for number, value in itertools.islice(files.read_jsonl(path), _LOOKED_AT):
-            make = functools.partial(_rolled_out, value, f"{path}:{number}", tokenizer)
-            yield str(value.get("thinking")), make
+            parse = functools.partial(rollouts.parse_rollout, value, f"{path}:{number}", tokenizer)
+            yield str(value.get("thinking")), lambda parse=parse: rollouts.to_sample(parse(), tokenizer)
         return
     mixture = _mapping(_mapping(stage.settings, "data"), "mixture")
     sets = _mapping(_mapping(run.config, "data"), "sets")
@@ -130,10 +130,6 @@ def _samples(run: RunView, stage: StageView, tokenizer: Tokenizer) -> Iterator[F
             options = dataclasses.replace(options, count=min(options.count, _LOOKED_AT))
         for record in itertools.islice(load_set(name, options, int(run.config.get("seed") or 0)), _LOOKED_AT):
             yield record.thinking, functools.partial(chat.render, record, tokenizer)
-
-
-def _rolled_out(value: dict, where: str, tokenizer: Tokenizer) -> Sample:
-    return rollouts.to_sample(rollouts.parse_rollout(value, where, tokenizer), tokenizer)
 
 
 def _tokenizer(run: RunView) -> Tokenizer:

@@ -97,7 +97,15 @@ class Tokenizer:
             content = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path}: the tokenizer cannot be read ({error.strerror}); set tokenizer.path") from error
-        backend = _tokenizers_backend(content, path) if is_json else _sentencepiece_backend(content, path)
+        try:
+            backend = (TokenizersBackend if is_json else SentencePieceBackend)(content)
+        except ImportError as error:
+            raise UserError(f"{path}: needs the package tokenizers; pip install 'openpangu-posttrain[hf]'") from error
+        except Exception as error:  # the libraries raise bare Exception, RuntimeError and OSError
+            kind = "tokenizer.json of the tokenizers library" if is_json else "SentencePiece model"
+            raise UserError(f"{path}: not a {kind} ({error}); set tokenizer.path to another file") from error
+        if not is_json and backend.find("<unk>") not in (0, None):
+            raise UserError(f"{path}: <unk> has id {backend.find('<unk>')}, not 0; use a Pangu tokenizer.model")
         return cls(backend, files.sha256_bytes(content), path, chosen)
 
     def encode(self, text: str) -> list[int]:
@@ -139,9 +147,7 @@ class Tokenizer:
             hint = "set tokenizer.template to the one that this model was trained with"
             if self.template is templates.PANGU:
                 hint = "use openPangu's tokenizer.model, or one made by tools/train_tokenizer.py"
-            raise UserError(
-                f"{self.path}: the vocabulary has no piece {piece}, which template {self.template.name} needs; {hint}"
-            )
+            raise UserError(f"{self.path}: no piece {piece}, which template {self.template.name} needs; {hint}")
         return found
 
     def _spell(self, piece: str) -> tuple[int, ...]:
@@ -155,31 +161,6 @@ class Tokenizer:
             else:
                 ids.append(found)
         return tuple(ids)
-
-
-def _sentencepiece_backend(content: bytes, path: Path) -> SentencePieceBackend:
-    try:
-        backend = SentencePieceBackend(content)
-    except (RuntimeError, OSError) as error:
-        raise UserError(
-            f"{path}: not a SentencePiece model; tokenizer.path must name a tokenizer.model or a tokenizer.json"
-        ) from error
-    if backend.find("<unk>") not in (0, None):
-        raise UserError(
-            f"{path}: <unk> has id {backend.find('<unk>')}, but padding needs 0; use a Pangu tokenizer.model"
-        )
-    return backend
-
-
-def _tokenizers_backend(content: bytes, path: Path) -> TokenizersBackend:
-    try:
-        return TokenizersBackend(content)
-    except ImportError as error:
-        raise UserError(
-            f"{path}: a tokenizer.json needs the package tokenizers; pip install 'openpangu-posttrain[hf]'"
-        ) from error
-    except Exception as error:  # the library raises bare Exception  # noqa: BLE001
-        raise UserError(f"{path}: not a tokenizer.json of the tokenizers library ({error})") from error
 
 
 def texts_of(path: Path) -> Iterator[str]:

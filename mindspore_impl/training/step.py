@@ -14,23 +14,16 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore_impl.ops.collectives import make_sum
 from mindspore_impl.training import zero
 
-_scaled = ops.MultitypeFuncGraph("scaled")
-_add_into = ops.MultitypeFuncGraph("add_into")
-_clear = ops.MultitypeFuncGraph("clear")
 
-
-@_scaled.register("Tensor", "Tensor")
-def _scaled_tensor(scale, gradient):
+def _scaled(scale, gradient):
     return ops.cast(gradient, ms.float32) * scale
 
 
-@_add_into.register("Tensor", "Tensor")
-def _add_into_tensor(total, gradient):
+def _add_into(total, gradient):
     return ops.assign_add(total, ops.cast(gradient, ms.float32))
 
 
-@_clear.register("Tensor")
-def _clear_tensor(total):
+def _clear(total):
     return ops.assign(total, ops.zeros_like(total))
 
 
