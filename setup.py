@@ -23,7 +23,7 @@ GGUF = ["gguf>=0.17,<1", *HF]
 SELECT = ["datasketch>=2,<3"]  # the index of near-duplicates
 TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.9,<1", *GGUF, *SELECT]
 BENCH = ["torch==2.13.0", "transformers==4.57.1", *SELECT]
-SWEEP = ["hydra-optuna-sweeper>=1.2,<2"]  # it brings Optuna 2.10; later ones up to 4 do as well
+SWEEP = ["optuna>=3,<5"]  # proposes the trials of a sweep, through ask and tell
 
 
 def native_builder():
@@ -76,7 +76,8 @@ setup(
     python_requires=">=3.10,<3.12",
     packages=find_packages(include=["mindspore_impl", "mindspore_impl.*"]) + CONF_FOLDERS,
     package_dir={"mindspore_impl.conf": "conf"},
-    package_data={name: ["*.yaml"] for name in CONF_FOLDERS} | {"mindspore_impl.report": ["templates/*"]},
+    package_data={name: ["*.yaml"] for name in CONF_FOLDERS}
+    | {"mindspore_impl.report": ["templates/*"], "mindspore_impl.data.selection": ["refusals.json", "*.jinja"]},
     install_requires=[
         "mindspore==2.9.0",
         "mindformers==1.9.0",

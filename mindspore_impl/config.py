@@ -1,9 +1,11 @@
-"""Composes conf/ with the user's overrides and YAML files through Hydra, and returns plain data.
+"""Compose conf/ with the user's overrides and YAML files through Hydra into plain data.
 
 Hydra's own validation would let `+key=` typos pass and turn `true` into 'True' for a text field, so nothing is checked
 here: the plain container is held against dataclasses by schema.py, one rule for YAML, `key=`, `+key=` and `++key=`.
 """
 
+import itertools
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,11 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import nearest
 
-_NEEDS_QUOTES = set("[]{}(),'\"")
+_QUOTES = "'\""
 _GLOBAL_GROUPS = ("experiment", "curriculum")  # their files set keys of the whole run
+_GLOBAL = re.compile(r"#\s*@package\s+_global_\s*")
+_KEY = re.compile(r"[+~]*[\w./@:-]+", re.ASCII)
 
 
 def conf_folder() -> Path:
@@ -34,22 +39,22 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> tuple[dict,
     """
     from omegaconf import OmegaConf
 
-    with _composed(overrides, config_dir) as (composed, folders), as_user_errors("configuration"):
+    with _composed(overrides, config_dir) as (composed, sources):
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    for group in _GLOBAL_GROUPS:
-        if group in plain:
-            raise UserError(
-                f"{group}: the file of this group sets keys below `{group}`; its first line must be "
-                "`# @package _global_`, so that they are keys of the whole run"
-            )
-    return plain, folders
+        for group in _GLOBAL_GROUPS:
+            if group in plain:
+                raise UserError(
+                    f"{sources.files_without_package(group)}: this file sets keys below `{group}`; its first line must "
+                    "be `# @package _global_`, so that they are keys of the whole run"
+                )
+    return plain, sources.folders
 
 
 def compose_text(overrides: list[str], config_dir: Path | None = None, resolve: bool = False) -> str:
     """The composed configuration as YAML, with `${...}` resolved or not: Hydra's `--cfg job`."""
     from omegaconf import OmegaConf
 
-    with _composed(overrides, config_dir) as (composed, _), as_user_errors("configuration"):
+    with _composed(overrides, config_dir) as (composed, _):
         return OmegaConf.to_yaml(composed, resolve=resolve)
 
 
@@ -59,120 +64,149 @@ def override_parser(config_dir: Path | None = None) -> Iterator:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    with _initialised(_search_path([config_dir] if config_dir else [])):
+    with _initialised(conf_folder(), [config_dir] if config_dir else []):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        yield lambda text: _parsed(parser, text)
+        yield lambda text: parser.parse_overrides([_quoted(parser, text)])[0]
 
 
 @dataclass
 class _Sources:
-    """Where Hydra looks beside conf/, and the overrides that choose there."""
+    """The overrides as Hydra takes them, and the user's own files behind them."""
 
+    overlay: Path  # a temporary folder of groups; it wins over conf/
     overrides: list[str] = field(default_factory=list)
-    search: list[Path] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)  # of the user's files
+    folders: list[Path] = field(default_factory=list)
+    files: dict[Path, Path] = field(default_factory=dict)  # file in the overlay: the user's file
+
+    def add_file(self, path: Path, group: str) -> str:
+        """Make the YAML file at `path` and those beside it choices of `group`; -> the name of its choice."""
+        if not path.is_file():
+            raise UserError(f"{group}={path}: no such file")
+        target = self.overlay / group
+        for beside in sorted(path.parent.glob("*.y*ml")):
+            if not beside.samefile(path):
+                self._copy(beside, target / f"{beside.stem}.yaml")
+        name = f"from_file_{len(self.files)}"
+        self._copy(path, target / f"{name}.yaml")
+        self.folders.append(path.parent)
+        return name
+
+    def _copy(self, path: Path, target: Path) -> None:
+        try:
+            files.write_text(target, path.read_text(encoding="utf-8-sig"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        self.files[target] = path
+
+    def files_without_package(self, group: str) -> str:
+        """The user's files of a global group that do not say so in their first lines."""
+        own = [path for copied, path in self.files.items() if copied.parent.name == group]
+        own += [path for folder in self.folders for path in sorted((folder / group).glob("*.yaml"))]
+        return ", ".join(str(path) for path in own if not _is_global(path)) or group
+
+    def renamed(self, message: str) -> str:
+        """A message of Hydra with the user's files in place of their copies."""
+        for copied, path in self.files.items():
+            message = message.replace(str(copied), str(path)).replace(f"{copied.parent.name}/{copied.stem}", str(path))
+        return message
+
+
+def _is_global(path: Path) -> bool:
+    head = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").split("\n"))
+    return any(_GLOBAL.fullmatch(line) for line in head)
 
 
 @contextmanager
 def _composed(overrides: list[str], config_dir: Path | None) -> Iterator:
     from hydra import compose as hydra_compose
 
-    if config_dir is not None and not Path(config_dir).is_dir():
-        raise UserError(f"--config-dir: {config_dir}: no such folder")
     with tempfile.TemporaryDirectory() as overlay:
-        sources = _sources(overrides, config_dir, Path(overlay))
-        search = _search_path(sources.search)
-        with as_user_errors("configuration"), _initialised(search):
-            composed = hydra_compose(config_name="config", overrides=[*search, *sources.overrides])
-        yield composed, sources.folders
+        sources = _Sources(Path(overlay))
+        _check_config_dir(config_dir)
+        search = [Path(config_dir)] if config_dir else []
+        sources.folders += [folder for own in search for folder in (own, own / "experiment")]
+        _read(overrides, [conf_folder(), *search], sources)
+        primary = conf_folder()
+        if sources.files:
+            shutil.copyfile(primary / "config.yaml", sources.overlay / "config.yaml")
+            primary, search = sources.overlay, [primary, *search]
+        try:
+            with as_user_errors("configuration"), _initialised(primary, search) as searched:
+                yield hydra_compose("config", [*searched, *sources.overrides]), sources
+        except UserError as error:
+            raise UserError(sources.renamed(str(error))) from error
 
 
-def _search_path(folders: list[Path]) -> list[str]:
-    found = ",".join(f"'file://{folder.resolve()}'" for folder in folders)
-    return [f"hydra.searchpath=[{found}]"] if found else []
+def _check_config_dir(config_dir: Path | None) -> None:
+    """Refuse a folder that is not there, or a file in it that Hydra would pass over for one of conf/."""
+    if config_dir is None:
+        return
+    if not Path(config_dir).is_dir():
+        raise UserError(f"--config-dir: {config_dir}: no such folder")
+    for ours in conf_folder().glob("*/*.yaml"):
+        own = Path(config_dir) / ours.parent.name / ours.name
+        if own.is_file() and not own.samefile(ours):
+            raise UserError(f"--config-dir: {own}: conf/ has a file of this name; rename yours")
 
 
 @contextmanager
-def _initialised(search: list[str]) -> Iterator[None]:
+def _initialised(primary: Path, search: list[Path]) -> Iterator[list[str]]:
+    """Hydra with `primary` as its folder; yields the override that makes it look into the folders `search` too."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    quoted = ["'file://" + re.sub(r"(\\*')", r"\\\1", str(folder.resolve())) + "'" for folder in search]
     GlobalHydra.instance().clear()
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        yield
+    with initialize_config_dir(version_base="1.3", config_dir=str(primary)):
+        yield [f"hydra.searchpath=[{','.join(quoted)}]"] if quoted else []
 
 
-def _sources(overrides: list[str], config_dir: Path | None, overlay: Path) -> _Sources:
-    """Overrides as Hydra takes them, so that every form of a key reaches our own check.
+def _read(overrides: list[str], groups: list[Path], sources: _Sources) -> None:
+    """Add overrides as Hydra takes them to `sources`, so that every form of a key reaches our own check.
 
-    `key=value` becomes `++key=value` unless it chooses a group; a YAML file as a choice is put into `overlay`.
+    `key=value` becomes `++key=value` unless it chooses a group; a YAML file as a choice goes into the overlay.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    found, parser = _Sources(), OverridesParser.create()
-    if config_dir is not None:
-        found.search.append(Path(config_dir))
-        found.folders += [Path(config_dir), Path(config_dir) / "experiment"]
-    groups = [conf_folder(), *found.search]
+    parser = OverridesParser.create()
     for text in overrides:
         key, equals, value = text.partition("=")
         bare = key.lstrip("+~").split("@")[0]
         if not equals and not text.startswith("~"):
             raise UserError(f"{text!r}: expected key=value (see --help)")
-        if bare == "hydra" or bare.startswith("hydra."):
+        if re.match(r"hydra\b", bare):
             raise UserError(f"{text}: Hydra's own settings have no effect here; use run_dir=, --multirun and --jobs")
         is_group = "@" in key or any((folder / bare).is_dir() for folder in groups)
-        if is_group and value.strip("'\"").endswith((".yaml", ".yml")):
-            path = Path(value.strip("'\""))
-            text = f"{key}={_overlaid(path, bare, overlay)}"
-            found.folders.append(path.parent)
+        if is_group and value.strip(_QUOTES).endswith((".yaml", ".yml")):
+            text = f"{key}={sources.add_file(Path(value.strip(_QUOTES)), bare)}"
         elif equals:
             text = _quoted(parser, text)
-        found.overrides.append(text if is_group or key.startswith("~") else "++" + text.lstrip("+"))
-    if any(overlay.iterdir()):
-        found.search.append(overlay)
-    return found
-
-
-def _overlaid(path: Path, group: str, overlay: Path) -> str:
-    """Make the YAML file at `path`, and those beside it, choices of `group`; -> the name of its choice."""
-    if not path.is_file():
-        raise UserError(f"{group}={path}: no such file")
-    target = overlay / group
-    target.mkdir(parents=True, exist_ok=True)
-    for beside in sorted(path.parent.glob("*.y*ml")):
-        shutil.copyfile(beside, target / f"{beside.stem}.yaml")
-    ours = (conf_folder() / group / f"{path.stem}.yaml").is_file()
-    name = f"{path.stem}_from_file" if ours or not path.stem.isascii() else path.stem
-    shutil.copyfile(path, target / f"{name}.yaml")
-    return name
+        sources.overrides.append(text if is_group or key.startswith("~") else "++" + text.lstrip("+"))
 
 
 def _quoted(parser, text: str) -> str:
-    """`text`, its value in quotes where Hydra's grammar needs them for a plain word (`=`, `#`, Chinese)."""
+    """`text`, its value in quotes where Hydra's grammar needs them for a plain word (`=`, `#`, Chinese, apostrophe).
+
+    Raises UserError for an override that Hydra cannot read.
+    """
     from hydra.errors import HydraException
 
-    try:
-        parser.parse_overrides([text])
-    except HydraException:
-        key, _, value = text.partition("=")
-        if not _NEEDS_QUOTES & set(value):
-            return f"{key}='{value}'"
-    return text
-
-
-def _parsed(parser, text: str):
-    """One override in Hydra's form. Raises UserError when its grammar has no meaning for it."""
-    from hydra.errors import HydraException
-
-    try:
-        return parser.parse_overrides([_quoted(parser, text)])[0]
-    except HydraException as error:
-        key = text.partition("=")[0]
-        raise UserError(
-            f"{text}: not an override as Hydra writes them; put words with special characters in quotes of their own, "
-            f"such as {key}=\"'a,b'\" ({_readable(str(error))})"
-        ) from error
+    key, _, value = text.partition("=")
+    if not _KEY.fullmatch(key):
+        raise UserError(f"{text}: a key on the command line has ASCII letters, digits and _ . / @ : - only")
+    quote = '"' if "'" in value else "'"
+    forms = [text] if set(value) & set('[]{}(),"') else [text, f"{key}={quote}{value}{quote}"]
+    for form in forms:
+        try:
+            parser.parse_override(form)
+        except HydraException as error:
+            problem = error
+        else:
+            return form
+    raise UserError(
+        f"{text}: not an override as Hydra writes them; put words with special characters in quotes of their own, such "
+        f"as {key}=\"'a,b'\" ({_readable(str(problem))})"
+    ) from problem
 
 
 @contextmanager

@@ -35,12 +35,15 @@ def test_wheel_outside_the_clone(tmp_path):
         assert "pangu-train = mindspore_impl.cli.train:main\n" in archive.read(scripts).decode()
     shutil.rmtree(source)
     code = "import mindspore_impl, sys; from mindspore_impl.cli.train import main; print(mindspore_impl.__file__); "
-    code += "sys.exit(main(['experiment=quickstart', '--dry-run']))"
+    code += "sys.exit(main(sys.argv[1:]))"
     elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
+    (elsewhere / "experiment").mkdir(parents=True)
+    (elsewhere / "experiment" / "mine.yaml").write_text("# @package _global_\ndefaults: [quickstart]\nname: mine\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    assert str(tmp_path / "site") in result.stdout and "01_teacher" in result.stdout
+    path, folder = ["experiment=experiment/mine.yaml"], ["--config-dir=.", "experiment=mine"]
+    for chosen in (["experiment=quickstart"], path, folder, ["-m", *path, "seed=1,2"]):
+        command = [sys.executable, "-c", code, *chosen, "--dry-run"]
+        result = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert str(tmp_path / "site") in result.stdout
+        assert ("2 trials" if "-m" in chosen else "01_teacher") in result.stdout

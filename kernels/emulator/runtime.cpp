@@ -13,7 +13,7 @@ namespace {
 
 constexpr size_t STACK_BYTES = 1 << 20;
 constexpr int KERNEL_ARGUMENTS = 24;
-constexpr uint32_t CROSS_IDS = 16;
+constexpr int CROSS_IDS = 16;
 
 // Gives the turn to the other cores until `ready`.
 void block(const std::string& what, const std::function<bool()>& ready) {
@@ -41,17 +41,17 @@ GmBuffer* find_gm(const void* pointer) {
 int block_count() { return static_cast<int>(run->cores.size()); }
 uint64_t tiling_key() { return run->key; }
 
-void sync_all(int members, const char* what) {
+void sync_all(int members) {
     SyncGroup& group = run->groups[members];
     if (current->index >= members)
-        fault("sync-cores", "%s of %d cores is called on core %d", what, members, current->index);
+        fault("sync-cores", "SyncAll of %d cores is called on core %d", members, current->index);
     current->barrier_all();
     const uint64_t round = group.arrived / members;
     Clock& clock = group.clocks[round % 2];
     if (group.arrived % members == 0) clock.clear();
     current->merge_into(clock);
     ++group.arrived;
-    block(std::string(what) + " of " + std::to_string(members) + " cores",
+    block("SyncAll of " + std::to_string(members) + " cores",
           [&] { return group.arrived >= (round + 1) * members; });
     current->learn_all(clock);
 }
@@ -77,28 +77,24 @@ void block_wait(int32_t* flag, const char* what) {
 
 namespace {
 
-void need_scheduler(const char* api, int id) {
-    if (!current->hard_sync) fault("kernel-type", "%s needs KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0)", api);
-    if (id >= static_cast<int>(CROSS_IDS)) fault("event-id", "%s(%d): ids are 0 to 15", api, id);
+std::vector<std::vector<Clock>>& cross_sets(const char* api, int id) {
+    if (id >= CROSS_IDS) fault("event-id", "%s(%d): ids are 0 to 15", api, id);
+    auto& sets = run->cross_flags[id];
+    sets.resize(run->cores.size());
+    return sets;
 }
 
 }  // namespace
 
 void cross_set(Pipe pipe, int id) {
-    need_scheduler("CrossCoreSetFlag", id);
-    auto& sets = run->cross_flags[id];
-    if (sets.empty()) sets.resize(run->cores.size());
-    auto& mine = sets[current->index];
+    auto& mine = cross_sets("CrossCoreSetFlag", id)[current->index];
     if (mine.size() - current->cross_waits[id] == 15)
         fault("event-reused", "CrossCoreSetFlag(%d): its counter ends at 15", id);
-    mine.emplace_back();
-    current->snapshot(pipe, mine.back());
+    current->snapshot(pipe, mine.emplace_back());
 }
 
 void cross_wait(int id) {
-    need_scheduler("CrossCoreWaitFlag", id);
-    auto& sets = run->cross_flags[id];
-    if (sets.empty()) sets.resize(run->cores.size());
+    const auto& sets = cross_sets("CrossCoreWaitFlag", id);
     const uint32_t round = current->cross_waits[id]++;
     block("CrossCoreWaitFlag(" + std::to_string(id) + ")", [&] {
         return std::all_of(sets.begin(), sets.end(), [&](const auto& of_core) { return of_core.size() > round; });

@@ -13,7 +13,7 @@ def main(arguments: list[str]) -> None:
         "Compare us with a named peer in the same run: a table here, rows in outputs/benchmarks.csv, JSON on request.",
         "python tools/benchmark.py train_step --json outputs/train_step.json",
     )
-    parser.add_argument("name", choices=sorted(speed.NAMES))
+    parser.add_argument("name", choices=sorted(speed.PEERS))
     parser.add_argument("--json", type=Path, help="write the rows there too")
     options = parser.parse_args(arguments)
     speed.run(options.name, options.json)

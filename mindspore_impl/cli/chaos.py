@@ -6,6 +6,7 @@ Some of the chains run on several ranks, where one of the processes is killed.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -43,15 +44,6 @@ class Kill:
     note: str = ""
 
 
-@dataclass
-class Reference:
-    """Results and times of an undisturbed run."""
-
-    digests: dict[str, dict[str, str]]  # by stage in their order, by file
-    seconds: dict[str, float]
-    kinds: dict[str, str]
-
-
 @command
 def main(arguments: list[str]) -> None:
     """Kill a small run in each of its stages, and verify that its results do not change."""
@@ -62,9 +54,7 @@ def main(arguments: list[str]) -> None:
         "python tools/chaos.py --kills 50",
     )
     parser.add_argument("--kills", type=int, default=16, metavar="N", help="at least this many (default 16)")
-    parser.add_argument(
-        "--workers", type=int, nargs="+", default=[1, 2], help="ranks of the runs in turn (default 1 2)"
-    )
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="ranks of the runs, in turn (1 2)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="for the runs and their logs; default: a new one in outputs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the run, as in train.py")
@@ -90,20 +80,17 @@ def run(kills: int, workers: list[int], folder: Path, seed: int = 0, overrides: 
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; choose another --folder, or remove it")
     source = random.Random(seed)
-    references = {count: _undisturbed(folder / f"reference_{count}", count, overrides) for count in workers}
+    references = {count: Run(folder / f"reference_{count}", count, overrides) for count in workers}
+    for reference in references.values():
+        reference.undisturbed()
     done: list[Kill] = []
-    chain = 0
-    while len(done) < kills:
-        count = workers[chain % len(workers)]
-        stages = list(references[count].kinds)[: kills - len(done)]
-        done += _chain(folder / f"chain_{chain:02d}", chain, count, stages, references[count], overrides, source)
+    for chain in itertools.count():
+        reference = references[workers[chain % len(workers)]]
+        victim = Run(folder / f"chain_{chain:02d}", reference.workers, overrides)
+        done += _chain(chain, victim, reference.stages(), kills - len(done), source)
         files.write_json(folder / "chaos.json", {"seed": seed, "kills": [asdict(kill) for kill in done]})
-        chain += 1
-    _summarise(done)
-    return done
-
-
-def _summarise(done: list[Kill]) -> None:
+        if len(done) >= kills:
+            break
     kinds = Counter(kill.kind for kill in done)
     print("kills by kind of stage: " + ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items())))
     sizes = Counter(kill.workers for kill in done)
@@ -113,6 +100,7 @@ def _summarise(done: list[Kill]) -> None:
     print(f"{same} of {len(done)} identical", flush=True)
     if same < len(done):
         raise JobFailed("some results differ from those of the undisturbed run (see the lines above)")
+    return done
 
 
 def _command(run_dir: Path, workers: int, overrides: tuple[str, ...]) -> list[str]:
@@ -120,32 +108,70 @@ def _command(run_dir: Path, workers: int, overrides: tuple[str, ...]) -> list[st
     return processes.train_command(*settings, *overrides)
 
 
-def _start(run_dir: Path, workers: int, overrides: tuple[str, ...]) -> subprocess.Popen:
-    """Start the run; its output goes beside it."""
-    run_dir.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{run_dir}.log", "ab") as log:
-        return processes.start(_command(run_dir, workers, overrides), signal.SIGKILL, log)
+@dataclass
+class Run:
+    """One run directory, which the same command starts again and again."""
 
+    folder: Path
+    workers: int
+    overrides: tuple[str, ...]
 
-def _undisturbed(run_dir: Path, workers: int, overrides: tuple[str, ...]) -> Reference:
-    print(f"the undisturbed run on {workers} rank{'s' * (workers > 1)} ...", flush=True)
-    started = time.monotonic()
-    code = _start(run_dir, workers, overrides).wait()
-    if code:
-        raise JobFailed(f"the undisturbed run failed with exit code {code}; see {run_dir}.log")
-    stages = _stages(run_dir)
-    names = ", ".join(stage["name"] for stage in stages.values())
-    print(f"  {len(stages)} stages in {time.monotonic() - started:.0f} s: {names}", flush=True)
-    return Reference(
-        {stage["name"]: digests(path) for path, stage in stages.items()},
-        {stage["name"]: stage["seconds"] for stage in stages.values()},
-        {stage["name"]: stage["kind"] for stage in stages.values()},
-    )
+    def __str__(self) -> str:
+        return f"{self.workers} rank{'s' * (self.workers > 1)}"
 
+    def start(self) -> subprocess.Popen:
+        """Start the run; its output goes beside it."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(f"{self.folder}.log", "ab") as log:
+            return processes.start(_command(self.folder, self.workers, self.overrides), signal.SIGKILL, log)
 
-def _stages(run_dir: Path) -> dict[Path, dict]:
-    """stage.json of each stage that has begun, by folder, in order."""
-    return {path.parent: files.read_json(path) for path in sorted(run_dir.glob("stages/*/stage.json"))}
+    def undisturbed(self) -> None:
+        """Run to the end. Raises JobFailed when it fails by itself."""
+        print(f"the undisturbed run on {self} ...", flush=True)
+        started = time.monotonic()
+        if code := self.start().wait():
+            raise JobFailed(f"the undisturbed run failed with exit code {code}; see {self.folder}.log")
+        names = list(self.stages())
+        print(f"  {len(names)} stages in {time.monotonic() - started:.0f} s: {', '.join(names)}", flush=True)
+
+    def stages(self) -> dict[str, dict]:
+        """stage.json of each stage that has begun, and its `folder`, by name in order."""
+        found = {}
+        for path in sorted(self.folder.glob("stages/*/stage.json")):
+            with contextlib.suppress(UserError):  # it is being written
+                stage = files.read_json(path)
+                found[stage["name"]] = stage | {"folder": path.parent}
+        return found
+
+    def temporary(self, folder: Path | None = None) -> set[str]:
+        """The temporary files and folders below `folder` (default: the run directory)."""
+        return {
+            os.path.relpath(os.path.join(path, name), self.folder)
+            for path, folders, names in os.walk(folder or self.folder)
+            for name in (*folders, *names)
+            if name.endswith(".tmp")
+        }
+
+    def ranks(self) -> dict[str, int]:
+        """Pids of the live ranks of the newest launch, and of the msrun above them."""
+        launches = sorted((self.folder / "logs").glob("*/launch.json"), key=lambda path: path.stat().st_mtime)
+        found: dict[str, int] = {}
+        for path in sorted(launches[-1].parent.glob("rank_*.json")) if launches else ():
+            note = files.read_json(path)
+            if "exit_code" not in note:
+                found[path.stem.replace("_", " ")] = note["pid"]
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    found["msrun"] = psutil.Process(note["pid"]).ppid()
+        return {name: process for name, process in found.items() if process > 1}
+
+    def wait_until_gone(self, process: subprocess.Popen) -> None:
+        """Wait until every process of the run has ended: ranks whose launcher was killed save first."""
+        deadline = time.monotonic() + LIMIT_SECONDS
+        process.wait(LIMIT_SECONDS)
+        while any(processes.is_alive(number) for number in self.ranks().values()):
+            if time.monotonic() > deadline:
+                raise JobFailed(f"{self.folder}: a rank outlives its launcher")
+            time.sleep(0.05)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -178,132 +204,65 @@ def digests(folder: Path) -> dict[str, str]:
     return found
 
 
-def _chain(
-    run_dir: Path,
-    chain: int,
-    workers: int,
-    stages: list[str],
-    reference: Reference,
-    overrides: tuple[str, ...],
-    source: random.Random,
-) -> list[Kill]:
-    """One run, killed once in each of `stages`, which then runs to its end."""
+def _chain(chain: int, run: Run, wanted: dict[str, dict], most: int, source: random.Random) -> list[Kill]:
+    """One run, killed once in each of the first `most` stages of `wanted`, an undisturbed one, and then finished."""
     kills = []
-    for number, stage in enumerate(stages):
-        kill = Kill(chain, workers, stage, "write" if (number + chain) % 2 else "moment")
-        process = _start(run_dir, workers, overrides)
+    for number, stage in enumerate(list(wanted)[:most]):
+        kill = Kill(chain, run.workers, stage, "write" if (number + chain) % 2 else "moment")
+        process = run.start()
         try:
-            _strike(process, run_dir, kill, reference, source)
+            _strike(process, run, kill, wanted, source)
         finally:
-            _wait_until_gone(process, run_dir)
+            run.wait_until_gone(process)
         if kill.victim:
             kills.append(kill)
         elif process.returncode:
-            kill.note = f"the run failed by itself with exit code {process.returncode}; see {run_dir}.log"
+            kill.note = f"the run failed by itself with exit code {process.returncode}; see {run.folder}.log"
             print(f"chain {chain}: {kill.note}", flush=True)
             return [*kills, kill]
-    code = _start(run_dir, workers, overrides).wait()
-    found = {stage["name"]: path for path, stage in _stages(run_dir).items() if stage["status"] == "finished"}
-    same = {name: name in found and digests(found[name]) == reference.digests[name] for name in reference.kinds}
-    whole = code == 0 and all(same.values()) and not (left := _leftovers(run_dir))
+    code, left = run.start().wait(), sorted(run.temporary())
+    found = {name: stage["folder"] for name, stage in run.stages().items() if stage["status"] == "finished"}
+    differing = [
+        name for name, stage in wanted.items() if name not in found or digests(found[name]) != digests(stage["folder"])
+    ]
     for kill in kills:
-        kill.identical = whole
-        if not whole:
-            differing = [name for name, equal in same.items() if not equal]
+        kill.identical = not (code or differing or left)
+        if not kill.identical:
             kill.note = f"exit code {code}; stages that differ: {', '.join(differing) or 'none'}"
-            kill.note += f"; files left over: {', '.join(left)}" if code == 0 and not differing else ""
+            kill.note += f"; files left over: {', '.join(left)}" if left else ""
         print(
-            f"chain {chain} ({workers} rank{'s' * (workers > 1)}): {kill.victim} killed in {kill.kind} {kill.stage} "
+            f"chain {chain} ({run}): {kill.victim} killed in {kill.kind} {kill.stage} "
             f"after {kill.seconds:.2f} s ({kill.during}): {'identical' if kill.identical else 'DIFFERS, ' + kill.note}",
             flush=True,
         )
     return kills
 
 
-def _strike(process: subprocess.Popen, run_dir: Path, kill: Kill, reference: Reference, source: random.Random) -> None:
+def _strike(process: subprocess.Popen, run: Run, kill: Kill, wanted: dict[str, dict], source: random.Random) -> None:
     """Wait for the stage and the moment, then kill; record the victim in `kill`, unless the run had ended."""
-    wanted, deadline = kill.stage, time.monotonic() + LIMIT_SECONDS
-    while (folder := _running(run_dir, wanted)) is None:
+    seconds, deadline = wanted[kill.stage]["seconds"], time.monotonic() + LIMIT_SECONDS
+    while (stage := run.stages().get(kill.stage, {})).get("status") != "running":
         if process.poll() is not None or time.monotonic() > deadline:
             return
         time.sleep(0.02)
     begun = time.monotonic()
     if kill.during == "moment":
-        delay = source.uniform(0, reference.seconds[wanted])
-        while time.monotonic() < begun + delay and process.poll() is None:
+        moment = begun + source.uniform(0, seconds)
+        while time.monotonic() < moment and process.poll() is None:
             time.sleep(0.01)
     else:
-        for _ in range(source.randint(1, 4)):
-            _await_write(process, folder, begun + 2 * reference.seconds[wanted])
+        for _ in range(source.randint(1, 4)):  # so many writes: a temporary name that was not there before
+            before = run.temporary(stage["folder"])
+            while process.poll() is None and time.monotonic() < begun + 2 * seconds:
+                if run.temporary(stage["folder"]) - before:
+                    break
+                time.sleep(POLL_SECONDS)
     kill.seconds = time.monotonic() - begun
-    kill.victim = _hit(process, run_dir, kill.workers, source)
-    now = [stage for stage in _stages(run_dir).values() if stage["status"] == "running"]
-    kill.stage = now[-1]["name"] if now else wanted
-    kill.kind = reference.kinds[kill.stage]
-
-
-def _running(run_dir: Path, name: str) -> Path | None:
-    """The stage's folder while it runs."""
-    for path in run_dir.glob(f"stages/*_{name}/stage.json"):
-        with contextlib.suppress(UserError):
-            stage = files.read_json(path)
-            if stage["name"] == name and stage["status"] == "running":
-                return path.parent
-    return None
-
-
-def _await_write(process: subprocess.Popen, folder: Path, deadline: float) -> None:
-    """Return when a temporary file or folder appears below `folder` that was not there before, or at the deadline."""
-    before = set(_temporary(folder))
-    while process.poll() is None and time.monotonic() < deadline:
-        if set(_temporary(folder)) - before:
-            return
-        time.sleep(POLL_SECONDS)
-
-
-def _temporary(folder: Path) -> list[str]:
-    found = []
-    for path, folders, names in os.walk(folder):
-        found += [os.path.join(path, name) for name in (*folders, *names) if name.endswith(".tmp")]
-    return found
-
-
-def _leftovers(run_dir: Path) -> list[str]:
-    return [os.path.relpath(path, run_dir) for path in _temporary(run_dir)]
-
-
-def _hit(process: subprocess.Popen, run_dir: Path, workers: int, source: random.Random) -> str:
-    """Kill one of the run's processes; return its name, or "" when it had ended."""
-    victims = {"the process" if workers == 1 else "the launcher": process.pid}
-    if workers > 1:
-        victims |= _rank_processes(run_dir)
-    name = source.choice(sorted(victims))
-    if process.poll() is not None:
-        return ""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(victims[name], signal.SIGKILL)
-        return name
-    return ""
-
-
-def _rank_processes(run_dir: Path) -> dict[str, int]:
-    """Pids of the live ranks of the newest launch, and of the msrun above them."""
-    launches = sorted((run_dir / "logs").glob("*/launch.json"), key=lambda path: path.stat().st_mtime)
-    found: dict[str, int] = {}
-    for path in sorted(launches[-1].parent.glob("rank_*.json")) if launches else ():
-        note = files.read_json(path)
-        if "exit_code" not in note:
-            found[path.stem.replace("_", " ")] = note["pid"]
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found["msrun"] = psutil.Process(note["pid"]).ppid()
-    return {name: process for name, process in found.items() if process > 1}
-
-
-def _wait_until_gone(process: subprocess.Popen, run_dir: Path) -> None:
-    """Wait until every process of the run has ended: ranks whose launcher was killed save first."""
-    deadline = time.monotonic() + LIMIT_SECONDS
-    process.wait(LIMIT_SECONDS)
-    while any(processes.is_alive(number) for number in _rank_processes(run_dir).values()):
-        if time.monotonic() > deadline:
-            raise JobFailed(f"{run_dir}: a rank outlives its launcher")
-        time.sleep(0.05)
+    victims = {"the process": process.pid} if run.workers == 1 else {"the launcher": process.pid, **run.ranks()}
+    victim = source.choice(sorted(victims))
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victims[victim], signal.SIGKILL)
+            kill.victim = victim
+    kill.stage = next((name for name, now in reversed(run.stages().items()) if now["status"] == "running"), kill.stage)
+    kill.kind = wanted[kill.stage]["kind"]

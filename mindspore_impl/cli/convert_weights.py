@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import re
 import shutil
 from pathlib import Path
@@ -34,20 +35,6 @@ class FolderFormat:
 @command
 def main(arguments: list[str]) -> None:
     """Import, export, randomly initialise or describe weights."""
-    options = _parse(arguments)
-    if options.verb == "import":
-        print(import_weights(options.source, options.out))
-    elif options.verb == "describe":
-        print(describe(options.source))
-    else:
-        form = FolderFormat(options.dtype, options.shard_size, options.model_type)
-        if options.verb == "export":
-            print(export_weights(options.source, options.out, form, options.config))
-        else:
-            print(random_weights(options.model, options.out, options.seed, options.vocab_size, form))
-
-
-def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = make_parser(
         "Convert weights between Hugging Face folders (config.json and safetensors in bf16, fp16 or fp32) and\n"
         "checkpoints (fp32), one tensor at a time. A stage can also start from such a folder: stages.NAME.init=DIR.",
@@ -56,32 +43,38 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "python tools/convert_weights.py random pangu_1b outputs/rehearsal --shard-size 2GB",
         "python tools/convert_weights.py describe DIR/llama > conf/model/mine.yaml",
     )
+    form = argparse.ArgumentParser(add_help=False)
+    form.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), help="default: as in config.json, else bf16")
+    form.add_argument("--shard-size", default="5GB", metavar="SIZE", help="largest file, e.g. 2GB (default 5GB)")
+    form.add_argument("--model-type", choices=("PanguEmbedded", "llama"), help="llama: transformers knows it as it is")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="import | export | random | describe")
     verb = verbs.add_parser("import", help="Hugging Face folder or .gguf file -> checkpoint folder")
     verb.add_argument("source", type=Path, metavar="HF_DIR|GGUF")
     verb.add_argument("out", type=Path, metavar="OUT")
-    verb = verbs.add_parser("export", help="checkpoint, or a run's stage folder -> Hugging Face folder")
+    verb = verbs.add_parser("export", help="checkpoint, or a run's stage folder -> Hugging Face folder", parents=[form])
     verb.add_argument("source", type=Path, metavar="CHECKPOINT")
     verb.add_argument("out", type=Path, metavar="HF_DIR")
     verb.add_argument("--config", type=Path, metavar="FILE", help="config.json of the model, if not found otherwise")
-    _add_format_options(verb)
-    verb = verbs.add_parser("random", help="model of conf/model with initial weights -> Hugging Face folder")
+    verb = verbs.add_parser(
+        "random", help="model of conf/model with initial weights -> Hugging Face folder", parents=[form]
+    )
     verb.add_argument("model", metavar="MODEL", help="e.g. pangu_1b")
     verb.add_argument("out", type=Path, metavar="HF_DIR")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--vocab-size", type=int, help="instead of the model's own")
-    _add_format_options(verb)
     verb = verbs.add_parser("describe", help="print the file for conf/model/ that these weights need")
     verb.add_argument("source", type=Path, metavar="HF_DIR")
-    return parser.parse_args(arguments)
-
-
-def _add_format_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), help="default: as in config.json, else bf16")
-    parser.add_argument("--shard-size", default="5GB", metavar="SIZE", help="largest file, e.g. 2GB (default 5GB)")
-    parser.add_argument(
-        "--model-type", choices=("PanguEmbedded", "llama"), help="llama: transformers knows it as it is"
-    )
+    options = parser.parse_args(arguments)
+    if options.verb == "import":
+        print(import_weights(options.source, options.out))
+    elif options.verb == "describe":
+        print(describe(options.source))
+    else:
+        folder = FolderFormat(options.dtype, options.shard_size, options.model_type)
+        if options.verb == "export":
+            print(export_weights(options.source, options.out, folder, options.config))
+        else:
+            print(random_weights(options.model, options.out, options.seed, options.vocab_size, folder))
 
 
 def import_weights(path: Path, out: Path) -> str:
@@ -90,10 +83,14 @@ def import_weights(path: Path, out: Path) -> str:
     Raises UserError when the weights are damaged, of a model that is not supported or not described by a config.json,
     or when `out` holds anything.
     """
+    return write_checkpoint(_described(path), path, resolve_model_path(path).tokenizer, out, {})
+
+
+def _described(path: Path) -> WeightSource:
     source = checkpoint.open_weights(path)
     if source.options is None:
         raise UserError(f"{path}: no {hf_config.CONFIG} says what model this is; name a Hugging Face folder")
-    return write_checkpoint(source, path, resolve_model_path(path).tokenizer, out, {})
+    return source
 
 
 def write_checkpoint(source: WeightSource, path: Path, tokenizer: Path | None, out: Path, position: dict) -> str:
@@ -173,15 +170,13 @@ def random_weights(model: str, out: Path, seed: int, vocab_size: int | None, for
 
 def describe(path: Path) -> str:
     """The text of a conf/model/ file for weights with a config.json."""
-    options = checkpoint.open_weights(path).options
-    if options is None:
-        raise UserError(f"{path}: no {hf_config.CONFIG} says what model this is; name a Hugging Face folder")
+    options = _described(path).options
     lines = [
         f"# {path.name}: {_size(options)}; NAME is this file's name:",
         f"#   python tools/train.py model@models.student=NAME stages.sft_reasoning.init={path} tokenizer.path=FILE",
     ]
     for key, value in dataclasses.asdict(options).items():
-        lines.append(f"{key}: {'null' if value is None else str(value).lower() if isinstance(value, bool) else value}")
+        lines.append(f"{key}: {value if type(value) in (int, float) else json.dumps(value)}")
     return "\n".join(lines)
 
 
@@ -194,7 +189,9 @@ def _write(
     if described is None or form.model_type is not None:
         kept = {key: value for key, value in (described or {}).items() if key.endswith("_token_id")}
         described = hf_config.config_of(options, form.model_type or "PanguEmbedded", kept | token_ids)
-    shard_bytes = _bytes_of(form.shard_size)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)", form.shard_size.strip(), re.IGNORECASE)
+    if match is None or (shard_bytes := int(float(match[1]) * _UNITS[match[2].upper()])) == 0:
+        raise UserError(f"--shard-size: {form.shard_size!r} is not a size; write it like 2GB or 500MB")
 
     def fill(folder: Path) -> None:
         weights.write_hf(folder, source, described, dtype, shard_bytes)
@@ -212,11 +209,3 @@ def _size(options: ModelOptions) -> str:
     from mindspore_impl.model.pangu import parameter_count
 
     return f"{parameter_count(options):,} parameters"
-
-
-def _bytes_of(text: str) -> int:
-    """Bytes of a size such as 2GB or 500MB."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)", text.strip(), re.IGNORECASE)
-    if match is None or (size := int(float(match[1]) * _UNITS[match[2].upper()])) == 0:
-        raise UserError(f"--shard-size: {text!r} is not a size; write it like 2GB or 500MB")
-    return size

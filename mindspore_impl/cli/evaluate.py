@@ -13,20 +13,45 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import benchmark
 from mindspore_impl.evaluation.backend import Backend, of_decoder, of_model
 from mindspore_impl.evaluation.benchmark import BenchmarkSettings, check_settings
-from mindspore_impl.evaluation.sandbox import Limits
+from mindspore_impl.evaluation.sandbox.run import Limits
 from mindspore_impl.evaluation.tasks import TASKS
+
+CODE_LIMITS = {  # fields of Limits that have an option
+    "seconds": "wall clock and, rounded up, CPU time",
+    "memory_mb": "address space of each of its processes",
+    "file_mb": "largest file; its private folder holds twice as much",
+    "processes": "processes and threads",
+}
 
 
 @command
 def main(arguments: list[str]) -> None:
     """Run benchmarks on a model."""
-    options = parse(arguments)
-    evaluate(options)
+    options = _parse(arguments)
+    settings = _settings(options)
+    if not options.task and not options.harness:
+        raise UserError("name a task: --task TASK=PATH or --harness TASK")
+    names = [name for name, _ in options.task]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"--task: {sorted(twice)[0]} is named twice")
+    asked = {name: benchmark.read_benchmark(name, path, settings) for name, path in options.task}
+    backend = _open_backend(options.model, options.tokenizer, options.template, settings.batch_size)
+    for one in asked.values():
+        benchmark.check_lengths(one, backend.tokenizer, backend.limit)
+    results = {"model": str(options.model), "weights_sha256": backend.sha256,
+               "settings": dataclasses.asdict(settings), "tasks": {}}  # fmt: skip
+    for name, one in asked.items():
+        results["tasks"][name] = benchmark.run(backend, one, options.output / name)
+        _print_result(name, results["tasks"][name])
+    if options.harness:
+        from mindspore_impl.integrations.lm_eval import run_harness
+
+        results["harness"] = run_harness(backend, options.harness, settings, options.output / "harness")
+    files.write_json(options.output / "results.json", files.jsonable(results))
     print(options.output / "results.json")
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the options of the command."""
+def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = make_parser(
         "Run benchmarks on a model: MMLU, GSM8K and others from their published files, or any task of\n"
         "lm-evaluation-harness. The same command continues where it was interrupted.",
@@ -36,39 +61,27 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "outputs/code",
         "python tools/evaluate.py --model DIR/hf --harness arc_easy hellaswag --limit 200 --output outputs/harness",
     )
+    parser.add_argument("--model", type=Path, required=True, help="a run, stage, checkpoint, HF folder or package")
+    parser.add_argument("--task", nargs="+", default=[], type=_task, metavar="TASK=PATH", help=", ".join(TASKS))
     parser.add_argument(
-        "--model", type=Path, required=True, help="a run, its stage, a checkpoint, HF folder or package"
+        "--harness", nargs="+", default=[], metavar="TASK", help="of lm-evaluation-harness (extra: eval)"
     )
-    parser.add_argument("--task", nargs="+", default=[], type=_task, metavar="TASK=PATH",
-                        help=f"benchmarks and their published files: {', '.join(TASKS)}")  # fmt: skip
-    parser.add_argument("--harness", nargs="+", default=[], metavar="TASK",
-                        help="tasks of lm-evaluation-harness (extra: eval), which loads their data itself")  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json and samples.jsonl")
     parser.add_argument("--shots", type=int, help="worked examples (default: the task's own number)")
     parser.add_argument("--limit", type=int, help="questions of each task, the first ones (default: all)")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--form", choices=("auto", "chat", "plain"), default="auto", help="how questions are put: as "
-                        "a user's turn, or as text to continue (auto: plain for options, else chat)")  # fmt: skip
+    parser.add_argument("--form", choices=("auto", "chat", "plain"), default="auto", help="plain: as text to continue")
     parser.add_argument("--thinking", choices=("reasoning", "fast"), default="fast")
     parser.add_argument("--max-new-tokens", type=int, help="of a completion (default: the task's own number)")
-    parser.add_argument("--samples", type=int, default=1, metavar="N", help="answers a question: scores are means "
-                        "over them, and code tasks give the unbiased pass@k for k of 1, 10, 100 and N")  # fmt: skip
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="answers a question; code: unbiased pass@k")
     parser.add_argument("--temperature", type=float, default=0.0, help="of completions (default: 0, greedy)")
     parser.add_argument("--seed", type=int, default=0)
-    limits = parser.add_argument_group(
-        "limits of a program that an answer of humaneval, humaneval_chat or mbpp stands for (as many run at a time as "
-        "there are cores)"
-    )
-    limits.add_argument("--code-seconds", type=float, default=Limits.seconds, help="wall clock and, rounded up, CPU "
-                        "time (default: %(default)g)")  # fmt: skip
-    limits.add_argument("--code-memory-mb", type=int, default=Limits.memory_mb, help="address space of each of its "
-                        "processes (default: %(default)s)")  # fmt: skip
-    limits.add_argument("--code-file-mb", type=int, default=Limits.file_mb, help="largest file (default: %(default)s); "
-                        "its private folder holds twice as much")  # fmt: skip
-    limits.add_argument("--code-processes", type=int, default=Limits.processes, help="processes and threads (default: "
-                        "%(default)s)")  # fmt: skip
-    limits.add_argument("--code-unisolated", action="store_true", help="run programs also where this machine "
-                        "cannot keep them from files, processes and the network: do so in a container")  # fmt: skip
+    limits = parser.add_argument_group("limits of an answer that is a program (one a core runs at a time)")
+    for name, what in CODE_LIMITS.items():
+        default = getattr(Limits, name)
+        flag = f"--code-{name.replace('_', '-')}"
+        limits.add_argument(flag, type=type(default), default=default, help=f"{what} (default: {default:g})")
+    limits.add_argument("--code-unisolated", action="store_true", help="run programs also where nothing contains them")
     add_tokenizer_options(parser)
     return parser.parse_args(arguments)
 
@@ -80,74 +93,31 @@ def _task(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def settings_of(options: argparse.Namespace) -> BenchmarkSettings:
+def _settings(options: argparse.Namespace) -> BenchmarkSettings:
     """The settings of the parsed options. Raises UserError for a number out of range."""
-    for name in ("code_seconds", "code_memory_mb", "code_file_mb", "code_processes"):
-        if not 0 < getattr(options, name) < math.inf:
-            raise UserError(f"{_flag(name)}: {getattr(options, name)} is not above 0")
-    limits = Limits(
-        seconds=options.code_seconds,
-        cpu_seconds=math.ceil(options.code_seconds),
-        memory_mb=options.code_memory_mb,
-        file_mb=options.code_file_mb,
-        disk_mb=2 * options.code_file_mb,
-        processes=options.code_processes,
-        require_isolation=not options.code_unisolated,
-    )
+    code = {name: getattr(options, f"code_{name}") for name in CODE_LIMITS}
+    for name, value in code.items():
+        if not 0 < value < math.inf:
+            raise UserError(f"--code-{name.replace('_', '-')}: {value} is not above 0")
+    more = {"cpu_seconds": math.ceil(options.code_seconds), "disk_mb": 2 * options.code_file_mb}
+    limits = Limits(**code, **more, require_isolation=not options.code_unisolated)
     fields = [field.name for field in dataclasses.fields(BenchmarkSettings) if field.name != "limits"]
     settings = BenchmarkSettings(**{name: getattr(options, name) for name in fields}, limits=limits)
-    check_settings(settings, _flag)
+    check_settings(settings, lambda name: f"--{name.replace('_', '-')}")
     return settings
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def evaluate(options: argparse.Namespace) -> dict:
-    """Run the tasks of `options`; write OUTPUT/results.json, and OUTPUT/TASK/samples.jsonl of each task.
-
-    Earlier results of the same weights, questions and settings are reused. Raises UserError for faulty task files,
-    before the model is read.
-    """
-    settings = settings_of(options)
-    if not options.task and not options.harness:
-        raise UserError("name a task: --task TASK=PATH or --harness TASK")
-    names = [name for name, _ in options.task]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"--task: {sorted(twice)[0]} is named twice")
-    asked = {name: benchmark.read_benchmark(name, path, settings) for name, path in options.task}
-    backend = open_backend(options.model, options.tokenizer, options.template, settings.batch_size)
-    for one in asked.values():
-        benchmark.check_lengths(one, backend.tokenizer, backend.limit)
-    results = {"model": str(options.model), "weights_sha256": backend.sha256,
-               "settings": dataclasses.asdict(settings), "tasks": {}}  # fmt: skip
-    for name, one in asked.items():
-        results["tasks"][name] = benchmark.run(backend, one, options.output / name)
-        print(line_of(name, results["tasks"][name]))
-    if options.harness:
-        from mindspore_impl.integrations.lm_eval import run_harness
-
-        results["harness"] = run_harness(backend, options.harness, settings, options.output / "harness")
-    files.write_json(options.output / "results.json", files.jsonable(results))
-    return results
-
-
-def line_of(name: str, result: dict) -> str:
-    """A line of text: the metrics in percent, the first with its interval."""
-    texts = []
-    for metric, found in result["metrics"].items():
-        interval = f" ({found['low']:.1%} to {found['high']:.1%})" if not texts and "low" in found else ""
-        texts.append(f"{metric} {found['value']:.1%}{interval}")
+def _print_result(name: str, result: dict) -> None:
+    """Print the metrics in percent, the first with its interval."""
+    texts = [f"{metric} {found['value']:.1%}" for metric, found in result["metrics"].items()]
+    first = next(iter(result["metrics"].values()))
+    if "low" in first:
+        texts[0] += f" ({first['low']:.1%} to {first['high']:.1%})"
     cut = f", {result['truncated']} cut" if result["truncated"] else ""
-    return f"{name}: {', '.join(texts)}, {result['total']} questions{cut}"
+    print(f"{name}: {', '.join(texts)}, {result['total']} questions{cut}")
 
 
-def open_backend(path: Path, tokenizer_path: Path | None, template: str | None, batch_size: int) -> Backend:
-    """The evaluation backend of the model at `path`, with its tokenizer.
-
-    Raises UserError when there is no model or tokenizer, or they do not fit.
-    """
+def _open_backend(path: Path, tokenizer_path: Path | None, template: str | None, batch_size: int) -> Backend:
     found = resolve_model_path(path)
     tokenizer = open_tokenizer(path, found, tokenizer_path, template)
     runtime.setup(runtime.RuntimeOptions())

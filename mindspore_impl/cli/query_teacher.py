@@ -56,15 +56,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     own.add_argument("--max-new-tokens", type=int, default=512)
     who = parser.add_argument_group("server")
     who.add_argument("--url", help="API of an OpenAI-compatible server that gives prompt_logprobs, http://HOST:PORT/v1")
-    who.add_argument("--answers", nargs="+", type=Path, default=[], metavar="FILE",
-                     help="also import JSONL that vLLM's batch runner or an offline script wrote")  # fmt: skip
+    who.add_argument(
+        "--answers", nargs="+", type=Path, default=[], metavar="FILE", help="also import vLLM's JSONL files"
+    )
     who.add_argument("--model", default="", metavar="NAME", help="as the server calls it (default: its only one)")
     who.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the server's key")
     who.add_argument("--in-flight", type=int, default=16, metavar="N", help="concurrent requests (default 16)")
     who.add_argument("--timeout", type=float, default=300.0, metavar="S", help="of one request (default 300)")
     who.add_argument("--retries", type=int, default=6, metavar="N", help="of a question (default 6)")
-    who.add_argument("--allow-missing", type=int, default=0, metavar="N",
-                     help="rollouts: prompts that may stay unanswered (default 0)")  # fmt: skip
+    who.add_argument("--allow-missing", type=int, default=0, metavar="N", help="prompts of rollouts without an answer")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: RUN/external/STAGE, or FILE.external")
     parser.add_argument("--seed", type=int, default=0, help="of sampling and of waits (default 0)")
     return parser.parse_args(arguments)
@@ -78,20 +78,16 @@ def _job(options: argparse.Namespace):
     sources = [options.run, options.records, options.rollouts]
     if sum(source is not None for source in sources) != 1 or (options.run is None) != (options.stage is None):
         raise UserError("name one source: --run DIR --stage NAME, or --records FILE, or --rollouts FILE")
-    weights = None if options.weights is None else _hash_of(options.weights)
-    if options.run is not None:
-        return replace(_of_stage(options), weights_sha256=weights)
-    if options.tokenizer is None:
+    if options.run is None and options.tokenizer is None:
         raise UserError("--tokenizer: name the tokenizer of the server's model; every id depends on it")
-    return replace(_of_file(options), weights_sha256=weights)
+    job, weights = (_of_file if options.run is None else _of_stage)(options), None
+    if options.weights is not None:
+        from mindspore_impl.curriculum.resolve import open_weights
+        from mindspore_impl.curriculum.stages.inputs import file_hash
+        from mindspore_impl.model.weights import identity
 
-
-def _hash_of(path: Path) -> str:
-    from mindspore_impl.curriculum.resolve import open_weights
-    from mindspore_impl.curriculum.stages.inputs import file_hash
-    from mindspore_impl.model.weights import identity
-
-    return identity(open_weights(path), file_hash)
+        weights = identity(open_weights(options.weights), file_hash)
+    return replace(job, weights_sha256=weights)
 
 
 def _of_stage(options: argparse.Namespace):
@@ -143,28 +139,21 @@ def _of_file(options: argparse.Namespace):
 def _server(options: argparse.Namespace):
     from mindspore_impl.integrations.vllm.client import Server, check_url, resolve_model
 
-    key = _key(options.api_key_env) if options.api_key_env else None
+    key, name = None, options.api_key_env
+    if name:
+        key = os.environ.get(name, "").strip()
+        if not key:
+            raise UserError(f"--api-key-env: the environment has no {name}; export it first")
+        if not (key.isascii() and key.isprintable()):  # http.client would show it in its message
+            raise UserError(
+                f"--api-key-env: {name} holds a line end, a control character or one that is not ASCII; export the key "
+                "alone"
+            )
     if options.in_flight < 1 or options.retries < 0 or not 0 < options.timeout < float("inf"):
         raise UserError("--in-flight must be 1 or more, --retries 0 or more and --timeout above 0")
     url = check_url(options.url)
     return resolve_model(Server(url, options.model, key, options.timeout, options.in_flight, options.retries,
                                 seed=options.seed), 1)  # fmt: skip
-
-
-def _key(name: str) -> str:
-    """The server's key from the environment.
-
-    A key that no HTTP header can carry is refused here: the message of http.client would show it.
-    """
-    key = os.environ.get(name, "").strip()
-    if not key:
-        raise UserError(f"--api-key-env: the environment has no {name}; export it first")
-    if not (key.isascii() and key.isprintable()):
-        raise UserError(
-            f"--api-key-env: {name} holds a line end, a control character or one that is not ASCII, as no key does; "
-            "export the key alone"
-        )
-    return key
 
 
 def _import_topk(job, server, paths: list[Path], options: argparse.Namespace) -> dict:

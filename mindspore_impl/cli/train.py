@@ -16,6 +16,7 @@ def main(arguments: list[str]) -> int | None:
     options = _parse(arguments)
     if ranks.is_scheduler():
         return scheduler.serve()
+    _check_options(options)
     ranks.stop_on_sigterm()
     if options.multirun:
         from mindspore_impl.curriculum.sweep.runner import run_sweep
@@ -49,15 +50,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = make_parser(
         "Run a curriculum: every stage that is not finished, then the report. Settings are Hydra overrides of conf/.\n"
         "With --multirun a value can be a list, range(), glob() or, for Optuna, interval(): one run a combination, in\n"
-        "run_dir/trials; run_dir is outputs/NAME_sweep if not given. Exit code 1 when a trial failed.",
+        "run_dir/trials; run_dir is outputs/NAME_sweep if not given. Exit code 1 when a trial failed.\n"
+        "The choice of a group can be a YAML file of your own, from any folder: experiment=mine.yaml.",
         "python tools/train.py experiment=quickstart seed=2 run_dir=outputs/mine stages.teacher.train.max_steps=200",
         "python tools/train.py --multirun seed=1,2,3 stages.distill_fast.objective.kd_weight=0.5,0.9 "
         "run_dir=outputs/sweep",
         "python tools/train.py --multirun sweep=paper_ablation run_dir=outputs/paper_ablation",
     )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="e.g. experiment=gsm8k data.train=train.jsonl"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. experiment=gsm8k data.train=FILE")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, sizes and memory estimates, then stop")
     parser.add_argument("--show-config", action="store_true", help="print the whole validated configuration, then stop")
     parser.add_argument("--cfg", choices=["job"], help="print the composed configuration as Hydra does, then stop")
@@ -65,12 +65,28 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder of your own YAML groups beside conf/")
     parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="continue the run of RUN_DIR/config.yaml")
     add_plugins_option(parser)
-    parser.add_argument(
-        "--multirun", "-m", action="store_true", help="a sweep: a run for every combination of listed values"
-    )
+    parser.add_argument("--multirun", "-m", action="store_true", help="a sweep: a run for every combination of values")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="concurrent trials of a sweep (default 1)")
     parser.add_argument("--launched", type=Path, help=argparse.SUPPRESS)  # a rank reads what its launcher composed
     return parser.parse_intermixed_args(arguments)
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse options that would have no effect together."""
+    if options.resume is not None and (
+        given := [*options.overrides, *(["--config-dir"] if options.config_dir else [])]
+    ):
+        raise UserError(f"--resume: the run continues as configured; leave out {' '.join(given)}")
+    shown = {"--cfg": options.cfg, "--show-config": options.show_config, "--resume": options.resume}
+    for name, value in shown.items():
+        if options.multirun and value:
+            raise UserError(f"{name}: is for one run; leave out --multirun, or see --dry-run for the trials")
+    if options.resolve and options.cfg is None:
+        raise UserError("--resolve: only with --cfg job")
+    if options.jobs != 1 and not options.multirun:
+        raise UserError("--jobs: only with --multirun")
+    if ranks.is_worker() and (options.dry_run or options.show_config or options.cfg):
+        raise UserError("--dry-run, --show-config and --cfg: not available under msrun; run the command without it")
 
 
 def _config_of(options: argparse.Namespace):
@@ -83,8 +99,6 @@ def _config_of(options: argparse.Namespace):
         content = files.read_json(options.launched)["config"]
         plugins.load(content["plugins"])
         return validate(content)
-    if options.resume is not None and options.overrides:
-        raise UserError(f"--resume: the run continues as configured; leave out {' '.join(options.overrides)}")
     if options.resume is None:
         config = compose(options.overrides, options.config_dir)
     else:
@@ -97,8 +111,6 @@ def _config_of(options: argparse.Namespace):
 def _train_rank(options: argparse.Namespace) -> None:
     """Run one rank of an msrun launch, ours or the user's own."""
     processes.die_with_parent(signal.SIGTERM)
-    if options.dry_run or options.show_config:
-        raise UserError("--dry-run and --show-config: not available under msrun; run the command without it")
     from mindspore_impl.curriculum import launch, runner
 
     with launch.recorded(options.launched):

@@ -1,16 +1,20 @@
 """Train a stage through the Trainer of mindformers."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from mindspore_impl import checkpoint
 from mindspore_impl.cli.command import command, make_parser
 from mindspore_impl.curriculum.configuration import Config, compose
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.curriculum.stages.context import RunContext, load_tokenizer
 from mindspore_impl.curriculum.stages.inputs import is_path
 from mindspore_impl.curriculum.stages.sft import SftStage
-from mindspore_impl.data.options import ROLLOUTS
+from mindspore_impl.data.options import ROLLOUTS, FileSet
 from mindspore_impl.errors import UserError
-from mindspore_impl.integrations.mindformers import StageInputs
+from mindspore_impl.integrations.mindformers import PackedData
+from mindspore_impl.model.adapter_file import read_adapters
+from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.schema import nearest
 
 
@@ -41,8 +45,8 @@ def main(arguments: list[str]) -> None:
     print(options.file)
 
 
-def stage_files(config: Config, name: str) -> StageInputs:
-    """The files of the sft or distill stage `name`.
+def stage_files(config: Config, name: str) -> tuple[ModelOptions, Path | None, PackedData]:
+    """The model, initial weights and data of the sft or distill stage `name`.
 
     Raises UserError when there is no such stage, the stages before it have not run yet, or it (or its initial weights)
     has LoRA adapters, which mindformers cannot read.
@@ -55,46 +59,44 @@ def stage_files(config: Config, name: str) -> StageInputs:
     stage = planned.stage
     if stage.lora is not None:
         raise UserError(f"stages.{name}.lora: mindformers cannot train our adapters; set it to null")
-    tokenizer = _there(config.tokenizer.path or context.run_dir / "tokenizer" / "tokenizer.model", name)
+
+    def there(path: str | Path) -> Path:
+        if not Path(path).exists():
+            raise UserError(f"{path}: does not exist yet; run the curriculum up to {name!r} first")
+        return Path(path).resolve()
+
+    tokenizer = there(config.tokenizer.path or context.run_dir / "tokenizer" / "tokenizer.model")
     context.tokenizer = load_tokenizer(config, context.run_dir)
+    mixture = {each: weight for each, weight in stage.data.mixture.items() if weight}
+    data = PackedData(
+        stage.train.max_steps, stage.train.num_train_epochs, planned.seed, config.seed,
+        replace(config.tokenizer, path=str(tokenizer)), batch=replace(stage.data, mixture=mixture, validation=[]),
+    )  # fmt: skip
+    for each in stage.mixture():
+        if each != ROLLOUTS:
+            options = context.set_options(each)
+            if isinstance(options, FileSet):
+                place = there(options.path) if config.maker_of(each) else Path(options.path).resolve()
+                options = replace(options, path=str(place))
+            data.sets[each] = options
+    weights = None
+    if stage.init is not None and is_path(stage.init):
+        weights = there(stage.init)
+    elif stage.init is not None:
+        folder = there(context.folder(stage.init) / "checkpoints")
+        found = checkpoint.selected(folder, context.plan[stage.init].stage.train.select)
+        if read_adapters(found.weights_path) is not None:
+            raise UserError(
+                f"{found.path}: holds only LoRA adapters; merge them with `tools/convert_weights.py export "
+                f"{folder.parent} DIR` and set stages.{name}.init=DIR"
+            )
+        weights = found.path
     rollouts, store = getattr(stage, "rollouts", None), getattr(stage, "store", None)
-    sets = {each: context.set_options(each) for each in stage.mixture() if each != ROLLOUTS}
-    for each in sets:
-        if config.maker_of(each):
-            _there(sets[each].path, name)
-    from_file = rollouts is not None and is_path(rollouts)
-    return StageInputs(
-        context.model_options(planned.model),
-        planned.seed,
-        tokenizer,
-        None if stage.init is None else _weights(context, stage.init, name),
-        None
-        if rollouts is None
-        else _there(rollouts if from_file else context.folder(rollouts) / "rollouts.jsonl", name),
-        rollouts is None or from_file or context.plan[rollouts].stage.rollout.keep_truncated,
-        None if store is None else _there(context.load(store, "store"), name),
-        sets,
-    )
-
-
-def _there(path: str | Path, name: str) -> Path:
-    if not Path(path).exists():
-        raise UserError(f"{path}: does not exist yet; run the curriculum up to {name!r} first")
-    return Path(path).resolve()
-
-
-def _weights(context: RunContext, reference: str, name: str) -> Path:
-    """The checkpoint of a stage, or the path itself."""
-    from mindspore_impl import checkpoint
-    from mindspore_impl.model.adapter_file import read_adapters
-
-    if is_path(reference):
-        return _there(reference, name)
-    folder = _there(context.folder(reference) / "checkpoints", name)
-    found = checkpoint.selected(folder, context.plan[reference].stage.train.select)
-    if read_adapters(found.weights_path) is not None:
-        raise UserError(
-            f"{found.path}: holds only LoRA adapters; merge them with `tools/convert_weights.py export "
-            f"{folder.parent} DIR` and set stages.{name}.init=DIR"
-        )
-    return found.path
+    if store is not None:
+        data.store = str(there(context.load(store, "store")))
+    if rollouts is not None:
+        of_file = is_path(rollouts)
+        place = there(rollouts if of_file else context.folder(rollouts) / "rollouts.jsonl")
+        data.rollouts = str(place) if ROLLOUTS in mixture else None
+        data.keep_truncated = of_file or context.plan[rollouts].stage.rollout.keep_truncated
+    return context.model_options(planned.model), weights, data

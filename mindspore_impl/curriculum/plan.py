@@ -124,15 +124,18 @@ def _set_problems(config: Config, sets: list[tuple[str, str]]) -> Iterator[str]:
 
 def _stage_problems(config: Config, stages: dict[str, Stage], sets: list[tuple[str, str]]) -> Iterator[str]:
     """Numbers, files and models that cannot work, once every input and set is known to exist."""
-    models: list[str] = []
+    models, unknown = [], []
     for name, stage in stages.items():
         try:
-            models += [model] if (model := stage.model_name(config)) else []
+            models.append(stage.model_name(config))
         except UserError as error:
-            yield f"stages.{name}.{error}"
-        else:
-            yield from stage.problems(f"stages.{name}", config)
-    yield from configuration.problems(config, sets, dict.fromkeys(models))
+            unknown.append(f"stages.{name}.{error}")
+    if unknown:
+        yield from unknown
+        return
+    for name, stage in stages.items():
+        yield from stage.problems(f"stages.{name}", config)
+    yield from configuration.problems(config, sets, filter(None, dict.fromkeys(models)))
 
 
 def _fingerprint(config: Config, entry: PlannedStage, planned: dict[str, PlannedStage]) -> str:

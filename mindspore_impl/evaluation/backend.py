@@ -17,9 +17,8 @@ from mindspore_impl.text.records import Message
 class Backend:
     """A model with its tokenizer.
 
-    likelihoods(queries, progress) returns a list of Likelihood per query. generate(prompts, sampling, seeds, progress,
-    enough) returns (ids, finished) per prompt, as `generation.engine.Engine.generate`. limit: tokens of context and
-    continuation together. sha256 identifies the weights.
+    likelihoods(queries, progress) returns a list of Likelihood per query; generate(prompts, sampling, seeds, progress,
+    enough) (ids, finished) per prompt. limit: tokens of context and continuation. sha256 identifies the weights.
     """
 
     tokenizer: object
@@ -31,10 +30,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class Text:
-    """One completion.
-
-    ids: with the end-of-turn id when `finished`; text: without special tokens, cut before the first stop string.
-    """
+    """One completion. ids: with the end-of-turn id when `finished`. text: cut before the first stop string."""
 
     ids: list[int]
     finished: bool
@@ -83,7 +79,9 @@ def complete(
     stop: Sequence[str] = (),
     progress: str | None = None,
 ) -> list[Text]:
-    """Complete `prompts` up to the end of turn, a stop string, or `sampling.max_new_tokens`.
+    """Complete each of `prompts` up to the end of turn, a stop string, or `sampling.max_new_tokens`.
+
+    Raises UserError when a prompt leaves no room for `sampling.max_new_tokens`.
 
     Args:
         backend: The model.
@@ -92,12 +90,6 @@ def complete(
         seeds: One per prompt.
         stop: Strings that end a completion.
         progress: Title of the progress bar; None shows none.
-
-    Returns:
-        One Text per prompt.
-
-    Raises:
-        UserError: a prompt leaves no room for `sampling.max_new_tokens`.
     """
     stop = tuple(text for text in stop if text)
     for number, prompt in enumerate(prompts):
@@ -118,10 +110,7 @@ def complete(
 
 
 def chat_prompt(tokenizer, text: str, thinking: str, answering: bool = False) -> list[int]:
-    """The ids of a user's turn and the assistant's header.
-
-    answering: append an empty thinking span where the template has one, so that the answer itself comes next.
-    """
+    """The ids of a user's turn and the assistant's header, with an empty thinking span when `answering`."""
     from mindspore_impl.text.chat import render_prompt, thinking_ids
 
     ids = render_prompt([Message("user", text)], tokenizer, thinking)

@@ -14,7 +14,7 @@ from mindspore_impl.evaluation.backend import Backend, chat_prompt, complete
 from mindspore_impl.evaluation.loglikelihood import Query, encode_pair
 from mindspore_impl.evaluation.options import AskOptions
 from mindspore_impl.evaluation.parts import runs, share_lines
-from mindspore_impl.evaluation.sandbox import Limits, check_isolation
+from mindspore_impl.evaluation.sandbox.run import Limits, check_isolation
 from mindspore_impl.evaluation.scoring import summary
 from mindspore_impl.evaluation.tasks import TASKS, code
 from mindspore_impl.evaluation.tasks.base import Item, Task
@@ -43,10 +43,8 @@ def check_settings(settings: BenchmarkSettings, name: Callable[[str], str] = str
         if isinstance(number, int | float) and (problem := rule_of(field).problem(number)):
             raise UserError(f"{name(field.name)}: {problem}")
     if settings.samples > 1 and settings.temperature == 0:
-        raise UserError(
-            f"{name('samples')}: {settings.samples} answers at temperature 0 are all the same; set "
-            f"{name('temperature')} above 0 (0.2 and 0.8 are usual), or samples to 1"
-        )
+        advice = f"set {name('temperature')} above 0 (0.2 and 0.8 are usual), or samples to 1"
+        raise UserError(f"{name('samples')}: {settings.samples} answers at temperature 0 are all the same; {advice}")
 
 
 @dataclass(frozen=True)
@@ -70,16 +68,27 @@ class Benchmark:
     @property
     def new_tokens(self) -> int:
         """Most tokens of a completion."""
-        own = self.settings.max_new_tokens
-        return self.task.max_new_tokens if own is None else own
+        return self.settings.max_new_tokens or self.task.max_new_tokens
+
+    def prompt(self, item: Item, tokenizer) -> list[int]:
+        """The ids that a completion continues."""
+        text = item.header + item.prompt
+        if self.is_chat:
+            return chat_prompt(tokenizer, text, self.settings.thinking)
+        return [*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *tokenizer.encode(text)]
+
+    def query(self, item: Item, tokenizer) -> Query:
+        """The options of an item as continuations of its question."""
+        text = item.header + item.prompt
+        if self.settings.form == "chat":
+            context = chat_prompt(tokenizer, text, "fast", answering=True)
+            return Query(tuple(context), tuple(tuple(tokenizer.encode(option.strip())) for option in item.options))
+        contexts, continuations = zip(*(encode_pair(tokenizer, text, option) for option in item.options), strict=True)
+        return Query(contexts[0], continuations)
 
 
 def read_benchmark(name: str, path: Path, settings: BenchmarkSettings) -> Benchmark:
-    """Read the questions of the task `name` from `path`.
-
-    Raises UserError for an unknown task, an invalid or empty file, and a task whose programs this machine cannot
-    isolate.
-    """
+    """Read the questions of the task `name`. Raises UserError, also where its programs cannot be isolated."""
     if name not in TASKS:
         raise UserError(f"no task is named {name!r}; the tasks are {', '.join(TASKS)}")
     task, path = TASKS[name], Path(path)
@@ -96,16 +105,13 @@ def read_benchmark(name: str, path: Path, settings: BenchmarkSettings) -> Benchm
 
 
 def check_lengths(benchmark: Benchmark, tokenizer, limit: int) -> None:
-    """Refuse a benchmark whose longest questions do not fit `limit` tokens with their answers. Needs no model.
-
-    The four longest by characters are measured. Raises UserError that names the question and what to lower.
-    """
+    """Refuse questions (the four longest) that exceed `limit` tokens with their answers. Raises UserError."""
     for item in sorted(benchmark.items, key=lambda item: -len(item.header) - len(item.prompt))[:4]:
         if benchmark.task.chooses:
-            query = _query(benchmark, item, tokenizer)
+            query = benchmark.query(item, tokenizer)
             length, new = len(query.context), max(map(len, query.continuations)) - 1
         else:
-            length, new = len(_prompt(benchmark, item, tokenizer)), benchmark.new_tokens
+            length, new = len(benchmark.prompt(item, tokenizer)), benchmark.new_tokens
         if length + new > limit:
             raise UserError(
                 f"task {benchmark.name}: question {item.id}: {length} tokens + {new} more exceed the model's limit of "
@@ -114,16 +120,12 @@ def check_lengths(benchmark: Benchmark, tokenizer, limit: int) -> None:
 
 
 def run(backend: Backend, benchmark: Benchmark, folder: Path) -> dict:
-    """Ask all questions and score the answers. Every rank must call this.
-
-    `folder` gets samples.jsonl with every answer, and resumable parts. Returns `scoring.summary` of the answers, and
-    "seconds".
-    """
+    """Write all answers to folder/samples.jsonl; return `scoring.summary` and "seconds". Every rank must call this."""
     name, task, items, settings = benchmark.name, benchmark.task, benchmark.items, benchmark.settings
+    ask = functools.partial(_choose if task.chooses else _write, backend, benchmark)
     asked = [dataclasses.asdict(item) for item in items]
     shaping = dataclasses.asdict(settings) | {"limit": None, "shots": None}  # in the items
-    if task.program is None:
-        shaping["limits"] = None
+    shaping["limits"] = shaping["limits"] if task.program else None
     plan = files.sha256_json([name, asked, shaping, backend.sha256, backend.tokenizer.sha256, runtime.numerics()])
     path = Path(folder) / "samples.jsonl"
     if (results := ranks.on_rank_zero(lambda: resumable.result(path, plan))) is not None:
@@ -131,7 +133,7 @@ def run(backend: Backend, benchmark: Benchmark, folder: Path) -> dict:
 
     def make(indices: Sequence[int], title: str) -> list[dict]:
         try:
-            return (_choose if task.chooses else _write)(backend, benchmark, [items[index] for index in indices], title)
+            return ask([items[index] for index in indices], title)
         except UserError as error:
             raise UserError(f"task {name}: {error}") from error
 
@@ -153,76 +155,50 @@ def metrics_of(task: Task, samples: int) -> tuple[str, ...]:
 
 def _choose(backend: Backend, benchmark: Benchmark, items: list[Item], title: str) -> list[dict]:
     """Choose the option of largest log-likelihood ("acc"), and of largest log-likelihood per character ("acc_norm")."""
-    queries = [_query(benchmark, item, backend.tokenizer) for item in items]
+    queries = [benchmark.query(item, backend.tokenizer) for item in items]
     lines = []
     for item, found in zip(items, backend.likelihoods(queries, title), strict=True):
         logp = [likelihood.logp for likelihood in found]
-        if not all(math.isfinite(number) for number in logp):
+        if not all(map(math.isfinite, logp)):
             raise UserError(f"question {item.id}: its log-likelihood is not finite; the weights are damaged")
         a_character = [number / len(option.strip()) for number, option in zip(logp, item.options, strict=True)]
         chosen, normalised = (numbers.index(max(numbers)) for numbers in (logp, a_character))
         scores = {"acc": float(chosen == item.answer), "acc_norm": float(normalised == item.answer)}
-        lines.append(_line(item, scores) | {"options": list(item.options), "logp": logp, "chosen": chosen})
+        lines.append(_line(item, scores | {"options": list(item.options), "logp": logp, "chosen": chosen}))
     return lines
 
 
-def _query(benchmark: Benchmark, item: Item, tokenizer) -> Query:
-    text = item.header + item.prompt
-    if benchmark.settings.form == "chat":
-        context = chat_prompt(tokenizer, text, "fast", answering=True)
-        return Query(tuple(context), tuple(tuple(tokenizer.encode(option.strip())) for option in item.options))
-    pairs = [encode_pair(tokenizer, text, option) for option in item.options]
-    return Query(pairs[0][0], tuple(continuation for _, continuation in pairs))
-
-
 def _write(backend: Backend, benchmark: Benchmark, items: list[Item], title: str) -> list[dict]:
-    """Generate completions and score them; scores are means over the samples of a question.
-
-    A truncated chat answer is scored as it is.
-    """
-    task, settings, samples = benchmark.task, benchmark.settings, benchmark.settings.samples
-    chat, count = benchmark.is_chat, benchmark.new_tokens
-    asked = [(item, number) for item in items for number in range(samples)]
-    prompts = [ids for item in items for ids in [_prompt(benchmark, item, backend.tokenizer)] * samples]
+    """Generate completions and score them, truncated ones too; scores are means over the samples of a question."""
+    task, settings, tokenizer = benchmark.task, benchmark.settings, backend.tokenizer
+    chat, count, samples = benchmark.is_chat, benchmark.new_tokens, settings.samples
+    asked = [item for item in items for _ in range(samples)]
+    prompts = [ids for item in items for ids in [benchmark.prompt(item, tokenizer)] * samples]
+    seeds = [sample_seed(settings.seed, item.id, number) for item in items for number in range(samples)]
     sampling = SamplingOptions(settings.temperature, max_new_tokens=count, batch_size=settings.batch_size)
-    seeds = [sample_seed(settings.seed, item.id, number) for item, number in asked]
     texts = complete(backend, prompts, sampling, seeds, () if chat else task.stop, title)
-    answers = [parse_completion(made.ids, backend.tokenizer).answer if chat else made.text for made in texts]
-    given = [(item, answer) for (item, _), answer in zip(asked, answers, strict=True)]
-    if task.program is None:
-        scores = [task.score(item, answer) for item, answer in given]
-    else:
-        scores = code.scores([task.program(item, answer) for item, answer in given], settings.limits)
-    written = [
-        score
-        | {"completion": backend.tokenizer.decode(made.ids), "answer": answer}
-        | {"ended": made.finished or len(made.ids) < count}
-        for score, made, answer in zip(scores, texts, answers, strict=True)
-    ]
-    return [
-        _written_line(item, task, written[samples * place : samples * (place + 1)]) for place, item in enumerate(items)
-    ]
+    answers = [parse_completion(made.ids, tokenizer).answer if chat else made.text for made in texts]
+    given = list(map(task.score or task.program, asked, answers))
+    scores = given if task.score else code.scores(given, settings.limits)
+    written = []
+    for score, made, answer in zip(scores, texts, answers, strict=True):
+        ended = made.finished or len(made.ids) < count
+        written.append({**score, "completion": tokenizer.decode(made.ids), "answer": answer, "ended": ended})
+    return [_line(item, _mean(task, some)) for item, some in zip(items, runs(written, samples), strict=True)]
 
 
-def _written_line(item: Item, task: Task, written: list[dict]) -> dict:
-    """The line of a question: its answer, or its `samples` and the means of their scores."""
+def _mean(task: Task, written: list[dict]) -> dict:
+    """The answer to a question, or its `samples` and the means of their scores."""
     if len(written) == 1:
-        return _line(item, written[0])
+        return written[0]
     found = {metric: sum(sample[metric] for sample in written) / len(written) for metric in task.metrics}
-    for metric in set(metrics_of(task, len(written))) - set(task.metrics):
+    for metric in metrics_of(task, len(written))[len(task.metrics) :]:  # pass@k of k above 1
         right = sum(sample["pass@1"] == 1 for sample in written)
         found[metric] = code.pass_at_k(len(written), right, int(metric.removeprefix("pass@")))
-    return _line(item, found) | {"ended": all(sample["ended"] for sample in written), "samples": written}
-
-
-def _prompt(benchmark: Benchmark, item: Item, tokenizer) -> list[int]:
-    text = item.header + item.prompt
-    if benchmark.is_chat:
-        return chat_prompt(tokenizer, text, benchmark.settings.thinking)
-    return [*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *tokenizer.encode(text)]
+    return found | {"ended": all(sample["ended"] for sample in written), "samples": written}
 
 
 def _line(item: Item, found: dict) -> dict:
-    """The fields of samples.jsonl that all answers have."""
+    """The fields of samples.jsonl that all answers have, then `found`."""
     right = dataclasses.asdict(item.answer) if dataclasses.is_dataclass(item.answer) else item.answer
     return {"id": item.id, "group": item.group, "prompt": item.header + item.prompt, "right": right, **found}

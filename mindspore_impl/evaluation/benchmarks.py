@@ -9,7 +9,7 @@ from pathlib import Path
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import benchmark
-from mindspore_impl.evaluation.benchmark import BenchmarkSettings
+from mindspore_impl.evaluation.benchmark import Benchmark, BenchmarkSettings
 from mindspore_impl.evaluation.options import AskOptions, BenchmarkOptions, EvaluationOptions
 from mindspore_impl.evaluation.tasks import TASKS
 
@@ -17,10 +17,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # valid as a folder and as a w
 
 
 def problems(key: str, options: EvaluationOptions) -> Iterator[str]:
-    """Yield every reason why an entry cannot be measured. Needs no model.
-
-    key: where `options` stand in the configuration; each message names the entry below it.
-    """
+    """Yield every reason why an entry of the options at `key` cannot be measured. Needs no model."""
     for name, entry in options.benchmarks.items():
         where = f"{key}.benchmarks.{name}"
         if not _NAME.fullmatch(name):
@@ -29,8 +26,8 @@ def problems(key: str, options: EvaluationOptions) -> Iterator[str]:
             yield f"{where}.path: missing; give the published file or folder"
         else:
             try:
-                benchmark.check_settings(_settings(entry, options, 0), f"{where}.{{}}".format)
-                _read(name, entry)
+                opened, _ = _open(name, entry, options)
+                benchmark.check_settings(opened.settings, f"{where}.{{}}".format)
             except UserError as error:
                 yield f"{where}: {error}".replace(f"{where}: {where}", where)
 
@@ -39,23 +36,17 @@ def content(options: EvaluationOptions) -> list:
     """What decides the results, for a stage's fingerprint. The questions stand for the files, wherever they are."""
     found = []
     for name, entry in options.benchmarks.items():
-        shaping = dataclasses.asdict(entry) | {
-            "path": None,
-            "shots": None,
-            "limit": None,
-        }  # in the questions
-        found.append([name, shaping | {"task": _task(name, entry), "questions": _read(name, entry)[1]}])
+        opened, questions = _open(name, entry, options)
+        shaping = dataclasses.asdict(entry) | dict.fromkeys(("path", "shots", "limit"))  # in the questions
+        found.append([name, shaping | {"task": opened.name, "questions": questions}])
     return found
 
 
 def check_lengths(key: str, options: EvaluationOptions, tokenizer, limit: int) -> None:
-    """Refuse questions that are too long for a model of `limit` positions.
-
-    Raises UserError that names the entry of the options at `key`.
-    """
+    """Refuse questions too long for `limit` positions. Raises UserError that names the entry below `key`."""
     for name, entry in options.benchmarks.items():
         try:
-            benchmark.check_lengths(_benchmark(name, entry, options, 0), tokenizer, limit)
+            benchmark.check_lengths(_open(name, entry, options)[0], tokenizer, limit)
         except UserError as error:
             raise UserError(f"{key}.benchmarks.{name}: {error}") from error
 
@@ -65,6 +56,9 @@ def measure(
 ) -> dict[str, dict]:
     """Measure `model` on every entry. Every rank must call this.
 
+    Returns {NAME: {"total", "truncated", "seconds", METRIC: the mean..., "stderr": {METRIC}, "intervals": {METRIC:
+    [low, high]} (95 % Wilson, where every score is 0 or 1), "groups": {GROUP: {"total", METRIC...}}}}.
+
     Args:
         model: The model, with its current parameters.
         tokenizer: Its tokenizer.
@@ -72,17 +66,13 @@ def measure(
         folder: Gets NAME/samples.jsonl of each entry, and resumable parts.
         seed: Of completions at a temperature above 0.
         weights_sha256: Identifies the parameters; results of other weights in `folder` are not reused.
-
-    Returns:
-        {NAME: {"total", "truncated", "seconds", METRIC: the mean..., "stderr": {METRIC}, "intervals": {METRIC: [low,
-        high]} (95 % Wilson, where every score is 0 or 1), "groups": {GROUP: {"total", METRIC...}}}}.
     """
     from mindspore_impl.evaluation.backend import of_model
 
     backend = of_model(model, tokenizer, options.batch_size, weights_sha256)
     results = {}
     for name, entry in options.benchmarks.items():
-        found = benchmark.run(backend, _benchmark(name, entry, options, seed), folder / name)
+        found = benchmark.run(backend, _open(name, entry, options, seed)[0], folder / name)
         metrics = found.pop("metrics")
         results[name] = found | {metric: row["value"] for metric, row in metrics.items()}
         results[name]["stderr"] = {metric: row["stderr"] for metric, row in metrics.items()}
@@ -95,37 +85,25 @@ def metric_paths(options: EvaluationOptions) -> list[str]:
     return [
         f"benchmarks.{name}.{metric}"
         for name, entry in options.benchmarks.items()
-        if (task := TASKS.get(_task(name, entry)))
+        if (task := TASKS.get(entry.task or name))
         for metric in benchmark.metrics_of(task, entry.samples)
     ]
 
 
-def _task(name: str, entry: BenchmarkOptions) -> str:
-    return entry.task or name
-
-
-def _settings(entry: BenchmarkOptions, options: EvaluationOptions, seed: int) -> BenchmarkSettings:
+def _open(name: str, entry: BenchmarkOptions, options: EvaluationOptions, seed: int = 0) -> tuple[Benchmark, str]:
+    """The benchmark of an entry, and the hash of its questions."""
     asked = {field.name: getattr(entry, field.name) for field in dataclasses.fields(AskOptions)}
-    return BenchmarkSettings(**asked, batch_size=options.batch_size, seed=seed)
-
-
-def _benchmark(name: str, entry: BenchmarkOptions, options: EvaluationOptions, seed: int) -> benchmark.Benchmark:
-    return benchmark.Benchmark(_task(name, entry), _read(name, entry)[0], _settings(entry, options, seed))
-
-
-def _read(name: str, entry: BenchmarkOptions) -> tuple[list, str]:
-    """The questions of an entry, and their hash."""
-    path = Path(entry.path)
-    beside = sorted(path.rglob("*") if path.is_dir() else path.parent.glob("*"))
+    settings = BenchmarkSettings(**asked, batch_size=options.batch_size, seed=seed)
+    task, path = entry.task or name, Path(entry.path)
+    beside = sorted(path.rglob("*") if path.is_dir() else path.parent.glob("*"))  # worked examples may be there
     found = ((place, place.stat()) for place in beside if place.is_file())
     state = tuple((str(place), stat.st_size, stat.st_mtime_ns) for place, stat in found)
-    return _read_once(_task(name, entry), path, entry.shots, entry.limit, entry.samples, state)
+    items, sha256 = _read(task, path, entry.shots, entry.limit, entry.samples, state)
+    return Benchmark(task, items, settings), sha256
 
 
 @functools.lru_cache(maxsize=32)
-def _read_once(
-    task: str, path: Path, shots: int | None, limit: int | None, samples: int, state: tuple
-) -> tuple[list, str]:
-    """Read once while size and time of every file (worked examples are beside the questions) stay the same."""
+def _read(task: str, path: Path, shots: int | None, limit: int | None, samples: int, state: tuple) -> tuple:
+    """Read once while size and time of every file (`state`) stay the same."""
     items = benchmark.read_benchmark(task, path, BenchmarkSettings(shots=shots, limit=limit, samples=samples)).items
     return items, files.sha256_json([dataclasses.asdict(item) for item in items])

@@ -1,7 +1,6 @@
 """Evaluate a model on sets of records: accuracy by greedy generation, and teacher-forced measures.
 
-The work is split into resumable parts (`distributed/resumable.py`) that the ranks share: a killed evaluation continues
-at the next part, and the numbers are the same bit for bit on any number of ranks.
+The ranks share resumable parts; the numbers are the same bit for bit on any number of ranks.
 """
 
 import functools
@@ -25,8 +24,8 @@ from mindspore_impl.text.records import Record, prompt_messages, record_to_json
 def check_records(sets: dict[str, list[Record]], options: EvaluationOptions, tokenizer) -> dict[str, list[list[int]]]:
     """Render the prompts of each accuracy set, within `options.limit`. Needs no model and takes seconds.
 
-    sets: at least those of `options.accuracy`. Raises UserError that names the set and record when a set is missing or
-    empty, or a record has no known task, no right answer, or a prompt that cannot be rendered.
+    Raises UserError that names the set and record: a set is missing or empty, or a record has no known task, no right
+    answer, or a prompt that cannot be rendered.
     """
     return {name: _rendered(name, _chosen(sets, name, options), tokenizer, _prompt) for name in options.accuracy}
 
@@ -43,6 +42,11 @@ def evaluate(
 ) -> dict:
     """Measure `model` on the sets that `options` names. Every rank must call this.
 
+    Returns {"accuracy": {set: {"correct", "total", "accuracy", "low" and "high" of the 95 % Wilson interval,
+    "truncated", "seconds"}}, "perplexity": {set: {"loss", "perplexity", "tokens"}}, "calibration": {set:
+    `calibration`}, "tokens": generated and scored}, and with `options.teacher_kl` "teacher_kl": {set:
+    `measure_teacher_kl`}. Raises UserError as `check_records`, or for a record that cannot be rendered.
+
     Args:
         model: The model, with its current parameters.
         tokenizer: Its tokenizer.
@@ -52,57 +56,45 @@ def evaluate(
         seed: Of generation.
         weights_sha256: Identifies the parameters; parts and results of other weights in `folder` are not reused.
         teacher: (model, SHA-256 of its weights) for `options.teacher_kl`.
-
-    Returns:
-        {"accuracy": {set: `measure_accuracy`}, "perplexity": {set: {"loss", "perplexity", "tokens"}}, "calibration":
-        {set: `calibration`}, "tokens": generated and scored}, and with `options.teacher_kl` "teacher_kl": {set:
-        `measure_teacher_kl`}.
-
-    Raises:
-        UserError: names the set and record, as `check_records` does, or a record that cannot be rendered.
     """
-    folder = Path(folder)
+    path = Path(folder) / "samples.jsonl"
     # Rendered first: a bad record is reported before minutes of generation.
     prompts = check_records(sets, options, tokenizer)
-    names = dict.fromkeys(options.accuracy + options.perplexity + options.teacher_kl)
-    chosen = {name: _chosen(sets, name, options) for name in names}
-    forced = {
-        name: _rendered(name, chosen[name], tokenizer, render)
-        for name in dict.fromkeys(options.perplexity + options.teacher_kl)
-    }
-    samples, compared = ({n: forced[n] for n in names} for names in (options.perplexity, options.teacher_kl))
+    teacher_forced = dict.fromkeys(options.perplexity + options.teacher_kl)
+    chosen = {name: _chosen(sets, name, options) for name in {**prompts, **teacher_forced}}
+    forced = {name: _rendered(name, chosen[name], tokenizer, render) for name in teacher_forced}
     asked = {name: [record_to_json(record) for record in records] for name, records in chosen.items()}
     shaping = asdict(options) | {"samples_in_report": None}
     made_by = [weights_sha256, tokenizer.sha256, runtime.numerics(), BINS, teacher and teacher[1]]
     work = files.sha256_json([asked, shaping, made_by, seed])
     plan = files.sha256_json([work, options.samples_in_report])
-    if (results := ranks.on_rank_zero(lambda: resumable.result(folder / "samples.jsonl", plan))) is not None:
+    if (results := ranks.on_rank_zero(lambda: resumable.result(path, plan))) is not None:
         return results
-    place = folder / resumable.FOLDER / work[:16]
+    place = path.parent / resumable.FOLDER / work[:16]
     accuracy, lines = {}, []
-    make_engine = functools.cache(lambda: _engine(model, tokenizer))
+    engine = functools.cache(lambda: _engine(model, tokenizer))  # not needed when all parts are there
     for number, name in enumerate(prompts):
-        accuracy[name], found = measure_accuracy(
-            make_engine, tokenizer, name, chosen[name], prompts[name], options, seed, place / f"accuracy_{number}"
-        )
+        part = place / f"accuracy_{number}"
+        accuracy[name], found = _accuracy(engine, tokenizer, name, chosen[name], prompts[name], options, seed, part)
         lines += found
+    samples, compared = ({name: forced[name] for name in names} for names in (options.perplexity, options.teacher_kl))
     perplexity, calibrated = measure_perplexity(model, samples, options, place)
     tokens = sum(line["tokens"] for line in lines) + sum(value["tokens"] for value in perplexity.values())
     results = {"accuracy": accuracy, "perplexity": perplexity, "calibration": calibrated, "tokens": tokens}
     if compared:
         results["teacher_kl"] = measure_teacher_kl(model, teacher[0], compared, tokenizer.vocab_size, options, place)
     write = functools.partial(files.write_jsonl, values=lines)
-    return ranks.on_rank_zero(lambda: resumable.publish_result(folder / "samples.jsonl", write, plan, results))
+    return ranks.on_rank_zero(lambda: resumable.publish_result(path, write, plan, results))
 
 
 def _engine(model, tokenizer):
-    from mindspore_impl.generation.engine import Engine  # imports mindspore: not needed by a finished evaluation
+    from mindspore_impl.generation.engine import Engine  # imports mindspore
 
     return Engine(model, tokenizer)
 
 
-def measure_accuracy(
-    make_engine: Callable,
+def _accuracy(
+    engine: Callable,
     tokenizer,
     name: str,
     records: list[Record],
@@ -111,59 +103,40 @@ def measure_accuracy(
     seed: int,
     folder: Path,
 ) -> tuple[dict, list[dict]]:
-    """Measure the accuracy of one set by greedy generation; prompts of similar length are generated together.
-
-    Args:
-        make_engine: Called when something is left to generate; returns a `generation.engine.Engine`.
-        tokenizer: The model's tokenizer.
-        name: The set's name.
-        records: The records, each with a right answer.
-        prompts: Their prompt ids.
-        options: Batch size, new tokens, and how many records the report shows.
-        seed: Of generation.
-        folder: Gets the parts.
-
-    Returns:
-        ({"correct", "total", "accuracy", "low" and "high" of the 95 % Wilson interval, "truncated", "seconds": of all
-        ranks side by side, interrupted runs included}, one object per record for samples.jsonl; `shown` marks the first
-        `options.samples_in_report`).
-    """
+    """Answer the records of one set greedily; return its accuracy and its lines of samples.jsonl."""
     sampling = SamplingOptions(temperature=0.0, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
-    spans = _even([index for index, _ in sorted(enumerate(prompts), key=lambda item: len(item[1]))], options.batch_size)
+    # Batches as even as possible, so that the last needs no shape of its own.
+    order, total = sorted(range(len(prompts)), key=lambda index: len(prompts[index])), len(prompts)
+    count = -(-total // options.batch_size)
+    spans = [order[total * number // count : total * (number + 1) // count] for number in range(count)]
 
     def make(indices: Sequence[int], title: str) -> list[dict]:
         chosen = [prompts[index] for index in indices]
         try:
-            generations = make_engine().generate(chosen, sampling, [seed] * len(chosen), progress=title)
+            generations = engine().generate(chosen, sampling, [seed] * len(chosen), progress=title)
         except UserError as error:
             raise UserError(f"evaluation set {name!r}: {error}") from error
         done = zip(indices, generations, strict=True)
         return [_line(name, records[index], generation, tokenizer) for index, generation in done]
 
     lines, seconds = share_lines(folder, spans, make, f"accuracy {name}")
-    found = [line | {"shown": index < options.samples_in_report} for index, line in enumerate(lines)]
-    right, total = sum(line["correct"] for line in found), len(found)
+    lines = [line | {"shown": index < options.samples_in_report} for index, line in enumerate(lines)]
+    right = sum(line["correct"] for line in lines)
     low, high = wilson_interval(right, total)
     result = {"correct": right, "total": total, "accuracy": right / total, "low": low, "high": high}
-    truncated = sum(not line["finished"] for line in found)
-    return {**result, "truncated": truncated, "seconds": seconds}, found
-
-
-def _even(indices: list[int], size: int) -> list[list[int]]:
-    """Split `indices` into runs of at most `size`, as even as possible, so that the last needs no shape of its own."""
-    count = -(-len(indices) // size)
-    bounds = [len(indices) * number // count for number in range(count + 1)]
-    return [indices[first:last] for first, last in zip(bounds, bounds[1:], strict=False)]
+    return {**result, "truncated": sum(not line["finished"] for line in lines), "seconds": seconds}, lines
 
 
 def _line(name: str, record: Record, generation, tokenizer) -> dict:
     """The line of samples.jsonl for one answer, without `shown`."""
     completion = parse_completion([int(i) for i in generation.ids], tokenizer)
+    messages = prompt_messages(record)
+    roles = [f"{message.role}: {message.content}" for message in messages]
     return {
         "id": record.id,
         "set": name,
         "thinking": record.thinking,
-        "prompt": prompt_text(record),
+        "prompt": "\n".join(roles) if len(messages) > 1 else messages[0].content,
         "reasoning": completion.reasoning,
         "answer": completion.answer,
         "expected": answers.expected(record),
@@ -173,20 +146,11 @@ def _line(name: str, record: Record, generation, tokenizer) -> dict:
     }
 
 
-def prompt_text(record: Record) -> str:
-    """The prompt as readable text: the user's message, or all messages with their roles when there are several."""
-    messages = prompt_messages(record)
-    if len(messages) == 1:
-        return messages[0].content
-    return "\n".join(f"{message.role}: {message.content}" for message in messages)
-
-
 def _chosen(sets: dict[str, list[Record]], name: str, options: EvaluationOptions) -> list[Record]:
     if name not in sets:
         raise UserError(f"evaluation: no set is named {name!r}; the sets are: {', '.join(sorted(sets)) or 'none'}")
-    records = sets[name][: options.limit]
-    if not records:
-        raise UserError(f"evaluation: the set {name!r} has no record; check its file, first, count, evaluation.limit")
+    if not (records := sets[name][: options.limit]):
+        raise UserError(f"evaluation: the set {name!r} has no record; check its file, skip, count, evaluation.limit")
     return records
 
 

@@ -7,8 +7,10 @@ one pass. Sharing changes nothing but float32 rounding.
 Legend: B sequences, L stretch, T cache slots, S scored positions, K continuations that share a stretch, V vocabulary.
 """
 
+import itertools
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -39,17 +41,16 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Stretch:
-    """One row to score.
+    """One row to score: `ids` follow cache row `row` from position `start`.
 
-    `ids` follow cache row `row` from position `start`; the last ones predict the tokens of `targets`, the continuations
-    at `places` (query, number).
+    The last ids predict the continuations `numbers` of query `query`, which differ in their last token alone.
     """
 
     ids: tuple[int, ...]
     start: int
     row: int
-    targets: list[tuple[int, ...]] = field(default_factory=list)
-    places: list[tuple[int, int]] = field(default_factory=list)
+    query: int
+    numbers: list[int]
 
 
 def encode_pair(tokenizer, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -57,14 +58,12 @@ def encode_pair(tokenizer, context: str, continuation: str) -> tuple[tuple[int, 
 
     Trailing spaces of the context belong to the continuation. An empty context is BOS, or else the end of turn.
     """
-    start = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-    bare = context.rstrip()
+    start = () if tokenizer.bos_id is None else (tokenizer.bos_id,)
+    whole, bare = tuple(tokenizer.encode(context + continuation)), context.rstrip()
     if not bare:
-        return (start,), tuple(tokenizer.encode(context + continuation))
-    whole = tokenizer.encode(context + continuation)
+        return start or (tokenizer.eos_id,), whole
     cut = min(len(tokenizer.encode(bare)), len(whole) - 1)  # a piece across the border belongs to the continuation
-    before = () if tokenizer.bos_id is None else (start,)
-    return (*before, *whole[:cut]), tuple(whole[cut:])
+    return start + whole[:cut], whole[cut:]
 
 
 def check_queries(queries: Sequence[Query], vocab_size: int, limit: int, advice: str) -> None:
@@ -81,30 +80,19 @@ def check_queries(queries: Sequence[Query], vocab_size: int, limit: int, advice:
 
 
 def groups_of(contexts: Sequence[tuple[int, ...]]) -> list[tuple[int, list[int]]]:
-    """Group contexts by common prefix: (shared tokens, indices) of each group.
-
-    The last token of a context is never shared, because it predicts the continuation.
-    """
+    """Group contexts by common prefix, (shared tokens, indices) each; the last token predicts, so it is not shared."""
     order = sorted(range(len(contexts)), key=lambda index: contexts[index])
-    common = [_common(contexts[a], contexts[b]) for a, b in zip(order, order[1:], strict=False)]
+    common = [len(os.path.commonprefix([contexts[a], contexts[b]])) for a, b in itertools.pairwise(order)]
     groups, begin = [], 0
     for place in range(1, len(order) + 1):
         around = [common[i] for i in (place - 2, place) if begin <= i < len(common)]
         if place < len(order) and common[place - 1] + MIN_SHARED > max(around, default=0):
             continue
         members = order[begin:place]
-        shared = min(common[begin : place - 1], default=0)
-        shared = min(shared, min(len(contexts[index]) for index in members) - 1)
+        shared = min(*(len(contexts[index]) - 1 for index in members), min(common[begin : place - 1], default=0))
         groups.append((shared if shared >= MIN_SHARED else 0, members))
         begin = place
     return groups
-
-
-def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    for place, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return place
-    return min(len(one), len(other))
 
 
 class Scorer:
@@ -115,40 +103,37 @@ class Scorer:
 
         self.options, self.batch_size = model.options, batch_size
         self.extend, self.score = Extend(model).set_train(False), ScoreExtension(model).set_train(False)
-        self.limit = model.options.max_position_embeddings
 
     def __call__(self, queries: Sequence[Query], progress: str | None = None) -> list[list[Likelihood]]:
         """Return the Likelihood of each continuation of each query. Raises UserError as `check_queries`."""
-        check_queries(queries, self.options.vocab_size, self.limit, "lower the number of shots")
+        options = self.options
+        check_queries(queries, options.vocab_size, options.max_position_embeddings, "lower the number of shots")
         found: list[list] = [[None] * len(query.continuations) for query in queries]
         with runtime.progress_bar(len(queries), progress or "", "question", shown=progress is not None) as bar:
             for shared, members in groups_of([query.context for query in queries]):
-                slots = self._slots(queries, shared, members)
-                header = self._read(self._empty(slots), [queries[members[0]].context[:shared]], [0], [0])
+                # Cache slots T such that every stretch of the group fits with its padding.
+                context = max(len(queries[index].context) for index in members)
+                longest = max(len(text) for index in members for text in queries[index].continuations)
+                slots = step(max(shared + step(context + longest - shared), context + step(longest), 64))
+                header = self._read(self._empty(slots), [queries[members[0]].context[:shared]], 0)
                 for batch in self._batches(queries, shared, members, slots):
-                    for place, likelihood in self._batch(queries, batch, shared, header):
-                        found[place[0]][place[1]] = likelihood
+                    for query, number, likelihood in self._batch(queries, batch, shared, header):
+                        found[query][number] = likelihood
                     bar.update(len(batch))
         return found
 
     def _batches(self, queries, shared: int, members: list[int], slots: int) -> Iterable[list[int]]:
         """Yield batches of similar length; queries that need one stretch are kept apart from the others."""
-        alone = [index for index in members if len(_inputs(queries[index])) == 1]
-        for some in (alone, [index for index in members if index not in set(alone)]):
-            some = sorted(some, key=lambda index: len(queries[index].context))
+        members = sorted(members, key=lambda index: len(queries[index].context))
+        for single in (True, False):
+            some = [index for index in members if (len(_inputs(queries[index])) == 1) == single]
             longest = max((len(queries[index].context) for index in some), default=1) - shared
             size = self._rows(step(longest), slots, len(some))
             yield from (some[first : first + size] for first in range(0, len(some), size))
 
     def _rows(self, length: int, slots: int, count: int) -> int:
         fitting = MAX_SCORES // (self.options.num_attention_heads * length * slots)
-        return max(1, min(self.batch_size, fitting, 1 << max(count - 1, 0).bit_length()))
-
-    def _slots(self, queries, shared: int, members: list[int]) -> int:
-        """Cache slots T such that every stretch of the group fits with its padding."""
-        context = max(len(queries[index].context) for index in members)
-        longest = max(len(text) for index in members for text in queries[index].continuations)
-        return step(max(shared + step(context + longest - shared), context + step(longest), 64))
+        return max(1, min(self.batch_size, fitting, _power_of_two(count)))
 
     def _empty(self, slots: int) -> tuple:
         from mindspore import Tensor
@@ -159,71 +144,63 @@ class Scorer:
         zeros = Tensor(np.zeros(shape, np.float32)).astype(runtime.compute_dtype())
         return (zeros,) * (2 * self.options.num_hidden_layers)
 
-    def _batch(self, queries, batch: list[int], shared: int, header: tuple):
-        """Yield (place, Likelihood) of each continuation of the queries `batch`."""
+    def _batch(self, queries, batch: list[int], shared: int, header: tuple) -> Iterable[tuple[int, int, Likelihood]]:
+        """Yield (query, number, Likelihood) of each continuation of the queries `batch`."""
         together = all(len(_inputs(queries[index])) == 1 for index in batch)
         caches, stretches = header, []
         if not together:
-            rests = [queries[index].context[shared:-1] for index in batch]
-            caches = self._read(header, rests, [shared] * len(batch), [0] * len(batch))
+            caches = self._read(header, [queries[index].context[shared:-1] for index in batch], shared)
         for row, index in enumerate(batch):
-            query = queries[index]
-            begin = shared if together else len(query.context) - 1
-            for inputs, numbers in _inputs(query).items():
-                ids = (*query.context[begin:], *inputs)
-                stretches.append(
-                    Stretch(ids, begin, 0 if together else row, [query.continuations[n] for n in numbers],
-                            [(index, n) for n in numbers])
-                )  # fmt: skip
+            context = queries[index].context
+            begin = shared if together else len(context) - 1
+            for inputs, numbers in _inputs(queries[index]).items():
+                stretches.append(Stretch((*context[begin:], *inputs), begin, 0 if together else row, index, numbers))
         rows = self._rows(max(step(len(s.ids)) for s in stretches), caches[0].shape[2], len(stretches))
         for first in range(0, len(stretches), rows):
             ranks.check_stop()
-            yield from self._score(caches, stretches[first : first + rows], rows)
+            yield from self._score(queries, caches, stretches[first : first + rows], rows)
 
-    def _read(self, caches: tuple, texts: list[tuple[int, ...]], starts: list[int], rows: list[int]) -> tuple:
-        """The caches after `texts`, each appended to its row of `caches`."""
+    def _read(self, caches: tuple, texts: list[tuple[int, ...]], start: int) -> tuple:
+        """The caches after `texts`, each appended to the one row of `caches` at position `start`."""
         from mindspore import Tensor
 
         if not any(texts) and len(texts) == caches[0].shape[0]:
             return caches
-        ids_BL = _padded(texts, min(step(max(map(len, texts))), caches[0].shape[2] - max(starts)), len(texts))
-        numbers = (ids_BL, np.array(starts, np.int32), np.array(rows, np.int32))
+        ids_BL = _padded(texts, min(step(max(map(len, texts))), caches[0].shape[2] - start), len(texts))
+        numbers = (ids_BL, np.full(len(texts), start, np.int32), np.zeros(len(texts), np.int32))
         return self.extend(*(Tensor(array) for array in numbers), *caches)[1]
 
-    def _score(self, caches: tuple, stretches: list[Stretch], rows: int):
+    def _score(self, queries, caches: tuple, stretches: list[Stretch], rows: int):
         from mindspore import Tensor
 
-        count = step(max(len(s.targets[0]) for s in stretches))
-        several = 1 << max(max(len(s.targets) for s in stretches) - 1, 0).bit_length()
+        targets = [[queries[s.query].continuations[number] for number in s.numbers] for s in stretches]
+        count, several = step(max(len(some[0]) for some in targets)), _power_of_two(max(map(len, targets)))
         ids_BL = _padded([s.ids for s in stretches], step(max(len(s.ids) for s in stretches)), rows)
         start_B, row_B = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
         where_BS, target_BSK = np.zeros((rows, count), np.int32), np.zeros((rows, count, several), np.int32)
-        for b, stretch in enumerate(stretches):
-            size = len(stretch.targets[0])
+        for b, (stretch, some) in enumerate(zip(stretches, targets, strict=True)):
+            size, length = len(some[0]), len(stretch.ids)
             start_B[b], row_B[b] = stretch.start, stretch.row
-            where_BS[b, :size] = np.arange(len(stretch.ids) - size, len(stretch.ids))
-            for k, target in enumerate(stretch.targets):
-                target_BSK[b, :size, k] = target
+            where_BS[b, :size] = np.arange(length - size, length)
+            target_BSK[b, :size, : len(some)] = np.transpose(some)
         arrays = (ids_BL, start_B, row_B, where_BS, target_BSK)
         logp_BSK, best_BS = (t.asnumpy() for t in self.score(*(Tensor(array) for array in arrays), *caches))
         for b, stretch in enumerate(stretches):
-            for k, (place, target) in enumerate(zip(stretch.places, stretch.targets, strict=True)):
+            for k, (number, target) in enumerate(zip(stretch.numbers, targets[b], strict=True)):
                 logp_S, best_S = logp_BSK[b, : len(target), k], best_BS[b, : len(target)]
-                yield place, Likelihood(float(logp_S.sum(dtype=np.float64)), bool((best_S == target).all()))
+                greedy = bool((best_S == target).all())
+                yield stretch.query, number, Likelihood(float(logp_S.sum(dtype=np.float64)), greedy)
 
 
 class DecoderScorer:
-    """Likelihoods by any `generation.decoder.Decoder`, such as an exported package.
-
-    One context at a time; its continuations reuse the same cache.
-    """
+    """Likelihoods by any `generation.decoder.Decoder`: one context at a time, its continuations share the cache."""
 
     def __init__(self, decoder):
-        self.decoder, self.limit = decoder, decoder.slots
+        self.decoder = decoder
 
     def __call__(self, queries: Sequence[Query], progress: str | None = None) -> list[list[Likelihood]]:
         """Return the Likelihood of each continuation of each query. Raises UserError as `check_queries`."""
-        check_queries(queries, self.decoder.vocab_size, self.limit, "export with a larger --cache-length")
+        check_queries(queries, self.decoder.vocab_size, self.decoder.slots, "export with a larger --cache-length")
         found = []
         with runtime.progress_bar(len(queries), progress or "", "question", shown=progress is not None) as bar:
             for query in queries:
@@ -261,9 +238,14 @@ def _padded(texts: Sequence[tuple[int, ...]], length: int, rows: int) -> np.ndar
     return ids_BL
 
 
+def _power_of_two(number: int) -> int:
+    """Round up to 1, 2, 4, ..."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
 def step(number: int) -> int:
     """Round up to 1, 8, 12, 16, 24, 32, 48, 64, 96, ...: a graph is compiled for every length."""
     if number <= 1:
         return 1
-    power = max(8, 1 << (number - 1).bit_length())
+    power = max(8, _power_of_two(number))
     return power * 3 // 4 if number <= power * 3 // 4 and power > 8 else power

@@ -1,7 +1,6 @@
 """Teacher-forced measures on held-out samples: perplexity, calibration, KL divergence from a teacher.
 
-Sums are kept per batch in resumable parts and added in the order of batches: a killed measurement continues at the next
-part, and the numbers do not depend on the number of ranks.
+Sums are kept per batch in resumable parts and added in the order of batches, whatever the number of ranks.
 Legend: B rows, L positions, n tokens, b bins, S supervised positions, R of them at a time, V vocabulary.
 """
 
@@ -28,33 +27,22 @@ _ROWS = 16  # compared at a time: their float64 copies stay in the processor's c
 def measure_perplexity(
     model, samples: dict[str, list[Sample]], options: EvaluationOptions, folder: Path
 ) -> tuple[dict, dict]:
-    """Measure perplexity and calibration of each set in one forward pass; parts go to `folder`.
-
-    Returns ({set: `mean_loss`}, {set: `calibration`}): cross-entropy in nats per supervised token; None when not
-    finite.
-    """
+    """({set: `mean_loss`}, {set: `calibration`}) of `samples`, in one forward pass; parts go to `folder`."""
     if not samples:
         return {}, {}
     from mindspore_impl.losses.objective import mean_loss
 
     network = functools.cache(lambda: _predictions(model))
-    lines = _sums_of_sets(
-        samples, options, lambda batch: prediction_sums(network(), batch), folder / "perplexity", "perplexity"
-    )
-    ce = {
-        name: [(math.nan if x["ce"] is None else x["ce"], x["tokens"]) for x in found] for name, found in lines.items()
-    }
-    losses = {name: mean_loss(sums, name) for name, sums in ce.items()}
-    return losses, {name: calibration(line["bins"] for line in found) for name, found in lines.items()}
+    place, title = folder / "perplexity", "perplexity"
+    lines = _sums_of_sets(samples, options, lambda batch: prediction_sums(network(), batch), place, title)
+    losses = {name: mean_loss([(x["ce"], x["tokens"]) for x in found], name) for name, found in lines.items()}
+    return losses, {name: calibration(x["bins"] for x in found) for name, found in lines.items()}
 
 
 def _sums_of_sets(
     samples: dict[str, list[Sample]], options: EvaluationOptions, sums: Callable, place: Path, title: str
 ) -> dict[str, list[dict]]:
-    """{set: sums(PackedBatch) of each batch in order}, shared among the ranks; a number that is not finite is None.
-
-    The parts of set n go to the folder `place`_n.
-    """
+    """{set: sums(PackedBatch) of each batch in order}, shared among the ranks; the parts of set n go to `place`_n."""
     from mindspore_impl.data.batches import SequentialBatches
 
     found = {}
@@ -71,7 +59,9 @@ def _sums_of_sets(
                 return lines
 
             spans = runs(range(len(packed)), BATCHES_PER_PART)
-            found[name], _ = share_lines(Path(f"{place}_{number}"), spans, make, title)
+            lines, _ = share_lines(Path(f"{place}_{number}"), spans, make, title)
+            # JSON has no NaN: what was not finite is None there.
+            found[name] = [{k: math.nan if v is None and k != "bins" else v for k, v in x.items()} for x in lines]
     return found
 
 
@@ -82,11 +72,7 @@ def _predictions(model):
 
 
 def prediction_sums(network, batch) -> dict:
-    """Sums over the supervised tokens of a PackedBatch, by a TokenLosses network with predictions.
-
-    Returns {"ce": cross-entropy in nats, possibly not finite, "tokens", "bins": `bin_sums`, None where the model's
-    output is not finite}.
-    """
+    """Sums over a PackedBatch's supervised tokens: {"ce" in nats, "tokens", "bins": `bin_sums`, None if not finite}."""
     from mindspore_impl.losses.objective import tensors_of
 
     outputs = network(*tensors_of(batch, False))
@@ -100,8 +86,7 @@ def bin_sums(confidence_n: np.ndarray, right_n: np.ndarray) -> list[list[float]]
     """[tokens, correct predictions, sum of confidence] of each bin, in float64.
 
     confidence_n: the probability of the most probable id; right_n: whether that id is the target. Bin b holds
-    b / BINS < confidence <= (b + 1) / BINS; the first bin holds 0 as well. Raises ValueError for a confidence outside
-    [0, 1] or NaN.
+    b / BINS < confidence <= (b + 1) / BINS, the first one 0 as well. Raises ValueError for values outside [0, 1].
     """
     confidence_n = np.asarray(confidence_n, np.float64)
     if not ((confidence_n >= 0) & (confidence_n <= 1 + 1e-5)).all():  # float32 may round above 1
@@ -116,15 +101,13 @@ def calibration(sums: Iterable[list | None]) -> dict:
     """Expected calibration error (ECE; Guo et al. 2017, arXiv 1706.04599) from the `bin_sums` of all batches.
 
     ECE is the distance between mean confidence and accuracy of each bin, averaged over bins weighted by their tokens.
-    Returns {"ece", "bins": [{"low", "high", "tokens", "confidence", "accuracy"}], "tokens"}: shares in [0, 1], of the
-    bins that have tokens. ECE is None and there are no bins when a batch has no sums or there is no token.
+    Returns {"ece", "bins": [{"low", "high", "tokens", "confidence", "accuracy"}], "tokens"}, of the bins that have
+    tokens. ECE is None and there are no bins when a batch has no sums or there is no token.
     """
     sums = list(sums)
     if not sums or any(one is None for one in sums):
         return {"ece": None, "bins": [], "tokens": 0}
-    total_b3 = np.zeros((BINS, 3))
-    for one in sums:
-        total_b3 += np.asarray(one, np.float64)
+    total_b3 = sum(np.asarray(one, np.float64) for one in sums)
     tokens = total_b3[:, 0].sum()
     bins = [
         {"low": number / BINS, "high": (number + 1) / BINS, "tokens": int(count), "confidence": sure / count,
@@ -141,6 +124,8 @@ def measure_teacher_kl(
     """Measure the exact KL(teacher || model) of the next id over the supervised tokens of each set.
 
     Both models read the same packed rows; their float32 logits over the whole vocabulary are compared in float64.
+    Returns {set: {"kl": mean in nats, None when not finite, "agreement": share of equal most probable ids, "tokens"}}.
+    Raises UserError when a vocabulary is smaller than the tokenizer's, or a set has no supervised token.
 
     Args:
         model: A causal language model.
@@ -149,12 +134,6 @@ def measure_teacher_kl(
         vocab_size: Of the tokenizer; ids beyond it (a padded lm_head) get no mass.
         options: Length and number of packed rows in a batch.
         folder: Gets the parts.
-
-    Returns:
-        {set: {"kl": mean in nats, None when not finite, "agreement": share of equal most probable ids, "tokens"}}.
-
-    Raises:
-        UserError: a vocabulary is smaller than the tokenizer's, or a set has no supervised token.
     """
     for which, checked in (("model", model), ("teacher", teacher)):
         if samples and checked.lm_head_weight.shape[0] < vocab_size:
@@ -163,16 +142,14 @@ def measure_teacher_kl(
                 f"the tokenizer's {vocab_size}; compare models of one tokenizer"
             )
     sides = functools.cache(lambda: [_side(one, vocab_size) for one in (teacher, model)])
-    lines = _sums_of_sets(
-        samples, options, lambda batch: divergence_sums(sides(), batch), folder / "kl", "KL to the teacher"
-    )
+    place, title = folder / "kl", "KL to the teacher"
+    lines = _sums_of_sets(samples, options, lambda batch: divergence_sums(sides(), batch), place, title)
     results = {}
     for name, found in lines.items():
-        if not (tokens := sum(line["tokens"] for line in found)):
+        kl, agreement, tokens = (sum(line[key] for line in found) for key in ("kl", "agreement", "tokens"))
+        if not tokens:
             raise UserError(f"evaluation.teacher_kl: the set {name!r} has no supervised token within sequence_length")
-        kl = sum(math.nan if line["kl"] is None else line["kl"] for line in found) / tokens
-        agreement = sum(line["agreement"] for line in found) / tokens
-        results[name] = files.jsonable({"kl": kl, "agreement": agreement, "tokens": tokens})
+        results[name] = files.jsonable({"kl": kl / tokens, "agreement": agreement / tokens, "tokens": tokens})
     return results
 
 
@@ -183,10 +160,7 @@ def _side(model, vocab_size: int) -> tuple[Callable, Callable]:
 
 
 def divergence_sums(sides: list[tuple[Callable, Callable]], batch) -> dict[str, float]:
-    """{"kl", "agreement", "tokens"} summed over the supervised positions of a PackedBatch.
-
-    sides: (HiddenStates, ProjectedRows) of the teacher, then of the model.
-    """
+    """{"kl", "agreement", "tokens"} of a PackedBatch; sides: (HiddenStates, ProjectedRows) of teacher and model."""
     from mindspore import Tensor
 
     from mindspore_impl.losses.projected_rows import in_chunks
@@ -202,10 +176,7 @@ def divergence_sums(sides: list[tuple[Callable, Callable]], batch) -> dict[str, 
 
 
 def divergence(teacher_RV: np.ndarray, model_RV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """KL(teacher || model) in nats of each row of float32 logits, float64 [R], and whether both have the same top id.
-
-    NaN where either row has a logit that is not finite.
-    """
+    """KL(teacher || model) in nats of rows of logits, float64 [R], NaN if not finite; whether the top ids agree."""
     kl_R = np.empty(len(teacher_RV))
     for first in range(0, len(teacher_RV), _ROWS):
         rows = slice(first, first + _ROWS)

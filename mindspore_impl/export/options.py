@@ -1,11 +1,12 @@
 """What an export package holds."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from mindspore_impl.schema import option
 
 Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS = get_args(Precision)
 
 
 @dataclass

@@ -1,16 +1,13 @@
 """Memory traffic and vector work of the Ascend C kernel, counted by the host emulator, and modelled times.
 
-Emulated: the kernel of kernels/topk_distill_loss, unchanged, at the vocabulary of openPangu-Embedded-1B in bf16 with
-K = 64 at temperature 1, loss and gradient in one launch. Traffic is in units of the logits tensor, vector work in
-repeats (256 bytes of the widest operand) per 64 elements, scalar accesses are GetValue, SetValue and Gather.
-
-Modelled: a roofline for the peaked case. Memory time is the counted bytes over the SoC's bandwidth, vector time the
-counted repeats at two cycles each over all vector cores. It leaves out launch, scalar work, what the L2 cache saves of
-a second read, and how well the two overlap. Nothing here ran on an NPU.
+Emulated: kernels/topk_distill_loss in bf16, K = 64, temperature 1, loss and gradient in one launch. Traffic is in units
+of the logits tensor, vector work in repeats (256 bytes of the widest operand) per 64 elements.
+Modelled: a roofline of the peaked case, memory time (counted bytes over bandwidth) and vector time (two cycles a repeat
+over all vector cores), without launch, scalar work and the L2 cache. Nothing here ran on an NPU.
 """
 
 import importlib.util
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +15,8 @@ import numpy as np
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.losses.oracle import objective
-from mindspore_impl.speed.common import Row, compared, publish
+from mindspore_impl.speed.common import Row, compared
 
-NAME = "ascend_traffic"
 VOCAB, TOP_K, ROWS, TOKENS = 153_376, 64, 4, 4096
 CE_WEIGHT, KD_WEIGHT = 0.3, 0.7
 ELEMENT_BYTES, LANES, CYCLES_A_REPEAT = 2, 64, 2
@@ -51,6 +47,7 @@ class Peer:
 # Counted from the published sources at this vocabulary in bf16.
 VENDOR = Peer("hicann/ops-nn cross_entropy_loss + _grad (its repeats: forward alone)", 4, 2, 9.31)
 SKELETON = Peer("plain fused two-pass skeleton (online max and sum, then gradient and patches)", 2, 1, 9.06)
+PEERS = (VENDOR, SKELETON)
 
 
 @dataclass(frozen=True)
@@ -62,41 +59,36 @@ class Soc:
     clock: float
     bandwidth: float = 1.6e12
 
-    def memory_seconds(self, moved_bytes: float) -> float:
-        """Time to move the bytes through global memory."""
-        return moved_bytes / min(self.bandwidth, 32 * self.vector_cores * self.clock)
-
-    def vector_seconds(self, repeats: float) -> float:
-        """Time of the vector instructions, `repeats` of 64 elements over all cores."""
-        return repeats * CYCLES_A_REPEAT / (self.vector_cores * self.clock)
+    def milliseconds(self, elements: int, bytes_an_element: float, repeats: float) -> tuple[float, float]:
+        """(memory, vector): times to move all bytes through global memory, and of `repeats` per 64 elements."""
+        moved = elements * bytes_an_element / min(self.bandwidth, 32 * self.vector_cores * self.clock)
+        return 1e3 * moved, 1e3 * elements / LANES * repeats * CYCLES_A_REPEAT / (self.vector_cores * self.clock)
 
 
 SOCS = (Soc("910B1", 48, 1.85e9), Soc("910B2", 48, 1.80e9), Soc("910B3", 40, 1.80e9), Soc("910B4", 40, 1.50e9))
 
 
-def run(json_path: str | Path | None = None, rows: int = ROWS, vocab: int = VOCAB) -> list[Row]:
-    """Emulate, check the numbers, print, append to outputs/benchmarks.csv, write JSON on request."""
+def rows(rows: int = ROWS, vocab: int = VOCAB) -> list[Row]:
+    """Emulate and check the numbers; what was counted first, then what follows from it."""
     emulated = load_kernel()
-    table: list[Row] = []
+    found, modelled = [], []
     for case in CASES:
         inputs = make_inputs(case, rows, vocab)
         for variant, split, cores in VARIANTS:
             launch = launched(emulated, inputs, split, cores)
             check_numbers(emulated, inputs, launch)
             work = counted(launch.counters["total"], rows, vocab)
-            table += counted_rows(f"{case}, {variant}", work)
+            found += counted_rows(f"{case}, {variant}", work)
             if case == TYPICAL:
-                table += modelled_rows(variant, work, vocab)
-    table.sort(key=lambda row: row.source)  # stable: what was counted first, then what follows from it
-    publish(table, json_path)
-    return table
+                modelled += modelled_rows(variant, work, vocab)
+    return [*found, *modelled]
 
 
 def load_kernel(path: Path = KERNEL):
     """The module that runs the kernel through the emulator. Raises UserError outside a clone."""
     if not path.is_file():
         raise UserError(
-            f"{path}: the Ascend C kernel is not beside the package; run the benchmark {NAME} in a clone of the project"
+            f"{path}: the Ascend C kernel is not beside the package; run the benchmark ascend_traffic in a clone"
         )
     spec = importlib.util.spec_from_file_location("topk_distill_loss_emulated", path)
     module = importlib.util.module_from_spec(spec)
@@ -144,7 +136,7 @@ def launched(emulated, inputs: dict[str, np.ndarray], split: int, cores: int):
     try:
         return emulated.launch(**bits, ce_weight=CE_WEIGHT, kd_weight=KD_WEIGHT, cores=cores, split=split)
     except emulated.emulate.EmulatorError as error:
-        raise UserError(f"{NAME}: {error}") from error
+        raise UserError(f"ascend_traffic: {error}") from error
 
 
 def check_numbers(emulated, inputs: dict[str, np.ndarray], launch) -> None:
@@ -158,10 +150,10 @@ def check_numbers(emulated, inputs: dict[str, np.ndarray], launch) -> None:
     gradient_NV = emulated.from_bfloat16(launch.logits_NV)
     for ours, reference in ((launch.ce_N, expected.ce_N), (launch.kd_N, expected.kd_N)):
         if not np.allclose(ours, reference, rtol=1e-4, atol=1e-4):
-            raise RuntimeError(f"{NAME}: the emulated losses {ours} are not the oracle's {reference}")
+            raise RuntimeError(f"ascend_traffic: the emulated losses {ours} are not the oracle's {reference}")
     worst = np.abs(gradient_NV - expected.grad_NV).max() / np.abs(expected.grad_NV).max()
     if worst > 2.0**-8:  # half a unit in the last place of bf16
-        raise RuntimeError(f"{NAME}: the emulated gradient is off by {worst:.1e} of its largest entry")
+        raise RuntimeError(f"ascend_traffic: the emulated gradient is off by {worst:.1e} of its largest entry")
 
 
 @dataclass(frozen=True)
@@ -191,49 +183,42 @@ def counted(total: dict, rows: int, vocab: int) -> Work:
 
 def counted_rows(case: str, work: Work) -> list[Row]:
     """The emulated rows of one case."""
-
-    def against(peer: Peer, metric: str, unit: str, ours: float, theirs: float) -> Row:
-        row = compared(NAME, case, metric, unit, ours, theirs, peer.name, False, source="emulated")
-        return replace(row, device=DEVICE)
-
-    def alone(metric: str, unit: str, ours: float) -> Row:
-        return Row(NAME, case, metric, unit, ours, source="emulated", device=DEVICE)
-
+    named = {"source": "emulated", "device": DEVICE}
     repeats = sum(work.repeats.values())
-    rows = [
-        against(peer, metric, "x the logits", ours, theirs)
-        for peer in (VENDOR, SKELETON)
-        for metric, ours, theirs in (("reads", work.reads, peer.reads), ("writes", work.writes, peer.writes))
+    figures = [("reads", "x the logits", work.reads), ("writes", "x the logits", work.writes)]
+    found = [
+        compared(case, metric, unit, ours, getattr(peer, metric), peer.name, **named)
+        for peer in PEERS
+        for metric, unit, ours in figures
     ]
-    rows += [against(peer, "vector repeats", "per 64 elements", repeats, peer.repeats) for peer in (VENDOR, SKELETON)]
+    found += [
+        compared(case, "vector repeats", "per 64 elements", repeats, peer.repeats, peer.name, **named) for peer in PEERS
+    ]
     large = {name: count for name, count in work.repeats.items() if count >= SMALL}
-    for name, count in sorted(large.items(), key=lambda item: -item[1]):
-        rows.append(alone(f"repeats of {name}", "per 64 elements", count))
-    rows.append(alone("repeats of all others", "per 64 elements", repeats - sum(large.values())))
-    rows += [alone(name, "a row", count) for name, count in work.scalar.items()]
-    rows.append(alone("scalar accesses", "a row", sum(work.scalar.values())))
-    return rows
+    alone = [
+        *(
+            (f"repeats of {name}", "per 64 elements", large[name])
+            for name in sorted(large, key=large.get, reverse=True)
+        ),
+        ("repeats of all others", "per 64 elements", repeats - sum(large.values())),
+        *((name, "a row", count) for name, count in work.scalar.items()),
+        ("scalar accesses", "a row", sum(work.scalar.values())),
+    ]
+    return found + [Row(case, metric, unit, ours, **named) for metric, unit, ours in alone]
 
 
 def modelled_rows(case: str, work: Work, vocab: int) -> list[Row]:
     """The roofline of one case: memory time, vector time and the larger, for TOKENS rows on every SoC."""
-    elements = TOKENS * vocab
-    rows = []
+    elements, found = TOKENS * vocab, []
     for soc in SOCS:
-
-        def times(bytes_an_element: float, repeats: float, soc=soc) -> tuple[float, float]:
-            return (
-                1e3 * soc.memory_seconds(bytes_an_element * elements),
-                1e3 * soc.vector_seconds(repeats * elements / LANES),
-            )
-
-        memory, vector = times(work.bytes_an_element, sum(work.repeats.values()))
+        named = {"source": "modelled", "device": soc.name}
         where = f"{case}, {TOKENS} tokens on {soc.name}"
-        for metric, value in (("memory time", memory), ("vector time", vector)):
-            rows.append(Row(NAME, where, metric, "ms", value, source="modelled", device=soc.name))
-        for peer in (VENDOR, SKELETON):
-            theirs = max(times(peer.bytes_an_element, peer.repeats))
-            larger = max(memory, vector)
-            row = compared(NAME, where, "larger of both", "ms", larger, theirs, peer.name, False, source="modelled")
-            rows.append(replace(row, device=soc.name))
-    return rows
+        memory, vector = soc.milliseconds(elements, work.bytes_an_element, sum(work.repeats.values()))
+        found += [
+            Row(where, metric, "ms", value, **named)
+            for metric, value in (("memory time", memory), ("vector time", vector))
+        ]
+        for peer in PEERS:
+            theirs = max(soc.milliseconds(elements, peer.bytes_an_element, peer.repeats))
+            found.append(compared(where, "larger of both", "ms", max(memory, vector), theirs, peer.name, **named))
+    return found

@@ -1,19 +1,17 @@
 """Data parallel training: losses, optimizer memory and speed of two ranks against one.
 
-The model of `train_step.py`, rows supervised unevenly, fp32, ranks of one thread each. One rank and two take the same
-global batches: Momentum shows that sums over ranks are sums, AdamW what its division makes of their rounding, and
-optimizer shares (`runtime.shard_optimizer`) must not show at all. Memory is that of an optimizer of MEMORY elements in
-processes of its own; what gathers the updated weights is part of its peak.
+The model of `train_step.py`, rows supervised unevenly, ranks of one thread. Momentum shows that sums over ranks are
+sums, AdamW what its division makes of their rounding, and optimizer shares (`runtime.shard_optimizer`) must not show.
 """
 
+import hashlib
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,51 +19,40 @@ import psutil
 
 from mindspore_impl import runtime
 from mindspore_impl.distributed import processes, ranks, scheduler
-from mindspore_impl.speed.common import Row, compared, publish
+from mindspore_impl.speed.common import Row, alternate, compared, medians
 
-NAME = "data_parallel"
-STEPS = 24
 RATES = {"momentum": 0.05, "adamw": 2e-3}
 MEMORY = (48, (1024, 2048))  # so many matrices of this shape: 100 million elements
 SEED = 0
 
 
-def run(json_path: str | Path | None = None, steps: int = STEPS, rounds: int = 5) -> list[Row]:
-    """Measure, print, append to outputs/benchmarks.csv, write JSON on request: four minutes on 2 cores."""
+def rows(steps: int = 24, rounds: int = 5) -> list[Row]:
+    """Differences of losses, memory of the optimizer, throughput, and times of collectives: four minutes on 2 cores."""
     runtime.setup(runtime.RuntimeOptions(), seed=SEED)
-    with runtime.progress_bar(6, NAME, "run") as bar:
-
-        def launched(count: int, task: str, *arguments: int) -> dict:
-            found = launch(count, task, *arguments)[0]
+    tasks = [(count, task, number) for task, number in (("curves", steps), ("speed", rounds)) for count in (1, 2)]
+    found = []
+    with runtime.progress_bar(6, "data_parallel", "run") as bar:
+        for task in [*tasks, (2, "memory", 0), (2, "memory", 1)]:
+            found.append(launch(*task)[0])
             bar.update()
-            return found
-
-        curves = [launched(count, "curves", steps) for count in (1, 2)]
-        speed = [launched(count, "speed", rounds) for count in (1, 2)]
-        whole, shared = launched(2, "memory", 0), launched(2, "memory", 1)
-    rows = [_difference(curves, name, steps) for name in RATES]
-    two = curves[1]
-    apart = float(two["adamw"] != two["shares"] or two["adamw_weights"] != two["shares_weights"])
+    curve, curves, one, two, whole, shared = found
+    table = []
+    for name in RATES:
+        worst = np.max(np.abs(np.array(curves[name]) / curve[name] - 1))
+        what = f"largest difference in {steps} losses"
+        table.append(Row(f"2 ranks against 1, {name}", what, "relative", float(worst)))
+    apart = any(curves[key] != curves[key.replace("adamw", "shares")] for key in ("adamw", "adamw_weights"))
     case = "2 ranks, AdamW with shares against without"
-    rows += [Row(NAME, case, f"{steps} losses or a weight differ in a bit", "yes or no", apart)]
-    for metric, key in (("tensors of the optimizer, a rank", "held"), ("process after 3 updates", "resident"),
-                        ("its peak", "peak")):  # fmt: skip
-        case = f"2 ranks, {MEMORY[0] * MEMORY[1][0] * MEMORY[1][1]:,} elements, shares"
-        rows.append(compared(NAME, case, metric, "MiB", shared[key], whole[key], "2 ranks without shares", False))
-    one, two = speed
-    for name, words in (("adamw", "2 ranks"), ("shares", "2 ranks, shares")):
-        rows.append(compared(NAME, words, "throughput", "tokens/s", two[name], one["adamw"], "1 rank", True))
-    rows.append(compared(NAME, "2 ranks, buffers", "gradients' sum", "ms a step", two["sum"], two["sum_each"],
-                         "an AllReduce a tensor", False))  # fmt: skip
-    rows.append(Row(NAME, "2 ranks, shares", "gathering of the weights", "ms a step", two["gather"]))
-    publish(rows, json_path)
-    return rows
-
-
-def _difference(curves: list[dict], name: str, steps: int) -> Row:
-    one, two = (np.array(curve[name]) for curve in curves)
-    worst = float(np.max(np.abs(one - two) / np.abs(one)))
-    return Row(NAME, f"2 ranks against 1, {name}", f"largest difference in {steps} losses", "relative", worst)
+    table.append(Row(case, f"{steps} losses or a weight differ in a bit", "yes or no", float(apart)))
+    case = f"2 ranks, {MEMORY[0] * MEMORY[1][0] * MEMORY[1][1]:,} elements, shares"
+    held = {"tensors of the optimizer, a rank": "held", "process after 3 updates": "resident", "its peak": "peak"}
+    for metric, key in held.items():
+        table.append(compared(case, metric, "MiB", shared[key], whole[key], "2 ranks without shares"))
+    for name, case in (("adamw", "2 ranks"), ("shares", "2 ranks, shares")):
+        table.append(compared(case, "throughput", "tokens/s", two[name], one["adamw"], "1 rank", True))
+    sums = two["sum"], two["sum_each"]
+    table.append(compared("2 ranks, buffers", "gradients' sum", "ms a step", *sums, "an AllReduce a tensor"))
+    return [*table, Row("2 ranks, shares", "gathering of the weights", "ms a step", two["gather"])]
 
 
 def launch(count: int, task: str, *arguments: int) -> list[dict]:
@@ -107,8 +94,6 @@ def curves(steps: int) -> dict:
 
 def trained(optimizer: str, steps: int, shares: bool = False) -> tuple[list[float], str]:
     """Train for `steps` steps on batches 0, 1, ...; -> their losses, and the hash of the weights."""
-    import hashlib
-
     step, weights = stepper(optimizer, shares)
     losses = [step(number) for number in range(steps)]
     digest = hashlib.sha256(b"".join(parameter.asnumpy().tobytes() for parameter in weights))
@@ -122,23 +107,14 @@ def stepper(optimizer: str, shares: bool = False) -> tuple[Callable[[int], float
     """
     from mindspore import nn
 
-    from mindspore_impl.losses.objective import METRICS, LossNetwork, tensors_of
-    from mindspore_impl.losses.options import ObjectiveOptions
-    from mindspore_impl.speed.train_step import model_and_options
-    from mindspore_impl.training.optimizer import make_optimizer
-    from mindspore_impl.training.step import make_step
+    from mindspore_impl.speed import train_step
 
-    count = runtime.world_size()
-    model, settings = model_and_options()
-    weights = list(model.trainable_params())
-    settings.learning_rate = RATES[optimizer]
-    if optimizer == "momentum":
-        updates = nn.Momentum(weights, RATES[optimizer], 0.9)
-    else:
-        updates = make_optimizer(weights, settings, 10_000, count if shares else 1)
-    network = LossNetwork(model, ObjectiveOptions(), False)
-    step = make_step(network, updates, settings.max_grad_norm, 1, len(METRICS), count)
-    return lambda number: step([tensors_of(batch(number), False)]).loss, weights
+    settings, count = replace(train_step.SETTINGS, learning_rate=RATES[optimizer]), runtime.world_size()
+    more = (
+        {"updates": lambda weights, *_: nn.Momentum(weights, RATES[optimizer], 0.9)} if optimizer == "momentum" else {}
+    )
+    step, model, _ = train_step.make_training(settings=settings, shares=count if shares else 1, ranks=count, **more)
+    return lambda number: step(batch(number)), list(model.trainable_params())
 
 
 def batch(number: int):
@@ -162,18 +138,10 @@ def speed(rounds: int, calls: int = 10) -> dict:
     runs = {"adamw": stepper("adamw")[0]} | collectives()
     if runtime.world_size() > 1:
         runs["shares"] = stepper("adamw", shares=True)[0]
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 1):  # the first one compiles
-        for name, call in runs.items():
-            ranks.barrier()
-            start = time.perf_counter()
-            for number in range(calls):
-                call(number)
-            if turn:
-                seconds[name].append((time.perf_counter() - start) / calls)
     from mindspore_impl.speed.train_step import LENGTH, ROWS
 
-    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    turns = {name: lambda call=call: [call(number) for number in range(calls)] for name, call in runs.items()}
+    middle = {name: value / calls for name, value in medians(alternate(turns, rounds, before=ranks.barrier)).items()}
     rates = {name: ROWS * LENGTH / middle[name] for name in ("adamw", "shares") if name in middle}
     return rates | {name: 1000 * value for name, value in middle.items() if name not in rates}
 
@@ -183,12 +151,12 @@ def collectives() -> dict[str, Callable[[int], object]]:
     import mindspore as ms
 
     from mindspore_impl.ops import collectives
-    from mindspore_impl.speed.train_step import model_and_options
+    from mindspore_impl.speed.train_step import make_training
 
     count = runtime.world_size()
     if count == 1:
         return {}
-    shapes = [tuple(parameter.shape) for parameter in model_and_options()[0].trainable_params()]
+    shapes = [tuple(parameter.shape) for parameter in make_training()[1].trainable_params()]
     whole = tuple(ms.Tensor(np.ones(shape, np.float32)) for shape in shapes)
     own = tuple(ms.Tensor(np.ones(collectives.share_size(shape, count), np.float32)) for shape in shapes)
     together = collectives.make_sum(shapes, count, False)

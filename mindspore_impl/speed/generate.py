@@ -5,22 +5,20 @@ sampling does; decode of 8 and of 32 sequences after 128 tokens each. Both hold 
 threads, and take turns. Our cache is as long as the engine makes it for NEW more tokens; theirs grows.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from mindspore_impl import runtime
-from mindspore_impl.errors import UserError
+from mindspore_impl.generation.engine import Engine
+from mindspore_impl.model.hf_config import config_of
 from mindspore_impl.model.options import ModelOptions
-from mindspore_impl.speed.common import Row, alternate, compared, medians, publish
+from mindspore_impl.model.pangu import PanguForCausalLM, initial_value, parameter_shapes
+from mindspore_impl.speed.common import Row, contest
 
-NAME = "generate"
 OPTIONS = ModelOptions(
     vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-    num_key_value_heads=3, head_dim=64,
-    rope_theta=1e5, max_position_embeddings=8192, qkv_bias=False, o_bias=False,
+    num_key_value_heads=3, head_dim=64, rope_theta=1e5, max_position_embeddings=8192, qkv_bias=False, o_bias=False,
 )  # fmt: skip
 CASE = f"{OPTIONS.num_hidden_layers} x {OPTIONS.hidden_size}, vocabulary {OPTIONS.vocab_size}, fp32"
 PROMPT, NEW, STEPS = 512, 96, 16  # a decode run takes STEPS of the NEW tokens there is room for
@@ -28,40 +26,25 @@ BATCHES, BATCH_PROMPT = (8, 32), 128
 PEER = "transformers Llama, torch eager"
 
 
-def run(json_path: str | Path | None = None, rounds: int = 7, threads: int = 2) -> list[Row]:
-    """Measure, print, append to outputs/benchmarks.csv, write JSON on request.
+def rows(rounds: int = 7, threads: int = 2) -> list[Row]:
+    """Seconds of a prefill, milliseconds a token of one sequence, and tokens a second of several."""
+    import torch
 
-    Raises UserError when torch or transformers, the peer, is not installed.
-    """
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise UserError(f"benchmark {NAME} needs {error.name}; pip install 'openpangu-posttrain[bench]'") from error
     runtime.setup(runtime.RuntimeOptions(threads=threads), seed=0)
     torch.set_num_threads(threads)
-    ours, theirs = Ours(OPTIONS), Theirs(OPTIONS)
-    check_equal(ours, theirs, prompts(1, PROMPT, OPTIONS))
-    versions = runtime.versions() | {"torch": torch.__version__, "transformers": transformers.__version__}
-    rows = []
-
-    def compare(case: str, metric: str, unit: str, of: Callable[[float], float], better: bool, prepare, measure):
-        for side in (ours, theirs):
-            prepare(side)
-        seconds = medians(alternate({"ours": lambda: measure(ours), "peer": lambda: measure(theirs)}, rounds))
-        numbers = of(seconds["ours"]), of(seconds["peer"])
-        rows.append(compared(NAME, f"{case}, {CASE}", metric, unit, *numbers, PEER, better, versions=versions))
-
+    sides = {"ours": Ours(OPTIONS), PEER: Theirs(OPTIONS)}
     one = prompts(1, PROMPT, OPTIONS)
-    compare(f"{PROMPT} tokens", "prefill", "s", lambda s: s, False, lambda side: None, lambda side: side.prefill(one))
-    compare(f"batch 1 at {PROMPT}", "decode", "ms a token", lambda s: 1e3 * s / STEPS, False,
-            lambda side: side.prefill(one), lambda side: side.decode(STEPS))  # fmt: skip
+    check_equal(*sides.values(), one)
+    runs = {name: lambda side=side: side.prefill(one) for name, side in sides.items()}
+    found = contest(f"{PROMPT} tokens, {CASE}", "prefill", "s", runs, rounds)
+    runs = {name: lambda side=side: side.decode(STEPS) for name, side in sides.items()}
+    found += contest(f"batch 1 at {PROMPT}, {CASE}", "decode", "ms a token", runs, rounds, lambda s: 1e3 * s / STEPS)
     for batch in BATCHES:
-        many = prompts(batch, BATCH_PROMPT, OPTIONS)
-        compare(f"batch {batch} at {BATCH_PROMPT}", "decode", "tokens/s", lambda s, b=batch: b * STEPS / s, True,
-                lambda side, many=many: side.prefill(many), lambda side: side.decode(STEPS))  # fmt: skip
-    publish(rows, json_path)
-    return rows
+        for side in sides.values():
+            side.prefill(prompts(batch, BATCH_PROMPT, OPTIONS))
+        case = f"batch {batch} at {BATCH_PROMPT}, {CASE}"
+        found += contest(case, "decode", "tokens/s", runs, rounds, lambda s, b=batch: b * STEPS / s, higher=True)
+    return found
 
 
 def prompts(batch: int, length: int, options: ModelOptions) -> np.ndarray:
@@ -83,13 +66,9 @@ class Ours:
     """Our model behind the engine's own decoder. `prefill` starts again; `decode` repeats the steps behind it."""
 
     def __init__(self, options: ModelOptions):
-        from mindspore_impl.generation.engine import Engine
-        from mindspore_impl.model.pangu import PanguForCausalLM
-
         model = PanguForCausalLM(options, seed=0)
         model.set_train(False)
-        self.engine, self.decoder = Engine(model, Ids(options.vocab_size)), None
-        self.length_B = np.zeros(0, np.int32)
+        self.engine = Engine(model, Ids(options.vocab_size))
 
     def prefill(self, ids_BL: np.ndarray) -> np.ndarray:
         """The logits_BV after the prompts."""
@@ -113,9 +92,6 @@ class Theirs:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        from mindspore_impl.model.hf_config import config_of
-        from mindspore_impl.model.pangu import initial_value, parameter_shapes
-
         content = config_of(options, "llama", {})
         config = LlamaConfig(**{key: value for key, value in content.items() if key != "architectures"})
         config._attn_implementation = "sdpa"
@@ -125,29 +101,27 @@ class Theirs:
         self.model.load_state_dict(state, strict=False)
         self.model.tie_weights()
         self.model.eval()
-        self.cache, self.length, self.batch = None, 0, 0
 
-    def prefill(self, ids_BL: np.ndarray) -> np.ndarray:
-        """The logits_BV after the prompts."""
+    def _step(self, token_BL, **more) -> np.ndarray:
         import torch
 
-        self.batch, self.length = ids_BL.shape
         with torch.inference_mode():
-            out = self.model(torch.from_numpy(ids_BL.astype(np.int64)), use_cache=True, logits_to_keep=1)
+            out = self.model(torch.from_numpy(token_BL.astype(np.int64)), use_cache=True, logits_to_keep=1, **more)
         self.cache = out.past_key_values
         return out.logits[:, -1].numpy()
 
+    def prefill(self, ids_BL: np.ndarray) -> np.ndarray:
+        """The logits_BV after the prompts."""
+        self.batch, self.length = ids_BL.shape
+        return self._step(ids_BL)
+
     def decode(self, steps: int) -> np.ndarray:
         """Greedy steps from token 1 on; the last logits_BV."""
-        import torch
-
         self.cache.crop(self.length)
-        token_B1 = torch.ones((self.batch, 1), dtype=torch.int64)
-        with torch.inference_mode():
-            for _ in range(steps):
-                out = self.model(token_B1, past_key_values=self.cache, use_cache=True)
-                logits_BV = out.logits[:, -1].numpy()
-                token_B1 = torch.from_numpy(logits_BV.argmax(axis=1)[:, None])
+        token_B1 = np.ones((self.batch, 1))
+        for _ in range(steps):
+            logits_BV = self._step(token_B1, past_key_values=self.cache)
+            token_B1 = logits_BV.argmax(axis=1)[:, None]
         return logits_BV
 
 

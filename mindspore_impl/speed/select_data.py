@@ -1,14 +1,10 @@
 """Data selection: the rules on a million synthetic records, and near-duplicates planted at known places.
 
-The rules are those of conf/selection/filters_only.yaml, from file to file; each size runs in a process of its own,
-whose peak memory tells whether it grows with the file. What the two steps that remember texts hold is counted by
-tracemalloc, which sees every allocation of Python and NumPy. Near-duplicates are compared with datasketch as its
-documentation uses it: signatures of 128 values in bulk, its own bands for the threshold, every candidate taken for a
-duplicate.
+The rules are those of conf/selection/filters_only.yaml; each size runs in a process of its own. What the two steps that
+remember texts hold is counted by tracemalloc. The peer is datasketch as its documentation uses it: signatures of 128
+values in bulk, its own bands for the threshold, every candidate taken for a duplicate.
 """
 
-import json
-import os
 import random
 import subprocess
 import sys
@@ -17,16 +13,14 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
-from mindspore_impl import files, runtime
-from mindspore_impl.data.selection import duplicates
-from mindspore_impl.data.selection.options import ExactDuplicatesOptions, NearDuplicatesOptions
+from mindspore_impl import files
+from mindspore_impl.data.selection.recipe import planned
 from mindspore_impl.data.selection.stream import Context, Item
 from mindspore_impl.data.selection.words import word_hashes, words
-from mindspore_impl.errors import UserError
-from mindspore_impl.speed.common import Row, alternate, compared, medians, publish
+from mindspore_impl.distributed import processes
+from mindspore_impl.speed.common import Row, alternate, compared, medians
 from mindspore_impl.text.records import Message, Record
 
-NAME = "select_data"
 SIZES = (100_000, 1_000_000)
 HELD = 2000  # texts, to count what is held of each
 THRESHOLD = 0.8  # of near-duplicates
@@ -67,84 +61,66 @@ def _drawn(draw: random.Random, choices: list[str], count: int) -> list[str]:
     return [choices[int(len(choices) ** draw.random()) - 1] for _ in range(count)]
 
 
-def run(
-    json_path: str | Path | None = None, sizes: tuple[int, ...] = SIZES, texts: int = 20_000, rounds: int = 5
-) -> list[Row]:
-    """Measure, print, append to outputs/benchmarks.csv, write JSON on request. Raises UserError without datasketch."""
-    try:
-        import datasketch
-    except ImportError as error:
-        raise UserError(f"benchmark {NAME} needs datasketch; pip install 'openpangu-posttrain[select]'") from error
-    rows = [row for count in sizes for row in rule_rows(count)]
-    rows += held_rows(min(texts, HELD))
-    rows += near_rows(texts, rounds, runtime.versions() | {"datasketch": datasketch.__version__})
-    publish(rows, json_path)
-    return rows
+def rows(sizes: tuple[int, ...] = SIZES, texts: int = 20_000, rounds: int = 5) -> list[Row]:
+    """The rules at each size, what is held of each text, and near-duplicates against datasketch."""
+    return [row for count in sizes for row in rule_rows(count)] + held_rows(min(texts, HELD)) + near_rows(texts, rounds)
 
 
 def rule_rows(count: int) -> list[Row]:
-    """Throughput and peak memory of the rules over that many records."""
+    """Throughput and peak memory of the rules over that many records, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "records.jsonl"
+        source, output = Path(folder) / "records.jsonl", Path(folder) / "selected"
         files.write_jsonl(source, made_up_records(count))
-        report = select("filters_only", Path(folder) / "selected", f"data.train={source}")
+        code = "import sys; from mindspore_impl.cli import select_data; sys.exit(select_data.main())"
+        command = [sys.executable, "-c", code, "filters_only", f"output={output}", f"data.train={source}"]
+        subprocess.run(command, check=True, env=processes.environment(), stdout=subprocess.DEVNULL)
+        report = files.read_json(output / "report.json")
         case = f"rules, {count:,} records of {source.stat().st_size / count:.0f} bytes"
     return [
-        Row(NAME, case, "throughput", "records/s", report["records_per_second"]),
-        Row(NAME, case, "processor time", "us a record", 1e6 * report["processor_seconds"] / count),
-        Row(NAME, case, "peak of the process", "MB", report["peak_mb"]),
+        Row(case, "throughput", "records/s", report["records_per_second"]),
+        Row(case, "processor time", "us a record", 1e6 * report["processor_seconds"] / count),
+        Row(case, "peak of the process", "MB", report["peak_mb"]),
     ]
 
 
-def near_rows(count: int, rounds: int, versions: dict[str, str]) -> list[Row]:
+def near_rows(count: int, rounds: int) -> list[Row]:
     """Throughput, recall and precision on texts of which every twentieth repeats an earlier one, more or less."""
     texts, similar = planted(count)
     found: dict[str, set[int]] = {}
-    seconds = medians(
-        alternate(
-            {
-                "ours": lambda: found.update(ours=near_duplicates(texts)),
-                "peer": lambda: found.update(peer=plain(texts)),
-            },
-            rounds,
-        )
-    )
+    runs = {"ours": lambda: found.update(ours=near_duplicates(texts)), "peer": lambda: found.update(peer=plain(texts))}
+    seconds = medians(alternate(runs, rounds))
     right = {number for number, similarity in similar.items() if similarity >= THRESHOLD}
-
-    def row(metric: str, unit: str, of) -> Row:
-        case = f"near duplicates, {count:,} texts"
-        return compared(NAME, case, metric, unit, of("ours"), of("peer"), "datasketch", True, versions=versions)
-
-    return [
-        row("throughput", "texts/s", lambda side: count / seconds[side]),
-        row("recall", "share", lambda side: len(found[side] & right) / len(right)),
-        row("precision", "share", lambda side: len(found[side] & right) / len(found[side])),
-    ]
+    figures = (
+        ("throughput", "texts/s", lambda side: count / seconds[side]),
+        ("recall", "share", lambda side: len(found[side] & right) / len(right)),
+        ("precision", "share", lambda side: len(found[side] & right) / len(found[side])),
+    )
+    case = f"near duplicates, {count:,} texts"
+    return [compared(case, metric, unit, of("ours"), of("peer"), "datasketch", True) for metric, unit, of in figures]
 
 
 def held_rows(count: int) -> list[Row]:
     """What exact and near duplicates hold of each text that they have let through."""
     texts, _ = planted(count)
-    steps = {"exact": (duplicates.exact, ExactDuplicatesOptions), "near": (duplicates.near, NearDuplicatesOptions)}
     rows = []
-    for name, (make, options) in steps.items():
-        with tempfile.TemporaryDirectory() as folder:
-            check = make(options(of="prompt"), Context(name, None, None, Path(folder)))
-            case = f"{name} duplicates, {count:,} texts of {sum(map(len, texts)) / count:.0f} bytes"
-            rows.append(Row(NAME, case, "held of each text", "bytes", held_of_each(check, texts)))
+    for name in ("exact_duplicates", "near_duplicates"):
+        case = f"{name.replace('_', ' ')}, {count:,} texts of {sum(map(len, texts)) / count:.0f} bytes"
+        rows.append(Row(case, "held of each text", "bytes", held_of_each(name, texts)))
     return rows
 
 
-def held_of_each(check, texts: list[str]) -> float:
-    """Bytes that `check` has come to hold, over the texts that it let through; not the bounded cache of word hashes."""
+def held_of_each(name: str, texts: list[str]) -> float:
+    """Bytes that a step has come to hold, over the texts that it let through; not the bounded cache of word hashes."""
     for text in texts:
         word_hashes(text)
     tracemalloc.start()
     try:
-        check(_item(-1, "loads what is loaded once"))
-        before = tracemalloc.get_traced_memory()[0]
-        kept = sum(check(_item(number, text)) is None for number, text in enumerate(texts))
-        return (tracemalloc.get_traced_memory()[0] - before) / kept
+        stream = kept_by(name, ["loads what is loaded once", *texts], {}, lambda *_: None)
+        next(stream)
+        before, held, kept = tracemalloc.get_traced_memory()[0], 0, 0
+        for _ in stream:
+            held, kept = tracemalloc.get_traced_memory()[0] - before, kept + 1
+        return held / kept
     finally:
         tracemalloc.stop()
 
@@ -193,14 +169,21 @@ def runs_of(text: str) -> set[bytes]:
 
 def near_duplicates(texts: list[str]) -> set[int]:
     """The numbers of the texts that our step drops."""
+    dropped = set()
+    for _ in kept_by("near_duplicates", texts, {"threshold": THRESHOLD}, lambda item, _: dropped.add(int(item.place))):
+        pass
+    return dropped
+
+
+def kept_by(name: str, texts: list[str], options: dict, drop) -> Iterator[Item]:
+    """The items that the step `name` of a recipe keeps; it passes the others to `drop`."""
+    step = planned({name: {"of": "prompt"} | options}, "steps[0]")
+    items = (
+        Item(Record(str(number), (Message("user", text),), "fast"), "texts", str(number))
+        for number, text in enumerate(texts)
+    )
     with tempfile.TemporaryDirectory() as folder:
-        options = NearDuplicatesOptions(of="prompt", threshold=THRESHOLD)
-        check = duplicates.near(options, Context("near_duplicates", None, None, Path(folder)))
-        return {number for number, text in enumerate(texts) if check(_item(number, text))}
-
-
-def _item(number: int, text: str) -> Item:
-    return Item(Record(str(number), (Message("user", text),), "fast"), "texts", str(number))
+        yield from step.run(step.options, Context(name, None, drop, Path(folder)), items)
 
 
 def plain(texts: list[str]) -> set[int]:
@@ -214,12 +197,3 @@ def plain(texts: list[str]) -> set[int]:
         else:
             index.insert(number, signature)
     return dropped
-
-
-def select(recipe: str, output: Path, *overrides: str) -> dict:
-    """The report of tools/select_data.py in a process of its own."""
-    code = "import sys; from mindspore_impl.cli import select_data; sys.exit(select_data.main())"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    command = [sys.executable, "-c", code, recipe, f"output={output}", *overrides]
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-    return json.loads((output / "report.json").read_text(encoding="utf-8"))

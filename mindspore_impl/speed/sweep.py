@@ -4,24 +4,23 @@ Six weights of the teacher on a reduced quickstart: all that comes before distil
 """
 
 import resource
-import shutil
 import signal
 import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 from mindspore_impl import files, runtime
 from mindspore_impl.distributed import processes
 from mindspore_impl.errors import JobFailed
-from mindspore_impl.speed.common import Row, compared, publish
+from mindspore_impl.speed.common import Row, compared
 
-NAME = "sweep"
 WEIGHTS = ("0.5", "0.6", "0.7", "0.8", "0.9", "1.0")
 METRIC = "distill_fast.perplexity.validation_fast"
 STEPS = 40
 SMALL = [
     "order=[teacher,sft_reasoning,sft_fast,rollout_fast,capture_fast,distill_fast]",
-    "compare=[]",
     "compare=[]",
     *(f"stages.{name}.train.max_steps={STEPS}" for name in ("teacher", "sft_reasoning", "sft_fast", "distill_fast")),
     *(f"data.sets.{name}.count=2000" for name in ("teacher_reasoning", "teacher_fast")),
@@ -30,35 +29,26 @@ SMALL = [
     "evaluation.accuracy=[]",
     "runtime.threads=2",
 ]
-CASE = f"6 stages of the quickstart, {STEPS} steps each"
 
 
-def run(json_path: str | Path | None = None, weights: tuple[str, ...] = WEIGHTS) -> list[Row]:
-    """Grow both sweeps by one trial in turns (each takes minutes), print and record the measurements.
-
-    The start-up of the sweep is counted on both sides.
-    """
+def rows(weights: tuple[str, ...] = WEIGHTS) -> list[Row]:
+    """Grow both sweeps by one trial in turns (each takes minutes); the start-up of the sweep counts on both sides."""
     runtime.setup(runtime.RuntimeOptions(), seed=0)
-    folder = Path(tempfile.mkdtemp(prefix="sweep_benchmark_"))
     forms = {"shared": [], "alone": ["runtime.cache=null"]}
-    spent = {name: [0.0, 0.0] for name in forms}
-    try:
+    spent = {name: np.zeros(2) for name in forms}
+    with tempfile.TemporaryDirectory(prefix="sweep_benchmark_") as folder:
         for count in range(1, len(weights) + 1):
             for name, more in forms.items():
-                for place, seconds in enumerate(_grow(folder / name, weights[:count], more)):
-                    spent[name][place] += seconds
-        shared, alone = (_metrics(folder / name) for name in forms)
-    finally:
-        shutil.rmtree(folder)
+                spent[name] += _grow(Path(folder, name), weights[:count], more)
+        trials = [files.read_json(Path(folder, name, "sweep.json"))["trials"] for name in forms]
+    shared, alone = ([trial["metric"] for trial in some] for some in trials)
     if shared != alone:
         raise JobFailed(f"the cache changes results: {shared} instead of {alone}")
-    case = f"{CASE}, {len(weights)} values of kd_weight"
-    rows = [
-        compared(NAME, case, metric, "s", *figures, "the same runs without the cache", False)
+    case = f"6 stages of the quickstart, {STEPS} steps each, {len(weights)} values of kd_weight"
+    return [
+        compared(case, metric, "s", *map(float, figures), "the same runs without the cache")
         for metric, *figures in zip(("time", "processor time"), spent["shared"], spent["alone"], strict=True)
     ]
-    publish(rows, json_path)
-    return rows
 
 
 def _grow(folder: Path, weights: tuple[str, ...], more: list[str]) -> tuple[float, float]:
@@ -76,7 +66,3 @@ def _grow(folder: Path, weights: tuple[str, ...], more: list[str]) -> tuple[floa
 def _processor_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _metrics(folder: Path) -> list[float]:
-    return [trial["metric"] for trial in files.read_json(folder / "sweep.json")["trials"]]

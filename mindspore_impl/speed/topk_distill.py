@@ -1,14 +1,14 @@
 """The distillation operator on the CPU: native, composed, and PyTorch eager; and the capture of a teacher's top-k.
 
-Loss and gradient of 0.3 CE + 0.7 forward KL (tail bucket, T = 1) for logits as wide as openPangu's vocabulary. Both of
-MindSpore's run in graph mode through `ops/topk_distill.py`, the native one thus through `ops.Custom`. PyTorch's is what
-one writes plainly: log_softmax, gather, a masked logsumexp for the tail, backward; and, quicker, the tail as 1 - sum,
-which has no correct digit where the support holds nearly all mass. Extra memory is the peak of a new process less what
-it held when its inputs stood.
+Loss and gradient of 0.3 CE + 0.7 forward KL (tail bucket, T = 1). PyTorch's is what one writes plainly: log_softmax,
+gather, a masked logsumexp for the tail; and, quicker, the tail as 1 - sum, which has no correct digit where the support
+holds nearly all mass. Extra memory is the peak of a new process less what it held when its inputs stood.
+Legend: N rows, V vocabulary, K teacher ids.
 """
 
+import functools
+import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -17,21 +17,16 @@ from pathlib import Path
 import numpy as np
 
 from mindspore_impl import runtime
-from mindspore_impl.speed.common import Row, alternate, compared, medians, publish
+from mindspore_impl.speed.common import Row, alone, alternate, compared, contest, medians, teacher, torch_losses
 
-NAME = "topk_distill"
 VOCAB, TOP_K = 153_376, 64
 CE_WEIGHT, KD_WEIGHT = 0.3, 0.7
 OBJECTIVE = ("forward_kl", "tail_bucket", 1.0, CE_WEIGHT, KD_WEIGHT)
-PEERS = {
-    "composed": "composed MindSpore operators",
-    "torch": "PyTorch eager",
-    "torch_short": "PyTorch eager, tail by subtraction",
-}
+Inputs = dict[str, np.ndarray]
 
 
-def run(json_path: str | Path | None = None, rows: int = 1024, rounds: int = 5, vocab: int = VOCAB) -> list[Row]:
-    """Measure, print, append to outputs/benchmarks.csv, write JSON on request. `rows` is N.
+def rows(rows: int = 1024, rounds: int = 5, vocab: int = VOCAB) -> list[Row]:
+    """Time and memory of the loss and its gradient on N = `rows`, its bandwidth, and the time of a capture.
 
     Raises ValueError where the native operators are not available: there is nothing to compare then.
     """
@@ -40,60 +35,37 @@ def run(json_path: str | Path | None = None, rows: int = 1024, rounds: int = 5, 
     if native.library() is None:
         raise ValueError("the native CPU operators are not available here; tools/doctor.py says why")
     runtime.setup(runtime.RuntimeOptions(), seed=0)
-    versions = runtime.versions()
-    if find_spec("torch"):
-        import torch
-
-        versions["torch"] = torch.__version__
     case = f"N = {rows:,}, V = {vocab:,}, K = {TOP_K}, fp32"
-    peers = {name: words for name, words in PEERS.items() if name == "composed" or find_spec("torch")}
     given = inputs(rows, vocab)
-    runs = {name: BUILDERS[name](given) for name in ("ours", *peers)}
-    runs["memory"] = scaling(given)
-    seconds = medians(alternate(runs, rounds))
-    megabytes = {name: extra_memory(name, rows, vocab) for name in ("ours", *peers)}
-    table = []
-    for name, words in peers.items():
-        table.append(
-            compared(NAME, case, "loss and gradient", "ms", 1e3 * seconds["ours"], 1e3 * seconds[name], words, False,
-                     versions=versions)
-        )  # fmt: skip
-    for name, words in peers.items():
-        table.append(
-            compared(NAME, case, "extra memory", "MB", megabytes["ours"], megabytes[name], words, False,
-                     versions=versions)
-        )  # fmt: skip
+    sides = {name: build for name, build in SIDES.items() if find_spec("torch") or not name.startswith("PyTorch")}
+    seconds = medians(alternate({name: build(given) for name, build in (sides | {"memory": scaling}).items()}, rounds))
+    megabytes = {name: alone("topk_distill", name, rows, vocab) for name in sides}
+    peers = list(sides)[1:]
     gigabytes = given["logits_NV"].nbytes / 1e9
-    table.append(
-        compared(NAME, case, "three passes over the logits", "GB/s", 3 * gigabytes / seconds["ours"],
-                 2 * gigabytes / seconds["memory"], "scaling them in place", True, versions=versions)
-    )  # fmt: skip
+    found = [
+        *(compared(case, "loss and gradient", "ms", 1e3 * seconds["ours"], 1e3 * seconds[p], p) for p in peers),
+        *(compared(case, "extra memory", "MB", megabytes["ours"], megabytes[p], p) for p in peers),
+        compared(case, "three passes over the logits", "GB/s", 3 * gigabytes / seconds["ours"],
+                 2 * gigabytes / seconds["memory"], "scaling them in place", True),
+    ]  # fmt: skip
     if find_spec("torch"):
-        seconds = medians(alternate({"ours": capture(given), "torch": torch_capture(given)}, rounds))
-        words = "PyTorch topk and logsumexp, tail by subtraction"
-        table.append(
-            compared(NAME, case, "capture of the top K", "ms", 1e3 * seconds["ours"], 1e3 * seconds["torch"], words,
-                     False, versions=versions)
-        )  # fmt: skip
-    publish(table, json_path)
-    return table
+        runs = {"ours": capture(given), "PyTorch topk and logsumexp, tail by subtraction": torch_capture(given)}
+        found += contest(case, "capture of the top K", "ms", runs, rounds, lambda s: 1e3 * s)
+    return found
 
 
-def inputs(rows: int, vocab: int) -> dict[str, np.ndarray]:
-    """Random logits and a teacher with 0.9 of its mass on K ids. Legend: N rows, V vocabulary, K teacher ids."""
+def inputs(rows: int, vocab: int) -> Inputs:
+    """Random logits, labels, and a teacher with 0.9 of its mass on K ids, in the order of the operator's inputs."""
     rng = np.random.default_rng(0)
-    first_N1 = rng.integers(0, vocab, (rows, 1))
     return {
         "logits_NV": rng.standard_normal((rows, vocab), np.float32) * np.float32(4),
         "target_ids_N": rng.integers(0, vocab, rows).astype(np.int32),
         "row_weight_N": np.ones(rows, np.float32),
-        "teacher_ids_NK": ((first_N1 + np.arange(TOP_K) * (vocab // TOP_K)) % vocab).astype(np.int32),
-        "teacher_logp_NK": np.full((rows, TOP_K), np.log(0.9 / TOP_K), np.float32),
-        "teacher_tail_logp_N": np.full(rows, np.log(0.1), np.float32),
+        **teacher(rng, rows, vocab, TOP_K),
     }
 
 
-def ours(given: dict[str, np.ndarray]) -> Callable[[], object]:
+def ours(given: Inputs) -> Callable[[], object]:
     """The native operator, on logits of its own: it overwrites them, so that later rounds work on gradients.
 
     Its time does not depend on the values. The gradient is no output of the graph, which would copy it.
@@ -114,7 +86,7 @@ def ours(given: dict[str, np.ndarray]) -> Callable[[], object]:
     return lambda: (*(out.asnumpy() for out in network(*tensors)), tensors[0])
 
 
-def composed(given: dict[str, np.ndarray]) -> Callable[[], object]:
+def composed(given: Inputs) -> Callable[[], object]:
     """The same from plain MindSpore operators."""
     from mindspore import Tensor
 
@@ -130,44 +102,33 @@ def composed(given: dict[str, np.ndarray]) -> Callable[[], object]:
     return step
 
 
-def torch_eager(given: dict[str, np.ndarray], subtract: bool = False) -> Callable[[], object]:
+def torch_eager(given: Inputs, subtract: bool = False) -> Callable[[], object]:
     """The same by PyTorch's autograd; `subtract`: the tail's mass as 1 - sum."""
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
-    logits_NV = torch.tensor(given["logits_NV"], requires_grad=True)
-    targets_N1 = torch.tensor(given["target_ids_N"]).long()[:, None]
-    ids_NK = torch.tensor(given["teacher_ids_NK"]).long()
-    weight_N, log_p_NK, log_p_tail_N = (
-        torch.tensor(given[name]) for name in ("row_weight_N", "teacher_logp_NK", "teacher_tail_logp_N")
-    )
+    logits_NV, targets_N, weight_N, ids_NK, *logps = map(torch.tensor, given.values())
+    logits_NV.requires_grad_()
 
     def step():
         logits_NV.grad = None
         log_q_NV = torch.log_softmax(logits_NV, -1)
-        ce_N = -log_q_NV.gather(1, targets_N1)[:, 0]
-        log_q_NK = log_q_NV.gather(1, ids_NK)
-        if subtract:
-            log_q_tail_N = torch.log1p(-log_q_NK.exp().sum(1))
-        else:
-            log_q_tail_N = torch.logsumexp(log_q_NV.scatter(1, ids_NK, -torch.inf), -1)
-        kd_N = (log_p_NK.exp() * (log_p_NK - log_q_NK)).sum(1)
-        kd_N = kd_N + log_p_tail_N.exp() * (log_p_tail_N - log_q_tail_N)
+        ce_N, kd_N = torch_losses(log_q_NV, targets_N.long(), (ids_NK.long(), *logps), subtract)
         (weight_N * (CE_WEIGHT * ce_N + KD_WEIGHT * kd_N)).sum().backward()
         return ce_N.detach(), kd_N.detach(), None, logits_NV.grad
 
     return step
 
 
-def torch_short(given: dict[str, np.ndarray]) -> Callable[[], object]:
-    """`torch_eager` with the tail by subtraction."""
-    return torch_eager(given, subtract=True)
+SIDES = {
+    "ours": ours,
+    "composed MindSpore operators": composed,
+    "PyTorch eager": torch_eager,
+    "PyTorch eager, tail by subtraction": functools.partial(torch_eager, subtract=True),
+}
 
 
-BUILDERS = {"ours": ours, "composed": composed, "torch": torch_eager, "torch_short": torch_short}
-
-
-def scaling(given: dict[str, np.ndarray]) -> Callable[[], object]:
+def scaling(given: Inputs) -> Callable[[], object]:
     """One read and one write of logits, without arithmetic to speak of: what memory allows."""
     import mindspore as ms
     from mindspore import Tensor, ops
@@ -179,7 +140,7 @@ def scaling(given: dict[str, np.ndarray]) -> Callable[[], object]:
     return lambda: operator(logits_NV, factor_1).asnumpy()
 
 
-def capture(given: dict[str, np.ndarray]) -> Callable[[], object]:
+def capture(given: Inputs) -> Callable[[], object]:
     """The native top-K, log-probabilities and directly summed tail."""
     from mindspore import Tensor
 
@@ -189,7 +150,7 @@ def capture(given: dict[str, np.ndarray]) -> Callable[[], object]:
     return lambda: [out.asnumpy() for out in network(logits_NV)]
 
 
-def torch_capture(given: dict[str, np.ndarray]) -> Callable[[], object]:
+def torch_capture(given: Inputs) -> Callable[[], object]:
     """The shortest way in PyTorch; its tail mass is 1 - sum, which loses digits."""
     import torch
 
@@ -203,23 +164,17 @@ def torch_capture(given: dict[str, np.ndarray]) -> Callable[[], object]:
     return step
 
 
-def extra_memory(name: str, rows: int, vocab: int) -> float:
-    """Megabytes (1e6) that one call needs beyond its inputs, measured in a new process."""
-    code = f"from mindspore_impl.speed.topk_distill import peak_here; print(peak_here({name!r}, {rows}, {vocab}))"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    if result.returncode:
-        raise RuntimeError(f"the memory of {name} could not be measured:\n{result.stderr}")
-    return float(result.stdout.split()[-1])
-
-
-def peak_here(name: str, rows: int, vocab: int) -> float:
-    """`extra_memory` in this process, which must be a new one."""
-    if name in ("ours", "composed"):
+def extra_memory(side: str, rows: int, vocab: int) -> float:
+    """Megabytes (1e6) that one call needs beyond its inputs; for a process that has done nothing else."""
+    if not side.startswith("PyTorch"):
         runtime.setup(runtime.RuntimeOptions(), seed=0)
-    BUILDERS[name](inputs(2, vocab))()  # libraries, thread pools and compilers come first
-    step = BUILDERS[name](inputs(rows, vocab))
+    SIDES[side](inputs(2, vocab))()  # libraries, thread pools and compilers come first
+    step = SIDES[side](inputs(rows, vocab))
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = runtime.process_bytes("VmRSS")
     step()
     return (runtime.process_bytes("VmHWM") - before) / 1e6
+
+
+if __name__ == "__main__":
+    print(json.dumps(extra_memory(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

@@ -79,7 +79,7 @@ def test_files_left_over_are_found(stand_in):
 
 def test_a_run_that_fails_by_itself(stand_in):
     folder = stand_in(RESUMES, "sys.exit(3)")
-    with pytest.raises(JobFailed, match=r"undisturbed run failed with exit code 3; see .*reference_1.log"):
+    with pytest.raises(JobFailed, match="exit code 3.*reference_1.log"):
         chaos.run(1, [1], folder)
 
 
@@ -87,7 +87,7 @@ def test_bad_arguments(tmp_path):
     with pytest.raises(UserError, match="--kills"):
         chaos.run(0, [1], tmp_path / "x")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="--folder"):
         chaos.run(1, [1], tmp_path)
 
 
@@ -119,7 +119,7 @@ def test_digests_see_every_result_and_no_time(tmp_path):
         before = chaos.digests(stage)
         (stage / "package/parity.json").write_text(json.dumps({"packages": {"fp16": measured}}))
         assert (chaos.digests(stage) == before) is same
-    with pytest.raises(JobFailed, match="no result"):
+    with pytest.raises(JobFailed, match="empty"):
         chaos.digests(tmp_path / "empty")
 
 

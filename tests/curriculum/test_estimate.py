@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from mindspore_impl.curriculum.configuration import compose
 from mindspore_impl.curriculum.estimate import decoding_bytes, forward_bytes, training_estimate
 from mindspore_impl.data.options import BatchOptions
 from mindspore_impl.runtime import RuntimeOptions
+from tests.curriculum.conftest import compose_quickly
 
 GIB = 2**30
 
@@ -15,8 +15,7 @@ GIB = 2**30
 @pytest.fixture(scope="module")
 def models():
     """The published sizes: "student" is the 1B, "teacher" the 7B."""
-    overrides = ["model@models.student=pangu_1b", "model@models.teacher=pangu_7b"]
-    return compose(overrides).models
+    return compose_quickly("model@models.student=pangu_1b", "model@models.teacher=pangu_7b").models
 
 
 def estimate(model, rows: int, accumulation: int, runtime: RuntimeOptions) -> dict[str, int]:

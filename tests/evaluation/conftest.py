@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindspore_impl.evaluation.sandbox import isolation, layers, syscalls
+from mindspore_impl.evaluation.sandbox import layers, syscalls
+from mindspore_impl.evaluation.sandbox.run import isolation
 from tests.evaluation.fake_backend import make_tokenizer
 from tests.model.pangu_reference import forward_document
 from tests.model.small_models import build, small_options, weights_of
@@ -58,12 +59,12 @@ def isolated():
 def nothing_left():
     """Fail when a test leaves a process or a folder of a program behind."""
     syscalls.adopt_orphans()  # a process that outlives its run becomes a child of this one
-    before, folders = set(layers._children()), set(Path(tempfile.gettempdir()).glob("program_*"))
+    before, folders = set(layers.children()), set(Path(tempfile.gettempdir()).glob("program_*"))
     yield
-    left = set(layers._children()) - before
+    left = set(layers.children()) - before
     for child in left:
         os.kill(child, 9)
-    syscalls._prctl(syscalls._PR_SET_CHILD_SUBREAPER, 0)
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 0)
     mine = {f for f in set(Path(tempfile.gettempdir()).glob("program_*")) - folders if f.stat().st_uid == os.geteuid()}
     assert not left, "a process outlived its run"
     # Folders of concurrent runs disappear; one that stays is ours.

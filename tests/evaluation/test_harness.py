@@ -1,12 +1,14 @@
 """Accuracy over a scripted engine; faults of sets and records."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
 import pytest
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.harness import check_records, evaluate, measure_accuracy, prompt_text
+from mindspore_impl.evaluation import harness
+from mindspore_impl.evaluation.harness import check_records, evaluate
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.text.chat import render_prompt
 from mindspore_impl.text.records import Message, Record, prompt_messages
@@ -41,14 +43,13 @@ class ScriptedEngine:
 
 
 def test_accuracy_counts_and_samples(tokenizer, tmp_path, monkeypatch):
-    pytest.importorskip("mindspore")
-    from mindspore_impl.generation import engine
-
     script = [("", "a b", True), ("", "b a", True), ("sort", "a b", True), ("", "a b", False),
               ("sort a b", "a b", True)]  # fmt: skip
     scripted = ScriptedEngine(tokenizer, script)
-    monkeypatch.setattr(engine, "Engine", lambda model, tokenizer: scripted)
-    sets = {"fast": [make_record(i) for i in range(9)], "slow": [make_record(9, "reasoning")], "unused": []}
+    monkeypatch.setattr(harness, "_engine", lambda *_: scripted)
+    several = make_record(9, "reasoning")
+    several = dataclasses.replace(several, messages=(Message("system", "sort"), *several.messages))
+    sets = {"fast": [make_record(i) for i in range(9)], "slow": [several], "unused": []}
     options = EvaluationOptions(accuracy=["fast", "slow"], limit=4, samples_in_report=2, max_new_tokens=7, batch_size=3)
     result = evaluate(None, tokenizer, sets, options, tmp_path, seed=1)
     fast = result["accuracy"]["fast"]
@@ -60,10 +61,11 @@ def test_accuracy_counts_and_samples(tokenizer, tmp_path, monkeypatch):
     assert [line["finished"] for line in lines] == [True, True, True, False, True]
     assert [line["shown"] for line in lines] == [True, True, False, False, True]
     assert result["tokens"] == sum(line["tokens"] for line in lines) > 20
+    assert lines[0]["prompt"] == "list a b apply sort", "roles are named where there are several messages"
     last = {key: lines[-1][key] for key in ("id", "set", "thinking", "prompt", "reasoning", "answer", "expected")}
     assert last == {
-        "id": "r9", "set": "slow", "thinking": "reasoning", "prompt": "list a b apply sort", "reasoning": "sort a b",
-        "answer": "a b", "expected": "a b",
+        "id": "r9", "set": "slow", "thinking": "reasoning", "prompt": "system: sort\nuser: list a b apply sort",
+        "reasoning": "sort a b", "answer": "a b", "expected": "a b",
     }  # fmt: skip
     assert [len(prompts) for prompts, _, _ in scripted.calls] == [2, 2, 1], "parts as even as can be"
     prompts, sampling, _ = scripted.calls[0]
@@ -71,24 +73,22 @@ def test_accuracy_counts_and_samples(tokenizer, tmp_path, monkeypatch):
     assert prompts[0] == render_prompt(prompt_messages(sets["fast"][0]), tokenizer, "fast")
 
 
-def test_an_engine_that_says_cut_is_believed(tokenizer, tmp_path):
+def test_an_engine_that_says_cut_is_believed(tokenizer, tmp_path, monkeypatch):
     """Even when the ids happen to end with the closing piece."""
     engine = ScriptedEngine(tokenizer, [("", "a b", True)])
     cut = engine.generate([[1]], None, [0])[0]
     cut.finished = False
     engine.generate = lambda *_, **__: [cut]
-    options = EvaluationOptions()
-    result, lines = measure_accuracy(lambda: engine, tokenizer, "s", [make_record(0)], [[1]], options, 0, tmp_path)
-    assert result["correct"] == 0 and result["truncated"] == 1 and lines[0]["correct"] is False
+    monkeypatch.setattr(harness, "_engine", lambda *_: engine)
+    result = evaluate(None, tokenizer, {"s": [make_record(0)]}, EvaluationOptions(accuracy=["s"]), tmp_path, 0)
+    assert result["accuracy"]["s"]["correct"] == 0 and result["accuracy"]["s"]["truncated"] == 1
+    assert json.loads((tmp_path / "samples.jsonl").read_text())["correct"] is False
 
 
 def test_samples_come_in_the_order_of_records(tokenizer, tmp_path, monkeypatch):
     """Although prompts of similar length are generated together."""
-    pytest.importorskip("mindspore")
-    from mindspore_impl.generation import engine
-
     scripted = ScriptedEngine(tokenizer, [("", "a b", True)] * 6)
-    monkeypatch.setattr(engine, "Engine", lambda model, tokenizer: scripted)
+    monkeypatch.setattr(harness, "_engine", lambda *_: scripted)
     records = [make_record(i, answer=" ".join("abcdef"[: 6 - i])) for i in range(6)]
     evaluate(None, tokenizer, {"s": records}, EvaluationOptions(accuracy=["s"], batch_size=2), tmp_path, 0)
     lengths = [len(prompt) for prompts, _, _ in scripted.calls for prompt in prompts]
@@ -96,12 +96,6 @@ def test_samples_come_in_the_order_of_records(tokenizer, tmp_path, monkeypatch):
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["id"] for line in lines] == [f"r{i}" for i in range(6)]
     assert [line["correct"] for line in lines] == [i == 4 for i in range(6)]
-
-
-def test_prompt_text_names_roles_only_where_there_are_several():
-    assert prompt_text(make_record(0)) == "list a b apply sort"
-    messages = (Message("system", "be short"), Message("user", "hi"))
-    assert prompt_text(Record("x", messages, "fast", {})) == "system: be short\nuser: hi"
 
 
 @pytest.mark.parametrize(
@@ -121,11 +115,10 @@ def test_a_faulty_set_is_named_before_anything_is_generated(tokenizer, tmp_path,
 
 
 def test_records_are_checked_without_a_model(tokenizer):
-    sets = {"test": [make_record(i) for i in range(3)], "bare": [Record("q3", (Message("user", "x"),), "fast", {})]}
+    sets = {"test": [make_record(i) for i in range(3)]}
     prompts = check_records(sets, EvaluationOptions(accuracy=["test"], perplexity=["elsewhere"], limit=2), tokenizer)
     assert prompts == {"test": [render_prompt(prompt_messages(r), tokenizer, "fast") for r in sets["test"][:2]]}
-    with pytest.raises(UserError, match="'bare', record 'q3'.*meta.task"):
-        check_records(sets, EvaluationOptions(accuracy=["test", "bare"]), tokenizer)
-    sets["bare"] = [Record("q4", (Message("user", "x"),), "fast", {"task": "exact"})]
-    with pytest.raises(UserError, match="'bare', record 'q4'.*meta.answer"):
-        check_records(sets, EvaluationOptions(accuracy=["bare"]), tokenizer)
+    for meta, key in (({}, "meta.task"), ({"task": "exact"}, "meta.answer")):
+        sets["bare"] = [Record("q3", (Message("user", "x"),), "fast", meta)]
+        with pytest.raises(UserError, match=f"'bare', record 'q3'.*{key}"):
+            check_records(sets, EvaluationOptions(accuracy=["test", "bare"]), tokenizer)

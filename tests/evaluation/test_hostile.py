@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspore_impl.evaluation.sandbox import Limits, Program, run_many
+from mindspore_impl.evaluation.sandbox.run import Limits, Program, run_many
 
 LIMITS = Limits(seconds=1.5, cpu_seconds=1, memory_mb=256)
 CHECKS, NAMES = "assert f(3) == 9", ("f",)  # which no program here passes honestly

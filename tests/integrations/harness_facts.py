@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from mindspore_impl.evaluation.tasks import TASKS
+from tests import recorded
 
 DATA = Path(__file__).parent.parent / "evaluation" / "tasks" / "data"
 RECORDED = Path(__file__).with_name("harness_facts.json")
@@ -172,4 +173,4 @@ def ours() -> dict:
 
 
 if __name__ == "__main__":
-    RECORDED.write_text(json.dumps(facts(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    recorded.write(RECORDED, facts(), 2)

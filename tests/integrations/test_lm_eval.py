@@ -82,7 +82,7 @@ def test_generation_settings():
     drawn, _ = sampling_of({"temperature": 0.7, "top_p": 0.9}, 3)
     assert (drawn.temperature, drawn.top_p, drawn.max_new_tokens) == (0.7, 0.9, 256)
     assert sampling_of({}, 1)[0].temperature == 0.0
-    with pytest.raises(UserError, match="'beams' is not known"):
+    with pytest.raises(UserError, match="'beams'"):
         sampling_of({"beams": 2}, 1)
 
 
@@ -145,5 +145,5 @@ def test_a_harness_task_gives_our_number(tokenizer, tmp_path):
     assert found["written"]["exact_match,none"] == pytest.approx(sum(row["right"] == 1 for row in rows) / len(rows))
     lines = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     assert {line["task"] for line in lines} == {"sums", "written"} and len(lines) == 2 * len(rows)
-    with pytest.raises(UserError, match="no task 'arc_eazy'"):
+    with pytest.raises(UserError, match="'arc_eazy'"):
         run_harness(counting.backend, ["arc_eazy"], SETTINGS, tmp_path / "out")

@@ -223,10 +223,10 @@ def test_files_that_are_no_training_are_refused(tmp_path, ms_runtime, monkeypatc
     from mindspore_impl.integrations.mindformers import train
 
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"nowhere.yaml: no such YAML file; write one with tools/train_mindformers.py"):
+    with pytest.raises(UserError, match=r"nowhere\.yaml: .*tools/train_mindformers\.py"):
         train(Path("nowhere.yaml"))
     Path("empty.yaml").write_text("seed: 1\n")
-    with pytest.raises(UserError, match=r"empty.yaml: holds no model or no train_dataset_task"):
+    with pytest.raises(UserError, match=r"empty\.yaml: .*train_dataset_task"):
         train(Path("empty.yaml"))
 
 

@@ -93,7 +93,7 @@ def test_a_fault_is_told_and_a_second_run_asks_only_for_what_is_missing(fault, t
         tries = 1 if fault == "400" else 2
         assert f"failed tries: {tries} x {FAULTS[fault]}" in capsys.readouterr().out
         assert len(path.read_text().splitlines()) == 4
-        with pytest.raises(UserError, match="1 of 5 sequences have no usable answer, the first is record 'r0'"):
+        with pytest.raises(UserError, match="1 of 5 .* no usable answer, the first is record 'r0'"):
             import_topk([path], SAMPLES, HEADER, tmp_path / "store")
         fake.faults.clear()
         fake.asked.clear()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.kernels.kernel_calls import ROOT, emulated
 
 HERE = Path(__file__).parent
-UB_BYTES = 192 * 1024
+UB_BYTES = emulated.emulate.UB_BYTES
 VOCAB = 153_376  # of openPangu-Embedded-1B
 FLOAT, HALF, BFLOAT16 = 0, 1, 27  # CANN's numbers
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mindspore_impl import speed
 from mindspore_impl.errors import UserError
 from mindspore_impl.speed import ascend_traffic
 
@@ -13,8 +14,7 @@ SOC = {soc.name: soc for soc in ascend_traffic.SOCS}
 
 def milliseconds(soc, peer):
     elements = ascend_traffic.TOKENS * ascend_traffic.VOCAB
-    memory = soc.memory_seconds(peer.bytes_an_element * elements)
-    return 1e3 * memory, 1e3 * soc.vector_seconds(peer.repeats * elements / ascend_traffic.LANES)
+    return soc.milliseconds(elements, peer.bytes_an_element, peer.repeats)
 
 
 def test_the_roofline_gives_the_published_times():
@@ -97,7 +97,7 @@ def test_a_wrong_gradient_is_not_counted():
 @pytest.mark.slow
 def test_the_kernel_keeps_its_budget(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rows = ascend_traffic.run(tmp_path / "rows.json")
+    rows = speed.run("ascend_traffic", tmp_path / "rows.json")
     ours = {(row.case, row.metric): row.ours for row in rows if row.source == "emulated"}
     for case in ascend_traffic.CASES:
         streaming = f"{case}, streaming"

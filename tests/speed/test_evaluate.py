@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from mindspore_impl import speed
 from mindspore_impl.speed import evaluate
 
 SMALL = dataclasses.replace(evaluate.STUDENT, vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
@@ -14,7 +15,7 @@ SMALL = dataclasses.replace(evaluate.STUDENT, vocab_size=64, hidden_size=32, int
 def test_both_sides_do_the_same_work(ms_runtime, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(evaluate, "NEW", 3)
-    rows = evaluate.run(sizes={"small": SMALL})
+    rows = speed.run("evaluate", sizes={"small": SMALL})
     assert [row.unit for row in rows] == ["tokens/s", "s"] and all(row.ratio > 0 for row in rows)
     assert (tmp_path / "outputs" / "benchmarks.csv").is_file()
 

@@ -28,7 +28,7 @@ def test_rows(tmp_path, monkeypatch):
         return {name: [1.0] for name in runs}
 
     monkeypatch.setattr(select_data, "alternate", once)
-    rows = select_data.run(sizes=(200,), texts=400)
+    rows = select_data.rows(sizes=(200,), texts=400)
     assert [row.metric for row in rows] == [
         "throughput", "processor time", "peak of the process", "held of each text", "held of each text", "throughput",
         "recall", "precision",

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from mindspore_impl import speed
 from mindspore_impl.ops import native
 from mindspore_impl.speed import topk_distill
 
@@ -28,7 +29,7 @@ def test_mindspore_backends_do_the_same(ms_runtime):
 @pytest.mark.slow
 def test_torch_does_the_same(ms_runtime):
     given = topk_distill.inputs(5, VOCAB)
-    for peer in (topk_distill.torch_eager, topk_distill.torch_short):
+    for peer in list(topk_distill.SIDES.values())[2:]:
         for a, b in zip(outcome(topk_distill.ours(given)), outcome(peer(given)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     captured, theirs = topk_distill.capture(given)(), topk_distill.torch_capture(given)()
@@ -39,7 +40,7 @@ def test_torch_does_the_same(ms_runtime):
 @pytest.mark.slow
 def test_every_row_of_the_table(ms_runtime, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    topk_distill.run(tmp_path / "out.json", rows=4, vocab=VOCAB)
+    speed.run("topk_distill", tmp_path / "out.json", rows=4, vocab=VOCAB)
     rows = json.loads((tmp_path / "out.json").read_text())
     assert [row["metric"] for row in rows].count("extra memory") == 3 and rows[-1]["metric"] == "capture of the top K"
     assert all(row["ratio"] is not None and row["source"] == "measured" for row in rows)

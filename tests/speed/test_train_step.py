@@ -24,7 +24,7 @@ def test_both_train_the_same_amount(ms_runtime, tmp_path, monkeypatch):
     ours, theirs = train_step.ours(), train_step.mindformers_llama()  # each refuses another number of parameters
     for run in (ours, theirs):
         first = run()
-        assert first == pytest.approx(math.log(train_step.VOCAB), abs=0.4)
+        assert first == pytest.approx(math.log(train_step.SIZES.vocab_size), abs=0.4)
         for _ in range(20):
             last = run()
         assert last < first

@@ -147,7 +147,7 @@ class RowMath {
             }
         }
         Then();
-        if (wide_ > FLOATS_A_REPEAT) Add(fold, fold, fold[8], 1);
+        if (wide_ > FLOATS_A_REPEAT) Plus(fold, fold, fold[8], 1);
         Order<HardEvent::V_S>();
 
         const float supportButLabel = fold.GetValue(0);
@@ -254,10 +254,9 @@ class RowMath {
             AddScalar(slope, slope, -FirstOf(sums[16]), count);
             Multiply(slope, q, slope, count);
         } else {
-            Add(part, p, q, count);
+            Plus(part, p, q, count);
             Scale(part, part, 0.5f, count);
-            AscendC::Maxs(part, part, SMALLEST, static_cast<int32_t>(count));
-            Then();
+            AtLeast(part, part, SMALLEST, count);
             Logarithm(part, part, count);       // log m
             Subtract(slope, logq, part, count);
             Multiply(slope, q, slope, count);
@@ -265,7 +264,7 @@ class RowMath {
             Subtract(part, logp, part, count);
             Multiply(part, p, part, count);
             Scale(part, part, 0.5f, count);
-            Add(part, part, slope, count);
+            Plus(part, part, slope, count);
         }
     }
 

@@ -188,7 +188,7 @@ class RowTiles {
         } else {
             Exponential(work, values, size);
         }
-        Add(found, found, partial, Reduce64<false>(partial, work, size));
+        Plus(found, found, partial, Reduce64<false>(partial, work, size));
     }
 
     __aicore__ inline void WarmAndCool(uint32_t index, uint32_t size) {
@@ -197,9 +197,9 @@ class RowTiles {
         AddScalar(hot, values, -warm.shift, size);
         Scale(cold, hot, cooling_, size);
         Exponential(hot, hot, size);
-        Add(found, found, partial, Reduce64<false>(partial, hot, size));
+        Plus(found, found, partial, Reduce64<false>(partial, hot, size));
         Exponential(cold, cold, size);
-        Add(foundCool, foundCool, partial, Reduce64<false>(partial, cold, size));
+        Plus(foundCool, foundCool, partial, Reduce64<false>(partial, cold, size));
     }
 
     // From the beginning of the first tile, which label and teacher ids have left.

@@ -1,1 +1,1 @@
-"""Many runs by one command: which trials there are, running them, and proposing them with Optuna."""
+"""Sweeps: plan trials, run them as processes, and propose them with Optuna."""

@@ -1,12 +1,10 @@
-"""Trials proposed by Optuna. Only its ask-and-tell interface is used, which is the same from 2.10 on.
+"""Trials proposed by Optuna through its ask-and-tell interface.
 
-sweep.json is the study: trial n of it is told to Optuna again with its result, proposal n is drawn by a sampler with
-a seed of its own. So a sweep that was stopped goes on exactly as it would have gone, whatever was repeated meanwhile.
+sweep.json is the study: trial n of it is told to Optuna again with its result, and proposal n is drawn by a sampler
+with a seed of its own. So a stopped sweep continues exactly as it would have, whatever was repeated meanwhile.
 """
 
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from mindspore_impl.curriculum.sweep.space import Space
 from mindspore_impl.curriculum.sweep.trials import SweepPlan
@@ -21,27 +19,24 @@ def proposals(plan: SweepPlan) -> Iterator[list[Trial]]:
     """
     optuna, options = _optuna(), plan.options.optuna
     recorded = list(plan.record.trials)
-    with _quiet(optuna):
-        study = optuna.create_study(direction=plan.options.direction)
+    study = optuna.create_study(direction=plan.options.direction)
     number = 0
     while number < options.n_trials:
         batch = []
         for _ in range(min(plan.jobs, options.n_trials - number)):
             known = recorded[number] if number < len(recorded) else None
-            with _quiet(optuna):
-                study.sampler = _sampler(optuna, options.sampler, options.seed + number)
-                if known is not None:
-                    study.enqueue_trial(_read(plan.space, known.overrides))
-                asked = study.ask()
-                batch.append((asked, _wanted(plan, _draw(plan.space, asked), known)))
+            study.sampler = _sampler(optuna, options.sampler, options.seed + number)
+            if known is not None:
+                study.enqueue_trial(_read(plan.space, known.overrides))
+            asked = study.ask()
+            batch.append((asked, _wanted(plan, _draw(plan.space, asked), known)))
             number += 1
         yield [trial for _, trial in batch if trial.number in plan.configs]
-        with _quiet(optuna):
-            for asked, trial in batch:
-                if trial.status == FINISHED:
-                    study.tell(asked, trial.metric)
-                else:
-                    study.tell(asked, state=optuna.trial.TrialState.FAIL)
+        for asked, trial in batch:
+            if trial.status == FINISHED:
+                study.tell(asked, trial.metric)
+            else:
+                study.tell(asked, state=optuna.trial.TrialState.FAIL)
 
 
 def _wanted(plan: SweepPlan, overrides: list[str], known: Trial | None) -> Trial:
@@ -80,11 +75,3 @@ def _optuna():
         raise UserError("sweep.optuna: Optuna is not installed; pip install -e '.[sweep]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
-
-
-@contextmanager
-def _quiet(optuna):
-    """Without the notes that enqueue_trial and others were once experimental."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield

@@ -1,4 +1,4 @@
-"""Runs the trials of a sweep, records each, goes on when one fails, and writes the report."""
+"""Run the trials of a sweep, record each one, continue when one fails, and write the report."""
 
 import time
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _PATIENCE_SECONDS = ranks.GRACE_SECONDS - 5  # after it this process would be en
 
 
 def run_sweep(overrides: list[str], jobs: int = 1, dry_run: bool = False, config_dir: Path | None = None) -> None:
-    """Run every trial that is not finished, `jobs` at a time; with `dry_run` only say which there are.
+    """Run every unfinished trial, `jobs` at a time; with `dry_run` only print the plan.
 
     Raises UserError as `plan_sweep` does, before anything runs; JobFailed at the end when a trial has failed.
     """
@@ -68,7 +68,7 @@ def _print_plan(plan: SweepPlan) -> None:
 
 
 def _batches(plan: SweepPlan) -> Iterator[list[Trial]]:
-    """Trials that can run at the same time."""
+    """Batches of trials that can run at the same time."""
     if not plan.proposes:
         yield plan.wanted
         return

@@ -1,4 +1,4 @@
-"""The words after --multirun, in Hydra's own grammar: what is fixed, and what is varied how."""
+"""Parse the overrides of a sweep in Hydra's grammar into fixed ones, lists of choices and intervals."""
 
 import itertools
 import math
@@ -9,6 +9,8 @@ from pathlib import Path
 
 from mindspore_impl import config
 from mindspore_impl.errors import UserError
+
+PLAIN = "as configured"  # the title of a trial without choices
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,14 @@ class Interval:
 
 @dataclass
 class Space:
-    """Overrides taken apart. Values are kept as override text, so that any kind can be swept."""
+    """The parsed overrides of a sweep. Values stay override text, so that any type can be swept."""
 
     fixed: list[str] = field(default_factory=list)
     choices: dict[str, list[str]] = field(default_factory=dict)  # key: values
     intervals: dict[str, Interval] = field(default_factory=dict)
 
     def add(self, other: "Space") -> None:
-        """Take what `other` varies, except for keys that are set here already: the command line wins."""
+        """Add what `other` varies, except for keys that are set here already: the command line wins."""
         given = {*self.choices, *self.intervals, *map(key_of, self.fixed)}
         self.choices |= {key: values for key, values in other.choices.items() if key not in given}
         self.intervals |= {key: interval for key, interval in other.intervals.items() if key not in given}
@@ -46,12 +48,12 @@ class Space:
             yield [f"{key}={value}" for key, value in zip(self.choices, values, strict=True)]
 
     def sample(self) -> list[str]:
-        """One point of the space, to see whether its keys exist."""
+        """The overrides of one point of the space, to check that its keys exist."""
         first = [f"{key}={values[0]}" for key, values in self.choices.items()]
         return first + [f"{key}={interval.low!r}" for key, interval in self.intervals.items()]
 
     def short_keys(self) -> dict[str, str]:
-        """Each varied key by as few of its last words as tell it from the others."""
+        """{varied key: its shortest unambiguous suffix}."""
         words = {key: re.split("[.@]", key) for key in (*self.choices, *self.intervals)}
         short = {}
         for key, parts in words.items():
@@ -59,6 +61,12 @@ class Space:
             fits = (tail for tail in tails if sum(other[-len(tail) :] == tail for other in words.values()) == 1)
             short[key] = ".".join(next(fits, parts))
         return short
+
+    def title(self, overrides: list[str], name: str | None = None) -> str:
+        """The choices of a trial in short; what a named trial sets itself is told by its name."""
+        short, pairs = self.short_keys(), [text.partition("=") for text in overrides]
+        choices = [f"{short[key]}={value}" for key, _, value in pairs if key in short]
+        return ", ".join([name, *choices] if name else choices) or PLAIN
 
     def described(self, exact: bool) -> dict[str, str]:
         """Each varied key and how: "list" (which may grow when the sweep is continued), or exactly what."""
@@ -72,7 +80,7 @@ def key_of(override: str) -> str:
 
 
 def read_space(overrides: list[str], config_dir: Path | None = None) -> Space:
-    """Take `overrides` apart. Raises UserError for one that Hydra cannot read or that leaves nothing to choose."""
+    """Parse `overrides`. Raises UserError for one that Hydra cannot read or that has no value."""
     space = Space()
     with config.override_parser(config_dir) as parse:
         for text in overrides:
@@ -83,7 +91,7 @@ def read_space(overrides: list[str], config_dir: Path | None = None) -> Space:
 def _add(space: Space, text: str, override) -> None:
     key = override.get_key_element().lstrip("+")
     for group in (space.choices, space.intervals):
-        group.pop(key, None)  # as in a single run, the last word for a key counts
+        group.pop(key, None)  # as in a single run, the last override of a key counts
     if not override.is_sweep_override():
         space.fixed.append(text)
         return
@@ -94,7 +102,7 @@ def _add(space: Space, text: str, override) -> None:
         return
     values = list(dict.fromkeys(override.sweep_string_iterator()))
     if not values:
-        raise UserError(f"{text}: nothing to choose from; give at least one value")
+        raise UserError(f"{text}: no value to choose from; give at least one")
     space.choices[key] = values
 
 

@@ -1,4 +1,4 @@
-"""One trial as a process group of its own: started, watched, and ended with all its children."""
+"""A trial as a process group of its own: start it, watch it, and end it with all its children."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ class TrialProcess:
 
     @property
     def seconds(self) -> float:
-        """Since it was started."""
+        """Wall-clock seconds since the start."""
         return time.monotonic() - self.started
 
     def ask_to_stop(self) -> None:
@@ -52,7 +52,7 @@ class TrialProcess:
             os.killpg(self.process.pid, number)
 
     def fault(self) -> str | None:
-        """Why it failed, in the words of its log; None when it ended well."""
+        """The error message from its log; None when it succeeded."""
         code = self.process.returncode
         if code == 0:
             return None
@@ -66,7 +66,7 @@ class TrialProcess:
 
 
 def stop_all(running: list[TrialProcess], patience: float) -> None:
-    """End every trial: ask first, kill after `patience` seconds or at a second Ctrl-C."""
+    """End every trial: SIGTERM first, SIGKILL after `patience` seconds or at a second Ctrl-C."""
     for trial in running:
         trial.ask_to_stop()
     until = time.monotonic() + patience

@@ -1,9 +1,11 @@
-"""From the command line to trials: each composed, checked and named before the first one runs."""
+"""Plan a sweep: compose, validate and name every trial before the first one runs."""
 
 import dataclasses
 import itertools
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,12 +20,20 @@ from mindspore_impl.report.sweep_files import FAILED, FILE, WAITING, Sweep, Tria
 from mindspore_impl.schema import nearest
 
 SEED = "seed"
-PLAIN = "as configured"  # the name of a trial without choices
+
+
+@contextmanager
+def _named(title: str) -> Iterator[None]:
+    """Name the trial in a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"trial {title}: {error}") from error
 
 
 @dataclass
 class SweepPlan:
-    """A sweep about to run: its record, with what an earlier run of it left, and how its trials are made."""
+    """A sweep about to run: its record, with that of an earlier run, and the configurations of its trials."""
 
     folder: Path
     record: Sweep
@@ -36,25 +46,23 @@ class SweepPlan:
 
     @property
     def proposes(self) -> bool:
-        """Whether Optuna chooses the trials, one after the other."""
+        """Whether Optuna proposes the trials one after the other."""
         return self.options.optuna is not None and self.options.optuna.sampler != "grid"
 
     def recorded(self) -> bytes | None:
-        """What sweep.json holds now; None when there is none."""
+        """The content of sweep.json; None when there is none."""
         path = self.folder / FILE
         return path.read_bytes() if path.is_file() else None
 
     def add(self, overrides: list[str], name: str | None = None, known: Trial | None = None) -> Trial:
-        """Want the trial of these choices, called `name` where it has one; `known`: as it is recorded.
+        """Add the trial of these choices, called `name` where it has one; `known`: its earlier record.
 
         Raises UserError, which names the trial, when it cannot run.
         """
-        title = self._title(name, overrides)
-        try:
+        title = self.space.title(overrides, name)
+        with _named(title):
             config = compose([*self.space.fixed, *overrides], self.config_dir)
             fingerprint = self._checked(config)
-        except UserError as error:
-            raise UserError(f"trial {title}: {error}") from error
         trial = known or self._new(overrides, title, self._group(name, overrides))
         if trial.config != fingerprint:  # new, or a file that decides its results has changed
             trial.config, trial.status = fingerprint, WAITING
@@ -63,8 +71,8 @@ class SweepPlan:
         return trial
 
     def refuse(self, overrides: list[str], error: str, known: Trial | None) -> Trial:
-        """Want a trial that was proposed but cannot run: it has failed already."""
-        trial = known or self._new(overrides, self._title(None, overrides), self._group(None, overrides))
+        """Add a proposed trial that cannot run, as failed."""
+        trial = known or self._new(overrides, self.space.title(overrides), self._group(None, overrides))
         trial.status, trial.error = FAILED, error
         self.wanted.append(trial)
         return trial
@@ -77,13 +85,7 @@ class SweepPlan:
 
     def _group(self, name: str | None, overrides: list[str]) -> str:
         """The title without the seed."""
-        return self._title(name, [text for text in overrides if not text.startswith(f"{SEED}=")])
-
-    def _title(self, name: str | None, overrides: list[str]) -> str:
-        """The choices in short; the overrides of a named trial are told by its name."""
-        short, pairs = self.space.short_keys(), [text.partition("=") for text in overrides]
-        choices = [f"{short[key]}={value}" for key, _, value in pairs if key in short]
-        return ", ".join([name, *choices] if name else choices) or PLAIN
+        return self.space.title([text for text in overrides if not text.startswith(f"{SEED}=")], name)
 
     def _checked(self, config: Config) -> str:
         """The fingerprint of all that decides the trial's results, file contents included."""
@@ -111,7 +113,8 @@ def plan_sweep(overrides: list[str], jobs: int = 1, config_dir: Path | None = No
     cannot run, or a folder that holds something else.
     """
     space = read_space(overrides, config_dir)
-    base = compose([*space.fixed, *space.sample()], config_dir)  # an unknown key is found here, by its name
+    with _named(space.title(space.sample())) if space.choices else nullcontext():
+        base = compose([*space.fixed, *space.sample()], config_dir)
     options = base.sweep or SweepOptions()
     space.add(_params(options))
     _check(space, options)
@@ -141,7 +144,7 @@ def plan_sweep(overrides: list[str], jobs: int = 1, config_dir: Path | None = No
 
 
 def _beside(own: list[str], space: Space) -> list[list[str]]:
-    """Every combination of the choices that a named trial has not made itself."""
+    """Every combination of the choices of which a named trial does not set the key itself."""
     made = {key_of(text) for text in own}
     left = {key: values for key, values in space.choices.items() if key not in made}
     return list(Space(choices=left).combinations())
@@ -180,13 +183,13 @@ def _check(space: Space, options: SweepOptions) -> None:
 
 
 def _decides(override: str) -> bool:
-    """Whether an override makes a sweep another one: not where it lives, how it runs, or how long it goes on."""
+    """Whether an override identifies the sweep: not its folder, how it runs, or how many trials it has."""
     key = key_of(override)
     return key != "run_dir" and key.split(".")[0] not in ("runtime", "sweep") or key == "sweep"
 
 
 def _earlier(folder: Path, record: Sweep) -> list[Trial]:
-    """What an earlier run of this sweep recorded, taken into `record`; refuses a folder of something else."""
+    """Load the trials of an earlier run of this sweep into `record`. Raises UserError for any other folder."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run_dir: {folder} is not a folder")
     if not is_sweep(folder):

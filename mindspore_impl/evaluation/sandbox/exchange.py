@@ -63,6 +63,23 @@ class Channel:
         return Ended(self.ended)
 
 
+# Kinds that take one argument: how a value is written without asking it, and how it is read.
+_ATOMS = {
+    int: (lambda value: hex(int.__index__(value)), lambda text: int(text, 16)),
+    complex: (complex.__repr__, complex),
+    bytes: (lambda value: memoryview(value).hex(), bytes.fromhex),
+    bytearray: (lambda value: memoryview(value).hex(), bytearray.fromhex),
+}
+_COLLECTIONS = (list, tuple, set, frozenset)
+_TYPES = {kind.__name__: kind for kind in (*_ATOMS, *_COLLECTIONS, bool, float, str, dict)}
+# Types that are rebuilt by calling them; their modules are imported on demand, since most programs need none.
+_ARGUMENTS = {
+    "decimal.Decimal": lambda value: [str(value)],
+    "fractions.Fraction": lambda value: [str(value)],
+    "builtins.range": lambda value: [value.start, value.stop, value.step],
+}
+
+
 def encode(value, handle: Callable[[object], list]):
     """Encode `value` as JSON: None, bool, str and float as they are, all else as a list that begins with its type name.
 
@@ -72,15 +89,12 @@ def encode(value, handle: Callable[[object], list]):
         return value
     if isinstance(value, str):
         return str.__str__(value)
-    if isinstance(value, int):
-        return ["int", hex(int.__index__(value))]
     if isinstance(value, float):
         return float.__float__(value)
-    if isinstance(value, complex):
-        return ["complex", complex.__repr__(value)]
-    if isinstance(value, bytes | bytearray):
-        return [("bytes" if isinstance(value, bytes) else "bytearray"), memoryview(value).hex()]
-    for kind in (list, tuple, set, frozenset):
+    for kind, (write, _) in _ATOMS.items():
+        if isinstance(value, kind):
+            return [kind.__name__, write(value)]
+    for kind in _COLLECTIONS:
         if isinstance(value, kind):
             return [kind.__name__, *(encode(entry, handle) for entry in kind.__iter__(value))]
     if isinstance(value, dict):
@@ -88,46 +102,29 @@ def encode(value, handle: Callable[[object], list]):
     if isinstance(value, type) and value in _TYPES.values():
         return ["type", value.__name__]
     name = f"{type(value).__module__}.{type(value).__name__}"
-    if name in _ARGUMENTS:
-        return [name, *_ARGUMENTS[name](value)]
-    return handle(value)
+    return [name, *_ARGUMENTS[name](value)] if name in _ARGUMENTS else handle(value)
 
 
 def decode(value, handle: Callable[[list], object]):
     """Invert `encode`; handle(list) resolves a handle. Raises ValueError."""
     if not isinstance(value, list):
         return value
-    kind, *rest = value
-    if kind in _SIMPLE:
-        return _SIMPLE[kind](rest[0])
+    name, *rest = value
+    kind = _TYPES.get(name)
+    if kind in _ATOMS:
+        return _ATOMS[kind][1](rest[0])
     if kind in _COLLECTIONS:
-        return _COLLECTIONS[kind](decode(entry, handle) for entry in rest)
-    if kind == "dict":
+        return kind(decode(entry, handle) for entry in rest)
+    if kind is dict:
         return {decode(key, handle): decode(entry, handle) for key, entry in rest}
-    if kind in _ARGUMENTS:
-        module, name = kind.split(".")
+    if name in _ARGUMENTS:
+        module, name = name.split(".")
         return getattr(importlib.import_module(module), name)(*rest)
-    if kind == "type" and rest[0] in _TYPES:
+    if name == "type" and rest[0] in _TYPES:
         return _TYPES[rest[0]]
-    if kind == "handle":
+    if name == "handle":
         return handle(rest)
-    raise ValueError(f"unknown type {kind!r}")
-
-
-_TYPES = {t.__name__: t for t in (bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict)}
-_COLLECTIONS = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-_SIMPLE = {
-    "int": lambda text: int(text, 16),
-    "complex": complex,
-    "bytes": bytes.fromhex,
-    "bytearray": bytearray.fromhex,
-}
-# Types that are rebuilt by calling them; their modules are imported on demand, since most programs need none.
-_ARGUMENTS = {
-    "decimal.Decimal": lambda value: [str(value)],
-    "fractions.Fraction": lambda value: [str(value)],
-    "builtins.range": lambda value: [value.start, value.stop, value.step],
-}
+    raise ValueError(f"unknown type {name!r}")
 
 
 def update(target, changed) -> None:

@@ -1,14 +1,14 @@
 """Isolation layers: their list, the promises that they keep together, and how a process enters them.
 
-`probe` tries every layer once in a throwaway process. A run uses all that worked, and stops when one of them fails: no
-program runs with less isolation than its result reports.
+A run uses every layer that `probe` found, and stops when one fails: no program runs with less than its result reports.
 """
 
 import contextlib
 import os
 import select
 import signal
-from collections.abc import Callable, Collection
+import stat
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from mindspore_impl.evaluation.sandbox import syscalls
@@ -46,40 +46,26 @@ def missing_promises(layers: Collection[str]) -> list[str]:
     return [name for name, ways in PROMISES.items() if not any(set(way) <= set(layers) for way in ways)]
 
 
-def spawn(layers: list[str], folder: Path, limits: dict, keep: dict[int, int], body: Callable[[], None]) -> int:
-    """Run `body` in a new process inside `layers`, and return once it has entered them.
+def spawn(job: dict, folder: Path, keep: Sequence[int], body: Callable[[], None]) -> int:
+    """Run `body` in a new process inside the "layers" of `job`, and return once it has entered them.
 
-    Args:
-        layers: Names of LAYERS.
-        folder: Empty and private. Mount point of the new root with "own root", else the body's working folder.
-        limits: Resource limits in bytes, seconds and counts.
-        keep: {file descriptor here: its number inside}; all others are closed.
-        body: Called inside.
-
-    Returns:
-        The id of the process to wait for; its exit code is the body's, or 128 + the signal that ended the body.
-
-    Raises:
-        OSError: a layer cannot be entered; nothing of `body` has run.
+    job["limits"]: in bytes, seconds and counts. folder: empty and private, the mount point of the new root with "own
+    root", else the body's working folder. keep: file descriptors that become 0, 1, ... inside; all others are closed.
+    Returns the id of the process to wait for; its exit code is the body's, or 128 + the signal that ended the body.
+    Raises OSError when a layer cannot be entered; nothing of `body` has run then.
     """
     ready, told = os.pipe()
     keeper = os.fork()
     if keeper == 0:
-        _never_returns(lambda: _outermost(layers, folder, limits, keep, told, body), told)
+        _never_returns(lambda: _outermost(job, folder, keep, told, body), told)
     os.close(told)
-    said = _read_line(ready)
+    said = os.read(ready, 4096) if select.select([ready], [], [], SETUP_SECONDS)[0] else b""
     os.close(ready)
     if said != b"inside":
         os.kill(keeper, signal.SIGKILL)
         os.waitpid(keeper, 0)
         raise OSError(said.decode(errors="replace") or "a process could not be prepared in time")
     return keeper
-
-
-def _read_line(handle: int) -> bytes:
-    if not select.select([handle], [], [], SETUP_SECONDS)[0]:
-        return b""
-    return os.read(handle, 4096)
 
 
 def _never_returns(work: Callable[[], None], told: int) -> None:
@@ -94,14 +80,17 @@ def _never_returns(work: Callable[[], None], told: int) -> None:
         os._exit(code)
 
 
-def _outermost(layers, folder, limits, keep, told, body) -> None:
+def _outermost(job, folder, keep, told, body) -> None:
+    layers, limits = job["layers"], job["limits"]
     syscalls.die_with_parent()
     os.setsid()
-    syscalls.hide_memory(False)  # briefly: the files below belong to root while it is hidden
+    syscalls.show_memory()  # briefly: the files below belong to root while it is hidden
     Path("/proc/self/oom_score_adj").write_text("1000")  # when memory runs out, the program is killed first
-    user = user_of(os.getpid()) if "own user" in layers else os.geteuid()
+    user = _FIRST_USER + os.getpid() if "own user" in layers else os.geteuid()
     flags = sum(flag for name, flag in _NAMESPACES.items() if name in layers)
-    before = 0 if user >= _FIRST_USER or flags and os.geteuid() and _counts_by_namespace() else _processes_of(user)
+    # The process limit counts each user namespace separately since Linux 5.14.
+    separately = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (5, 14)
+    before = 0 if user >= _FIRST_USER or flags and os.geteuid() and separately else _threads_of(user)
     if flags:
         syscalls.unshare(flags)
     syscalls.hide_memory()
@@ -109,17 +98,16 @@ def _outermost(layers, folder, limits, keep, told, body) -> None:
 
     def innermost() -> None:
         _confine(layers, folder, limits, user)
-        _keep_only({**keep, told: max(keep.values()) + 1})
-        os.write(max(keep.values()) + 1, b"inside")
-        os.close(max(keep.values()) + 1)
+        _keep_only([*keep, told])
+        os.write(len(keep), b"inside")
+        os.close(len(keep))
         body()
 
     if "process namespace" in layers:
         # The first process of the namespace stays outside of the other layers: the program cannot signal or trace it,
         # and everything in the namespace ends with it.
         _stand_in_for(lambda: _stand_in_for(innermost, told), told)
-    else:
-        _stand_in_for(innermost, told)
+    _stand_in_for(innermost, told)
 
 
 def _stand_in_for(work: Callable[[], None], told: int) -> None:
@@ -165,45 +153,37 @@ def _confine(layers: list[str], folder: Path, limits: dict, user: int) -> None:
     os.environ.update(HOME=home, TMPDIR=home, PATH="/usr/bin:/bin", LANG="C.UTF-8")
 
 
-def user_of(keeper: int) -> int:
-    """The user id that "own user" gives to the program of this process."""
-    return _FIRST_USER + keeper
+def _keep_only(handles: list[int]) -> None:
+    """Renumber file descriptors to 0, 1, ... in this order, and close all others."""
+    free = max(*handles, len(handles)) + 1
+    for number, handle in enumerate(handles):
+        os.dup2(handle, free + number)
+    for number in range(len(handles)):
+        os.dup2(free + number, number)
+    os.closerange(len(handles), 4096)
 
 
-def _counts_by_namespace() -> bool:
-    """Whether the process limit counts each user namespace separately (Linux 5.14)."""
-    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (5, 14)
-
-
-def _keep_only(keep: dict[int, int]) -> None:
-    """Close every file descriptor except those of `keep`, and renumber these."""
-    floor = 1 + max([*keep, *keep.values()])
-    for offset, handle in enumerate(keep):
-        os.dup2(handle, floor + offset)
-    os.closerange(0, floor)
-    os.closerange(floor + len(keep), 4096)
-    for offset, number in enumerate(keep.values()):
-        os.dup2(floor + offset, number)
-        os.close(floor + offset)
-
-
-def _processes_of(user: int) -> int:
-    """Number of threads of `user`: the process limit counts them where the user is shared."""
-    count = 0
+def _of_processes(read: Callable[[Path], int]) -> dict[int, int]:
+    """{process id: read(its folder in /proc)}, without those that end meanwhile."""
+    found = {}
     for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and entry.stat().st_uid == user:
-                count += len(os.listdir(entry / "task"))
-        except OSError:
-            continue  # it has ended
-    return count
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit():
+                found[int(entry.name)] = read(entry)
+    return found
 
 
-def kill_user(user: int) -> None:
-    """Kill every process of a dedicated user id at once."""
+def _threads_of(user: int) -> int:
+    """Number of threads of `user`: the process limit counts them where the user is shared."""
+    count = _of_processes(lambda entry: len(os.listdir(entry / "task")) if entry.stat().st_uid == user else 0)
+    return sum(count.values())
+
+
+def kill_user_of(keeper: int) -> None:
+    """Kill at once every process of the user id that "own user" gave to the process `keeper`."""
     if (child := os.fork()) == 0:
         try:
-            syscalls.become(user)
+            syscalls.become(_FIRST_USER + keeper)
             os.kill(-1, signal.SIGKILL)
         finally:
             os._exit(0)
@@ -211,83 +191,66 @@ def kill_user(user: int) -> None:
 
 
 def kill_descendants() -> None:
-    """Kill and reap every child of this process, adopted orphans (`syscalls.adopt_orphans`) included.
-
-    A fork bomb cannot outrun this for long: the number of its processes is limited.
-    """
+    """Kill and reap every child of this process, adopted orphans included; their number is limited."""
     while True:
-        for child in _children():
-            try:
+        for child in children():
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         try:
             os.waitpid(-1, 0)
         except ChildProcessError:
             return
 
 
-def _children() -> list[int]:
-    me, found = os.getpid(), []
+def children() -> list[int]:
+    """The ids of this process's children."""
+    me = os.getpid()
     try:
         return [int(pid) for pid in Path(f"/proc/{me}/task/{me}/children").read_text().split()]
     except OSError:  # a kernel without this list
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == me:
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-        return found
+        parents = _of_processes(lambda entry: int((entry / "stat").read_text().rpartition(")")[2].split()[1]))
+        return [pid for pid, parent in parents.items() if parent == me]
 
 
 def remove_tree(folder: Path) -> None:
     """Remove a private folder that a hostile program has filled: unreadable folders, links, any depth.
 
-    Links are removed, never followed. Walks one name at a time, so that depth costs neither path length nor file
-    descriptors. All processes of the program are dead.
+    Links are removed, never followed. Folders are moved to the top before they are emptied, so that depth costs neither
+    path length nor file descriptors. All processes of the program are dead.
     """
     if folder.is_symlink():
         folder.unlink()
         return
-    here = _open_folder(str(folder), None)
-    waiting = [_empty_of_files(here)]  # folders left to remove, for each level down to `here`
-    names: list[str] = []
+    top = _open_folder(str(folder), None)
+    waiting = _empty_of_files(top)
     while waiting:
-        if waiting[-1]:
-            names.append(waiting[-1].pop())
-            step = _open_folder(names[-1], here)
-            waiting.append(_empty_of_files(step))
-        else:
-            waiting.pop()
-            step = os.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
-            if names:
-                os.rmdir(names.pop(), dir_fd=step)
-        os.close(here)
-        here = step
-    os.close(here)
+        emptied = waiting.pop()
+        inner = _open_folder(emptied, top)
+        for name in _empty_of_files(inner):
+            os.chmod(name, 0o700, dir_fd=inner)  # a folder that changes its parent must be writable
+            waiting.append(os.urandom(16).hex())
+            os.rename(name, waiting[-1], src_dir_fd=inner, dst_dir_fd=top)
+        os.close(inner)
+        os.rmdir(emptied, dir_fd=top)
+    os.close(top)
     os.rmdir(folder)
-
-
-def _empty_of_files(handle: int) -> list[str]:
-    """Remove everything but folders; return the names of the folders."""
-    folders = []
-    for name in os.listdir(handle):
-        if _is_folder(name, handle):
-            folders.append(name)
-        else:
-            os.unlink(name, dir_fd=handle)
-    return folders
-
-
-def _is_folder(name: str, parent: int) -> bool:
-    return os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode & 0o170000 == 0o040000
 
 
 def _open_folder(name: str, parent: int | None) -> int:
     """Open a folder whatever its permissions."""
     os.chmod(name, 0o700, dir_fd=parent)
     return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+
+
+def _empty_of_files(handle: int) -> list[str]:
+    """Remove everything but folders; return the names of the folders."""
+    folders = []
+    for name in os.listdir(handle):
+        if stat.S_ISDIR(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode):
+            folders.append(name)
+        else:
+            os.unlink(name, dir_fd=handle)
+    return folders
 
 
 def probe(folder: Path) -> dict[str, str]:
@@ -308,18 +271,14 @@ def _reason(name: str, folder: Path, found: dict[str, str]) -> str:
     """Why the layer does not work here; `found` has the layers before it in LAYERS."""
     root = os.geteuid() == 0
     if name == "own user":
-        if not root:
-            return "only root can change its user"
         # Python may be in a folder that no other user can enter; a new root contains it all the same.
-        return _attempt([name] if found["own root"] else ["own root", name], folder)
+        around = [name] if found["own root"] else ["own root", name]
+        return _attempt(around, folder) if root else "only root can change its user"
     if name == "process limit":
         return "it does not bind root, and 'own user' does not work" if root and found["own user"] else ""
     if name == "landlock signals":
-        try:
-            version = syscalls.landlock_version()
-        except OSError as error:
-            return str(error)
-        return "" if version >= 6 else f"the kernel has Landlock {version}"
+        version = 0 if found["landlock"] else syscalls.landlock_version()
+        return "" if version >= 6 else found["landlock"] or f"the kernel has Landlock {version}"
     return _attempt([name], folder)
 
 
@@ -327,8 +286,8 @@ def _attempt(layers: list[str], folder: Path) -> str:
     limits = {"cpu_seconds": 10, "memory": 1 << 30, "file": 1 << 20, "disk": 1 << 20, "open_files": 64, "processes": 9}
     blank = os.open("/dev/null", os.O_RDWR)
     try:
-        keeper = spawn(layers, folder, limits, {blank: 0}, _can_import)
-        _, status = os.waitpid(keeper, 0)
+        job = {"layers": layers, "limits": limits}
+        _, status = os.waitpid(spawn(job, folder, [blank], _can_import), 0)
         return "" if status == 0 else "Python cannot read its own library there"
     except OSError as error:
         return str(error)

@@ -6,41 +6,40 @@ exits with is a verdict. The names that the tests take from it are proxies for c
 
 import builtins
 import contextlib
-import importlib.machinery
 import operator
 import sys
 import types
+from functools import partial, partialmethod
+from importlib.machinery import SourceFileLoader
 
 from mindspore_impl.evaluation.sandbox.exchange import Channel, Ended, decode, encode, update
 
 _OPERATIONS = {
-    "getattr": getattr, "setattr": setattr, "getitem": operator.getitem, "contains": operator.contains,
-    "iter": iter, "next": next, "len": len, "str": str, "bool": bool,
+    "call": operator.call, "getattr": getattr, "setattr": setattr, "getitem": operator.getitem,
+    "contains": operator.contains, "iter": iter, "next": next, "len": len, "str": str, "bool": bool,
 }  # fmt: skip
 
 
-class _Text(importlib.machinery.SourceFileLoader):
-    """Load a module from a string, without bytecode files."""
+class _Text(SourceFileLoader):
+    """Load a module from its `text`, without bytecode files."""
 
-    def __init__(self, name: str, text: str):
-        super().__init__(name, f"<{name}>")
-        self.text = text
+    text: str
 
     def get_data(self, path: str) -> bytes:
-        if path != self.path:
-            raise OSError("only the source is available")
         return self.text.encode()
 
     def path_stats(self, path: str) -> dict:
         raise OSError("the source has no modification time")
 
 
-def _module(name: str, text: str) -> tuple[types.ModuleType, _Text]:
-    loader = _Text(name, text)
-    module = types.ModuleType(name)
-    module.__loader__ = loader
-    sys.modules[name] = module
-    return module, loader
+def _load(name: str, text: str, names: dict) -> types.ModuleType:
+    """Run `text` as the new module `name`, in which `names` are defined."""
+    module = sys.modules[name] = types.ModuleType(name)
+    module.__loader__ = _Text(name, f"<{name}>")
+    module.__loader__.text = text
+    vars(module).update(names)
+    module.__loader__.exec_module(module)
+    return module
 
 
 # Side of the program
@@ -48,13 +47,12 @@ def _module(name: str, text: str) -> tuple[types.ModuleType, _Text]:
 
 def serve(handle: int) -> None:
     """Load the program that the other side sends, then answer its requests until it is gone."""
-    channel, held = Channel(handle, handle), []
+    channel, held = Channel(handle, handle), []  # held[0]: the program
 
     def kept(value) -> list:
         held.append(value)
         return ["handle", len(held) - 1, type(value).__name__]
 
-    program = None
     while True:
         try:
             request = channel.receive()
@@ -62,13 +60,13 @@ def serve(handle: int) -> None:
             return
         try:
             if request["do"] == "load":
-                program, loader = _module(request["name"], request["text"])
-                loader.exec_module(program)
+                held.append(_load(request["name"], request["text"], {}))
                 answer = {"value": None}
             else:
-                answer = _answer(request, program, held, kept)
+                answer = _answer(request, held, kept)
         except BaseException as error:  # SystemExit and KeyboardInterrupt too
-            answer = {"error": [type(error).__name__, _text_of(error), _exit_code(error)]}
+            code = getattr(error, "code", None) if isinstance(error, SystemExit) else None
+            answer = {"error": [type(error).__name__, _text_of(error), code if type(code) in (int, str) else None]}
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(BaseException):  # the program may have closed or replaced it
                 stream.flush()
@@ -78,28 +76,20 @@ def serve(handle: int) -> None:
             channel.send({"error": ["ValueError", str(error), None]})
 
 
-def _answer(request: dict, program: types.ModuleType, held: list, kept) -> dict:
-    def given(value):
-        return decode(value, lambda rest: held[rest[0]])
-
-    if request["do"] == "name":
-        if not hasattr(program, request["name"]):
-            return {"absent": True}
-        return {"value": encode(getattr(program, request["name"]), kept)}
-    target, arguments = held[request["target"]], [given(value) for value in request["arguments"]]
-    if request["do"] == "call":
-        named = {name: given(value) for name, value in request["named"].items()}
-        value = target(*arguments, **named)
-        changed = {}
-        for index, (argument, before) in enumerate(zip(arguments, request["arguments"], strict=True)):
-            if isinstance(argument, set):  # its order says nothing
-                is_changed = argument != given(before)
-            else:
-                is_changed = isinstance(argument, list | dict | bytearray) and encode(argument, kept) != before
-            if is_changed:
-                changed[index] = encode(argument, kept)
-        return {"value": encode(value, kept), "changed": changed}
-    return {"value": encode(_OPERATIONS[request["do"]](target, *arguments), kept)}
+def _answer(request: dict, held: list, kept) -> dict:
+    given = partial(decode, handle=lambda rest: held[rest[0]])
+    arguments = [given(value) for value in request["arguments"]]
+    named = {name: given(value) for name, value in request["named"].items()}
+    value = _OPERATIONS[request["do"]](held[request["target"]], *arguments, **named)
+    changed = {}
+    for index, (argument, before) in enumerate(zip(arguments, request["arguments"], strict=True)):
+        if isinstance(argument, set):  # its order says nothing
+            is_changed = argument != given(before)
+        else:
+            is_changed = isinstance(argument, list | dict | bytearray) and encode(argument, kept) != before
+        if is_changed:
+            changed[index] = encode(argument, kept)
+    return {"value": encode(value, kept), "changed": changed}
 
 
 def _text_of(error: BaseException) -> str:
@@ -107,11 +97,6 @@ def _text_of(error: BaseException) -> str:
         return str(error)[:2000]
     except BaseException:
         return ""
-
-
-def _exit_code(error: BaseException):
-    code = getattr(error, "code", None)
-    return code if isinstance(error, SystemExit) and type(code) in (int, str) else None
 
 
 # Side of the tests
@@ -130,37 +115,24 @@ class Remote:
     def __init__(self, channel: Channel, number: int, kind: str):
         self.__dict__.update(_channel=channel, _number=number, _kind=kind)
 
-    def __call__(self, *arguments, **named):
-        """Call it with encoded arguments; changes made to them in place are copied back."""
-        coded = [encode(value, _sent) for value in arguments]
-        answer = _ask(self._channel, "call", self._number, coded, {k: encode(v, _sent) for k, v in named.items()})
+    def _do(self, operation, /, *arguments, **named):
+        """Do it with encoded arguments; changes made to them in place are copied back."""
+        coded, named = [_sent(value) for value in arguments], {name: _sent(value) for name, value in named.items()}
+        self._channel.send({"do": operation, "target": self._number, "arguments": coded, "named": named})
+        answer = _without_error(self._channel.receive())
         for index, changed in answer.get("changed", {}).items():
             update(arguments[int(index)], _received(self._channel, changed))
         return _received(self._channel, answer.get("value"))
 
-    def __getattr__(self, name):
-        return self._do("getattr", name)
-
-    def __setattr__(self, name, value):
-        self._do("setattr", name, value)
-
-    def __getitem__(self, key):
-        return self._do("getitem", key)
-
-    def __contains__(self, value):
-        return self._do("contains", value)
-
-    def __iter__(self):
-        return self._do("iter")
-
-    def __next__(self):
-        return self._do("next")
-
-    def __len__(self):
-        return self._do("len")
-
-    def __str__(self):
-        return self._do("str")
+    __call__ = partialmethod(_do, "call")
+    __getattr__ = partialmethod(_do, "getattr")
+    __setattr__ = partialmethod(_do, "setattr")
+    __getitem__ = partialmethod(_do, "getitem")
+    __contains__ = partialmethod(_do, "contains")
+    __iter__ = partialmethod(_do, "iter")
+    __next__ = partialmethod(_do, "next")
+    __len__ = partialmethod(_do, "len")
+    __str__ = partialmethod(_do, "str")
 
     def __repr__(self):
         return f"<{self._kind} of the program>"
@@ -168,15 +140,14 @@ class Remote:
     def __bool__(self):
         return self._do("bool") if self._kind not in ("function", "type") else True
 
-    def _do(self, operation, *arguments):
-        answer = _ask(self._channel, operation, self._number, [encode(value, _sent) for value in arguments], {})
-        return _received(self._channel, answer.get("value"))
 
+def _sent(value):
+    def handle(value) -> list:
+        if isinstance(value, Remote):
+            return ["handle", value._number]
+        raise TypeError(f"a test cannot pass a {type(value).__name__} to the program")
 
-def _sent(value) -> list:
-    if isinstance(value, Remote):
-        return ["handle", value._number]
-    raise TypeError(f"a test cannot pass a {type(value).__name__} to the program")
+    return encode(value, handle)
 
 
 def _received(channel: Channel, value):
@@ -186,11 +157,6 @@ def _received(channel: Channel, value):
         raise channel.end("the program's answer is malformed") from error
 
 
-def _ask(channel: Channel, operation: str, target: int, arguments: list, named: dict) -> dict:
-    channel.send({"do": operation, "target": target, "arguments": arguments, "named": named})
-    return _without_error(channel.receive())
-
-
 def _without_error(answer) -> dict:
     """Return the program's answer; raise its exception here."""
     if not isinstance(answer, dict):
@@ -198,16 +164,13 @@ def _without_error(answer) -> dict:
     if "error" not in answer:
         return answer
     name, text, code = answer["error"]
+    if name == "SystemExit":
+        raise SystemExit(code)
     kind = getattr(builtins, str(name), None)
+    error = ProgramError(f"{name}: {text}")
     if isinstance(kind, type) and issubclass(kind, Exception):
-        try:
+        with contextlib.suppress(TypeError):  # such as UnicodeDecodeError, which needs more arguments
             error = kind(text)
-        except TypeError:  # such as UnicodeDecodeError, which needs more arguments
-            error = ProgramError(f"{name}: {text}")
-    elif name == "SystemExit":
-        error = SystemExit(code)
-    else:
-        error = ProgramError(f"{name}: {text}")
     raise error
 
 
@@ -215,36 +178,33 @@ def judge(post: int, handle: int) -> None:
     """Receive a job from `post`, run its checks against the program behind `handle`, and post the verdict."""
     post, channel = Channel(post, post), Channel(handle, handle)
     job = post.receive()
-    verdict = _verdict(job, channel)
+    status, error = _verdict(job, channel)
+    verdict = {"status": status, "error": error}
     if channel.ended:  # even if a test caught it
         verdict = {"status": "ended", "error": channel.ended}
     post.send({"token": job["token"]} | verdict)
 
 
-def _verdict(job: dict, channel: Channel) -> dict:
-    checks = job["checks"]
+def _verdict(job: dict, channel: Channel) -> tuple[str, str]:
+    checks, names = job["checks"], {}
     try:
-        channel.send({"do": "load", "name": "program" if checks else "__main__", "text": job["program"]})
+        channel.send({"do": "load", "name": "program" if checks else "__main__", "text": job["source"]})
         _without_error(channel.receive())
-        module, loader = _module("checks", checks)
         for name in job["names"]:
-            channel.send({"do": "name", "name": name})
-            answer = _without_error(channel.receive())
-            if "absent" in answer:
-                return {"status": "failed", "error": f"the program defines no {name!r}"}
-            setattr(module, name, _received(channel, answer.get("value")))
-        loader.exec_module(module)
+            try:
+                names[name] = Remote(channel, 0, "module")._do("getattr", name)
+            except AttributeError:
+                return "failed", f"the program defines no {name!r}"
+        _load("checks", checks, names)
     except Ended as error:
-        return {"status": "ended", "error": str(error)}
+        return "ended", str(error)
     except MemoryError:
-        return {"status": "memory", "error": "MemoryError"}
+        return "memory", "MemoryError"
     except SystemExit as error:
-        if not checks and error.code in (None, 0):
-            return {"status": "passed", "error": ""}
-        return {"status": "failed", "error": f"SystemExit: {error.code}"}
+        return ("failed", f"SystemExit: {error.code}") if checks or error.code not in (None, 0) else ("passed", "")
     except BaseException as error:
-        return {"status": "failed", "error": _described(error, checks)}
-    return {"status": "passed", "error": ""}
+        return "failed", _described(error, checks)
+    return "passed", ""
 
 
 def _described(error: BaseException, checks: str) -> str:

@@ -1,8 +1,4 @@
-"""Start sandboxed programs and collect their results.
-
-A result names the layers that the program ran in. Where the machine cannot keep a promise (`isolation().missing`),
-nothing runs unless `require_isolation` is false.
-"""
+"""Start sandboxed programs; nothing runs where a promise cannot be kept, unless `require_isolation` is false."""
 
 import functools
 import json
@@ -23,7 +19,6 @@ from mindspore_impl.evaluation.sandbox.layers import LAYERS, PROMISES, SETUP_SEC
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _GRACE_SECONDS = 2 * SETUP_SECONDS + 15  # startup and cleanup on a busy machine
-_MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Program:
-    """A program, its tests, and the names of the program that the tests use."""
+    """A program and its tests; both are Python with its standard library.
+
+    source: runs as `__main__` when there are no checks. checks: tests, which raise when the program is wrong. They run
+    in another process: plain values are copied (numbers, text, bytes, None, list, tuple, dict, set, range, Fraction,
+    Decimal), and in-place changes of an argument are copied back; other objects of the program can be called, read and
+    iterated, and compare equal to nothing but themselves. names: what the tests take from the program.
+    """
 
     source: str
     checks: str = ""
@@ -87,33 +88,13 @@ def isolation() -> Isolation:
     return Isolation(working, reasons, tuple(missing_promises(working)))
 
 
-def run_program(
-    source: str,
-    limits: Limits = Limits(),
-    checks: str = "",
-    names: Sequence[str] = (),
-    around: Isolation | None = None,
-) -> Result:
-    """Run `source`, then `checks` against it; both are Python with its standard library.
-
-    Args:
-        source: The program. Without checks it runs as `__main__`.
-        limits: Resource limits.
-        checks: Tests, which raise when the program is wrong. They run in another process. Plain values are copied
-            (numbers, text, bytes, None, list, tuple, dict, set, range, Fraction, Decimal), and in-place changes of an
-            argument are copied back. Other objects of the program can be called, read and iterated, and compare equal
-            to nothing but themselves.
-        names: Names that the tests take from the program.
-        around: Layers to use; default: all that work here.
-
-    Returns:
-        The result. Nothing that the program does raises.
-    """
+def run_program(program: Program, limits: Limits = Limits(), around: Isolation | None = None) -> Result:
+    """Run `program` inside the layers `around` (default: all that work here). Nothing that it does raises."""
     around = around or isolation()
     if limits.require_isolation and around.missing:
         return Result("refused", _refusal(around))
-    job = {"do": "run", "program": source, "checks": checks, "names": list(names), "layers": list(around.layers)}
-    sizes = {"memory": limits.memory_mb * _MIB, "disk": limits.disk_mb * _MIB, "file": limits.file_mb * _MIB}
+    sizes = {key: getattr(limits, f"{key}_mb") * 2**20 for key in ("memory", "disk", "file")}
+    job = {"do": "run", **vars(program), "names": list(program.names), "layers": list(around.layers)}
     job["limits"] = vars(limits) | sizes | {"output": limits.output_kb << 10}
     return Result(**_supervise(job, limits.seconds + _GRACE_SECONDS), isolation=around.layers)
 
@@ -129,28 +110,16 @@ def check_isolation(limits: Limits) -> Isolation:
 def _refusal(around: Isolation) -> str:
     useful = {name for promise in around.missing for way in PROMISES[promise] for name in way}
     reasons = "; ".join(f"{name}: {reason}" for name, reason in around.reasons.items() if name in useful)
-    return (
-        f"this machine cannot isolate programs: {', '.join(around.missing)} not protected ({reasons}); run as root, "
-        "allow user namespaces or use Linux 6.12 with Landlock; to run programs without protection pass "
-        "--code-unisolated (tools/evaluate.py) or require_isolation=false (Limits)"
-    )
+    remedy = "run as root, allow user namespaces, use Linux 6.12 with Landlock, or pass --code-unisolated"
+    return f"this machine cannot isolate programs: {', '.join(around.missing)} not protected ({reasons}); {remedy}"
 
 
-def run_many(
-    programs: Iterable[Program], limits: Limits = Limits(), workers: int | None = None, title: str = "programs"
-) -> list[Result]:
-    """`run_program` for each, `workers` at a time (default: one per core), in order.
-
-    Raises UserError where programs must be isolated and cannot be.
-    """
-    programs, around = list(programs), check_isolation(limits)
-
-    def run(program: Program) -> Result:
-        return run_program(program.source, limits, program.checks, program.names, around)
-
-    pool = ThreadPoolExecutor(max(1, workers or len(os.sched_getaffinity(0))))
-    results = []
-    with runtime.progress_bar(len(programs), title, "program") as bar:
+def run_many(programs: Iterable[Program], limits: Limits = Limits()) -> list[Result]:
+    """`run_program` for each in order, one per core at a time. Raises UserError without isolation."""
+    programs, results = list(programs), []
+    run = functools.partial(run_program, limits=limits, around=check_isolation(limits))
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    with runtime.progress_bar(len(programs), "programs", "program") as bar:
         try:
             for result in pool.map(run, programs):
                 results.append(result)
@@ -164,15 +133,12 @@ def _supervise(job: dict, seconds: float) -> dict:
     """Run a supervisor process for `job`; return its result, or one that says why there is none."""
     data = json.dumps(job | {"folder": tempfile.gettempdir()}).encode()
     command = [os.path.realpath(sys.executable), "-I", "-S", "-B", str(_SUPERVISOR)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, env={}, cwd="/", start_new_session=True, **pipes) as process:
-        try:
-            answer, said = process.communicate(struct.pack("<I", len(data)) + data, timeout=seconds)
-        except subprocess.TimeoutExpired:
-            return {"status": "killed", "error": f"the supervisor gave no answer in {seconds:g} s"}
-        finally:
-            process.kill()
-    if len(answer) < 4:
-        lines = said.decode(errors="replace").strip().splitlines()
-        return {"status": "killed", "error": f"the supervisor ended: {lines[-1] if lines else process.returncode}"}
-    return json.loads(answer[4:])
+    settings = {"env": {}, "cwd": "/", "start_new_session": True, "capture_output": True}
+    try:
+        done = subprocess.run(command, input=struct.pack("<I", len(data)) + data, timeout=seconds, **settings)
+    except subprocess.TimeoutExpired:
+        return {"status": "killed", "error": f"the supervisor gave no answer in {seconds:g} s"}
+    if len(done.stdout) < 4:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or [done.returncode]
+        return {"status": "killed", "error": f"the supervisor ended: {lines[-1]}"}
+    return json.loads(done.stdout[4:])

@@ -10,6 +10,7 @@ import os
 import resource
 import struct
 import sys
+from functools import partial
 from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
@@ -23,8 +24,8 @@ _KEPT_FLAGS = {_MS_NOSUID: _MS_NOSUID, _MS_NODEV: _MS_NODEV, _MS_NOEXEC: _MS_NOE
                4096: _MS_RELATIME}  # fmt: skip
 _MNT_DETACH = 2
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 4, 22, 24
-_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 36, 38, 47
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 4, 22, 24
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 36, 38, 47
 _SECCOMP_MODE_FILTER, _SECCOMP_ALLOW, _SECCOMP_ERRNO, _SECCOMP_KILL = 2, 0x7FFF0000, 0x00050000, 0x80000000
 
 # name: (x86_64, aarch64); numbers from 424 on are the same on both.
@@ -45,13 +46,16 @@ _CALLS = {
 _DENIED = [name for name in _CALLS if name not in {"clone", "clone3", "capset"} and not name.startswith("landlock")]
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of _CALLS, AUDIT_ARCH_*
 
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")  # that a program may use
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _number(name: str) -> int:
+def _machine() -> tuple[int, int]:
+    """The entry of _MACHINES for this machine. Raises OSError."""
     if os.uname().machine not in _MACHINES:
         raise OSError(errno.ENOSYS, f"system calls of {os.uname().machine} are not listed")
-    return _CALLS[name][_MACHINES[os.uname().machine][0]]
+    return _MACHINES[os.uname().machine]
 
 
 def _checked(result: int, what: str) -> int:
@@ -62,42 +66,34 @@ def _checked(result: int, what: str) -> int:
 
 
 def _syscall(name: str, *arguments) -> int:
-    return _checked(_libc.syscall(ctypes.c_long(_number(name)), *arguments), name)
+    return _checked(_libc.syscall(ctypes.c_long(_CALLS[name][_machine()[0]]), *arguments), name)
 
 
-def _prctl(option: int, *arguments: int) -> None:
+def prctl(option: int, *arguments: int) -> None:
+    """Change a property of this process. Raises OSError."""
     padded = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
     _checked(_libc.prctl(option, *padded), f"prctl {option}")
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent thread ends. A change of user resets this."""
-    _prctl(_PR_SET_PDEATHSIG, 9)
-
-
-def hide_memory(hidden: bool = True) -> None:
-    """Forbid (or, False, allow) other processes of this user to trace this one or to read its /proc entries."""
-    _prctl(_PR_SET_DUMPABLE, 0 if hidden else 1)
-
-
-def adopt_orphans() -> None:
-    """Make this process the parent of its orphaned descendants, so that they can be found and killed."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+# The kernel kills this process when its parent thread ends; a change of user resets this.
+die_with_parent = partial(prctl, PR_SET_PDEATHSIG, 9)
+# Whether other processes of this user may trace this one and read its /proc entries.
+hide_memory, show_memory = partial(prctl, PR_SET_DUMPABLE, 0), partial(prctl, PR_SET_DUMPABLE, 1)
+# Orphaned descendants become children of this process, so that they can be found and killed.
+adopt_orphans = partial(prctl, PR_SET_CHILD_SUBREAPER, 1)
+# No escalation on exec (set-user-id files, file capabilities).
+no_new_privileges = partial(prctl, PR_SET_NO_NEW_PRIVS, 1)
 
 
 def unshare(flags: int) -> None:
-    """Move this process into new namespaces. Raises OSError.
-
-    A user who is not root gets a user namespace too, with the same user id and all capabilities over the others.
-    """
+    """Move this process into new namespaces; without root also a user namespace that owns them. Raises OSError."""
     uid, gid = os.geteuid(), os.getegid()
     if uid != 0:
         flags |= CLONE_NEWUSER
     _checked(_libc.unshare(flags), "unshare")
     if uid != 0:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        for name, text in {"setgroups": "deny", "uid_map": f"{uid} {uid} 1", "gid_map": f"{gid} {gid} 1"}.items():
+            Path(f"/proc/self/{name}").write_text(text)
 
 
 def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
@@ -107,10 +103,8 @@ def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -
 
 def _bind(source: str, root: Path, read_only: bool) -> None:
     target = f"{root}{source}"
-    if os.path.isdir(source):
-        os.makedirs(target, exist_ok=True)
-    else:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+    os.makedirs(target if os.path.isdir(source) else os.path.dirname(target), exist_ok=True)
+    if not os.path.isdir(source):
         Path(target).touch()
     _mount(source, target, "", _MS_BIND | _MS_REC)
     if read_only:
@@ -131,9 +125,7 @@ def enter_new_root(folder: Path, disk_bytes: int, owner: int) -> None:
     """Change to a new root on the empty `folder`.
 
     It has Python and its libraries (read-only), /dev/null, and a /tmp of `disk_bytes` in memory that belongs to the
-    user id `owner`. Raises OSError.
-
-    Requires a mount namespace that this process is alone in.
+    user id `owner`. Requires a mount namespace that this process is alone in. Raises OSError.
     """
     _mount("", "/", "", _MS_REC | _MS_PRIVATE)
     _mount("tmpfs", str(folder), "tmpfs", _MS_NOSUID | _MS_NODEV, "size=256k,mode=755")
@@ -142,11 +134,10 @@ def enter_new_root(folder: Path, disk_bytes: int, owner: int) -> None:
             os.symlink(os.readlink(path), f"{folder}{path}")
         else:
             _bind(path, folder, read_only=True)
-    for device in ("/dev/null", "/dev/zero", "/dev/urandom"):
+    for device in _DEVICES:
         _bind(device, folder, read_only=False)
     os.mkdir(f"{folder}/tmp")
-    files = max(256, disk_bytes >> 14)
-    options = f"size={disk_bytes},nr_inodes={files},mode=700,uid={owner}"
+    options = f"size={disk_bytes},nr_inodes={max(256, disk_bytes >> 14)},mode=700,uid={owner}"
     _mount("tmpfs", f"{folder}/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, options)
     os.chdir(folder)
     _syscall("pivot_root", b".", b".")
@@ -174,7 +165,7 @@ def landlock_rules(writable: str) -> int:
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     rules = _syscall("landlock_create_ruleset", attributes, ctypes.c_size_t(size), ctypes.c_uint32(0))
     allowed = {path: 1 | read_file | read_folder for path in [*readable_folders(), "/etc/ld.so.cache"]}
-    allowed |= {path: read_file | write_file for path in ("/dev/null", "/dev/zero", "/dev/urandom")}
+    allowed |= {path: read_file | write_file for path in _DEVICES}
     allowed[writable] = every
     for path, access in allowed.items():
         if os.path.exists(path):
@@ -191,19 +182,14 @@ def landlock(rules: int) -> None:
     os.close(rules)
 
 
-def no_new_privileges() -> None:
-    """Forbid privilege escalation on exec (set-user-id files, file capabilities)."""
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-
-
 def drop_capabilities() -> None:
     """Drop every capability permanently, those of a user namespace included. Raises OSError."""
     for number in range(64):
         try:
-            _prctl(_PR_CAPBSET_DROP, number)
+            prctl(PR_CAPBSET_DROP, number)
         except OSError:
             break  # past the last capability, or none to drop
-    _prctl(_PR_CAP_AMBIENT, 4)
+    prctl(PR_CAP_AMBIENT, 4)
     _syscall("capset", struct.pack("Ii", 0x20080522, 0), struct.pack("6I", 0, 0, 0, 0, 0, 0))
 
 
@@ -216,9 +202,7 @@ def become(user: int) -> None:
 
 def filter_system_calls() -> None:
     """Refuse _DENIED with EPERM for this process and its descendants. Requires `no_new_privileges`. Raises OSError."""
-    column, architecture = _MACHINES.get(os.uname().machine, (None, None))
-    if column is None:
-        raise OSError(errno.ENOSYS, f"no filter of system calls for {os.uname().machine}")
+    column, architecture = _machine()
     load, equal, greater, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
     refuse = _SECCOMP_ERRNO | errno.EPERM
     program = [(load, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, _SECCOMP_KILL), (load, 0, 0, 0)]
@@ -232,7 +216,7 @@ def filter_system_calls() -> None:
     program += [(any_bit, 0, 1, ANY_NAMESPACE), (give, 0, 0, refuse), (give, 0, 0, _SECCOMP_ALLOW)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program), ctypes.addressof(code)))
-    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(header))
+    prctl(PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(header))
 
 
 def limit(name: str, value: int, grace: int = 0) -> None:

@@ -7,6 +7,7 @@ floating point. Sizes are bounded, so that any text of 1,000 characters takes mi
 
 import cmath
 import math
+import operator
 import re
 from collections.abc import Mapping
 from fractions import Fraction
@@ -24,11 +25,13 @@ _TOKEN = re.compile(
 _FUNCTIONS = {
     "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "arcsin": cmath.asin, "arccos": cmath.acos,
     "arctan": cmath.atan, "sinh": cmath.sinh, "cosh": cmath.cosh, "tanh": cmath.tanh, "exp": cmath.exp,
-    "ln": cmath.log, "cot": lambda x: 1 / cmath.tan(x), "sec": lambda x: 1 / cmath.cos(x),
+    "ln": cmath.log, "log": cmath.log, "cot": lambda x: 1 / cmath.tan(x), "sec": lambda x: 1 / cmath.cos(x),
     "csc": lambda x: 1 / cmath.sin(x),
 }  # fmt: skip
-_PRODUCTS = {"cdot": "*", "times": "*", "ast": "*", "div": "/"}
-_LETTERS = {"alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "phi", "omega", "rho", "sigma", "tau"}
+_OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+_SYMBOLS = {"cdot": "*", "times": "*", "ast": "*", "div": "/"}
+_CONSTANTS = {"pi": math.pi, "e": math.e, "i": 1j}
+_LETTERS = {"alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "phi", "omega", "rho", "sigma", "tau", "pi"}
 _CLOSING = {"(": ")", "[": "]", "{": "}", "|": "|"}
 
 
@@ -41,20 +44,23 @@ def value(text: str, variables: Mapping[str, Number]) -> Number:
     try:
         parser = _Parser(text, variables)
         result = parser.sum()
-        if parser.here() is not None:
-            raise NoValue(f"{parser.here()} stands where an operator should")
-        return result
     except (ArithmeticError, ValueError, TypeError) as error:
         raise NoValue(str(error)) from error
+    if parser.here != _END:
+        raise NoValue(f"{parser.here} stands where an operator should")
+    return result
 
 
 def letters(text: str) -> set[str]:
     """The variables of `text`. Raises NoValue."""
-    return {name for kind, name in _tokens(text) if kind == "letter"} - {"e", "i"}
+    return {name for kind, name in _tokens(text) if kind == "letter"} - set(_CONSTANTS)
+
+
+_END = ("end", "")
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
-    """(kind, text): kind is number, word (a command), letter or symbol."""
+    """(kind, text), the last _END: kind is number, word (a command), letter or symbol."""
     text = text.rstrip()
     if len(text) > MAX_LENGTH:
         raise NoValue("too long")
@@ -64,35 +70,39 @@ def _tokens(text: str) -> list[tuple[str, str]]:
         if match is None:
             raise NoValue(f"{text[place]!r} is not known")
         kind, name, place = match.lastgroup, match[match.lastgroup], match.end()
-        if kind == "word" and name in _PRODUCTS:
-            kind, name = "symbol", _PRODUCTS[name]
+        if kind == "word" and name in _SYMBOLS:
+            kind, name = "symbol", _SYMBOLS[name]
         elif kind == "word" and name in _LETTERS or kind == "symbol" and name.isalpha():
             kind = "letter"
         found.append((kind, name))
-    return found
+    return [*found, _END]
 
 
 class _Parser:
     """Recursive descent; every method consumes tokens and returns their value."""
 
     def __init__(self, text: str, variables: Mapping[str, Number]):
-        self.tokens, self.place, self.depth, self.variables = _tokens(text), 0, 0, variables
+        self.tokens, self.place, self.values = _tokens(text), 0, {**_CONSTANTS, **variables}
+        self.depth, self.bars = 0, 0  # open brackets, and |...| among them
 
-    def here(self) -> tuple[str, str] | None:
-        return self.tokens[self.place] if self.place < len(self.tokens) else None
+    @property
+    def here(self) -> tuple[str, str]:
+        return self.tokens[self.place]
 
     def take(self, *symbols: str) -> str | None:
         """Consume and return the next token if it is one of these symbols."""
-        token = self.here()
-        if token is None or token[0] != "symbol" or token[1] not in symbols:
+        kind, name = self.here
+        if kind != "symbol" or name not in symbols:
             return None
         self.place += 1
-        return token[1]
+        return name
 
-    def expect(self, symbol: str) -> None:
-        """Consume `symbol`, which closes a bracket."""
-        if self.take(symbol) is None:
-            raise NoValue(f"no {symbol!r} follows")
+    def until(self, closing: str) -> Number:
+        """The value of what stands before the bracket `closing`."""
+        inner = self.sum()
+        if self.take(closing) is None:
+            raise NoValue(f"no {closing!r} follows")
+        return inner
 
     def sum(self) -> Number:
         self.depth += 1
@@ -100,27 +110,20 @@ class _Parser:
             raise NoValue("nested too deeply")
         total = self.product()
         while sign := self.take("+", "-"):
-            total = total + self.product() if sign == "+" else total - self.product()
+            total = _OPERATORS[sign](total, self.product())
         self.depth -= 1
         return total
 
     def product(self) -> Number:
         total = self.signed()
         while True:
+            kind, name = self.here
             if sign := self.take("*", "/"):
-                factor = self.signed()
-                total = total * factor if sign == "*" else total / factor
-            elif self.starts_factor():
-                total = total * self.power()
+                total = _OPERATORS[sign](total, self.signed())
+            elif kind in ("number", "word", "letter") or name and (name in "([{" or name == "|" and not self.bars):
+                total = total * self.power()  # an implicit product
             else:
                 return total
-
-    def starts_factor(self) -> bool:
-        """Whether a factor follows without an operator (an implicit product)."""
-        token = self.here()
-        return token is not None and (token[0] != "symbol" or token[1] in "([{" or token[1] == "|" and not self.bars)
-
-    bars = 0  # open |...|
 
     def signed(self) -> Number:
         sign = 1
@@ -132,112 +135,77 @@ class _Parser:
         base = self.factor()
         while self.take("!"):
             base = _factorial(base)
-        if self.take("^"):
-            base = _power(base, self.argument())
-        return base
+        return _power(base, self.argument()) if self.take("^") else base
 
     def factor(self) -> Number:
-        token = self.here()
-        if token is None:
-            raise NoValue("ends too early")
+        kind, name = self.here
         self.place += 1
-        kind, name = token
         if kind == "number":
             return self.mixed(Fraction(name), "." in name)
-        if kind == "letter":
-            return self.letter(name)
+        if kind == "letter" and name in self.values:
+            return self.values[name]
         if kind == "word":
             return self.command(name)
-        if name not in _CLOSING:
-            raise NoValue(f"{name!r} stands where a number should")
+        if kind != "symbol" or name not in _CLOSING:
+            raise NoValue(f"{name!r} stands where a value should")
         self.bars += name == "|"
-        inner = self.sum()
-        self.expect(_CLOSING[name])
+        inner = self.until(_CLOSING[name])
         self.bars -= name == "|"
         return abs(inner) if name == "|" else inner
 
     def mixed(self, whole: Fraction, decimal: bool) -> Number:
         """A whole number directly followed by a fraction of whole numbers is a mixed number."""
-        if decimal or self.here() != ("word", "frac"):
+        if decimal or self.here != ("word", "frac"):
             return whole
         start, self.place = self.place, self.place + 1
         parts = [self.digits(), self.digits()]
-        if None in parts or self.here() == ("symbol", "^"):
+        if None in parts or self.here == ("symbol", "^"):
             self.place = start
             return whole
         return whole + parts[0] / parts[1]
 
     def digits(self) -> Fraction | None:
         """One digit, or a number in braces; None for anything else."""
-        if self.take("{"):
-            token = self.here()
-            self.place += 1
-            return Fraction(token[1]) if token and token[0] == "number" and self.take("}") else None
-        return self.digit()
+        if not self.take("{"):
+            return self.digit()
+        kind, name = self.here
+        self.place += kind != "end"
+        return Fraction(name) if kind == "number" and self.take("}") else None
 
     def digit(self) -> Fraction | None:
         r"""One digit, which TeX splits from a longer number: \frac12 is 1/2."""
-        token = self.here()
-        if token is None or token[0] != "number":
+        kind, name = self.here
+        if kind != "number":
             return None
-        if len(token[1]) > 1:
-            self.tokens[self.place] = ("number", token[1][1:])
+        if len(name) > 1:
+            self.tokens[self.place] = ("number", name[1:])
         else:
             self.place += 1
-        return Fraction(token[1][0])
+        return Fraction(name[0])
 
     def argument(self) -> Number:
         """The operand of a command or ^: a group in braces, one digit, or one other token."""
         if self.take("{"):
-            inner = self.sum()
-            self.expect("}")
-            return inner
+            return self.until("}")
         digit = self.digit()
         return self.factor() if digit is None else digit
 
-    def letter(self, name: str) -> Number:
-        if name in self.variables:
-            return self.variables[name]
-        if name in ("e", "i"):
-            return math.e if name == "e" else 1j
-        raise NoValue(f"{name} has no value")
-
     def command(self, name: str) -> Number:
-        if name == "pi":
-            return math.pi
+        r"""\sin^2 x is (sin x)^2; a base \log_{b} arrives here as \log[b]."""
+        extra = self.until("]") if name in ("sqrt", "log") and self.take("[") else None
+        if name == "sqrt":
+            return _power(self.argument(), 1 / (Fraction(2) if extra is None else extra))
         if name == "frac":
             return self.argument() / self.argument()
         if name == "binom":
             above, below = self.argument(), self.argument()
             return _factorial(above) / (_factorial(below) * _factorial(above - below))
-        if name == "sqrt":
-            return self.root()
-        if name == "log":
-            return self.logarithm()
-        if name in _FUNCTIONS:
-            return self.applied(_FUNCTIONS[name])
-        raise NoValue(f"\\{name} is not known")
-
-    def root(self) -> Number:
-        index = Fraction(2)
-        if self.take("["):
-            index = self.sum()
-            self.expect("]")
-        return _power(self.argument(), 1 / index)
-
-    def logarithm(self) -> Number:
-        r"""Natural logarithm; a base \log_{b} arrives here as \log[b]."""
-        if not self.take("["):
-            return self.applied(cmath.log)
-        base = self.sum()
-        self.expect("]")
-        return self.applied(cmath.log) / cmath.log(base)
-
-    def applied(self, function) -> Number:
-        r"""Apply a function to the next factor; \sin^2 x is (sin x)^2."""
+        if name not in _FUNCTIONS:
+            raise NoValue(f"\\{name} is not known")
         exponent = self.argument() if self.take("^") else None
-        result = function(complex(self.power()))
-        return result if exponent is None else _power(result, exponent)
+        result = _FUNCTIONS[name](complex(self.power()))
+        result = result if exponent is None else _power(result, exponent)
+        return result if extra is None else result / cmath.log(extra)
 
 
 def _factorial(number: Number) -> Fraction:

@@ -3,13 +3,13 @@
 import csv
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.sandbox import Program
+from mindspore_impl.evaluation.sandbox.run import Program
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ class Task:
     score(item, completion) returns {metric: 0.0 to 1.0}; program(item, completion) returns a program that must pass its
     tests ("pass@1", `code.py`). With neither, items have options, compared by log-likelihood ("acc") and by
     log-likelihood per character ("acc_norm").
-    metrics: the first is the one that is quoted. stop: strings that end a completion of a plain prompt. form: default
-    form of the prompt.
+    metrics: the first is quoted. stop: strings that end a completion of a plain prompt. form: the prompt's by default.
     """
 
     read: Callable[[Path, int], list[Item]]
@@ -93,27 +92,49 @@ def field(row: dict, name: str, kind: type | tuple, where: str) -> Any:
     return row[name]
 
 
-def objects(path: Path, name: str = "") -> Iterator[tuple[str, dict]]:
-    """Yield ("file:line", object) of a JSON lines file: `path`, or `name` in the folder `path`."""
+def strings(row: dict, name: str, where: str) -> list[str]:
+    """Return row[name], checked to be a list of strings. Raises UserError that names place and field."""
+    values = field(row, name, list, where)
+    if not all(isinstance(value, str) for value in values):
+        raise UserError(f"{where}: {name} must be a list of strings")
+    return values
+
+
+def as_object(value: Any, where: str) -> dict:
+    """Return `value`, checked to be a JSON object. Raises UserError that names the place."""
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected an object, found {type(value).__name__}")
+    return value
+
+
+def objects(path: Path, name: str = "", shots: int = 0) -> Iterator[tuple[str, dict]]:
+    """Yield ("file:line", object) of JSON lines: `path`, or its file `name`. Raises UserError, also for `shots`."""
+    if shots:
+        raise UserError(f"{path}: the task has no worked examples; set shots to 0")
     path = path / name if path.is_dir() else path
     for line, row in files.read_jsonl(path):
         yield f"{path}:{line}", row
 
 
-def question_files(path: Path, test: str, train: str, shots: int) -> tuple[Path, Path | None]:
-    """Return the file of questions and, with `shots`, the file of worked examples.
+Questions = Callable[[Path], Iterator[tuple[Item, str]]]  # of a file: items, and their answers as a shot shows them
 
-    path: the folder of both, or the file of questions. Raises UserError when shots have no file.
+
+def with_shots(questions: Questions, names: tuple[str, str], path: Path, shots: int) -> list[Item]:
+    """The items of the first of the files `names`, after `shots` items of the second as worked examples.
+
+    path: the folder of both, or the file of questions. Raises UserError when there are fewer, or as `questions`.
     """
-    folder = path.is_dir()
+    (test, train), folder, header = names, path.is_dir(), ""
     if shots and not (folder and (path / train).is_file()):
         raise UserError(f"{path}: {shots} shots need a folder with {train} and {test}; or set shots to 0")
-    return (path / test if folder else path), (path / train if shots else None)
+    if shots:
+        header = first_shots((item.prompt + answer for item, answer in questions(path / train)), shots, path / train)
+    return [replace(item, header=header) for item, _ in questions(path / test if folder else path)]
 
 
-def first_shots(shown: Iterator[tuple[str, str]], shots: int, where: Path) -> str:
-    """The first `shots` of the worked examples (prompt, answer) as text. Raises UserError when there are fewer."""
-    texts = [f"{prompt}{answer}\n\n" for prompt, answer in itertools.islice(shown, shots)]
+def first_shots(shown: Iterator[str], shots: int, where: Path) -> str:
+    """The first `shots` of the worked examples `shown` as text. Raises UserError when there are fewer."""
+    texts = [f"{text}\n\n" for text in itertools.islice(shown, shots)]
     if len(texts) < shots:
         raise UserError(f"{where}: holds {len(texts)} worked examples, {shots} shots need more; lower shots")
     return "".join(texts)
@@ -121,5 +142,4 @@ def first_shots(shown: Iterator[tuple[str, str]], shots: int, where: Path) -> st
 
 def plain(completion: str, stop: tuple[str, ...]) -> str:
     """Cut `completion` at the first stop string."""
-    ends = [completion.find(text) for text in stop if text and text in completion]
-    return completion[: min(ends)] if ends else completion
+    return completion[: min((completion.find(text) for text in stop if text and text in completion), default=None)]

@@ -32,8 +32,8 @@ _REPLACED = (
     (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
     (re.compile(r"\\(?:leqslant|leq|le)(?![a-z])"), "<="),
     (re.compile(r"\\(?:geqslant|geq|ge)(?![a-z])"), ">="),
-    (re.compile(r"\\(?:lt)(?![a-z])"), "<"),
-    (re.compile(r"\\(?:gt)(?![a-z])"), ">"),
+    (re.compile(r"\\lt(?![a-z])"), "<"),
+    (re.compile(r"\\gt(?![a-z])"), ">"),
     (re.compile(r"\\(?:neq|ne)(?![a-z])"), "!="),
     (re.compile(r"\\lvert|\\rvert|\\vert|\\mid"), "|"),
     (re.compile(r"\\log_\{?([0-9a-z]+)\}?"), r"\\log[\1]"),
@@ -68,8 +68,9 @@ def equivalent(given: str, right: str) -> bool:
     (given, worded), (right, also_worded) = _normal(given), _normal(right)
     if _squeezed(given) == _squeezed(right):
         return True
-    if worded or also_worded:
-        return _letters_only(given) == _letters_only(right) != ""
+    if worded or also_worded:  # compared without brackets, spaces and punctuation
+        bare = [re.sub(r"[\s()\[\]{}\"'`.,;:]", "", text).lower() for text in (given, right)]
+        return bare[0] == bare[1] != ""
     if len(given) > MAX_LENGTH or len(right) > MAX_LENGTH:
         return False
     return _same(given, right, 0)
@@ -77,9 +78,8 @@ def equivalent(given: str, right: str) -> bool:
 
 def _normal(text: str) -> tuple[str, bool]:
     """`text` without meaningless notation, and whether it is an answer in words."""
-    text = text.strip()
     boxed = final_answer(text)
-    text = (boxed if boxed is not None else text).strip().replace(r"\!", "").replace("{,}", ",")
+    text = (text if boxed is None else boxed).strip().replace(r"\!", "").replace("{,}", ",")
     text = re.sub(rf"\\(?:text|mathrm|mbox|textrm)\s*\{{\s*{_UNIT}\s*\}}(?:\s*\^\s*\{{?[23]\}}?)?", " ", text)
     text = _AND.sub(",", text)
     words = [word for word in _TEXT.findall(text) if re.search(r"[^\W\d_]", word)]
@@ -101,11 +101,6 @@ def _squeezed(text: str) -> str:
     return re.sub(r"^0(?=\.\d)", "", text)
 
 
-def _letters_only(text: str) -> str:
-    """Lower case, without brackets, spaces and punctuation."""
-    return re.sub(r"[\s()\[\]{}\"'`.,;:]", "", text).lower()
-
-
 def _same(given: str, right: str, depth: int) -> bool:
     """Compare part by part, loosest binding first."""
     given, right = given.strip(), right.strip()
@@ -115,87 +110,86 @@ def _same(given: str, right: str, depth: int) -> bool:
         verdict = whole(given, right, lambda a, b: _same(a, b, depth + 1))
         if verdict is not None:
             return verdict
-    return _equal_values(given, right)
-
-
-Compare = Callable[[str, str], bool]
-
-
-def _matrices(given: str, right: str, same: Compare) -> bool | None:
-    matches = [_MATRIX.fullmatch(text) for text in (given, right)]
-    if not any(matches):
-        return None
-    if not all(matches):
-        return False
-    tables = [[row.split("&") for row in re.split(r"\\\\", m[2].strip()) if row.strip()] for m in matches]
-    return _each(*([cell for row in table for cell in row] for table in tables), same) and [*map(len, tables[0])] == [
-        *map(len, tables[1])
-    ]
-
-
-def _equations(given: str, right: str, same: Compare) -> bool | None:
-    """x = 5 equals 5 when only one side is an assignment; equations are equal when proportional."""
-    sides = [re.split(r"(<=|>=|!=|<|>|=)", _unassigned(text)) for text in (given, right)]
-    if len(sides[0]) == len(sides[1]) == 1:
-        return same(*(side[0] for side in sides)) if sides != [[given], [right]] else None
-    if len(sides[0]) != len(sides[1]):
-        return False
-    if sides[0][1::2] == sides[1][1::2] and _each(sides[0][::2], sides[1][::2], same):
+    if _squeezed(given) == _squeezed(right):
         return True
-    if sides[0][1::2] == sides[1][1::2] == ["="]:
-        return _proportional(*(f"({side[0]})-({side[2]})" for side in sides))
-    return False
+    try:
+        return all(_close(*pair) for pair in _values(given, right))
+    except NoValue:
+        return False
+
+
+def _matrices(given: str, right: str, same: Callable) -> bool | None:
+    matches = [_MATRIX.fullmatch(text) for text in (given, right)]
+    if not all(matches):
+        return False if any(matches) else None
+    tables = [[row.split("&") for row in re.split(r"\\\\", m[2].strip()) if row.strip()] for m in matches]
+    return _each(*tables, lambda one, other: _each(one, other, same))
+
+
+def _equations(given: str, right: str, same: Callable) -> bool | None:
+    """x = 5 equals 5 when only one side is an assignment; equations are equal when proportional."""
+    one, other = (re.split(r"(<=|>=|!=|<|>|=)", _unassigned(text)) for text in (given, right))
+    if len(one) == len(other) == 1:
+        return same(one[0], other[0]) if [*one, *other] != [given, right] else None
+    if one[1::2] != other[1::2]:
+        return False
+    if _each(one[::2], other[::2], same):
+        return True
+    if one[1::2] != ["="]:
+        return False
+    try:
+        ratios = [a / b for a, b in _values(*(f"({left})-({right})" for left, _, right in (one, other)))]
+    except (NoValue, ArithmeticError):
+        return False
+    return all(_close(ratio, ratios[0]) and abs(ratio) > TOLERANCE for ratio in ratios)
 
 
 def _unassigned(text: str) -> str:
+    r"""The value of an assignment such as x = 5 or x \in [1, 2]; other texts as they are."""
     rest = _ASSIGNED.sub("", text, count=1) if _ASSIGNED.match(text) else text
-    return rest if not re.search(r"[<>=]", rest) and (letters_of(rest) == set() or "\\in" in text) else text
-
-
-def letters_of(text: str) -> set[str]:
-    """The variables of a text; none where it is not an expression."""
+    if re.search(r"[<>=]", rest):
+        return text
     try:
-        return letters(re.sub(r"[,⟨⟩]|\\infty|\\cup", " ", text))
+        variables = letters(re.sub(r"[,⟨⟩]|\\infty|\\cup", " ", rest))
     except NoValue:
-        return set()
+        variables = set()
+    return text if variables and "\\in" not in text else rest
 
 
-def _unions(given: str, right: str, same: Compare) -> bool | None:
+def _unions(given: str, right: str, same: Callable) -> bool | None:
     parts = [re.split(r"\\cup(?![a-z])", text) for text in (given, right)]
     return None if len(parts[0]) == len(parts[1]) == 1 else _matched(*parts, same)
 
 
-def _collections(given: str, right: str, same: Compare) -> bool | None:
-    """Tuples and intervals in order and with their brackets, sets and bare lists in any order."""
-    found = [_elements(text) for text in (given, right)]
-    if len(found[0][1]) == len(found[1][1]) == 1 and "⟨" not in found[0][0] + found[1][0]:
+def _signs(given: str, right: str, same: Callable) -> bool | None:
+    r"""a \pm b is the list a + b, a - b."""
+    if "\\pm" not in given + right:
         return None
-    (kind, one), (other_kind, other) = found
-    unordered = {"", "⟨⟩"}
-    if {kind, other_kind} <= unordered:
+    both = [[text.replace("\\pm", s) for s in "+-"] if "\\pm" in text else _split(text) for text in (given, right)]
+    return _matched(*both, same)
+
+
+def _collections(given: str, right: str, same: Callable) -> bool | None:
+    """Tuples and intervals in order and with their brackets, sets and bare lists in any order."""
+    (kind, one), (other_kind, other) = _elements(given), _elements(right)
+    if len(one) == len(other) == 1 and "⟨" not in kind + other_kind:
+        return None
+    if {kind, other_kind} <= {"", "⟨⟩"}:
         return _matched(one, other, same)
     return kind == other_kind and _each(one, other, same)
 
 
 def _elements(text: str) -> tuple[str, list[str]]:
     """(brackets, elements) of a bracketed list; ("", elements) of a bare one."""
-    brackets, inner = "", text
-    if len(text) > 1 and text[0] in "([⟨" and text[-1] in ")]⟩" and _closes_at_end(text):
-        brackets, inner = text[0] + text[-1], text[1:-1]
-    parts = _split(inner)
-    if brackets and len(parts) == 1 and brackets != "⟨⟩":
-        return "", [text]
-    return brackets, parts
+    if len(text) < 2 or text[0] not in "([⟨" or text[-1] not in ")]⟩" or 0 in _depths(text)[:-1] or _depths(text)[-1]:
+        return "", _split(text)
+    brackets, parts = text[0] + text[-1], _split(text[1:-1])
+    return ("", [text]) if len(parts) == 1 and brackets != "⟨⟩" else (brackets, parts)
 
 
 def _depths(text: str) -> list[int]:
     """Open brackets after each letter."""
     return list(itertools.accumulate((letter in _OPEN) - (letter in _CLOSE) for letter in text))
-
-
-def _closes_at_end(text: str) -> bool:
-    depths = _depths(text)
-    return 0 in depths and depths.index(0) == len(text) - 1
 
 
 def _split(text: str) -> list[str]:
@@ -204,19 +198,11 @@ def _split(text: str) -> list[str]:
     return [text[first + 1 : last] for first, last in itertools.pairwise([-1, *commas, len(text)])]
 
 
-def _signs(given: str, right: str, same: Compare) -> bool | None:
-    r"""a \pm b is the list a + b, a - b."""
-    if not any("\\pm" in text for text in (given, right)):
-        return None
-    both = [_split(text) if "\\pm" not in text else [text.replace("\\pm", s) for s in "+-"] for text in (given, right)]
-    return _matched(*both, same)
+def _each(one: list, other: list, same: Callable) -> bool:
+    return len(one) == len(other) and all(map(same, one, other))
 
 
-def _each(one: list[str], other: list[str], same: Compare) -> bool:
-    return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
-
-
-def _matched(one: list[str], other: list[str], same: Compare) -> bool:
+def _matched(one: list[str], other: list[str], same: Callable) -> bool:
     """Equal in some order. Equality is transitive, so that greedy matching suffices."""
     left = list(other)
     for element in one:
@@ -227,35 +213,14 @@ def _matched(one: list[str], other: list[str], same: Compare) -> bool:
     return not left
 
 
-def _equal_values(given: str, right: str) -> bool:
-    if _squeezed(given) == _squeezed(right):
-        return True
-    try:
-        values = list(zip(*(_values(text, given + " " + right) for text in (given, right)), strict=True))
-    except NoValue:
-        return False
-    return all(_close(*pair) for pair in values)
-
-
-def _proportional(given: str, right: str) -> bool:
-    try:
-        ratios = [a / b for a, b in zip(*(_values(t, given + right) for t in (given, right)), strict=True)]
-    except (NoValue, ArithmeticError):
-        return False
-    return all(_close(ratio, ratios[0]) and abs(ratio) > TOLERANCE for ratio in ratios)
-
-
-def _values(text: str, names_from: str) -> list:
-    """The values of `text` at _POINTS; variables in alphabetical order get different values."""
-    names = sorted(letters(names_from))
-    return [
-        value(text, {name: point * (1 + 0.137 * place) for place, name in enumerate(names)}) for point in _POINTS
-    ]  # fmt: skip
+def _values(given: str, right: str) -> list[tuple]:
+    """The values of both texts at _POINTS; variables in alphabetical order get different values."""
+    names = sorted(letters(f"{given} {right}"))
+    points = [{name: point * (1 + 0.137 * place) for place, name in enumerate(names)} for point in _POINTS]
+    return [(value(given, variables), value(right, variables)) for variables in points]
 
 
 def _close(one, other) -> bool:
-    if one == other:
-        return True
-    if all(not isinstance(number, float | complex) for number in (one, other)):
-        return False
+    if one == other or not isinstance(one, float | complex) and not isinstance(other, float | complex):
+        return one == other
     return abs(one - other) <= TOLERANCE * max(abs(one), abs(other))

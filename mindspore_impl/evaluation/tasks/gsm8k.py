@@ -8,29 +8,24 @@ flexible_extract are those of lm-evaluation-harness, which compares texts.
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from mindspore_impl.data.answers import final_number
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.tasks.base import Item, Task, field, first_shots, objects, question_files
+from mindspore_impl.evaluation.tasks.base import Item, Task, field, objects, with_shots
 
 _STRICT = re.compile(r"#### (-?[0-9.,]+)")
 _FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 
 
-def read(path: Path, shots: int) -> list[Item]:
-    """The items of a folder or file. Raises UserError that names file and line."""
-    test, train = question_files(path, "test.jsonl", "train.jsonl", shots)
-    header = first_shots(((q, f" {a}") for q, a in _questions(train)) if train else iter(()), shots, train or path)
-    return [Item(str(number), q, header, answer=a) for number, (q, a) in enumerate(_questions(test))]
-
-
-def _questions(file: Path) -> Iterator[tuple[str, str]]:
-    for where, row in objects(file):
+def questions(file: Path) -> Iterator[tuple[Item, str]]:
+    """The items of a file and their answers. Raises UserError that names file and line."""
+    for number, (where, row) in enumerate(objects(file)):
         answer = field(row, "answer", str, where)
         if "####" not in answer or final_number(answer) is None:
             raise UserError(f"{where}: the answer has no number after ####")
-        yield f"Question: {field(row, 'question', str, where)}\nAnswer:", answer
+        yield Item(str(number), f"Question: {field(row, 'question', str, where)}\nAnswer:", answer=answer), f" {answer}"
 
 
 def score(item: Item, completion: str) -> dict[str, float]:
@@ -50,4 +45,5 @@ def _text(answer: str) -> str:
 
 
 METRICS = ("exact_match", "strict_match", "flexible_extract")
-TASK = Task(read, score, METRICS, shots=5, stop=("Question:", "</s>", "<|im_end|>"))
+READ = partial(with_shots, questions, ("test.jsonl", "train.jsonl"))
+TASK = Task(READ, score, METRICS, shots=5, stop=("Question:", "</s>", "<|im_end|>"))

@@ -18,9 +18,7 @@ INSTRUCTION = "Complete the following Python function. Answer with the whole fun
 
 def read(path: Path, shots: int = 0) -> list[Item]:
     """The items of a file. Raises UserError that names file and line."""
-    if shots:
-        raise UserError(f"humaneval: shots={shots}, but it is defined without worked examples; set shots to 0")
-    return [item(row, where) for where, row in objects(path, "HumanEval.jsonl")]
+    return [_item(row, where) for where, row in objects(path, "HumanEval.jsonl", shots)]
 
 
 def read_chat(path: Path, shots: int = 0) -> list[Item]:
@@ -28,16 +26,14 @@ def read_chat(path: Path, shots: int = 0) -> list[Item]:
     return [Item(i.id, f"```python\n{i.prompt.rstrip()}\n```", INSTRUCTION, answer=i.answer) for i in read(path, shots)]
 
 
-def item(row: dict, where: str) -> Item:
-    """One problem. Raises UserError that names `where` and the field."""
+def _item(row: dict, where: str) -> Item:
     task_id, start, name, test = (field(row, key, str, where) for key in ("task_id", "prompt", "entry_point", "test"))
     tree = parsed(start, "prompt", where)
     if name not in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}:
         raise UserError(f"{where}: the prompt has no function {name!r}, which entry_point names")
     if "check" not in {node.name for node in parsed(test, "test", where).body if isinstance(node, ast.FunctionDef)}:
         raise UserError(f"{where}: test has no function 'check'")
-    # The rest of the prompt (imports, helpers) is available to the tests, and to a program that defines the function
-    # again.
+    # The rest of the prompt is there for the tests, and for a program that defines the function again.
     rest = [node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name == name)]
     before = "".join(ast.unparse(node) + "\n\n" for node in rest)
     checks = f"{before}{test}\n\ncheck({name})\n"

@@ -13,12 +13,11 @@ from pathlib import Path
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.tasks import code
-from mindspore_impl.evaluation.tasks.base import Item, Task, field, first_shots, objects
+from mindspore_impl.evaluation.tasks.base import Item, Task, as_object, field, first_shots, objects, strings
 
 STOP = ("[DONE]",)
 TEST_IDS = range(11, 511)
 SHOT_IDS = range(2, 11)
-_SHOWN_TESTS = 3
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -26,24 +25,25 @@ def read(path: Path, shots: int = 3) -> list[Item]:
     """The items of a file. Raises UserError that names file and line (or record) of a fault."""
     problems = {}
     for where, row in _rows(path):
-        number = _number(row, where)
-        if number in problems:
+        number = str(field(row, "task_id", (int, str), where)).rpartition("/")[2]  # "mbpp/11" in some copies
+        if not number.isdecimal():
+            raise UserError(f"{where}: task_id {row['task_id']!r} is not a number")
+        if int(number) in problems:
             raise UserError(f"{where}: task_id {number} occurs twice")
-        problems[number] = (where, row)
+        problems[int(number)] = (row, where)
     shown = (_shot(*problems[number]) for number in SHOT_IDS if number in problems)
     header = first_shots(shown, shots, path)
-    items = [item(number, row, where, header) for number, (where, row) in problems.items() if number in TEST_IDS]
+    items = [_item(number, *problems[number], header) for number in problems if number in TEST_IDS]
     if not items:
         raise UserError(f"{path}: no problem has a task_id of the test set, 11 to 510")
     return items
 
 
-def item(number: int, row: dict, where: str, header: str = "") -> Item:
-    """One problem. Raises UserError that names `where` and the field."""
-    tests = _texts(row, "test_list", where)
+def _item(number: int, row: dict, where: str, header: str) -> Item:
+    tests = strings(row, "test_list", where)
     if not tests:
         raise UserError(f"{where}: test_list is empty")
-    imports = "".join(f"{line}\n" for line in (_texts(row, "test_imports", where) if "test_imports" in row else []))
+    imports = "".join(f"{line}\n" for line in (strings(row, "test_imports", where) if "test_imports" in row else []))
     setup = field(row, "test_setup_code", str, where) if row.get("test_setup_code") else ""
     tree = code.parsed(field(row, "code", str, where), "code", where)
     body = "\n".join([setup, *tests])
@@ -60,15 +60,15 @@ def item(number: int, row: dict, where: str, header: str = "") -> Item:
 
 def _prompt(row: dict, where: str) -> str:
     text = field(row, "text" if "text" in row else "prompt", str, where).strip()
-    tests = "\n".join(_texts(row, "test_list", where)[:_SHOWN_TESTS])
+    tests = "\n".join(strings(row, "test_list", where)[:3])  # as in the paper
     return (
         f"You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:\n\n"
         f"{tests}\n[BEGIN]\n"
     )
 
 
-def _shot(where: str, row: dict) -> tuple[str, str]:
-    return _prompt(row, where), "\n".join(field(row, "code", str, where).splitlines()) + "\n[DONE]"
+def _shot(row: dict, where: str) -> str:
+    return _prompt(row, where) + "\n".join(field(row, "code", str, where).splitlines()) + "\n[DONE]"
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict]]:
@@ -79,24 +79,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict]]:
     if not isinstance(rows, list):
         raise UserError(f"{path}: expected a JSON list of problems, found {type(rows).__name__}")
     for index, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise UserError(f"{path}: record {index}: expected an object, found {type(row).__name__}")
-        yield f"{path}: record {index}", row
-
-
-def _number(row: dict, where: str) -> int:
-    """The number of a problem: 11, or "mbpp/11" in some copies."""
-    text = str(field(row, "task_id", (int, str), where)).rpartition("/")[2]
-    if not text.isdecimal():
-        raise UserError(f"{where}: task_id {row['task_id']!r} is not a number")
-    return int(text)
-
-
-def _texts(row: dict, name: str, where: str) -> list[str]:
-    values = field(row, name, list, where)
-    if not all(isinstance(value, str) for value in values):
-        raise UserError(f"{where}: {name} must be a list of strings")
-    return values
+        yield (where := f"{path}: record {index}"), as_object(row, where)
 
 
 TASK = Task(read, None, code.METRICS, shots=3, stop=STOP, form="plain", program=code.program)

@@ -1,18 +1,14 @@
 """Trials that take no time: a process that writes what a run leaves behind, without training anything."""
 
-import copy
-import functools
 import json
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
-from mindspore_impl.curriculum.configuration import compose, validate
 from mindspore_impl.curriculum.sweep import runner, trial_process, trials
 from mindspore_impl.curriculum.sweep.runner import run_sweep
-from mindspore_impl.schema import to_plain
+from tests.curriculum.conftest import compose_quickly
 
 # Its accuracy follows kd_weight and seed; a weight above 0.85 fails while the file `broken` is there.
 FAKE = """
@@ -41,38 +37,27 @@ for place, name, kind, metrics, more in stages:
     record = {"name": name, "kind": kind, "status": "finished", "seconds": 1.0, "tokens": 1, "metrics": metrics}
     record |= {"inputs": {"init": "distill_fast"} if kind == "evaluate" else {}} | more
     (folder / "stages" / place / "stage.json").write_text(json.dumps(record))
-done = [{"name": name, "metrics": metrics} for _, name, _, metrics, _ in stages]
+done = [{"name": name, "measured": "distill_fast" if measured is metrics else "", "metrics": metrics}
+        for _, name, _, metrics, _ in stages]
 (folder / "metrics.json").write_text(json.dumps({"stages": done}))
 """
 METRIC = "sweep.metric=distill_fast.accuracy.test_fast"
 WEIGHT = "stages.distill_fast.objective.kd_weight"
 
 
-@functools.cache
-def _plain() -> dict:
-    return to_plain(compose([]))
-
-
-def composed_quickly(overrides: list[str]):
-    """What `compose` makes of plain `a.b=value` overrides, without the third of a second that Hydra takes."""
-    plain = copy.deepcopy(_plain())
-    for text in overrides:
-        key, _, value = text.partition("=")
-        entry, (*path, last) = plain, key.split(".")
-        for word in path:
-            if entry.get(word) is None:
-                entry[word] = {}
-            entry = entry[word]
-        entry[last] = yaml.safe_load(value)
-    return validate(plain)
+@pytest.fixture(autouse=True)
+def composed_quickly(monkeypatch):
+    """Trials are composed in a hundredth of the time. A test of Hydra itself undoes it."""
+    monkeypatch.setattr(trials, "compose", lambda overrides, config_dir=None: compose_quickly(*overrides))
 
 
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
     """run(*overrides) runs a sweep of stand-ins in run.folder, without its report; run.calls():
     the trials that ran since it was asked last."""
-    monkeypatch.setattr(trial_process, "command_of", lambda folder: [sys.executable, "-S", "-c", FAKE, str(folder)])
-    monkeypatch.setattr(trials, "compose", composed_quickly)
+    monkeypatch.setattr(
+        trial_process, "command_of", lambda folder, plugins=(): [sys.executable, "-S", "-c", FAKE, str(folder)]
+    )
     monkeypatch.setattr(runner, "_report", lambda plan: None)
     monkeypatch.setattr(runner, "_POLL_SECONDS", 0.01)
     folder = tmp_path / "sweep"

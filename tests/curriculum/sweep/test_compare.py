@@ -28,5 +28,5 @@ def test_pairs_and_names_are_recorded_and_may_change(tmp_path):
 
 @pytest.mark.parametrize("key", ["compare={tow:[one]}", "compare={one:[two,tow]}", "labels={tow:x}"])
 def test_a_trial_that_is_not_there(tmp_path, key):
-    with pytest.raises(UserError, match=f"sweep.{key.split('=')[0]}: sweep.trials has no 'tow'; did you mean 'two'"):
+    with pytest.raises(UserError, match=f"sweep.{key.split('=')[0]}: .*'tow'.*'two'"):
         planned(tmp_path, f"sweep.{key}")

@@ -43,7 +43,7 @@ def test_failure_is_recorded_and_the_sweep_goes_on_and_tries_again(sweep):
     sweep(f"{WEIGHT}=0.5,0.55")
     sweep.calls()
     (sweep.folder / "broken").touch()
-    with pytest.raises(JobFailed, match="(?s)1 trials failed.*003_kd_weight=0.9: data.train: no such file"):
+    with pytest.raises(JobFailed, match="(?s)003_kd_weight=0.9: data.train: "):
         sweep(f"{WEIGHT}=0.5,0.9,0.6")
     assert sweep.calls() == ["003_kd_weight=0.9", "004_kd_weight=0.6"]
     states = {trial["name"]: (trial["status"], trial["error"]) for trial in sweep.record()["trials"]}
@@ -60,7 +60,7 @@ def test_trial_whose_data_changed_runs_again(sweep, tmp_path):
     path.write_text(
         '{"id": "1", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
     )
-    words = [f"data.sets.fast={{source: records, path: {path}}}", "seed=1,2"]
+    words = ["~data.sets.fast", f"+data.sets.fast={{source:records,path:{path}}}", "seed=1,2"]
     sweep(*words)
     sweep.calls()
     sweep(*words)
@@ -71,69 +71,53 @@ def test_trial_whose_data_changed_runs_again(sweep, tmp_path):
 
 
 def test_metric_that_a_trial_does_not_produce_fails_it(sweep):
-    with pytest.raises(JobFailed, match="no finite number is called 'teacher.loss' in the metrics of this trial"):
+    with pytest.raises(JobFailed, match="'teacher.loss'"):
         runner.run_sweep(["seed=1", "sweep.metric=teacher.loss", f"run_dir={sweep.folder}"])
     assert sweep.record()["trials"][0]["status"] == "failed"
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("overrides", "words"),
     [
-        (
-            ["stages.teacher.train.max_stepz=1,2"],
-            "stages.teacher.train.max_stepz: unknown key; did you mean 'max_steps'?",
-        ),
-        (["run_dir=a,b"], "run_dir belongs to the whole sweep and has one value"),
-        (["seed=choice()"], "empty choice is not legal"),
-        (["seed=range(3,1)"], "seed=range(3,1): nothing to choose from; give at least one value"),
-        (["seed=1,a"], "trial seed=a: configuration: seed: expected a whole number, found 'a'"),
-        (["seeds=[1,2]"], "seeds: a sweep repeats by seed=1,2; set seeds=[] too"),
-        (
-            ["sweep.metric=distil_fast.accuracy.test_fast", "seed=1,2"],
-            "did you mean 'distill_fast.accuracy.test_fast'?",
-        ),
-        (["sweep.metric=distill_fast.accuracy.test", "seed=1,2"], "no stage produces 'distill_fast.accuracy.test'"),
-        (
-            ["sweep.metric=distill_fast.acuracy.test_fast", "seed=1,2"],
-            "did you mean 'distill_fast.accuracy.test_fast'?",
-        ),
-        ([f"{WEIGHT}=interval(0,1)"], "only Optuna draws from an interval"),
+        ("stages.teacher.train.max_stepz=1,2", "stages.teacher.train.max_stepz: 'max_steps'"),
+        ("run_dir=a,b", "run_dir=a,b"),
+        ("seed=choice()", "seed=choice()"),
+        ("seed=range(3,1)", "seed=range(3,1)"),
+        ("seed=1,a", "seed=a: seed: 'a'"),
+        ("seeds=[1,2]", "seeds: seed=1,2 seeds=[]"),
+        ("sweep.metric=distil_fast.accuracy.test_fast seed=1,2", "sweep.metric: 'distill_fast.accuracy.test_fast'"),
+        ("sweep.metric=distill_fast.accuracy.test seed=1,2", "sweep.metric: 'distill_fast.accuracy.test'"),
+        ("sweep.metric=distill_fast.acuracy.test_fast seed=1,2", "'distill_fast.accuracy.test_fast'"),
+        (f"{WEIGHT}=interval(0,1)", f"{WEIGHT}=interval(0.0,1.0) sweep.optuna.sampler"),
     ],
 )
-def test_what_cannot_run_is_refused_before_anything_is_written(sweep, overrides, message):
+def test_what_cannot_run_is_refused_before_anything_is_written(sweep, overrides, words):
     with pytest.raises(UserError) as caught:
-        runner.run_sweep([f"run_dir={sweep.folder}", *overrides])
-    assert message in str(caught.value)
+        runner.run_sweep([f"run_dir={sweep.folder}", *overrides.split()])
+    assert [word for word in words.split() if word not in str(caught.value)] == [], str(caught.value)
     assert not sweep.folder.exists()
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["seed=1,2", f"{WEIGHT}=0.5"], "holds another sweep, with settings"),
-        (["seed=1,2", f"{WEIGHT}=0.5,0.9"], "holds another sweep, with choices over"),
-        (["seed=1,2", "name=other"], "holds another sweep, with experiment quickstart, not other"),
-    ],
-)
-def test_folder_of_another_sweep_is_refused(sweep, overrides, message):
+def test_folder_of_another_sweep_is_refused(sweep):
     sweep("seed=1,2", "runtime.threads=1")
     before = sweep.record()
-    with pytest.raises(UserError, match=message):
-        sweep(*overrides)
+    for override, named in ((f"{WEIGHT}=0.5", WEIGHT), (f"{WEIGHT}=0.5,0.9", WEIGHT), ("name=other", "other")):
+        with pytest.raises(UserError, match=f"run_dir: .*{named}"):
+            sweep("seed=1,2", override)
     assert sweep.record() == before
     sweep("seed=1,2", "runtime.threads=2")  # how it runs does not make it another
 
 
 def test_folder_of_a_single_run_is_refused(sweep):
     files.write_text(sweep.folder / "config.yaml", "name: quickstart\n")
-    with pytest.raises(UserError, match="is not empty and holds no sweep.json"):
+    with pytest.raises(UserError, match=r"run_dir: .*sweep\.json"):
         sweep("seed=1,2")
     assert [path.name for path in sweep.folder.iterdir()] == ["config.yaml"]
 
 
 def test_two_processes_do_not_share_a_sweep(sweep):
     sweep("seed=1")
-    with files.try_lock(sweep.folder / ".lock"), pytest.raises(UserError, match="another process runs the sweep"):
+    with files.try_lock(sweep.folder / ".lock"), pytest.raises(UserError, match=f"run_dir: .*{sweep.folder.name}"):
         sweep("seed=1")
 
 

@@ -1,8 +1,9 @@
 """The grammar of a sweep's command line, and how its trials are made of it."""
 
+import re
+
 import pytest
 
-from mindspore_impl.curriculum import configuration
 from mindspore_impl.curriculum.sweep.metric import metric_of
 from mindspore_impl.curriculum.sweep.space import Interval, Space, read_space
 from mindspore_impl.curriculum.sweep.trials import plan_sweep
@@ -45,7 +46,7 @@ def test_intervals(text, interval):
 
 @pytest.mark.parametrize("text", ["interval(2,1)", "tag(log,interval(0,1))", "interval(1,1)"])
 def test_impossible_interval(text):
-    with pytest.raises(UserError, match="an interval goes from a lower to a higher number"):
+    with pytest.raises(UserError, match=re.escape(f"a.b={text}")):
         read_space([f"a.b={text}"])
 
 
@@ -61,17 +62,15 @@ def test_short_keys_tell_keys_apart():
 
 
 def test_named_trials_times_params_and_the_command_line_wins(tmp_path):
-    words = ["experiment=paper_ablation", "sweep=paper_ablation"]
+    named = "{one:['seed=0','order=[teacher]'],two:['order=[sft_reasoning]']}"
+    words = ["sweep=optuna_example", "sweep.optuna=null", "sweep.metric=final.accuracy.test_fast", "compare=[]"]
+    words += ["~sweep.params", "+sweep.params={seed:'1,2'}", f"sweep.trials={named}"]
     plan = plan_sweep([*words, "seed=7,8", f"run_dir={tmp_path / 'sweep'}"])
-    assert plan.record.metric == "final.accuracy.test_fast"
-    names = [trial.name for trial in plan.wanted]
-    assert names[:5] == ["teacher, seed=0", "reasoning_teacher, seed=0", "r, seed=7", "r, seed=8", "f, seed=7"]
-    assert [trial.group for trial in plan.wanted[:4]] == ["teacher", "reasoning_teacher", "r", "r"]
-    assert len(names) == 2 + 2 * (len(configuration.compose(words).sweep.trials) - 2)
-    trial = plan.wanted[3]
-    composed = plan.configs[trial.number]
+    assert [trial.name for trial in plan.wanted] == ["one, seed=0", "two, seed=7", "two, seed=8"]
+    assert [trial.group for trial in plan.wanted] == ["one", "two", "two"]
+    composed = plan.configs[plan.wanted[2].number]
     assert composed.seed == 8 and composed.order == ["sft_reasoning"]
-    assert composed.run_dir == str(tmp_path / "sweep" / "trials" / "004_r_seed=8") and composed.sweep is None
+    assert composed.run_dir == str(tmp_path / "sweep" / "trials" / "003_two_seed=8") and composed.sweep is None
     assert plan.configs[1].seed == 0
     assert not (tmp_path / "sweep").exists()
 
@@ -86,7 +85,7 @@ def test_grid_is_every_combination_up_to_n_trials():
     words = [f"{WEIGHT}=0.1,0.2", "seed=1,2", "sweep=optuna_example", "sweep.optuna.sampler=grid"]
     words += ["sweep.params={stages.distill_fast.objective.kd_weight:'1'}"]
     space = "stages.distill_fast.optimizer.learning_rate=1e-3"
-    with pytest.raises(UserError, match="only Optuna draws from an interval"):
+    with pytest.raises(UserError, match=r"learning_rate=.*sweep\.optuna\.sampler"):
         plan_sweep(words)
     words = [f"{WEIGHT}=0.1,0.2", "seed=1,2", space, "sweep=optuna_example", "sweep.optuna.sampler=grid"]
     plan = plan_sweep([*words, "sweep.optuna.n_trials=5"])
@@ -96,11 +95,11 @@ def test_grid_is_every_combination_up_to_n_trials():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["sweep.optuna={n_trials:3}", f"{WEIGHT}=interval(0,1)"], "sweep.metric: Optuna needs the number"),
-        (["sweep=optuna_example", "sweep.trials={a:[]}"], "named trials and Optuna exclude each other"),
-        (["sweep=optuna_example", "sweep.optuna.n_trials=0"], "n_trials: 0 is not at least 1"),
-        (["sweep=optuna_example", "sweep.optuna.sampler=tpr"], "did you mean 'tpe'?"),
-        (["sweep=optuna_exampel", "seed=1,2"], "did you mean 'optuna_example'?"),
+        (["sweep.optuna={n_trials:3}", f"{WEIGHT}=interval(0,1)"], "sweep.metric: "),
+        (["sweep=optuna_example", "sweep.trials={a:[]}"], "sweep.trials: "),
+        (["sweep=optuna_example", "sweep.optuna.n_trials=0"], "sweep.optuna.n_trials: 0"),
+        (["sweep=optuna_example", "sweep.optuna.sampler=tpr"], "'tpe'"),
+        (["sweep=optuna_exampel", "seed=1,2"], "'optuna_example'"),
     ],
 )
 def test_impossible_sweeps(overrides, message):
@@ -112,15 +111,15 @@ def test_impossible_sweeps(overrides, message):
 def test_final_is_the_stage_evaluated_last():
     found = {share: {"accuracy": {"test_fast": {"accuracy": share}}} for share in (0.25, 0.5)}
     stages = [
-        {"name": "eval_sft", "kind": "evaluate", "metrics": found[0.25]},
-        {"name": "eval_kd", "kind": "evaluate", "metrics": found[0.5]},
-        {"name": "package", "kind": "export", "metrics": {}},
+        {"name": "eval_sft", "measured": "sft", "metrics": found[0.25]},
+        {"name": "eval_kd", "measured": "kd", "metrics": found[0.5]},
+        {"name": "package", "measured": "", "metrics": {}},
     ]
     assert metric_of({"stages": stages}, "final.accuracy.test_fast") == 0.5
-    with pytest.raises(UserError, match="no finite number is called 'final.loss'"):
+    with pytest.raises(UserError, match="'final.loss'"):
         metric_of({"stages": stages}, "final.loss")
     plan_sweep(["seed=1,2", "sweep.metric=final.perplexity.validation_fast"])
-    with pytest.raises(UserError, match="no stage produces 'final.accuracy.tset_fast'"):
+    with pytest.raises(UserError, match="'final.accuracy.tset_fast'"):
         plan_sweep(["seed=1,2", "sweep.metric=final.accuracy.tset_fast"])
 
 
@@ -129,7 +128,7 @@ def test_metric_is_a_path_in_a_stages_metrics():
     metrics = {
         "stages": [
             {"name": "sft", "metrics": {"loss": 0.25, "data": {"efficiency": 0.9, "bad": None}}},
-            {"name": "eval_sft", "metrics": evaluation},
+            {"name": "eval_sft", "measured": "sft", "metrics": evaluation},
         ]
     }
     for name, value in {
@@ -138,5 +137,5 @@ def test_metric_is_a_path_in_a_stages_metrics():
     }.items():  # fmt: skip
         assert metric_of(metrics, name) == value
     for name in ("sft.data.bad", "sft.data", "sft.accuracy.other", "sft", "kd.loss", "sft.loss.more"):
-        with pytest.raises(UserError, match=f"no finite number is called '{name}'"):
+        with pytest.raises(UserError, match=f"'{name}'"):
             metric_of(metrics, name)

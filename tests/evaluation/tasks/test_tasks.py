@@ -125,7 +125,7 @@ FAULTS = [
     ("mmlu", SUMS, '5 + 5?"', "5 + 5?", r":\d+: .*CSV"),
     ("cmmlu", "test/arithmetic.csv", ",Question,", ",Frage,", ":1: .*'Question'"),
     ("ceval", "subject_mapping.json", '"河流"', "1", "'rivers'"),
-    ("ceval", "subject_mapping.json", '{"rivers": ["Rivers", "河流", "Other"]}', "[1]", "list"),
+    ("ceval", "subject_mapping.json", '{"rivers": ["Rivers", "河流", "Other"]}', "[1]", "object"),
     ("cluewsc", "dev.json", '"label": "false"', '"label": "maybe"', ":2: label .*'maybe'"),
     ("cluewsc", "dev.json", '"target": {', '"goal": {', ":1: .*'target'"),
     ("gsm8k", "test.jsonl", "#### -5", "it is -5", ":3: .*####"),

@@ -1,15 +1,14 @@
 """Stages that make records: what is refused, what fingerprints follow, and one run from beginner to curriculum."""
 
-import json
-
 import pytest
 
 from mindspore_impl import files
 from mindspore_impl.cli.train_mindformers import stage_files
 from mindspore_impl.curriculum import runner
-from mindspore_impl.curriculum.configuration import compose
-from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.data.options import ListProgramsSet
 from mindspore_impl.errors import UserError
+from tests.curriculum.conftest import changed as changed_by
+from tests.curriculum.conftest import compose_quickly, plan, refusal, stage_file
 
 EXPERIMENT = "experiment=quickstart_curriculum"
 STAGES = ("sft_reasoning", "shuffled", "easy_to_hard", "sometimes", "unsurprising", "own_answers")
@@ -27,53 +26,45 @@ SMALL = [
 ]
 
 
-def plan(*overrides):
-    return {planned.name: planned for planned in make_plan(compose([EXPERIMENT, *overrides]))}
-
-
-def changed(*overrides):
-    before, after = plan(), plan(*overrides)
-    return {name for name in before if before[name].fingerprint != after[name].fingerprint}
-
-
 def run(folder, *overrides):
-    return runner.run(compose([*SMALL, f"run_dir={folder}", *overrides]))
+    return runner.run(compose_quickly(*SMALL, f"run_dir={folder}", *overrides))
 
 
 def metrics_of(folder, name):
-    (path,) = folder.glob(f"stages/[0-9][0-9]_{name}/stage.json")
-    return json.loads(path.read_text())["metrics"]
+    return stage_file(folder, name)["metrics"]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("overrides", "words"),
     [
-        (["data.sets.scored.stage=scoer"], "data.sets.scored.stage: no stage is named 'scoer'; did you mean 'score'"),
-        (["data.sets.scored.stage=answers"], "'answers' is a rollout stage, a reject or score stage is needed"),
-        (["order=[sft_reasoning,shuffled,score]"], "'score' runs after 'shuffled'; move it forward in order"),
-        (["order=[sft_reasoning,shuffled]"], "data.sets.scored.stage: 'score' is defined but not listed in order"),
-        (["data.sets.scored.stage=./none.jsonl"], "data.sets.scored.stage: ./none.jsonl: no such file"),
-        (["data.sets.scored.path=./none.jsonl"], "~data.sets.scored.path"),
-        (["data.sets.scored_sometimes.keep.low=2"], "data.sets.scored_sometimes.keep: nothing lies between low=2.0"),
-        (["data.sets.scored.keep.bucket=esay"], "data.sets.scored.keep.bucket: 'esay' is not allowed; did you mean"),
-        (["stages.score.set="], "stages.score.set: no data set is named"),
-        (["stages.score.sequence_length=99999"], "stages.score.sequence_length: 99999 exceeds models.student.max_pos"),
-        (["stages.score.rollouts=right"], "'right' is a reject stage, a rollout stage is needed"),
-        (["stages.right.rollouts="], "stages.right.rollouts: no input given"),
-        (["stages.answers.rollout.keep_truncated=false"], "'answers' leaves out its cut answers, which count as wrong"),
-        (["tokenizer.train_on=[scored]"], "tokenizer.train_on: 'scored' is made by stage 'score', after the tokenizer"),
-        (["evaluation.accuracy=[right]"], "'right' runs after 'sft_reasoning'; move it forward in order"),
-        (["stages.shuffled.data.order=easy_first"], "'easy_first' is not allowed"),
+        ("data.sets.scored.stage=scoer", "data.sets.scored.stage: 'scoer' 'score'"),
+        ("data.sets.scored.stage=answers", "data.sets.scored.stage: 'answers' records"),
+        ("order=[sft_reasoning,shuffled,score] compare=[]", "data.sets.scored.stage: 'score' 'shuffled' order"),
+        ("order=[sft_reasoning,shuffled] compare=[]", "data.sets.scored.stage: 'score' order"),
+        ("data.sets.scored.stage=./none.jsonl", "data.sets.scored.stage: ./none.jsonl"),
+        ("data.sets.scored.path=./none.jsonl", "~data.sets.scored.path"),
+        ("data.sets.scored_sometimes.keep.low=2", "data.sets.scored_sometimes.keep: low=2.0 high=1.0"),
+        ("data.sets.scored.keep.bucket=esay", "data.sets.scored.keep.bucket: 'esay' 'easy'"),
+        ("stages.score.set=''", "stages.score.set: ''"),
+        ("stages.score.sequence_length=99999", "stages.score.sequence_length: 99999 models.student 4096"),
+        ("stages.score.rollouts=right", "stages.score.rollouts: 'right' rollouts"),
+        ("stages.right.rollouts=''", "stages.right.rollouts:"),
+        ("stages.answers.rollout.keep_truncated=false", "stages.answers.rollout.keep_truncated=true 'answers'"),
+        ("tokenizer.train_on=[scored]", "tokenizer.train_on: 'scored' 'score'"),
+        ("evaluation.accuracy=[right]", "'right' 'eval_sft_reasoning' order"),
+        ("stages.shuffled.data.order=easy_first", "stages.shuffled.data.order: 'easy_first' 'easy_to_hard'"),
     ],
 )
-def test_what_cannot_work_is_refused(overrides, message):
-    with pytest.raises(UserError) as caught:
-        plan(*overrides)
-    assert message in str(caught.value)
+def test_what_cannot_work_is_refused(overrides, words):
+    message = refusal(EXPERIMENT, *overrides.split())
+    assert [word for word in words.split() if word not in message] == [], message
 
 
 def test_what_a_set_is_made_of_reaches_who_trains_on_it():
-    assert plan()["shuffled"].inputs == {"init": "sft_reasoning", "set scored": "score"}
+    def changed(override):
+        return changed_by(override, base=(EXPERIMENT,))
+
+    assert plan(EXPERIMENT)["shuffled"].inputs == {"init": "sft_reasoning", "set scored": "score"}
     rivals = [*STAGES[1:], *(f"eval_{name}" for name in STAGES[1:])]
     of_scores = {name for name in rivals if "own_answers" not in name}
     assert changed("stages.score.sequence_length=64") == {"score", *of_scores}
@@ -92,12 +83,12 @@ def test_weights_of_another_model_are_refused(tmp_path, ms_runtime):
     ms.save_checkpoint(PanguForCausalLM(small_options()), str(tmp_path / "other"), format="safetensors")
     (path,) = tmp_path.glob("other*")
     with pytest.raises(UserError, match="other.safetensors"):
-        run(tmp_path / "run", "order=[score]", f"stages.score.init={path}", "stages.score.model=student")
+        run(tmp_path / "run", "order=[score]", "compare=[]", f"stages.score.init={path}", "stages.score.model=student")
 
 
 @pytest.mark.slow
 def test_a_scored_set_is_trained_on_in_a_band_and_in_order(tmp_path, ms_runtime, capsys):
-    folder = run(tmp_path / "run", "order=[sft_reasoning,score,easy_to_hard]",
+    folder = run(tmp_path / "run", "order=[sft_reasoning,score,easy_to_hard]", "compare=[]",
                  "data.sets.scored.keep={field:difficulty_loss,bucket:hard}")  # fmt: skip
     (path,) = folder.glob("stages/*_score/records.jsonl")
     losses = [line["meta"]["difficulty_loss"] for _, line in files.read_jsonl(path)]
@@ -113,8 +104,8 @@ def test_a_scored_set_is_trained_on_in_a_band_and_in_order(tmp_path, ms_runtime,
     assert "scored: 10 of 30 records kept; mean difficulty_loss" in capsys.readouterr().out
     assert "easy_to_hard keeps 10 of 30 records of scored" in (folder / "report.html").read_text()
     # Who trains the stage elsewhere is given the file that the score stage made.
-    config = compose([*SMALL, f"run_dir={folder}", "order=[sft_reasoning,score,easy_to_hard]"])
-    assert stage_files(config, "easy_to_hard").sets["scored"].path == str(path)
+    config = compose_quickly(*SMALL, f"run_dir={folder}", "order=[sft_reasoning,score,easy_to_hard]", "compare=[]")
+    assert stage_files(config, "easy_to_hard")[2].sets["scored"].path == str(path)
 
 
 @pytest.mark.slow
@@ -123,7 +114,8 @@ def test_the_whole_experiment_with_answers(tmp_path, ms_runtime):
     from mindspore_impl.data import list_programs
 
     lines = []
-    for index, record in enumerate(list_programs.generate("train", 20000, 30, "reasoning", 0.0, 3, 5, 1)):
+    made = ListProgramsSet(skip=20000, count=30, thinking="reasoning", seed=1)
+    for index, record in enumerate(list_programs.generate(made)):
         label = record.messages[-1]
         for sample in range(2):
             answer = label.content if index % 3 > sample else "a"
@@ -133,7 +125,9 @@ def test_the_whole_experiment_with_answers(tmp_path, ms_runtime):
             lines.append({"id": f"{record.id}#{sample}", "messages": messages, "meta": meta, **said})
     files.write_jsonl(tmp_path / "answers.jsonl", lines)
     given = [f"stages.{name}.rollouts={tmp_path / 'answers.jsonl'}" for name in ("score", "right")]
-    folder = run(tmp_path / "run", *given, "order=[sft_reasoning,score,right,sometimes,unsurprising,own_answers]")
+    folder = run(
+        tmp_path / "run", *given, "order=[sft_reasoning,score,right,sometimes,unsurprising,own_answers]", "compare=[]"
+    )
     assert metrics_of(folder, "sometimes")["data"]["selection"]["scored_sometimes"]["after"] == 10
     right = metrics_of(folder, "right")
     counts = [right[key] for key in ("prompts", "records", "without_right_answer", "right_share")]
