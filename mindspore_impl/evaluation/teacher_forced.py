@@ -66,9 +66,9 @@ def _sums_of_sets(
 
 
 def _predictions(model):
-    from mindspore_impl.losses.token_losses import TokenPredictions
+    from mindspore_impl.losses.token_losses import TokenLosses
 
-    return TokenPredictions(model).set_train(False)
+    return TokenLosses(model, predictions=True).set_train(False)
 
 
 def prediction_sums(network, batch) -> dict:

@@ -1,9 +1,8 @@
 """Prefill and single-token decoding with a static key/value cache, on the Parameters of a training model.
 
-The caches are inputs and outputs of both graphs, one key and one value tensor a layer, shaped [B, G, T, C] in the
-compute dtype: the graphs keep no state, so they export to MindIR as they are. Sequence b occupies the cache slots from
-`start_B[b]` on and its rotary position is slot - start: right-padded prompts start at 0, left-padded ones after
-their padding.
+Caches are inputs and outputs, a key and a value tensor [B, G, T, C] a layer in the compute dtype: the graphs keep no
+state and export to MindIR as they are. Sequence b occupies the slots from `start_B[b]` on; its rotary position is slot
+- start (0 for right-padded prompts).
 
 Legend: B batch, L prompt length, T cache slots, D hidden, G key/value heads, R = H/G, C head dimension, V vocabulary.
 """
@@ -37,9 +36,8 @@ def cache_rows(slot_B, kv_heads: int):
 class Prefill(nn.Cell):
     """Read prompts, return the logits after their last token and the filled caches.
 
-    construct(input_ids_BL, position_ids_BL, segment_ids_BL, last_B) -> (logits_BV float32, caches): `last_B` is
-    the index of each prompt's last token; padding has segment 0 and may stand left or right; caches is the tuple
-    (key, value) of layer 0, (key, value) of layer 1, ... flattened.
+    construct(input_ids_BL, position_ids_BL, segment_ids_BL, last_B) -> (logits_BV float32, caches): `last_B` is the
+    index of each last token; padding has segment 0, left or right; caches is (key, value) of each layer, flattened.
     """
 
     def __init__(self, model: PanguForCausalLM, slots: int):
@@ -65,10 +63,9 @@ class Prefill(nn.Cell):
 
 
 class Decode(nn.Cell):
-    """Take one token a sequence.
+    """construct(token_B, slot_B, start_B, *caches) -> (logits_BV float32, caches): take one token a sequence.
 
-    construct(token_B, slot_B, start_B, *caches) -> (logits_BV float32, caches): the token is written into cache slot
-    `slot_B` and attends to the slots from `start_B` to `slot_B`.
+    The token is written into cache slot `slot_B` and attends to the slots from `start_B` to `slot_B`.
     """
 
     def __init__(self, model: PanguForCausalLM, slots: int):

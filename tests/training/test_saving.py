@@ -1,7 +1,6 @@
 """Saving beside the steps: what is stored, what a step waits for, and what faults, stops and full disks leave."""
 
 import json
-import os
 import threading
 from concurrent.futures import wait
 from dataclasses import replace
@@ -185,23 +184,6 @@ def test_a_log_that_cannot_be_written_loses_nothing(synchronous, tmp_path, monke
     monkeypatch.setattr(metrics.files, "write_all", real)
     equal(run(tmp_path, Stream(), options=EVERY_STEP)[0], synchronous[1])
     assert lines(tmp_path) == lines(synchronous[0])
-
-
-@pytest.mark.parametrize("tensorboard", [False, True])
-def test_a_stage_on_a_disk_that_is_really_full(synchronous, small_disk, tensorboard):
-    disk, remount = small_disk
-    folder = disk / "stage"
-    folder.mkdir()
-    room = os.statvfs(disk)
-    (disk / "filler").write_bytes(b"0" * (room.f_bavail * room.f_bsize - 36 * 1024))
-    options = replace(EVERY_STEP, save_total_limit=1, logging_steps=1, tensorboard=tensorboard)
-    with pytest.raises(UserError, match=r"disk/stage/.*No space left on device.*run again") as error:
-        run(folder, Stream(), options=options)
-    assert str(error.value).count("No space") == 1
-    remount("size=1m")
-    found, result = run(folder, Stream(), options=options)
-    assert result["steps"] == 8
-    equal(found, synchronous[1])
 
 
 @pytest.mark.slow
