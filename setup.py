@@ -76,7 +76,8 @@ setup(
     python_requires=">=3.10,<3.12",
     packages=find_packages(include=["mindspore_impl", "mindspore_impl.*"]) + CONF_FOLDERS,
     package_dir={"mindspore_impl.conf": "conf"},
-    package_data={name: ["*.yaml"] for name in CONF_FOLDERS} | {"mindspore_impl.report": ["templates/*"]},
+    package_data={name: ["*.yaml"] for name in CONF_FOLDERS}
+    | {"mindspore_impl.report": ["templates/*"], "mindspore_impl.data.selection": ["refusals.json", "*.jinja"]},
     install_requires=[
         "mindspore==2.9.0",
         "mindformers==1.9.0",

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "api": (
         "capture", "chat", "distillation_loss", "generate", "load_model", "load_tokenizer", "make_batches", "new_model",
-        "open_store", "read_records", "run", "save_model", "setup", "train", "validation_batches",
+        "open_store", "read_records", "run", "save_model", "setup", "validation_batches",
     ),
     "curriculum.configuration": ("compose",),
     "curriculum.stages.base": ("Stage", "stage_kind"),
@@ -31,7 +31,7 @@ _MODULES = {
     "text.records": ("Message", "Record"),
     "text.template": ("Template", "register_template"),
     "training.options": ("OptimizerOptions", "TrainOptions"),
-    "training.trainer": ("TrainingJob",),
+    "training.trainer": ("TrainingJob", "train"),
 }  # fmt: skip
 _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_MODULE_OF)
@@ -51,7 +51,6 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
         run,
         save_model,
         setup,
-        train,
         validation_batches,
     )
     from mindspore_impl.curriculum.configuration import compose
@@ -70,7 +69,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from mindspore_impl.text.records import Message, Record
     from mindspore_impl.text.template import Template, register_template
     from mindspore_impl.training.options import OptimizerOptions, TrainOptions
-    from mindspore_impl.training.trainer import TrainingJob
+    from mindspore_impl.training.trainer import TrainingJob, train
 
 
 def __getattr__(name: str):

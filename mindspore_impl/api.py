@@ -37,10 +37,10 @@ from mindspore_impl.model import weights
 from mindspore_impl.model.hf_config import MODEL_TYPES, config_of, token_ids
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.pangu import PanguForCausalLM
+from mindspore_impl.schema import checked
 from mindspore_impl.text.chat import Completion, parse_completion, render, render_prompt
 from mindspore_impl.text.records import THINKING, Message, Record, parse_messages
 from mindspore_impl.text.tokenizer import Tokenizer
-from mindspore_impl.training import trainer
 
 SHARD_BYTES = 5 * 10**9  # of one weights file that `save_model` writes
 
@@ -48,47 +48,30 @@ SHARD_BYTES = 5 * 10**9  # of one weights file that `save_model` writes
 def setup(device: str = "auto", threads: int = 0, precision: str = "auto", seed: int = 0) -> None:
     """Choose device and precision, and seed every generator. Functions that build a model call it if you did not.
 
-    Args:
-        device: "auto" (Ascend when an NPU answers, else the CPU), "CPU" or "Ascend"; once a process.
-        threads: operator threads on the CPU; 0: all cores. The first value counts for the whole process.
-        precision: "auto" (fp32 on the CPU, bf16 on Ascend), "fp32" or "bf16".
-        seed: of Python, NumPy and MindSpore.
-
-    Raises:
-        UserError: an unknown value, a device that does not answer, or bf16 on the CPU.
+    device: "auto" (Ascend when an NPU answers, else the CPU), "CPU" or "Ascend"; threads: of operators on the CPU, 0
+    for all cores; precision: "auto" (fp32 on the CPU, bf16 on Ascend), "fp32" or "bf16"; seed: of Python, NumPy and
+    MindSpore. Device and threads count once a process. Raises UserError for a value that is unknown or not available.
     """
     given = {"device": device, "threads": threads, "precision": precision}
     options = schema.build(runtime.RuntimeOptions, given, "setup")
-    runtime.setup(_checked(options, "setup"), seed)
+    runtime.setup(checked(options, "setup"), seed)
 
 
 def new_model(options: ModelOptions, seed: int = 0) -> PanguForCausalLM:
-    """Build a model with random weights.
+    """Build a model with random weights, a function of `seed` and `options`, whose vocab_size must be given.
 
-    Args:
-        options: its sizes; `vocab_size` must be given, for example as `tokenizer.vocab_size`.
-        seed: of the weights; the same seed and sizes give the same weights.
-
-    Raises:
-        UserError: sizes that do not fit together.
+    Raises UserError for sizes that do not fit together.
     """
     runtime.ensure_setup()
-    return PanguForCausalLM(_checked(options, "model"), seed)
+    return PanguForCausalLM(checked(options, "model"), seed)
 
 
 def load_model(path: str | Path, tokenizer: Tokenizer | None = None) -> PanguForCausalLM | Decoder:
     """Load a model for inference or further training.
 
-    Args:
-        path: a run directory (its last trained stage), a stage folder, a checkpoint, a Hugging Face folder, or an
-            export package.
-        tokenizer: refuse a model that does not fit it; None: the one found there, if any.
-
-    Returns:
-        The model; for an export package a session, which `chat` takes, and which generates one sequence at a time.
-
-    Raises:
-        UserError: no model there, damaged weights, sizes that are not known, or another tokenizer.
+    path: a run directory (its last trained stage), a stage folder, a checkpoint, a Hugging Face folder, or an export
+    package, which gives a Decoder for `chat` and `generate`. tokenizer: refuse a model that does not fit it; None: the
+    one found there, if any. Raises UserError: no model there, damaged weights, unknown sizes, or another tokenizer.
     """
     found = resolve.resolve_model_path(path)
     if tokenizer is None and found.tokenizer is not None:
@@ -105,13 +88,9 @@ def load_model(path: str | Path, tokenizer: Tokenizer | None = None) -> PanguFor
 def load_tokenizer(path: str | Path, template: str | None = None) -> Tokenizer:
     """Load a tokenizer with its chat template.
 
-    Args:
-        path: a `tokenizer.model` or `tokenizer.json`, or a model path as for `load_model`.
-        template: name of a chat template; None: that of the run, or "pangu" for a `tokenizer.model` and "chatml" for a
-            `tokenizer.json`.
-
-    Raises:
-        UserError: no tokenizer there, a damaged file, or one that lacks a piece of the template.
+    path: a `tokenizer.model` or `tokenizer.json`, or a model path as for `load_model`. template: name of a chat
+    template; None: that of the run, else "pangu" for a `tokenizer.model` and "chatml" for a `tokenizer.json`. Raises
+    UserError: no tokenizer there, a damaged file, or one that lacks a piece of the template.
     """
     path = Path(path)
     if path.is_file() and path.name.endswith((".model", ".json")):
@@ -126,7 +105,7 @@ def save_model(
     dtype: str = "fp32",
     model_type: str = "PanguEmbedded",
 ) -> Path:
-    """Write a Hugging Face folder: config.json, safetensors weights, and the tokenizer's file.
+    """Write a Hugging Face folder: config.json, safetensors weights and the tokenizer's file; return the folder.
 
     Args:
         model: the model.
@@ -135,11 +114,7 @@ def save_model(
         dtype: of the stored weights: "fp32", "bf16" or "fp16".
         model_type: "PanguEmbedded", or "llama", which transformers and vLLM load without further code.
 
-    Returns:
-        The folder, which `load_model` and `stages.NAME.init` take.
-
-    Raises:
-        UserError: the folder is not empty, the disk is full, or no config.json can describe the model.
+    Raises UserError: the folder is not empty, the disk is full, or no config.json can describe the model.
     """
     _known(dtype, weights.DTYPES, "dtype")
     _known(model_type, MODEL_TYPES, "model_type")
@@ -175,13 +150,9 @@ def generate(
         thinking: "fast" or "reasoning".
         seed: answer i is sampled with seed + i, whatever is in its batch.
 
-    Returns:
-        One Completion a prompt: `answer`, `reasoning`, `finished` (False where a limit cut it) and `well_formed`.
-
-    Raises:
-        UserError: a setting out of range, or a prompt that is malformed or too long.
+    Raises UserError: a setting out of range, or a prompt that is malformed or too long.
     """
-    sampling = _checked(sampling or SamplingOptions(temperature=0.0), "sampling")
+    sampling = checked(sampling or SamplingOptions(temperature=0.0), "sampling")
     ids = [
         render_prompt(_messages(prompt, f"prompts[{number}]"), tokenizer, _known(thinking, THINKING, "thinking"))
         for number, prompt in enumerate(prompts)
@@ -215,14 +186,13 @@ def chat(
         context: tokens of the whole conversation, at most the model's limit; a package has its own.
         seed: of the draws.
 
-    Raises:
-        UserError: a setting out of range; while asking, a conversation that no longer fits.
+    Raises UserError: a setting out of range; while asking, a conversation that no longer fits.
     """
     if context < 2:
         raise UserError(f"context: {context} is too short; use 2 or more")
     if isinstance(model, PanguForCausalLM):
         model = ModelDecoder(model, min(context, model.options.max_position_embeddings))
-    sampling = _checked(sampling or SamplingOptions(temperature=0.0), "sampling")
+    sampling = checked(sampling or SamplingOptions(temperature=0.0), "sampling")
     return Conversation(model, tokenizer, sampling, seed, _known(thinking, THINKING, "thinking"), system)
 
 
@@ -238,8 +208,7 @@ def read_records(
         seed: of a generated source.
         options: other fields of the source's options, such as skip=10, count=100.
 
-    Raises:
-        UserError: an unknown source or option, or malformed data; names the file, the line and the field.
+    Raises UserError: an unknown source or option, or malformed data; names the file, the line and the field.
     """
     given = {"source": source, "thinking": thinking, **options} | ({} if path is None else {"path": str(path)})
     return load_set("records", schema.build(DatasetOptions, given, "read_records", set_kinds()), seed)
@@ -264,47 +233,23 @@ def make_batches(
         teacher: an open store (`open_store`) that holds every record.
         seed: of the shuffles.
 
-    Raises:
-        UserError: names the record that cannot be rendered, does not fit, or is not in the store.
+    Raises UserError: names the record that cannot be rendered, does not fit, or is not in the store.
     """
     samples = [render(record, tokenizer) for record in records]
-    options = _checked(options or BatchOptions(), "data")
+    options = checked(options or BatchOptions(), "data")
     return BatchStream({"records": samples}, options, seed, runtime.rank(), runtime.world_size(), teacher)
 
 
 def validation_batches(
     records: Sequence[Record], tokenizer: Tokenizer, sequence_length: int = 128, rows: int = 8
 ) -> list[PackedBatch]:
-    """Render records and pack each of them once, for `TrainingJob.validation`.
+    """Render records, each ending with an assistant's turn, and pack each once, for `TrainingJob.validation`.
 
-    Args:
-        records: each ends with an assistant's turn.
-        tokenizer: the model's tokenizer.
-        sequence_length: L, tokens of a packed row; that of the training batches saves a compilation.
-        rows: B, rows of a batch; the last batch is filled up.
-
-    Raises:
-        UserError: names the record that cannot be rendered or does not fit.
+    tokenizer: the model's; sequence_length: L of a packed row, that of the training batches saves a compilation; rows:
+    B of a batch, the last is filled up. Raises UserError: names the record that cannot be rendered or does not fit.
     """
     samples = [render(record, tokenizer) for record in records]
     return [batch for batch, _ in one_pass(samples, sequence_length, rows)]
-
-
-def train(job: trainer.TrainingJob) -> dict[str, Any]:
-    """Train a model in place, resuming from the newest checkpoint in the job's folder.
-
-    Args:
-        job: model, batches, objective, optimizer, options, folder and number of steps.
-
-    Returns:
-        The metrics of `training.trainer.train`: loss, tokens_per_second, validation_before, validation_after, ...
-
-    Raises:
-        UserError: options without a meaning, a checkpoint that does not fit, or too many non-finite steps in a row.
-    """
-    for name in ("objective", "optimizer", "options"):
-        _checked(getattr(job, name), name)
-    return trainer.train(job)
 
 
 def capture(
@@ -318,6 +263,8 @@ def capture(
 ) -> dict[str, float]:
     """Store a teacher's distribution at every supervised position of records, resuming an interrupted capture.
 
+    Returns the metrics of `distill.capture.run_capture`: positions, teacher_mass, teacher_entropy, tail, ...
+
     Args:
         model: the teacher.
         tokenizer: shared by teacher and student.
@@ -327,34 +274,23 @@ def capture(
         sequence_length: L, tokens of a packed row.
         seed: of the draws in mode "sampled".
 
-    Returns:
-        positions, sequences, bytes, bytes_per_position, teacher_mass, teacher_entropy, tail, dropped, seconds, tokens
-        and tokens_per_second.
-
-    Raises:
-        UserError: a record that does not fit, or a folder that holds the store of another teacher.
+    Raises UserError: a record that does not fit, or a folder that holds the store of another teacher.
     """
-    options = _checked(options or CaptureOptions(), "capture")
+    options = checked(options or CaptureOptions(), "capture")
     digest = hashlib.sha256()
     for parameter in model.get_parameters():
         digest.update(parameter.name.encode())
         digest.update(_float32(parameter).tobytes())
-    job = CaptureJob(
-        tokenizer=tokenizer, samples=[render(record, tokenizer) for record in records], options=options,
-        folder=Path(folder), seed=seed, sequence_length=sequence_length, weights_sha256=digest.hexdigest(), model=model,
-    )  # fmt: skip
-    return run_capture(job)
+    samples = [render(record, tokenizer) for record in records]
+    fixed = {"sequence_length": sequence_length, "weights_sha256": digest.hexdigest(), "model": model}
+    return run_capture(CaptureJob(tokenizer, samples, options, Path(folder), seed, **fixed))
 
 
 def open_store(folder: str | Path, tokenizer: Tokenizer | None = None) -> StoreReader:
-    """Open a teacher store, with the hash of every shard verified.
+    """Open a teacher store (the `folder` of `capture` or of a capture stage), with the hash of every shard verified.
 
-    Args:
-        folder: of `capture`, of a capture stage, or the store itself.
-        tokenizer: refuse a store that was made with another one.
-
-    Raises:
-        UserError: no finished store there, a damaged shard, or another tokenizer.
+    tokenizer: refuse the store of another one. Raises UserError: no finished store there, a damaged shard, or another
+    tokenizer.
     """
     inner = Path(folder) / "store"
     return StoreReader(inner if inner.is_dir() else folder, tokenizer and tokenizer.sha256)
@@ -391,10 +327,9 @@ def distillation_loss(
         options: divergence, support, temperature and weights.
         weight_N: float; None: 1 / N, so that the loss is a mean.
 
-    Raises:
-        UserError: options without a meaning, shapes that do not fit together, or an id out of range or given twice.
+    Raises UserError: options without a meaning, shapes that do not fit together, an id out of range or given twice.
     """
-    check_objective(_checked(options, "objective"), "distillation_loss")
+    check_objective(checked(options, "objective"), "distillation_loss")
     arrays = [np.array(logits_NV, np.float32), np.asarray(target_ids_N, np.int32)]
     count = len(arrays[1])
     arrays.append(np.full(count, 1 / max(count, 1), np.float32) if weight_N is None else np.float32(weight_N))
@@ -408,17 +343,10 @@ def distillation_loss(
 
 
 def run(config: Config) -> Path:
-    """Run every stage of a curriculum that is not finished, then write its report.
+    """Run every stage of a curriculum (from `compose`) that is not finished, write its report, return its directory.
 
-    Args:
-        config: from `compose`. With `runtime.workers` above 1 the stages run in that many processes.
-
-    Returns:
-        The run directory.
-
-    Raises:
-        UserError: a configuration that cannot run, or a run directory of something else.
-        JobFailed: one of several processes failed.
+    With `runtime.workers` above 1 the stages run in that many processes. Raises UserError for a `config` that cannot
+    run or a run directory of something else, JobFailed when one of several processes failed.
     """
     if config.sweep is not None:
         raise UserError("sweep: many runs need `python tools/train.py --multirun`; leave `sweep` out")
@@ -426,13 +354,6 @@ def run(config: Config) -> Path:
         return runner.run(config)
     launch.spawn(config, [])
     return Path(config.run_dir)
-
-
-def _checked(options: Any, where: str) -> Any:
-    """`options` after a check of types, choices and ranges. Raises UserError that names the key."""
-    schema.build(type(options), schema.to_plain(options), where)
-    schema.check_ranges(options, where)
-    return options
 
 
 def _known(name: str, names: Iterable[str], key: str) -> str:

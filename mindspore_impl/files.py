@@ -10,47 +10,60 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from mindspore_impl.errors import UserError
 
 
-def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Raise UserError that names `path` where it is missing, cannot be read or is not UTF-8."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error})") from error
+
+
+@contextmanager
+def _writing(path: Path, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # NumPy's own have a text alone
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
+
+
+def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it over `path`.
 
     A reader sees the old content or the new one, never half of it; an error leaves the old file untouched.
     Raises UserError when the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    try:
+    with _writing(path, "choose another folder or free some room"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another folder or free some room"
-        ) from error
     os.close(handle)
     temporary = Path(name)
     try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        fsync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); the previous content is kept, free some room and "
-            "run again"
-        ) from error
+        with _writing(path, "the previous content is kept, free some room and run again"):
+            write(temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+            fsync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def new_folder(path: str | Path, fill: Callable[[Path], None], replace: bool = False) -> None:
+def new_folder(path: str | Path, fill: Callable[[Path], object], replace: bool = False) -> None:
     """Let `fill` write the files of a folder that appears as `path` only when it is whole and flushed to disk.
 
     With `replace` it takes the place of a folder that is there, which goes at the very end, as does what killed
@@ -61,27 +74,23 @@ def new_folder(path: str | Path, fill: Callable[[Path], None], replace: bool = F
     path = path.resolve() if path.is_symlink() else path  # what it points to is replaced
     if path.is_file() or not replace and path.is_dir() and any(path.iterdir()):
         raise UserError(f"{path}: is there already and not an empty folder; choose another name")
-    try:
+    with _writing(path, "choose another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
     try:
-        fill(temporary)
-        for file in temporary.iterdir():
-            with open(file, "rb+") as handle:
-                os.fsync(handle.fileno())
-        fsync_folder(temporary)
-        os.chmod(temporary, 0o755)
-        put_folder(temporary, path)
-        for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}.tmp") if replace else ():
-            shutil.rmtree(left, ignore_errors=True)  # mkdtemp adds eight characters
-    except BaseException as error:
+        with _writing(path, "free some room and run again"):
+            fill(temporary)
+            for file in temporary.iterdir():
+                with open(file, "rb+") as handle:
+                    os.fsync(handle.fileno())
+            fsync_folder(temporary)
+            os.chmod(temporary, 0o755)
+            put_folder(temporary, path)
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            reason = error.strerror or error  # NumPy's own errors have a text alone
-            raise UserError(f"{path}: cannot be written ({reason}); free some room and run again") from error
         raise
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}.tmp") if replace else ():
+        shutil.rmtree(left, ignore_errors=True)  # mkdtemp adds eight characters
 
 
 def put_folder(temporary: Path, path: Path) -> None:
@@ -107,9 +116,9 @@ def remove_leftovers(folder: str | Path) -> None:
     """Remove what writers that were killed have left below `folder`: names as ".x.tmp". Nobody may be writing there."""
     for path, folders, names in os.walk(folder):
         for name in [name for name in (*folders, *names) if name.startswith(".") and name.endswith(".tmp")]:
-            target = Path(path, name)
             if name in folders:
                 folders.remove(name)
+            target = Path(path, name)
             if target.is_dir() and not target.is_symlink():
                 shutil.rmtree(target, ignore_errors=True)
             else:
@@ -130,11 +139,9 @@ def try_lock(path: str | Path) -> IO | None:
 
     None when another process holds it. Raises UserError when the file cannot be opened or its disk has no locks.
     """
-    try:
+    with _writing(path, "choose another folder"):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         handle = open(path, "a")  # noqa: SIM115 (held)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -148,13 +155,13 @@ def try_lock(path: str | Path) -> IO | None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
-    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically. NaN and infinity are refused (they are not JSON)."""
-    text = json_bytes(value)
-    atomic_write(path, lambda temporary: temporary.write_bytes(text) and None)
+    content = json_bytes(value)
+    atomic_write(path, lambda temporary: temporary.write_bytes(content))
 
 
 def json_bytes(value: Any) -> bytes:
@@ -197,25 +204,30 @@ def parse_json(text: str, path: str | Path, line: int | None = None) -> Any:
     except json.JSONDecodeError as error:
         place = f"{path}:{line or error.lineno}"
         raise UserError(f"{place}: not valid JSON ({error.msg} at column {error.colno})") from error
-    except ValueError as error:  # Python's limit on the digits of an integer
-        raise UserError(f"{where}: not usable JSON: an integer has too many digits; mend the file") from error
-    except RecursionError as error:
-        raise UserError(f"{where}: not usable JSON: arrays or objects are nested too deeply; mend the file") from error
+    except (ValueError, RecursionError) as error:  # Python limits the digits of an integer
+        fault = "an integer has too many digits" if isinstance(error, ValueError) else "a value is nested too deeply"
+        raise UserError(f"{where}: not usable JSON: {fault}; mend the file") from error
+
+
+def parse_object(line: bytes, path: str | Path, number: int | None) -> dict:
+    """The JSON object of one line of `path`. Raises UserError that names file and line when it is none.
+
+    number: the line's, from 1; the first may begin with a byte order mark.
+    """
+    try:
+        value = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"), path, number)
+    except UnicodeDecodeError as error:
+        fault = f"{error.reason} at byte {error.start} of the line"
+        raise UserError(f"{path}:{number}: not UTF-8 text ({fault})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}:{number}: expected one JSON object a line, found {type(value).__name__}")
+    return value
 
 
 def read_json(path: str | Path) -> Any:
-    """Read one JSON file (UTF-8, with or without a byte order mark).
-
-    Raises UserError that names the file when it is missing or not JSON.
-    """
-    try:
+    """Read one JSON file (UTF-8, with or without a byte order mark). Raises UserError that names the file."""
+    with reading(path):
         text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error})") from error
     return parse_json(text, path)
 
 
@@ -224,63 +236,38 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
 
     Raises UserError that names file and line when a line is not one JSON object, or the file holds none.
     """
-    path = Path(path)
-    seen = False
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                value = parse_json(line, path, number)
-                if not isinstance(value, dict):
-                    raise UserError(f"{path}:{number}: expected one JSON object a line, found {type(value).__name__}")
-                seen = True
-                yield number, value
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error})") from error
-    if not seen:
+    number = None
+    for number, _, value in scan_jsonl(path):
+        if isinstance(value, UserError):
+            raise value
+        yield number, value
+    if number is None:
         raise UserError(f"{path}: the file holds no record")
 
 
 def scan_jsonl(path: str | Path) -> Iterator[tuple[int, int, dict | UserError]]:
     """Yield (line number from 1, offset in bytes, object) for each non-blank line, and go on after a bad one.
 
-    In place of a line that is not one JSON object comes the UserError that `read_jsonl` would raise for it. Raises
-    UserError when the file itself cannot be read. `read_line` gives the object at an offset again.
+    In place of a line that is not one JSON object comes the UserError of `parse_object`. Raises UserError when the file
+    itself cannot be read. `read_line` gives the object at an offset again.
     """
     offset = 0
-    try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, offset, _object(line, path, number)
-                offset += len(line)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    with reading(path), open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    value: dict | UserError = parse_object(line, path, number)
+                except UserError as error:
+                    value = error
+                yield number, offset, value
+            offset += len(line)
 
 
 def read_line(path: str | Path, offset: int) -> dict:
     """The object of the line that begins at `offset`, as `scan_jsonl` gave it. Raises UserError when it is none."""
     with open(path, "rb") as file:
         file.seek(offset)
-        value = _object(file.readline(), path, None if offset else 1)  # the first may begin with a byte order mark
-    if isinstance(value, UserError):
-        raise value
-    return value
-
-
-def _object(line: bytes, path: str | Path, number: int | None) -> dict | UserError:
-    try:
-        value = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"), path, number)
-    except UnicodeDecodeError as error:
-        return UserError(f"{path}:{number}: not UTF-8 text ({error.reason} at byte {error.start} of the line)")
-    except UserError as error:
-        return error
-    if not isinstance(value, dict):
-        return UserError(f"{path}:{number}: expected one JSON object a line, found {type(value).__name__}")
-    return value
+        return parse_object(file.readline(), path, None if offset else 1)
 
 
 def write_jsonl(path: str | Path, values) -> int:
@@ -317,12 +304,9 @@ def sha256_bytes(data: bytes) -> str:
 def sha256_file(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's content, read in blocks. Raises UserError when it cannot be read."""
     digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    with reading(path), open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 

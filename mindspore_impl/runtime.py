@@ -9,6 +9,7 @@ import platform
 import random
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,9 +32,7 @@ class RuntimeOptions:
     hang_seconds: int = option(1800, low=0)  # one of several that shows no progress for so long ends the job; 0: never
     shard_optimizer: bool = False  # cut the optimizer's moments among the workers (ZeRO-1)
     kernels: Literal["auto", "composed"] = "auto"  # composed: plain operators in place of the fused ones, to compare
-    logits_mb: int = option(
-        128, low=1
-    )  # megabytes of logits held at once; a loss or a capture cuts its rows into chunks
+    logits_mb: int = option(128, low=1)  # megabytes of logits held at once: a loss or a capture works in chunks
     profile_steps: int = option(0, low=0)  # profile this many training steps of each stage into <stage>/profile; 0: off
     cache: str | None = None  # folder of finished stages that runs share; null: none (a sweep makes its own)
     cache_gb: float = option(0.0, low=0)  # its size, beyond which the results not used for longest go; 0: no bound
@@ -67,13 +66,9 @@ def setup(options: RuntimeOptions, seed: int = 0) -> None:
         precision = "bf16" if _state["device"] == "Ascend" else "fp32"
     if precision == "bf16" and _state["device"] == "CPU":
         raise UserError("runtime.precision=bf16: MindSpore has no bf16 kernels on the CPU; use fp32 (or auto)")
-    _state["precision"] = precision
-    if options.logits_mb < 1:
-        raise UserError(f"runtime.logits_mb={options.logits_mb} must be at least 1 (megabytes)")
     shared = max(1, (os.cpu_count() or 1) // world_size()) if world_size() > 1 else 0
-    _state["threads"] = options.threads or shared
-    _state["kernels"], _state["logits_mb"] = options.kernels, options.logits_mb
-    _state["shard_optimizer"] = options.shard_optimizer
+    _state.update(precision=precision, threads=options.threads or shared)
+    _state.update((key, getattr(options, key)) for key in ("kernels", "logits_mb", "shard_optimizer"))
     if _state["device"] == "CPU" and not _state["threads_set"]:  # MindSpore takes these once a process
         _state["threads_set"] = True
         ms.runtime.set_cpu_affinity(False)
@@ -96,9 +91,7 @@ def choose_device(wanted: str) -> None:
 
     available = _ascend_available()
     if wanted == "Ascend" and not available:
-        raise UserError(
-            "runtime.device=Ascend: no Ascend device answers; run tools/doctor.py, or set runtime.device=CPU"
-        )
+        raise UserError("runtime.device=Ascend: no such device answers; run tools/doctor.py, or set it to CPU")
     device = "Ascend" if wanted == "Ascend" or (wanted == "auto" and available) else "CPU"
     ms.set_context(mode=ms.GRAPH_MODE)
     if _state["device_set"] != device:
@@ -118,10 +111,9 @@ def set_seed(seed: int) -> None:
 def _ascend_available() -> bool:
     import mindspore as ms
 
-    try:
+    with suppress(RuntimeError, ValueError):
         return ms.hal.is_available("Ascend") and ms.hal.device_count("Ascend") > 0
-    except (RuntimeError, ValueError):
-        return False
+    return False
 
 
 def device() -> str:
@@ -130,7 +122,7 @@ def device() -> str:
 
 
 def context() -> dict:
-    """What `setup` chose, in MindSpore's words, for a framework that would choose for itself: graph mode and device."""
+    """Graph mode and device in MindSpore's words, for a framework that would choose for itself."""
     return {"mode": 0, "device_target": device()}
 
 
@@ -194,11 +186,9 @@ def process_bytes(key: str) -> int | None:
 
     (`ru_maxrss` of getrusage would be the parent's after an exec.)
     """
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key + ":"))
-    except (OSError, StopIteration):
-        return None
+    with suppress(OSError, StopIteration), open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key + ":"))
+    return None
 
 
 def device_description() -> str:
@@ -208,11 +198,8 @@ def device_description() -> str:
 
         return ms.hal.get_device_name()
     name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            name = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
+    with suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as file:
+        name = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     return f"{name}, {os.cpu_count()} cores"
 
 
@@ -232,10 +219,10 @@ def reset_watchdog() -> None:
         faulthandler.dump_traceback_later(_state["limit"], exit=True, file=sys.__stderr__)
 
 
-def progress_bar(total: int, title: str, unit: str, initial: int = 0, shown: bool = True, **more):
+def progress_bar(total: int, title: str, unit: str, shown: bool = True, **more):
     """A tqdm bar on stderr, of rank 0 alone; every half second on a terminal, every half minute in a log file.
 
-    Its updates also tell the watchdog (see `watch`) that this process gets on.
+    Its updates also reset the watchdog (see `watch`). more: arguments of tqdm.
     """
     from tqdm import tqdm
 
@@ -244,14 +231,5 @@ def progress_bar(total: int, title: str, unit: str, initial: int = 0, shown: boo
             reset_watchdog()
             return super().update(n)
 
-    interval = 0.5 if sys.stderr.isatty() else 30.0
-    return Bar(
-        total=total,
-        initial=initial,
-        desc=title,
-        unit=unit,
-        disable=not shown or rank() != 0,
-        mininterval=interval,
-        miniters=1,
-        **more,
-    )
+    pace = {"mininterval": 0.5 if sys.stderr.isatty() else 30.0, "miniters": 1}
+    return Bar(total=total, desc=title, unit=unit, disable=not shown or rank() != 0, **pace, **more)

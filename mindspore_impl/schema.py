@@ -1,11 +1,9 @@
-"""Dataclasses from plain data: field metadata, tagged unions, renamed keys. Imports only errors.
-
-A field made with `option` carries its bounds, its valid names, what it refers to, and whether a fingerprint covers it.
-"""
+"""Dataclasses from plain data: field metadata, tagged unions, renamed keys. Imports only errors."""
 
 import dataclasses
 import difflib
 import math
+import operator
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -46,30 +44,29 @@ _OTHER_SOURCES = {"list_programs": {"path"}, "": {"split", "noise", "operations"
 
 @dataclass(frozen=True)
 class Rule:
-    """The metadata of a field made with `option`."""
+    """The metadata of a field made with `option`. Bounds are those of a number, or of each in a list or a dict."""
 
-    low: float | None = None
-    above: float | None = None
-    high: float | None = None
-    fingerprint: bool = True
+    low: float | None = None  # inclusive lower bound
+    above: float | None = None  # exclusive lower bound
+    high: float | None = None  # inclusive upper bound
+    fingerprint: bool = True  # whether the value decides the result of a stage, and so is part of its fingerprint
+    # Returns the valid names of a text, or of each text of a list; called at each check, so that plugins can add names.
     choices: Callable[[], Iterable[str]] | None = None
+    # What is referred to: a stage or path that provides "weights", "store", "rollouts" or "records"; "file" or "set".
     artifact: str | None = None
 
     def problem(self, value: float) -> str | None:
         """Why a number is out of range; None when it is not. A number with bounds must be finite."""
-        if (self.low, self.above, self.high) == (None, None, None):
+        low, above, high = self.low, self.above, self.high
+        if (low, above, high) == (None, None, None):
             return None
         if not math.isfinite(value):
             return f"{value} is not a finite number"
-        if self.low is not None and self.high is not None and not self.low <= value <= self.high:
-            return f"{value} is not between {self.low} and {self.high}"
-        if self.low is not None and not value >= self.low:
-            return f"{value} is below {self.low}"
-        if self.above is not None and not value > self.above:
-            return f"{value} is not above {self.above}"
-        if self.high is not None and not value <= self.high:
-            return f"{value} is above {self.high}"
-        return None
+        if low is not None and high is not None and not low <= value <= high:
+            return f"{value} is not between {low} and {high}"
+        checks = ((low, operator.lt, "below"), (above, operator.le, "not above"), (high, operator.gt, "above"))
+        faults = (f"{value} is {text} {n}" for n, outside, text in checks if n is not None and outside(value, n))
+        return next(faults, None)
 
 
 @dataclass(frozen=True)
@@ -80,33 +77,9 @@ class Kinds:
     types: Mapping[str, type]
 
 
-def option(
-    default: Any = MISSING,
-    *,
-    default_factory: Any = MISSING,
-    low: float | None = None,
-    above: float | None = None,
-    high: float | None = None,
-    fingerprint: bool = True,
-    choices: Callable[[], Iterable[str]] | None = None,
-    artifact: str | None = None,
-) -> Any:
-    """A dataclass field with metadata.
-
-    Args:
-        default: its default value; MISSING: a value must be given.
-        default_factory: makes the default of a mutable type.
-        low: inclusive lower bound of a number, of each number of a list, and of each value of a dict.
-        above: exclusive lower bound of the same.
-        high: inclusive upper bound of the same.
-        fingerprint: whether the value decides the result of a stage, and so is part of its fingerprint.
-        choices: returns the valid names of a text, or of each text of a list. Called when a value is checked, so that
-            plugins can add names.
-        artifact: what a reference stands for ("weights", "store", "rollouts", "records"); the value names a stage or a
-            path that provides it.
-    """
-    rule = Rule(low, above, high, fingerprint, choices, artifact)
-    return dataclasses.field(default=default, default_factory=default_factory, metadata={"rule": rule})
+def option(default: Any = MISSING, *, default_factory: Any = MISSING, **rule: Any) -> Any:
+    """A dataclass field with a `default` (or `default_factory`) whose metadata is a Rule with the fields in `rule`."""
+    return dataclasses.field(default=default, default_factory=default_factory, metadata={"rule": Rule(**rule)})
 
 
 def rule_of(field: dataclasses.Field) -> Rule:
@@ -233,6 +206,13 @@ def check_ranges(instance: Any, where: str) -> None:
         raise UserError("; ".join(problems))
 
 
+def checked(instance: Any, where: str) -> Any:
+    """An instance made by hand, after a check of types, choices and ranges. Raises UserError that names the key."""
+    build(type(instance), to_plain(instance), where)
+    check_ranges(instance, where)
+    return instance
+
+
 def _numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:
     if isinstance(value, int | float):
         yield key, value
@@ -243,11 +223,7 @@ def _numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:
 
 
 def fingerprint_content(instance: Any) -> Any:
-    """Plain containers of what decides a result.
-
-    Left out: fields of `fingerprint=False`, and references, since what they refer to has a fingerprint of its own.
-
-    """
+    """Plain containers of what decides a result: without `fingerprint=False` fields, and without references."""
     if isinstance(instance, dict):
         return {key: fingerprint_content(value) for key, value in instance.items()}
     if isinstance(instance, list):
@@ -287,13 +263,10 @@ def versioned(plain: dict) -> dict:
 
 
 def upgrade(plain: Any, at: str = "") -> dict:
-    """What a file holds, without its schema number and in the keys of today.
+    """What a file that `versioned` wrote (or an older one) holds, without its schema number and in the keys of today.
 
-    Args:
-        plain: the content of a file that `versioned` wrote, or an older version without a number.
-        at: the place of the content in a configuration, such as "models.*"; "" for a whole one.
-
-    Raises UserError when it is no mapping, or a newer version wrote it.
+    at: its place in a configuration, such as "models.*"; "" for a whole one. Raises UserError when it is no mapping, or
+    a newer version wrote it.
     """
     if not isinstance(plain, dict):
         raise UserError(f"expected a mapping, found {plain!r:.60}")

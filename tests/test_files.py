@@ -58,7 +58,7 @@ def test_links_cannot_leave_their_folder(tmp_path):
         (b"", r"records.jsonl: the file holds no record"),
         (b"\n\n", r"the file holds no record"),
         (b"\xff\xfe", r"not UTF-8"),
-        (b'{"a": 1}\n' * 5000 + b"\xff", r"records.jsonl: not UTF-8"),  # beyond the first block
+        (b'{"a": 1}\n' * 5000 + b"\xff", r"records.jsonl:5001: not UTF-8"),  # beyond the first block
         (b'{"a": 1}\n{"a": ' + b"1" * 5000 + b"}", r"records.jsonl:2: .*an integer has too many digits"),
         (b'{"a": 1}\n' + b"[" * 100_000, r"records.jsonl:2: .*nested too deeply"),
     ],

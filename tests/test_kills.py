@@ -165,7 +165,7 @@ def test_an_evaluation(run_for, tokenizer, tmp_path, monkeypatch):
 
     def work(folder, asked=None):
         computed.append([] if asked is None else asked)
-        results.append(harness.evaluate(None, tokenizer, sets, options, folder, 0))
+        results.append(harness.evaluate(harness.EvaluationJob(None, tokenizer, sets, options, folder, 0)))
         return sum(computed[-1])
 
     check_every_kill(run_for, work, tmp_path, {"samples.json"}, most=3)

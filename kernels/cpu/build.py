@@ -19,22 +19,11 @@ NAME = "libpangu_cpu.so"
 # -O3 vectorises plain loops. What -ffast-math adds is left out: sums keep their order, so that thread counts and
 # strips cannot change a result, and NaN and infinity keep their meaning. GCC contracts a * b + c to one FMA by itself
 # where the instruction set has it. The uninitialised value GCC 12 warns of is in its own AVX-512 header.
-FLAGS = [
-    "-std=c++17",
-    "-O3",
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-pthread",
-    "-Wall",
-    "-Wextra",
-    "-Wno-maybe-uninitialized",
-]
+FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -pthread -Wall -Wextra -Wno-maybe-uninitialized".split()
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
-COMMON = ("operators", "parallel", "tasks")  # what no vocabulary-wide loop is in
-INSTRUCTION_SETS = {
-    "x86_64": {"baseline": [], "avx2": AVX2, "avx512": AVX512},
-}
+COMMON = ("operators", "tasks")  # what no vocabulary-wide loop is in
+INSTRUCTION_SETS = {"x86_64": {"baseline": [], "avx2": AVX2, "avx512": AVX512}}
 
 
 class BuildError(Exception):
@@ -79,7 +68,7 @@ def build(folder: Path) -> Path:
             options = [*flags, "-fno-exceptions", f"-DPANGU_ISA={name}"]
             commands.append([cxx, *FLAGS, *options, "-c", str(HERE / "isa_unit.cpp"), "-o", f"{name}.o"])
         _run_all(commands, work)
-        # nodelete: the helpers of parallel.cpp sleep in this library's code, whoever closes it.
+        # nodelete: the helpers of tasks.cpp sleep in this library's code, whoever closes it.
         link = [cxx, "-shared", "-pthread", "-Wl,-z,nodelete,-z,defs"]
         _run_all([[*link, *(command[-1] for command in commands), "-o", NAME]], work)
         os.replace(Path(work) / NAME, folder / NAME)

@@ -3,7 +3,6 @@
 
 #include "capture_row.h"
 #include "distill_row.h"
-#include "outer.h"
 #include "products.h"
 
 namespace {

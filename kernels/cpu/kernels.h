@@ -48,29 +48,12 @@ struct CaptureTask {
   float* tail_logp_N;
 };
 
-// c_VD (+)= a_NV^T b_ND.
-struct OuterTask {
-  const float* a_NV;
-  const float* b_ND;
-  float* c_VD;
+// c (+)= a times b. outer: c_VD (+)= a_NV^T b_ND; project: c_NV = a_ND b_VD^T; back: c_ND = a_NV b_VD.
+struct Product {
+  const float *a, *b;
+  float* c;
   int64_t rows, vocab, width;
-  bool accumulate;
-};
-
-// out_NV = hidden_ND weight_VD^T.
-struct ProjectTask {
-  const float* hidden_ND;
-  const float* weight_VD;
-  float* out_NV;
-  int64_t rows, vocab, width;
-};
-
-// c_ND = a_NV weight_VD.
-struct BackProjectTask {
-  const float* a_NV;
-  const float* weight_VD;
-  float* c_ND;
-  int64_t rows, vocab, width;
+  bool accumulate = false;  // outer alone
 };
 
 struct Kernels {
@@ -81,14 +64,13 @@ struct Kernels {
   // `keep_largest(keys, count, k)` moves the k largest keys to the front and returns the smallest of them.
   RowResult (*capture_row)(const CaptureTask&, int64_t row, void* workspace,
                            uint64_t (*keep_largest)(uint64_t*, int64_t, int64_t));
-  int64_t outer_tile;    // c is computed in strips whose height is a multiple of this
-  int64_t outer_panel;   // and b is packed in panels of this many columns
-  int64_t outer_depth;   // rows of a and b that are multiplied at once
-  void (*outer_pack)(const OuterTask&, int64_t panel, float* packed_b);
-  void (*outer_strip)(const OuterTask&, const float* packed_b, int64_t first, int64_t last, float* packed_a);
-  void (*project_pack)(const ProjectTask&, int64_t index, float* packed_a);  // outer_tile rows at a time
-  void (*project_panel)(const ProjectTask&, const float* packed_a, int64_t index, float* packed_b);
-  void (*back_project_columns)(const BackProjectTask&, int64_t first, int64_t last, float* packed);
+  int64_t tile, panel;  // rows and columns of a tile of a product's result
+  int64_t depth;        // rows of a and b that are multiplied at once
+  void (*outer_pack)(const Product&, int64_t panel, float* packed_b);
+  void (*outer_strip)(const Product&, const float* packed_b, int64_t first, int64_t last, float* packed_a);
+  void (*project_pack)(const Product&, int64_t index, float* packed_a);  // a tile's rows at a time
+  void (*project_panel)(const Product&, const float* packed_a, int64_t index, float* packed_b);
+  void (*back_project_columns)(const Product&, int64_t first, int64_t last, float* packed);
   void (*scale)(float* x, int64_t count, float factor);
   void (*exponentials)(const float* x, float* y, int64_t count);
 };

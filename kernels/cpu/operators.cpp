@@ -20,7 +20,6 @@
 #include <initializer_list>
 
 #include "tasks.h"
-#include "workspace.h"
 
 namespace pangu {
 namespace {
@@ -130,7 +129,7 @@ int fused_linear(const Call& call) {
   if (wrong != nullptr) return call.fail(wrong);
   const int64_t step = std::max<int64_t>(1, std::min(rows, static_cast<int64_t>(call.at<float>(7)[5]) / vocab));
   const Workspaces logits(1, step * vocab * sizeof(float));
-  float* logits_nV = reinterpret_cast<float*>(logits.of(0));
+  float* logits_nV = logits.floats(0);
   for (int64_t first = 0; first < rows; first += step) {
     LossTask chunk = whole;
     const int64_t count = chunk.rows = std::min(step, rows - first);
@@ -154,7 +153,8 @@ int fused_linear(const Call& call) {
 }
 
 int capture(const Call& call) {
-  if (call.nparam != 5 || call.ndims[0] != 2 || call.ndims[2] != 2) return call.fail("2 inputs and 3 outputs are expected");
+  if (call.nparam != 5 || call.ndims[0] != 2 || call.ndims[2] != 2)
+    return call.fail("2 inputs and 3 outputs are expected");
   CaptureTask task{};
   const int64_t rows = task.rows = call.shapes[0][0], vocab = task.vocab = call.shapes[0][1];
   const int64_t top_k = task.top_k = call.shapes[2][1];
@@ -174,8 +174,7 @@ int capture(const Call& call) {
 }
 
 // A product of FusedLinear by itself, for tests: `form` names the dimensions of a, b and the result by letters.
-int product(const Call& call, const char* form, void (*run)(const float* a, const float* b, float* c, int64_t rows,
-                                                            int64_t vocab, int64_t width)) {
+int product(const Call& call, const char* form, void (*run)(const Product&)) {
   int64_t sizes[128];
   std::fill(sizes, sizes + 128, -1);
   for (int i = 0; i < 6; ++i) {
@@ -184,7 +183,7 @@ int product(const Call& call, const char* form, void (*run)(const float* a, cons
     if (size >= 0 && size != call.shapes[i / 2][i % 2]) return call.fail(form);
     size = call.shapes[i / 2][i % 2];
   }
-  run(call.at<float>(0), call.at<float>(1), call.at<float>(2), sizes['N'], sizes['V'], sizes['D']);
+  run({call.at<float>(0), call.at<float>(1), call.at<float>(2), sizes['N'], sizes['V'], sizes['D']});
   return 0;
 }
 
@@ -219,15 +218,9 @@ PANGU_OPERATOR(TopkDistillLossForward, distill(call, false))
 PANGU_OPERATOR(TopkLogprobs, capture(call))
 PANGU_OPERATOR(FusedLinear, fused_linear(call))
 PANGU_OPERATOR(ScaleInPlace, scale_in_place(call))
-PANGU_OPERATOR(OuterProduct, product(call, "NVNDVD", [](auto a, auto b, auto c, auto n, auto v, auto d) {
-                 pangu::run_outer({a, b, c, n, v, d, false});
-               }))
-PANGU_OPERATOR(Project, product(call, "NDVDNV", [](auto a, auto b, auto c, auto n, auto v, auto d) {
-                 pangu::run_project({a, b, c, n, v, d});
-               }))
-PANGU_OPERATOR(BackProject, product(call, "NVVDND", [](auto a, auto b, auto c, auto n, auto v, auto d) {
-                 pangu::run_back_project({a, b, c, n, v, d});
-               }))
+PANGU_OPERATOR(OuterProduct, product(call, "NVNDVD", pangu::run_outer))
+PANGU_OPERATOR(Project, product(call, "NDVDNV", pangu::run_project))
+PANGU_OPERATOR(BackProject, product(call, "NVVDND", pangu::run_back_project))
 
 // How many threads the operators use from now on; 0: all cores.
 PANGU_EXPORT void SetThreads(int threads) { pangu::set_threads(threads); }

@@ -14,14 +14,15 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-UB_BYTES = {"ascend910b": 192 * 1024, "ascend910_93": 192 * 1024}
-FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fno-strict-aliasing", "-fno-gnu-unique"]
-WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter"]
+UB_BYTES = 192 * 1024  # of ascend910b and ascend910_93
+FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fno-strict-aliasing", "-fno-gnu-unique", "-Wall", "-Wextra"]
+FLAGS += ["-Wno-unused-parameter", f"-I{HERE / 'include'}"]
 RUNTIME = ("core.cpp", "runtime.cpp")
 TRACE_ROOM = 32
 
@@ -40,12 +41,7 @@ class EmulatorError(Exception):
         return str(self).partition(":")[0]
 
 
-def build(
-    source: str | Path,
-    include_dirs: list[str | Path] = (),
-    defines: dict[str, str] | None = None,
-    cache: str | Path | None = None,
-) -> Path:
+def build(source: str | Path, include_dirs=(), defines: dict[str, str] | None = None, cache=None) -> Path:
     """Compile one kernel file into a shared library and return its path; equal sources are compiled once.
 
     `include_dirs` are searched for the kernel's own headers; every file in them is part of the cache key. `cache` is
@@ -54,24 +50,21 @@ def build(
     """
     source = Path(source).resolve()
     include_dirs = [Path(directory).resolve() for directory in (source.parent, *include_dirs)]
-    command = [
-        *FLAGS, *WARNINGS, f"-I{HERE / 'include'}", *(f"-I{directory}" for directory in include_dirs),
-        *(f"-D{name}={value}" for name, value in sorted((defines or {}).items())),
-    ]  # fmt: skip
+    command = [*FLAGS, *(f"-I{directory}" for directory in include_dirs)]
+    command += [f"-D{name}={value}" for name, value in sorted((defines or {}).items())]
     cache = Path(cache or os.environ.get("EMULATOR_CACHE") or Path.home() / ".cache" / "ascendc-emulator")
     cache.mkdir(parents=True, exist_ok=True)
-    common = command[: len(FLAGS) + len(WARNINGS) + 1]
-    objects = [str(_compiled(common, HERE / name, [HERE], cache, ".o", ["-c"])) for name in RUNTIME]
-    return _compiled(
-        command, source, [HERE, *include_dirs], cache, ".so", ["-shared", "-Wl,-Bsymbolic", *objects, "-ldl"]
-    )
+    objects = [str(_compiled(FLAGS, HERE / name, [HERE], cache, ".o", ["-c"])) for name in RUNTIME]
+    link = ["-shared", "-Wl,-Bsymbolic", *objects, "-ldl"]
+    return _compiled(command, source, [HERE, *include_dirs], cache, ".so", link)
 
 
 def _compiled(command, source, watched, cache, suffix, extra):
     """The product of one compiler call, from the cache where all sources and the command are unchanged."""
     compiler = os.environ.get("CXX") or "g++"
     digest = hashlib.sha256("\0".join([compiler, platform.machine(), *command, *extra, str(source)]).encode())
-    for path in sorted({file for directory in watched for file in _sources(directory)} | {source}):
+    files = {path for directory in watched for path in directory.rglob("*") if path.suffix in {".h", ".hpp", ".cpp"}}
+    for path in sorted(files | {source}):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     product = cache / f"{source.stem}-{digest.hexdigest()[:24]}{suffix}"
     if product.exists():
@@ -92,8 +85,12 @@ def _compiled(command, source, watched, cache, suffix, extra):
     return product
 
 
-def _sources(directory: Path):
-    return (path for path in directory.rglob("*") if path.suffix in {".h", ".hpp", ".cpp"} and path.is_file())
+class _Buffer(ctypes.Structure):
+    """BufferArgument of runtime.cpp."""
+
+    _fields_ = [
+        ("name", ctypes.c_char_p), ("base", ctypes.c_void_p), ("bytes", ctypes.c_uint64), ("grain", ctypes.c_uint32),
+    ]  # fmt: skip
 
 
 def run(
@@ -101,7 +98,6 @@ def run(
     kernel: str,
     arguments: list[tuple[str, np.ndarray | bytes | None]],
     cores: int = 1,
-    ub_bytes: int = UB_BYTES["ascend910b"],
     tiling_key: int = 0,
 ) -> dict:
     """Run the kernel named `kernel` on `cores` vector cores; arrays are read and written in place.
@@ -112,40 +108,30 @@ def run(
         arguments: the kernel's parameters in order: a name for the counters, and an array (contiguous; its item size is
             the grain of the race checks; the same one again is the same tensor), bytes (tiling) or None (null pointer).
         cores: how many vector cores run it.
-        ub_bytes: size of the unified buffer.
         tiling_key: what TILING_KEY_IS compares with.
 
     Returns `{"total": {...}, "cores": [{...}, ...]}`, each with gm (by name: read_bytes, written_bytes, read_copies,
     write_copies), repeats and calls (by instruction), scalar, sync, ub_high_water and ub_copies. Raises EmulatorError.
     """
     code = ctypes.CDLL(str(library))
-    try:
-        entry = getattr(code, kernel)
-    except AttributeError:
-        raise EmulatorError(f'compile: the kernel {kernel!r} is not in the library, or not extern "C"') from None
-    held, names, bases, sizes, grains, pointers = [], [], [], [], [], []
+    entry = getattr(code, kernel, None)
+    if entry is None:
+        raise EmulatorError(f'compile: the kernel {kernel!r} is not in the library, or not extern "C"')
+    tensors: dict[int, tuple[str, np.ndarray]] = {}  # by address: one tensor may serve two parameters
+    pointers = []
     for name, value in arguments:
-        if value is None:
-            pointers.append(None)
-            continue
-        if known := [base for array, base in zip(held, bases, strict=True) if array is value]:
-            pointers.append(known[0])  # one tensor for two parameters: overwritten in place
-            continue
         array = np.frombuffer(bytearray(value), np.uint8) if isinstance(value, bytes | bytearray) else value
+        pointers.append(None if array is None else array.ctypes.data)
+        if array is None:
+            continue
         if not array.flags.c_contiguous or not array.flags.writeable:
             raise ValueError(f"{name}: the array must be C-contiguous and writeable")
-        held.append(array)
-        names.append(name.encode())
-        bases.append(array.ctypes.data)
-        sizes.append(array.nbytes)
-        grains.append(array.itemsize)
-        pointers.append(array.ctypes.data)
-    count = len(names)
+        tensors.setdefault(array.ctypes.data, (name, array))
+    buffers = [(name.encode(), array.ctypes.data, array.nbytes, array.itemsize) for name, array in tensors.values()]
     code.emulator_report.restype = ctypes.c_char_p
     failed = code.emulator_run(
-        ctypes.cast(entry, ctypes.c_void_p), len(pointers), (ctypes.c_void_p * len(pointers))(*pointers),
-        cores, ctypes.c_uint32(ub_bytes), ctypes.c_uint64(tiling_key), count, (ctypes.c_char_p * count)(*names),
-        (ctypes.c_void_p * count)(*bases), (ctypes.c_uint64 * count)(*sizes), (ctypes.c_uint32 * count)(*grains),
+        ctypes.cast(entry, ctypes.c_void_p), len(pointers), (ctypes.c_void_p * len(pointers))(*pointers), cores,
+        ctypes.c_uint32(UB_BYTES), ctypes.c_uint64(tiling_key), len(buffers), (_Buffer * len(buffers))(*buffers),
     )  # fmt: skip
     report = code.emulator_report().decode()
     if failed:
@@ -162,10 +148,9 @@ def _where(code, library) -> str:
         return ""
     call = ["addr2line", "-i", "-e", str(library), *(hex(address) for address in addresses[:found])]
     lines = subprocess.run(call, capture_output=True, text=True).stdout.splitlines()
-    ours = [
-        line.split(" (")[0] for line in lines if line.startswith("/") and str(HERE) not in line and ":?" not in line
-    ]
-    places = list(dict.fromkeys(f"{Path(path).name}:{number}" for path, _, number in (x.rpartition(":") for x in ours)))
+    known = (line.split(" (")[0] for line in lines if line.startswith("/") and ":?" not in line)
+    ours = (line for line in known if not line.startswith((str(HERE), "/usr/")))
+    places = list(dict.fromkeys(line.rpartition("/")[2] for line in ours))
     return f" ({' <- '.join(places[:4])})" if places else ""
 
 
@@ -180,8 +165,7 @@ def _total(by_core: list[dict]) -> dict:
 
 
 def _sums(counts) -> dict[str, int]:
-    total: dict[str, int] = {}
+    total = Counter()
     for core in counts:
-        for name, value in core.items():
-            total[name] = total.get(name, 0) + value
+        total.update(core)
     return dict(sorted(total.items()))

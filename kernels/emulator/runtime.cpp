@@ -13,7 +13,7 @@ namespace {
 
 constexpr size_t STACK_BYTES = 1 << 20;
 constexpr int KERNEL_ARGUMENTS = 24;
-constexpr uint32_t CROSS_IDS = 16;
+constexpr int CROSS_IDS = 16;
 
 // Gives the turn to the other cores until `ready`.
 void block(const std::string& what, const std::function<bool()>& ready) {
@@ -41,17 +41,17 @@ GmBuffer* find_gm(const void* pointer) {
 int block_count() { return static_cast<int>(run->cores.size()); }
 uint64_t tiling_key() { return run->key; }
 
-void sync_all(int members, const char* what) {
+void sync_all(int members) {
     SyncGroup& group = run->groups[members];
     if (current->index >= members)
-        fault("sync-cores", "%s of %d cores is called on core %d", what, members, current->index);
+        fault("sync-cores", "SyncAll of %d cores is called on core %d", members, current->index);
     current->barrier_all();
     const uint64_t round = group.arrived / members;
     Clock& clock = group.clocks[round % 2];
     if (group.arrived % members == 0) clock.clear();
     current->merge_into(clock);
     ++group.arrived;
-    block(std::string(what) + " of " + std::to_string(members) + " cores",
+    block("SyncAll of " + std::to_string(members) + " cores",
           [&] { return group.arrived >= (round + 1) * members; });
     current->learn_all(clock);
 }
@@ -77,28 +77,24 @@ void block_wait(int32_t* flag, const char* what) {
 
 namespace {
 
-void need_scheduler(const char* api, int id) {
-    if (!current->hard_sync) fault("kernel-type", "%s needs KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0)", api);
-    if (id >= static_cast<int>(CROSS_IDS)) fault("event-id", "%s(%d): ids are 0 to 15", api, id);
+std::vector<std::vector<Clock>>& cross_sets(const char* api, int id) {
+    if (id >= CROSS_IDS) fault("event-id", "%s(%d): ids are 0 to 15", api, id);
+    auto& sets = run->cross_flags[id];
+    sets.resize(run->cores.size());
+    return sets;
 }
 
 }  // namespace
 
 void cross_set(Pipe pipe, int id) {
-    need_scheduler("CrossCoreSetFlag", id);
-    auto& sets = run->cross_flags[id];
-    if (sets.empty()) sets.resize(run->cores.size());
-    auto& mine = sets[current->index];
+    auto& mine = cross_sets("CrossCoreSetFlag", id)[current->index];
     if (mine.size() - current->cross_waits[id] == 15)
         fault("event-reused", "CrossCoreSetFlag(%d): its counter ends at 15", id);
-    mine.emplace_back();
-    current->snapshot(pipe, mine.back());
+    current->snapshot(pipe, mine.emplace_back());
 }
 
 void cross_wait(int id) {
-    need_scheduler("CrossCoreWaitFlag", id);
-    auto& sets = run->cross_flags[id];
-    if (sets.empty()) sets.resize(run->cores.size());
+    const auto& sets = cross_sets("CrossCoreWaitFlag", id);
     const uint32_t round = current->cross_waits[id]++;
     block("CrossCoreWaitFlag(" + std::to_string(id) + ")", [&] {
         return std::all_of(sets.begin(), sets.end(), [&](const auto& of_core) { return of_core.size() > round; });
@@ -188,22 +184,26 @@ using namespace emulator;
 
 #define EXPORTED extern "C"
 
+// What emulate.py says of a tensor: its fields are those of GmBuffer.
+struct BufferArgument {
+    const char* name;
+    uint8_t* base;
+    uint64_t bytes;
+    uint32_t grain;
+};
+
 // Runs a kernel on `cores` cores. `arguments` are its parameters; the buffers are what they may point into.
 // Returns 0 and leaves the counters (a JSON list, one entry a core) in emulator_report(), or 1 and the fault's message.
 EXPORTED int emulator_run(void* kernel, int argument_count, void** arguments, int cores, uint32_t ub_bytes,
-                          uint64_t key, int buffer_count, const char** names, void** bases, const uint64_t* sizes,
-                          const uint32_t* grains) {
+                          uint64_t key, int buffer_count, const BufferArgument* buffers) {
     delete run;
     run = new Run;
     run->kernel = kernel;
     run->key = key;
     run->arguments.assign(arguments, arguments + argument_count);
-    run->buffers.resize(buffer_count);
     for (int i = 0; i < buffer_count; ++i) {
-        run->buffers[i].name = names[i];
-        run->buffers[i].base = static_cast<uint8_t*>(bases[i]);
-        run->buffers[i].bytes = sizes[i];
-        run->buffers[i].grain = grains[i];
+        const BufferArgument& given = buffers[i];
+        run->buffers.push_back({given.name, given.base, given.bytes, given.grain, {}, {}, {}, {}, {}});
     }
     run->fibres.resize(cores);
     for (int i = 0; i < cores; ++i) {

@@ -17,28 +17,24 @@ from mindspore_impl.ops.divergence_codes import DIVERGENCES, SUPPORTS
 
 HERE = Path(__file__).resolve().parent
 TYPES = {"float32": "float", "float16": "half", "uint16": "bfloat16_t"}  # by NumPy's name
-UB_BYTES = 192 * 1024
+_spec = importlib.util.spec_from_file_location("emulate", HERE.parent / "emulator" / "emulate.py")
+emulate = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(emulate)
 
 
-def _load(path: Path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-emulate = _load(HERE.parent / "emulator" / "emulate.py")
+def _fields(ctype, names: str) -> list[tuple]:
+    return [(name, ctype) for name in names.split()]
 
 
 class Problem(ctypes.Structure):
     """TopkDistillLossProblem of op_kernel/topk_distill_loss_tiling.h."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("rows", "vocab", "topK", "logitBytes", "cores", "ubBytes")),
-        *((name, ctypes.c_float) for name in ("ceWeight", "kdWeight", "temperature")),
-        *((name, ctypes.c_int64) for name in ("divergence", "support")),
+        *_fields(ctypes.c_int64, "rows vocab topK logitBytes cores ubBytes"),
+        *_fields(ctypes.c_float, "ceWeight kdWeight temperature"),
+        *_fields(ctypes.c_int64, "divergence support"),
         ("writeGradient", ctypes.c_bool),
-        *((name, ctypes.c_int64) for name in ("split", "maxTile")),
+        *_fields(ctypes.c_int64, "split maxTile"),
     ]
 
 
@@ -46,9 +42,9 @@ class Tiling(ctypes.Structure):
     """TopkDistillLossTiling of op_kernel/topk_distill_loss_tiling.h."""
 
     _fields_ = [
-        *((n, ctypes.c_uint32) for n in "rows vocab topK cores split span tile slots floats lanes".split()),
-        *((name, ctypes.c_float) for name in ("ceWeight", "kdWeight", "temperature")),
-        *((name, ctypes.c_uint32) for name in ("divergence", "support", "writeGradient")),
+        *_fields(ctypes.c_uint32, "rows vocab topK cores split span tile slots floats lanes"),
+        *_fields(ctypes.c_float, "ceWeight kdWeight temperature"),
+        *_fields(ctypes.c_uint32, "divergence support writeGradient"),
     ]
 
 
@@ -66,9 +62,7 @@ class Launch(NamedTuple):
 @cache
 def tiling_library() -> ctypes.CDLL:
     """The host's tiling function, compiled without the emulator."""
-    source = HERE / "tiling_abi.cpp"
-    library = emulate.build(source, include_dirs=[HERE / "op_kernel"])
-    code = ctypes.CDLL(str(library))
+    code = ctypes.CDLL(str(emulate.build(HERE / "tiling_abi.cpp", include_dirs=[HERE / "op_kernel"])))
     code.topk_distill_make_tiling.restype = ctypes.c_char_p
     code.topk_distill_workspace_bytes.restype = ctypes.c_uint64
     code.topk_distill_needed_bytes.restype = ctypes.c_int64
@@ -125,15 +119,13 @@ def launch(
     Raises ValueError (tiling) or emulate.EmulatorError (a broken rule).
     """
     count, vocab = logits_NV.shape
-    top_k = teacher_ids_NK.shape[1]
     problem = Problem(
-        count, vocab, top_k, logits_NV.itemsize, cores, UB_BYTES, ce_weight, kd_weight, temperature,
-        DIVERGENCES.index(divergence), SUPPORTS.index(support), write_gradient, split, max_tile,
+        count, vocab, teacher_ids_NK.shape[1], logits_NV.itemsize, cores, emulate.UB_BYTES, ce_weight, kd_weight,
+        temperature, DIVERGENCES.index(divergence), SUPPORTS.index(support), write_gradient, split, max_tile,
     )  # fmt: skip
     tiling = make_tiling(problem)
     logits_NV = np.array(logits_NV, order="C")
-    ce_N, kd_N = (np.full(count, np.nan, np.float32) for _ in range(2))
-    diagnostics_4N = np.full((4, count), np.nan, np.float32)
+    ce_N, kd_N, diagnostics_4N = (np.full(shape, np.nan, np.float32) for shape in (count, count, (4, count)))
     words = int(tiling_library().topk_distill_workspace_bytes(ctypes.byref(tiling))) // 4
     arguments = [
         ("logits", logits_NV),
@@ -151,7 +143,7 @@ def launch(
     ]
     kernel = HERE / "op_kernel" / "topk_distill_loss.cpp"
     library = emulate.build(kernel, defines={"DTYPE_LOGITS": TYPES[logits_NV.dtype.name]})
-    counters = emulate.run(library, "topk_distill_loss", arguments, cores=tiling.cores, ub_bytes=UB_BYTES)
+    counters = emulate.run(library, "topk_distill_loss", arguments, cores=tiling.cores)
     return Launch(logits_NV, ce_N, kd_N, diagnostics_4N, counters, tiling)
 
 

@@ -7,10 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Background:
-    """Runs jobs one after the other in a thread, or (`active` False) synchronously.
+    """Runs jobs one after the other in a thread, or (`active` False) synchronously; at most one at a time.
 
-    At most one job runs: a second one waits, since its data would need as much memory again. As a context manager it
-    waits for the last job at the end; a job's error is raised there, or written to stderr if another error is raised.
+    As a context manager it waits for the last job at the end; a job's error is raised there, or written to stderr if
+    another error is raised.
     """
 
     def __init__(self, active: bool = True):

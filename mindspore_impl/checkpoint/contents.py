@@ -26,9 +26,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     arrays = read_arrays(file)
     for name, array in arrays.items():
         if array.dtype not in (np.float16, np.float32, np.float64):
-            raise UserError(
-                f"{file}: {name!r} is {array.dtype}, not a float; store the weights as float32 safetensors first"
-            )
+            raise UserError(f"{file}: {name!r} is {array.dtype}; store the weights as float32 safetensors")
     return {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
 
 
@@ -40,19 +38,15 @@ def read_arrays(file: str | Path) -> dict[str, np.ndarray]:
     try:
         return load_file(file)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{file}: cannot be read as safetensors of NumPy types ({error}); it is damaged, or holds a type such as "
-            "bfloat16: store the weights as float32 safetensors first"
-        ) from error
+        raise UserError(f"{file}: damaged, or such as bfloat16 ({error}); store float32 safetensors") from error
 
 
 def open_weights(path: str | Path, which: str = "last", base: Callable[[], WeightSource] | None = None) -> WeightSource:
     """Open weights on disk: a Hugging Face folder, a checkpoint, a .safetensors file or a .gguf file.
 
     A folder of checkpoints, or one with a subfolder checkpoints/, means its last or best one (`which`). `base` opens
-    the weights that LoRA adapters were trained on; a checkpoint of adapters is opened as the merged weights. Raises
-    UserError when nothing is there, when it is damaged or of a model that is not supported, or when adapters have no
-    base or another one.
+    the weights that LoRA adapters were trained on: their checkpoint is opened as the merged weights. Raises UserError
+    when nothing is there, it is damaged or not supported, or adapters have no base or another one.
     """
     path = Path(path)
     if is_gguf(path):
@@ -74,9 +68,7 @@ def open_weights(path: str | Path, which: str = "last", base: Callable[[], Weigh
     adapters = read_adapters(folder / WEIGHTS)
     if adapters is not None:
         if base is None:
-            raise UserError(
-                f"{folder}: holds LoRA adapters alone; name the stage inside its run, which knows their base"
-            )
+            raise UserError(f"{folder}: holds LoRA adapters alone; name the stage inside its run")
         return merged(source, adapters, base())
     if not (folder / CONFIG).is_file():
         return source
@@ -96,7 +88,7 @@ def _parameters(model, trained: bool) -> list:
 def load_into(model, weights: dict[str, np.ndarray], where: str, trained: bool = False) -> None:
     """Set every (trained) parameter of the Cell `model` from `weights`; names and shapes must agree exactly.
 
-    Raises UserError that names `where`, the first parameter that differs, both shapes, and what to do.
+    Raises UserError that names `where` and the first parameter that differs, with both shapes.
     """
     import mindspore as ms
 

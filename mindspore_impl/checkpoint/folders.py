@@ -36,8 +36,7 @@ class _Newer(UserError):
 def latest(folder: str | Path) -> Checkpoint | None:
     """The newest published checkpoint that is intact, or None when `folder` holds none.
 
-    A damaged one is reported on stderr together with the earlier one that is used. Raises UserError when every one
-    is damaged, or a newer program wrote one of them.
+    A damaged one is reported on stderr. Raises UserError when all are damaged, or a newer program wrote one of them.
     """
     folder = Path(folder)
     names, pointer = names_of(folder), pointer_of(folder, LATEST)
@@ -50,29 +49,21 @@ def latest(folder: str | Path) -> Checkpoint | None:
 
 
 def selected(folder: str | Path, which: str) -> Checkpoint:
-    """The checkpoint that later stages use: "last" or "best" (lowest validation loss).
+    """The checkpoint that later stages use: "last" or "best" (lowest validation loss); UserError when there is none.
 
-    A damaged best one is reported on stderr and the newest intact one is used. Raises UserError when there is none.
+    A damaged best one is reported on stderr and the newest intact one is used.
     """
     folder = Path(folder)
     if which == "best":
         pointer = pointer_of(folder, BEST)
         if pointer is None:
-            raise UserError(
-                f"{folder}: no best checkpoint is recorded (no validation with a finite loss was run); name validation "
-                "sets in the stage's data, or set train.select=last"
-            )
+            raise UserError(f"{folder}: no best checkpoint is recorded; name data.validation, or set train.select=last")
         others = [name for name in names_of(folder) if name != pointer]
         return _first_intact(folder, [pointer, *others], [])
     found = latest(folder)
     if found is None:
         raise UserError(f"{folder}: holds no checkpoint; run the stage that writes it first")
     return found
-
-
-def name_of(step: int) -> str:
-    """The folder name of a step, such as step_00000020."""
-    return f"step_{step:08d}"
 
 
 def step_of(name: str) -> int:
@@ -98,10 +89,7 @@ def pointer_of(folder: Path, pointer: str) -> str | None:
 
 
 def read_manifest(path: Path) -> dict:
-    """The manifest of a checkpoint whose files are all there, in their full size; their content is not looked at.
-
-    Raises UserError that says what is wrong.
-    """
+    """The manifest of a checkpoint whose files all have their full size; UserError says what is wrong otherwise."""
     files.inside(path.parent, path.name)
     manifest = files.read_json(path / MANIFEST)
     try:
@@ -159,10 +147,7 @@ def _first_intact(folder: Path, names: list[str], problems: list[str]) -> Checkp
         if problems:
             print(f"warning: {'; '.join(problems)}; {folder / name} is used instead", file=sys.stderr)
         return opened(folder / name, manifest, position)
-    raise UserError(
-        f"{folder}: no usable checkpoint: {'; '.join(problems)}; restore the folder from a copy, "
-        "or remove it to start this stage again"
-    )
+    raise UserError(f"{folder}: no usable checkpoint: {'; '.join(problems)}; restore it, or remove it to start again")
 
 
 def opened(path: Path, manifest: dict, position: dict) -> Checkpoint:

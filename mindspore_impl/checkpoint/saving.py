@@ -1,7 +1,6 @@
 """Write a checkpoint atomically: fill a folder, flush it, rename it, update the pointers, delete old ones.
 
-A kill at any moment leaves the earlier checkpoints valid: there is at most a temporary folder, or a renamed one that
-LATEST does not name yet; the next save removes both.
+A kill leaves at most a temporary folder, or one that LATEST does not name yet; the next save removes both.
 """
 
 import math
@@ -16,23 +15,8 @@ import numpy as np
 from safetensors import SafetensorError
 
 from mindspore_impl import files
-from mindspore_impl.checkpoint.folders import (
-    BEST,
-    CONFIG,
-    LATEST,
-    MANIFEST,
-    OPTIMIZER,
-    POSITION,
-    VERSION,
-    WEIGHTS,
-    Checkpoint,
-    name_of,
-    names_of,
-    opened,
-    pointer_of,
-    read_manifest,
-    step_of,
-)
+from mindspore_impl.checkpoint import folders
+from mindspore_impl.checkpoint.folders import Checkpoint
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.tensor_file import encode_header
 
@@ -67,30 +51,30 @@ def save(
 
     Raises UserError when the disk is full or not writable; earlier checkpoints are then untouched.
     """
-    folder, name = Path(folder), name_of(step)
-    contents = {WEIGHTS: weights, OPTIMIZER: optimizer, POSITION: position}
+    folder, name = Path(folder), f"step_{step:08d}"
+    contents = {folders.WEIGHTS: weights, folders.OPTIMIZER: optimizer, folders.POSITION: position}
     if config is not None:
-        contents[CONFIG] = config
+        contents[folders.CONFIG] = config
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files.remove_leftovers(folder)
         temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=folder))
         try:
             manifest = _fill(temporary, step, contents, metric)
-            _replace_folder(temporary, folder / name)
+            if os.path.lexists(folder / name):  # damaged or unpublished
+                _discard(folder / name)
+            os.rename(temporary, folder / name)
+            files.fsync_folder(folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{folder / name}: the checkpoint cannot be written ({error}); earlier checkpoints are kept, "
-            "free disk space and run again"
-        ) from error
+        raise UserError(f"{folder / name}: cannot be written ({error}), earlier ones stay; free disk space") from error
     if metric is not None and math.isfinite(metric) and metric < _best_metric(folder, name):
-        files.write_text(folder / BEST, name + "\n")
-    files.write_text(folder / LATEST, name + "\n")
+        files.write_text(folder / folders.BEST, name + "\n")
+    files.write_text(folder / folders.LATEST, name + "\n")
     _retain(folder, max(1, keep), keep_every)
-    return opened(folder / name, manifest, position)
+    return folders.opened(folder / name, manifest, position)
 
 
 def _fill(folder: Path, step: int, contents: dict, metric: float | None) -> dict:
@@ -99,8 +83,8 @@ def _fill(folder: Path, step: int, contents: dict, metric: float | None) -> dict
     for name, content in contents.items():
         size, digest = _write(folder / name, content, name.endswith(".json"))
         entries[name] = {"bytes": size, "sha256": digest}
-    manifest = {"version": VERSION, "step": step, "metric": metric, "files": entries}
-    _write(folder / MANIFEST, manifest, True)
+    manifest = {"version": folders.VERSION, "step": step, "metric": metric, "files": entries}
+    _write(folder / folders.MANIFEST, manifest, True)
     os.chmod(folder, 0o755)
     files.fsync_folder(folder)
     return manifest
@@ -132,14 +116,6 @@ def safetensors_blocks(arrays: dict[str, np.ndarray]) -> Iterator[memoryview]:
             yield view[start : start + _BLOCK]
 
 
-def _replace_folder(temporary: Path, target: Path) -> None:
-    """Rename `temporary` to `target`; a damaged or unpublished folder of that name is removed."""
-    if os.path.lexists(target):
-        _discard(target)
-    os.rename(temporary, target)
-    files.fsync_folder(target.parent)
-
-
 def _discard(path: Path) -> None:
     """Remove a checkpoint in one rename, so that a partly removed one is never found. Needs no disk space."""
     trash = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
@@ -152,30 +128,27 @@ def _discard(path: Path) -> None:
 
 def _retain(folder: Path, keep: int, keep_every: int) -> None:
     """Delete all but the best, the newest `keep` and every `keep_every`-th step."""
-    names = names_of(folder)
-    best, last = pointer_of(folder, BEST), pointer_of(folder, LATEST)
+    names = folders.names_of(folder)
+    best, last = folders.pointer_of(folder, folders.BEST), folders.pointer_of(folder, folders.LATEST)
     published = names[names.index(last) :]
     stay = {best, *published[:keep]}
     if keep_every > 0:
-        stay |= {name for name in published if step_of(name) % keep_every == 0}
+        stay |= {name for name in published if folders.step_of(name) % keep_every == 0}
     for name in names:
         if name not in stay:
             try:
                 _discard(folder / name)
             except OSError as error:
-                raise UserError(
-                    f"{folder / name}: an old checkpoint cannot be removed ({error.strerror}); the newest is written: "
-                    "remove it by hand and run again"
-                ) from error
+                raise UserError(f"{folder / name}: {error.strerror}; remove it by hand and run again") from error
 
 
 def _best_metric(folder: Path, name: str) -> float:
     """Metric of the checkpoint that BEST names, or infinity; `name` itself does not count (it is being replaced)."""
-    best = pointer_of(folder, BEST)
+    best = folders.pointer_of(folder, folders.BEST)
     if best is None or best == name:
         return math.inf
     try:
-        metric = read_manifest(folder / best)["metric"]
+        metric = folders.read_manifest(folder / best)["metric"]
     except (UserError, OSError):
         return math.inf
     return math.inf if metric is None else metric

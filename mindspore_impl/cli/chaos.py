@@ -1,8 +1,7 @@
 """Kill runs at random moments, and compare their results with those of an undisturbed run.
 
-A chain is one run of conf/experiment/rehearsal.yaml that is killed with SIGKILL once in each of its stages and started
-again with the same command each time. Half of the kills come at a random moment, the others while a file is written.
-Some of the chains run on several ranks, where one of the processes is killed.
+A chain is one run of conf/experiment/rehearsal.yaml that is killed with SIGKILL once in each of its stages, at a random
+moment or while a file is written, and started again with the same command; some run on several ranks.
 """
 
 import contextlib
@@ -91,11 +90,6 @@ def run(kills: int, workers: list[int], folder: Path, seed: int = 0, overrides: 
         files.write_json(folder / "chaos.json", {"seed": seed, "kills": [asdict(kill) for kill in done]})
         if len(done) >= kills:
             break
-    _summarise(done)
-    return done
-
-
-def _summarise(done: list[Kill]) -> None:
     kinds = Counter(kill.kind for kill in done)
     print("kills by kind of stage: " + ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items())))
     sizes = Counter(kill.workers for kill in done)
@@ -105,6 +99,7 @@ def _summarise(done: list[Kill]) -> None:
     print(f"{same} of {len(done)} identical", flush=True)
     if same < len(done):
         raise JobFailed("some results differ from those of the undisturbed run (see the lines above)")
+    return done
 
 
 def _command(run_dir: Path, workers: int, overrides: tuple[str, ...]) -> list[str]:
@@ -181,8 +176,7 @@ class Run:
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every result of a stage, without times.
 
-    An export counts by its weights and by what its graphs compute: MindSpore names a graph's nodes by what its process
-    has compiled before, so equal graphs are unequal files.
+    Of an export, its weights and what its graphs compute: MindSpore writes equal graphs as unequal files.
     """
     found = {}
     if (folder / "checkpoints").is_dir():

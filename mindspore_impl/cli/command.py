@@ -65,6 +65,4 @@ def add_tokenizer_options(
 
 def add_plugins_option(parser: argparse._ActionsContainer) -> None:
     """Add --plugins, for commands that read the configuration of a run."""
-    parser.add_argument(
-        "--plugins", nargs="+", default=[], metavar="MODULE", help="modules that the run's own kinds need"
-    )
+    parser.add_argument("--plugins", nargs="+", default=[], metavar="MODULE", help="modules of the run's own kinds")

@@ -27,13 +27,31 @@ CODE_LIMITS = {  # fields of Limits that have an option
 @command
 def main(arguments: list[str]) -> None:
     """Run benchmarks on a model."""
-    options = parse(arguments)
-    evaluate(options)
+    options = _parse(arguments)
+    settings = _settings(options)
+    if not options.task and not options.harness:
+        raise UserError("name a task: --task TASK=PATH or --harness TASK")
+    names = [name for name, _ in options.task]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"--task: {sorted(twice)[0]} is named twice")
+    asked = {name: benchmark.read_benchmark(name, path, settings) for name, path in options.task}
+    backend = _open_backend(options.model, options.tokenizer, options.template, settings.batch_size)
+    for one in asked.values():
+        benchmark.check_lengths(one, backend.tokenizer, backend.limit)
+    results = {"model": str(options.model), "weights_sha256": backend.sha256,
+               "settings": dataclasses.asdict(settings), "tasks": {}}  # fmt: skip
+    for name, one in asked.items():
+        results["tasks"][name] = benchmark.run(backend, one, options.output / name)
+        _print_result(name, results["tasks"][name])
+    if options.harness:
+        from mindspore_impl.integrations.lm_eval import run_harness
+
+        results["harness"] = run_harness(backend, options.harness, settings, options.output / "harness")
+    files.write_json(options.output / "results.json", files.jsonable(results))
     print(options.output / "results.json")
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the options of the command."""
+def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = make_parser(
         "Run benchmarks on a model: MMLU, GSM8K and others from their published files, or any task of\n"
         "lm-evaluation-harness. The same command continues where it was interrupted.",
@@ -44,32 +62,26 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "python tools/evaluate.py --model DIR/hf --harness arc_easy hellaswag --limit 200 --output outputs/harness",
     )
     parser.add_argument("--model", type=Path, required=True, help="a run, stage, checkpoint, HF folder or package")
-    parser.add_argument("--task", nargs="+", default=[], type=_task, metavar="TASK=PATH",
-                        help=f"benchmarks and their published files: {', '.join(TASKS)}")  # fmt: skip
-    parser.add_argument("--harness", nargs="+", default=[], metavar="TASK",
-                        help="tasks of lm-evaluation-harness (extra: eval), which loads their data itself")  # fmt: skip
+    parser.add_argument("--task", nargs="+", default=[], type=_task, metavar="TASK=PATH", help=", ".join(TASKS))
+    parser.add_argument(
+        "--harness", nargs="+", default=[], metavar="TASK", help="of lm-evaluation-harness (extra: eval)"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json and samples.jsonl")
     parser.add_argument("--shots", type=int, help="worked examples (default: the task's own number)")
     parser.add_argument("--limit", type=int, help="questions of each task, the first ones (default: all)")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--form", choices=("auto", "chat", "plain"), default="auto", help="how questions are put: as "
-                        "a user's turn, or as text to continue (auto: plain for options, else chat)")  # fmt: skip
+    parser.add_argument("--form", choices=("auto", "chat", "plain"), default="auto", help="plain: as text to continue")
     parser.add_argument("--thinking", choices=("reasoning", "fast"), default="fast")
     parser.add_argument("--max-new-tokens", type=int, help="of a completion (default: the task's own number)")
-    parser.add_argument("--samples", type=int, default=1, metavar="N", help="answers a question: scores are means "
-                        "over them, and code tasks give the unbiased pass@k for k of 1, 10, 100 and N")  # fmt: skip
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="answers a question; code: unbiased pass@k")
     parser.add_argument("--temperature", type=float, default=0.0, help="of completions (default: 0, greedy)")
     parser.add_argument("--seed", type=int, default=0)
-    limits = parser.add_argument_group(
-        "limits of a program that an answer of humaneval, humaneval_chat or mbpp stands for (as many run at a time as "
-        "there are cores)"
-    )
+    limits = parser.add_argument_group("limits of an answer that is a program (one a core runs at a time)")
     for name, what in CODE_LIMITS.items():
         default = getattr(Limits, name)
         flag = f"--code-{name.replace('_', '-')}"
         limits.add_argument(flag, type=type(default), default=default, help=f"{what} (default: {default:g})")
-    limits.add_argument("--code-unisolated", action="store_true", help="run programs also where this machine "
-                        "cannot keep them from files, processes and the network: do so in a container")  # fmt: skip
+    limits.add_argument("--code-unisolated", action="store_true", help="run programs also where nothing contains them")
     add_tokenizer_options(parser)
     return parser.parse_args(arguments)
 
@@ -81,7 +93,7 @@ def _task(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def settings_of(options: argparse.Namespace) -> BenchmarkSettings:
+def _settings(options: argparse.Namespace) -> BenchmarkSettings:
     """The settings of the parsed options. Raises UserError for a number out of range."""
     code = {name: getattr(options, f"code_{name}") for name in CODE_LIMITS}
     for name, value in code.items():
@@ -95,35 +107,6 @@ def settings_of(options: argparse.Namespace) -> BenchmarkSettings:
     return settings
 
 
-def evaluate(options: argparse.Namespace) -> dict:
-    """Run the tasks of `options`; write OUTPUT/results.json, and OUTPUT/TASK/samples.jsonl of each task.
-
-    Earlier results of the same weights, questions and settings are reused. Raises UserError for faulty task files,
-    before the model is read.
-    """
-    settings = settings_of(options)
-    if not options.task and not options.harness:
-        raise UserError("name a task: --task TASK=PATH or --harness TASK")
-    names = [name for name, _ in options.task]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"--task: {sorted(twice)[0]} is named twice")
-    asked = {name: benchmark.read_benchmark(name, path, settings) for name, path in options.task}
-    backend = open_backend(options.model, options.tokenizer, options.template, settings.batch_size)
-    for one in asked.values():
-        benchmark.check_lengths(one, backend.tokenizer, backend.limit)
-    results = {"model": str(options.model), "weights_sha256": backend.sha256,
-               "settings": dataclasses.asdict(settings), "tasks": {}}  # fmt: skip
-    for name, one in asked.items():
-        results["tasks"][name] = benchmark.run(backend, one, options.output / name)
-        _print_result(name, results["tasks"][name])
-    if options.harness:
-        from mindspore_impl.integrations.lm_eval import run_harness
-
-        results["harness"] = run_harness(backend, options.harness, settings, options.output / "harness")
-    files.write_json(options.output / "results.json", files.jsonable(results))
-    return results
-
-
 def _print_result(name: str, result: dict) -> None:
     """Print the metrics in percent, the first with its interval."""
     texts = [f"{metric} {found['value']:.1%}" for metric, found in result["metrics"].items()]
@@ -134,11 +117,7 @@ def _print_result(name: str, result: dict) -> None:
     print(f"{name}: {', '.join(texts)}, {result['total']} questions{cut}")
 
 
-def open_backend(path: Path, tokenizer_path: Path | None, template: str | None, batch_size: int) -> Backend:
-    """The evaluation backend of the model at `path`, with its tokenizer.
-
-    Raises UserError when there is no model or tokenizer, or they do not fit.
-    """
+def _open_backend(path: Path, tokenizer_path: Path | None, template: str | None, batch_size: int) -> Backend:
     found = resolve_model_path(path)
     tokenizer = open_tokenizer(path, found, tokenizer_path, template)
     runtime.setup(runtime.RuntimeOptions())

@@ -34,11 +34,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--output", type=Path, required=True, help="the package, a folder")
     parser.add_argument("--precision", choices=PRECISIONS, default=defaults.precision)
     parser.add_argument("--cache-length", type=int, default=defaults.cache_length, help="tokens of prompt and answer")
-    parser.add_argument("--buckets", type=_numbers, default=defaults.buckets, metavar="N,N",
-                        help="prompt lengths, a graph each (default 64,256)")  # fmt: skip
+    parser.add_argument("--buckets", type=_numbers, default=defaults.buckets, metavar="N,N", help="prompt lengths")
     parser.add_argument("--target-soc", default=defaults.target_soc, help="noted in the manifest (default %(default)s)")
-    parser.add_argument("--compare", type=_precisions, default=defaults.compare, metavar="P,P",
-                        help="further precisions in the parity report (default: all; '' for none)")  # fmt: skip
+    parser.add_argument(
+        "--compare", type=_precisions, default=defaults.compare, metavar="P,P", help="in the report too"
+    )
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt a line (default: the bundled task's)")
     parser.add_argument("--parity-prompts", type=int, default=defaults.parity_prompts)
     parser.add_argument("--parity-tokens", type=int, default=defaults.parity_tokens)

@@ -56,15 +56,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     own.add_argument("--max-new-tokens", type=int, default=512)
     who = parser.add_argument_group("server")
     who.add_argument("--url", help="API of an OpenAI-compatible server that gives prompt_logprobs, http://HOST:PORT/v1")
-    who.add_argument("--answers", nargs="+", type=Path, default=[], metavar="FILE",
-                     help="also import JSONL that vLLM's batch runner or an offline script wrote")  # fmt: skip
+    who.add_argument(
+        "--answers", nargs="+", type=Path, default=[], metavar="FILE", help="also import vLLM's JSONL files"
+    )
     who.add_argument("--model", default="", metavar="NAME", help="as the server calls it (default: its only one)")
     who.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the server's key")
     who.add_argument("--in-flight", type=int, default=16, metavar="N", help="concurrent requests (default 16)")
     who.add_argument("--timeout", type=float, default=300.0, metavar="S", help="of one request (default 300)")
     who.add_argument("--retries", type=int, default=6, metavar="N", help="of a question (default 6)")
-    who.add_argument("--allow-missing", type=int, default=0, metavar="N",
-                     help="rollouts: prompts that may stay unanswered (default 0)")  # fmt: skip
+    who.add_argument("--allow-missing", type=int, default=0, metavar="N", help="prompts of rollouts without an answer")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: RUN/external/STAGE, or FILE.external")
     parser.add_argument("--seed", type=int, default=0, help="of sampling and of waits (default 0)")
     return parser.parse_args(arguments)

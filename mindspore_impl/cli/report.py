@@ -39,17 +39,12 @@ def main(arguments: list[str]) -> None:
     elif options.plot:
         raise UserError("--plot: name the run of one seed, a folder below this one, or a sweep")
     else:
-        folders = _seed_folders(options.run_dir, config["seeds"])
+        from mindspore_impl.curriculum.runner import seed_folder
+
+        folders = {seed: seed_folder(options.run_dir, seed) for seed in config["seeds"]}
+        folders = {seed: path for seed, path in folders.items() if (path / "config.yaml").is_file()}  # has started
         for folder in folders.values():
             write_report(folder)
         compare = options.compare or config.get("compare")
         write_seeds_report(folders, options.run_dir, compare=tuple(compare) if compare else None)
     print(options.run_dir / "report.html")
-
-
-def _seed_folders(run_dir: Path, seeds: list[int]) -> dict[int, Path]:
-    """Run directories of the seeds that have started."""
-    from mindspore_impl.curriculum.runner import seed_folder
-
-    folders = {seed: seed_folder(run_dir, seed) for seed in seeds}
-    return {seed: path for seed, path in folders.items() if (path / "config.yaml").is_file()}

@@ -17,8 +17,7 @@ def main(arguments: list[str]) -> int | None:
     parser.add_argument("recipe", nargs="?", help="gsm8k, general, filters_only or the path of a .yaml file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. steps.0.length.min_characters=20")
     parser.add_argument("--force", action="store_true", help="run again, and replace another recipe's selection")
-    parser.add_argument("--check", nargs="+", metavar="FILE", help="instead: check record files, rollout files and "
-                        "teacher stores, a line a problem; exit code 1 when there are any")  # fmt: skip
+    parser.add_argument("--check", nargs="+", metavar="FILE", help="instead: list the problems of data files")
     add_tokenizer_options(parser, "for --check: render everything, too", "by the kind of tokenizer")
     options = parser.parse_intermixed_args(arguments)
     if options.check:

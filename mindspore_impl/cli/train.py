@@ -57,9 +57,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "run_dir=outputs/sweep",
         "python tools/train.py --multirun sweep=paper_ablation run_dir=outputs/paper_ablation",
     )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="e.g. experiment=gsm8k data.train=train.jsonl"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. experiment=gsm8k data.train=FILE")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, sizes and memory estimates, then stop")
     parser.add_argument("--show-config", action="store_true", help="print the whole validated configuration, then stop")
     parser.add_argument("--cfg", choices=["job"], help="print the composed configuration as Hydra does, then stop")
@@ -67,9 +65,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder of your own YAML groups beside conf/")
     parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="continue the run of RUN_DIR/config.yaml")
     add_plugins_option(parser)
-    parser.add_argument(
-        "--multirun", "-m", action="store_true", help="a sweep: a run for every combination of listed values"
-    )
+    parser.add_argument("--multirun", "-m", action="store_true", help="a sweep: a run for every combination of values")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="concurrent trials of a sweep (default 1)")
     parser.add_argument("--launched", type=Path, help=argparse.SUPPRESS)  # a rank reads what its launcher composed
     return parser.parse_intermixed_args(arguments)

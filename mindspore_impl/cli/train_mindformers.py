@@ -1,17 +1,20 @@
 """Train a stage through the Trainer of mindformers."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from mindspore_impl import checkpoint
 from mindspore_impl.cli.command import command, make_parser
 from mindspore_impl.curriculum.configuration import Config, compose
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.curriculum.stages.context import RunContext, load_tokenizer
 from mindspore_impl.curriculum.stages.inputs import is_path
 from mindspore_impl.curriculum.stages.sft import SftStage
-from mindspore_impl.data.options import ROLLOUTS
+from mindspore_impl.data.options import ROLLOUTS, FileSet
 from mindspore_impl.errors import UserError
-from mindspore_impl.integrations.mindformers import StageInputs
+from mindspore_impl.integrations.mindformers import PackedData
+from mindspore_impl.model.adapter_file import read_adapters
+from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.schema import nearest
 
 
@@ -42,8 +45,8 @@ def main(arguments: list[str]) -> None:
     print(options.file)
 
 
-def stage_files(config: Config, name: str) -> StageInputs:
-    """The files of the sft or distill stage `name`.
+def stage_files(config: Config, name: str) -> tuple[ModelOptions, Path | None, PackedData]:
+    """The model, initial weights and data of the sft or distill stage `name`.
 
     Raises UserError when there is no such stage, the stages before it have not run yet, or it (or its initial weights)
     has LoRA adapters, which mindformers cannot read.
@@ -64,33 +67,36 @@ def stage_files(config: Config, name: str) -> StageInputs:
 
     tokenizer = there(config.tokenizer.path or context.run_dir / "tokenizer" / "tokenizer.model")
     context.tokenizer = load_tokenizer(config, context.run_dir)
-    found = StageInputs(context.model_options(planned.model), planned.seed, tokenizer)
-    found.sets = {each: context.set_options(each) for each in stage.mixture() if each != ROLLOUTS}
-    for each, options in found.sets.items():
-        if config.maker_of(each):
-            there(options.path)
-    if stage.init is not None:
-        found.weights = there(stage.init) if is_path(stage.init) else _checkpoint(context, stage.init, name, there)
+    mixture = {each: weight for each, weight in stage.data.mixture.items() if weight}
+    data = PackedData(
+        stage.train.max_steps, stage.train.num_train_epochs, planned.seed, config.seed,
+        replace(config.tokenizer, path=str(tokenizer)), batch=replace(stage.data, mixture=mixture, validation=[]),
+    )  # fmt: skip
+    for each in stage.mixture():
+        if each != ROLLOUTS:
+            options = context.set_options(each)
+            if isinstance(options, FileSet):
+                place = there(options.path) if config.maker_of(each) else Path(options.path).resolve()
+                options = replace(options, path=str(place))
+            data.sets[each] = options
+    weights = None
+    if stage.init is not None and is_path(stage.init):
+        weights = there(stage.init)
+    elif stage.init is not None:
+        folder = there(context.folder(stage.init) / "checkpoints")
+        found = checkpoint.selected(folder, context.plan[stage.init].stage.train.select)
+        if read_adapters(found.weights_path) is not None:
+            raise UserError(
+                f"{found.path}: holds only LoRA adapters; merge them with `tools/convert_weights.py export "
+                f"{folder.parent} DIR` and set stages.{name}.init=DIR"
+            )
+        weights = found.path
     rollouts, store = getattr(stage, "rollouts", None), getattr(stage, "store", None)
     if store is not None:
-        found.store = there(context.load(store, "store"))
+        data.store = str(there(context.load(store, "store")))
     if rollouts is not None:
         of_file = is_path(rollouts)
-        found.rollouts = there(rollouts if of_file else context.folder(rollouts) / "rollouts.jsonl")
-        found.keep_truncated = of_file or context.plan[rollouts].stage.rollout.keep_truncated
-    return found
-
-
-def _checkpoint(context: RunContext, stage: str, name: str, there: Callable[[Path], Path]) -> Path:
-    """The checkpoint of `stage` that the stage `name` starts from."""
-    from mindspore_impl import checkpoint
-    from mindspore_impl.model.adapter_file import read_adapters
-
-    folder = there(context.folder(stage) / "checkpoints")
-    found = checkpoint.selected(folder, context.plan[stage].stage.train.select)
-    if read_adapters(found.weights_path) is not None:
-        raise UserError(
-            f"{found.path}: holds only LoRA adapters; merge them with `tools/convert_weights.py export "
-            f"{folder.parent} DIR` and set stages.{name}.init=DIR"
-        )
-    return found.path
+        place = there(rollouts if of_file else context.folder(rollouts) / "rollouts.jsonl")
+        data.rollouts = str(place) if ROLLOUTS in mixture else None
+        data.keep_truncated = of_file or context.plan[rollouts].stage.rollout.keep_truncated
+    return context.model_options(planned.model), weights, data

@@ -1,6 +1,6 @@
 """Verify a teacher store against its manifest and, on request, against its teacher."""
 
-from collections.abc import Iterable
+import argparse
 from pathlib import Path
 
 from mindspore_impl.cli.command import add_plugins_option, command, make_parser
@@ -23,21 +23,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--tolerance", type=float, default=2e-2, help="largest log-probability difference allowed")
     add_plugins_option(parser)
     options = parser.parse_args(arguments)
-    return 1 if verify(options.store, options.run, options.samples, options.tolerance, options.plugins) else 0
+    return 1 if _problems(options.store, options) else 0
 
 
-def verify(store: Path, run_dir: Path | None, count: int, tolerance: float, plugins: Iterable[str] = ()) -> int:
-    """Print what is in `store`; with `run_dir`, score `count` of its sequences with the teacher again.
+def _problems(store: Path, options: argparse.Namespace) -> int:
+    """Print what is in `store`, or the problems of a damaged one; -> their number.
 
-    Args:
-        store: the folder of the store.
-        run_dir: the run that made it; None: the store is checked alone.
-        count: sequences that are scored again.
-        tolerance: largest difference of a log-probability, in nats (fp16 storage alone gives about 1e-2 near -16).
-        plugins: modules that the run's own stage kinds need.
-
-    Returns the number of problems in a damaged store, each printed with its shard and row. Raises UserError when there
-    is no store, or it differs from its teacher by more than `tolerance`.
+    Raises UserError when there is no store, or its teacher's log-probabilities differ (fp16 alone explains 1e-2 nats
+    near -16).
     """
     from mindspore_impl.data.teacher_store import StoreReader, verify_store
     from mindspore_impl.data.validators import check_all
@@ -50,25 +43,27 @@ def verify(store: Path, run_dir: Path | None, count: int, tolerance: float, plug
         if problems := check_all([store]):
             return problems
         raise
-    if run_dir is not None:
+    if options.run is not None:
         from mindspore_impl.distill.capture import rescore
         from mindspore_impl.distill.jobs import fitting
 
-        context = open_run(run_dir, plugins)
+        context = open_run(options.run, options.plugins)
         planned = next((p for p in context.plan.values() if isinstance(p.stage, CaptureStage)
                         and (context.folder(p.name) / "store").resolve() == store.resolve()), None)  # fmt: skip
         if planned is None:
-            raise UserError(f"{store}: no capture stage of {run_dir} made this store; check --run")
+            raise UserError(f"{store}: no capture stage of {options.run} made this store; check --run")
         stage: CaptureStage = planned.stage
         model, _ = context.build_model(planned.model, stage.teacher)
         samples = fitting(stage.request(context)["samples"], stage.sequence_length, stage.capture.overlong)
         reader = StoreReader(store, tokenizer_sha256=context.tokenizer.sha256)
-        summary |= rescore(model, reader, samples[:count], stage.sequence_length, stage.capture.rows_per_batch)
+        summary |= rescore(
+            model, reader, samples[: options.samples], stage.sequence_length, stage.capture.rows_per_batch
+        )
     for key, value in summary.items():
         print(f"{key}: {value}")
-    if (worst := summary.get("max_abs_logp_difference", 0)) > tolerance:
+    if (worst := summary.get("max_abs_logp_difference", 0)) > options.tolerance:
         raise UserError(
-            f"{store}: the teacher's log-probabilities differ by up to {worst:.3g} (allowed: {tolerance:g}); capture "
-            "again with these weights"
+            f"{store}: the teacher's log-probabilities differ by up to {worst:.3g} (allowed: {options.tolerance:g}); "
+            "capture again with these weights"
         )
     return 0

@@ -1,8 +1,6 @@
-"""Writes conf/README.md: every configuration key with its type, default, range and meaning.
+"""Write conf/README.md, every key with the comment behind its field.
 
-    python -m mindspore_impl.curriculum.key_reference
-
-The meaning of a key is the comment behind its field.
+python -m mindspore_impl.curriculum.key_reference
 """
 
 import dataclasses

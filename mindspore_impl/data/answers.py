@@ -64,11 +64,8 @@ def correct(record: Record, completion: Completion) -> bool:
     reasoning mode one without a well-formed thinking span.
     """
     verifier = _verifier(record)
-    if not completion.finished:
-        return False
-    if record.thinking == "fast" and completion.reasoning.strip():
-        return False
-    if record.thinking == "reasoning" and not completion.well_formed:
+    formed = completion.well_formed if record.thinking == "reasoning" else not completion.reasoning.strip()
+    if not completion.finished or not formed:
         return False
     return verifier.matches(record, completion.answer)
 
@@ -117,9 +114,8 @@ def final_number(text: str) -> Fraction | None:
     found = list(_NUMBER.finditer(text.rsplit("####", 1)[-1].replace("\N{MINUS SIGN}", "-")))
     if not found:
         return None
-    last = found[-1]
-    value = Fraction(last["digits"].replace(",", "")) / int(last["below"] or 1)
-    return -value if last["sign"] else value
+    sign, digits, below = found[-1].groups()
+    return Fraction((sign or "") + digits.replace(",", "")) / int(below or 1)
 
 
 def _number(record: Record) -> str:
@@ -132,8 +128,7 @@ def _number(record: Record) -> str:
 
 def _same_number(record: Record, answer: str) -> bool:
     """gsm8k: the final numbers are equal (1,234 and $1234.00. and 1234 are)."""
-    found = final_number(answer)
-    return found is not None and found == final_number(_number(record))
+    return final_number(_number(record)) == final_number(answer)
 
 
 def _program_result(record: Record) -> str:
@@ -142,8 +137,7 @@ def _program_result(record: Record) -> str:
     for key, value in values.items():
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             raise UserError(f"record {record.id!r}: meta.{key} is {value!r}; list_programs needs an array of strings")
-    unknown = [name for name in values["operations"] if name not in OPERATIONS]
-    if unknown:
+    if unknown := [name for name in values["operations"] if name not in OPERATIONS]:
         raise UserError(f"record {record.id!r}: meta.operations has {unknown[0]!r}; known: {', '.join(OPERATIONS)}")
     return " ".join(execute(values["letters"], values["operations"]))
 

@@ -12,17 +12,18 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, count, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mindspore_impl.data import difficulty
 from mindspore_impl.data.options import BatchOptions
-from mindspore_impl.data.packing import FilledRows, Pieces, cut, efficiency, fill, pack_lengths
+from mindspore_impl.data.packing import FilledRows, Pieces, cut, fill, pack_lengths
 from mindspore_impl.data.teacher_store import StoreReader
 from mindspore_impl.errors import UserError
 from mindspore_impl.ops.log_floor import LOG_FLOOR
+from mindspore_impl.schema import check_ranges, nearest
 
 if TYPE_CHECKING:
     from mindspore_impl.text.chat import Sample
@@ -48,14 +49,16 @@ class PackedBatch:
     teacher_ids_BLK: np.ndarray | None = None  # int32; -1 is padding
     teacher_logp_BLK: np.ndarray | None = None  # float32
     teacher_tail_logp_BL: np.ndarray | None = None  # float32
-    tokens: int = -1  # positions that are not padding; -1: counted
-    supervised: int = -1  # positions whose target has weight; -1: counted
 
-    def __post_init__(self) -> None:
-        if self.tokens < 0:
-            self.tokens = int(np.count_nonzero(self.segment_ids_BL))
-        if self.supervised < 0:
-            self.supervised = int(np.count_nonzero(self.loss_weight_BL))
+    @property
+    def tokens(self) -> int:
+        """Positions that are not padding."""
+        return int(np.count_nonzero(self.segment_ids_BL))
+
+    @property
+    def supervised(self) -> int:
+        """Positions whose target has weight."""
+        return int(np.count_nonzero(self.loss_weight_BL))
 
 
 class BatchStream:
@@ -90,28 +93,22 @@ class BatchStream:
         teacher: StoreReader | None = None,
     ):
         self.options, self.seed, self.rank, self.teacher = options, seed, rank, teacher
+        check_ranges(options, "data")
         parts = world_size * options.gradient_accumulation_steps
-        if options.gradient_accumulation_steps < 1 or options.rows < 1 or options.rows % parts:
-            raise UserError(
-                f"data.rows={options.rows} cannot be shared by {world_size} ranks x data.gradient_accumulation_steps="
-                f"{options.gradient_accumulation_steps}: choose a multiple of {max(parts, 1)}"
-            )
-        if options.sequence_length < 2 or options.prefetch < 0:
-            raise UserError("data.sequence_length must be at least 2 and data.prefetch at least 0")
+        if options.rows % parts:
+            key = f"{world_size} ranks x data.gradient_accumulation_steps={options.gradient_accumulation_steps}"
+            raise UserError(f"data.rows={options.rows} does not fit {key}; choose a multiple of {parts}")
         self._micro_rows = options.rows // parts
         self._sizes, self._quotas = _quotas(sets, options.mixture)
         self._samples = [sample for name in self._sizes for sample in sets[name]]
         self._pieces = cut(self._samples, options.sequence_length, options.overlong)
         bounds = np.searchsorted(self._pieces.sample_P, np.arange(len(self._samples) + 1))
         self._pieces_of = [np.arange(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
-        last = 0
-        for name, size in self._sizes.items():
-            first, last = last, last + size
-            if bounds[first] == bounds[last]:
-                raise UserError(
-                    f"data.sets.{name}: data.overlong={options.overlong} leaves nothing of this set at "
-                    f"data.sequence_length={options.sequence_length}; raise it"
-                )
+        self._first = dict(zip(self._sizes, accumulate([0, *self._sizes.values()]), strict=False))  # sample of each set
+        for name, first in self._first.items():
+            if bounds[first] == bounds[first + self._sizes[name]]:
+                setting = f"data.overlong={options.overlong} at data.sequence_length={options.sequence_length}"
+                raise UserError(f"data.sets.{name}: {setting} leaves nothing of it; raise the length")
         if teacher is not None:
             for index in np.unique(self._pieces.sample_P):  # a dropped sample needs no teacher rows
                 sample = self._samples[index]
@@ -131,8 +128,8 @@ class BatchStream:
             waiting, steps = deque(), iter(range(start, stop))
             try:
                 while True:
-                    for step in islice(steps, 1 + self.options.prefetch - len(waiting)):
-                        waiting.append(pool.submit(self.step, step))
+                    ahead = islice(steps, 1 + self.options.prefetch - len(waiting))
+                    waiting.extend(pool.submit(self.step, step) for step in ahead)
                     if not waiting:
                         return
                     yield waiting.popleft().result()
@@ -147,10 +144,9 @@ class BatchStream:
 
     def steps_for_epochs(self, epochs: float) -> int:
         """Steps until the last row of `epochs` epochs has been seen (the last step is filled from the next one)."""
-        whole = int(epochs)
-        rows = self._epoch_start(whole)
-        if epochs > whole:
-            rows += (epochs - whole) * (self._epoch_start(whole + 1) - rows)
+        rows, part = self._epoch_start(int(epochs)), epochs % 1
+        if part:
+            rows += part * (self._epoch_start(int(epochs) + 1) - rows)
         return int(np.ceil(rows / self.options.rows))
 
     def summary(self) -> dict[str, Any]:
@@ -161,14 +157,15 @@ class BatchStream:
         """
         rows, length_P = self._rows(0), self._pieces.length_P
         placed = [piece for row in rows for piece in row]
+        tokens = int(length_P[placed].sum())
         ordered = {} if self._hardness_S is None else {"order": self._order_summary(placed)}
         return ordered | {
             "samples": sum(self._quotas.values()),
             "sets": dict(self._quotas),
-            "tokens": int(length_P[placed].sum()),
+            "tokens": tokens,
             "supervised": sum(self._targets(piece) for piece in placed),
             "dropped": self._pieces.dropped_samples + self._pieces.dropped_pieces,
-            "efficiency": efficiency(rows, length_P, self.options.sequence_length),
+            "efficiency": tokens / (len(rows) * self.options.sequence_length) if rows else 0.0,
             "rows_per_epoch": len(rows),
         }
 
@@ -188,14 +185,10 @@ class BatchStream:
 
     def _global_rows(self, first: int, last: int) -> list[list[int]]:
         rows: list[list[int]] = []
-        epoch = 0
-        while self._epoch_start(epoch + 1) <= first:
-            epoch += 1
-        while first < last:
+        epoch = next(epoch for epoch in count() if self._epoch_start(epoch + 1) > first)
+        while len(rows) < last - first:
             start = self._epoch_start(epoch)
-            found = self._rows(epoch)[first - start : last - start]
-            rows += found
-            first += len(found)
+            rows += self._rows(epoch)[max(first - start, 0) : last - start]
             epoch += 1
         return rows
 
@@ -218,11 +211,7 @@ class BatchStream:
             return self._epochs[epoch]
 
     def _make_rows(self, epoch: int) -> list[list[int]]:
-        drawn: list[np.ndarray] = []
-        first = 0
-        for name, size in self._sizes.items():
-            drawn += [self._pieces_of[first + i] for i in self._draw(name, size, epoch)]
-            first += size
+        drawn = [self._pieces_of[first + i] for name, first in self._first.items() for i in self._draw(name, epoch)]
         generator = _generator(self.seed, "rows", epoch)
         rows: list[list[int]] = []
         for pieces in self._stretches(np.concatenate(drawn), epoch):
@@ -257,9 +246,10 @@ class BatchStream:
         parts = np.array_split(values, min(10, len(values)))
         return {"order": self.options.order, "by": by, "means": [float(part.mean()) for part in parts]}
 
-    def _draw(self, name: str, size: int, epoch: int) -> np.ndarray:
+    def _draw(self, name: str, epoch: int) -> np.ndarray:
         """Indices drawn from one set in one epoch: a window of the endless sequence of its shuffled passes."""
-        first, quota = epoch * self._quotas[name], self._quotas[name]
+        size, quota = self._sizes[name], self._quotas[name]
+        first = epoch * quota
         numbers = range(first // size, -(-(first + quota) // size))
         passes = [_generator(self.seed, "set " + name, number).permutation(size) for number in numbers]
         return np.concatenate(passes)[first % size :][:quota]
@@ -299,18 +289,16 @@ class SequentialBatches:
     def __len__(self) -> int:
         return -(-len(self._packed) // self.rows)
 
-    def _rows_of(self, number: int) -> list[list[int]]:
-        if not 0 <= number < len(self):
-            raise IndexError(number)  # ends an iteration
-        return self._packed[number * self.rows : (number + 1) * self.rows]
-
     def members(self, number: int) -> list[int]:
         """Indices of the samples of batch `number`, in the order of its placements."""
-        return [int(self._pieces.sample_P[piece]) for row in self._rows_of(number) for piece in row]
+        rows = self._packed[number * self.rows : (number + 1) * self.rows]
+        return [int(self._pieces.sample_P[piece]) for row in rows for piece in row]
 
     def __getitem__(self, number: int) -> tuple[PackedBatch, list[list[tuple[int, int]]]]:
-        chosen = self._rows_of(number)
-        rows = chosen + [[]] * (self.rows - len(chosen))
+        if not 0 <= number < len(self):
+            raise IndexError(number)  # ends an iteration
+        rows = self._packed[number * self.rows : (number + 1) * self.rows]
+        rows += [[]] * (self.rows - len(rows))
         filled = fill(rows, self._pieces, self.samples, self.sequence_length)
         placements = [[(int(self._pieces.sample_P[p]), column) for p, column in row] for row in filled.placements]
         arrays = _arrays(filled, self._pieces, self.samples, self.loss_weight, self.teacher)
@@ -327,10 +315,7 @@ def _quotas(sets: "dict[str, list[Sample]]", mixture: dict[str, float]) -> tuple
     weights = dict(mixture) or {name: float(len(samples)) for name, samples in sets.items()}
     for name, weight in weights.items():
         if name not in sets:
-            known = ", ".join(sorted(sets)) or "none"
-            raise UserError(f"data.mixture.{name}: there is no such set; the sets are {known}")
-        if not 0 <= weight < float("inf"):
-            raise UserError(f"data.mixture.{name}={weight}: a weight is a number from 0 up")
+            raise UserError(f"data.mixture.{name}: there is no such set{nearest(name, sets)}")
         if weight and not sets[name]:
             raise UserError(f"data.sets.{name}: the set is empty, nothing can be drawn from it")
     names = sorted(name for name, weight in weights.items() if weight)
@@ -345,10 +330,8 @@ def _quotas(sets: "dict[str, list[Sample]]", mixture: dict[str, float]) -> tuple
         quotas[name] += 1
     for name in names:
         if not quotas[name]:
-            raise UserError(
-                f"data.mixture.{name}={weights[name]:g}: its share is less than one of the {total} samples an epoch "
-                f"draws, so none would ever be drawn; raise it, or set it to 0"
-            )
+            key = f"data.mixture.{name}={weights[name]:g}"
+            raise UserError(f"{key}: less than one of the {total} samples of an epoch; raise it, or set it to 0")
     return sizes, quotas
 
 
@@ -369,16 +352,14 @@ def _naming(sample: "Sample") -> Iterator[None]:
 def _arrays(
     filled: FilledRows, pieces: Pieces, samples: "Sequence[Sample]", weight: float, teacher: StoreReader | None
 ) -> list[np.ndarray]:
-    """The arrays of PackedBatch in the order of its fields."""
+    """The arrays of PackedBatch in the order of its fields.
+
+    Teacher ids, log-probabilities and tail stand at the position that predicts each supervised target.
+    """
     arrays = [filled.input_ids_RL, filled.target_ids_RL, filled.segment_ids_RL, filled.position_ids_RL]
     arrays.append(np.where(filled.target_supervised_RL, weight, 0.0).astype(np.float32))
-    return arrays if teacher is None else arrays + _teacher_arrays(filled, pieces, samples, teacher)
-
-
-def _teacher_arrays(
-    filled: FilledRows, pieces: Pieces, samples: "Sequence[Sample]", teacher: StoreReader
-) -> list[np.ndarray]:
-    """Teacher ids, log-probabilities and tail at the position that predicts each supervised target."""
+    if teacher is None:
+        return arrays
     shape = filled.input_ids_RL.shape
     ids_RLK = np.full((*shape, teacher.top_k), -1, np.int32)
     logp_RLK = np.full((*shape, teacher.top_k), LOG_FLOOR, np.float32)
@@ -393,4 +374,4 @@ def _teacher_arrays(
             part = slice(skip, skip + len(where))
             ids_RLK[r, where], logp_RLK[r, where] = ids_SK[part], logp_SK[part]
             tail_logp_RL[r, where] = tail_logp_S[part]
-    return [ids_RLK, logp_RLK, tail_logp_RL]
+    return [*arrays, ids_RLK, logp_RLK, tail_logp_RL]

@@ -29,9 +29,7 @@ def number_of(meta: dict, field: str, where: str) -> float:
             "reads (source: stage), or name another field"
         )
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(
-            f"{where}: meta.{field} is {value!r}, not a finite number; measure it again or name another field"
-        )
+        raise UserError(f"{where}: meta.{field} is {value!r}, not a finite number; measure it again")
     return float(value)
 
 
@@ -42,10 +40,9 @@ def hardness(values: np.ndarray, field: str) -> np.ndarray:
 
 def check_keep(keep: KeepOptions, key: str) -> None:
     """Raise UserError naming `key` when the options of a band contradict each other."""
-    low, high = keep.low, keep.high
-    if (keep.bucket is None) == (low is None and high is None):
+    if (keep.bucket is None) == (keep.low is None and keep.high is None):
         raise UserError(f"{key}: give low, high or both; or a bucket ({', '.join(BUCKETS)}) instead of them")
-    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    low, high = _ends(keep, -math.inf, math.inf)
     if not low <= high or low == high and keep.ends == "excluded":
         raise UserError(f"{key}: nothing lies between low={keep.low} and high={keep.high}; lower low or raise high")
     if keep.by == "quantile" and any(end is not None and not 0 <= end <= 1 for end in (keep.low, keep.high)):
@@ -72,14 +69,18 @@ def kept(records: Sequence[Record], keep: KeepOptions, key: str) -> list[Record]
 
 def within(values, keep: KeepOptions):
     """Whether a number, or each of an array, lies between the band's two values."""
-    low, high = -math.inf if keep.low is None else keep.low, math.inf if keep.high is None else keep.high
+    low, high = _ends(keep, -math.inf, math.inf)
     if keep.ends == "excluded":
         return (values > low) & (values < high)
     return (values >= low) & (values <= high)
 
 
+def _ends(keep: KeepOptions, least: float, most: float) -> tuple[float, float]:
+    return least if keep.low is None else keep.low, most if keep.high is None else keep.high
+
+
 def _by_rank(values: np.ndarray, keep: KeepOptions) -> np.ndarray:
-    low, high = keep.low or 0.0, 1.0 if keep.high is None else keep.high
+    low, high = _ends(keep, 0.0, 1.0)
     if keep.bucket is not None:
         low, high = BUCKETS.index(keep.bucket) / 3, (BUCKETS.index(keep.bucket) + 1) / 3
     first, last = round(low * len(values)), round(high * len(values))
@@ -93,16 +94,10 @@ def change(before: Sequence[Record], after: Sequence[Record], field: str, name: 
 
     {"field", "before", "after", "mean_before", "mean_after", "edges" [BINS + 1], "counts_before", "counts_after"}.
     """
-    parts = [np.array([number_of(r.meta, field, f"{name}: record {r.id!r}") for r in part]) for part in (before, after)]
-    edges = np.histogram_bin_edges(parts[0], BINS)
-    counts = [np.histogram(part, edges)[0].tolist() for part in parts]
-    return {
-        "field": field,
-        "before": len(parts[0]),
-        "after": len(parts[1]),
-        "mean_before": float(parts[0].mean()),
-        "mean_after": float(parts[1].mean()),
-        "edges": edges.tolist(),
-        "counts_before": counts[0],
-        "counts_after": counts[1],
-    }
+    found: dict = {"field": field}
+    for when, records in (("before", before), ("after", after)):
+        values = np.array([number_of(record.meta, field, f"{name}: record {record.id!r}") for record in records])
+        edges = np.array(found.setdefault("edges", np.histogram_bin_edges(values, BINS).tolist()))
+        found |= {when: len(values), f"mean_{when}": float(values.mean())}
+        found[f"counts_{when}"] = np.histogram(values, edges)[0].tolist()
+    return found

@@ -38,14 +38,19 @@ def judge(rollouts: Iterable[Rollout], tokenizer: Tokenizer) -> dict[Prompt, Ver
     """
     verdicts: dict[Prompt, Verdict] = {}
     for rollout in rollouts:
-        verdict = verdicts.setdefault(_prompt_of(rollout), Verdict())
+        prompt = rollout.meta.get("prompt_id")
+        if not isinstance(prompt, str) or not prompt:
+            raise UserError(f"rollout {rollout.id!r}: meta.prompt_id is missing; name the answered record there")
+        verdict = verdicts.setdefault((prompt, rollout.thinking), Verdict())
         verdict.answers += 1
         completion = parse_completion(rollout.completion_ids, tokenizer)
         question = Record(f"rollout {rollout.id}", rollout.messages, rollout.thinking, rollout.meta)
         if not answers.correct(question, completion):
             continue
         verdict.right += 1
-        completion = _split(completion, rollout.thinking, tokenizer)
+        if rollout.thinking == "reasoning" and not tokenizer.template.thinks:  # no span: reasoning before the answer
+            reasoning, _, answer = completion.answer.rpartition(REASONING_END)
+            completion = replace(completion, reasoning=reasoning, answer=answer)
         trainable = rollout.thinking == "fast" or bool(completion.reasoning.strip())
         if trainable and (verdict.best is None or _size(rollout) < _size(verdict.best)):
             verdict.best, verdict.best_completion = rollout, completion
@@ -65,23 +70,6 @@ def best_record(verdict: Verdict, identity: str) -> Record | None:
     meta = {key: value for key, value in rollout.meta.items() if key not in ("sample", "correct")}
     meta |= {"rollout": rollout.id, "answers": verdict.answers, "right": verdict.right}
     return Record(identity, messages, rollout.thinking, meta)
-
-
-def _prompt_of(rollout: Rollout) -> Prompt:
-    prompt = rollout.meta.get("prompt_id")
-    if not isinstance(prompt, str) or not prompt:
-        raise UserError(
-            f"rollout {rollout.id!r}: meta.prompt_id is missing; set it to the id of the record that was answered"
-        )
-    return prompt, rollout.thinking
-
-
-def _split(completion: Completion, thinking: str, tokenizer: Tokenizer) -> Completion:
-    """Separate reasoning and answer where the template has no thinking span and puts reasoning before the answer."""
-    if tokenizer.template.thinks or thinking != "reasoning":
-        return completion
-    reasoning, _, answer = completion.answer.rpartition(REASONING_END)
-    return replace(completion, reasoning=reasoning, answer=answer)
 
 
 def _size(rollout: Rollout) -> tuple[int, str]:

@@ -12,6 +12,7 @@ The SHA-256 of a problem determines its split, so the splits are disjoint for an
 import hashlib
 import random
 from collections.abc import Iterator
+from itertools import islice
 from math import perm
 
 from mindspore_impl.data.options import ListProgramsSet
@@ -33,40 +34,30 @@ NAMES = tuple(OPERATIONS)
 SPLITS = ("train",) * 8 + ("validation", "test")  # tenths of all problems
 
 
-def generate(
-    split: str, skip: int, count: int, thinking: str, noise: float, operations: int, length: int, seed: int
-) -> Iterator[Record]:
+def generate(options: ListProgramsSet, seed: int = 0) -> Iterator[Record]:
     """Records `skip` .. `skip + count - 1` of a split's sequence, which never repeats a problem.
 
     The sequence depends on (split, operations, length, seed) only: fast and reasoning records with the same numbers
     hold the same problems, and ranges that do not overlap hold different ones. Lists have `length - 1` or `length`
-    letters and programs 1 .. `operations` steps, both drawn evenly.
+    letters and programs 1 .. `operations` steps, both drawn evenly. `noise` is the share of problems whose label has
+    one swap of neighbours after a random step, carried through the steps after it; meta["answer"] is always right.
 
-    Args:
-        split: train, validation or test.
-        skip: Problems left out at the start.
-        count: Number of records.
-        thinking: fast, or reasoning: the label contains the intermediate lists.
-        noise: Share of problems whose label has one swap of neighbours after a random step, carried through the steps
-            after it; meta["answer"] is always right.
-        operations: Largest number of operations.
-        length: Letters of the longer lists.
-        seed: Determines order and noise.
-
-    Raises UserError at once for a setting out of range, or when the split holds fewer than skip + count problems.
+    seed: of order and noise, where the options have none. Raises UserError at once for a setting out of range, or when
+    the split holds fewer than skip + count problems.
     """
+    split, stop, seed = options.split, options.skip + options.count, seed if options.seed is None else options.seed
     if split not in SPLITS:
         raise UserError(f"list_programs: unknown split {split!r}; use one of {', '.join(dict.fromkeys(SPLITS))}")
-    given = {"skip": skip, "count": count, "noise": noise, "operations": operations, "length": length}
-    check_ranges(ListProgramsSet(**given), "list_programs")
-    strata = _strata(operations, length)
+    check_ranges(options, "list_programs")
+    strata = _strata(options.operations, options.length)
     expected = sum(size for _, _, size in strata) * SPLITS.count(split) / len(SPLITS)
-    if skip + count > 0.8 * expected and skip + count > (there := split_size(split, operations, length)):
-        raise UserError(
-            f"list_programs: skip={skip} and count={count} ask for more problems than there are: split "
-            f"{split} with operations={operations}, length={length} holds {there}; lower count or skip"
-        )
-    return _records(split, skip, count, thinking, noise, strata, seed)
+    if stop > 0.8 * expected and stop > (there := split_size(split, options.operations, options.length)):
+        where = f"split {split} with operations={options.operations}, length={options.length}"
+        raise UserError(f"list_programs: skip + count = {stop}, but {where} holds {there} problems; lower them")
+    return (
+        _record(f"list_programs/{split}/{seed}/{index}", *problem, options.thinking, options.noise, seed)
+        for index, problem in islice(enumerate(_problems(split, strata, seed)), options.skip, stop)
+    )
 
 
 def execute(letters: list[str], operations: list[str]) -> list[str]:
@@ -153,36 +144,25 @@ def _problems(split: str, strata: list[tuple[int, int, int]], seed: int) -> Iter
             del walks[chosen]
 
 
-def _records(split, skip, count, thinking, noise, strata, seed) -> Iterator[Record]:
-    for index, (letters, operations) in enumerate(_problems(split, strata, seed)):
-        if index >= skip + count:
-            return
-        if index >= skip:
-            yield _record(f"list_programs/{split}/{seed}/{index}", letters, operations, thinking, noise, seed)
-
-
 def _record(identity, letters, operations, thinking, noise, seed) -> Record:
-    states, slip = [], _slip(letters, operations, noise, seed)
+    states, now, slip = [], letters, _slip(letters, operations, noise, seed)
     for step, name in enumerate(operations):
-        letters_now = OPERATIONS[name](list(states[-1] if states else letters))
+        now = OPERATIONS[name](list(now))
         if slip and slip[0] == step:
-            at = slip[1]
-            letters_now[at], letters_now[at + 1] = letters_now[at + 1], letters_now[at]
-        states.append(letters_now)
+            now[slip[1] : slip[1] + 2] = now[slip[1] + 1], now[slip[1]]
+        states.append(now)
     reasoning = " ".join(f"{name} {' '.join(state)}" for name, state in zip(operations, states, strict=True))
-    answer = " ".join(execute(letters, operations))
     messages = (
         Message("user", f"list {' '.join(letters)} apply {' '.join(operations)}"),
         Message("assistant", " ".join(states[-1]), reasoning if thinking == "reasoning" else None),
     )
-    meta = {"task": "list_programs", "letters": letters, "operations": operations, "answer": answer}
+    meta = {"task": "list_programs", "letters": letters, "operations": operations}
+    meta["answer"] = " ".join(execute(letters, operations))
     return Record(identity, messages, thinking, meta)
 
 
 def _slip(letters: list[str], operations: list[str], noise: float, seed: int) -> tuple[int, int] | None:
     """(step, position) of the wrong swap in a noisy label, or None: a pure function of problem and seed."""
-    if noise <= 0:
-        return None
     draw = _digest(f"noise {seed} {_canonical(letters, operations)}")
     chance, rest = draw & 0xFFFFFFFF, draw >> 32
     if chance >= noise * 2**32:

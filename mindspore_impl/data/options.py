@@ -85,9 +85,7 @@ class DataOptions:
 class BatchOptions:
     """How one stage draws, packs and batches its samples."""
 
-    mixture: dict[str, float] = option(
-        default_factory=dict, low=0
-    )  # set: weight, as {reasoning: 3, fast: 1}; 0: left out
+    mixture: dict[str, float] = option(default_factory=dict, low=0)  # weight of each set by name; 0: left out
     validation: list[str] = field(default_factory=list)  # sets whose loss is measured while training
     sequence_length: int = option(128, low=2)  # tokens in a packed row
     rows: int = option(8, low=1)  # packed rows of a step over all ranks and micro-batches

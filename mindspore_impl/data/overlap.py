@@ -12,18 +12,13 @@ def window_problems(
 ) -> Iterator[str]:
     """Held-out sets that read the same part of a file as a training set, found without reading any file.
 
-    Args:
-        sets: the data sets by name.
-        trained: name of each training set: the configuration key that names it.
-        held_out: the same of validation and test sets.
+    trained, held_out: {name of a set: the configuration key that names it}.
     """
     for held, key in held_out.items():
         if shared := [name for name in trained if _same_window(sets[name], sets[held])]:
-            yield (
-                f"{key}: {held!r} reads records of {sets[held].path} that {', '.join(shared)} train on "
-                f"({trained[shared[0]]}); set the same holdout on all, with split=validation on {held!r}, or give skip "
-                "and count that do not overlap"
-            )
+            fault = f"{held!r} reads records of {sets[held].path} that {', '.join(shared)} train on"
+            remedy = f"set the same holdout on all, with split=validation on {held!r}, or skip and count apart"
+            yield f"{key}: {fault} ({trained[shared[0]]}); {remedy}"
 
 
 def _same_window(train: DatasetOptions, held: DatasetOptions) -> bool:

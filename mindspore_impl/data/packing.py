@@ -63,12 +63,6 @@ def pack_lengths(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[lis
     return rows
 
 
-def efficiency(rows: list[list[int]], lengths: Sequence[int] | np.ndarray, capacity: int) -> float:
-    """Share of the positions of `rows` that hold a token."""
-    used = sum(int(lengths[item]) for row in rows for item in row)
-    return used / (len(rows) * capacity) if rows else 0.0
-
-
 @dataclass(frozen=True)
 class Pieces:
     """Documents to pack: piece p is `samples[sample_P[p]].ids[start_P[p]:stop_P[p]]`, in the samples' order.
@@ -102,10 +96,8 @@ def cut(samples: "Sequence[Sample]", capacity: int, overlong: str) -> Pieces:
         if length <= capacity:
             found.append((index, 0, length))
         elif overlong == "error":
-            raise UserError(
-                f"record {sample.record_id!r} has {length} tokens but a row holds {capacity}: raise "
-                f"data.sequence_length, or choose data.overlong=drop or data.overlong=split"
-            )
+            remedy = "raise data.sequence_length, or choose data.overlong=drop or split"
+            raise UserError(f"record {sample.record_id!r} has {length} tokens but a row holds {capacity}: {remedy}")
         elif overlong == "drop":
             dropped_samples += 1
         else:
@@ -138,14 +130,10 @@ def fill(
 
     An empty row is all padding. Raises ValueError when a row is overfull.
     """
-    input_ids_RL, target_ids_RL, segment_ids_RL, position_ids_RL = (
-        np.zeros((len(rows), sequence_length), np.int32) for _ in range(4)
-    )
-    target_supervised_RL = np.zeros((len(rows), sequence_length), bool)
-    placements: list[list[tuple[int, int]]] = []
+    kinds = (np.int32, np.int32, bool, np.int32, np.int32)
+    filled = FilledRows(*(np.zeros((len(rows), sequence_length), kind) for kind in kinds), [[] for _ in rows])
     for r, row in enumerate(rows):
         column = 0
-        placed = []
         for segment, piece in enumerate(row, start=1):
             sample = samples[pieces.sample_P[piece]]
             part = slice(pieces.start_P[piece], pieces.stop_P[piece])
@@ -153,11 +141,11 @@ def fill(
             end = column + len(ids)
             if end > sequence_length:
                 raise ValueError(f"row {r} holds more than {sequence_length} tokens")
-            input_ids_RL[r, column:end] = ids
-            target_ids_RL[r, column:end], target_supervised_RL[r, column:end] = shift(ids, sample.supervised[part])
-            segment_ids_RL[r, column:end] = segment
-            position_ids_RL[r, column:end] = np.arange(len(ids))
-            placed.append((int(piece), column))
+            filled.input_ids_RL[r, column:end] = ids
+            targets = shift(ids, sample.supervised[part])
+            filled.target_ids_RL[r, column:end], filled.target_supervised_RL[r, column:end] = targets
+            filled.segment_ids_RL[r, column:end] = segment
+            filled.position_ids_RL[r, column:end] = np.arange(len(ids))
+            filled.placements[r].append((int(piece), column))
             column = end
-        placements.append(placed)
-    return FilledRows(input_ids_RL, target_ids_RL, target_supervised_RL, segment_ids_RL, position_ids_RL, placements)
+    return filled

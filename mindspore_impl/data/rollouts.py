@@ -32,24 +32,19 @@ REQUIRED = ("id", "messages", "thinking", "text", "finish")
 
 @dataclass(frozen=True)
 class Rollout:
-    """One answer to one prompt.
-
-    messages: the prompt's turns. prompt_ids, completion_ids: token ids of the prompt and of the answer (with the end of
-    turn when finish is "stop"); None when an external engine returned text only. text: the answer as text. sampling:
-    the decoding settings. meta: the record's, for verification.
-    """
+    """One answer to one prompt. The ids are None when an external engine returned text only."""
 
     id: str
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...]  # the prompt's turns
     thinking: Literal["reasoning", "fast"]
     prompt_ids: list[int] | None
-    completion_ids: list[int] | None
-    text: str
+    completion_ids: list[int] | None  # of the answer, with the end of turn when finish is "stop"
+    text: str  # the answer
     finish: Literal["stop", "length"]
     weights_sha256: str | None = None
     tokenizer_sha256: str | None = None
-    sampling: dict = field(default_factory=dict)
-    meta: dict = field(default_factory=dict)
+    sampling: dict = field(default_factory=dict)  # the decoding settings
+    meta: dict = field(default_factory=dict)  # of the record, for verification
 
 
 KEYS = tuple(item.name for item in fields(Rollout))
@@ -85,10 +80,8 @@ def read_rollouts(path: str | Path, tokenizer: Tokenizer, keep_truncated: bool) 
         if keep_truncated or rollout.finish == "stop":
             rollouts.append(rollout)
     if not rollouts:
-        raise UserError(
-            f"{path}: each of the {len(lines)} rollouts was cut by the token limit; raise max_new_tokens, "
-            "or set keep_truncated: true"
-        )
+        fault = f"each of the {len(lines)} rollouts was cut by the token limit"
+        raise UserError(f"{path}: {fault}; raise max_new_tokens, or set keep_truncated: true")
     return rollouts
 
 
@@ -127,7 +120,12 @@ def parse_rollout(value: Any, where: str, tokenizer: Tokenizer | None) -> Rollou
     )
     if tokenizer is None:
         return rollout
-    _check_tokenizer(rollout, tokenizer, where)
+    if rollout.prompt_ids is not None or rollout.completion_ids is not None:
+        if rollout.tokenizer_sha256 is None:
+            refuse(where, "ids are given without tokenizer_sha256; add the sha256 of their tokenizer.model")
+        if rollout.tokenizer_sha256 != tokenizer.sha256:
+            hashes = f"{rollout.tokenizer_sha256[:12]}, but this run uses {tokenizer.sha256[:12]} ({tokenizer.path})"
+            refuse(where, f"its ids were made with the tokenizer {hashes}; set tokenizer.path, or leave the ids out")
     rollout = _with_ids(rollout, tokenizer, where)
     _check_finish(rollout, tokenizer, where)
     return rollout
@@ -141,28 +139,13 @@ def _ids(value: dict, key: str, where: str, tokenizer: Tokenizer | None) -> list
         refuse(where, f"{key} must be a non-empty array of integers, or be left out")
     if tokenizer is not None and (min(ids) < 0 or max(ids) >= tokenizer.vocab_size):
         worst = min(ids) if min(ids) < 0 else max(ids)
-        refuse(
-            where,
-            f"{key} holds the id {worst}, outside the vocabulary of {tokenizer.vocab_size}; the file was "
-            "written with another tokenizer or a padded vocabulary",
-        )
+        fault = f"{key} holds the id {worst}, outside the vocabulary of {tokenizer.vocab_size}"
+        refuse(where, f"{fault}; it was written with another tokenizer or a padded vocabulary")
     return ids
 
 
 def _hash(value: dict, key: str, where: str) -> str | None:
     return None if value.get(key) is None else text_field(value, key, where)
-
-
-def _check_tokenizer(rollout: Rollout, tokenizer: Tokenizer, where: str) -> None:
-    has_ids = rollout.prompt_ids is not None or rollout.completion_ids is not None
-    if has_ids and rollout.tokenizer_sha256 is None:
-        refuse(where, "ids are given without tokenizer_sha256; add the sha256 of the tokenizer.model that made them")
-    if rollout.tokenizer_sha256 not in (None, tokenizer.sha256) and has_ids:
-        refuse(
-            where,
-            f"its ids were made with the tokenizer {rollout.tokenizer_sha256[:12]}, but this run uses "
-            f"{tokenizer.sha256[:12]} ({tokenizer.path}); set tokenizer.path, or leave the ids out",
-        )
 
 
 def _with_ids(rollout: Rollout, tokenizer: Tokenizer, where: str) -> Rollout:
@@ -178,8 +161,5 @@ def _with_ids(rollout: Rollout, tokenizer: Tokenizer, where: str) -> Rollout:
 def _check_finish(rollout: Rollout, tokenizer: Tokenizer, where: str) -> None:
     ended = bool(rollout.completion_ids) and rollout.completion_ids[-1] == tokenizer.eos_id
     if ended != (rollout.finish == "stop"):
-        refuse(
-            where,
-            f"finish is {rollout.finish!r}, but completion_ids {'end' if ended else 'do not end'} with "
-            f"{tokenizer.template.turn_end}; they must end with it exactly when finish is 'stop'",
-        )
+        found = f"finish is {rollout.finish!r}, but completion_ids {'end' if ended else 'do not end'}"
+        refuse(where, f"{found} with {tokenizer.template.turn_end}; they must, exactly when finish is 'stop'")

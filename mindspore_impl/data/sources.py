@@ -20,6 +20,7 @@ from mindspore_impl.schema import Kinds, check_ranges, nearest
 from mindspore_impl.text.records import Message, Record, parse_messages, parse_record, refuse, require_keys, text_field
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # gsm8k's marks: 48/2 = <<48/2=24>>24
+BOM = b"\xef\xbb\xbf"
 SHAREGPT_ROLES = {
     "system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool",
@@ -45,12 +46,9 @@ SOURCES: dict[str, SourceKind] = {}
 def register_source(name: str, options: type[DatasetOptions]) -> Callable:
     """Decorator of a loader, (options, seed) -> records: add a source of this name with options of this dataclass.
 
-    The seed is the run's. The loader applies `skip` and `count`, and leaves `keep` alone.
-
-    Args:
-        name: what `source` selects.
-        options: its fields are the keys of such a set. A field `path` is a file, whose name and content are part of
-            the fingerprint of every stage that reads the set.
+    The seed is the run's. The loader applies `skip` and `count`, and leaves `keep` alone. The fields of `options` are
+    the keys of such a set; a field `path` is a file, whose name and content are part of the fingerprint of every stage
+    that reads the set.
     """
 
     def register(load: Callable[[Any, int], Iterable[Record]]) -> Callable:
@@ -65,9 +63,6 @@ def register_file_source(name: str) -> Callable[[Adapter], Adapter]:
 
     An adapter takes the object, its place for messages ("FILE:LINE"), an id for a record without one, and the set's
     `thinking`. It raises UserError that starts with the place.
-
-    Args:
-        name: what `source` selects.
     """
 
     def register(adapter: Adapter) -> Adapter:
@@ -107,13 +102,7 @@ def load_whole(name: str, options: DatasetOptions, seed: int) -> list[Record]:
         raise UserError(f"{key}: {error}") from error
 
 
-@register_source("list_programs", ListProgramsSet)
-def _list_programs(options: ListProgramsSet, seed: int) -> Iterable[Record]:
-    seed = seed if options.seed is None else options.seed
-    return list_programs.generate(
-        options.split, options.skip, options.count, options.thinking, options.noise, options.operations, options.length,
-        seed,
-    )  # fmt: skip
+register_source("list_programs", ListProgramsSet)(list_programs.generate)
 
 
 @register_source("stage", StageSet)
@@ -133,10 +122,8 @@ def _load_file(adapter: Adapter, options: FileSet, seed: int) -> list[Record]:
     if len(records) < (options.count or 1):
         there = sum(1 for _ in _part(_rows(path), options))
         part = f", {options.split} part with holdout={options.holdout}," if options.holdout else ""
-        raise UserError(
-            f"skip={options.skip} and count={options.count} ask for more than {path}{part} has: it holds {there} "
-            "records"
-        )
+        window = f"skip={options.skip} and count={options.count}"
+        raise UserError(f"{window} ask for more than {path}{part} has: it holds {there} records")
     return records
 
 
@@ -161,24 +148,31 @@ def _part(rows: Iterable[Row], options: FileSet) -> Iterator[Row]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict]]:
-    """(place, object) of JSON lines (place: the line) or of a JSON array (place: its index, as [3])."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            opening = next((line.lstrip()[0] for line in file if line.strip()), "")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error})") from error
-    if opening != "[":
-        yield from ((str(number), value) for number, value in files.read_jsonl(path))
-        return
-    values = files.read_json(path)
-    if not values:
+    place = None
+    for place, text in lines_of(path):
+        yield place, object_of(text, path, place)
+    if place is None:
         raise UserError(f"{path}: the file holds no record")
-    for index, value in enumerate(values):
-        if not isinstance(value, dict):
-            raise UserError(f"{path}:[{index}]: expected an object")
-        yield f"[{index}]", value
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, Any]]:
+    """(line number, bytes) of JSON lines, or ("[index]", value) of a JSON array; blank lines are skipped."""
+    with files.reading(path), open(path, "rb") as file:
+        start = len(BOM) if file.read(len(BOM)) == BOM else 0
+        file.seek(start)
+        if file.read(4096).lstrip()[:1] == b"[":
+            yield from ((f"[{index}]", value) for index, value in enumerate(files.read_json(path)))
+            return
+        file.seek(start)
+        yield from ((str(number), line) for number, line in enumerate(file, start=1) if not line.isspace())
+
+
+def object_of(text: Any, path: Path, place: str) -> dict:
+    """The object of an entry of `lines_of`. Raises UserError that names its place when it is none."""
+    value = files.parse_object(text, path, int(place)) if isinstance(text, bytes) else text
+    if not isinstance(value, dict):
+        raise UserError(f"{path}:{place}: expected an object, found {type(value).__name__}")
+    return value
 
 
 @register_file_source("gsm8k")
@@ -191,8 +185,8 @@ def _gsm8k(value: dict, where: str, identity: str, thinking: str) -> Record:
     if not mark or not answer:
         refuse(where, "the field 'answer' has no '#### <result>' at its end")
     reasoning = CALCULATOR.sub("", solution).strip()
-    number = answer.replace(",", "")
-    return _question(identity, where, thinking, question, answer, reasoning, task="gsm8k", exact=number)
+    meta = {"task": "gsm8k", "answer": answer.replace(",", "")}
+    return _question(value, where, identity, thinking, (question, answer, reasoning), meta)
 
 
 @register_file_source("alpaca")
@@ -201,31 +195,16 @@ def _alpaca(value: dict, where: str, identity: str, thinking: str) -> Record:
     require_keys(value, ("instruction", "output"), where)
     question, extra = text_field(value, "instruction", where), _optional(value, "input", where)
     question = f"{question}\n\n{extra}" if extra else question
-    answer = text_field(value, "output", where)
-    return _question(
-        identity,
-        where,
-        thinking,
-        question,
-        answer,
-        _optional(value, "reasoning", where),
-        _optional(value, "system", where),
-    )
+    texts = (question, text_field(value, "output", where), _optional(value, "reasoning", where))
+    return _question(value, where, identity, thinking, texts)
 
 
 @register_file_source("prompt_answer")
 def _prompt_answer(value: dict, where: str, identity: str, thinking: str) -> Record:
     """prompt, answer; `reasoning` and `system` when the file has them."""
     require_keys(value, ("prompt", "answer"), where)
-    return _question(
-        identity,
-        where,
-        thinking,
-        text_field(value, "prompt", where),
-        text_field(value, "answer", where),
-        _optional(value, "reasoning", where),
-        _optional(value, "system", where),
-    )
+    texts = (text_field(value, "prompt", where), text_field(value, "answer", where))
+    return _question(value, where, identity, thinking, (*texts, _optional(value, "reasoning", where)))
 
 
 @register_file_source("sharegpt")
@@ -235,34 +214,29 @@ def _sharegpt(value: dict, where: str, identity: str, thinking: str) -> Record:
     turns = value["conversations"]
     if not isinstance(turns, list) or not turns:
         refuse(where, "the field 'conversations' must be an array with at least one turn")
-    messages = []
-    if system := _optional(value, "system", where):
-        messages.append({"role": "system", "content": system})
+    system = _optional(value, "system", where)
+    messages = [{"role": "system", "content": system}] if system else []
     for index, turn in enumerate(turns):
         place = f"{where}: conversations[{index}]"
         if not isinstance(turn, dict):
             refuse(place, "expected an object with 'from' and 'value'")
         require_keys(turn, ("from", "value"), place)
-        role = SHAREGPT_ROLES.get(text_field(turn, "from", place))
+        role, text = SHAREGPT_ROLES.get(text_field(turn, "from", place)), text_field(turn, "value", place)
         if role is None:
             refuse(place, f"unknown 'from' {turn['from']!r}; known: {', '.join(SHAREGPT_ROLES)}")
-        messages.append(_sharegpt_message(role, text_field(turn, "value", place), place, thinking))
+        reasoning, mark, answer = text.lstrip().removeprefix("<think>").partition("</think>")
+        thought = role == "assistant" and text.lstrip().startswith("<think>")
+        if thought and not mark:
+            refuse(place, "the field 'value' opens <think> and never closes it")
+        if role == "assistant" and thinking == "reasoning" and not thought:
+            refuse(place, "no <think>...</think> before it, which thinking: reasoning needs; or use thinking: fast")
+        messages.append({"role": role, "content": answer.strip() if thought else text})
+        if thought and thinking == "reasoning":
+            messages[-1]["reasoning"] = reasoning.strip()
     if messages[-1]["role"] != "assistant":
         refuse(where, "the last turn of 'conversations' must be the assistant's (from: gpt); remove the turns after it")
     parsed = parse_messages(messages, where)
     return Record(identity, parsed, thinking, {"task": "exact", "answer": parsed[-1].content})
-
-
-def _sharegpt_message(role: str, text: str, where: str, thinking: str) -> dict:
-    if role != "assistant" or not text.lstrip().startswith("<think>"):
-        if role == "assistant" and thinking == "reasoning":
-            refuse(where, "no <think>...</think> before it, which thinking: reasoning needs; or use thinking: fast")
-        return {"role": role, "content": text}
-    reasoning, mark, answer = text.lstrip().removeprefix("<think>").partition("</think>")
-    if not mark:
-        refuse(where, "the field 'value' opens <think> and never closes it")
-    message = {"role": role, "content": answer.strip()}
-    return message | ({"reasoning": reasoning.strip()} if thinking == "reasoning" else {})
 
 
 @register_file_source("records")
@@ -276,23 +250,17 @@ def _optional(value: dict, key: str, where: str) -> str:
 
 
 def _question(
-    identity: str,
-    where: str,
-    thinking: str,
-    question: str,
-    answer: str,
-    reasoning: str,
-    system: str = "",
-    task: str = "exact",
-    exact: str | None = None,
+    value: dict, where: str, identity: str, thinking: str, texts: tuple[str, str, str], meta: dict | None = None
 ) -> Record:
-    """One question and its answer as a record; the reasoning is kept in reasoning mode and demanded there."""
+    """One question, its answer and reasoning (`texts`) as a record; the reasoning is demanded in reasoning mode."""
+    question, answer, reasoning = texts
     for text, what in ((question, "question"), (answer, "answer")):
         if not text.strip():
             refuse(where, f"the {what} is empty; fill it or remove the record")
     if thinking == "reasoning" and not reasoning.strip():
         refuse(where, "there is no reasoning beside the answer, which thinking: reasoning needs; use thinking: fast")
+    system = _optional(value, "system", where)
     messages = [Message("system", system)] if system else []
     kept = reasoning if thinking == "reasoning" else None
     messages += [Message("user", question), Message("assistant", answer, kept)]
-    return Record(identity, tuple(messages), thinking, {"task": task, "answer": answer if exact is None else exact})
+    return Record(identity, tuple(messages), thinking, meta or {"task": "exact", "answer": answer})

@@ -68,12 +68,9 @@ def check_rows(
 
     Padding is -1 and comes last. With mode top_k the ids are in order of falling probability. All masses sum to 1.
     """
-    shape = (len(tail_logp_S), header.top_k)
-    if teacher_ids_SK.shape != shape or teacher_logp_SK.shape != shape or tail_logp_S.ndim != 1:
-        raise UserError(
-            f"{where}: teacher ids {teacher_ids_SK.shape}, log-probabilities {teacher_logp_SK.shape} and tail "
-            f"{tail_logp_S.shape} do not fit together with top_k={header.top_k}"
-        )
+    shapes = [array.shape for array in (teacher_ids_SK, teacher_logp_SK, tail_logp_S)]
+    if shapes != [(len(tail_logp_S), header.top_k)] * 2 + [(len(tail_logp_S),)]:
+        raise UserError(f"{where}: ids, log-probabilities and tail of shapes {shapes} do not fit top_k={header.top_k}")
     for bad_S, fault in row_faults(header, teacher_ids_SK, teacher_logp_SK, tail_logp_S):
         if bad_S.any():
             raise UserError(f"{where}: teacher row {int(np.argmax(bad_S))}: {fault}; capture it again")
@@ -123,20 +120,14 @@ def renormalise(logp_SK: np.ndarray, tail_logp_S: np.ndarray) -> tuple[np.ndarra
     return np.minimum(logp_SK, 0), np.minimum(tail_logp_S, 0)
 
 
-def listing(header: StoreHeader, **content) -> dict:
-    """The JSON object of a manifest, or of the record of an unpublished shard."""
-    return {"schema": SCHEMA, "header": asdict(header), **content}
-
-
 def parse_listing(content: dict, path: Path) -> tuple[StoreHeader, list[dict]]:
-    """Header and shard entries of the `listing` that was read from `path`. Raises UserError when it is malformed."""
+    """Header and shard entries of a manifest that was read from `path`. Raises UserError when it is malformed."""
     try:
         schema, values, shards = content["schema"], content["header"], content["shards"]
         if schema != SCHEMA:
             raise UserError(f"{path}: schema {schema!r} is not {SCHEMA}, the one this version reads; capture again")
-        if set(values) != {field.name for field in fields(StoreHeader)}:
-            raise UserError(f"{path}: the header has the fields {sorted(values)}; the file is damaged, capture again")
-        header = StoreHeader(**{field.name: field.type(values[field.name]) for field in fields(StoreHeader)})
+        types = {field.name: field.type for field in fields(StoreHeader)}
+        header = StoreHeader(**{name: types[name](value) for name, value in values.items()})
         for entry in shards:
             inside(path.parent, entry["file"])
             if not (isinstance(entry["sha256"], str) and entry["sequences"] > 0 and entry["positions"] > 0):
@@ -148,10 +139,7 @@ def parse_listing(content: dict, path: Path) -> tuple[StoreHeader, list[dict]]:
 
 
 def read_manifest(folder: str | Path) -> tuple[StoreHeader, list[dict]]:
-    """Header and shard entries of a published store, without a look at its shards.
-
-    Raises UserError when there is no manifest, or it is malformed or contradicts itself.
-    """
+    """Header and shard entries of a published store. Raises UserError when its manifest is missing or malformed."""
     path = Path(folder) / MANIFEST
     if not path.exists():
         raise UserError(f"{path}: no such file, so there is no finished teacher store; run its capture stage first")
@@ -170,23 +158,16 @@ def read_header(folder: str | Path) -> StoreHeader:
 
 def check_same_header(found: StoreHeader, header: StoreHeader, path: Path) -> None:
     """Raise UserError when the store at `path`, whose header is `found`, cannot take rows of `header`."""
-    for field in fields(StoreHeader):
-        old, new = getattr(found, field.name), getattr(header, field.name)
-        if old != new:
-            raise UserError(
-                f"{path}: the store was started with {field.name}={old} and now it is {new}; "
-                f"choose another folder, or delete this one to capture again"
-            )
+    for name, new in asdict(header).items():
+        if (old := getattr(found, name)) != new:
+            raise UserError(f"{path}: was started with {name}={old} and now it is {new}; delete it, or name another")
 
 
 def check_shard(folder: Path, entry: dict) -> Path:
     """The path of a listed shard after a check of its hash. Raises UserError when it was changed or is missing."""
     path = inside(folder, entry["file"])
     if sha256_file(path) != entry["sha256"]:
-        raise UserError(
-            f"{path}: its SHA-256 is not the one the manifest lists, so the shard is damaged; delete this file and run "
-            f"the capture stage again (only its sequences are scored again)"
-        )
+        raise UserError(f"{path}: its SHA-256 is not that in the manifest; delete the file and run the capture again")
     return path
 
 
@@ -222,10 +203,8 @@ class StoreReader:
         self.header, self.shards = read_manifest(self.folder)
         self.top_k = self.header.top_k
         if tokenizer_sha256 not in (None, self.header.tokenizer_sha256):
-            raise UserError(
-                f"{self.folder / MANIFEST}: the store was made with another tokenizer (SHA-256 "
-                f"{self.header.tokenizer_sha256[:16]}, not {tokenizer_sha256[:16]}); capture with the current tokenizer"
-            )
+            hashes = f"{self.header.tokenizer_sha256[:16]}, not {tokenizer_sha256[:16]}"
+            raise UserError(f"{self.folder / MANIFEST}: made with another tokenizer ({hashes}); capture with this one")
         self._entries: dict[bytes, tuple[int, int, np.ndarray]] = {}  # key: shard, first position there, runs
         for number, entry in enumerate(self.shards):
             first = 0
@@ -238,49 +217,37 @@ class StoreReader:
         self.bytes = sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
         self._open: dict[int, object] = {}
 
-    def check(self, ids: np.ndarray, supervised: np.ndarray) -> None:
-        """Raise UserError unless this sequence was captured with this mask."""
-        self._find(ids, supervised)
-
     def lookup(self, ids: np.ndarray, supervised: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The teacher rows of a whole sequence: ids int[L] and supervised bool[L] before packing or splitting.
 
         Returns (teacher_ids_SK int32, -1 is padding; teacher_logp_SK float32; tail_logp_S float32), row r for the r-th
         supervised token, K+1 masses of sum 1, all finite. Raises UserError when the sequence or its mask is not stored.
         """
-        number, first, runs = self._find(ids, supervised)
-        ids_SK, logp_SK, tail_logp_S = self._decode(number, first, int(runs[:, 1].sum()))
+        number, first, runs = self.check(ids, supervised)
+        ids_SK, logp_SK, tail_logp_S = self.rows(number, first, int(runs[:, 1].sum()))
         return ids_SK, *renormalise(logp_SK, tail_logp_S)
 
-    def _find(self, ids: np.ndarray, supervised: np.ndarray) -> tuple[int, int, np.ndarray]:
+    def check(self, ids: np.ndarray, supervised: np.ndarray) -> tuple[int, int, np.ndarray]:
+        """Shard, first position there and runs of a sequence. Raises UserError unless captured with this mask."""
         key = sample_key(ids)
-        found = self._entries.get(bytes.fromhex(key))
+        found, where = self._entries.get(bytes.fromhex(key)), f"sequence {key[:16]} of {len(ids)} tokens"
         if found is None:
-            raise UserError(
-                f"sequence {key[:16]} of {len(ids)} tokens is not in the teacher store {self.folder}: the samples are "
-                f"not the captured ones; run the capture stage on them"
-            )
+            raise UserError(f"{where} is not in the teacher store {self.folder}; run the capture on these samples")
         if not np.array_equal(found[2], target_runs(supervised)):
-            raise UserError(
-                f"sequence {key[:16]} of {len(ids)} tokens is in the teacher store {self.folder} with other supervised "
-                f"positions; run the capture stage again"
-            )
+            raise UserError(f"{where} has other supervised positions in the teacher store {self.folder}; capture again")
         return found
 
-    def _decode(self, number: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def rows(self, number: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`rows_of` a shard by its number."""
-        shard = self._open.get(number)
-        if shard is None:
+        if number not in self._open:
             from safetensors import SafetensorError, safe_open
 
             path = self.folder / self.shards[number]["file"]
             try:
-                shard = self._open[number] = safe_open(str(path), "np")
+                self._open[number] = safe_open(str(path), "np")
             except (SafetensorError, OSError) as error:
-                raise UserError(
-                    f"{path}: changed or deleted since the store was opened; run the capture again"
-                ) from error
-        return rows_of(shard, self.top_k, first, count)
+                raise UserError(f"{path}: changed since the store was opened; run the capture again") from error
+        return rows_of(self._open[number], self.top_k, first, count)
 
 
 def rows_of(shard, K: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -294,8 +261,7 @@ def rows_of(shard, K: int, first: int, count: int) -> tuple[np.ndarray, np.ndarr
 
 def shards_present(folder: str | Path) -> bool:
     """Whether every shard listed in a published manifest exists (not whether it is intact)."""
-    folder = Path(folder)
-    shards = read_json(folder / MANIFEST).get("shards", [])
+    shards = read_json(Path(folder) / MANIFEST).get("shards", [])
     return all(inside(folder, shard["file"]).is_file() for shard in shards)
 
 
@@ -305,19 +271,19 @@ def verify_store(folder: str | Path) -> dict:
     Returns counts, sizes in bytes (per position: all files of the folder) and the mean mass on the K ids. Raises
     UserError at the first fault.
     """
-    reader = StoreReader(folder)
-    mass = 0.0
+    reader, mass = StoreReader(folder), 0.0
     for number, entry in enumerate(reader.shards):
-        ids_PK, logp_PK, tail_logp_P = reader._decode(number, 0, entry["positions"])
-        check_rows(reader.header, ids_PK, logp_PK, tail_logp_P, str(reader.folder / entry["file"]))
-        mass += float(np.exp(logp_PK.astype(np.float64)).sum())
-    return {
-        **asdict(reader.header),
-        "shards": len(reader.shards),
-        "sequences": reader.sequences,
-        "positions": reader.positions,
-        "duplicates": sum(entry["sequences"] for entry in reader.shards) - reader.sequences,
-        "bytes": reader.bytes,
-        "bytes_per_position": reader.bytes / max(reader.positions, 1),
-        "teacher_mass": mass / max(reader.positions, 1),
-    }
+        rows = reader.rows(number, 0, entry["positions"])
+        check_rows(reader.header, *rows, str(reader.folder / entry["file"]))
+        mass += float(np.exp(rows[1].astype(np.float64)).sum())
+    sizes = {key: getattr(reader, key) for key in ("sequences", "positions", "bytes")}
+    return (
+        asdict(reader.header)
+        | sizes
+        | {
+            "shards": len(reader.shards),
+            "duplicates": sum(entry["sequences"] for entry in reader.shards) - reader.sequences,
+            "bytes_per_position": reader.bytes / max(reader.positions, 1),
+            "teacher_mass": mass / max(reader.positions, 1),
+        }
+    )

@@ -6,25 +6,13 @@ The format is described in `teacher_store.py`. Legend: S supervised targets of a
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mindspore_impl.data.teacher_store import (
-    MANIFEST,
-    StoreHeader,
-    check_header,
-    check_rows,
-    check_same_header,
-    listing,
-    pack_ids,
-    parse_listing,
-    read_index,
-    read_manifest,
-    sample_key,
-    target_runs,
-)
+from mindspore_impl.data import teacher_store
+from mindspore_impl.data.teacher_store import MANIFEST, StoreHeader, check_same_header, sample_key, target_runs
 from mindspore_impl.distributed import resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.files import atomic_write, inside, sha256_file, write_json
@@ -66,10 +54,9 @@ def make_row(
     where = f"sequence {key[:16]} of {len(ids)} tokens"
     targets = int(runs[:, 1].sum())
     if not targets or targets != len(tail_logp_S) or len(ids) != len(supervised):
-        raise UserError(
-            f"{where}: {len(tail_logp_S)} teacher rows for {targets} targets in a mask of {len(supervised)}"
-        )
-    check_rows(header, teacher_ids_SK, teacher_logp_SK, tail_logp_S, where)
+        found = f"{len(tail_logp_S)} teacher rows for {targets} targets"
+        raise UserError(f"{where}: {found} in a mask of {len(supervised)}")
+    teacher_store.check_rows(header, teacher_ids_SK, teacher_logp_SK, tail_logp_S, where)
     logp_SK = np.where(teacher_ids_SK < 0, LOG_FLOOR, teacher_logp_SK)
     return Row(key, runs, teacher_ids_SK.astype(np.int32), _to_half(logp_SK), _to_half(tail_logp_S))
 
@@ -88,7 +75,7 @@ def write_shard(path: Path, rows: list[Row]) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    low_PK, high = pack_ids(np.concatenate([row.ids_SK for row in rows]))
+    low_PK, high = teacher_store.pack_ids(np.concatenate([row.ids_SK for row in rows]))
     tensors = {
         "ids_low": low_PK,
         "ids_high": high,
@@ -101,15 +88,18 @@ def write_shard(path: Path, rows: list[Row]) -> None:
     try:
         atomic_write(path, lambda temporary: save_file(tensors, str(temporary)))
     except SafetensorError as error:  # how it reports a full disk
-        raise UserError(
-            f"{path}: the shard cannot be written ({error}); earlier shards are kept, free some room and run again"
-        ) from error
+        raise UserError(f"{path}: cannot be written ({error}); free some room and run again") from error
 
 
 def shard_record(header: StoreHeader, path: Path, rows: list[Row]) -> dict:
     """The record of a shard (see `distributed/resumable.py`), which describes it until a manifest lists it."""
-    positions = sum(len(row.tail_logp_S) for row in rows)
-    return listing(header, file=path.name, sequences=len(rows), positions=positions)
+    counts = {"sequences": len(rows), "positions": sum(len(row.tail_logp_S) for row in rows)}
+    return _listing(header, file=path.name, **counts)
+
+
+def _listing(header: StoreHeader, **content) -> dict:
+    """The JSON object of a manifest, or of the record of an unpublished shard."""
+    return {"schema": teacher_store.SCHEMA, "header": asdict(header), **content}
 
 
 def existing_shards(folder: str | Path, header: StoreHeader) -> dict[str, dict]:
@@ -119,9 +109,9 @@ def existing_shards(folder: str | Path, header: StoreHeader) -> dict[str, dict]:
     started with another header.
     """
     folder, found = Path(folder), {}
-    check_header(header, f"teacher store {folder}")
+    teacher_store.check_header(header, f"teacher store {folder}")
     if (manifest := folder / MANIFEST).exists():
-        known, shards = read_manifest(folder)
+        known, shards = teacher_store.read_manifest(folder)
         check_same_header(known, header, manifest)
         for entry in shards:
             path = inside(folder, entry["file"])
@@ -132,8 +122,8 @@ def existing_shards(folder: str | Path, header: StoreHeader) -> dict[str, dict]:
                 print(f"{path}: {state}; its sequences will be captured again", file=sys.stderr)
     for path in sorted(folder.glob("shard-*.safetensors")):
         if (record := resumable.read_record(path)) is not None:
-            known, (entry,) = parse_listing(record | {"shards": [record]}, resumable.record_path(path))
-            check_same_header(known, header, resumable.record_path(path))
+            known, (entry,) = teacher_store.parse_listing(record | {"shards": [record]}, path.with_suffix(".json"))
+            check_same_header(known, header, path.with_suffix(".json"))
             found[path.name] = entry
     return found
 
@@ -149,12 +139,12 @@ class StoreWriter:
         self._entries = existing_shards(folder, header)
         self._known: dict[str, bytes] = {}  # key: its runs, to refuse the same ids under another mask
         for entry in self._entries.values():
-            runs_of = read_index(self.folder / entry["file"], entry)
+            runs_of = teacher_store.read_index(self.folder / entry["file"], entry)
             self._known |= {key.hex(): runs.tobytes() for key, runs in runs_of.items()}
         self._buffer: list[Row] = []
         self._buffered = 0
-        numbers = [re.fullmatch(r"shard-(\d+)\.safetensors", name) for name in self._entries]
-        self._next = 1 + max((int(number[1]) for number in numbers if number), default=-1)
+        numbers = [int(number) for name in self._entries for number in re.findall(r"^shard-(\d+)", name)]
+        self._next = 1 + max(numbers, default=-1)
 
     def has(self, key: str, runs: np.ndarray | None = None) -> bool:
         """Whether the sequence with this `sample_key` is stored or buffered for the next shard.
@@ -162,10 +152,7 @@ class StoreWriter:
         runs: its `target_runs`. Raises UserError when the sequence is known with another supervised mask.
         """
         if runs is not None and self._known.get(key, runs.tobytes()) != runs.tobytes():
-            raise UserError(
-                f"sequence {key[:16]} is in the teacher store {self.folder} with another supervised mask; delete the "
-                f"store to capture it again"
-            )
+            raise UserError(f"sequence {key[:16]}: stored with another mask in {self.folder}; delete the store first")
         return key in self._known
 
     def add(self, ids: np.ndarray, supervised: np.ndarray, *teacher_rows: np.ndarray) -> bool:
@@ -194,8 +181,7 @@ class StoreWriter:
         path, rows = shard_path(self.folder, self._next), self._buffer
         record = shard_record(self.header, path, rows)
         self._entries[path.name] = resumable.publish(path, lambda path: write_shard(path, rows), record)
-        self._next += 1
-        self._buffer, self._buffered = [], 0
+        self._next, self._buffer, self._buffered = self._next + 1, [], 0
 
 
 def publish(folder: str | Path, header: StoreHeader, entries: Iterable[dict]) -> None:
@@ -207,7 +193,7 @@ def publish(folder: str | Path, header: StoreHeader, entries: Iterable[dict]) ->
     keys = ("file", "sha256", "sequences", "positions")
     shards = [{key: entry[key] for key in keys} for entry in sorted(entries, key=lambda entry: entry["file"])]
     counts = {name: sum(entry[name] for entry in shards) for name in ("sequences", "positions")}
-    write_json(folder / MANIFEST, listing(header, counts=counts, shards=shards))
+    write_json(folder / MANIFEST, _listing(header, counts=counts, shards=shards))
     listed = {entry["file"] for entry in shards}
     for path in folder.iterdir():
         stray = path.name.startswith("shard-") and path.name not in listed

@@ -29,23 +29,21 @@ def check_all(paths: Iterable[str | Path], tokenizer: Tokenizer | None = None, t
     Without a tokenizer nothing is rendered and no id is compared with a vocabulary. Returns the number of problems.
     Raises UserError when a path does not exist, cannot be read, or is a folder without a teacher store.
     """
-    summaries, total = [], 0
+    found = {}
     for path in map(Path, paths):
         check = check_store if path.is_dir() else _check_rollouts if _holds_rollouts(path) else _check_records
-        counts = check(path, tokenizer, tell)
-        total += counts["problems"]
+        found[path] = check(path, tokenizer, tell)
+    for path, counts in found.items():
         unseen = "" if tokenizer is not None or path.is_dir() else "; not rendered, as no tokenizer is given"
-        summaries.append(f"{path}: {', '.join(f'{number:,} {what}' for what, number in counts.items())}{unseen}")
-    for summary in summaries:
-        tell(summary)
-    return total
+        tell(f"{path}: {', '.join(f'{number:,} {what}' for what, number in counts.items())}{unseen}")
+    return sum(counts["problems"] for counts in found.values())
 
 
 class _Problems:
     """Reports problems, one line each, and counts what was seen."""
 
     def __init__(self, tell: Tell, *seen: str):
-        self.tell, self.counts = tell, Counter({what: 0 for what in (*seen, "problems")})
+        self.tell, self.counts = tell, Counter(dict.fromkeys((*seen, "problems"), 0))
 
     def add(self, where: object, fault: Exception | str) -> None:
         """Report `fault`, prefixed with its place unless it starts with it."""
@@ -96,10 +94,7 @@ def _check_rollouts(path: Path, tokenizer: Tokenizer | None, tell: Tell) -> Coun
 
 
 def check_store(folder: Path, tokenizer: Tokenizer | None, tell: Tell) -> Counter:
-    """Check a teacher store: its manifest, the hash and counts of each shard, and every row. Returns counts.
-
-    Raises UserError when the folder has no manifest, so that there is no store to check.
-    """
+    """Count and check the shards and rows of a teacher store. Raises UserError when the folder has no manifest."""
     problems, manifest = _Problems(tell, "shards", "sequences", "rows"), folder / teacher_store.MANIFEST
     if not manifest.exists():
         raise UserError(f"{manifest}: no such file, so there is no finished teacher store")
@@ -116,7 +111,8 @@ def check_store(folder: Path, tokenizer: Tokenizer | None, tell: Tell) -> Counte
             teacher_store.check_shard(folder, entry)
         except UserError as error:
             problems.add(folder / entry["file"], error)
-        _check_shard(folder / entry["file"], entry, header, problems)
+        if (folder / entry["file"]).is_file():
+            _check_shard(folder / entry["file"], entry, header, problems)
     return problems.counts
 
 
@@ -124,8 +120,6 @@ def _check_shard(path: Path, entry: dict, header: teacher_store.StoreHeader, pro
     """Check the index and the rows of a shard as far as it can be read."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        return  # reported by its hash
     try:
         problems.counts["sequences"] += len(teacher_store.read_index(path, entry))
     except (UserError, ValueError, IndexError) as error:
@@ -136,11 +130,9 @@ def _check_shard(path: Path, entry: dict, header: teacher_store.StoreHeader, pro
             for first in range(0, count, ROWS):
                 rows = teacher_store.rows_of(shard, header.top_k, first, min(ROWS, count - first))
                 problems.counts["rows"] += len(rows[2])
-                faults: dict[int, str] = {}  # each bad row once, with its first fault
-                for bad_S, fault in teacher_store.row_faults(header, *rows):
-                    for row in np.flatnonzero(bad_S).tolist():
-                        faults.setdefault(row, fault)
-                for row in sorted(faults):
-                    problems.add(f"{path}: row {first + row}", faults[row])
+                faults = list(teacher_store.row_faults(header, *rows))
+                worst = {row: fault for bad_S, fault in reversed(faults) for row in np.flatnonzero(bad_S).tolist()}
+                for row, fault in sorted(worst.items()):  # each bad row once, with its first fault
+                    problems.add(f"{path}: row {first + row}", fault)
     except (SafetensorError, OSError, ValueError, IndexError) as error:
         problems.add(path, f"its rows cannot be read ({error}); capture again")

@@ -73,7 +73,8 @@ def run_capture(job: CaptureJob) -> dict[str, float]:
         rows, title = [], f"capture shard {number + 1}/{len(plan)}"
         total = sum(len(samples[index].ids) for batch in plan[number] for index in packed.members(batch))
         with runtime.progress_bar(total, title, "tok", unit_scale=True) as bar:
-            for sample, teacher_rows in scorer.score(samples, _stoppable(packed, plan[number])):
+            batches = (ranks.check_stop() or packed[batch] for batch in plan[number])  # a stopped shard is scored again
+            for sample, teacher_rows in scorer.score(samples, batches):
                 rows.append(make_row(header, sample.ids, sample.supervised, *teacher_rows))
                 bar.update(len(sample.ids))
         tokens += total
@@ -107,17 +108,9 @@ def plan_shards(packed: SequentialBatches, positions_per_shard: int) -> list[ran
 def _holds(found: dict[bytes, np.ndarray], packed: SequentialBatches, batches: range) -> bool:
     """Whether a shard with the index `found` holds the sequences and masks of these batches in this order."""
     wanted = [packed.samples[index] for number in batches for index in packed.members(number)]
-    return [key.hex() for key in found] == [sample_key(sample.ids) for sample in wanted] and all(
-        np.array_equal(runs, target_runs(sample.supervised))
-        for runs, sample in zip(found.values(), wanted, strict=True)
-    )
-
-
-def _stoppable(packed: SequentialBatches, batches: range):
-    """These batches; SIGTERM is handled before each, and the shard is then scored again later."""
-    for number in batches:
-        ranks.check_stop()
-        yield packed[number]
+    keys = [sample_key(sample.ids) for sample in wanted]
+    masks = [target_runs(sample.supervised).tolist() for sample in wanted]
+    return [key.hex() for key in found] == keys and [runs.tolist() for runs in found.values()] == masks
 
 
 def distinct(samples: Sequence[Sample]) -> list[Sample]:
@@ -129,11 +122,8 @@ def distinct(samples: Sequence[Sample]) -> list[Sample]:
     for sample in samples:
         known = first.setdefault(sample_key(sample.ids), sample)
         if known is not sample and not np.array_equal(target_runs(known.supervised), target_runs(sample.supervised)):
-            raise UserError(
-                f"records {known.record_id!r} and {sample.record_id!r} have the same {len(sample.ids)} tokens with "
-                f"different supervised masks, and a store holds one mask for them; remove one of the records, or "
-                f"capture them in two stages"
-            )
+            pair = f"records {known.record_id!r} and {sample.record_id!r}"
+            raise UserError(f"{pair} have equal tokens under two supervised masks; capture them in two stages")
     return list(first.values())
 
 
@@ -141,23 +131,16 @@ def check_capture(model: nn.Cell, header: StoreHeader, samples: Sequence[Sample]
     """Raise UserError, naming the key or record, for a sample or setting that cannot be captured."""
     if not samples:
         raise UserError("capture: there is no sample to score; name sets or rollouts that are not empty")
-    rows = model.lm_head_weight.shape[0]
+    rows, vocabulary = model.lm_head_weight.shape[0], f"the vocabulary of {header.vocab_size}"
     if rows < header.vocab_size:
-        raise UserError(
-            f"capture: the teacher's lm_head has {rows} rows and the vocabulary {header.vocab_size}; "
-            f"use a teacher of the same tokenizer"
-        )
+        raise UserError(f"capture: the teacher's lm_head has {rows} rows, less than {vocabulary}; use another teacher")
     if header.top_k > header.vocab_size and header.mode == "top_k":
-        raise UserError(
-            f"capture.top_k={header.top_k} exceeds the vocabulary of {header.vocab_size}; set capture.top_k lower"
-        )
+        raise UserError(f"capture.top_k={header.top_k} exceeds {vocabulary}; set it lower")
     for sample in samples:
         low, high = int(np.min(sample.ids)), int(np.max(sample.ids))
         if low < 0 or high >= header.vocab_size:
-            raise UserError(
-                f"record {sample.record_id!r} holds the id {high if high >= header.vocab_size else low}, outside the "
-                f"vocabulary of {header.vocab_size}; it was made with another tokenizer"
-            )
+            found = f"record {sample.record_id!r} holds the id {low if low < 0 else high}"
+            raise UserError(f"{found}, outside {vocabulary}; it was made with another tokenizer")
 
 
 class TeacherScorer:
@@ -167,19 +150,13 @@ class TeacherScorer:
     """
 
     def __init__(self, model: nn.Cell, header: StoreHeader, seed: int = 0):
-        self.model, self.header, self.seed = model, header, seed
+        self.header, self.seed = header, seed
         self.hidden = HiddenStates(model).set_train(False)
         if header.mode == "sampled":
             take = SampledIds(header.vocab_size, header.temperature)
         else:
             take = topk_logprobs(header.top_k, header.temperature)
         self.head = ProjectedRows(model, header.vocab_size, take).set_train(False)
-
-    @functools.cached_property
-    def rescoring_head(self) -> nn.Cell:
-        """The output projection that reads the teacher's log-probabilities at given ids."""
-        take = LogprobsAt(self.header.top_k, self.header.temperature)
-        return ProjectedRows(self.model, self.header.vocab_size, take).set_train(False)
 
     def score(
         self, samples: Sequence[Sample], batches: Iterable[Batch]
@@ -232,9 +209,7 @@ class TeacherScorer:
 
 def _check_finite(*arrays: np.ndarray) -> None:
     if not all(np.isfinite(array).all() for array in arrays):
-        raise UserError(
-            "capture: the teacher's logits are not finite; its weights are damaged or its training diverged"
-        )
+        raise UserError("capture: the teacher's logits are not finite; its weights are damaged, or training diverged")
 
 
 def counted(drawn_SK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -253,26 +228,16 @@ def store_metrics(reader: StoreReader, samples: Sequence[Sample]) -> dict[str, f
 
     Equal samples count once. Raises UserError when a sample is absent.
     """
-    positions, mass, entropy, tail = 0, 0.0, 0.0, 0.0
+    positions, sums = 0, np.zeros(3)
     for sample in distinct(samples):
         runtime.reset_watchdog()
-        _, logp_SK, tail_logp_S = (
-            np.asarray(array, np.float64) for array in reader.lookup(sample.ids, sample.supervised)
-        )
-        p_SK, p_tail_S = np.exp(logp_SK), np.exp(tail_logp_S)
+        _, logp_SK, tail_S = (np.asarray(array, np.float64) for array in reader.lookup(sample.ids, sample.supervised))
+        p_SK, p_tail_S = np.exp(logp_SK), np.exp(tail_S)
         positions += len(p_tail_S)
-        mass += float(p_SK.sum())
-        tail += float(p_tail_S.sum())
-        entropy -= float((p_SK * logp_SK).sum() + (p_tail_S * tail_logp_S).sum())
-    return {
-        "positions": reader.positions,
-        "sequences": reader.sequences,
-        "bytes": reader.bytes,
-        "bytes_per_position": reader.bytes / max(reader.positions, 1),
-        "teacher_mass": mass / max(positions, 1),
-        "teacher_entropy": entropy / max(positions, 1),
-        "tail": tail / max(positions, 1),
-    }
+        sums += p_SK.sum(), -(p_SK * logp_SK).sum() - (p_tail_S * tail_S).sum(), p_tail_S.sum()
+    sizes = {key: getattr(reader, key) for key in ("positions", "sequences", "bytes")}
+    means = dict(zip(("teacher_mass", "teacher_entropy", "tail"), (sums / max(positions, 1)).tolist(), strict=True))
+    return sizes | {"bytes_per_position": reader.bytes / max(reader.positions, 1)} | means
 
 
 def rescore(
@@ -280,11 +245,12 @@ def rescore(
 ) -> dict[str, float]:
     """Score stored samples with a teacher again and compare the result with the store.
 
+    Samples longer than a row are left out and counted as dropped, as a capture with overlong=drop does.
+
     Args:
         model: The teacher.
         reader: The open store.
-        samples: Samples of the store; those longer than a row are left out and counted as dropped, as a capture with
-            overlong=drop does.
+        samples: Samples of the store.
         sequence_length: Tokens of a packed row.
         rows: Rows of a batch.
 
@@ -299,12 +265,14 @@ def rescore(
     samples = fitting(samples, sequence_length, "drop")
     check_capture(model, header, samples)
     scorer = TeacherScorer(model, header)
+    take = LogprobsAt(header.top_k, header.temperature)
+    head = ProjectedRows(model, header.vocab_size, take).set_train(False)
     worst, total, same, count, positions, sequences = 0.0, 0.0, 0, 0, 0, 0
     surplus, variance = 0.0, 0.0  # of the drawn log-probabilities over their expectation, in sum
     for hidden_ND, placed in scorer.forward(samples, SequentialBatches(samples, sequence_length, rows)):
         stored = [reader.lookup(sample.ids, sample.supervised) for sample, _ in placed]
         ids_SK, stored_SK = np.concatenate([row[0] for row in stored]), np.concatenate([row[1] for row in stored])
-        teacher_SK, agree_SK, mean_S, variance_S = scorer.apply(scorer.rescoring_head, hidden_ND, placed, ids_SK)
+        teacher_SK, agree_SK, mean_S, variance_S = scorer.apply(head, hidden_ND, placed, ids_SK)
         _check_finite(teacher_SK, mean_S)  # max() below would let NaN pass
         real_SK = ids_SK >= 0
         difference = np.abs(stored_SK.astype(np.float64) - np.maximum(teacher_SK, LOG_FLOOR))[real_SK]

@@ -18,6 +18,7 @@ from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import sample_seed
+from mindspore_impl.schema import check_ranges
 from mindspore_impl.text.chat import parse_completion, render_prompt
 from mindspore_impl.text.records import Record, messages_to_json, prompt_messages
 from mindspore_impl.text.tokenizer import Tokenizer
@@ -43,10 +44,9 @@ def prompts_of(records: Sequence[Record], tokenizer: Tokenizer, samples_per_prom
     prompts = []
     for record in records:
         ids = list(render_prompt(prompt_messages(record), tokenizer, record.thinking))
-        prompts += [
-            Prompt(rollout_id(record, index), record, index, ids, sample_seed(seed, record.id, index))
-            for index in range(samples_per_prompt)
-        ]
+        for index in range(samples_per_prompt):
+            key, own_seed = rollout_id(record, index), sample_seed(seed, record.id, index)
+            prompts.append(Prompt(key, record, index, ids, own_seed))
     return prompts
 
 
@@ -70,19 +70,11 @@ def make_rollout(
         tokenizer: The tokenizer of the ids.
         weights_sha256: Hash of the weights that generated it, where known.
     """
-    return Rollout(
-        id=prompt.key,
-        messages=prompt_messages(prompt.record),
-        thinking=prompt.record.thinking,
-        prompt_ids=prompt.ids,
-        completion_ids=ids,
-        text=text,
-        finish="stop" if finished else "length",
-        weights_sha256=weights_sha256,
-        tokenizer_sha256=tokenizer.sha256,
-        sampling=sampling_settings(sampling) | {"seed": prompt.seed},
-        meta={**prompt.record.meta, "prompt_id": prompt.record.id, "sample": prompt.index},
-    )
+    record, finish = prompt.record, "stop" if finished else "length"
+    settings = sampling_settings(sampling) | {"seed": prompt.seed}
+    meta = {**record.meta, "prompt_id": record.id, "sample": prompt.index}
+    made_by = (weights_sha256, tokenizer.sha256, settings, meta)
+    return Rollout(prompt.key, prompt_messages(record), record.thinking, prompt.ids, ids, text, finish, *made_by)
 
 
 def rollout_id(record: Record, index: int) -> str:
@@ -97,10 +89,8 @@ def check_unique(records: Sequence[Record], where: str = "prompts") -> None:
     seen = set()
     for record in records:
         if (name := rollout_id(record, 0)) in seen:
-            raise UserError(
-                f"{where}: two {record.thinking} prompts have the id {record.id!r}; give the records of all sets in "
-                "`prompts` different ids, or name a set once"
-            )
+            fault = f"two {record.thinking} prompts have the id {record.id!r}"
+            raise UserError(f"{where}: {fault}; give the records of all sets in `prompts` different ids")
         seen.add(name)
 
 
@@ -117,9 +107,7 @@ def run_rollout(job: RolloutJob) -> dict:
     prompt, or nothing is left to keep.
     """
     records, options, sampling, tokenizer = job.records, job.options, job.sampling, job.tokenizer
-    for key in ("samples_per_prompt", "prompts_per_part"):
-        if getattr(options, key) < 1:
-            raise UserError(f"{job.folder.name}: rollout.{key} is {getattr(options, key)}; use 1 or more")
+    check_ranges(options, f"{job.folder.name}: rollout")
     check_unique(records, job.folder.name)
     asked = [[rollout_id(record, 0), messages_to_json(prompt_messages(record)), record.meta] for record in records]
     made_by = [job.weights_sha256, tokenizer.sha256, runtime.numerics()]
@@ -168,7 +156,7 @@ def run_rollout(job: RolloutJob) -> dict:
 
 def _part_size(options: RolloutOptions, sampling: SamplingOptions) -> int:
     """Prompts of a part: at least `prompts_per_part`, and whole batches, so that none is decoded half empty."""
-    batches = -(-options.prompts_per_part * options.samples_per_prompt // max(sampling.batch_size, 1))
+    batches = -(-options.prompts_per_part * options.samples_per_prompt // sampling.batch_size)
     return max(batches * sampling.batch_size // options.samples_per_prompt, options.prompts_per_part)
 
 
@@ -190,10 +178,8 @@ def _publish(job: RolloutJob, path: Path, plan: str, parts: list[Path], counts: 
     generations, keep_truncated = totals["generations"], job.options.keep_truncated
     kept = generations if keep_truncated else totals["finished"]
     if kept == 0:
-        raise UserError(
-            f"{path}: all {generations} generations were cut and rollout.keep_truncated is false; "
-            "raise sampling.max_new_tokens or keep truncated answers"
-        )
+        fault = f"all {generations} generations were cut and rollout.keep_truncated is false"
+        raise UserError(f"{path}: {fault}; raise sampling.max_new_tokens or keep truncated answers")
     seconds = resumable.seconds(counts)
     metrics = {
         "prompts": len(job.records),

@@ -1,5 +1,6 @@
 """Processes of this machine: start our own program again, and observe other processes."""
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -32,15 +33,9 @@ def start(command: list[str], parent_death_signal: int, output, **more: str) -> 
 
     The kernel sends it `parent_death_signal` when this process ends.
     """
-    return subprocess.Popen(
-        command,
-        env=environment(**more),
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        preexec_fn=functools.partial(die_with_parent, parent_death_signal),
-    )
+    die = functools.partial(die_with_parent, parent_death_signal)
+    streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, env=environment(**more), start_new_session=True, preexec_fn=die, **streams)
 
 
 def die_with_parent(number: int) -> None:
@@ -69,17 +64,12 @@ def has_failed(process: int) -> bool:
 
 def python_children(parent: int) -> list[int]:
     """The children of a process that run Python."""
-    try:
-        return [child.pid for child in psutil.Process(parent).children() if "python" in _name(child)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return process.name()
-    except psutil.Error:
-        return ""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(parent).children():
+            with contextlib.suppress(psutil.Error):
+                found += [child.pid] if "python" in child.name() else []
+    return found
 
 
 def free_port() -> int:
@@ -91,10 +81,8 @@ def free_port() -> int:
 
 def port_in_use(port: int) -> bool:
     """Whether something listens on this port of this machine."""
-    with socket.socket() as probe:
+    with socket.socket() as probe, contextlib.suppress(OSError):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return True
-    return False
+        probe.bind(("", port))
+        return False
+    return True

@@ -132,15 +132,15 @@ def _collect(values: np.ndarray) -> np.ndarray:
     """float32 [n] of each rank -> [ranks, n]."""
     runtime.reset_watchdog()
     _arrive()
-    found = _state["gather"](_tensor(values)).asnumpy().reshape(runtime.world_size(), -1)
+    found = _all_gather(values)
     runtime.reset_watchdog()
     return found
 
 
-def _tensor(values: np.ndarray):
+def _all_gather(values: np.ndarray) -> np.ndarray:
     import mindspore as ms
 
-    return ms.Tensor(values)
+    return _state["gather"](ms.Tensor(values)).asnumpy().reshape(runtime.world_size(), -1)
 
 
 def _connect() -> list[socket.socket]:
@@ -149,24 +149,19 @@ def _connect() -> list[socket.socket]:
     with socket.socket() as server:
         told = np.zeros(21, np.float32)  # address, port and a secret that identifies ranks, as bytes
         if rank == 0:
-            server.bind((_own_address(), 0))
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing: finds our own address
+                probe.connect((os.environ.get("MS_SCHED_HOST", "127.0.0.1"), 9))
+                server.bind((probe.getsockname()[0], 0))
             server.listen(size)
             host, port = server.getsockname()
             told[:] = [*socket.inet_aton(host), port, *os.urandom(16)]
-        told = _state["gather"](_tensor(told)).asnumpy().reshape(size, -1)[0]
+        told = _all_gather(told)[0]
         secret = told[5:].astype(np.uint8).tobytes()
         if rank == 0:
             return _accept(server, secret, size)
         line = socket.create_connection((socket.inet_ntoa(told[:4].astype(np.uint8).tobytes()), int(told[4])), 60)
         line.sendall(secret + rank.to_bytes(4, "little"))
         return [_patient(line)]
-
-
-def _own_address() -> str:
-    """The address of this machine on the way to the scheduler; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((os.environ.get("MS_SCHED_HOST", "127.0.0.1"), 9))
-        return probe.getsockname()[0]
 
 
 def _accept(server: socket.socket, secret: bytes, size: int) -> list[socket.socket]:
@@ -199,10 +194,9 @@ def _arrive() -> None:
     """
     for turn in ("recv", "sendall") if runtime.rank() == 0 else ("sendall", "recv"):
         for line in _state["lines"]:
-            try:
+            heard = b""
+            with contextlib.suppress(OSError):
                 heard = line.recv(1) if turn == "recv" else line.sendall(b".") or b"."
-            except OSError:
-                heard = b""
             if not heard:
                 raise RuntimeError("another rank of this job is gone; its log says why")
 

@@ -10,6 +10,7 @@ another number of them.
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,26 +22,19 @@ FOLDER = "parts"
 Publish = Callable[[Path], object]  # writes the file of a part, atomically
 
 
-def record_path(path: Path) -> Path:
-    """The JSON record of the part `path`."""
-    return path.with_suffix(".json")
-
-
 def publish(path: Path, write: Publish, record: dict) -> dict:
     """Write the file of a part with `write`, then its record; returns the record with the file's `sha256`."""
     write(path)
     record = record | {"sha256": files.sha256_file(path)}
-    files.write_json(record_path(path), record)
+    files.write_json(path.with_suffix(".json"), record)
     return record
 
 
 def read_record(path: Path) -> dict | None:
     """The record of the part `path` when the part is complete and undamaged, else None."""
     runtime.reset_watchdog()
-    if not (path.is_file() and record_path(path).is_file()):
-        return None
     try:
-        record = files.read_json(record_path(path))
+        record = files.read_json(path.with_suffix(".json"))
         return record if record["sha256"] == files.sha256_file(path) else None
     except (UserError, KeyError, TypeError):
         return None
@@ -58,7 +52,7 @@ def share(
     rank must call this with the same paths. SIGTERM is handled between parts: Stopped loses no finished part.
     """
     known = known or (lambda number: read_record(paths[number]))
-    records = ranks.on_rank_zero(lambda: [known(number) for number in range(len(paths))])
+    records = ranks.on_rank_zero(lambda: list(map(known, range(len(paths)))))
     missing = [number for number, record in enumerate(records) if record is None]
     made = []
     for number in missing[runtime.rank() :: runtime.world_size()]:
@@ -74,9 +68,9 @@ def share(
 
 def seconds(records: list[dict]) -> float:
     """Wall time of the parts in seconds: the ranks work side by side, so the slowest rank counts."""
-    spent: dict[int, float] = {}
+    spent = Counter()
     for record in records:
-        spent[record.get("rank", 0)] = spent.get(record.get("rank", 0), 0.0) + record.get("seconds", 0.0)
+        spent[record.get("rank", 0)] += record.get("seconds", 0.0)
     return max(spent.values(), default=0.0)
 
 
@@ -104,6 +98,6 @@ def publish_result(path: Path, write: Publish, plan: str, metrics: dict) -> dict
 def _clean_up(path: Path) -> None:
     """Delete the parts of a published result and the temporary files of killed writers."""
     shutil.rmtree(path.parent / FOLDER, ignore_errors=True)
-    for written in (path, record_path(path)):
+    for written in (path, path.with_suffix(".json")):
         for left in path.parent.glob(f".{written.name}.*.tmp"):
             left.unlink(missing_ok=True)

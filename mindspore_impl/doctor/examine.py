@@ -46,9 +46,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """The findings of this machine. Never raises for something that is absent."""
-    return [
-        _python(), *_packages(), *_device(), _cann(), _operators(), _native(), _compiler(), *_sandbox(), _memory(),
-    ]  # fmt: skip
+    return [_python(), *_packages(), *_device(), *_files(), *_sandbox(), _memory()]
 
 
 def _python() -> Finding:
@@ -89,35 +87,24 @@ def _device() -> list[Finding]:
     return findings
 
 
-def _cann() -> Finding:
-    homes = (os.environ.get("ASCEND_HOME_PATH"), os.environ.get("ASCEND_TOOLKIT_HOME"), *CANN_FOLDERS)
-    for folder in filter(None, homes):
-        if Path(folder).is_dir():
-            return Finding("ok", "CANN", folder)
-    return Finding("note", "CANN", "needed on NPUs", f"install the toolkit, then: source {CANN_FOLDERS[0]}/set_env.sh")
-
-
-def _operators() -> Finding:
-    path = os.environ.get("ASCEND_CUSTOM_OPP_PATH")
-    if path and Path(path).is_dir():
-        return Finding("ok", "custom operators", path)
-    return Finding("note", "custom operators", "none installed for Ascend; composed ones are used",
-                   "bash kernels/build.sh; bash outputs/custom_opp/*.run (kernels/README.md)")  # fmt: skip
-
-
-def _native() -> Finding:
+def _files() -> Iterator[Finding]:
+    """What is found by its path: the first that exists, else what it is for and how it comes there."""
     from mindspore_impl.ops.native import LIBRARY
 
-    if LIBRARY.is_file():
-        return Finding("ok", "native operators", str(LIBRARY))
-    detail = "not built; built at first use in a clone with g++, else composed ones are used"
-    return Finding("note", "native operators", detail, "python kernels/cpu/build.py")
-
-
-def _compiler() -> Finding:
-    if found := shutil.which(os.environ.get("CXX") or "g++"):
-        return Finding("ok", "g++", found)
-    return Finding("missing", "g++", "needed to build the native CPU operators", "apt install g++, or set CXX")
+    homes = os.environ.get("ASCEND_HOME_PATH"), os.environ.get("ASCEND_TOOLKIT_HOME"), *CANN_FOLDERS
+    compiler = shutil.which(os.environ.get("CXX") or "g++")
+    for name, paths, state, detail, remedy in (
+        ("CANN", homes, "note", "needed on NPUs", f"install the toolkit, then: source {CANN_FOLDERS[0]}/set_env.sh"),
+        ("custom operators", [os.environ.get("ASCEND_CUSTOM_OPP_PATH")], "note",
+         "none installed for Ascend; composed ones are used",
+         "bash kernels/build.sh; bash outputs/custom_opp/*.run (kernels/README.md)"),
+        ("native operators", [LIBRARY], "note",
+         "not built; built at first use in a clone with g++, else composed ones are used",
+         "python kernels/cpu/build.py"),
+        ("g++", [compiler], "missing", "needed to build the native CPU operators", "apt install g++, or set CXX"),
+    ):  # fmt: skip
+        found = next((str(path) for path in paths if path and Path(path).exists()), None)
+        yield Finding("ok", name, found) if found else Finding(state, name, detail, remedy)
 
 
 def _sandbox() -> Iterator[Finding]:

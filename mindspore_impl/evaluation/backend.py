@@ -30,10 +30,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class Text:
-    """One completion.
-
-    ids: with the end-of-turn id when `finished`; text: without special tokens, cut before the first stop string.
-    """
+    """One completion. ids: with the end-of-turn id when `finished`. text: cut before the first stop string."""
 
     ids: list[int]
     finished: bool
@@ -113,10 +110,7 @@ def complete(
 
 
 def chat_prompt(tokenizer, text: str, thinking: str, answering: bool = False) -> list[int]:
-    """The ids of a user's turn and the assistant's header.
-
-    answering: append an empty thinking span where the template has one, so that the answer itself comes next.
-    """
+    """The ids of a user's turn and the assistant's header, with an empty thinking span when `answering`."""
     from mindspore_impl.text.chat import render_prompt, thinking_ids
 
     ids = render_prompt([Message("user", text)], tokenizer, thinking)

@@ -43,10 +43,8 @@ def check_settings(settings: BenchmarkSettings, name: Callable[[str], str] = str
         if isinstance(number, int | float) and (problem := rule_of(field).problem(number)):
             raise UserError(f"{name(field.name)}: {problem}")
     if settings.samples > 1 and settings.temperature == 0:
-        raise UserError(
-            f"{name('samples')}: {settings.samples} answers at temperature 0 are all the same; set "
-            f"{name('temperature')} above 0 (0.2 and 0.8 are usual), or samples to 1"
-        )
+        advice = f"set {name('temperature')} above 0 (0.2 and 0.8 are usual), or samples to 1"
+        raise UserError(f"{name('samples')}: {settings.samples} answers at temperature 0 are all the same; {advice}")
 
 
 @dataclass(frozen=True)
@@ -90,11 +88,7 @@ class Benchmark:
 
 
 def read_benchmark(name: str, path: Path, settings: BenchmarkSettings) -> Benchmark:
-    """Read the questions of the task `name` from `path`.
-
-    Raises UserError for an unknown task, an invalid or empty file, and a task whose programs this machine cannot
-    isolate.
-    """
+    """Read the questions of the task `name`. Raises UserError, also where its programs cannot be isolated."""
     if name not in TASKS:
         raise UserError(f"no task is named {name!r}; the tasks are {', '.join(TASKS)}")
     task, path = TASKS[name], Path(path)
@@ -111,10 +105,7 @@ def read_benchmark(name: str, path: Path, settings: BenchmarkSettings) -> Benchm
 
 
 def check_lengths(benchmark: Benchmark, tokenizer, limit: int) -> None:
-    """Refuse a benchmark whose longest questions do not fit `limit` tokens with their answers. Needs no model.
-
-    The four longest by characters are measured. Raises UserError that names the question and what to lower.
-    """
+    """Refuse questions (the four longest) that exceed `limit` tokens with their answers. Raises UserError."""
     for item in sorted(benchmark.items, key=lambda item: -len(item.header) - len(item.prompt))[:4]:
         if benchmark.task.chooses:
             query = benchmark.query(item, tokenizer)
@@ -129,17 +120,12 @@ def check_lengths(benchmark: Benchmark, tokenizer, limit: int) -> None:
 
 
 def run(backend: Backend, benchmark: Benchmark, folder: Path) -> dict:
-    """Ask all questions and score the answers. Every rank must call this.
-
-    `folder` gets samples.jsonl with every answer, and resumable parts. Returns `scoring.summary` of the answers, and
-    "seconds".
-    """
+    """Write all answers to folder/samples.jsonl; return `scoring.summary` and "seconds". Every rank must call this."""
     name, task, items, settings = benchmark.name, benchmark.task, benchmark.items, benchmark.settings
     ask = functools.partial(_choose if task.chooses else _write, backend, benchmark)
     asked = [dataclasses.asdict(item) for item in items]
     shaping = dataclasses.asdict(settings) | {"limit": None, "shots": None}  # in the items
-    if task.program is None:
-        shaping["limits"] = None
+    shaping["limits"] = shaping["limits"] if task.program else None
     plan = files.sha256_json([name, asked, shaping, backend.sha256, backend.tokenizer.sha256, runtime.numerics()])
     path = Path(folder) / "samples.jsonl"
     if (results := ranks.on_rank_zero(lambda: resumable.result(path, plan))) is not None:
@@ -183,35 +169,22 @@ def _choose(backend: Backend, benchmark: Benchmark, items: list[Item], title: st
 
 
 def _write(backend: Backend, benchmark: Benchmark, items: list[Item], title: str) -> list[dict]:
-    """Generate completions and score them; scores are means over the samples of a question.
-
-    A truncated chat answer is scored as it is.
-    """
-    task, settings, samples, tokenizer = (
-        benchmark.task,
-        benchmark.settings,
-        benchmark.settings.samples,
-        backend.tokenizer,
-    )
-    chat, count = benchmark.is_chat, benchmark.new_tokens
+    """Generate completions and score them, truncated ones too; scores are means over the samples of a question."""
+    task, settings, tokenizer = benchmark.task, benchmark.settings, backend.tokenizer
+    chat, count, samples = benchmark.is_chat, benchmark.new_tokens, settings.samples
     asked = [item for item in items for _ in range(samples)]
     prompts = [ids for item in items for ids in [benchmark.prompt(item, tokenizer)] * samples]
     seeds = [sample_seed(settings.seed, item.id, number) for item in items for number in range(samples)]
     sampling = SamplingOptions(settings.temperature, max_new_tokens=count, batch_size=settings.batch_size)
     texts = complete(backend, prompts, sampling, seeds, () if chat else task.stop, title)
     answers = [parse_completion(made.ids, tokenizer).answer if chat else made.text for made in texts]
-    if task.program is None:
-        scores = list(map(task.score, asked, answers))
-    else:
-        scores = code.scores(list(map(task.program, asked, answers)), settings.limits)
-    written = [
-        score
-        | {"completion": tokenizer.decode(made.ids), "answer": answer}
-        | {"ended": made.finished or len(made.ids) < count}
-        for score, made, answer in zip(scores, texts, answers, strict=True)
-    ]
-    spans = runs(written, samples)
-    return [_line(item, _mean(task, some)) for item, some in zip(items, spans, strict=True)]
+    given = list(map(task.score or task.program, asked, answers))
+    scores = given if task.score else code.scores(given, settings.limits)
+    written = []
+    for score, made, answer in zip(scores, texts, answers, strict=True):
+        ended = made.finished or len(made.ids) < count
+        written.append({**score, "completion": tokenizer.decode(made.ids), "answer": answer, "ended": ended})
+    return [_line(item, _mean(task, some)) for item, some in zip(items, runs(written, samples), strict=True)]
 
 
 def _mean(task: Task, written: list[dict]) -> dict:
@@ -219,7 +192,7 @@ def _mean(task: Task, written: list[dict]) -> dict:
     if len(written) == 1:
         return written[0]
     found = {metric: sum(sample[metric] for sample in written) / len(written) for metric in task.metrics}
-    for metric in set(metrics_of(task, len(written))) - set(task.metrics):
+    for metric in metrics_of(task, len(written))[len(task.metrics) :]:  # pass@k of k above 1
         right = sum(sample["pass@1"] == 1 for sample in written)
         found[metric] = code.pass_at_k(len(written), right, int(metric.removeprefix("pass@")))
     return found | {"ended": all(sample["ended"] for sample in written), "samples": written}

@@ -17,10 +17,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # valid as a folder and as a w
 
 
 def problems(key: str, options: EvaluationOptions) -> Iterator[str]:
-    """Yield every reason why an entry cannot be measured. Needs no model.
-
-    key: where `options` stand in the configuration; each message names the entry below it.
-    """
+    """Yield every reason why an entry of the options at `key` cannot be measured. Needs no model."""
     for name, entry in options.benchmarks.items():
         where = f"{key}.benchmarks.{name}"
         if not _NAME.fullmatch(name):
@@ -46,10 +43,7 @@ def content(options: EvaluationOptions) -> list:
 
 
 def check_lengths(key: str, options: EvaluationOptions, tokenizer, limit: int) -> None:
-    """Refuse questions that are too long for a model of `limit` positions.
-
-    Raises UserError that names the entry of the options at `key`.
-    """
+    """Refuse questions too long for `limit` positions. Raises UserError that names the entry below `key`."""
     for name, entry in options.benchmarks.items():
         try:
             benchmark.check_lengths(_open(name, entry, options)[0], tokenizer, limit)

@@ -1,18 +1,19 @@
 """Evaluate a model on sets of records: accuracy by greedy generation, and teacher-forced measures.
 
-The work is split into resumable parts (`distributed/resumable.py`) that the ranks share: a killed evaluation continues
-at the next part, and the numbers are the same bit for bit on any number of ranks.
+The ranks share resumable parts; the numbers are the same bit for bit on any number of ranks.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mindspore_impl import files, runtime
 from mindspore_impl.data import answers
 from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation import benchmarks
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.evaluation.parts import share_lines
 from mindspore_impl.evaluation.scoring import wilson_interval
@@ -25,39 +26,45 @@ from mindspore_impl.text.records import Record, prompt_messages, record_to_json
 def check_records(sets: dict[str, list[Record]], options: EvaluationOptions, tokenizer) -> dict[str, list[list[int]]]:
     """Render the prompts of each accuracy set, within `options.limit`. Needs no model and takes seconds.
 
-    sets: at least those of `options.accuracy`. Raises UserError that names the set and record when a set is missing or
-    empty, or a record has no known task, no right answer, or a prompt that cannot be rendered.
+    Raises UserError that names the set and record: a set is missing or empty, or a record has no known task, no right
+    answer, or a prompt that cannot be rendered.
     """
     return {name: _rendered(name, _chosen(sets, name, options), tokenizer, _prompt) for name in options.accuracy}
 
 
-def evaluate(
-    model,
-    tokenizer,
-    sets: dict[str, list[Record]],
-    options: EvaluationOptions,
-    folder: Path,
-    seed: int,
-    weights_sha256: str | None = None,
-    teacher: tuple | None = None,
-) -> dict:
-    """Measure `model` on the sets that `options` names. Every rank must call this.
+@dataclass(frozen=True)
+class EvaluationJob:
+    """What is measured, on which model."""
+
+    model: Any  # with its current parameters
+    tokenizer: Any
+    sets: dict[str, list[Record]]  # at least the sets that `options` names
+    options: EvaluationOptions
+    folder: Path  # gets samples.jsonl with every generation, resumable parts, and benchmarks/
+    seed: int  # of generation
+    weights_sha256: str | None = None  # parts and results of other weights in `folder` are not reused
+    teacher: tuple | None = None  # (model, SHA-256 of its weights), for `options.teacher_kl`
+
+
+def evaluate(job: EvaluationJob) -> dict:
+    """Measure a model on the sets and benchmarks that its options name. Every rank must call this.
 
     Returns {"accuracy": {set: {"correct", "total", "accuracy", "low" and "high" of the 95 % Wilson interval,
     "truncated", "seconds"}}, "perplexity": {set: {"loss", "perplexity", "tokens"}}, "calibration": {set:
-    `calibration`}, "tokens": generated and scored}, and with `options.teacher_kl` "teacher_kl": {set:
-    `measure_teacher_kl`}. Raises UserError as `check_records`, or for a record that cannot be rendered.
-
-    Args:
-        model: The model, with its current parameters.
-        tokenizer: Its tokenizer.
-        sets: At least the sets that `options` names.
-        options: The sets of each measure, limits and shapes; `options.benchmarks` are not measured here.
-        folder: Gets samples.jsonl with every generation, and resumable parts.
-        seed: Of generation.
-        weights_sha256: Identifies the parameters; parts and results of other weights in `folder` are not reused.
-        teacher: (model, SHA-256 of its weights) for `options.teacher_kl`.
+    `calibration`}, "tokens": generated and scored}, with `options.teacher_kl` "teacher_kl": {set:
+    `measure_teacher_kl`}, and with `options.benchmarks` "benchmarks": `benchmarks.measure`. Raises UserError as
+    `check_records`, or for a record that cannot be rendered.
     """
+    found, options = _evaluate_records(job), job.options
+    if options.benchmarks:
+        place = Path(job.folder) / "benchmarks"
+        found["benchmarks"] = benchmarks.measure(job.model, job.tokenizer, options, place, job.seed, job.weights_sha256)
+    return found
+
+
+def _evaluate_records(job: EvaluationJob) -> dict:
+    model, tokenizer, sets, folder, seed = job.model, job.tokenizer, job.sets, job.folder, job.seed
+    options, weights_sha256, teacher = replace(job.options, benchmarks={}), job.weights_sha256, job.teacher
     path = Path(folder) / "samples.jsonl"
     # Rendered first: a bad record is reported before minutes of generation.
     prompts = check_records(sets, options, tokenizer)
@@ -78,13 +85,12 @@ def evaluate(
         part = place / f"accuracy_{number}"
         accuracy[name], found = _accuracy(engine, tokenizer, name, chosen[name], prompts[name], options, seed, part)
         lines += found
-    samples = {name: forced[name] for name in options.perplexity}
+    samples, compared = ({name: forced[name] for name in names} for names in (options.perplexity, options.teacher_kl))
     perplexity, calibrated = measure_perplexity(model, samples, options, place)
     tokens = sum(line["tokens"] for line in lines) + sum(value["tokens"] for value in perplexity.values())
     results = {"accuracy": accuracy, "perplexity": perplexity, "calibration": calibrated, "tokens": tokens}
-    if options.teacher_kl:
-        samples = {name: forced[name] for name in options.teacher_kl}
-        results["teacher_kl"] = measure_teacher_kl(model, teacher[0], samples, tokenizer.vocab_size, options, place)
+    if compared:
+        results["teacher_kl"] = measure_teacher_kl(model, teacher[0], compared, tokenizer.vocab_size, options, place)
     write = functools.partial(files.write_jsonl, values=lines)
     return ranks.on_rank_zero(lambda: resumable.publish_result(path, write, plan, results))
 
@@ -105,10 +111,7 @@ def _accuracy(
     seed: int,
     folder: Path,
 ) -> tuple[dict, list[dict]]:
-    """The accuracy of one set by greedy generation, and the lines of samples.jsonl.
-
-    Prompts of similar length are generated together. `shown` marks the first `options.samples_in_report` lines.
-    """
+    """Answer the records of one set greedily; return its accuracy and its lines of samples.jsonl."""
     sampling = SamplingOptions(temperature=0.0, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
     # Batches as even as possible, so that the last needs no shape of its own.
     order, total = sorted(range(len(prompts)), key=lambda index: len(prompts[index])), len(prompts)

@@ -58,14 +58,12 @@ def encode_pair(tokenizer, context: str, continuation: str) -> tuple[tuple[int, 
 
     Trailing spaces of the context belong to the continuation. An empty context is BOS, or else the end of turn.
     """
-    start = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-    bare = context.rstrip()
+    start = () if tokenizer.bos_id is None else (tokenizer.bos_id,)
+    whole, bare = tuple(tokenizer.encode(context + continuation)), context.rstrip()
     if not bare:
-        return (start,), tuple(tokenizer.encode(context + continuation))
-    whole = tokenizer.encode(context + continuation)
+        return start or (tokenizer.eos_id,), whole
     cut = min(len(tokenizer.encode(bare)), len(whole) - 1)  # a piece across the border belongs to the continuation
-    before = () if tokenizer.bos_id is None else (start,)
-    return (*before, *whole[:cut]), tuple(whole[cut:])
+    return start + whole[:cut], whole[cut:]
 
 
 def check_queries(queries: Sequence[Query], vocab_size: int, limit: int, advice: str) -> None:
@@ -82,10 +80,7 @@ def check_queries(queries: Sequence[Query], vocab_size: int, limit: int, advice:
 
 
 def groups_of(contexts: Sequence[tuple[int, ...]]) -> list[tuple[int, list[int]]]:
-    """Group contexts by common prefix: (shared tokens, indices) of each group.
-
-    The last token of a context is never shared, because it predicts the continuation.
-    """
+    """Group contexts by common prefix, (shared tokens, indices) each; the last token predicts, so it is not shared."""
     order = sorted(range(len(contexts)), key=lambda index: contexts[index])
     common = [len(os.path.commonprefix([contexts[a], contexts[b]])) for a, b in itertools.pairwise(order)]
     groups, begin = [], 0
@@ -116,7 +111,10 @@ class Scorer:
         found: list[list] = [[None] * len(query.continuations) for query in queries]
         with runtime.progress_bar(len(queries), progress or "", "question", shown=progress is not None) as bar:
             for shared, members in groups_of([query.context for query in queries]):
-                slots = _slots([queries[index] for index in members], shared)
+                # Cache slots T such that every stretch of the group fits with its padding.
+                context = max(len(queries[index].context) for index in members)
+                longest = max(len(text) for index in members for text in queries[index].continuations)
+                slots = step(max(shared + step(context + longest - shared), context + step(longest), 64))
                 header = self._read(self._empty(slots), [queries[members[0]].context[:shared]], 0)
                 for batch in self._batches(queries, shared, members, slots):
                     for query, number, likelihood in self._batch(queries, batch, shared, header):
@@ -194,18 +192,8 @@ class Scorer:
                 yield stretch.query, number, Likelihood(float(logp_S.sum(dtype=np.float64)), greedy)
 
 
-def _slots(queries: list[Query], shared: int) -> int:
-    """Cache slots T such that every stretch of the group fits with its padding."""
-    context = max(len(query.context) for query in queries)
-    longest = max(len(text) for query in queries for text in query.continuations)
-    return step(max(shared + step(context + longest - shared), context + step(longest), 64))
-
-
 class DecoderScorer:
-    """Likelihoods by any `generation.decoder.Decoder`, such as an exported package.
-
-    One context at a time; its continuations reuse the same cache.
-    """
+    """Likelihoods by any `generation.decoder.Decoder`: one context at a time, its continuations share the cache."""
 
     def __init__(self, decoder):
         self.decoder = decoder

@@ -8,11 +8,7 @@ from mindspore_impl.schema import option
 
 @dataclass
 class AskOptions:
-    """How a benchmark is asked. null: the task's default.
-
-    form: `chat` renders a question as a user's turn, `plain` as text to continue; `auto` is plain for multiple choice
-    and the task's own form for completions. thinking: mode of chat turns; the answer after it is scored.
-    """
+    """How a benchmark is asked. null: the task's default."""
 
     shots: int | None = option(None, low=0)  # solved examples before a question
     limit: int | None = option(None, low=1)  # of questions, from the first
@@ -33,11 +29,7 @@ class BenchmarkOptions(AskOptions):
 
 @dataclass
 class EvaluationOptions:
-    """What is measured on which sets of `data.sets`.
-
-    `accuracy` is by greedy generation in each set's thinking mode, `perplexity` teacher-forced. `teacher_kl` is the KL
-    divergence of `teacher` from the model, teacher-forced. `benchmarks` are entries by name.
-    """
+    """What is measured on which sets of `data.sets`, and which benchmarks by name."""
 
     accuracy: list[str] = field(default_factory=list)  # sets answered greedily, in each set's thinking mode
     perplexity: list[str] = field(default_factory=list)  # sets measured teacher-forced

@@ -10,10 +10,9 @@ from mindspore_impl.distributed import resumable
 def share_lines(
     folder: Path, spans: Sequence[Sequence[int]], make: Callable[[Sequence[int], str], list[dict]], title: str
 ) -> tuple[list[dict], float]:
-    """Make one line for each index 0, 1, ..., a span of indices at a time. Every rank must call this.
+    """The lines make(indices, title) of all spans, in the order of indices, and the seconds that they took.
 
-    make(indices, title) returns the lines of a span, which become a part in `folder`. A killed run continues at the
-    next part. Returns the lines in the order of indices, whoever made them, and the seconds that they took.
+    Each span is a part in `folder`; a killed run continues at the next part. Every rank must call this.
     """
     paths = [folder / f"part_{number:05d}.jsonl" for number in range(len(spans))]
 

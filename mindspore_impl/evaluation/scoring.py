@@ -7,8 +7,7 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of `correct` out of `total`, as shares in [0, 1]; (0, 1) when total is 0.
 
     Source: E. B. Wilson, JASA 22 (1927) 209; method 3 of R. G. Newcombe, Statistics in Medicine 17 (1998) 857.
-    Unlike the normal interval it stays inside [0, 1] and has a width at 0 % and 100 %. Raises ValueError for counts
-    that are not 0 <= correct <= total.
+    Raises ValueError for counts that are not 0 <= correct <= total.
     """
     from scipy.stats import binomtest
 
@@ -32,13 +31,10 @@ def summary(metrics: tuple[str, ...], lines: list[dict]) -> dict:
         found[metric] = {"value": mean, "stderr": spread / math.sqrt(total)}
         if set(values) <= {0.0, 1.0}:
             found[metric]["low"], found[metric]["high"] = wilson_interval(int(sum(values)), total)
-    groups: dict[str, list[dict]] = {}
-    for line in lines:
-        groups.setdefault(line["group"], []).append(line)
-    by_group = {
-        name: {"total": len(some)} | {metric: sum(line[metric] for line in some) / len(some) for metric in metrics}
-        for name, some in groups.items()
-        if name
-    }
+    groups = {}
+    for name in dict.fromkeys(line["group"] for line in lines if line["group"]):
+        some = [line for line in lines if line["group"] == name]
+        means = {metric: sum(line[metric] for line in some) / len(some) for metric in metrics}
+        groups[name] = {"total": len(some)} | means
     truncated = sum(not line.get("ended", True) for line in lines)
-    return {"total": len(lines), "metrics": found, "groups": by_group, "truncated": truncated}
+    return {"total": len(lines), "metrics": found, "groups": groups, "truncated": truncated}

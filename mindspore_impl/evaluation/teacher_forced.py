@@ -1,7 +1,6 @@
 """Teacher-forced measures on held-out samples: perplexity, calibration, KL divergence from a teacher.
 
-Sums are kept per batch in resumable parts and added in the order of batches: a killed measurement continues at the next
-part, and the numbers do not depend on the number of ranks.
+Sums are kept per batch in resumable parts and added in the order of batches, whatever the number of ranks.
 Legend: B rows, L positions, n tokens, b bins, S supervised positions, R of them at a time, V vocabulary.
 """
 
@@ -67,16 +66,13 @@ def _sums_of_sets(
 
 
 def _predictions(model):
-    from mindspore_impl.losses.token_losses import TokenPredictions
+    from mindspore_impl.losses.token_losses import TokenLosses
 
-    return TokenPredictions(model).set_train(False)
+    return TokenLosses(model, predictions=True).set_train(False)
 
 
 def prediction_sums(network, batch) -> dict:
-    """Sums over the supervised tokens of a PackedBatch, by a TokenPredictions network.
-
-    Returns {"ce": in nats, possibly not finite, "tokens", "bins": `bin_sums`, None where an output is not finite}.
-    """
+    """Sums over a PackedBatch's supervised tokens: {"ce" in nats, "tokens", "bins": `bin_sums`, None if not finite}."""
     from mindspore_impl.losses.objective import tensors_of
 
     outputs = network(*tensors_of(batch, False))
@@ -105,8 +101,8 @@ def calibration(sums: Iterable[list | None]) -> dict:
     """Expected calibration error (ECE; Guo et al. 2017, arXiv 1706.04599) from the `bin_sums` of all batches.
 
     ECE is the distance between mean confidence and accuracy of each bin, averaged over bins weighted by their tokens.
-    Returns {"ece", "bins": [{"low", "high", "tokens", "confidence", "accuracy"}], "tokens"}: shares in [0, 1], of the
-    bins that have tokens. ECE is None and there are no bins when a batch has no sums or there is no token.
+    Returns {"ece", "bins": [{"low", "high", "tokens", "confidence", "accuracy"}], "tokens"}, of the bins that have
+    tokens. ECE is None and there are no bins when a batch has no sums or there is no token.
     """
     sums = list(sums)
     if not sums or any(one is None for one in sums):
@@ -164,10 +160,7 @@ def _side(model, vocab_size: int) -> tuple[Callable, Callable]:
 
 
 def divergence_sums(sides: list[tuple[Callable, Callable]], batch) -> dict[str, float]:
-    """{"kl", "agreement", "tokens"} summed over the supervised positions of a PackedBatch.
-
-    sides: (HiddenStates, ProjectedRows) of the teacher, then of the model.
-    """
+    """{"kl", "agreement", "tokens"} of a PackedBatch; sides: (HiddenStates, ProjectedRows) of teacher and model."""
     from mindspore import Tensor
 
     from mindspore_impl.losses.projected_rows import in_chunks
@@ -183,10 +176,7 @@ def divergence_sums(sides: list[tuple[Callable, Callable]], batch) -> dict[str, 
 
 
 def divergence(teacher_RV: np.ndarray, model_RV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """KL(teacher || model) in nats of each row of float32 logits, float64 [R], and whether both have the same top id.
-
-    NaN where either row has a logit that is not finite.
-    """
+    """KL(teacher || model) in nats of rows of logits, float64 [R], NaN if not finite; whether the top ids agree."""
     kl_R = np.empty(len(teacher_RV))
     for first in range(0, len(teacher_RV), _ROWS):
         rows = slice(first, first + _ROWS)

@@ -12,19 +12,8 @@ import numpy as np
 
 from mindspore_impl import files, runtime
 from mindspore_impl.errors import UserError
-from mindspore_impl.export import mindir, parity
+from mindspore_impl.export import mindir, package, parity
 from mindspore_impl.export.options import ExportOptions
-from mindspore_impl.export.package import (
-    DECODE,
-    PARITY,
-    WEIGHTS,
-    add_file,
-    graph_names,
-    graph_ports,
-    is_package,
-    open_package,
-    write_manifest,
-)
 from mindspore_impl.export.stored import compute_dtype, stored_tensors, write_weights
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.pangu import head_dim
@@ -78,14 +67,14 @@ def in_words(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
-def describe_estimate(estimate: dict[str, int], options: ExportOptions) -> str:
-    """Format the estimate as a line of text."""
+def _print_estimate(estimate: dict[str, int], options: ExportOptions) -> None:
     part = {key: in_words(value) for key, value in estimate.items()}
-    return (
+    print(
         f"board memory, modelled ({options.precision}, cache {options.cache_length}, buckets {options.buckets}): "
         f"weights {part['weights']}, cache {part['cache']}, activations {part['activations']}; "
         f"{part['weights_shared']} if the graphs share their weights, {part['weights_in_each_graph']} if each of "
-        f"the {len(options.buckets) + 1} holds its own"
+        f"the {len(options.buckets) + 1} holds its own",
+        flush=True,
     )
 
 
@@ -121,28 +110,38 @@ def export_package(
             f"{tokenizer.path}: {tokenizer.vocab_size} pieces, but the model has {model_options.vocab_size}; use the "
             "tokenizer that the model was made for"
         )
-    if target.exists() and not (target.is_dir() and (is_package(target) or not any(target.iterdir()))):
+    if target.exists() and not (target.is_dir() and (package.is_package(target) or not any(target.iterdir()))):
         raise UserError(f"{target}: exists and is no package; choose another folder")
-    print(describe_estimate(memory_estimate(model_options, options), options), flush=True)
+    _print_estimate(memory_estimate(model_options, options), options)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as name:
         scratch = Path(name)
         precisions = list(dict.fromkeys([options.precision, *options.compare]))
         wanted, digest = _take_weights(scratch, precisions, build, prompts, steps, options)
         gc.collect()  # the training model is not needed any more
-        report = _report(wanted, steps)
+        report = {
+            "device": runtime.device_description(),
+            "prompts": [len(prompt) for prompt in prompts],
+            "tokens_each": steps,
+            "training_graph": {"dtype": str(runtime.compute_dtype()), "seconds_per_token": wanted.seconds_per_token},
+            "packages": {},
+        }
         for precision in precisions:
             folder = scratch / precision
             _write_graphs(folder, precision, model_options, tokenizer, digest, options)
-            report["packages"][precision] = measure(folder, wanted) | {"bytes": _sizes(folder)}
+            sizes = {
+                "weights": (folder / package.WEIGHTS).stat().st_size,
+                "graphs": sum(path.stat().st_size for path in folder.glob("*.mindir")),
+            }
+            report["packages"][precision] = measure(folder, wanted) | {"bytes": sizes}
             parity.check(precision, report["packages"][precision])
-            print(describe_row(precision, report["packages"][precision], len(prompts)), flush=True)
+            _print_row(precision, report["packages"][precision], len(prompts))
             if precision != options.precision:
                 shutil.rmtree(folder)
         folder = scratch / options.precision
-        files.write_json(folder / PARITY, report)
-        add_file(folder, PARITY)
-        open_package(folder)  # verify the whole package once more
+        files.write_json(folder / package.PARITY, report)
+        package.add_file(folder, package.PARITY)
+        package.open_package(folder)  # verify the whole package once more
         os.chmod(folder, 0o755)
         files.put_folder(folder, target)
     return report
@@ -176,22 +175,20 @@ def _take_weights(scratch: Path, precisions, build, prompts, steps: int, options
 
     for precision in precisions:
         (scratch / precision).mkdir()
-        write_weights(scratch / precision / WEIGHTS, model.options, precision, options.cache_length, value_of)
+        write_weights(scratch / precision / package.WEIGHTS, model.options, precision, options.cache_length, value_of)
     return wanted, digest
 
 
 def _write_graphs(folder: Path, precision: str, model: ModelOptions, tokenizer, digest, options: ExportOptions) -> None:
     """Write the graphs, one after another, the tokenizer and the manifest."""
-    graphs, found = {name: f"{name}.mindir" for name in graph_names(options.buckets)}, set()
-    for name, file in graphs.items():
-        content = _trace(name, model, precision, options.cache_length)
-        files.atomic_write(folder / file, lambda temporary, content=content: temporary.write_bytes(content) and None)
-        proto = mindir.read_graph(folder / file)
-        mindir.check_plain(proto, folder / file)
+    found = set()
+    for name in package.graph_names(options.buckets):
+        path = folder / f"{name}.mindir"
+        files.write_blocks(path, [_trace(name, model, precision, options.cache_length)])
+        proto = mindir.read_graph(path)
+        mindir.check_plain(proto, path)
         found |= mindir.operators(proto)
         gc.collect()
-    tokenizer_file = "tokenizer" + Path(tokenizer.path).suffix
-    shutil.copyfile(tokenizer.path, folder / tokenizer_file)
     about = {
         "precision": precision,
         "cache_length": options.cache_length,
@@ -203,7 +200,7 @@ def _write_graphs(folder: Path, precision: str, model: ModelOptions, tokenizer, 
         "operators": sorted(found),
         "versions": runtime.versions(),
     }
-    write_manifest(folder, model, tokenizer, tokenizer_file, about, graphs)
+    package.write_manifest(folder, model, tokenizer, about)
 
 
 def _trace(name: str, model: ModelOptions, precision: str, slots: int) -> bytes:
@@ -211,29 +208,13 @@ def _trace(name: str, model: ModelOptions, precision: str, slots: int) -> bytes:
 
     from mindspore_impl.export.portable import PortableDecode, PortablePrefill
 
-    cell = (PortableDecode if name == DECODE else PortablePrefill)(model, precision, slots)
+    cell = (PortableDecode if name == package.DECODE else PortablePrefill)(model, precision, slots)
     cell.set_train(False)
-    ports = graph_ports(model, precision, slots, name)[0]
+    ports = package.graph_ports(model, precision, slots, name)[0]
     return mindir.trace(cell, *[Tensor(np.zeros(port.shape, port.dtype)) for port in ports])
 
 
-def _report(wanted: parity.Reference, steps: int) -> dict:
-    return {
-        "device": runtime.device_description(),
-        "prompts": [len(prompt) for prompt in wanted.prompts],
-        "tokens_each": steps,
-        "training_graph": {"dtype": str(runtime.compute_dtype()), "seconds_per_token": wanted.seconds_per_token},
-        "packages": {},
-    }
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    graphs = sum(path.stat().st_size for path in folder.glob("*.mindir"))
-    return {"weights": (folder / WEIGHTS).stat().st_size, "graphs": graphs}
-
-
-def describe_row(precision: str, row: dict, prompts: int) -> str:
-    """Format the comparison of one precision as a line of text."""
+def _print_row(precision: str, row: dict, prompts: int) -> None:
     difference, memory, seconds = row["max_logits_difference"], row.get("process_memory_bytes", {}), row["seconds"]
     line = (
         f"{precision}: logits differ by {difference['prefill']:.2g} (prefill) and {difference['decode']:.2g} (decode), "
@@ -243,18 +224,19 @@ def describe_row(precision: str, row: dict, prompts: int) -> str:
     )
     if memory.get("both_graphs"):
         line += f", memory {in_words(memory['one_graph'])} with one graph, {in_words(memory['both_graphs'])} with both"
-    return line
+    print(line, flush=True)
 
 
 def default_prompts(tokenizer, count: int) -> list[list[int]]:
     """Prompts of the bundled task, half of them in each thinking mode."""
     from mindspore_impl.data.list_programs import generate
+    from mindspore_impl.data.options import ListProgramsSet
     from mindspore_impl.text.chat import render_prompt
     from mindspore_impl.text.records import prompt_messages
 
     found = []
     for index in range(count):
         thinking = ("reasoning", "fast")[index % 2]
-        (record,) = generate("test", index, 1, thinking, 0.0, 3, 5, 0)
+        (record,) = generate(ListProgramsSet(split="test", skip=index, count=1, thinking=thinking))
         found.append(render_prompt(prompt_messages(record), tokenizer, thinking))
     return found

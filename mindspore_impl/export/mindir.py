@@ -5,10 +5,9 @@ A graph is traced with Parameters of zeros, which are then taken out of the prot
 `materialise` writes a file that needs no other, in the two layouts that `ms.export` has.
 """
 
-import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +65,7 @@ def operators(model) -> set[str]:
 
 def check_plain(model, path: Path) -> None:
     """Refuse a graph with an operator that is not plain. Raises UserError naming file and operator."""
-    foreign = sorted(operators(model) - PLAIN_OPERATORS)
-    if foreign:
+    if foreign := sorted(operators(model) - PLAIN_OPERATORS):
         raise UserError(f"{path}: holds the operator {foreign[0]}, which a board may lack; export with this version")
 
 
@@ -102,10 +100,9 @@ def load_graph(path: Path, weights: dict):
     import mindspore as ms
     from mindspore import Tensor, nn
 
-    names = list(parameters(read_graph(path)))
     graph = ms.load(str(path))
     cell = nn.GraphCell(graph)
-    for name in names:
+    for name in parameters(read_graph(path)):
         # GraphCell copies what it is given, so it gets a stand-in for a moment; set_data then shares the tensor.
         value = weights[name]
         cell = nn.GraphCell(graph, params_init={name: Tensor(np.zeros(value.shape, value.asnumpy().dtype))})
@@ -126,24 +123,24 @@ def materialise(
     if sum(stored.size for stored in parameters(model).values()) <= together:
         for tensor in model.graph.parameter:
             tensor.raw_data = value_of(tensor.ref_key).tobytes()
-        path = target.with_name(target.name + ".mindir")
-        files.atomic_write(path, lambda temporary: temporary.write_bytes(model.SerializeToString()) and None)
-        return [path]
-    data = target.with_name(target.name + "_variables") / "data_0"
-    files.atomic_write(data, lambda temporary: _write_values(temporary, model, data, value_of))
-    path = target.with_name(target.name + "_graph.mindir")
-    files.atomic_write(path, lambda temporary: temporary.write_bytes(model.SerializeToString()) and None)
-    return [path, data]
+        written = [target.with_name(target.name + ".mindir")]
+    else:
+        data = target.with_name(target.name + "_variables") / "data_0"
+        written = [target.with_name(target.name + "_graph.mindir"), data]
+        values = _values(model, f"{data.parent.name}/{data.name}", value_of)
+        files.atomic_write(data, lambda temporary: files.write_blocks(temporary, values) and None)
+    files.atomic_write(written[0], lambda temporary: temporary.write_bytes(model.SerializeToString()) and None)
+    return written
 
 
-def _write_values(path: Path, model, data: Path, value_of) -> None:
+def _values(model, location: str, value_of: Callable[[str], np.ndarray]) -> Iterator[bytes]:
     """The side file: a head whose first byte says little-endian, then the values, aligned. Places go to `model`."""
-    with open(path, "wb") as file:
-        file.write(bytes([sys.byteorder == "little"]) + bytes(ALIGNMENT - 1))
-        for tensor in model.graph.parameter:
-            tensor.external_data.location = os.path.join(data.parent.name, data.name)
-            tensor.external_data.offset = file.tell()
-            value = np.ascontiguousarray(value_of(tensor.ref_key))
-            tensor.external_data.length = value.nbytes
-            value.tofile(file)
-            file.write(bytes(-file.tell() % ALIGNMENT))
+    yield bytes([sys.byteorder == "little"]) + bytes(ALIGNMENT - 1)
+    offset = ALIGNMENT
+    for tensor in model.graph.parameter:
+        value = value_of(tensor.ref_key).tobytes()
+        place = tensor.external_data
+        place.location, place.offset, place.length = location, offset, len(value)
+        padding = bytes(-len(value) % ALIGNMENT)
+        yield value + padding
+        offset += len(value) + len(padding)

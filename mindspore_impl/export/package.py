@@ -12,12 +12,14 @@ The hash of each file, the shapes in the graphs and the header of the weights ar
 """
 
 import dataclasses
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.export import mindir
+from mindspore_impl.export.options import PRECISIONS
 from mindspore_impl.export.stored import Stored, check_weights, compute_dtype, stored_tensors
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.pangu import check_options, head_dim
@@ -43,11 +45,6 @@ class Package:
     graphs: dict[str, str]
     files: dict[str, dict]
     manifest: dict
-
-    @property
-    def weights(self) -> Path:
-        """The weights file."""
-        return self.folder / WEIGHTS
 
     def graph(self, name: str) -> Path:
         """The file of the graph called `name`: "decode" or "prefill_64"."""
@@ -106,42 +103,37 @@ def graph_ports(model: ModelOptions, precision: str, slots: int, name: str) -> t
     return [Stored((1, int(name.removeprefix("prefill_"))), "int32"), number], [logits, *caches]
 
 
-def write_manifest(
-    folder: Path, model: ModelOptions, tokenizer, tokenizer_file: str, about: dict, graphs: dict
-) -> None:
-    """Write manifest.json for the files in `folder`.
+def _graphs(model: ModelOptions, precision: str, slots: int, buckets) -> dict[str, dict]:
+    """The entry of each graph of a package in its manifest."""
 
-    Args:
-        folder: the package.
-        model: sizes of the model.
-        tokenizer: its tokenizer.
-        tokenizer_file: name of the tokenizer's file in `folder`.
-        about: precision, cache_length, buckets, target_soc, source_weights_sha256, memory_estimate_bytes, operators,
-            versions.
-        graphs: files of the graphs by name.
+    def plain(ports: list[Stored]) -> list[dict]:
+        return [{"shape": list(stored.shape), "dtype": stored.dtype} for stored in ports]
+
+    return {
+        name: {"file": f"{name}.mindir", **dict(zip(("inputs", "outputs"), map(plain, ports), strict=True))}
+        for name in graph_names(buckets)
+        for ports in [graph_ports(model, precision, slots, name)]
+    }
+
+
+def write_manifest(folder: Path, model: ModelOptions, tokenizer, about: dict) -> None:
+    """Copy the tokenizer's file and write manifest.json for the files in `folder`.
+
+    about: precision, cache_length, buckets, target_soc, source_weights_sha256, memory_estimate_bytes, operators,
+    versions.
     """
-    entries = {path.name: _entry(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != MANIFEST}
-    ports = {name: graph_ports(model, about["precision"], about["cache_length"], name) for name in graphs}
+    tokenizer_file = "tokenizer" + Path(tokenizer.path).suffix
+    shutil.copyfile(tokenizer.path, folder / tokenizer_file)
+    kept = ("sha256", "vocab_size", "bos_id", "eos_id", "pad_id", "special")
     manifest = {
         "version": VERSION,
         **about,
         "model": dataclasses.asdict(model),
         "weights": WEIGHTS,
-        "graphs": {
-            name: {"file": file, "inputs": _plain(ports[name][0]), "outputs": _plain(ports[name][1])}
-            for name, file in graphs.items()
-        },
-        "tokenizer": {
-            "file": tokenizer_file,
-            "sha256": tokenizer.sha256,
-            "vocab_size": tokenizer.vocab_size,
-            "bos_id": tokenizer.bos_id,
-            "eos_id": tokenizer.eos_id,
-            "pad_id": tokenizer.pad_id,
-            "special": tokenizer.special,
-        },
+        "graphs": _graphs(model, about["precision"], about["cache_length"], about["buckets"]),
+        "tokenizer": {"file": tokenizer_file} | {name: getattr(tokenizer, name) for name in kept},
         "chat_template": tokenizer.template.name,
-        "files": entries,
+        "files": {path.name: _entry(path) for path in sorted(folder.iterdir()) if path.is_file()},
     }
     files.write_json(folder / MANIFEST, manifest)
 
@@ -155,10 +147,6 @@ def add_file(folder: Path, name: str) -> None:
 
 def _entry(path: Path) -> dict:
     return {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
-
-
-def _plain(ports: list[Stored]) -> list[dict]:
-    return [{"shape": list(stored.shape), "dtype": stored.dtype} for stored in ports]
 
 
 def open_package(folder: str | Path) -> Package:
@@ -175,7 +163,7 @@ def open_package(folder: str | Path) -> Package:
             f"(sha256 {package.tokenizer_sha256[:12]}); {_AGAIN}"
         )
     wanted = stored_tensors(package.model, package.precision, package.cache_length)
-    check_weights(package.weights, wanted)
+    check_weights(package.folder / WEIGHTS, wanted)
     for name in package.graphs:
         _check_graph(package, name, wanted)
     return package
@@ -210,18 +198,18 @@ def _read_manifest(folder: Path) -> Package:
         )  # fmt: skip
         numbers = (package.cache_length, *package.buckets)
         whole = bool(package.buckets) and all(type(number) is int and number > 0 for number in numbers)
-        ports = {name: (entry["inputs"], entry["outputs"]) for name, entry in content["graphs"].items()}
         check_options(model, "model")
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the manifest of a package ({error}); {_AGAIN}") from error
-    if package.precision not in ("fp32", "fp16", "int8"):
+    if package.precision not in PRECISIONS:
         raise UserError(f"{path}: unknown precision {package.precision!r}; {_AGAIN}")
     if not whole or list(package.buckets) != sorted(set(package.buckets)) or package.buckets[-1] > package.cache_length:
         raise UserError(f"{path}: buckets {package.buckets} do not fit a cache of {package.cache_length}; {_AGAIN}")
-    if list(package.graphs) != graph_names(package.buckets):
-        raise UserError(f"{path}: its graphs are {list(package.graphs)}, not {graph_names(package.buckets)}; {_AGAIN}")
-    for name, found in ports.items():
-        if found != tuple(map(_plain, graph_ports(model, package.precision, package.cache_length, name))):
+    wanted = _graphs(model, package.precision, package.cache_length, package.buckets)
+    if list(package.graphs) != list(wanted):
+        raise UserError(f"{path}: its graphs are {list(package.graphs)}, not {list(wanted)}; {_AGAIN}")
+    for name, graph in wanted.items():
+        if any(content["graphs"][name].get(key) != graph[key] for key in ("inputs", "outputs")):
             raise UserError(f"{path}: the shapes of graph {name} do not follow from the model in it; {_AGAIN}")
     for name in (WEIGHTS, package.tokenizer_file, *package.graphs.values()):
         if name not in package.files:
@@ -243,20 +231,14 @@ def _check_graph(package: Package, name: str, wanted: dict[str, Stored]) -> None
     path = package.graph(name)
     model = mindir.read_graph(path)
     mindir.check_plain(model, path)
-    inputs, outputs = graph_ports(package.model, package.precision, package.cache_length, name)
-    for what, found, expected in (
-        ("inputs", mindir.inputs(model), inputs),
-        ("outputs", mindir.outputs(model), outputs),
-    ):
-        if found != expected:
-            raise UserError(f"{path}: its {what} are {_short(found)}, the manifest says {_short(expected)}; {_AGAIN}")
+    ports = graph_ports(package.model, package.precision, package.cache_length, name)
+    for what, expected in zip(("inputs", "outputs"), ports, strict=True):
+        if (found := getattr(mindir, what)(model)) != expected:
+            shown = [", ".join(f"{s.dtype} {list(s.shape)}" for s in some[:3]) for some in (found, expected)]
+            raise UserError(f"{path}: its {what} are {shown[0]}..., the manifest says {shown[1]}...; {_AGAIN}")
     for weight, stored in mindir.parameters(model).items():
         if wanted.get(weight) != stored:
             raise UserError(f"{path}: reads {weight!r} as {stored}, the package holds {wanted.get(weight)}; {_AGAIN}")
-
-
-def _short(ports: list[Stored]) -> str:
-    return f"{len(ports)} ({', '.join(f'{port.dtype} {list(port.shape)}' for port in ports[:3])}, ...)"
 
 
 def materialise(folder: str | Path, target: Path, together: int = mindir.TOGETHER) -> list[Path]:
@@ -269,7 +251,7 @@ def materialise(folder: str | Path, target: Path, together: int = mindir.TOGETHE
     package = open_package(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target}: exists and is not an empty folder; choose another")
-    with safe_open(package.weights, framework="numpy") as weights:
+    with safe_open(package.folder / WEIGHTS, framework="numpy") as weights:
         return [
             mindir.materialise(package.graph(name), target / name, weights.get_tensor, together)[0]
             for name in package.graphs

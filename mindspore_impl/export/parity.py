@@ -1,14 +1,11 @@
 """Compare a package with the training graph: logits, greedy text, time, size, memory.
 
 The training graph reads the whole sequence again for each token, so it shares nothing with the package's cache. The
-package is then driven along the training graph's own greedy tokens, in a process of its own that holds nothing else
-(`python -m mindspore_impl.export.parity PACKAGE REFERENCE.npz RESULT.json`). Times and memory are those of the CPU.
-
-Legend: B = 1 sequence, L padded length, S steps, V vocabulary.
+package is driven along the training graph's own greedy tokens, in a process that holds nothing else.
+Legend: B = 1 sequence, L padded length, P prompts, S steps, V vocabulary.
 """
 
 import ctypes
-import os
 import statistics
 import subprocess
 import sys
@@ -21,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from mindspore_impl import files, runtime
+from mindspore_impl.distributed import processes
 from mindspore_impl.errors import UserError
 
 RELATIVE_LIMIT = 1e-4  # of an fp32 package's logits, against the largest logit: rounding stays a hundred times below
@@ -108,13 +106,10 @@ def measure_alone(folder: Path, wanted: Reference) -> dict:
     """`measure` in a new process, with its memory. Raises UserError with the end of its stderr if it fails."""
     with tempfile.TemporaryDirectory() as scratch:
         given, result = Path(scratch) / "reference.npz", Path(scratch) / "result.json"
-        lengths = [len(prompt) for prompt in wanted.prompts]
-        flat = np.array([token for prompt in wanted.prompts for token in prompt], np.int32)
-        np.savez(given, flat=flat, lengths=lengths, tokens=wanted.tokens_PS, logits=wanted.logits_PSV)
-        root = str(Path(__file__).resolve().parents[2])
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+        prompts = {f"prompt_{index:04d}": np.array(ids, np.int32) for index, ids in enumerate(wanted.prompts)}
+        np.savez(given, tokens=wanted.tokens_PS, logits=wanted.logits_PSV, **prompts)
         command = [sys.executable, "-m", "mindspore_impl.export.parity", str(folder), str(given), str(result)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, env=processes.environment(), capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"{folder}: the exported graphs do not run: {done.stderr.strip()[-2000:]}")
         return files.read_json(result)
@@ -145,8 +140,8 @@ def _main(folder: str, given: str, result: str) -> None:
 
     runtime.setup(runtime.RuntimeOptions(device="CPU"))
     with np.load(given) as content:
-        flat, lengths, tokens, logits = (content[name] for name in ("flat", "lengths", "tokens", "logits"))
-    prompts = [part.tolist() for part in np.split(flat, np.cumsum(lengths)[:-1])]
+        tokens, logits, *prompts = (content[name] for name in content.files)
+    prompts = [ids.tolist() for ids in prompts]
     memory, start = {"start": _memory("VmRSS")}, time.perf_counter()
     package = open_package(folder)
     graphs = MindSporeGraphs(package)
@@ -154,7 +149,7 @@ def _main(folder: str, given: str, result: str) -> None:
     graphs.run(DECODE, [np.zeros(1, np.int32), np.zeros(1, np.int32)], graphs.empty_caches())
     memory["one_graph"] = _memory("VmRSS")
     session = Session(package, graphs)
-    session.prefill(np.array([prompts[0]], np.int32), np.array([len(prompts[0])]))
+    session.prefill(np.array(prompts[:1], np.int32), np.array([len(prompts[0])]))
     memory["both_graphs"] = _memory("VmRSS")
     row = measure(session, Reference(prompts, tokens, logits, 0.0))
     memory["peak"] = _memory("VmHWM")

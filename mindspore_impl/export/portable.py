@@ -1,12 +1,9 @@
 """The model for inference on a board: batch 1, static shapes, weights in stored form, portable operators only.
 
-The training model has fused and custom operators, gradients and float32 master weights; a package has none of them.
-The mathematics is therefore implemented a second time, for inference, and the parity report compares the two.
-Residual stream, norms, softmax and activation are float32; matrix products and the cache have the compute dtype.
-
-Two things are shaped by what MindSpore does on the CPU: an operator that broadcasts keeps 16 bytes for each element of
-its result as long as the graph lives, so whatever is large is tiled first; and what depends on weights alone (casts,
-dequantising) runs first of all and all at once, so a weight is made to wait for the activations that it meets.
+The mathematics is implemented a second time, and the parity report compares both. Residual stream, norms, softmax and
+activation are float32; matrix products and the cache have the compute dtype. On the CPU an operator that broadcasts
+keeps 16 bytes an element of its result while the graph lives, so whatever is large is tiled first; and what depends on
+weights alone runs first of all and at once, so a weight is made to wait for the activations that it meets.
 
 Legend: L prompt length, T cache slots, D hidden, F feed-forward, V vocabulary, H query heads, G key/value heads,
 R = H/G, C head dimension, I/O in and out features.
@@ -20,22 +17,17 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from mindspore_impl.export.stored import COS, SIN, Stored, compute_dtype, scale_name, stored_tensors
+from mindspore_impl.model.decode import cache_of, cache_rows
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.pangu import head_sizes
 from mindspore_impl.ops.attention import MASKED
 
-_DTYPES = {"float32": mstype.float32, "float16": mstype.float16, "int8": mstype.int8}
 
-
-def dtype_of(precision: str) -> ms.Type:
-    """The MindSpore dtype of matrix products and cache."""
-    return _DTYPES[compute_dtype(precision)]
-
-
-def _parameter(stored: dict[str, Stored], name: str) -> Parameter:
-    """A Parameter of zeros: graphs are exported without their weights."""
-    form = stored[name]
-    return Parameter(Tensor(np.zeros(form.shape, form.dtype)), name=name, requires_grad=False)
+def _parameter(stored: dict[str, Stored], name: str) -> Parameter | None:
+    """A Parameter of zeros, since graphs are exported without their weights; None where the package has none."""
+    if name not in stored:
+        return None
+    return Parameter(Tensor(np.zeros(stored[name].shape, stored[name].dtype)), name=name, requires_grad=False)
 
 
 def _constant(number: float) -> Tensor:
@@ -43,48 +35,35 @@ def _constant(number: float) -> Tensor:
     return Tensor(number, mstype.float32)
 
 
-class _Cell(nn.Cell):
-    """A Cell whose Parameters keep the names they are given."""
-
-    def __init__(self):
-        super().__init__(auto_prefix=False)
-
-
-class _Linear(_Cell):
+class _Linear(nn.Cell):
     """x_1I (compute dtype) -> x @ weight_OI^T + bias, the weight dequantised by a cast and a product if it is int8."""
 
-    def __init__(self, stored: dict[str, Stored], name: str, dtype):
-        super().__init__()
-        self.weight = _parameter(stored, f"{name}.weight")
-        self.quantised = stored[f"{name}.weight"].dtype == "int8"
-        self.scale = _parameter(stored, scale_name(f"{name}.weight")) if self.quantised else None
-        self.has_bias = f"{name}.bias" in stored
-        self.bias = _parameter(stored, f"{name}.bias") if self.has_bias else None
-        self.dtype = dtype
-        self.inputs = stored[f"{name}.weight"].shape[1]
-        self.matmul = ops.MatMul(transpose_b=True)
-        self.bias_add = ops.BiasAdd()
+    def __init__(self, stored: dict[str, Stored], name: str, dtype: ms.Type):
+        super().__init__(auto_prefix=False)
+        self.weight, self.bias = _parameter(stored, f"{name}.weight"), _parameter(stored, f"{name}.bias")
+        self.scale = _parameter(stored, scale_name(f"{name}.weight"))
+        self.dtype, self.inputs = dtype, self.weight.shape[1]
+        self.matmul, self.bias_add = ops.MatMul(transpose_b=True), ops.BiasAdd()
 
     def construct(self, x_LI):
         weight_OI = ops.depend(self.weight, x_LI)
-        if self.quantised:
+        if self.scale is not None:
             scale_OI = ops.tile(ops.depend(self.scale, x_LI), (1, self.inputs))
             weight_OI = ops.cast(ops.cast(weight_OI, mstype.float32) * scale_OI, self.dtype)
         y_LO = self.matmul(x_LI, weight_OI)
-        if self.has_bias:
+        if self.bias is not None:
             y_LO = self.bias_add(y_LO, self.bias)
         return y_LO
 
 
-class _Norm(_Cell):
+class _Norm(nn.Cell):
     """x_LD float32 -> its RMS normalisation in the compute dtype; statistics in float32."""
 
-    def __init__(self, stored: dict[str, Stored], name: str, eps: float, dtype):
-        super().__init__()
+    def __init__(self, stored: dict[str, Stored], name: str, eps: float, dtype: ms.Type):
+        super().__init__(auto_prefix=False)
         self.weight = _parameter(stored, f"{name}.weight")
-        self.eps, self.dtype, self.size = _constant(eps), dtype, stored[f"{name}.weight"].shape[0]
-        self.mean = ops.ReduceMean(keep_dims=True)
-        self.rsqrt = ops.Rsqrt()
+        self.eps, self.dtype, self.size = _constant(eps), dtype, self.weight.shape[0]
+        self.mean, self.rsqrt = ops.ReduceMean(keep_dims=True), ops.Rsqrt()
 
     def construct(self, x_LD):
         factor_L1 = self.rsqrt(self.mean(x_LD * x_LD, -1) + self.eps)
@@ -92,44 +71,35 @@ class _Norm(_Cell):
         return ops.cast(x_LD * ops.tile(factor_L1, (1, self.size)) * weight_LD, self.dtype)
 
 
-class _Layer(_Cell):
+class _Layer(nn.Cell):
     """One transformer block without its mixing, which prefill and decode do in their own way."""
 
-    def __init__(self, options: ModelOptions, stored: dict[str, Stored], name: str, dtype):
-        super().__init__()
-        eps, attention, mlp = options.rms_norm_eps, f"{name}.self_attn.", f"{name}.mlp."
-        self.heads, self.kv_heads, self.width = head_sizes(options)
-        self.before_attention = _Norm(stored, f"{name}.input_layernorm", eps, dtype)
-        self.before_mlp = _Norm(stored, f"{name}.post_attention_layernorm", eps, dtype)
-        self.query, self.key = (
-            _Linear(stored, attention + "q_proj", dtype),
-            _Linear(stored, attention + "k_proj", dtype),
+    def __init__(self, options: ModelOptions, stored: dict[str, Stored], name: str, dtype: ms.Type):
+        super().__init__(auto_prefix=False)
+        _, self.kv_heads, self.width = head_sizes(options)
+        self.before_attention = _Norm(stored, f"{name}.input_layernorm", options.rms_norm_eps, dtype)
+        self.before_mlp = _Norm(stored, f"{name}.post_attention_layernorm", options.rms_norm_eps, dtype)
+        self.query, self.key, self.value, self.mix = (
+            _Linear(stored, f"{name}.self_attn.{part}_proj", dtype) for part in "qkvo"
         )
-        self.value, self.mix = (
-            _Linear(stored, attention + "v_proj", dtype),
-            _Linear(stored, attention + "o_proj", dtype),
+        self.gate, self.up, self.down = (
+            _Linear(stored, f"{name}.mlp.{part}_proj", dtype) for part in ("gate", "up", "down")
         )
-        self.gate, self.up = _Linear(stored, mlp + "gate_proj", dtype), _Linear(stored, mlp + "up_proj", dtype)
-        self.down = _Linear(stored, mlp + "down_proj", dtype)
-        self.dtype = dtype
-        self.sigmoid = ops.Sigmoid()
-        self.concat = ops.Concat(-1)
-        self.split = ops.Split(-1, 2)
+        self.dtype, self.sigmoid, self.concat, self.split = dtype, ops.Sigmoid(), ops.Concat(-1), ops.Split(-1, 2)
 
     def rotated(self, x_LI, cos_LHC, sin_LHC):
-        """x_LI -> x_LHC float32, rotated: x * cos + swapped halves * signed sin."""
+        """x_LI -> x_LHC in the compute dtype, rotated in float32: x * cos + swapped halves * signed sin."""
         x_LHC = ops.reshape(ops.cast(x_LI, mstype.float32), cos_LHC.shape)
         low, high = self.split(x_LHC)
-        return x_LHC * cos_LHC + self.concat((high, low)) * sin_LHC
+        return ops.cast(x_LHC * cos_LHC + self.concat((high, low)) * sin_LHC, self.dtype)
 
     def project(self, x_LD, tables):
         """x_LD -> query_LHC (rotated and scaled), key_LGC (rotated), value_LGC in the compute dtype."""
         cos_LHC, sin_LHC, cos_LGC, sin_LGC = tables
         normed_LD = self.before_attention(x_LD)
-        query_LHC = self.rotated(self.query(normed_LD), cos_LHC, sin_LHC)
-        key_LGC = self.rotated(self.key(normed_LD), cos_LGC, sin_LGC)
         value_LGC = ops.reshape(self.value(normed_LD), (-1, self.kv_heads, self.width))
-        return ops.cast(query_LHC, self.dtype), ops.cast(key_LGC, self.dtype), value_LGC
+        query_LHC = self.rotated(self.query(normed_LD), cos_LHC, sin_LHC)
+        return query_LHC, self.rotated(self.key(normed_LD), cos_LGC, sin_LGC), value_LGC
 
     def finish(self, x_LD, mixed_LI):
         """The residual stream after attention and feed-forward, from what attention mixed."""
@@ -140,29 +110,24 @@ class _Layer(_Cell):
         return x_LD + ops.cast(self.down(ops.cast(active_LF, self.dtype)), mstype.float32)
 
 
-class _Body(_Cell):
+class _Body(nn.Cell):
     """What prefill and decode share."""
 
     def __init__(self, options: ModelOptions, precision: str, slots: int):
-        super().__init__()
-        stored, dtype = stored_tensors(options, precision, slots), dtype_of(precision)
+        super().__init__(auto_prefix=False)
+        stored, dtype = stored_tensors(options, precision, slots), getattr(mstype, compute_dtype(precision))
         self.dtype, self.slots = dtype, slots
         self.heads, self.kv_heads, self.width = head_sizes(options)
         self.group = self.heads // self.kv_heads
         self.embedding = _parameter(stored, "model.embed_tokens.weight")
-        self.tied = options.tie_word_embeddings
-        self.head = None if self.tied else _parameter(stored, "lm_head.weight")
+        self.head = self.embedding if options.tie_word_embeddings else _parameter(stored, "lm_head.weight")
         self.cos, self.sin = _parameter(stored, COS), _parameter(stored, SIN)
         layers = [_Layer(options, stored, f"model.layers.{index}", dtype) for index in range(options.num_hidden_layers)]
         self.layers = nn.CellList(layers, auto_prefix=False)
         self.norm = _Norm(stored, "model.norm", options.rms_norm_eps, dtype)
-        self.gather = ops.Gather()
-        self.concat = ops.Concat(2)
-        self.scatter = ops.TensorScatterUpdate()
-        self.matmul = ops.MatMul(transpose_b=True)
-        self.product = ops.BatchMatMul()
-        self.product_right = ops.BatchMatMul(transpose_b=True)
-        self.softmax = ops.Softmax(-1)
+        self.gather, self.scatter = ops.Gather(), ops.TensorScatterUpdate()
+        self.matmul, self.softmax = ops.MatMul(transpose_b=True), ops.Softmax(-1)
+        self.product, self.product_right = ops.BatchMatMul(), ops.BatchMatMul(transpose_b=True)
         self.one, self.masked = _constant(1.0), _constant(MASKED)
         self.scale = _constant(1.0 / math.sqrt(self.width))
 
@@ -170,8 +135,9 @@ class _Body(_Cell):
         """0 where `seen`, MASKED elsewhere."""
         return (self.one - ops.cast(seen, mstype.float32)) * self.masked
 
-    def tables(self, cos_L1C, sin_L1C):
+    def tables(self, cos_LC, sin_LC):
         """Rotary tables spread over the query heads (times the scale of attention scores) and over the key heads."""
+        cos_L1C, sin_L1C = ops.reshape(cos_LC, (-1, 1, self.width)), ops.reshape(sin_LC, (-1, 1, self.width))
         query, key = (1, self.heads, 1), (1, self.kv_heads, 1)
         scaled = ops.tile(cos_L1C * self.scale, query), ops.tile(sin_L1C * self.scale, query)
         return (*scaled, ops.tile(cos_L1C, key), ops.tile(sin_L1C, key))
@@ -182,8 +148,7 @@ class _Body(_Cell):
 
     def logits(self, x_1D):
         """x_1D -> logits_1V float32."""
-        head_VD = self.embedding if self.tied else self.head
-        return ops.cast(self.matmul(self.norm(x_1D), head_VD), mstype.float32)
+        return ops.cast(self.matmul(self.norm(x_1D), self.head), mstype.float32)
 
 
 class PortablePrefill(_Body):
@@ -193,13 +158,6 @@ class PortablePrefill(_Body):
     index of its last token; caches are key and value of layer 0, of layer 1, ..., [1, G, T, C] in the compute dtype,
     zero behind the bucket. What padding leaves in them is hidden from, and overwritten by, decoding.
     """
-
-    def cached(self, x_LGC, length):
-        """x_LGC -> [1, G, T, C]."""
-        x_1GLC = ops.reshape(ops.transpose(x_LGC, (1, 0, 2)), (1, self.kv_heads, length, self.width))
-        if length == self.slots:
-            return x_1GLC
-        return self.concat((x_1GLC, ops.zeros((1, self.kv_heads, self.slots - length, self.width), self.dtype)))
 
     def mixed(self, query_LHC, key_LGC, value_LGC, bias_HLL, length):
         """Causal attention; the R query heads of a key head are stacked along the sequence."""
@@ -214,15 +172,14 @@ class PortablePrefill(_Body):
     def construct(self, input_ids_1L, last_1):
         length = input_ids_1L.shape[1]
         x_LD = self.embed(ops.reshape(input_ids_1L, (-1,)))
-        rows = (length, 1, self.width)
-        tables = self.tables(ops.reshape(self.cos[:length], rows), ops.reshape(self.sin[:length], rows))
+        tables = self.tables(self.cos[:length], self.sin[:length])
         place_L = ops.arange(length)
         causal_LL = ops.reshape(place_L, (length, 1)) >= ops.reshape(place_L, (1, length))
         bias_HLL = ops.tile(ops.reshape(self.hidden(causal_LL), (1, length, length)), (self.heads, 1, 1))
         caches = ()
         for layer in self.layers:
             query_LHC, key_LGC, value_LGC = layer.project(x_LD, tables)
-            caches += (self.cached(key_LGC, length), self.cached(value_LGC, length))
+            caches += (cache_of(key_LGC, 1, self.slots), cache_of(value_LGC, 1, self.slots))
             x_LD = layer.finish(x_LD, self.mixed(query_LHC, key_LGC, value_LGC, bias_HLL, length))
         return self.logits(self.gather(x_LD, last_1, 0)), caches
 
@@ -234,21 +191,11 @@ class PortableDecode(_Body):
     slot `position_1` and attends to the slots up to it.
     """
 
-    def where(self, position_1):
-        """[1, G, 3] int32 indices (0, g, position) of the cache rows that are written."""
-        head_G1 = ops.reshape(ops.arange(self.kv_heads), (1, self.kv_heads, 1))
-        position_G1 = ops.tile(ops.reshape(position_1, (1, 1, 1)), (1, self.kv_heads, 1))
-        head_G1 = ops.cast(head_G1, mstype.int32)
-        return ops.concat((ops.zeros_like(head_G1), head_G1, position_G1), -1)
-
     def construct(self, token_1, position_1, *caches):
         x_1D = self.embed(token_1)
-        row = (1, 1, self.width)
-        cos_11C = ops.reshape(self.gather(self.cos, position_1, 0), row)
-        tables = self.tables(cos_11C, ops.reshape(self.gather(self.sin, position_1, 0), row))
-        seen_T = ops.arange(self.slots) <= position_1
-        bias_1T = ops.reshape(self.hidden(seen_T), (1, 1, 1, self.slots))
-        where_1G3 = self.where(position_1)
+        tables = self.tables(self.gather(self.cos, position_1, 0), self.gather(self.sin, position_1, 0))
+        bias_1T = ops.reshape(self.hidden(ops.arange(self.slots) <= position_1), (1, 1, 1, self.slots))
+        where_1G3 = cache_rows(position_1, self.kv_heads)
         kept = ()
         for index, layer in enumerate(self.layers):
             query_1HC, key_1GC, value_1GC = layer.project(x_1D, tables)

@@ -8,21 +8,14 @@ board. Legend: B = 1 sequence, L padded prompt length, T cache slots, V vocabula
 
 import importlib.util
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
-from mindspore_impl.export.package import DECODE, LITE, Package, graph_ports, open_package, prefill_name
+from mindspore_impl.export.package import DECODE, LITE, WEIGHTS, Package, graph_ports, open_package, prefill_name
 from mindspore_impl.export.stored import read_weights
-
-
-class Graphs(Protocol):
-    """The graphs of a package on some engine. `caches` are the engine's own tensors and are only handed back."""
-
-    def run(self, name: str, numbers: list[np.ndarray], caches: list) -> tuple[np.ndarray, list]:
-        """logits_BV float32 and the new caches of graph `name`."""
 
 
 class MindSporeGraphs:
@@ -34,28 +27,28 @@ class MindSporeGraphs:
         self.package = package
         self.weights = {
             name: Parameter(Tensor.from_numpy(array), name=name, requires_grad=False)
-            for name, array in read_weights(package.weights)
+            for name, array in read_weights(package.folder / WEIGHTS)
         }
         self._cells: dict = {}
 
     def run(self, name: str, numbers: list[np.ndarray], caches: list) -> tuple[np.ndarray, list]:
-        """See Graphs."""
+        """-> logits_BV float32 and the new caches of graph `name`; caches are the engine's own tensors."""
         from mindspore import Tensor
 
         from mindspore_impl.export.mindir import load_graph
 
         if name not in self._cells:
             self._cells[name] = load_graph(self.package.graph(name), self.weights)
-        found = list(_flat(self._cells[name](*map(Tensor, numbers), *caches)))
-        return found[0].asnumpy(), found[1:]
+        logits_BV, *kept = _flat(self._cells[name](*map(Tensor, numbers), *caches))
+        return logits_BV.asnumpy(), kept
 
     def empty_caches(self) -> list:
         """Caches of zeros, to decode without a prompt."""
         from mindspore import Tensor
 
-        model, package = self.package.model, self.package
-        ports = graph_ports(model, package.precision, package.cache_length, DECODE)[0][2:]
-        return [Tensor(np.zeros(port.shape, port.dtype)) for port in ports]
+        package = self.package
+        ports = graph_ports(package.model, package.precision, package.cache_length, DECODE)[0]
+        return [Tensor(np.zeros(port.shape, port.dtype)) for port in ports[2:]]
 
 
 def _flat(value):
@@ -87,7 +80,7 @@ class LiteGraphs:
             self._models[name] = model
 
     def run(self, name: str, numbers: list[np.ndarray], caches: list) -> tuple[np.ndarray, list]:
-        """See Graphs."""
+        """As MindSporeGraphs.run."""
         inputs = self._models[name].get_inputs()
         for tensor, array in zip(inputs, [*numbers, *caches], strict=True):
             tensor.set_data_from_numpy(array)
@@ -101,7 +94,7 @@ class Session:
     `prefill` starts it and `decode` goes on; `slots` is the length T of the cache.
     """
 
-    def __init__(self, package: Package, graphs: Graphs):
+    def __init__(self, package: Package, graphs: MindSporeGraphs | LiteGraphs):
         self.package, self.graphs = package, graphs
         self.vocab_size, self.slots = package.model.vocab_size, package.cache_length
         self._caches: list = []
@@ -167,8 +160,8 @@ def _one_row(array_B: np.ndarray) -> np.ndarray:
 def open_session(folder: str | Path, engine: Literal["auto", "mindspore", "lite"] = "auto") -> Session:
     """Verify a package and make it ready to run. `runtime.setup` comes first when MindSpore is to run it.
 
-    engine: "auto" takes MindSpore Lite when it is installed and the package has all converted graphs in lite/.
-    Raises UserError when the package is damaged, or MindSpore Lite is asked for and cannot run it.
+    "auto" takes MindSpore Lite when it is installed and lite/ holds all converted graphs. Raises UserError when the
+    package is damaged, or MindSpore Lite is asked for and cannot run it.
     """
     package = open_package(folder)
     missing = [n for n in package.graphs if not files.inside(package.folder, f"{LITE}/{n}.mindir").is_file()]

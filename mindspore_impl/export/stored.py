@@ -8,25 +8,25 @@ Names are the published ones; a scale stands beside its weight as `...scale`, th
 `rotary.sin`. Legend: T cache slots, C head dimension, O outputs, I inputs.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
-from mindspore_impl.export.quantise import quantise
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.pangu import head_dim, parameter_shapes
 from mindspore_impl.model.tensor_file import encode_header
 from mindspore_impl.ops.rotary import rotary_table
 
 COS, SIN = "rotary.cos", "rotary.sin"
+LEVELS = 127  # of int8; -128 is not used, so that the scale is the same in both directions
 _CODES = {"float32": "F32", "float16": "F16", "int8": "I8"}  # NumPy's name: that of safetensors
-_HEADER_LIMIT = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,6 @@ def stored_tensors(options: ModelOptions, precision: str, slots: int) -> dict[st
     return found
 
 
-def tables(options: ModelOptions, slots: int) -> dict[str, np.ndarray]:
-    """The rotary tables cos_TC and sin_TC; the first half of sin is negative, since the graphs only swap the halves."""
-    cos_TC, sin_TC = rotary_table(head_dim(options), options.rope_theta, slots)
-    sin_TC[:, : head_dim(options) // 2] *= -1
-    return {COS: cos_TC, SIN: sin_TC}
-
-
 def write_weights(
     path: Path, options: ModelOptions, precision: str, slots: int, value_of: Callable[[str], np.ndarray]
 ) -> None:
@@ -88,11 +81,38 @@ def write_weights(
     Raises UserError that names a tensor too large for float16, or a disk that is full.
     """
     wanted = stored_tensors(options, precision, slots)
-    files.atomic_write(path, lambda temporary: _write(temporary, wanted, _forms(options, precision, slots, value_of)))
+
+    def blocks() -> Iterator[bytes]:
+        yield encode_header(
+            [(name, _CODES[stored.dtype], stored.shape, stored.size) for name, stored in wanted.items()]
+        )
+        for (name, stored), (found, array) in zip(
+            wanted.items(), _forms(options, precision, slots, value_of), strict=True
+        ):
+            if (found, array.shape, array.dtype.name) != (name, stored.shape, stored.dtype):
+                raise ValueError(f"{found} {array.dtype}{array.shape} came instead of {name} {stored}")
+            yield array.tobytes()
+
+    files.atomic_write(path, lambda temporary: files.write_blocks(temporary, blocks()) and None)
+
+
+def quantise(weight_OI: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 weight_OI -> (int8 values_OI, float32 scale_O1) with |weight - values * scale| <= scale / 2.
+
+    A channel of zeros gets the scale 1.
+    """
+    peak_O1 = np.abs(weight_OI).max(axis=1, keepdims=True)
+    scale_O1 = np.where(peak_O1 > 0, peak_O1 / np.float32(LEVELS), np.float32(1.0)).astype(np.float32)
+    scale_O1 = np.maximum(scale_O1, np.finfo(np.float32).tiny)  # a channel below 1e-36 becomes zeros
+    values_OI = np.clip(np.rint(weight_OI / scale_O1), -LEVELS, LEVELS).astype(np.int8)
+    return values_OI, scale_O1
 
 
 def _forms(options, precision, slots, value_of) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, array as it is stored) in the order of `stored_tensors`."""
+    """(name, array as it is stored) in the order of `stored_tensors`.
+
+    The first half of the sines is negative, since the graphs only swap the halves.
+    """
     for name in parameter_shapes(options):
         value = value_of(name)
         if is_quantised(name, precision):
@@ -109,49 +129,39 @@ def _forms(options, precision, slots, value_of) -> Iterator[tuple[str, np.ndarra
                     f"{name}: holds {np.abs(value).max():g}, too large for float16; export with --precision fp32"
                 )
             yield name, narrow
-    yield from tables(options, slots).items()
-
-
-def _write(path: Path, wanted: dict[str, Stored], forms: Iterator[tuple[str, np.ndarray]]) -> None:
-    entries = [(name, _CODES[stored.dtype], stored.shape, stored.size) for name, stored in wanted.items()]
-    with open(path, "wb") as file:
-        file.write(encode_header(entries))
-        for (name, stored), (found, array) in zip(wanted.items(), forms, strict=True):
-            if (found, array.shape, array.dtype.name) != (name, stored.shape, stored.dtype):
-                raise ValueError(f"{found} {array.dtype}{array.shape} came instead of {name} {stored}")
-            np.ascontiguousarray(array).tofile(file)
+    cos_TC, sin_TC = rotary_table(head_dim(options), options.rope_theta, slots)
+    sin_TC[:, : head_dim(options) // 2] *= -1
+    yield from ((COS, cos_TC), (SIN, sin_TC))
 
 
 def check_weights(path: Path, wanted: dict[str, Stored]) -> None:
     """Hold the header of a weights file against what the graphs read. Raises UserError naming file and tensor."""
     codes = {code: name for name, code in _CODES.items()}
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, _HEADER_LIMIT)))
-        found = {name: Stored(tuple(entry["shape"]), codes[entry["dtype"]])
-                 for name, entry in header.items() if name != "__metadata__"}  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the weights of a package ({error}); export again") from error
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        found = {
+            name: Stored(tuple(part.get_shape()), codes.get(part.get_dtype(), part.get_dtype()))
+            for name, part in slices.items()
+        }
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
-            raise UserError(
-                f"{path}: {name!r} is {_words(found.get(name))} there, the model of the manifest needs "
-                f"{_words(wanted.get(name))}; export again"
+            there, needed = (
+                f"{s.dtype} {list(s.shape)}" if s else "absent" for s in (found.get(name), wanted.get(name))
             )
-
-
-def _words(stored: Stored | None) -> str:
-    return "absent" if stored is None else f"{stored.dtype} {list(stored.shape)}"
+            raise UserError(f"{path}: {name!r} is {there} there, the manifest's model needs {needed}; export again")
 
 
 def read_weights(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """(name, array) of a weights file, one at a time. Raises UserError that names the file."""
-    from safetensors import SafetensorError, safe_open
+    with _opened(path) as file:
+        for name in file.keys():  # noqa: SIM118 (no mapping)
+            yield name, file.get_tensor(name)
 
+
+@contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
     try:
         with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 (no mapping)
-                yield name, file.get_tensor(name)
+            yield file
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); export again") from error
+        raise UserError(f"{path}: not the weights of a package ({error}); export again") from error

@@ -38,8 +38,8 @@ class Conversation:
     def ask(self, text: str) -> Iterator[tuple[str, str]]:
         """Yield the answer to `text` as ("reasoning" | "answer", text) parts.
 
-        The turn enters the history when the answer ends, by its closing piece, by the limit, or because the caller
-        stops (closes the generator). Raises UserError, the history untouched, when the conversation no longer fits.
+        The turn enters the history when the answer ends or the caller closes the generator. Raises UserError, the
+        history untouched, when the conversation no longer fits.
         """
         question = Message("user", text)
         prompt = render_prompt([*self.messages, question], self.tokenizer, self.thinking)

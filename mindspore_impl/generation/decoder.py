@@ -17,10 +17,7 @@ NEVER = -1e30  # the logit of a token that is not to be drawn: finite, and witho
 
 
 class Decoder(Protocol):
-    """Sequences over a static key/value cache, which the decoder keeps between calls.
-
-    `slots` is the length T of the cache, prompt and answer together; `vocab_size` the width of the logits.
-    """
+    """Sequences over a static key/value cache of `slots` (T, prompt and answer), kept between calls; logits [B, V]."""
 
     slots: int
     vocab_size: int
@@ -36,11 +33,10 @@ class Decoder(Protocol):
 
 
 class Drawing:
-    """Token selection for one model and one tokenizer.
+    """Token selection for one model and one tokenizer (its `vocab_size`, `bos_id` or None, `eos_id` and `pad_id`).
 
-    Only ids that the tokenizer has are drawn, however far the model's vocabulary is padded, and never BOS, of which a
-    text has one, at its start. `tokenizer` gives `vocab_size`, `bos_id` (or None), `eos_id` and `pad_id`. Raises
-    UserError when BOS or the end of turn is outside the model's vocabulary.
+    Only ids that the tokenizer has are drawn, and never BOS. Raises UserError when BOS or the end of turn is outside
+    the model's vocabulary.
     """
 
     def __init__(self, tokenizer, vocab_size: int):
@@ -49,10 +45,7 @@ class Drawing:
         self.drawn_from = min(vocab_size, tokenizer.vocab_size)  # ids below this
         for name, token_id in (("beginning-of-text", self.bos_id), ("end-of-turn", self.eos_id)):
             if token_id is not None and not 0 <= token_id < vocab_size:
-                raise UserError(
-                    f"the tokenizer's {name} id {token_id} is outside the model's vocabulary of {vocab_size}; "
-                    f"use the tokenizer that the model was made for"
-                )
+                raise UserError(f"the tokenizer's {name} id {token_id} is outside the vocabulary of {vocab_size}")
 
     def check_prompt(self, name: str, prompt: list[int], new: int, limit: int, limit_name: str) -> None:
         """Validate a prompt: not empty, ids of the vocabulary, `new` more tokens fit into `limit`. Raises UserError."""
@@ -61,14 +54,7 @@ class Drawing:
         if min(prompt) < 0 or max(prompt) >= self.vocab_size:
             raise UserError(f"{name} holds an id outside the model's vocabulary of {self.vocab_size}")
         if len(prompt) + new > limit:
-            raise UserError(
-                f"{name}: {len(prompt)} tokens + max_new_tokens {new} exceed {limit_name} {limit}; shorten the prompt "
-                "or lower sampling.max_new_tokens"
-            )
-
-    def start(self, prompts: list[list[int]], seeds: list[int], sampling: SamplingOptions) -> "Draws":
-        """The draws of these sequences."""
-        return Draws(self, prompts, seeds, sampling)
+            raise UserError(f"{name}: {len(prompt)} tokens + max_new_tokens {new} exceed {limit_name} {limit}")
 
 
 class Draws:
@@ -114,14 +100,13 @@ def stream(
 ) -> Iterator[int]:
     """Yield the ids of one answer as they are drawn, the closing one included; the same ids as in any batch.
 
-    Raises UserError for impossible settings, a prompt that is empty, foreign or too long for the decoder, and for NaN
-    logits.
+    Raises UserError for settings out of range, a prompt that is empty, foreign or too long, and for NaN logits.
     """
     check_ranges(sampling, "sampling")
     drawing.check_prompt("the prompt", prompt, sampling.max_new_tokens, decoder.slots, "the cache length")
     ids_BL = np.full((1, decoder.padded(len(prompt))), drawing.pad_id, np.int32)
     ids_BL[0, : len(prompt)] = prompt
-    draws = drawing.start([prompt], [seed], sampling)
+    draws = Draws(drawing, [prompt], [seed], sampling)
     logits_BV = decoder.prefill(ids_BL, np.array([len(prompt)], np.int32))
     while True:
         token_B = draws.draw(logits_BV)

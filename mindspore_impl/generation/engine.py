@@ -1,13 +1,12 @@
 """Batched text generation over the static key/value cache.
 
-Graphs have static shapes, so prompts are padded (right) to a few lengths, powers of two, and batches are filled up with
-dummy rows. A sequence never attends to padding or to another row; the shapes it happens to be decoded with can
-change its logits by float32 rounding (about 1e-6 relative), nothing else can.
+Prompts are padded (right) to powers of two and batches filled up with dummy rows, as graphs have static shapes. The
+shapes change the logits of a sequence by float32 rounding (about 1e-6 relative), nothing else does.
 
 Legend: B sequences of a batch, L padded prompt length, T cache slots, V vocabulary, S steps.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +14,14 @@ from mindspore import Tensor
 
 from mindspore_impl import runtime
 from mindspore_impl.distributed import ranks
-from mindspore_impl.generation.decoder import Drawing, stream
+from mindspore_impl.generation.decoder import Drawing, Draws
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.model.decode import Decode, Prefill
 from mindspore_impl.model.pangu import PanguForCausalLM
 from mindspore_impl.ops.attention import rows_that_fit
 from mindspore_impl.schema import check_ranges
 
+LIMIT_NAME = "the model's max_position_embeddings"
 SHORTEST_BUCKET = 32
 WORTH_COMPILING = 4  # batches of one length that justify compiling a shape for them
 WIDEST_STRETCH = 4  # a prompt is padded to at most this times its own bucket to save a shape
@@ -69,10 +69,7 @@ class ModelDecoder:
 
 
 class Engine:
-    """Generates with `model`'s current parameters; after more training the next call uses the new ones.
-
-    `decoder.Drawing` defines token selection and what `tokenizer` must have. One pair of graphs a shape is compiled.
-    """
+    """Generates with `model`'s current parameters; token selection is that of `decoder.Drawing`."""
 
     def __init__(self, model: PanguForCausalLM, tokenizer):
         self.model = model
@@ -111,22 +108,11 @@ class Engine:
         plan = plan_batches(lengths, longest, lambda length: min(sampling.batch_size, rows_that_fit(heads, length)))
         with runtime.progress_bar(len(prompts), progress or "", "sequence", shown=progress is not None) as bar:
             for length, rows, members in plan:
-                batch = [prompts[index] for index in members]
-                chosen = [seeds[index] for index in members]
+                batch, chosen = ([each[index] for index in members] for each in (prompts, seeds))
                 finished = self._run(batch, chosen, length, rows, sampling, bar, enough)
                 for index, generation in zip(members, finished, strict=True):
                     results[index] = generation
         return results
-
-    def stream(self, prompt: list[int], sampling: SamplingOptions, seed: int, slots: int = 0) -> Iterator[int]:
-        """Yield the ids of one answer as they are drawn, the closing one included.
-
-        slots: the length of the cache (0: as long as prompt and answer need); the same for a whole conversation saves
-        compilations. Raises UserError as `generate` does.
-        """
-        self.drawing.check_prompt("the prompt", prompt, sampling.max_new_tokens, self.limit, LIMIT_NAME)
-        slots = slots or self.slots_for(len(prompt) + sampling.max_new_tokens)
-        yield from stream(self.decoder(slots), self.drawing, prompt, sampling, seed)
 
     def decoder(self, slots: int) -> ModelDecoder:
         """The Decoder with a cache of `slots`."""
@@ -147,7 +133,7 @@ class Engine:
         for row, prompt in enumerate(prompts):
             input_ids_BL[row, : len(prompt)] = prompt
 
-        draws = self.drawing.start(prompts, seeds, sampling)
+        draws = Draws(self.drawing, prompts, seeds, sampling)
         token_BS = np.zeros((count, steps), np.int32)
         size_B = np.zeros(count, np.int32)  # how many tokens each sequence has
         next_B = np.full(rows, self.drawing.pad_id, np.int32)
@@ -168,15 +154,12 @@ class Engine:
         return [Generation(token_BS[row, : size_B[row]].tolist(), bool(draws.finished_B[row])) for row in range(count)]
 
 
-LIMIT_NAME = "the model's max_position_embeddings"
-
-
 def plan_batches(lengths: list[int], longest: int, row_limit: Callable[[int], int]) -> list[tuple[int, int, list[int]]]:
     """(padded length, rows, prompt indices) of each batch, for prompts of these lengths, none above `longest`.
 
-    Prompts go to the next power of two (at least 32, at most `longest`), at most `row_limit(length)` in a batch.
-    Every shape costs a compilation, so a bucket of few batches, and the rest of a larger one, move on to the next
-    longer bucket, within WIDEST_STRETCH.
+    Prompts go to the next power of two (at least 32, at most `longest`), at most `row_limit(length)` in a batch. As
+    every shape costs a compilation, a bucket of few batches, and the rest of a larger one, move on to the next longer
+    bucket, within WIDEST_STRETCH.
     """
     buckets: dict[int, list[int]] = {}
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):

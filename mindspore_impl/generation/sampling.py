@@ -1,10 +1,7 @@
 """Choosing the next token from logits, in NumPy: repetition penalty, then greedy, or temperature, top-k and top-p.
 
-The definitions are those of transformers, in its order, but for ties: among equal logits the lowest id counts as the
-more probable. Every sequence draws from its own generator, one number a token, so its text depends on its seed and its
-logits alone, never on what is decoded beside it.
-
-Legend: B sequences, V vocabulary, M candidates, S steps.
+The definitions and their order are those of transformers; among equal logits the lowest id is the more probable. Each
+sequence draws from its own generator, one number a token. Legend: B sequences, V vocabulary, M candidates, S steps.
 """
 
 import numpy as np
@@ -34,8 +31,8 @@ def penalise(logits_BV: np.ndarray, seen_BV: np.ndarray, penalty: float) -> np.n
 def choose(logits_BV: np.ndarray, options: SamplingOptions, uniform_B: np.ndarray) -> np.ndarray:
     """token_B int32, drawn by inverting the cumulative distribution at `uniform_B` (unused when greedy).
 
-    top_k keeps the k most probable ids; top_p the smallest set of most probable ids whose mass reaches top_p, after
-    top_k and at this temperature. Raises UserError when a row holds NaN or no finite logit.
+    top_p keeps the smallest set of most probable ids that reaches its mass, after top_k and at this temperature. Raises
+    UserError when a row holds NaN or no finite logit.
     """
     peak_B1 = logits_BV.max(axis=1, keepdims=True)
     if not np.isfinite(peak_B1).all():

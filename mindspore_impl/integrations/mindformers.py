@@ -16,15 +16,14 @@ Only this file and `training/` import mindformers (1.9.0, legacy models), and on
 functions, because their bases are mindformers'.
 """
 
-import dataclasses
 import difflib
 import functools
 import logging
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mindspore_impl import checkpoint, files, runtime
-from mindspore_impl.data.options import ROLLOUTS, BatchOptions, DatasetOptions, FileSet
+from mindspore_impl.data.options import ROLLOUTS, BatchOptions, DatasetOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.options import ModelOptions
@@ -67,12 +66,11 @@ def _register() -> None:
     from mindformers.tools.register import MindFormerRegister
 
     config = _config_class()
-    MindFormerRegister.register_cls(config, Kind.CONFIG)
-    MindFormerRegister.register_cls(_model_class(config), Kind.MODELS)
-    MindFormerRegister.register_cls(_objective_class(), Kind.LOSS)
-    MindFormerRegister.register_cls(_step_class(), Kind.WRAPPER)
-    MindFormerRegister.register_cls(PanguPackedDataset, Kind.DATASET)
-    MindFormerRegister.register_cls(PanguSchedule, Kind.LR)
+    for cls, kind in (
+        (config, Kind.CONFIG), (_model_class(config), Kind.MODELS), (_objective_class(), Kind.LOSS),
+        (_step_class(), Kind.WRAPPER), (PanguPackedDataset, Kind.DATASET), (PanguSchedule, Kind.LR),
+    ):  # fmt: skip
+        MindFormerRegister.register_cls(cls, kind)
 
 
 def train(path: Path, callbacks: list | None = None) -> None:
@@ -249,10 +247,7 @@ class PanguPackedDataset:
 
 
 def packed_dataset(data: PackedData):
-    """A GeneratorDataset whose columns are those of the objective.
-
-    input_ids, target_ids, loss_weight, segment_ids and position_ids, and with a store teacher_ids, teacher_logp and
-    teacher_tail_logp.
+    """A GeneratorDataset whose columns are those of the objective, with a store those of the teacher too.
 
     Raises UserError when the data cannot be read, or the step does not fit mindformers.
     """
@@ -302,84 +297,32 @@ def _stream(data: PackedData):
     return BatchStream(samples, data.batch, data.seed, runtime.rank(), runtime.world_size(), teacher=teacher)
 
 
-@dataclass
-class StageInputs:
-    """What a training stage reads: its model with the tokenizer's vocabulary, seed, and absolute paths of inputs."""
-
-    model: ModelOptions
-    seed: int
-    tokenizer: Path
-    weights: Path | None = None
-    rollouts: Path | None = None
-    keep_truncated: bool = True
-    store: Path | None = None
-    sets: dict[str, DatasetOptions] = field(default_factory=dict)  # of the mixture; sets made by stages are files
-
-
-def write_stage(path: Path, config, name: str, inputs: StageInputs) -> None:
+def write_stage(path: Path, config, name: str, reads: tuple[ModelOptions, Path | None, PackedData]) -> None:
     """Write the sft or distill stage `name` as a mindformers YAML.
 
-    Raises UserError when mindformers cannot train it, or `path` cannot be written.
+    `reads`: its model, the weights that it starts from (None: random ones), and its data with absolute paths. Raises
+    UserError when mindformers cannot train it, or `path` cannot be written.
     """
     import yaml
 
-    stage = config.stages[name]
+    stage, (model, weights, data) = config.stages[name], reads
     _check_accumulation(stage.data, f"stages.{name}.data")
-    mixture = {each: weight for each, weight in stage.data.mixture.items() if weight}
-    data = PackedData(
-        max_steps=stage.train.max_steps,
-        num_train_epochs=stage.train.num_train_epochs,
-        seed=inputs.seed,
-        set_seed=config.seed,
-        tokenizer=dataclasses.replace(config.tokenizer, path=str(inputs.tokenizer)),
-        sets={each: _absolute(options) for each, options in inputs.sets.items()},
-        rollouts=str(inputs.rollouts) if ROLLOUTS in mixture else None,
-        keep_truncated=inputs.keep_truncated,
-        store=inputs.store and str(inputs.store),
-        batch=dataclasses.replace(stage.data, mixture=mixture, validation=[]),
+    schedule = asdict(stage.optimizer)
+    beta1, beta2, epsilon, decay, clip = map(
+        schedule.pop, ("adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm")
     )
-    objective = getattr(stage, "objective", ObjectiveOptions())
-    content = trainer_config(
-        inputs.model, inputs.weights, objective, stage.optimizer, data, path.resolve().with_suffix(""),
-        stage.train.logging_steps, stage.train.save_steps or stage.train.max_steps or 0,
-    )  # fmt: skip
-    head = f"# Stage {name} of {config.name}, with the types of mindspore_impl.integrations.mindformers:\n"
-    head += f"#   python tools/train_mindformers.py run {path}\n"
-    files.write_text(path, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-
-
-def _absolute(options: DatasetOptions) -> DatasetOptions:
-    if not isinstance(options, FileSet):
-        return options
-    return dataclasses.replace(options, path=str(Path(options.path).resolve()))
-
-
-def _check_accumulation(batch: BatchOptions, where: str) -> None:
-    if batch.gradient_accumulation_steps != 1:
-        raise UserError(f"{where}.gradient_accumulation_steps: mindformers takes a step as one batch; set it to 1")
-
-
-def trainer_config(
-    model: ModelOptions, weights: Path | None, objective: ObjectiveOptions, optimizer: OptimizerOptions,
-    data: PackedData, output_dir: Path, logging_steps: int = 1, save_steps: int = 0,
-) -> dict:  # fmt: skip
-    """The content of a mindformers YAML for one training stage; weights: what it starts from, None for random ones."""
-    schedule = dataclasses.asdict(optimizer)
-    betas, eps, decay, clip = [schedule.pop("adam_beta1"), schedule.pop("adam_beta2")], *map(
-        schedule.pop, ("adam_epsilon", "weight_decay", "max_grad_norm")
-    )  # fmt: skip
-    callbacks = [{"type": "MFLossMonitor", "per_print_times": logging_steps}]
-    if save_steps:
+    callbacks = [{"type": "MFLossMonitor", "per_print_times": stage.train.logging_steps}]
+    if save_steps := stage.train.save_steps or stage.train.max_steps:
         callbacks.append({
             "type": "CheckpointMonitor", "prefix": "pangu", "save_checkpoint_steps": save_steps,
             "checkpoint_format": "safetensors", "save_network_params": True, "integrated_save": False,
             "async_save": False,
         })  # fmt: skip
-    return {
+    content = {
         "schema": SCHEMA,
         "seed": data.seed,
         "run_mode": "train",
-        "output_dir": str(output_dir),
+        "output_dir": str(path.resolve().with_suffix("")),
         "load_checkpoint": "",
         "use_parallel": False,
         "parallel": {"parallel_mode": 0, "gradients_mean": False},
@@ -393,18 +336,27 @@ def trainer_config(
         "model": {
             "model_config": {
                 "type": "PanguPosttrainConfig",
-                "model": dataclasses.asdict(model),
-                "weights": None if weights is None else str(weights),
+                "model": asdict(model),
+                "weights": weights and str(weights),
                 "seed": data.seed,
                 "loss": {
-                    "type": "PanguObjective", "with_teacher": data.store is not None, **dataclasses.asdict(objective),
+                    "type": "PanguObjective", "with_teacher": data.store is not None,
+                    **asdict(getattr(stage, "objective", ObjectiveOptions())),
                 },
             },
             "arch": {"type": "PanguPosttrainModel"},
         },
-        "optimizer": {"type": "AdamW", "betas": betas, "eps": eps, "weight_decay": decay},
+        "optimizer": {"type": "AdamW", "betas": [beta1, beta2], "eps": epsilon, "weight_decay": decay},
         "lr_schedule": {"type": "PanguSchedule", "total_steps": -1, **schedule},
-        "train_dataset": {"data_loader": dataclasses.asdict(data)},
+        "train_dataset": {"data_loader": asdict(data)},
         "train_dataset_task": {"type": "PanguPackedDataset"},
         "callbacks": callbacks,
     }  # fmt: skip
+    head = f"# Stage {name} of {config.name}, with the types of mindspore_impl.integrations.mindformers:\n"
+    head += f"#   python tools/train_mindformers.py run {path}\n"
+    files.write_text(path, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def _check_accumulation(batch: BatchOptions, where: str) -> None:
+    if batch.gradient_accumulation_steps != 1:
+        raise UserError(f"{where}.gradient_accumulation_steps: mindformers takes a step as one batch; set it to 1")

@@ -1,8 +1,7 @@
-"""Registry of the divergences D(p, q) between two distributions over the same I buckets.
+"""Registry of the divergences D(p, q) between two distributions over the same I buckets. Imports no MindSpore.
 
-Each has an oracle in float64 NumPy and an implementation in the graph. The built-in ones are part of every backend of
-`ops/topk_distill.py`. `register_divergence` adds one from outside this package: it runs in the composed operator, which
-differentiates it automatically. Imports no MindSpore.
+Each has a float64 NumPy oracle. Built-in ones are part of every backend; a registered one runs in the composed
+operator.
 """
 
 from collections.abc import Callable
@@ -63,13 +62,10 @@ def register_divergence(name: str, *, oracle: Callable[[np.ndarray, np.ndarray],
         return float(oracle(log_p, log_q)), np.array(slope_I)
 
     taken = _registry.get(name)
-    if taken and (taken.cell is None or _place(taken.cell) != _place(cell)):
+    place = (cell.__module__, cell.__qualname__)
+    if taken and (taken.cell is None or (taken.cell.__module__, taken.cell.__qualname__) != place):
         raise UserError(f"divergence {name!r} is registered already; {cell.__module__} must choose another name")
     _registry[name] = Divergence(with_slope, cell)
-
-
-def _place(cell: Callable) -> tuple[str, str]:
-    return cell.__module__, cell.__qualname__
 
 
 def divergence_names() -> tuple[str, ...]:
@@ -77,10 +73,10 @@ def divergence_names() -> tuple[str, ...]:
     return tuple(_registry)
 
 
-def find_divergence(name: str) -> Divergence:
-    """The divergence of that name. Raises UserError with the nearest name when it is unknown."""
+def find_divergence(name: str, where: str = "") -> Divergence:
+    """The divergence of that name. Raises UserError, after `where`, with the nearest name when it is unknown."""
     if name not in _registry:
-        raise UserError(f"objective.divergence={name} is unknown{nearest(name, _registry)}")
+        raise UserError(f"{where}objective.divergence={name} is unknown{nearest(name, _registry)}")
     return _registry[name]
 
 

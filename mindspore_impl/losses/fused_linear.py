@@ -1,11 +1,8 @@
 """The output projection and the objective in one Cell, so that the logits of all tokens never exist at once.
 
-Hidden states are cut into chunks of as many rows as `runtime.logits_mb` holds logits for. Each chunk is projected with
-lm_head, the distillation operator turns its logits into their gradient, and that goes at once into the gradients of
-hidden states and lm_head. Peak memory: one chunk of logits and one float32 [V, D]. The backward pass has nothing left
-to compute: it scales both gradients by the upstream scalar. On the CPU one native operator does all of it
-(kernels/cpu); elsewhere the chunks are a loop in the graph. A tied embedding's own gradient is another [V, D], made by
-the embedding's lookup and added by the framework.
+Chunks of as many rows as `runtime.logits_mb` holds logits for are projected; the distillation operator turns logits
+into their gradient, which goes at once into the gradients of hidden states and lm_head. The backward pass scales these.
+On the CPU one native operator does all of it; elsewhere the chunks are a loop in the graph.
 
 Legend: N tokens, n rows of a chunk, D hidden, V vocabulary, K teacher ids.
 """
@@ -38,14 +35,8 @@ def row_operator(options: ObjectiveOptions, with_teacher: bool, gradient: bool) 
     """The operator of one objective as in `ops/topk_distill.py`; without a teacher kd and diagnostics are 0."""
     if not with_teacher:
         return cross_entropy(ce_weight(options), gradient)
-    return topk_distill(
-        for_operator(options.divergence),
-        options.support,
-        options.temperature,
-        ce_weight(options),
-        options.kd_weight,
-        gradient,
-    )
+    weights = ce_weight(options), options.kd_weight
+    return topk_distill(for_operator(options.divergence), options.support, options.temperature, *weights, gradient)
 
 
 def _joined(parts, axis: int):
@@ -117,26 +108,19 @@ class _NativeChunks(nn.Cell):
         weights = ce_weight(options), options.kd_weight if with_teacher else 0.0
         self.settings_6 = Tensor([*weights, options.temperature, *kind, runtime.logits_elements()], ms.float32)
 
-    def construct(
-        self, hidden_ND, lm_head_VD, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N
-    ):
-        return self.run(
-            hidden_ND, lm_head_VD, target_ids_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N, row_weight_N,
-            self.settings_6,
-        )  # fmt: skip
+    def construct(self, hidden_ND, lm_head_VD, target_ids_N, row_weight_N, *teacher):
+        return self.run(hidden_ND, lm_head_VD, target_ids_N, *teacher, row_weight_N, self.settings_6)
 
 
 class FusedLinear(nn.Cell):
     """Loss of hidden states and an output projection, without the logits of all rows at once.
 
     construct(hidden_ND, lm_head_VD f32, target_ids_N i32, row_weight_N f32, teacher_ids_NK i32, teacher_logp_NK,
-    teacher_tail_logp_N f32) -> (loss f32 scalar, ce_N, kd_N, diagnostics_4N, gradients...).
+    teacher_tail_logp_N f32) -> (loss f32 scalar, ce_N, kd_N, diagnostics_4N, gradients for the backward pass...).
 
-    loss = sum(row_weight * (ce_weight * ce + kd_weight * kd)); the others are those of `ops/topk_distill.py` and carry
-    no gradient. Only the loss is differentiable, with respect to hidden_ND and, where `head_gradient`, lm_head_VD. What
-    follows them are the gradients themselves, for this Cell's own backward pass. Without a teacher the teacher's inputs
-    are not read. `gradient` False (evaluation) computes the losses alone. chunks: a Cell as ChunkLoop, of the same
-    settings, in place of the device's own.
+    loss = sum(row_weight * (ce_weight * ce + kd_weight * kd)) is differentiable with respect to hidden_ND and, where
+    `head_gradient`, lm_head_VD. Without a teacher its inputs are not read; `gradient` False (evaluation) computes the
+    losses alone. chunks: a Cell as ChunkLoop, of the same settings, in place of the device's own.
     """
 
     def __init__(

@@ -31,9 +31,6 @@ def check_store(
 ):
     """Refuse a teacher store that does not fit the objective or the student. Raises UserError that names the key.
 
-    A capture at one temperature cannot be turned into one at another; zero-padded logits of a wider vocabulary would
-    take real mass; drawn ids carry counts, not masses.
-
     Args:
         options: the objective of the stage.
         temperature: of the store.
@@ -43,21 +40,15 @@ def check_store(
         where: the stage's key, which starts the message.
     """
     if temperature != options.temperature:
-        raise UserError(
-            f"{where}: objective.temperature={options.temperature} but the teacher store was captured at "
-            f"{temperature}; set objective.temperature={temperature}, or capture again"
-        )
+        fault = f"objective.temperature={options.temperature} but the teacher store has {temperature}; set it to that"
+        raise UserError(f"{where}: {fault}, or capture again")
     if (mode == "sampled") != (options.support == "sampled"):
         advice = "sampled" if mode == "sampled" else "tail_bucket"
-        raise UserError(
-            f"{where}: objective.support={options.support} does not fit a teacher store of mode {mode}; "
-            f"set objective.support={advice}, or capture again"
-        )
+        fault = f"objective.support={options.support} does not fit a teacher store of mode {mode}"
+        raise UserError(f"{where}: {fault}; set objective.support={advice}, or capture again")
     if vocab_size != model_vocab_size:
-        raise UserError(
-            f"{where}: the teacher store has a vocabulary of {vocab_size} and the student one of {model_vocab_size}; "
-            f"both must use the same tokenizer and vocab_size"
-        )
+        fault = f"vocab_size is {vocab_size} in the teacher store and {model_vocab_size} in the student"
+        raise UserError(f"{where}: {fault}; use one tokenizer")
 
 
 def tensors_of(batch, with_teacher: bool) -> tuple[ms.Tensor, ...]:
@@ -76,22 +67,16 @@ def held_out_sums(network: "LossNetwork", batch) -> tuple[float, float]:
 
 
 def mean_loss(sums: Iterable[tuple[float, float]], name: str) -> dict[str, float | None]:
-    """Mean cross-entropy in nats of the `held_out_sums` of all batches, added up in their order.
+    """Mean cross-entropy in nats of the `held_out_sums` of all batches: {"loss", "perplexity", "tokens"}.
 
-    Returns {"loss", "perplexity", "tokens"}: the mean over the supervised tokens, its exponential, and their number.
-
-    name: the set's, for the message. JSON knows neither NaN nor infinity: a loss that is not finite is None and so is
-    its perplexity, and a perplexity is cut at exp(700). Raises UserError when no token is supervised, of which no mean
-    can be taken.
+    A loss that is not finite is None, as its perplexity, which is cut at exp(700). Raises UserError, naming the set
+    `name`, when no token is supervised.
     """
     ce, tokens = 0.0, 0.0
     for batch_ce, batch_tokens in sums:
         ce, tokens = ce + batch_ce, tokens + batch_tokens
     if tokens == 0:
-        raise UserError(
-            f"no supervised token in the held-out set {name!r}; give it records with an assistant's answer that fit "
-            "sequence_length"
-        )
+        raise UserError(f"no supervised token in the held-out set {name!r}; add records that fit sequence_length")
     loss = ce / tokens
     if not math.isfinite(loss):
         return {"loss": None, "perplexity": None, "tokens": round(tokens)}
@@ -114,25 +99,16 @@ class LossNetwork(nn.Cell):
 
     construct(input_ids_BL, target_ids_BL i32, loss_weight_BL f32, segment_ids_BL, position_ids_BL i32[, teacher_ids_BLK
     i32, teacher_logp_BLK, teacher_tail_logp_BL f32]) -> (loss f32 scalar, metrics_M f32). Metrics are SUMS over the
-    positions whose weight is not 0, in the order of METRICS ("kd" carries T^2 and no weight; "tokens" is their number);
-    they carry no gradient. A position of weight 0 adds exactly 0 to all of them and to every gradient. `gradient`
-    False is for evaluation: the losses alone, without the work of a gradient.
-    Raises UserError when the options have no meaning, or ask for distillation without a teacher.
+    positions of non-zero weight, in the order of METRICS ("kd" carries T^2 and no weight), without a gradient. A
+    position of weight 0 adds exactly 0 to everything. `gradient` False computes the losses alone. Raises UserError when
+    the options have no meaning, or ask for distillation without a teacher.
     """
 
-    def __init__(
-        self,
-        model: nn.Cell,
-        options: ObjectiveOptions,
-        with_teacher: bool,
-        gradient: bool = True,
-    ):
+    def __init__(self, model: nn.Cell, options: ObjectiveOptions, with_teacher: bool, gradient: bool = True):
         super().__init__(auto_prefix=False)  # the parameters keep the model's names
         check_objective(options, "objective")
         if options.kd_weight > 0 and not with_teacher:
-            raise UserError(
-                f"objective.kd_weight={options.kd_weight} needs a teacher store; name one, or set objective.kd_weight=0"
-            )
+            raise UserError(f"objective.kd_weight={options.kd_weight} needs a teacher store; name one, or set it to 0")
         self.model, self.with_teacher = model, with_teacher
         self.rows = FusedLinear(options, with_teacher, gradient, model.lm_head_weight.requires_grad)
 

@@ -49,10 +49,7 @@ def ce_weight(options: ObjectiveOptions) -> float:
 
 def check_objective(options: ObjectiveOptions, where: str) -> None:
     """Refuse settings that have no meaning. Raises UserError that starts with `where` and names the key."""
-    try:
-        find_divergence(options.divergence)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    find_divergence(options.divergence, f"{where}: ")
     if options.support not in SUPPORTS:
         raise UserError(f"{where}: objective.support={options.support} is unknown{nearest(options.support, SUPPORTS)}")
     if options.support not in supports_of(options.divergence):
@@ -64,13 +61,10 @@ def check_objective(options: ObjectiveOptions, where: str) -> None:
         )
     if not (math.isfinite(options.temperature) and options.temperature > 0):
         raise UserError(f"{where}: objective.temperature={options.temperature} must be a positive number")
-    if not (math.isfinite(options.kd_weight) and options.kd_weight >= 0):
-        raise UserError(f"{where}: objective.kd_weight={options.kd_weight} must be 0 or more")
-    if not (math.isfinite(ce_weight(options)) and ce_weight(options) >= 0):
-        raise UserError(
-            f"{where}: objective.ce_weight={ce_weight(options)} must be 0 or more; it defaults to "
-            f"1 - objective.kd_weight (here kd_weight={options.kd_weight}): give both, or a kd_weight of at most 1"
-        )
+    for key, weight in (("kd_weight", options.kd_weight), ("ce_weight", ce_weight(options))):
+        if not (math.isfinite(weight) and weight >= 0):
+            hint = f" (it defaults to 1 - kd_weight={options.kd_weight})" if key == "ce_weight" else ""
+            raise UserError(f"{where}: objective.{key}={weight} must be 0 or more{hint}")
     if options.kd_weight == 0 and ce_weight(options) == 0:
         raise UserError(f"{where}: objective.ce_weight and objective.kd_weight are both 0: there is nothing to learn")
 
@@ -95,7 +89,7 @@ def objective(
         teacher_tail_logp_N: log-mass of all other ids; read on tail_bucket only, and for the entropy.
         options: the objective.
 
-    Raises UserError for a pair of options that is not permitted, an id outside the vocabulary, or an id given twice.
+    Raises UserError for options that do not fit together, an id outside the vocabulary, or an id given twice.
     """
     check_objective(options, "oracle")
     logits_NV = np.asarray(logits_NV, np.float64)

@@ -1,6 +1,6 @@
 """Hidden states of packed rows, and logits of selected positions, in chunks.
 
-Legend: B rows, L positions of a packed row, N = B*L, D hidden, V vocabulary, S selected positions, R of them at a time.
+Legend: B rows, L positions, N = B*L, D hidden, V vocabulary, S selected positions, R of them at a time.
 """
 
 from collections.abc import Iterator
@@ -29,8 +29,6 @@ class ProjectedRows(nn.Cell):
     """construct(hidden_ND, position_R i32, *inputs) -> take(logits_RV f32, *inputs): gather, project, reduce.
 
     Ids at or beyond `vocab_size` (a padded lm_head) are left out.
-
-    Only selected positions are projected: with a vocabulary of 153376 that is much of a small teacher's work.
     """
 
     def __init__(self, model: nn.Cell, vocab_size: int, take: nn.Cell):
@@ -55,10 +53,7 @@ class AllLogits(nn.Cell):
 
 
 def in_chunks(head: ProjectedRows, hidden_ND, position_S: np.ndarray, *inputs_S: np.ndarray) -> Iterator[list]:
-    """Yield what `head` makes of the selected positions, as lists of arrays, R positions at a time.
-
-    R is what `runtime.logits_mb` holds logits for; the last R are filled up, and what they give is cut off again.
-    """
+    """Yield what `head` makes of the selected positions, as lists of arrays, R (`runtime.logits_mb`) at a time."""
     position_S = position_S.astype(np.int32)
     size = min(hidden_ND.shape[0], max(1, runtime.logits_elements() // head.vocab_size))
     for first in range(0, len(position_S), size):

@@ -9,60 +9,33 @@ from mindspore_impl.ops.topk_distill import cross_entropy
 from mindspore_impl.ops.topk_logprobs import topk_logprobs
 
 
-class _Tokens(nn.Cell):
-    """The model, and `rows` (a FusedLinear) for its output projection."""
+class TokenLosses(nn.Cell):
+    """The cross-entropy in nats of each target whose weight is not 0 (0 elsewhere), and the `predictions` if asked for.
 
-    def __init__(self, model: nn.Cell, rows: FusedLinear):
+    construct(input_ids_BL, target_ids_BL i32, loss_weight_BL f32, segment_ids_BL, position_ids_BL i32) -> ce_BL f32, or
+    (ce_BL, confidence_BL, right_BL) f32: the probability of the most probable id, and 1 where that is the target, both
+    undefined where the weight is 0.
+    """
+
+    def __init__(self, model: nn.Cell, predictions: bool = False):
         super().__init__(auto_prefix=False)
-        self.model, self.rows = model, rows
+        self.model, self.predictions = model, predictions
+        chunks = ChunkLoop(_Rows(), False, False) if predictions else None
+        self.rows = FusedLinear(ObjectiveOptions(), False, gradient=False, chunks=chunks)
 
-    def outputs(self, input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL):
-        """What `rows` gives of all positions."""
+    def construct(self, input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL):
         hidden_BLD = self.model.hidden(input_ids_BL, position_ids_BL, segment_ids_BL)
+        hidden_ND, shape = hidden_BLD.reshape((-1, hidden_BLD.shape[-1])), target_ids_BL.shape
         target_ids_N, weight_N = target_ids_BL.reshape((-1,)), loss_weight_BL.reshape((-1,))
         no_teacher = target_ids_N.reshape((-1, 1)), weight_N.reshape((-1, 1)), weight_N  # not read
-        hidden_ND = hidden_BLD.reshape((-1, hidden_BLD.shape[-1]))
-        return self.rows(hidden_ND, self.model.lm_head_weight, target_ids_N, weight_N, *no_teacher)
-
-
-class TokenLosses(_Tokens):
-    """The cross-entropy in nats of each target whose weight is not 0, and 0 elsewhere.
-
-    construct(input_ids_BL, target_ids_BL i32, loss_weight_BL f32, segment_ids_BL, position_ids_BL i32) -> ce_BL f32.
-    """
-
-    def __init__(self, model: nn.Cell):
-        super().__init__(model, FusedLinear(ObjectiveOptions(), False, gradient=False, head_gradient=False))
-
-    def construct(self, input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL):
-        outputs = self.outputs(input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL)
-        return outputs[1].reshape(target_ids_BL.shape)
-
-
-class TokenPredictions(_Tokens):
-    """Cross-entropy, confidence and correctness of each prediction.
-
-    construct(as TokenLosses) -> (ce_BL, confidence_BL, right_BL), f32: the cross-entropy of each target (0 where the
-    weight is 0), the probability of the most probable id at its position, and 1 where that id is the target. The last
-    two are undefined where the weight is 0.
-    """
-
-    def __init__(self, model: nn.Cell):
-        super().__init__(
-            model, FusedLinear(ObjectiveOptions(), False, gradient=False, chunks=ChunkLoop(_Rows(), False, False))
-        )
-
-    def construct(self, input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL):
-        outputs = self.outputs(input_ids_BL, target_ids_BL, loss_weight_BL, segment_ids_BL, position_ids_BL)
-        shape = target_ids_BL.shape
+        outputs = self.rows(hidden_ND, self.model.lm_head_weight, target_ids_N, weight_N, *no_teacher)
+        if not self.predictions:
+            return outputs[1].reshape(shape)
         return outputs[1].reshape(shape), ops.exp(outputs[3][0]).reshape(shape), outputs[3][1].reshape(shape)
 
 
 class _Rows(nn.Cell):
-    """`fused_linear.row_operator` without teacher and gradient.
-
-    Its diagnostics are two: the log-probability of the most probable id, and whether that is the target.
-    """
+    """`row_operator` without teacher; its diagnostics: log-probability of the top id, and whether it is the target."""
 
     def __init__(self):
         super().__init__()

@@ -2,8 +2,8 @@
 
     W' = W + (lora_alpha / r) * B @ A        A [r, inputs], B [outputs, r]
 
-(arXiv 2106.09685; PEFT's names and scale.) A file holds the adapters only. Its metadata hold their options and the
-identity of the base weights, so that they are never merged into others.
+(arXiv 2106.09685; PEFT's names and scale.) The file's metadata hold their options and the identity of the base weights,
+so that they are never merged into others.
 """
 
 import dataclasses
@@ -107,10 +107,8 @@ def merged(source: WeightSource, adapters: Adapters, base: WeightSource) -> Weig
     """
     digest = identity(base)
     if digest != adapters.base_sha256:
-        raise UserError(
-            f"{source.path}: these adapters were trained on the weights {adapters.base_sha256[:12]}..., but "
-            f"{base.path} holds {digest[:12]}...; give them their own base back, or train them again"
-        )
+        fault = f"trained on the weights {adapters.base_sha256[:12]}..., but {base.path} holds {digest[:12]}..."
+        raise UserError(f"{source.path}: {fault}; give the adapters their own base, or train them again")
     check_shapes(
         adapter_shapes(base.shapes, adapters.options), source.shapes, str(source.path),
         f"the adapters do not fit {base.path}: train them again",

@@ -1,9 +1,8 @@
 """Prefill and single-token decoding with a static key/value cache, on the Parameters of a training model.
 
-The caches are inputs and outputs of both graphs, one key and one value tensor a layer, shaped [B, G, T, C] in the
-compute dtype: the graphs keep no state, so they export to MindIR as they are. Sequence b occupies the cache slots from
-`start_B[b]` on and its rotary position is slot - start: right-padded prompts start at 0, left-padded ones after
-their padding.
+Caches are inputs and outputs, a key and a value tensor [B, G, T, C] a layer in the compute dtype: the graphs keep no
+state and export to MindIR as they are. Sequence b occupies the slots from `start_B[b]` on; its rotary position is slot
+- start (0 for right-padded prompts).
 
 Legend: B batch, L prompt length, T cache slots, D hidden, G key/value heads, R = H/G, C head dimension, V vocabulary.
 """
@@ -16,12 +15,29 @@ from mindspore_impl.model.pangu import PanguForCausalLM, head_sizes
 from mindspore_impl.ops.attention import CachedAttention, cache_bias
 
 
+def cache_of(x_NGC, batch: int, slots: int):
+    """x_NGC -> [B, G, T, C], zeros after the prompt."""
+    heads, width = x_NGC.shape[1:]
+    x_BGLC = ops.transpose(ops.reshape(x_NGC, (batch, -1, heads, width)), (0, 2, 1, 3))
+    if x_BGLC.shape[2] == slots:
+        return x_BGLC
+    return ops.concat((x_BGLC, ops.zeros((batch, heads, slots - x_BGLC.shape[2], width), x_NGC.dtype)), 2)
+
+
+def cache_rows(slot_B, kv_heads: int):
+    """[B, G, 3] int32 indices (b, g, slot) of the rows that the new keys and values go to."""
+    batch = slot_B.shape[0]
+    row = ops.tile(ops.reshape(ops.arange(batch), (batch, 1, 1)), (1, kv_heads, 1))
+    head = ops.tile(ops.reshape(ops.arange(kv_heads), (1, kv_heads, 1)), (batch, 1, 1))
+    slot = ops.tile(ops.reshape(slot_B, (batch, 1, 1)), (1, kv_heads, 1))
+    return ops.concat((ops.cast(row, mstype.int32), ops.cast(head, mstype.int32), slot), -1)
+
+
 class Prefill(nn.Cell):
     """Read prompts, return the logits after their last token and the filled caches.
 
-    construct(input_ids_BL, position_ids_BL, segment_ids_BL, last_B) -> (logits_BV float32, caches): `last_B` is
-    the index of each prompt's last token; padding has segment 0 and may stand left or right; caches is the tuple
-    (key, value) of layer 0, (key, value) of layer 1, ... flattened.
+    construct(input_ids_BL, position_ids_BL, segment_ids_BL, last_B) -> (logits_BV float32, caches): `last_B` is the
+    index of each last token; padding has segment 0, left or right; caches is (key, value) of each layer, flattened.
     """
 
     def __init__(self, model: PanguForCausalLM, slots: int):
@@ -29,15 +45,6 @@ class Prefill(nn.Cell):
         _check_slots(model, slots)
         self.model = model
         self.slots = slots
-        self.concat = ops.Concat(2)
-
-    def cached(self, x_NGC, batch, length):
-        """x_NGC -> [B, G, T, C], zeros after the prompt."""
-        heads, width = x_NGC.shape[1:]
-        x_BGLC = ops.transpose(ops.reshape(x_NGC, (batch, length, heads, width)), (0, 2, 1, 3))
-        if length == self.slots:
-            return x_BGLC
-        return self.concat((x_BGLC, ops.zeros((batch, heads, self.slots - length, width), x_NGC.dtype)))
 
     def construct(self, input_ids_BL, position_ids_BL, segment_ids_BL, last_B):
         batch, length = input_ids_BL.shape
@@ -48,7 +55,7 @@ class Prefill(nn.Cell):
         caches = ()
         for layer in body.layers:
             query_NHC, key_NGC, value_NGC = layer.project(x_ND, tables)
-            caches += (self.cached(key_NGC, batch, length), self.cached(value_NGC, batch, length))
+            caches += (cache_of(key_NGC, batch, self.slots), cache_of(value_NGC, batch, self.slots))
             x_ND = layer.finish(x_ND, layer.self_attn.attend(query_NHC, key_NGC, value_NGC, plan))
         row_B = ops.arange(batch) * length + last_B
         x_BD = ops.gather(x_ND, row_B, 0)
@@ -56,10 +63,9 @@ class Prefill(nn.Cell):
 
 
 class Decode(nn.Cell):
-    """Take one token a sequence.
+    """construct(token_B, slot_B, start_B, *caches) -> (logits_BV float32, caches): take one token a sequence.
 
-    construct(token_B, slot_B, start_B, *caches) -> (logits_BV float32, caches): the token is written into cache slot
-    `slot_B` and attends to the slots from `start_B` to `slot_B`.
+    The token is written into cache slot `slot_B` and attends to the slots from `start_B` to `slot_B`.
     """
 
     def __init__(self, model: PanguForCausalLM, slots: int):
@@ -74,12 +80,11 @@ class Decode(nn.Cell):
         self.scatter = ops.TensorScatterUpdate()
 
     def construct(self, token_B, slot_B, start_B, *caches):
-        batch = token_B.shape[0]
         body = self.model.model
         x_BD = body.embed(token_B)
         tables = body.tables(slot_B - start_B)
         bias_BGRT = cache_bias(start_B, slot_B, self.slots, self.kv_heads, self.group)
-        where = self.where(slot_B, batch)
+        where = cache_rows(slot_B, self.kv_heads)
         kept = ()
         for index, layer in enumerate(body.layers):
             query_BHC, key_BGC, value_BGC = layer.project(x_BD, tables)
@@ -88,13 +93,6 @@ class Decode(nn.Cell):
             kept += (key_cache, value_cache)
             x_BD = layer.finish(x_BD, self.attend(query_BHC, key_cache, value_cache, bias_BGRT))
         return self.model.logits(body.norm(x_BD)), kept
-
-    def where(self, slot_B, batch):
-        """[B, G, 3] indices (b, g, slot) of the rows that the new keys and values go to."""
-        row = ops.tile(ops.reshape(ops.arange(batch), (batch, 1, 1)), (1, self.kv_heads, 1))
-        head = ops.tile(ops.reshape(ops.arange(self.kv_heads), (1, self.kv_heads, 1)), (batch, 1, 1))
-        slot = ops.tile(ops.reshape(slot_B, (batch, 1, 1)), (1, self.kv_heads, 1))
-        return ops.cast(ops.concat((row, head, slot), -1), mstype.int32)
 
 
 def _check_slots(model: PanguForCausalLM, slots: int) -> None:

@@ -1,7 +1,4 @@
-"""Extend cached sequences by several tokens at once; sequences may share a cached prefix.
-
-`decode.Prefill` reads a prompt from an empty cache and `decode.Decode` one token. `Extend` reads a stretch: a question
-after a shared header, an option after its question. Caches have the form of `decode.py`.
+"""Extend cached sequences (of `decode.py`) by several tokens at once; sequences may share a cached prefix.
 
 Legend: R sequences of the given caches, B sequences, L stretch, T cache slots, D hidden, H query heads, G key/value
 heads, C head dimension, N = B*L.
@@ -19,8 +16,8 @@ from mindspore_impl.ops.attention import MASKED
 class Extend(nn.Cell):
     """construct(input_ids_BL, start_B, row_B, *caches) -> (hidden_BLD after the final norm, caches of the B sequences).
 
-    int32. Sequence b goes on from row `row_B[b]` of the given caches at slot `start_B[b]`; later
-    slots of that row are ignored, so right padding of an earlier stretch is harmless. start + L may not exceed T.
+    int32. Sequence b goes on from row `row_B[b]` of the given caches at slot `start_B[b]`; later slots of that row are
+    ignored. start + L may not exceed T.
     """
 
     def __init__(self, model: PanguForCausalLM):

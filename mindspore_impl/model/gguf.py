@@ -1,9 +1,7 @@
 """GGUF files (llama.cpp) as a WeightSource and a tokenizer.json: the Llama architecture alone, dequantised to float32.
 
-The package `gguf` (extra `gguf`) reads the container and dequantises. llama.cpp stores the rows of the q and k
-projections in the order of interleaved rotary pairs; here they are put back to that of rotate-half.
-
-Legend: H heads, C head dimension, I input features.
+The package `gguf` reads and dequantises. llama.cpp stores q and k rows in the order of interleaved rotary pairs; here
+they are put back to that of rotate-half. Legend: H heads, C head dimension, I input features.
 """
 
 from pathlib import Path
@@ -45,8 +43,8 @@ def is_gguf(path: str | Path) -> bool:
 def open_gguf(path: str | Path) -> WeightSource:
     """The weights of a GGUF file under their published names.
 
-    Raises UserError: the package is not installed, the file is absent, damaged or of another architecture, it holds a
-    tensor that a Llama has not (or lacks one), or a type that cannot be dequantised.
+    Raises UserError: the package is not installed, the file is absent, damaged or of another architecture, a tensor is
+    missing, extra or of a type that cannot be dequantised.
     """
     path = Path(path)
     reader = _open(path)
@@ -62,20 +60,13 @@ def open_gguf(path: str | Path) -> WeightSource:
         array = _dequantised(path, name, tensors[name]).reshape(shapes[name])
         for kind, heads in (("q_proj", options.num_attention_heads), ("k_proj", options.num_key_value_heads)):
             if f".{kind}." in name:
-                array = rotate_half_order(array, heads)
+                # A rotary pair is two neighbouring rows in llama.cpp, and C/2 apart here.
+                pairs = array.reshape(heads, len(array) // heads // 2, 2, *array.shape[1:])
+                array = pairs.swapaxes(1, 2).reshape(array.shape)
         return np.ascontiguousarray(array)
 
     source = WeightSource(path, (path,), shapes, read, options, hf_config.config_of(options, "llama", _ids(metadata)))
     return fit(source, options, "the file does not hold the Llama that its metadata describes; download it again")
-
-
-def rotate_half_order(array: np.ndarray, heads: int) -> np.ndarray:
-    """Reorder rows (H*C, or H*C x I) from llama.cpp's rotary layout to ours.
-
-    A rotary pair is two neighbours there, and C/2 apart here.
-    """
-    pairs = array.reshape(heads, array.shape[0] // heads // 2, 2, *array.shape[1:])
-    return pairs.swapaxes(1, 2).reshape(array.shape)
 
 
 def tokenizer_json(path: str | Path) -> dict:
@@ -148,9 +139,7 @@ def _options(metadata: _Metadata, tensors: dict) -> ModelOptions:
 
     for key in ("llama.expert_count", "llama.rope.scaling.type"):
         if metadata.get(key) not in (None, 0, "none"):
-            raise UserError(
-                f"{metadata.path}: {key} is {metadata.get(key)!r}, which this model has not; only plain Llama"
-            )
+            raise UserError(f"{metadata.path}: {key} is {metadata.get(key)!r}; only plain Llama is read")
     layer, required = "model.layers.0.self_attn.", metadata.required
     options = ModelOptions(
         vocab_size=int(tensors["model.embed_tokens.weight"].shape[-1]) if "model.embed_tokens.weight" in tensors else 0,
@@ -189,9 +178,7 @@ def _dequantised(path: Path, name: str, tensor) -> np.ndarray:
         array = dequantize(tensor.data, tensor.tensor_type)
     except NotImplementedError as error:
         kind = getattr(tensor.tensor_type, "name", tensor.tensor_type)
-        raise UserError(
-            f"{path}: {name!r} has the type {kind}, which gguf cannot dequantise; choose another file"
-        ) from error
+        raise UserError(f"{path}: {name!r} has the type {kind}, which gguf cannot dequantise") from error
     array = np.asarray(array, np.float32)
     if not np.isfinite(array).all():
         raise UserError(f"{path}: {name!r} holds NaN or infinity; choose intact weights")

@@ -8,6 +8,7 @@ from typing import Any
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.schema import build
 
 CONFIG = "config.json"
 
@@ -74,24 +75,17 @@ def options_of(content: dict, where: str) -> ModelOptions:
              "rope_scaling", "rope_parameters"}  # fmt: skip
     for key, value in content.items():
         if key not in known and value not in (None, False, "", [], {}):
-            raise UserError(
-                f"{where}: {key}: {value!r} is a feature that this model does not have; if it changes nothing of what "
-                "the network computes, remove it from the file"
-            )
-    values = {key: _number(given, key, int, where) for key in _SIZES}
-    heads = _number(given, "num_key_value_heads", int, where, values["num_attention_heads"])
-    biased = _flag(given, kind.bias, where)
-    options = ModelOptions(
-        **values,
-        num_key_value_heads=heads,
-        head_dim=_number(given, "head_dim", int, where, None),
-        rope_theta=_number(given, "rope_theta", float, where),
-        rms_norm_eps=_number(given, "rms_norm_eps", float, where),
-        initializer_range=_number(given, "initializer_range", float, where, 0.02),
-        qkv_bias=biased,
-        o_bias=biased,
-        tie_word_embeddings=_flag(given, "tie_word_embeddings", where),
-    )
+            raise UserError(f"{where}: {key}: {value!r} is not supported; remove it if the network computes the same")
+    for key in _SIZES:
+        if key not in given:
+            raise UserError(f"{where}: {key}: no value given; use the config.json that belongs to these weights")
+    if type(given[kind.bias]) is not bool:
+        raise UserError(f"{where}: {kind.bias}: expected true or false, found {given[kind.bias]!r}")
+    names = (*_SIZES, "head_dim", "rope_theta", "rms_norm_eps", "initializer_range", "tie_word_embeddings")
+    values = {key: given[key] for key in names if key in given}
+    heads = given.get("num_key_value_heads", given["num_attention_heads"])
+    biases = dict.fromkeys(("qkv_bias", "o_bias"), given[kind.bias])
+    options = build(ModelOptions, {**values, "num_key_value_heads": heads, **biases}, where)
     check_options(options, where)
     return options
 
@@ -123,39 +117,15 @@ def _rope_theta(content: dict, given: dict, where: str) -> Any:
     return given["rope_theta"]
 
 
-_REQUIRED = object()
-
-
-def _number(given: dict, key: str, kind: type, where: str, default: Any = _REQUIRED) -> Any:
-    value = given.get(key, default)
-    if value is _REQUIRED:
-        raise UserError(f"{where}: {key}: no value given; use the config.json that belongs to these weights")
-    if value is default:
-        return value
-    if type(value) is not int and (kind is int or type(value) is not float):
-        raise UserError(f"{where}: {key}: expected a {'whole ' * (kind is int)}number, found {value!r}")
-    return kind(value)
-
-
-def _flag(given: dict, key: str, where: str) -> bool:
-    if type(given[key]) is not bool:
-        raise UserError(f"{where}: {key}: expected true or false, found {given[key]!r}")
-    return given[key]
-
-
 def config_of(options: ModelOptions, model_type: str, token_ids: dict[str, int]) -> dict:
-    """The content of a config.json for a model.
+    """The content of a config.json for a model. model_type: of MODEL_TYPES; token_ids: such as {"bos_token_id": 1}.
 
-    model_type: a key of MODEL_TYPES; token_ids: such as {"bos_token_id": 1}. Raises UserError when the model has a bias
-    on q, k and v but not on o (or the reverse), for which neither type has a key.
+    Raises UserError when q, k and v have a bias but o has not (or the reverse), for which neither type has a key.
     """
     from mindspore_impl.model.pangu import head_dim
 
     if options.qkv_bias != options.o_bias:
-        raise UserError(
-            f"qkv_bias {options.qkv_bias} with o_bias {options.o_bias} cannot be written as {model_type}: its "
-            "config.json has one key for all four; export a model in which both agree"
-        )
+        raise UserError(f"qkv_bias {options.qkv_bias} with o_bias {options.o_bias}: {model_type} has one key for both")
     kind = MODEL_TYPES[model_type]
     content = {"architectures": [kind.architecture], "model_type": model_type}
     content |= {key: getattr(options, key) for key in (*_SIZES, "num_key_value_heads")}
@@ -183,8 +153,8 @@ def check_same(found: ModelOptions, wanted: ModelOptions, where: str, key: str) 
     """Refuse weights that were made with other options than the stage's model has.
 
     found: of the weights, which messages call `where`; wanted: the entry of `models` at the config path `key`, its
-    vocabulary 0 where it is not known yet. The length of the position table may be shorter than the weights'. Raises
-    UserError that lists each differing key with both values.
+    vocabulary 0 where it is not known yet. Its position table may be shorter. Raises UserError that lists each
+    differing key.
     """
     from mindspore_impl.model.pangu import head_dim
 

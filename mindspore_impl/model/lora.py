@@ -15,16 +15,10 @@ from mindspore_impl.model.options import LoraOptions, ModelOptions
 from mindspore_impl.model.pangu import Linear, PanguForCausalLM
 
 
-def initial_a(name: str, shape: tuple[int, int], seed: int) -> np.ndarray:
-    """The initial float32 value of an A: uniform within 1 / sqrt(inputs) as in PEFT; depends on seed and name only."""
-    generator = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
-    return generator.uniform(-1, 1, shape).astype(np.float32) / np.float32(shape[1] ** 0.5)
-
-
 class LoraLinear(nn.Cell):
     """x_NI -> linear(x_NI) + (lora_alpha / r) * x_NI @ A_RI^T @ B_OR^T, in the compute dtype; A and B are float32.
 
-    B starts at zero, so that a new pair changes nothing.
+    A starts uniform within 1 / sqrt(I) as in PEFT, a function of `seed` and its name; B at zero.
     """
 
     def __init__(self, linear: Linear, options: LoraOptions, seed: int):
@@ -32,7 +26,9 @@ class LoraLinear(nn.Cell):
         self.linear = linear
         outputs, inputs = linear.weight.shape
         name_a, name_b = adapter_names(linear.weight.name)
-        self.lora_a = Parameter(Tensor(initial_a(name_a, (options.r, inputs), seed)), name=name_a)
+        generator = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name_a.encode())]))
+        a_RI = generator.uniform(-1, 1, (options.r, inputs)).astype(np.float32) / np.float32(inputs**0.5)
+        self.lora_a = Parameter(Tensor(a_RI), name=name_a)
         self.lora_b = Parameter(Tensor(np.zeros((outputs, options.r), np.float32)), name=name_b)
         self.scale = scale_of(options)
         self.dtype = runtime.compute_dtype()

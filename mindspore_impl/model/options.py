@@ -9,20 +9,20 @@ from mindspore_impl.schema import option
 class ModelOptions:
     """Sizes and flags of one model. The published 1B and 7B are conf/model/pangu_1b.yaml and pangu_7b.yaml."""
 
-    vocab_size: int = 0  # 0: the tokenizer's size
-    hidden_size: int = 96  # width of the residual stream
-    intermediate_size: int = 256  # width inside the MLP
-    num_hidden_layers: int = 2  # transformer layers
-    num_attention_heads: int = 4  # query heads
-    num_key_value_heads: int = 2  # key and value heads; a divisor of num_attention_heads
-    head_dim: int | None = None  # null: hidden_size / num_attention_heads
-    rope_theta: float = 10000.0  # base of the rotary angles
-    rms_norm_eps: float = 1e-5  # added to the mean square in RMSNorm
-    max_position_embeddings: int = 4096  # longest sequence, in tokens
+    vocab_size: int = option(0, low=0)  # 0: the tokenizer's size
+    hidden_size: int = option(96, low=1)  # width of the residual stream
+    intermediate_size: int = option(256, low=1)  # width inside the MLP
+    num_hidden_layers: int = option(2, low=1)  # transformer layers
+    num_attention_heads: int = option(4, low=1)  # query heads
+    num_key_value_heads: int = option(2, low=1)  # key and value heads; a divisor of num_attention_heads
+    head_dim: int | None = option(None, low=1)  # null: hidden_size / num_attention_heads
+    rope_theta: float = option(10000.0, above=0)  # base of the rotary angles
+    rms_norm_eps: float = option(1e-5, above=0)  # added to the mean square in RMSNorm
+    max_position_embeddings: int = option(4096, low=1)  # longest sequence, in tokens
     qkv_bias: bool = True  # bias on the q, k and v projections
     o_bias: bool = True  # bias on the o projection
     tie_word_embeddings: bool = True  # lm_head shares the embedding matrix
-    initializer_range: float = 0.02  # standard deviation of random weights
+    initializer_range: float = option(0.02, low=0)  # standard deviation of random weights
     recompute: bool = option(False, fingerprint=False)  # recompute each layer's activations in the backward pass
 
 

@@ -1,10 +1,10 @@
 """The dense openPangu causal language model (Llama-like: RMSNorm, rotary positions, grouped heads, SwiGLU).
 
-Parameter names and shapes are exactly those of the published safetensors files, so weights need no renaming. Master
-parameters are float32; activations are `runtime.compute_dtype()`. Activations stay two-dimensional, one row a token.
+Parameter names and shapes are those of the published safetensors files. Master parameters are float32, activations
+`runtime.compute_dtype()` and two-dimensional, one row a token.
 
-Legend: B batch, L sequence, N = B*L tokens, D hidden, F feed-forward width, H query heads, G key/value heads,
-C head dimension, V vocabulary, I/O in and out features.
+Legend: B batch, L sequence, N = B*L tokens, D hidden, F feed-forward width, H query heads, G key/value heads, C head
+dimension, V vocabulary, I/O in and out features.
 """
 
 import zlib
@@ -22,6 +22,7 @@ from mindspore_impl.ops.linear import make_product
 from mindspore_impl.ops.rms_norm import make_rms_norm
 from mindspore_impl.ops.rotary import make_rotary, rotary_table
 from mindspore_impl.ops.swiglu import make_swiglu
+from mindspore_impl.schema import check_ranges
 
 
 def head_dim(options: ModelOptions) -> int:
@@ -70,33 +71,19 @@ def parameter_count(options: ModelOptions) -> int:
 
 def check_options(options: ModelOptions, where: str) -> None:
     """Validate the sizes of a model. `where` is the config path, e.g. "models.student". Raises UserError."""
-    positive = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                "num_key_value_heads", "rope_theta", "rms_norm_eps", "max_position_embeddings")  # fmt: skip
-    for key in positive:
-        if not getattr(options, key) > 0:
-            raise UserError(f"{where}.{key}: must be positive, found {getattr(options, key)}")
-    if options.initializer_range < 0:
-        raise UserError(f"{where}.initializer_range: must not be negative, found {options.initializer_range}")
+    check_ranges(options, where)
+    if options.vocab_size == 0:
+        raise UserError(f"{where}.vocab_size: must be positive, found 0")
     heads, kv_heads, hidden = options.num_attention_heads, options.num_key_value_heads, options.hidden_size
     if heads % kv_heads:
         divisors = [count for count in range(1, heads + 1) if heads % count == 0]
         nearest = min(divisors, key=lambda count: (abs(count - kv_heads), count))
-        raise UserError(
-            f"{where}.num_key_value_heads: {kv_heads} does not divide num_attention_heads {heads}; nearest: {nearest}"
-        )
+        raise UserError(f"{where}.num_key_value_heads: {kv_heads} does not divide {heads}; nearest: {nearest}")
     if options.head_dim is None and hidden % heads:
         lower = max(hidden // heads, 1) * heads
-        raise UserError(
-            f"{where}.hidden_size: {hidden} is not a multiple of num_attention_heads {heads}; nearest: {lower} or "
-            f"{lower + heads}, or give head_dim"
-        )
-    if options.head_dim is not None and options.head_dim <= 0:
-        raise UserError(f"{where}.head_dim: must be positive (or null), found {options.head_dim}")
+        raise UserError(f"{where}.hidden_size: {hidden} is no multiple of {heads}; nearest: {lower} or {lower + heads}")
     if head_dim(options) % 2:
-        raise UserError(
-            f"{where}.head_dim: {head_dim(options)} is odd, rotary positions need an even one; "
-            f"nearest: {head_dim(options) + 1}"
-        )
+        raise UserError(f"{where}.head_dim: {head_dim(options)} is odd; nearest: {head_dim(options) + 1}")
 
 
 def initial_value(name: str, shape: tuple[int, ...], options: ModelOptions, seed: int) -> np.ndarray:
@@ -255,11 +242,10 @@ class PanguModel(nn.Cell):
 
 
 class PanguForCausalLM(nn.Cell):
-    """The causal language model.
+    """The causal language model; raises UserError for impossible `options`.
 
-    `options` must have passed `check_options`. Initial values depend on `seed` (default: that of the last
-    `runtime.set_seed`, which `runtime.setup` calls too) and a parameter's name alone; `initialise=False` leaves zeros,
-    for weights that are loaded next.
+    Initial values depend on `seed` (default: that of the last `runtime.set_seed`) and a parameter's name alone;
+    `initialise=False` leaves zeros, for weights that are loaded next.
     """
 
     def __init__(self, options: ModelOptions, seed: int | None = None, initialise: bool = True):

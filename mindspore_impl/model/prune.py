@@ -1,7 +1,4 @@
-"""Depth pruning: the model that some of the decoder layers of another make, its weights read one tensor at a time.
-
-The layers that stay are renumbered from 0; embedding, final norm and head are kept. Nothing is changed in a tensor.
-"""
+"""Depth pruning: the model that some of the decoder layers of another make, renumbered from 0; no tensor is changed."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,15 +12,9 @@ _LAYERS = "model.layers."
 
 
 def evenly_spaced(total: int, keep: int) -> tuple[int, ...]:
-    """`keep` of the layers 0 .. total-1 at steps as even as can be (halves up), the first and the last among them.
-
-    Raises UserError when `keep` is not between 2 and `total`.
-    """
+    """`keep` of the layers 0 .. total-1, evenly spaced (halves up), the first and last among them; else UserError."""
     if not 2 <= keep <= total:
-        raise UserError(
-            f"--keep: {keep} is not between 2 (the first and the last layer stay) and the model's {total}; to keep "
-            "a single layer, name it with --layers"
-        )
+        raise UserError(f"--keep: {keep} is not between 2 and the model's {total}; name a single layer with --layers")
     gaps = keep - 1
     return tuple((2 * number * (total - 1) + gaps) // (2 * gaps) for number in range(keep))
 
@@ -47,10 +38,7 @@ def check_layers(layers: Sequence[int], total: int) -> None:
 
 
 def keep_layers(source: WeightSource, layers: Sequence[int]) -> WeightSource:
-    """A source of the model with only `layers` (numbers from 0, increasing) of `source`, whose options are known.
-
-    Its config is that of `source` with another number of layers, where it has one. Raises UserError (see check_layers).
-    """
+    """A source of the model with only `layers` (from 0, rising) of `source`. Raises UserError (see check_layers)."""
     options = source.options
     check_layers(layers, options.num_hidden_layers)
     place = {old: new for new, old in enumerate(layers)}

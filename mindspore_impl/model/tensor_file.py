@@ -184,10 +184,10 @@ def write_file(
     dtype: str,
     tensors: Iterable[tuple[str, np.ndarray]],
 ) -> None:
-    """Write a safetensors file of one dtype from a stream of float32 arrays.
+    """Write a safetensors file of one dtype from a stream of float32 arrays, over `path`: give a temporary name.
 
-    shapes: name to shape, in the order in which `tensors` yields (name, array). `path` is overwritten, so give a
-    temporary name. Raises UserError for a value that does not fit `dtype`, OSError when the disk is full.
+    shapes: name to shape, in the order in which `tensors` yields (name, array). Raises UserError for a value that does
+    not fit `dtype`, OSError when the disk is full.
     """
     entries = [(name, dtype, shape, data_bytes(shape, dtype)) for name, shape in shapes.items()]
     with open(path, "wb") as file:

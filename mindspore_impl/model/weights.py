@@ -1,8 +1,7 @@
 """Stream model weights: open a source, check that it fits a model, load it, export it.
 
-A WeightSource lists tensors and reads one at a time. A Hugging Face folder (config.json with model.safetensors, or
-shards named by model.safetensors.index.json) and a single .safetensors file are sources; to support another format,
-make a WeightSource with the published names.
+A WeightSource lists tensors and reads one at a time: a Hugging Face folder (one file, or shards and an index) or a
+.safetensors file. To support another format, make a WeightSource with the published names.
 """
 
 import dataclasses
@@ -67,7 +66,7 @@ def is_hf_folder(path: str | Path) -> bool:
 def open_hf(folder: str | Path) -> WeightSource:
     """The weights of a Hugging Face folder, names and shapes checked against its config.json.
 
-    Raises UserError for a missing or truncated shard, a shard outside the folder, an extra or missing tensor, a wrong
+    Raises UserError for a missing or truncated shard, one outside the folder, an extra or missing tensor, a wrong
     shape, a head that does not fit tie_word_embeddings, or a model that is not supported.
     """
     folder = Path(folder)
@@ -94,10 +93,7 @@ def _of_model(tensors: dict[str, tensor_file.TensorInfo]) -> dict[str, tensor_fi
 
 
 def hf_files(folder: str | Path) -> list[Path]:
-    """The files of a Hugging Face folder that decide its weights: one file, or the index and its shards.
-
-    Raises UserError for a missing shard, a shard outside the folder, or an index that is damaged.
-    """
+    """The files that decide a Hugging Face folder's weights: one, or an index and its shards. UserError: damaged."""
     folder = Path(folder)
     single, index = folder / SINGLE, folder / INDEX
     if single.is_file() and index.is_file():
@@ -122,10 +118,7 @@ def _hf_tensors(folder: Path, paths: list[Path]) -> dict[str, tensor_file.Tensor
         header = tensor_file.read_header(folder / name)
         if differing := sorted(expected ^ set(header)):
             fault = "is not in it" if differing[0] in expected else "is in it"
-            raise UserError(
-                f"{folder / name}: {differing[0]!r} {fault}, against {INDEX}; file and index are of different models: "
-                "download both again"
-            )
+            raise UserError(f"{folder / name}: {differing[0]!r} {fault}, against {INDEX}; download both again")
         tensors |= _of_model(header)
     return tensors
 
@@ -146,26 +139,19 @@ def _shards(index: Path) -> dict[str, set[str]]:
 
 
 def fit(source: WeightSource, options: ModelOptions, advice: str | None = None) -> WeightSource:
-    """The source reduced to the parameters of a model, in its order, after names and shapes were compared.
+    """The source reduced to the parameters of a model, in its order; `advice` ends the message of a UserError.
 
-    A tied model takes a head only if it equals the embedding bit for bit. Raises UserError (see open_hf); `advice` ends
-    the message.
+    A tied model takes a head only if it equals the embedding bit for bit.
     """
     from mindspore_impl.model.pangu import parameter_shapes
 
     shapes, expected = dict(source.shapes), parameter_shapes(options)
     if options.tie_word_embeddings and HEAD in shapes:
         if shapes[HEAD] != shapes.get(EMBEDDING) or _digest(source, HEAD) != _digest(source, EMBEDDING):
-            raise UserError(
-                f"{source.path}: the embedding is tied to the head (tie_word_embeddings true), but {HEAD!r} is there "
-                f"and differs from {EMBEDDING!r}; untie them, or remove the head"
-            )
+            raise UserError(f"{source.path}: {HEAD!r} differs from the embedding, against tie_word_embeddings")
         del shapes[HEAD]
     if not options.tie_word_embeddings and HEAD not in shapes:
-        raise UserError(
-            f"{source.path}: {HEAD!r} is missing, and the embedding is not tied to the head (tie_word_embeddings "
-            "false); complete the weights, or tie them"
-        )
+        raise UserError(f"{source.path}: {HEAD!r} is missing, against tie_word_embeddings false; complete the weights")
     check_shapes(expected, shapes, str(source.path), advice)
     return dataclasses.replace(source, shapes=expected)
 
@@ -181,15 +167,10 @@ def check_shapes(expected: dict[str, tuple], found: dict[str, tuple], where: str
         if name not in found:
             raise UserError(f"{where}: the parameter {name!r} {list(shape)} of the model is not in it; {advice}")
         if found[name] != shape:
-            raise UserError(
-                f"{where}: {name!r} has shape {list(found[name])} there and {list(shape)} in the model; {advice}"
-            )
+            raise UserError(f"{where}: {name!r} has shape {list(found[name])}, not the model's {list(shape)}; {advice}")
     extra = sorted(set(found) - set(expected))
     if extra:
-        raise UserError(
-            f"{where}: it holds {extra[0]!r} {list(found[extra[0]])} that the model does not have "
-            f"({len(extra)} such in all); {advice}"
-        )
+        raise UserError(f"{where}: {extra[0]!r} {list(found[extra[0]])} is not in the model; {advice}")
 
 
 def load_into(model, source: WeightSource, title: str | None = None) -> None:
@@ -229,9 +210,8 @@ def stored_dtype(config: dict | None) -> str | None:
 def write_hf(folder: Path, source: WeightSource, config: dict, dtype: str, shard_bytes: int) -> list[str]:
     """Fill `folder` with config.json and the weights in `dtype` (a key of DTYPES); return the names of the files.
 
-    config: the content of config.json but for the dtype; shard_bytes: where the next shard begins. A folder that fits
-    one shard gets model.safetensors, others an index. `folder` should be temporary. Raises UserError for a value that
-    does not fit `dtype`, OSError when the disk is full.
+    config: the content of config.json but for the dtype; shard_bytes: where the next shard begins (one shard: no
+    index). Raises UserError for a value that does not fit `dtype`, OSError when the disk is full.
     """
     stored = DTYPES[dtype]
     shards = _split(source.shapes, stored, shard_bytes)

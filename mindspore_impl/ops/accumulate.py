@@ -1,8 +1,7 @@
 """Gradients that are added up over chunks of tokens, and scaled, in place: c_VD += a_nV^T b_nD, and c *= s.
 
-A [V, D] gradient of the 1B model is 0.94 GB in float32; a plain `c + matmul(a, b)` holds three of them at once. On
-Ascend the vendor's in-place operators do it, on the CPU the native ones; elsewhere plain operators with their copies.
-Legend: n rows of a chunk, V vocabulary, D hidden.
+In place since a [V, D] gradient of the 1B model is 0.94 GB, and a plain `c + matmul(a, b)` holds three at once; plain
+operators where the device cannot. Legend: n rows of a chunk, V vocabulary, D hidden.
 """
 
 import mindspore as ms
@@ -17,11 +16,11 @@ def add_outer_product() -> nn.Cell:
     return AscendAddOuterProduct() if runtime.device() == "Ascend" else ComposedAddOuterProduct()
 
 
-def scale() -> nn.Cell:
+def scale() -> nn.Cell | ops.Primitive:
     """construct(c, s f32 scalar) -> c * s, in c's memory where the device can; c must not be read again."""
     if runtime.device() == "Ascend":
         return AscendScale()
-    return CpuScale() if runtime.kernels() != "composed" and native.library() else ComposedScale()
+    return CpuScale() if runtime.kernels() != "composed" and native.library() else ops.Mul()
 
 
 class OuterProduct(nn.Cell):
@@ -59,27 +58,12 @@ class AscendAddOuterProduct(nn.Cell):
         return ops.depend(c_VD, ops.auto_generate.inplace_matmul_add_op(a_nV, b_nD, c_VD))
 
 
-class ComposedScale(nn.Cell):
-    """`scale` into new memory."""
-
-    def construct(self, c, s):
-        return c * s
-
-
-def _token_shape(*_):
-    return (1,)
-
-
-def _token_dtype(*_):
-    return ms.float32
-
-
 class CpuScale(nn.Cell):
     """`scale` by kernels/cpu: `depend` orders its readers after it; a scale of 1 touches nothing."""
 
     def __init__(self):
         super().__init__()
-        self.run = ops.Custom(native.operator("ScaleInPlace"), _token_shape, _token_dtype, func_type="aot")
+        self.run = ops.Custom(native.operator("ScaleInPlace"), (1,), ms.float32, func_type="aot")
 
     def construct(self, c, s):
         return ops.depend(c, self.run(c, s.reshape((1,))))

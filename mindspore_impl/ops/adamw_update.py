@@ -15,8 +15,7 @@ from mindspore_impl import runtime
 def make_update() -> nn.Cell:
     """A Cell (w, m, v, rate, beta1, beta2, eps, decay, g) -> w after the update; w must not be read again.
 
-    w, g: float32 tensors; m, v: float32 parameters of the same shape, changed; the others: float32 scalars. On the CPU
-    the bits are those of `ops.AdamWeightDecay`.
+    w, g: float32 tensors; m, v: float32 parameters of the same shape, changed; the others: float32 scalars.
     """
     return ComposedUpdate() if runtime.device() == "Ascend" else CpuUpdate()
 

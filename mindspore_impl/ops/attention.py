@@ -1,11 +1,10 @@
 """Causal attention that never crosses a document.
 
-A token attends to the tokens of its own segment that are not after it; padding (segment 0) is one more segment, so
-every row of the mask keeps its diagonal and padding gives finite numbers, which nothing else reads. Masking adds a
-finite value (never -inf), small enough that its exponential is exactly 0 in float32.
+A token attends to earlier tokens of its own segment; padding (segment 0) is one more segment. Masking adds a finite
+value (never -inf), small enough that its exponential is exactly 0 in float32.
 
-Legend: B batch, L sequence, N = B*L tokens, H query heads, G key/value heads, R = H/G, S = R*L, C head dimension,
-M document slots.
+Legend: B batch, L sequence, N = B*L tokens, H query heads, G key/value heads, R = H/G, S = R*L, C head dimension, M
+document slots.
 """
 
 import math
@@ -34,8 +33,8 @@ def make_attention(num_heads: int, num_kv_heads: int, head_dim: int) -> tuple[nn
 def rows_that_fit(num_heads: int, length: int) -> int:
     """How many sequences of this length a forward pass should take at once, at least 1.
 
-    Composed attention holds [rows, H, L, L] floats a few times over, and gets 2^27 of them (0.5 GiB); the fused kernel
-    holds none, but takes MAX_DOCUMENTS documents, and a padded row is two: its text and its padding.
+    Composed attention holds [rows, H, L, L] floats a few times, and gets 2^27 of them (0.5 GiB); the fused kernel takes
+    MAX_DOCUMENTS documents, and a padded row is two.
     """
     if runtime.device() == "Ascend":
         return MAX_DOCUMENTS // 2
@@ -45,7 +44,7 @@ def rows_that_fit(num_heads: int, length: int) -> int:
 class _AscendMask(nn.Cell):
     """Cumulative document ends for the TND layout, of static length: the slots after the last document repeat N.
 
-    Documents beyond the limit leave the last end below N, which the kernel refuses, rather than sharing a mask.
+    Documents beyond the limit leave the last end below N, which the kernel refuses.
     """
 
     def construct(self, segment_ids_BL):

@@ -23,7 +23,4 @@ def linear_distill(gradient: bool, head_gradient: bool) -> ops.Custom:
     def shapes(hidden_ND, lm_head_VD, target_ids_N, *_):
         return (target_ids_N, target_ids_N, [4, *target_ids_N], hidden_ND, lm_head_VD)[:outputs]
 
-    def dtypes(*_):
-        return (ms.float32,) * outputs
-
-    return ops.Custom(native.operator("FusedLinear"), shapes, dtypes, func_type="aot")
+    return ops.Custom(native.operator("FusedLinear"), shapes, (ms.float32,) * outputs, func_type="aot")

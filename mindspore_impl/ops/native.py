@@ -1,7 +1,7 @@
 """Locate the native CPU operators of kernels/cpu, and build their library when it is missing or outdated.
 
-In a clone the library is mindspore_impl/lib/libpangu_cpu.so, built when it is missing or older than its sources; an
-installed package carries it. Without it the composed operators do the same work, and one warning is printed.
+In a clone it is built into mindspore_impl/lib; a package carries it. Without it composed operators are used, with a
+warning.
 """
 
 import ctypes
@@ -19,10 +19,7 @@ BUILDER = PACKAGE.parent / "kernels" / "cpu" / "build.py"  # in a clone
 
 
 def operator(name: str) -> str | None:
-    """What `ops.Custom(..., func_type="aot")` takes for the operator `name`; None where the library is missing.
-
-    From here on the operators use as many threads as `runtime.setup` was given.
-    """
+    """What `ops.Custom(..., func_type="aot")` takes for `name`; None where the library is missing. Sets its threads."""
     path = library()
     if path is None:
         return None

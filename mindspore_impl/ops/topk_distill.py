@@ -107,19 +107,14 @@ def _output_shapes(logits_NV, target_ids_N, *_):
     return (count,), (count,), (4, count)
 
 
-def _output_dtypes(*_):
-    return ms.float32, ms.float32, ms.float32
-
-
 class _Fused(nn.Cell):
     """What both fused backends share: the gradient is the logits' own memory, read after the operator has run."""
 
     gradient: bool
 
     def construct(self, logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N):
-        ce_N, kd_N, diagnostics_4N = self.launch(
-            logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N
-        )
+        tensors = logits_NV, target_ids_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N, row_weight_N
+        ce_N, kd_N, diagnostics_4N = self.launch(*tensors)
         if self.gradient:
             return ce_N, kd_N, diagnostics_4N, ops.depend(logits_NV, ce_N)
         return ce_N, kd_N, diagnostics_4N
@@ -132,14 +127,12 @@ class CpuTopkDistill(_Fused):
         super().__init__()
         self.gradient = gradient
         function = "TopkDistillLoss" if gradient else "TopkDistillLossForward"
-        self.run = ops.Custom(native.operator(function), _output_shapes, _output_dtypes, func_type="aot")
+        self.run = ops.Custom(native.operator(function), _output_shapes, (ms.float32,) * 3, func_type="aot")
         codes = kernel_codes(divergence, support)
         self.settings_5 = Tensor([ce_weight, kd_weight, temperature, *codes], ms.float32)
 
-    def launch(self, logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N):
-        return self.run(
-            logits_NV, target_ids_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N, row_weight_N, self.settings_5
-        )
+    def launch(self, *tensors):
+        return self.run(*tensors, self.settings_5)
 
 
 def ascend_registration() -> dict:
@@ -166,8 +159,7 @@ class AscendTopkDistill(_Fused):
         self.gradient = gradient
         codes = kernel_codes(divergence, support)
         self.attributes = (ce_weight, kd_weight, temperature, *codes, gradient, 0)  # 0: the tiling chooses cores a row
-        self.run = ops.Custom(ACLNN, _output_shapes, _output_dtypes, func_type="aot", reg_info=ascend_registration())
+        self.run = ops.Custom(ACLNN, _output_shapes, (ms.float32,) * 3, func_type="aot", reg_info=ascend_registration())
 
-    def launch(self, logits_NV, target_ids_N, row_weight_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N):
-        tensors = logits_NV, target_ids_N, teacher_ids_NK, teacher_logp_NK, teacher_tail_logp_N, row_weight_N
+    def launch(self, *tensors):
         return self.run(*tensors, *self.attributes)

@@ -102,15 +102,7 @@ class DifferentiatedDivergence(nn.Cell):
 class ComposedTopkDistill(nn.Cell):
     """See `ops/topk_distill.topk_distill`; with `gradient` False the last output is left out."""
 
-    def __init__(
-        self,
-        divergence: str | nn.Cell,
-        support: str,
-        temperature: float,
-        ce_weight: float,
-        kd_weight: float,
-        gradient: bool,
-    ):
+    def __init__(self, divergence, support, temperature, ce_weight, kd_weight, gradient):
         super().__init__()
         built_in = isinstance(divergence, str)
         self.divergence = BuiltInDivergence(divergence) if built_in else DifferentiatedDivergence(divergence)

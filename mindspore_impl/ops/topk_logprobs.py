@@ -33,9 +33,7 @@ class CpuTopkLogprobs(nn.Cell):
         def shapes(logits_NV, _):
             return (logits_NV[0], top_k), (logits_NV[0], top_k), (logits_NV[0],)
 
-        def dtypes(*_):
-            return ms.int32, ms.float32, ms.float32
-
+        dtypes = (ms.int32, ms.float32, ms.float32)
         self.run = ops.Custom(native.operator("TopkLogprobs"), shapes, dtypes, func_type="aot")
         self.settings_1 = Tensor([temperature], ms.float32)
 
@@ -71,8 +69,8 @@ class ComposedTopkLogprobs(nn.Cell):
 class LogprobsAt(nn.Cell):
     """construct(logits_NV f32, ids_NK i32) -> (logp_NK, agree_NK, mean_N, variance_N), all f32, at `temperature`.
 
-    The log-probabilities of given ids (-1 reads id 0), 1 where an id is among the row's top_k most probable (all of V
-    when top_k exceeds it, as a number of draws may), and the mean and variance of log p under p, to judge drawn ids by.
+    Log-probabilities of given ids (-1 reads id 0), 1 where an id is among the row's top_k most probable (all of V when
+    top_k exceeds it), and mean and variance of log p under p, to judge drawn ids by.
     """
 
     def __init__(self, top_k: int, temperature: float):
@@ -94,9 +92,8 @@ class LogprobsAt(nn.Cell):
 class SampledIds(nn.Cell):
     """construct(logits_NV f32, uniform_NK f32 in [0, 1)) -> (ids_NK i32, logp_NK f32): ids drawn with replacement.
 
-    The draw inverts the cumulative distribution at `temperature`, so it depends on the numbers passed in alone. It goes
-    in two levels, blocks of about sqrt(V) ids and then ids: one running float32 sum over the vocabulary would lose
-    every id whose probability is below 6e-8. An id of probability 0 is never drawn.
+    The draw inverts the cumulative distribution at `temperature` in two levels, blocks of about sqrt(V) ids and then
+    ids: one running float32 sum would lose ids of probability below 6e-8. An id of probability 0 is never drawn.
     """
 
     def __init__(self, vocab_size: int, temperature: float):

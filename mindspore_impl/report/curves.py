@@ -1,7 +1,6 @@
 """Held-out curves of a run by tokens trained on, as an SVG file for use outside of a report (`report --plot`).
 
-Stages that start from the same weights are arms of a comparison: their curves begin at the same number of tokens. Where
-a run has such arms, only they are drawn.
+Where stages start from the same weights (arms of a comparison), only they are drawn, each from the same token count.
 """
 
 from collections import Counter
@@ -20,16 +19,10 @@ Line = tuple[str, list[tuple[float, float]]]  # stage name, points
 
 
 def write_curves(run_dir: Path, path: Path) -> None:
-    """Write the plot of a run directory as the SVG file `path`, legible on light and dark pages.
-
-    Raises UserError when the run has neither validated nor compared a trained stage with a teacher yet.
-    """
+    """Write the plot of a run directory as the SVG file `path`. Raises UserError where nothing was held out yet."""
     svg = curves_figure(read_run(run_dir).stages)
     if svg is None:
-        raise UserError(
-            f"{run_dir}: no trained stage has held-out numbers to plot; name sets in stages.NAME.data.validation or "
-            "evaluation.teacher_kl, and run it"
-        )
+        raise UserError(f"{run_dir}: nothing held out to plot; name data.validation or evaluation.teacher_kl")
     files.write_text(path, standalone(svg))
 
 
@@ -39,11 +32,9 @@ def curves_figure(stages: list[StageView]) -> str | None:
     starts = starts_of(trained)
     trained = arms_of(trained)
     looks = {stage.name: _LOOKS[number % len(_LOOKS)] for number, stage in enumerate(trained)}
-    panels = []
-    for name in sorted({name for stage in trained for _, sets in stage.validations for name in sets}):
-        panels.append((f"perplexity on {name}", validation_lines(trained, starts, name)))
-    compared = {name for stage in stages for name in stage.evaluation.get("teacher_kl", {})}
-    for name in sorted(compared):
+    validated = sorted({name for stage in trained for _, sets in stage.validations for name in sets})
+    panels = [(f"perplexity on {name}", validation_lines(trained, starts, name)) for name in validated]
+    for name in sorted({name for stage in stages for name in stage.evaluation.get("teacher_kl", {})}):
         panels.append((f"KL of the teacher on {name} (nats a token)", kl_lines(stages, trained, starts, name)))
     panels = [(title, lines) for title, lines in panels if lines]
     if not panels:
@@ -57,8 +48,7 @@ def curves_figure(stages: list[StageView]) -> str | None:
                 style = {"color": PALETTE[colour][0], "marker": marker, "markersize": 5, "lw": 1.6}
                 axes.plot(*zip(*((x / 1e3, y) for x, y in points), strict=True), label=name, **style)
             log_if_wide(axes)
-            axes.set_title(title, fontsize=10, loc="left", pad=8)
-            axes.set_xlabel("thousand tokens trained on")
+            axes.set(title=title, xlabel="thousand tokens trained on")
             finish_legend(axes, inside=True)
 
     return svg_of("curves", draw, 4.6 * len(panels), 3.6)

@@ -1,8 +1,4 @@
-"""The curriculum as a diagram: a box for each stage in its order, and a wire from each stage to those that read it.
-
-Boxes are HTML beside one SVG of wires, so that text wraps and keeps its size on a phone. An evaluation of a stage is
-shown in the box of that stage.
-"""
+"""The curriculum as a diagram: HTML boxes in the order of the stages, and an SVG of wires to their readers."""
 
 from markupsafe import Markup
 

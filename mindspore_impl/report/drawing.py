@@ -1,7 +1,7 @@
 """Plot style and SVG output: colours, legends, and Matplotlib SVG adapted to a page or to a file of its own.
 
-Text and axes use `currentColor`, data the colour variables of the page (render.PALETTE), so that one drawing is legible
-on light and dark backgrounds. Each colour has its own marker or dash: colour is never the only difference.
+Text and axes use `currentColor`, data the colours of render.PALETTE: one drawing is legible on light and dark. Each
+colour has its own marker or dash.
 """
 
 import io
@@ -13,7 +13,7 @@ import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import LogLocator
 
 from mindspore_impl.report.render import PALETTE
 
@@ -41,14 +41,6 @@ def set_style(name: str, names: list[str]) -> tuple[str, str]:
     return colour, _MARKERS[position % len(_MARKERS)]
 
 
-def once(label: str, seen: set[str]) -> dict:
-    """A legend label at its first use only."""
-    if label in seen:
-        return {}
-    seen.add(label)
-    return {"label": label}
-
-
 def finite(value) -> bool:
     """Whether a value is a number that can be drawn."""
     return isinstance(value, (int, float)) and math.isfinite(value)
@@ -59,9 +51,9 @@ def log_if_wide(axes) -> None:
     values = [float(y) for line in axes.get_lines() for y in line.get_ydata()]
     if values and min(values) > 0 and max(values) / min(values) > 20:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter("{x:g}")
 
 
 def short(text: str, limit: int) -> str:
@@ -70,15 +62,11 @@ def short(text: str, limit: int) -> str:
 
 
 def finish_legend(axes, inside: bool = False) -> None:
-    """A legend of everything that has a label: above the axes, or inside of them."""
-    handles, labels = axes.get_legend_handles_labels()
-    if not handles:
-        return
-    if inside:
-        axes.legend(handles, labels, frameon=False, fontsize=9)
-    else:
-        place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.07), "ncols": min(len(labels), 4), "borderaxespad": 0}
-        axes.legend(handles, labels, frameon=False, fontsize=9, **place)
+    """A legend of each label once: above the axes, or inside of them."""
+    found = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    above = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.07), "ncols": min(len(found), 4), "borderaxespad": 0}
+    if found:
+        axes.legend(found.values(), found.keys(), frameon=False, fontsize=9, **({} if inside else above))
 
 
 _STYLE = {
@@ -93,6 +81,8 @@ _STYLE = {
     "axes.edgecolor": INK,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
@@ -120,9 +110,8 @@ def svg_of(name: str, draw: Callable[[Figure], None], width: float, height: floa
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href=", "href=")
     text = re.sub(r'(<[^<>]*\s)id="', rf'\1id="{name}-', text)
     text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
-    # Size comes from the page; the font too.
-    text = re.sub(r'(<svg [^>]*?)width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg [^>]*?)height="[^"]*"', r"\1", text, count=1)
+    for size in ("width", "height"):  # they come from the page; the font too
+        text = re.sub(rf'(<svg [^>]*?){size}="[^"]*"', r"\1", text, count=1)
     text = text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
     text = re.sub(r"(font(?:-family)?: [^;\"]*?)'?DejaVu Sans'?[^;\"]*", r"\1system-ui, sans-serif", text)
     for colour, (light, _) in PALETTE.items():

@@ -5,19 +5,8 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from mindspore_impl.report.drawing import (
-    INK,
-    METRIC_COLOURS,
-    PALETTE,
-    finish_legend,
-    finite,
-    log_if_wide,
-    once,
-    set_style,
-    short,
-    svg_of,
-)
-from mindspore_impl.report.render import count, duration
+from mindspore_impl.report import drawing
+from mindspore_impl.report.render import PALETTE, count, duration
 from mindspore_impl.report.run_files import StageView
 from mindspore_impl.report.statistics import spread
 
@@ -33,26 +22,24 @@ def loss_figure(stages: list[StageView]) -> str | None:
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        seen: set[str] = set()
         for stage, first, _ in spans:
-            _line(axes, stage, first, "loss", "training loss", seen)
+            _line(axes, stage, first, "loss", "training loss")
             if stage.logged("kd"):
-                _line(axes, stage, first, "ce", "cross-entropy part of it", seen, dashes=(4, 2), width=1.1)
+                _line(axes, stage, first, "ce", "cross-entropy part of it", dashes=(4, 2), width=1.1)
             for name in validated:
                 points = [(first + step, sets[name].get("loss")) for step, sets in stage.validations if name in sets]
-                points = [(x, y) for x, y in points if finite(y)]
+                points = [(x, y) for x, y in points if drawing.finite(y)]
                 label = name if name.startswith("validation") else f"validation, {name}"
                 if points:
-                    colour, marker = set_style(name, validated)
+                    colour, marker = drawing.set_style(name, validated)
                     style = {"color": PALETTE[colour][0], "marker": marker, "linestyle": (0, (1, 2)), "markersize": 5.5}
-                    axes.plot(*zip(*points, strict=True), lw=1, zorder=3, **style, **once(label, seen))
-        log_if_wide(axes)
+                    axes.plot(*zip(*points, strict=True), lw=1, zorder=3, **style, label=label)
+        drawing.log_if_wide(axes)
         _borders(axes, spans)
-        axes.set_xlabel("training step, counted over all stages")
-        axes.set_ylabel("loss (nats a token)")
-        finish_legend(axes)
+        axes.set(xlabel="training step, counted over all stages", ylabel="loss (nats a token)")
+        drawing.finish_legend(axes)
 
-    return svg_of("loss", draw, 9.0, 4.0)
+    return drawing.svg_of("loss", draw, 9.0, 4.0)
 
 
 def accuracy_figure(stages: list[StageView]) -> str | None:
@@ -66,7 +53,7 @@ def accuracy_figure(stages: list[StageView]) -> str | None:
         axes = figure.add_subplot()
         step = min(0.16, 0.5 / len(names))
         for number, name in enumerate(names):
-            colour, marker = set_style(name, names)
+            colour, marker = drawing.set_style(name, names)
             offset = (number - (len(names) - 1) / 2) * step
             found = [(x, stage.accuracy[name]) for x, stage in enumerate(stages) if name in stage.accuracy]
             xs = [x + offset for x, _ in found]
@@ -80,11 +67,10 @@ def accuracy_figure(stages: list[StageView]) -> str | None:
                 place = {"ha": "right" if side < 0 else "left", "va": "center", "textcoords": "offset points"}
                 axes.annotate(f"{y:.0f}", (x, y), (7 * side, 0), fontsize=9, **place)
         _stage_axis(axes, [stage.subject for stage in stages])
-        axes.set_ylim(-4, 104)
-        axes.set_ylabel("accuracy (%)")
-        finish_legend(axes)
+        axes.set(ylim=(-4, 104), ylabel="accuracy (%)")
+        drawing.finish_legend(axes)
 
-    return svg_of("accuracy", draw, 9.0, 3.8)
+    return drawing.svg_of("accuracy", draw, 9.0, 3.8)
 
 
 def distill_figure(stages: list[StageView], supports: list[str]) -> str | None:
@@ -102,22 +88,21 @@ def distill_figure(stages: list[StageView], supports: list[str]) -> str | None:
     def draw(figure: Figure) -> None:
         for number, (title, metrics) in enumerate(panels, start=1):
             axes = figure.add_subplot(2, 2, number)
-            seen: set[str] = set()
             for stage, first, _ in spans:
                 for place, (metric, label) in enumerate(metrics.items()):
-                    _line(axes, stage, first, metric, label, seen, dashes=(4, 2) if place else None)
+                    _line(axes, stage, first, metric, label, dashes=(4, 2) if place else None)
             _borders(axes, spans, labels=len(spans) > 1)
-            axes.set_title(title, fontsize=10, loc="left", pad=20 if len(spans) > 1 else 8)
+            axes.set_title(title, pad=20 if len(spans) > 1 else 8)
             if number > 2:
                 axes.set_xlabel("distillation step")
             if len(metrics) > 1:
-                finish_legend(axes, inside=True)
+                drawing.finish_legend(axes, inside=True)
 
-    return svg_of("kd", draw, 9.0, 5.6)
+    return drawing.svg_of("kd", draw, 9.0, 5.6)
 
 
 def difficulty_figure(changes: list[tuple[str, dict]], orders: list[tuple[str, dict]]) -> str | None:
-    """A histogram for each set before and after its difficulty band; a line for each order. None without data.
+    """Histograms of sets before and after their difficulty band, and a line for each order. None without data.
 
     changes: (title, difficulty.change); orders: (title, {"by", "means"}), the means of parts of an epoch.
     """
@@ -130,21 +115,17 @@ def difficulty_figure(changes: list[tuple[str, dict]], orders: list[tuple[str, d
     def draw(figure: Figure) -> None:
         grid = [figure.add_subplot(lines, columns, number + 1) for number in range(panels)]
         for axes, (title, change) in zip(grid, changes, strict=False):
-            edges, seen = change["edges"], set()
-            axes.stairs(change["counts_before"], edges, color=PALETTE["grey"][0], lw=1.4, **once("whole set", seen))
-            axes.stairs(change["counts_after"], edges, color=PALETTE["blue"][0], fill=True, **once("trained on", seen))
-            axes.set_title(short(title, 36), fontsize=10, loc="left")
-            axes.set_xlabel(change["field"])
-            axes.set_ylabel("records")
-            finish_legend(axes, inside=True)
+            edges = change["edges"]
+            axes.stairs(change["counts_before"], edges, color=PALETTE["grey"][0], lw=1.4, label="whole set")
+            axes.stairs(change["counts_after"], edges, color=PALETTE["blue"][0], fill=True, label="trained on")
+            axes.set(title=drawing.short(title, 36), xlabel=change["field"], ylabel="records")
+            drawing.finish_legend(axes, inside=True)
         for axes, (title, order) in zip(grid[len(changes) :], orders, strict=True):
             parts = [(part + 0.5) / len(order["means"]) for part in range(len(order["means"]))]
             axes.plot(parts, order["means"], color=PALETTE["vermillion"][0], marker="o", markersize=4, lw=1.6)
-            axes.set_title(short(title, 36), fontsize=10, loc="left")
-            axes.set_xlabel("share of an epoch")
-            axes.set_ylabel(f"mean {order['by']}")
+            axes.set(title=drawing.short(title, 36), xlabel="share of an epoch", ylabel=f"mean {order['by']}")
 
-    return svg_of("difficulty", draw, 9.0, 0.5 + 2.6 * lines)
+    return drawing.svg_of("difficulty", draw, 9.0, 0.5 + 2.6 * lines)
 
 
 def cost_figure(stages: list[StageView]) -> str | None:
@@ -159,54 +140,23 @@ def cost_figure(stages: list[StageView]) -> str | None:
         rows = range(len(stages))
         for axes, metric, title, say in ((left, "seconds", "time", duration), (right, "tokens", "tokens", count)):
             values = [getattr(stage, metric) or 0 for stage in stages]
-            axes.barh(rows, values, height=0.62, color=PALETTE[METRIC_COLOURS[metric]][0])
+            axes.barh(rows, values, height=0.62, color=PALETTE[drawing.METRIC_COLOURS[metric]][0])
             for row, value in zip(rows, values, strict=True):
                 text = say(value) if value else "none"
                 axes.annotate(text, (value, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
-            axes.set_xlim(0, 1.28 * max(values, default=1) or 1)
-            axes.set_title(title, fontsize=10, loc="left")
+            axes.set(title=title, xlim=(0, 1.28 * max(values, default=1) or 1))
             axes.xaxis.set_visible(False)
             axes.grid(False)
             axes.spines["bottom"].set_visible(False)
-        left.set_yticks(rows, [short(f"{stage.number} {stage.name}", 28) for stage in stages])
+        left.set_yticks(rows, [drawing.short(f"{stage.number} {stage.name}", 28) for stage in stages])
         left.invert_yaxis()
         right.tick_params(labelleft=False)
 
-    return svg_of("cost", draw, 9.0, 0.9 + 0.34 * len(stages))
-
-
-def seeds_figure(stages: list[str], sets: list[str], values: dict[tuple[str, str], list[float]]) -> str | None:
-    """Accuracy by stage: a small point a seed, a bar for the mean. `values` by (stage, set), shares in [0, 1]."""
-    if not values:
-        return None
-
-    def draw(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        step = min(0.22, 0.6 / len(sets))
-        for number, name in enumerate(sets):
-            colour, marker = set_style(name, sets)
-            offset = (number - (len(sets) - 1) / 2) * step
-            seen: set[str] = set()
-            for x, stage in enumerate(stages):
-                points = [100 * value for value in values.get((stage, name), [])]
-                if not points:
-                    continue
-                # Seeds stand side by side, so that equal values stay visible.
-                xs = [x + offset + 0.03 * (i - (len(points) - 1) / 2) for i in range(len(points))]
-                style = {"color": PALETTE[colour][0], "marker": marker, "linestyle": "none", "markersize": 5}
-                axes.plot(xs, points, **style, **once(name, seen))
-                mean = sum(points) / len(points)
-                axes.hlines(mean, x + offset - step / 2.4, x + offset + step / 2.4, color=PALETTE[colour][0], lw=2.2)
-        _stage_axis(axes, stages)
-        axes.set_ylim(-4, 104)
-        axes.set_ylabel("accuracy (%)")
-        finish_legend(axes)
-
-    return svg_of("seeds", draw, 9.0, 3.8)
+    return drawing.svg_of("cost", draw, 9.0, 0.9 + 0.34 * len(stages))
 
 
 def interval_figure(rows: Sequence[tuple[str, dict[str, list[float]]]], measures: list[str]) -> str | None:
-    """Configurations from top to bottom: their seeds as points, mean and 95 % t interval. None without data.
+    """Configurations or stages from top to bottom: their seeds as points, mean and 95 % t interval. None without data.
 
     rows: (name, {measure: shares in [0, 1], one a seed}); each measure has a panel.
     """
@@ -218,26 +168,22 @@ def interval_figure(rows: Sequence[tuple[str, dict[str, list[float]]]], measures
         first = None
         for number, measure in enumerate(measures, start=1):
             axes = first = figure.add_subplot(1, len(measures), number, sharey=first)
-            colour, marker = set_style(measure, measures)
+            colour, marker = drawing.set_style(measure, measures)
             for row, (_, values) in enumerate(rows):
                 if values.get(measure):
                     _interval(axes, row, values[measure], PALETTE[colour][0], marker)
-            axes.set_title(short(measure.removeprefix("final."), 70 // len(measures)), fontsize=10, loc="left")
-            axes.set_xlabel("accuracy (%)")
+            axes.set(title=drawing.short(measure.removeprefix("final."), 70 // len(measures)), xlabel="accuracy (%)")
             if number > 1:
                 axes.tick_params(labelleft=False)
             else:
-                axes.set_yticks(range(len(rows)), [short(title, 44) for title, _ in rows])
+                axes.set_yticks(range(len(rows)), [drawing.short(title, 44) for title, _ in rows])
                 axes.set_ylim(len(rows) - 0.5, -0.5)
 
-    return svg_of("intervals", draw, 9.0, 1.1 + 0.32 * len(rows))
+    return drawing.svg_of("intervals", draw, 9.0, 1.1 + 0.32 * len(rows))
 
 
 def calibration_figure(measured: list[tuple[str, dict[str, dict]]]) -> str | None:
-    """Reliability diagrams, one a stage. None without data.
-
-    measured: (stage, {set: {"tokens", "bins": [{"confidence", "accuracy", "tokens"}]}}).
-    """
+    """Reliability diagrams, one a stage, of (stage, {set: {"tokens", "bins": [{"confidence", ...}]}}); or None."""
     if not measured:
         return None
     names = sorted({name for _, found in measured for name in found})
@@ -249,22 +195,19 @@ def calibration_figure(measured: list[tuple[str, dict[str, dict]]]) -> str | Non
             axes = figure.add_subplot(lines, columns, number)
             axes.plot([0, 1], [0, 1], color=PALETTE["grey"][0], lw=1, dashes=(3, 3))
             for name, value in found.items():
-                colour, marker = set_style(name, names)
+                colour, marker = drawing.set_style(name, names)
                 xs, ys = ([each[key] for each in value["bins"]] for key in ("confidence", "accuracy"))
                 sizes = [12 + 160 * each["tokens"] / value["tokens"] for each in value["bins"]]
                 style = {"color": PALETTE[colour][0], "zorder": 3}
                 axes.plot(xs, ys, lw=1.3, **style)
                 axes.scatter(xs, ys, s=sizes, marker=marker, alpha=0.75, linewidths=0, label=name, **style)
-            axes.set_xlim(0, 1.04)
-            axes.set_ylim(0, 1.04)
-            axes.set_title(stage, fontsize=10, loc="left")
-            axes.set_xlabel("confidence")
+            axes.set(title=stage, xlabel="confidence", xlim=(0, 1.04), ylim=(0, 1.04))
             if number % columns == 1 or columns == 1:
                 axes.set_ylabel("accuracy")
             if number == 1:
-                finish_legend(axes, inside=True)
+                drawing.finish_legend(axes, inside=True)
 
-    return svg_of("calibration", draw, 9.0 if columns > 1 else 4.5, 0.4 + 3.0 * lines)
+    return drawing.svg_of("calibration", draw, 9.0 if columns > 1 else 4.5, 0.4 + 3.0 * lines)
 
 
 def _interval(axes, row: int, shares: list[float], colour: str, marker: str) -> None:
@@ -288,18 +231,16 @@ def _spans(stages: list[StageView]) -> list[tuple[StageView, int, int]]:
     return spans
 
 
-def _line(axes, stage, first, metric, label, seen, dashes=None, width=1.7) -> None:
-    points = [(first + line["step"], line[metric]) for line in stage.log if finite(line.get(metric))]
+def _line(axes, stage, first, metric, label, dashes=None, width=1.7) -> None:
+    points = [(first + line["step"], line[metric]) for line in stage.log if drawing.finite(line.get(metric))]
     if not points:
         return
     size = math.ceil(len(points) / _MAX_POINTS)
     bins = [points[i : i + size] for i in range(0, len(points), size)]
     xs = [sum(x for x, _ in part) / len(part) for part in bins]
     ys = [sum(y for _, y in part) / len(part) for part in bins]
-    style = {"color": PALETTE[METRIC_COLOURS[metric]][0], "lw": width, **({"dashes": dashes} if dashes else {})}
-    if len(xs) == 1:
-        style["marker"] = "."
-    axes.plot(xs, ys, **style, **once(label, seen))
+    style = {"color": PALETTE[drawing.METRIC_COLOURS[metric]][0], "lw": width, **({"dashes": dashes} if dashes else {})}
+    axes.plot(xs, ys, **style, label=label, marker="." if len(xs) == 1 else None)
 
 
 def _borders(axes, spans, labels: bool = True) -> None:
@@ -309,7 +250,7 @@ def _borders(axes, spans, labels: bool = True) -> None:
     room = axes.get_position().width * axes.figure.get_figwidth() * 13  # characters of font size 9 across the axes
     for stage, first, last in spans:
         if first:
-            axes.axvline(first, color=INK, lw=0.8, alpha=0.55, dashes=(3, 3))
+            axes.axvline(first, color=drawing.INK, lw=0.8, alpha=0.55, dashes=(3, 3))
         if labels:
             name = f"{stage.number} {stage.name}"
             fits = len(name) < room * (last - first) / total
@@ -321,6 +262,6 @@ def _borders(axes, spans, labels: bool = True) -> None:
 def _stage_axis(axes, names: list[str]) -> None:
     crowded = sum(len(name) for name in names) > 75
     rotation = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-    axes.set_xticks(range(len(names)), [short(name, 24) for name in names], **rotation)
+    axes.set_xticks(range(len(names)), [drawing.short(name, 24) for name in names], **rotation)
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.grid(False, axis="x")

@@ -1,7 +1,6 @@
 """Render report pages with Jinja2: escaped templates, number formats and Markdown tables.
 
-A page is one HTML file with its style, script and figures inside. Its content security policy forbids everything else:
-no network access, and no script but templates/page.js (allowed by its hash). Templates escape every value.
+A page is one HTML file; its content security policy forbids network access and any script but templates/page.js.
 """
 
 import base64
@@ -101,12 +100,8 @@ def difference_table(differences: list[dict]) -> Markup:
 
 def difference_markdown(differences: list[dict]) -> list[str]:
     """The differences as lines of Markdown; empty when there are none."""
-    if not differences:
-        return []
-    return [
-        f"\nDifferences in percentage points, {PAIRED}\n",
-        markdown_table(DIFFERENCE_HEAD, difference_rows(differences)),
-    ]
+    title = f"\nDifferences in percentage points, {PAIRED}\n"
+    return [title, markdown_table(DIFFERENCE_HEAD, difference_rows(differences))] if differences else []
 
 
 def p_value(p: float | None) -> str:
@@ -143,16 +138,10 @@ def count(value: float) -> str:
 
 @functools.cache
 def _environment() -> Environment:
-    loader = PackageLoader("mindspore_impl.report")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    whole = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=PackageLoader("mindspore_impl.report"), autoescape=True, **whole)
     environment.filters |= {"percent": percent, "duration": duration, "count": count}
-    environment.policies["json.dumps_kwargs"] = {
-        "ensure_ascii": False,
-        "separators": (",", ":"),
-        "allow_nan": False,
-    }
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
     return environment
 
 

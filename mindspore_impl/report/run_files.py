@@ -1,8 +1,4 @@
-"""Read a run directory: its stages in order with their logs and samples, its configuration and its environment.
-
-The order, groups and inputs of the stages come from <run>/plan.json. Older runs have none: they are read from their
-stage folders alone.
-"""
+"""Read a run directory: its stages in order (of plan.json, or of the stage folders), configuration and environment."""
 
 import json
 from collections.abc import Iterator
@@ -95,14 +91,7 @@ class RunView:
 
 
 def read_run(folder: str | Path) -> RunView:
-    """Read a run directory, finished or not.
-
-    Args:
-        folder: the run directory.
-
-    Raises:
-        UserError: it is none, or a file in it is damaged.
-    """
+    """Read the run directory `folder`, finished or not. Raises UserError when it is none, or a file is damaged."""
     folder = Path(folder)
     config, text = read_config(folder)
     settings = config.get("stages") or {}
@@ -175,6 +164,7 @@ def _read_stage(run: Path, number: int, entry: dict, settings: dict) -> StageVie
             raise UserError(f"{folder / 'stage.json'}: expected one JSON object")
     finished = record.get("status") == "finished"
     inputs = {role: str(value) for role, value in (entry.get("inputs") or record.get("inputs") or {}).items()}
+    init = inputs.get("init", "")  # without plan.json an evaluation of stage X is called eval_X and reads X
     stage = StageView(
         number=number,
         name=entry["name"],
@@ -182,7 +172,7 @@ def _read_stage(run: Path, number: int, entry: dict, settings: dict) -> StageVie
         group=entry.get("group", "other"),
         status="finished" if finished else "unfinished" if folder else "not started",
         subject=entry["name"],
-        measured=entry.get("measured", _measured_before_plans(entry["name"], inputs)),
+        measured=entry.get("measured", init if entry["name"] == f"eval_{init}" else ""),
         work=entry.get("work", ""),
         seconds=record.get("seconds") if finished else None,
         tokens=record.get("tokens") if finished else None,
@@ -201,12 +191,6 @@ def _read_stage(run: Path, number: int, entry: dict, settings: dict) -> StageVie
         for path in [folder / "samples.jsonl", *sorted(folder.glob("*/samples.jsonl"))]:
             stage.samples += _read_log(path)
     return stage
-
-
-def _measured_before_plans(name: str, inputs: dict[str, str]) -> str:
-    """In runs without plan.json an evaluation of stage X is called eval_X and reads X."""
-    init = inputs.get("init", "")
-    return init if name == f"eval_{init}" else ""
 
 
 def _read_log(path: Path) -> list[dict]:
@@ -231,9 +215,5 @@ def _environment(folder: Path) -> dict:
     """<run>/environment.json: device, versions, commit ("" when not recorded), started."""
     path = folder / "environment.json"
     value = files.read_json(path) if path.exists() else {}
-    return {
-        "device": value.get("device") or "not recorded",
-        "versions": value.get("versions") or {},
-        "commit": value.get("commit") or "",
-        "started": value.get("started") or "not recorded",
-    }
+    absent = {"device": "not recorded", "versions": {}, "commit": "", "started": "not recorded"}
+    return {key: value.get(key) or default for key, default in absent.items()}

@@ -23,11 +23,10 @@ _HELD_OUT = (("perplexity", "perplexity", "perplexity"), ("teacher_kl", "kl", "K
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Write <run>/metrics.json and <run>/report.html; return the path of the page.
+    """Write <run>/metrics.json and <run>/report.html of a run, finished or not; return the path of the page.
 
-    A run that is under way or was killed gets a report of what is there; metrics.json lists finished stages only.
-    Its final.accuracy maps each set to the share (0 to 1) that the last evaluated stage got right. Raises UserError
-    when the folder is no run directory or one of its files is damaged.
+    metrics.json lists finished stages; its final.accuracy maps each set to the share (0 to 1) that the last evaluated
+    stage got right. Raises UserError when the folder is no run directory or one of its files is damaged.
     """
     run = read_run(run_dir)
     files.write_json(run.folder / "metrics.json", metrics_of(run))
@@ -59,16 +58,8 @@ def metrics_of(run: RunView) -> dict:
     keys = ("name", "kind", "measured", "seconds", "tokens", "metrics")
     stages = [{key: getattr(s, key) for key in keys} for s in run.stages if s.status == "finished"]
     accuracy = {name: value["accuracy"] for name, value in last.accuracy.items()} if last else {}
-    return files.jsonable(
-        {
-            "schema": SCHEMA,
-            "commit": _commit(run),
-            "device": run.environment["device"],
-            "versions": run.environment["versions"],
-            "stages": stages,
-            "final": {"accuracy": accuracy},
-        }
-    )
+    measured_on = {"commit": _commit(run), **{key: run.environment[key] for key in ("device", "versions")}}
+    return files.jsonable({"schema": SCHEMA, **measured_on, "stages": stages, "final": {"accuracy": accuracy}})
 
 
 def render_page(run: RunView) -> str:
@@ -173,11 +164,11 @@ def _calibration(run: RunView) -> Markup:
         values = sorted((stage.evaluation.get("calibration") or {}).items())
         if found := {name: value for name, value in values if value.get("ece") is not None}:
             measured.append((stage.subject, found))
-    rows = [
-        [subject, name, f"{100 * value['ece']:.2f}", *_bin_means(value), f"{value['tokens']:,}"]
-        for subject, found in measured
-        for name, value in found.items()
-    ]
+    rows = []
+    for subject, name, value in ((subject, *item) for subject, found in measured for item in found.items()):
+        sums = [sum(each["tokens"] * each[key] for each in value["bins"]) for key in ("confidence", "accuracy")]
+        means = [f"{100 * each / value['tokens']:.1f}" for each in sums]  # over the bins, by their tokens
+        rows.append([subject, name, f"{100 * value['ece']:.2f}", *means, f"{value['tokens']:,}"])
     values = "; ".join(f"{row[0]} {row[1]} ECE {row[2]} %" for row in rows)
     return figure(
         figures.calibration_figure(measured[-_CALIBRATED:]),
@@ -190,12 +181,6 @@ def _calibration(run: RunView) -> Markup:
         "Expected calibration error: the distance of confidence and accuracy, averaged over the bins by their tokens.",
         text_columns=2,
     )
-
-
-def _bin_means(value: dict) -> list[str]:
-    """Confidence and accuracy in percent, averaged over the bins by their tokens."""
-    sums = [sum(each["tokens"] * each[key] for each in value["bins"]) for key in ("confidence", "accuracy")]
-    return [f"{100 * each / value['tokens']:.1f}" for each in sums]
 
 
 def difficulty_section(run: RunView) -> Markup:
@@ -251,32 +236,17 @@ def _stage_table(run: RunView) -> Markup:
         for name, value in found.get("benchmarks", {}).items()
     }
     columns += [("benchmarks", metric, metric, name) for name, metric in sorted(benchmarks)]
-    head = [
-        "stage",
-        "kind",
-        "status",
-        "time",
-        "tokens",
-        "tokens/s",
-        *sets,
-        *(f"{each[2]} {each[3]}" for each in columns),
-    ]
+    head = ["stage", "kind", "status", "time", "tokens", "tokens/s", *sets]
+    head += [f"{title} {name}" for _, _, title, name in columns]
     rows = []
     for stage in run.stages:
         numbers = [stage.evaluation.get(part, {}).get(name, {}).get(key) for part, key, _, name in columns]
         rate = stage.metrics.get("tokens_per_second")
-        rows.append(
-            [
-                f"{stage.number} {stage.name}",
-                stage.kind,
-                stage.status,
-                "–" if stage.seconds is None else duration(stage.seconds),
-                "–" if stage.tokens is None else count(stage.tokens),
-                "–" if rate is None else count(rate),
-                *(f"{percent(stage.accuracy[name]['accuracy'])} %" if name in stage.accuracy else "–" for name in sets),
-                *("–" if number is None else f"{number:.4g}" for number in numbers),
-            ]
-        )
+        row = [f"{stage.number} {stage.name}", stage.kind, stage.status]
+        row.append("–" if stage.seconds is None else duration(stage.seconds))
+        row += ["–" if number is None else count(number) for number in (stage.tokens, rate)]
+        row += [f"{percent(stage.accuracy[n]['accuracy'])} %" if n in stage.accuracy else "–" for n in sets]
+        rows.append(row + ["–" if number is None else f"{number:.4g}" for number in numbers])
     return table(head, rows, "One row a stage; a dash means that nothing was measured.", text_columns=3)
 
 

@@ -5,18 +5,7 @@ from pathlib import Path
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
-from mindspore_impl.report import figures
-from mindspore_impl.report.render import (
-    difference_markdown,
-    difference_table,
-    figure,
-    markdown_table,
-    page,
-    paragraphs,
-    percent,
-    table,
-    tiles,
-)
+from mindspore_impl.report import figures, render
 from mindspore_impl.report.run_files import RunView, read_run
 from mindspore_impl.report.statistics import paired_difference, spread
 
@@ -27,10 +16,9 @@ Values = dict[tuple[str, str], dict[str, float]]  # (stage, set): {seed: accurac
 def write_seeds_report(run_dirs: dict, folder: str | Path, compare: tuple[str, str] | None = None) -> dict:
     """Summarise the runs of `run_dirs` (seed: run directory) in `folder`; return the content of summary.json.
 
-    `compare` names two stages (one, reference): the difference one - reference is tested pair by pair over the seeds;
-    without it the last evaluated stage is compared with each earlier one. Accuracies are shares in [0, 1]. A seed that
-    did not reach a stage is left out there, and n is the number of seeds that count. Raises UserError when there is no
-    run, or no such stage.
+    `compare` names two stages (one, reference), whose difference is tested over the seeds; None: the last evaluated
+    stage and each earlier one. Accuracies are in [0, 1]; n counts the seeds that have one. Raises UserError when there
+    is no run, or no such stage.
     """
     if not run_dirs:
         raise UserError(f"{folder}: no run to summarise; give at least one seed")
@@ -97,38 +85,41 @@ def _stage_table(summary: dict) -> tuple[list[str], list[list[str]]]:
     head = ["stage", "set", "mean", "95 % interval", "standard deviation", "n"]
     rows = []
     for row in summary["stages"]:
-        bounds = "–" if row["low"] is None else f"{percent(row['low'])} to {percent(row['high'])}"
-        numbers = [percent(row["mean"]), bounds, percent(row["deviation"]), str(row["n"])]
-        rows.append([row["stage"], row["set"], *numbers, *(percent(row["values"].get(s)) for s in summary["seeds"])])
+        bounds = "–" if row["low"] is None else f"{render.percent(row['low'])} to {render.percent(row['high'])}"
+        numbers = [render.percent(row["mean"]), bounds, render.percent(row["deviation"]), str(row["n"])]
+        rows.append(
+            [row["stage"], row["set"], *numbers, *(render.percent(row["values"].get(s)) for s in summary["seeds"])]
+        )
     return [*head, *(f"seed {seed}" for seed in summary["seeds"])], rows
 
 
 def _markdown(name: str, summary: dict) -> str:
     parts = [f"# {name}: {len(summary['seeds'])} seeds\n", "Accuracy in percent.\n"]
-    parts += [markdown_table(*_stage_table(summary)), *difference_markdown(summary["differences"])]
+    parts += [render.markdown_table(*_stage_table(summary)), *render.difference_markdown(summary["differences"])]
     return "\n".join(parts)
 
 
 def _page(name: str, summary: dict, stages: list[str], sets: list[str], values: Values, headline: Sequence[str]) -> str:
     number = len(summary["seeds"])
-    means = "; ".join(f"{row['stage']} {row['set']} mean {percent(row['mean'])}" for row in summary["stages"])
-    plot = figure(
-        figures.seeds_figure(stages, sets, {key: list(by_seed.values()) for key, by_seed in values.items()}),
+    means = "; ".join(f"{row['stage']} {row['set']} mean {render.percent(row['mean'])}" for row in summary["stages"])
+    rows = [(stage, {name: list(values.get((stage, name), {}).values()) for name in sets}) for stage in stages]
+    plot = render.figure(
+        figures.interval_figure(rows, sets),
         f"Accuracy by stage over {number} seeds: {means}",
-        "One point a seed, a bar at the mean.",
+        "A mark at the mean, a line for its 95 % t interval, a point for each seed.",
     )
     items = []
     for row in (row for stage in headline for row in summary["stages"] if row["stage"] == stage):
         seeds = "1 seed" if row["n"] == 1 else f"{row['n']} seeds"
-        note = f"mean of {seeds}, standard deviation {percent(row['deviation'])}"
-        items.append((f"{row['set']}, after {row['stage']}", f"{percent(row['mean'])} %", note))
-    return page(
+        note = f"mean of {seeds}, standard deviation {render.percent(row['deviation'])}"
+        items.append((f"{row['set']}, after {row['stage']}", f"{render.percent(row['mean'])} %", note))
+    return render.page(
         f"{name}: {number} seeds",
-        paragraphs(f"{len(stages)} evaluated stages; each seed's own report is in its folder."),
+        render.paragraphs(f"{len(stages)} evaluated stages; each seed's own report is in its folder."),
         [
-            ("summary", "Result", tiles(items) if items else ""),
+            ("summary", "Result", render.tiles(items) if items else ""),
             ("accuracy", "Accuracy by stage", plot),
-            ("differences", "Differences between stages", difference_table(summary["differences"])),
-            ("values", "Every value", table(*_stage_table(summary), "Accuracy in percent.", 2)),
+            ("differences", "Differences between stages", render.difference_table(summary["differences"])),
+            ("values", "Every value", render.table(*_stage_table(summary), "Accuracy in percent.", 2)),
         ],
     )

@@ -6,9 +6,9 @@ from statistics import fmean, stdev
 
 
 def spread(values: Sequence[float]) -> dict:
-    """{"mean", "deviation", "low", "high", "n"} of at least one value, with the 95 % t interval of the mean.
+    """{"mean", "deviation", "low", "high", "n"}: mean, sample standard deviation and 95 % t interval of the mean.
 
-    The deviation is the sample standard deviation (n - 1). It and the interval are None for fewer than two values.
+    The last two are None for fewer than two values.
     """
     n, centre = len(values), fmean(values)
     if n < 2:
@@ -23,7 +23,7 @@ def spread(values: Sequence[float]) -> dict:
 def paired_difference(one: Sequence[float], reference: Sequence[float]) -> dict:
     """one - reference, pair by pair: the result of `spread`, and "p", the two-sided p-value of the paired t test.
 
-    p is None for fewer than two pairs, and where all differences are equal. Raises ValueError when the lengths differ.
+    p is None for fewer than two pairs, and where all differences are equal.
     """
     result = spread([a - b for a, b in zip(one, reference, strict=True)])
     if not result["deviation"]:

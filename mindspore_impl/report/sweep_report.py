@@ -1,6 +1,6 @@
-"""Write the report of a sweep: trials that differ only by seed are one configuration, with its mean and 95 % interval.
+"""Write the report of a sweep: report.html, summary.md, summary.csv (a row a configuration) and trials.csv.
 
-The sweep's folder gets report.html, summary.md, summary.csv (a row a configuration) and trials.csv.
+Trials that differ only by seed are one configuration, with its mean and 95 % interval.
 """
 
 import csv
@@ -18,20 +18,9 @@ from markupsafe import Markup
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
+from mindspore_impl.report import render
 from mindspore_impl.report.drawing import standalone
 from mindspore_impl.report.figures import interval_figure
-from mindspore_impl.report.render import (
-    difference_markdown,
-    difference_table,
-    duration,
-    figure,
-    markdown_table,
-    page,
-    paragraphs,
-    percent,
-    table,
-    tiles,
-)
 from mindspore_impl.report.run_files import RunView, read_run
 from mindspore_impl.report.statistics import paired_difference, spread
 from mindspore_impl.report.sweep_files import FAILED, FINISHED, Sweep, Trial, read_sweep
@@ -42,6 +31,7 @@ _LEGEND = "Mean [95 % t interval] over the finished trials; accuracy in percent.
 _NUMBERS = ("mean", "deviation", "low", "high", "n")
 _NOT_COMPARED = ("run_dir", "runtime", "seed", "seeds", "sweep", "name")  # keys of config.yaml
 _MOST_CHANGES = 200  # rows
+_FAILED_HEAD = ["trial", "message"]
 
 
 @dataclass
@@ -89,12 +79,18 @@ class _Report:
     shown: list[str]  # accuracies worth a column, "STAGE.SET"
     differences: list[dict]
 
+    @property
+    def failed(self) -> list[list[str]]:
+        """Rows under _FAILED_HEAD."""
+        failed = [view.trial for view in self.views if view.trial.status == FAILED]
+        return [[trial.folder, _message(trial)] for trial in failed]
+
 
 def write_sweep_report(folder: str | Path, plot: str | Path | None = None) -> Path:
     """Write the report of the sweep in `folder`, finished or not, from its files alone; return the path of the page.
 
-    plot: an SVG file for the plot of its configurations alone, legible on light and dark pages. Raises UserError when
-    the folder is no sweep's or one of its files is damaged, and when no trial has a number for the plot yet.
+    plot: an SVG file for the plot of its configurations alone. Raises UserError when the folder is no sweep's, a file
+    is damaged, or no trial has a number to plot yet.
     """
     folder = Path(folder)
     report = _read(folder)
@@ -136,10 +132,7 @@ def _read_trial(folder: Path, trial: Trial, metric: str | None) -> TrialView:
 
 
 def _shown(finished: list[TrialView]) -> list[str]:
-    """The accuracies that get a column: those of the stages that the runs compare, or of the last one.
-
-    Those of each run's own last stage where the runs do not end alike.
-    """
+    """The accuracies that get a column: of the stages that the runs compare, or of each last one where runs differ."""
     shown = list(dict.fromkeys(name for view in finished for name in view.headline))
     if all(name in view.values for view in finished for name in shown):
         return shown
@@ -178,10 +171,7 @@ def _references(compare: dict[str, list[str]], group: Group, groups: list[Group]
 
 
 def _differences(sweep: Sweep, groups: list[Group], shown: list[str]) -> list[dict]:
-    """Each configuration minus its references, paired over the seeds that both have.
-
-    Every accuracy with a column where the sweep names pairs, else the metric where it is an accuracy.
-    """
+    """Each configuration minus its references, paired over seeds: shown accuracies of named pairs, else the metric."""
     names = shown if sweep.compare else [sweep.metric] if _is_share(sweep) else []
     rows = []
     for group in groups:
@@ -203,10 +193,10 @@ def _is_share(sweep: Sweep) -> bool:
 
 def _metric_text(sweep: Sweep) -> Callable[[float | None], str]:
     """How the tables print a value of the metric."""
-    return percent if _is_share(sweep) else lambda value: "–" if value is None else f"{value:.4g}"
+    return render.percent if _is_share(sweep) else lambda value: "–" if value is None else f"{value:.4g}"
 
 
-def _interval(values: Sequence[float], text_of: Callable[[float], str] = percent) -> str:
+def _interval(values: Sequence[float], text_of: Callable[[float], str] = render.percent) -> str:
     if not values:
         return "–"
     found = spread(values)
@@ -222,7 +212,7 @@ def _group_table(report: _Report) -> tuple[list[str], list[list[str]]]:
         row = [group.title, f"{len(group.finished)} of {len(group.trials)}"]
         row += [_interval(group.values(name), _metric_text(report.sweep)) for name in own]
         row += [_interval(group.values(name)) for name in shown]
-        rows.append([*row, duration(_seconds(group.trials)), str(_cached(group.trials))])
+        rows.append([*row, render.duration(_seconds(group.trials)), str(_cached(group.trials))])
     return ["configuration", "finished (n)", *own, *shown, "time", "stages from the cache"], rows
 
 
@@ -240,13 +230,8 @@ def _trial_table(report: _Report) -> tuple[list[str], list[list[str]]]:
     for view in report.views:
         trial, cached = view.trial, " ".join(view.cached) or "none"
         name = f"{trial.number} {trial.name}"
-        rows.append([name, trial.status, text_of(trial.metric), duration(trial.seconds), cached])
+        rows.append([name, trial.status, text_of(trial.metric), render.duration(trial.seconds), cached])
     return ["trial", "status", "metric", "time", "stages from the cache"], rows
-
-
-def _failed_table(report: _Report) -> tuple[list[str], list[list[str]]]:
-    failed = [view.trial for view in report.views if view.trial.status == FAILED]
-    return ["trial", "message"], [[trial.folder, _message(trial)] for trial in failed]
 
 
 def _message(trial: Trial) -> str:
@@ -287,11 +272,10 @@ def _csv(rows: list[list]) -> str:
 
 def _markdown(report: _Report) -> str:
     parts = [f"# {report.sweep.name}: {len(report.views)} trials\n", f"{_subtitle(report.sweep)}\n", f"{_LEGEND}\n"]
-    parts += [markdown_table(*_group_table(report)), *difference_markdown(report.differences)]
-    head, failed = _failed_table(report)
-    if failed:
-        parts += ["\nFailed trials.\n", markdown_table(head, failed)]
-    parts += ["\nEvery trial.\n", markdown_table(*_trial_table(report))]
+    parts += [render.markdown_table(*_group_table(report)), *render.difference_markdown(report.differences)]
+    if report.failed:
+        parts += ["\nFailed trials.\n", render.markdown_table(_FAILED_HEAD, report.failed)]
+    parts += ["\nEvery trial.\n", render.markdown_table(*_trial_table(report))]
     return "\n".join(parts)
 
 
@@ -305,23 +289,25 @@ def _subtitle(sweep: Sweep) -> str:
 
 def _page(report: _Report) -> str:
     sweep, views = report.sweep, report.views
-    head, failed = _failed_table(report)
+    failed = report.failed
     done = sum(view.trial.status == FINISHED for view in views)
     items = [("trials finished", f"{done} of {len(views)}", f"{len(failed)} failed")]
     if best := _best(report):
         items.insert(0, (f"best {sweep.metric}", _interval(best.values(sweep.metric), _metric_text(sweep)), best.title))
-    items.append(("time of all trials", duration(_seconds(views)), f"{_cached(views)} stages came from the cache"))
+    items.append(
+        ("time of all trials", render.duration(_seconds(views)), f"{_cached(views)} stages came from the cache")
+    )
     references = "their references" if sweep.compare else "the first configuration"
-    return page(
+    return render.page(
         f"{sweep.name}: {len(views)} trials",
-        paragraphs(_subtitle(sweep), "Each trial's own report is in its folder."),
+        render.paragraphs(_subtitle(sweep), "Each trial's own report is in its folder."),
         [
-            ("summary", "Result", tiles(items)),
+            ("summary", "Result", render.tiles(items)),
             ("accuracy", "Accuracy by configuration", _plot(report)),
-            ("configurations", "Configurations", table(*_group_table(report), _LEGEND)),
-            ("differences", f"Differences from {references}", difference_table(report.differences)),
-            ("failed", "Failed trials", table(head, failed, "The same command runs them again.", 2)),
-            ("trials", "Every trial", table(*_trial_table(report), "In the order of the sweep.")),
+            ("configurations", "Configurations", render.table(*_group_table(report), _LEGEND)),
+            ("differences", f"Differences from {references}", render.difference_table(report.differences)),
+            ("failed", "Failed trials", render.table(_FAILED_HEAD, failed, "The same command runs them again.", 2)),
+            ("trials", "Every trial", render.table(*_trial_table(report), "In the order of the sweep.")),
             ("config", "What the configurations change", _changes(report)),
             ("environment", "Hardware and versions", _environment([view.run for view in views if view.run])),
         ],
@@ -349,7 +335,7 @@ def _plot(report: _Report) -> Markup:
         f"{title} {name} {_interval(found)}" for title, values in rows for name, found in values.items() if found
     )
     rest = f" The first {len(rows)} of {total} are shown." if total > len(rows) else ""
-    return figure(
+    return render.figure(
         interval_figure(rows, report.shown),
         f"Accuracy by configuration: {values}",
         f"A mark at the mean of each configuration, a line for its 95 % t interval, a point for each seed.{rest}",
@@ -370,7 +356,7 @@ def _changes(report: _Report) -> Markup:
     left_out = f" {len(rows) - _MOST_CHANGES} more are left out." if len(rows) > _MOST_CHANGES else ""
     head = ["configuration", "against", "key", "value", "value there"]
     caption = f"Keys of config.yaml whose values differ, seed and folder apart.{left_out}"
-    return table(head, rows[:_MOST_CHANGES], caption, text_columns=5)
+    return render.table(head, rows[:_MOST_CHANGES], caption, text_columns=5)
 
 
 def _flat(value, key: str = "") -> dict[str, str]:
@@ -392,4 +378,4 @@ def _environment(runs: list[RunView]) -> Markup:
         for key, value in (values | run.environment["versions"]).items():
             found.setdefault(key, Counter())[str(value)] += 1
     rows = [[key, value, f"{n} of {len(runs)}"] for key, counts in found.items() for value, n in counts.items()]
-    return table(["what", "value", "trials"], rows, "Where the numbers above were measured.", text_columns=2)
+    return render.table(["what", "value", "trials"], rows, "Where the numbers above were measured.", text_columns=2)

@@ -1,7 +1,4 @@
-"""The teacher's K most probable ids at each token of what a stage with a teacher store trained on.
-
-Sequences come from the stage's rollouts or, without them, from its data sets; probabilities come from the store.
-"""
+"""The teacher's K most probable ids, from the store, at each token of the rollouts or data sets of a stage."""
 
 import contextlib
 import dataclasses
@@ -62,8 +59,8 @@ def store_of(run: RunView, stage: StageView) -> Path:
 def _sequences(run: RunView, stage: StageView) -> Iterator[dict]:
     """Yield what the store holds for each answer: {"id", "thinking", "prompt", "left_out", "tokens"}.
 
-    A token is [text, its probability or None, listed, rest], listed the teacher's most probable ids as [text,
-    probability, 1 for the id that is there].
+    A token is [text, its probability or None, listed, rest], listed the top ids as [text, probability, 1 if it is
+    there].
     """
     tokenizer = _tokenizer(run)
     store = store_of(run, stage)
@@ -117,8 +114,8 @@ def _samples(run: RunView, stage: StageView, tokenizer: Tokenizer) -> Iterator[F
         path = run.input_path(stage, "rollouts")
         path = path / "rollouts.jsonl" if path.is_dir() else path
         for number, value in itertools.islice(files.read_jsonl(path), _LOOKED_AT):
-            make = functools.partial(_rolled_out, value, f"{path}:{number}", tokenizer)
-            yield str(value.get("thinking")), make
+            parse = functools.partial(rollouts.parse_rollout, value, f"{path}:{number}", tokenizer)
+            yield str(value.get("thinking")), lambda parse=parse: rollouts.to_sample(parse(), tokenizer)
         return
     mixture = _mapping(_mapping(stage.settings, "data"), "mixture")
     sets = _mapping(_mapping(run.config, "data"), "sets")
@@ -133,10 +130,6 @@ def _samples(run: RunView, stage: StageView, tokenizer: Tokenizer) -> Iterator[F
             options = dataclasses.replace(options, count=min(options.count, _LOOKED_AT))
         for record in itertools.islice(load_set(name, options, int(run.config.get("seed") or 0)), _LOOKED_AT):
             yield record.thinking, functools.partial(chat.render, record, tokenizer)
-
-
-def _rolled_out(value: dict, where: str, tokenizer: Tokenizer) -> Sample:
-    return rollouts.to_sample(rollouts.parse_rollout(value, where, tokenizer), tokenizer)
 
 
 def _tokenizer(run: RunView) -> Tokenizer:

@@ -1,12 +1,9 @@
 """Memory traffic and vector work of the Ascend C kernel, counted by the host emulator, and modelled times.
 
-Emulated: the kernel of kernels/topk_distill_loss, unchanged, at the vocabulary of openPangu-Embedded-1B in bf16 with
-K = 64 at temperature 1, loss and gradient in one launch. Traffic is in units of the logits tensor, vector work in
-repeats (256 bytes of the widest operand) per 64 elements, scalar accesses are GetValue, SetValue and Gather.
-
-Modelled: a roofline for the peaked case. Memory time is the counted bytes over the SoC's bandwidth, vector time the
-counted repeats at two cycles each over all vector cores. It leaves out launch, scalar work, what the L2 cache saves of
-a second read, and how well the two overlap. Nothing here ran on an NPU.
+Emulated: kernels/topk_distill_loss in bf16, K = 64, temperature 1, loss and gradient in one launch. Traffic is in units
+of the logits tensor, vector work in repeats (256 bytes of the widest operand) per 64 elements.
+Modelled: a roofline of the peaked case, memory time (counted bytes over bandwidth) and vector time (two cycles a repeat
+over all vector cores), without launch, scalar work and the L2 cache. Nothing here ran on an NPU.
 """
 
 import importlib.util

@@ -48,11 +48,14 @@ def compared(
     return Row(case, metric, unit, ours, peer, peer_name, ours / peer if higher else peer / ours, **more)
 
 
-def alternate(runs: dict[str, Callable[[], object]], rounds: int = 7, calls: int = 1) -> dict[str, list[float]]:
+def alternate(
+    runs: dict[str, Callable[[], object]], rounds: int = 7, calls: int = 1, before: Callable[[], object] = lambda: None
+) -> dict[str, list[float]]:
     """Seconds a call of each function, in turns: a, b, c, a, b, c, ... for `rounds` rounds of `calls` calls each.
 
     Each function is called once before, outside the measurement, and must return only when its work is done. Rounds
-    are at least five, and turns are taken so that a slow minute of the machine meets all of them.
+    are at least five, and turns are taken so that a slow minute of the machine meets all of them. `before` is called
+    ahead of each turn and not counted.
     """
     if rounds < 5:
         raise ValueError("at least five rounds, or the median means little")
@@ -61,6 +64,7 @@ def alternate(runs: dict[str, Callable[[], object]], rounds: int = 7, calls: int
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
+            before()
             start = time.perf_counter()
             for _ in range(calls):
                 run()

@@ -1,19 +1,15 @@
 """Data parallel training: losses, optimizer memory and speed of two ranks against one.
 
-The model of `train_step.py`, rows supervised unevenly, fp32, ranks of one thread each. One rank and two take the same
-global batches: Momentum shows that sums over ranks are sums, AdamW what its division makes of their rounding, and
-optimizer shares (`runtime.shard_optimizer`) must not show at all. Memory is that of an optimizer of MEMORY elements in
-processes of its own; what gathers the updated weights is part of its peak.
+The model of `train_step.py`, rows supervised unevenly, ranks of one thread. Momentum shows that sums over ranks are
+sums, AdamW what its division makes of their rounding, and optimizer shares (`runtime.shard_optimizer`) must not show.
 """
 
 import hashlib
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +19,7 @@ import psutil
 
 from mindspore_impl import runtime
 from mindspore_impl.distributed import processes, ranks, scheduler
-from mindspore_impl.speed.common import Row, compared
+from mindspore_impl.speed.common import Row, alternate, compared, medians
 
 RATES = {"momentum": 0.05, "adamw": 2e-3}
 MEMORY = (48, (1024, 2048))  # so many matrices of this shape: 100 million elements
@@ -142,18 +138,10 @@ def speed(rounds: int, calls: int = 10) -> dict:
     runs = {"adamw": stepper("adamw")[0]} | collectives()
     if runtime.world_size() > 1:
         runs["shares"] = stepper("adamw", shares=True)[0]
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 1):  # the first one compiles
-        for name, call in runs.items():
-            ranks.barrier()
-            start = time.perf_counter()
-            for number in range(calls):
-                call(number)
-            if turn:
-                seconds[name].append((time.perf_counter() - start) / calls)
     from mindspore_impl.speed.train_step import LENGTH, ROWS
 
-    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    turns = {name: lambda call=call: [call(number) for number in range(calls)] for name, call in runs.items()}
+    middle = {name: value / calls for name, value in medians(alternate(turns, rounds, before=ranks.barrier)).items()}
     rates = {name: ROWS * LENGTH / middle[name] for name in ("adamw", "shares") if name in middle}
     return rates | {name: 1000 * value for name, value in middle.items() if name not in rates}
 

@@ -1,9 +1,7 @@
 """The gain of batches and of shared prefixes in evaluation, against the same engine without them.
 
-Generation: COUNT prompts together against one after the other, greedy, with equally many new tokens; the graphs of both
-are compiled before. Likelihoods: multiple choice behind a header of worked examples, where header and question are read
-once, against every option read with all that stands before it. Two sizes with random weights: SmolLM2-135M, and the
-quickstart's student.
+Generation: COUNT prompts together against one after the other, greedy, with equally many new tokens. Likelihoods:
+multiple choice behind a header of worked examples, read once, against every option read with all that stands before it.
 """
 
 from collections.abc import Sequence
@@ -45,7 +43,7 @@ def rows(sizes: dict[str, ModelOptions] = SIZES, rounds: int = 5, threads: int =
 
 def generation_row(model, case: str, rounds: int) -> Row:
     """Tokens a second of COUNT sequences together, and one after the other."""
-    engine = Engine(model, generate.Ids(model.options.vocab_size))
+    engine = Engine(model, generate.tokenizer(model.options))
     prompts = generate.prompts(COUNT, PROMPT, model.options).tolist()
     tokens: dict[str, int] = {}
 
@@ -69,10 +67,7 @@ def likelihood_row(model, case: str, rounds: int) -> Row:
     shared, score = Scorer(model), ScoreExtension(model).set_train(False)
     check_agreement([[one.logp for one in row] for row in shared(queries)], whole(score, model.options, queries))
     what = f"{QUESTIONS} questions of {QUESTION} tokens, {OPTIONS} options of {OPTION}, behind {HEADER}, {case}"
-    runs = {
-        "ours": lambda: shared(queries),
-        "every option scored whole": lambda: whole(score, model.options, queries),
-    }
+    runs = {"ours": lambda: shared(queries), "every option scored whole": lambda: whole(score, model.options, queries)}
     return contest(what, "likelihoods, prefixes shared", "s", runs, rounds)[0]
 
 
@@ -94,10 +89,7 @@ def check_agreement(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[f
 
 
 def whole(score: ScoreExtension, options: ModelOptions, queries: Sequence[Query]) -> list[list[float]]:
-    """Log-probabilities in nats of each option of each query with nothing shared: a row an option, ROWS at a time.
-
-    All contexts are of one length, and all options of another.
-    """
+    """Log-probabilities in nats of each option of each query, a row an option; all are of one length."""
     context_NL = np.repeat(np.array([query.context for query in queries], np.int32), OPTIONS, axis=0)
     option_NS = np.array([option for query in queries for option in query.continuations], np.int32)
     ids_NL = np.concatenate([context_NL, option_NS[:, :-1]], axis=1)

@@ -1,10 +1,8 @@
 """Data selection: the rules on a million synthetic records, and near-duplicates planted at known places.
 
-The rules are those of conf/selection/filters_only.yaml, from file to file; each size runs in a process of its own,
-whose peak memory tells whether it grows with the file. What the two steps that remember texts hold is counted by
-tracemalloc, which sees every allocation of Python and NumPy. Near-duplicates are compared with datasketch as its
-documentation uses it: signatures of 128 values in bulk, its own bands for the threshold, every candidate taken for a
-duplicate.
+The rules are those of conf/selection/filters_only.yaml; each size runs in a process of its own. What the two steps that
+remember texts hold is counted by tracemalloc. The peer is datasketch as its documentation uses it: signatures of 128
+values in bulk, its own bands for the threshold, every candidate taken for a duplicate.
 """
 
 import random
@@ -16,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mindspore_impl import files
-from mindspore_impl.data.selection import duplicates
-from mindspore_impl.data.selection.options import ExactDuplicatesOptions, NearDuplicatesOptions
+from mindspore_impl.data.selection.recipe import planned
 from mindspore_impl.data.selection.stream import Context, Item
 from mindspore_impl.data.selection.words import word_hashes, words
 from mindspore_impl.distributed import processes
@@ -32,10 +29,7 @@ CHINESE = [chr(point) for point in range(0x4E00, 0x4E00 + 2500)]
 
 
 def made_up_records(count: int, seed: int = 0) -> Iterator[dict]:
-    """Records as long as GSM8K's: one in four Chinese, one in eight with a code block, one in a hundred faulty.
-
-    Words and characters are drawn as those of a language are, a few often and most rarely.
-    """
+    """Records as long as GSM8K's: one in four Chinese, one in eight with a code block, one in a hundred faulty."""
     draw = random.Random(seed)
     vocabulary = sorted({"".join(draw.choices(SYLLABLES, k=draw.randint(1, 4))) for _ in range(4000)})
     english = [" ".join(_drawn(draw, vocabulary, draw.randint(20, 45))) + "." for _ in range(4000)]
@@ -90,10 +84,7 @@ def near_rows(count: int, rounds: int) -> list[Row]:
     """Throughput, recall and precision on texts of which every twentieth repeats an earlier one, more or less."""
     texts, similar = planted(count)
     found: dict[str, set[int]] = {}
-    runs = {
-        "ours": lambda: found.update(ours=near_duplicates(texts)),
-        "peer": lambda: found.update(peer=plain(texts)),
-    }
+    runs = {"ours": lambda: found.update(ours=near_duplicates(texts)), "peer": lambda: found.update(peer=plain(texts))}
     seconds = medians(alternate(runs, rounds))
     right = {number for number, similarity in similar.items() if similarity >= THRESHOLD}
     figures = (
@@ -108,26 +99,25 @@ def near_rows(count: int, rounds: int) -> list[Row]:
 def held_rows(count: int) -> list[Row]:
     """What exact and near duplicates hold of each text that they have let through."""
     texts, _ = planted(count)
-    steps = {"exact": (duplicates.exact, ExactDuplicatesOptions), "near": (duplicates.near, NearDuplicatesOptions)}
     rows = []
-    for name, (make, options) in steps.items():
-        with tempfile.TemporaryDirectory() as folder:
-            check = make(options(of="prompt"), Context(name, None, None, Path(folder)))
-            case = f"{name} duplicates, {count:,} texts of {sum(map(len, texts)) / count:.0f} bytes"
-            rows.append(Row(case, "held of each text", "bytes", held_of_each(check, texts)))
+    for name in ("exact_duplicates", "near_duplicates"):
+        case = f"{name.replace('_', ' ')}, {count:,} texts of {sum(map(len, texts)) / count:.0f} bytes"
+        rows.append(Row(case, "held of each text", "bytes", held_of_each(name, texts)))
     return rows
 
 
-def held_of_each(check, texts: list[str]) -> float:
-    """Bytes that `check` has come to hold, over the texts that it let through; not the bounded cache of word hashes."""
+def held_of_each(name: str, texts: list[str]) -> float:
+    """Bytes that a step has come to hold, over the texts that it let through; not the bounded cache of word hashes."""
     for text in texts:
         word_hashes(text)
     tracemalloc.start()
     try:
-        check(_item(-1, "loads what is loaded once"))
-        before = tracemalloc.get_traced_memory()[0]
-        kept = sum(check(_item(number, text)) is None for number, text in enumerate(texts))
-        return (tracemalloc.get_traced_memory()[0] - before) / kept
+        stream = kept_by(name, ["loads what is loaded once", *texts], {}, lambda *_: None)
+        next(stream)
+        before, held, kept = tracemalloc.get_traced_memory()[0], 0, 0
+        for _ in stream:
+            held, kept = tracemalloc.get_traced_memory()[0] - before, kept + 1
+        return held / kept
     finally:
         tracemalloc.stop()
 
@@ -176,14 +166,21 @@ def runs_of(text: str) -> set[bytes]:
 
 def near_duplicates(texts: list[str]) -> set[int]:
     """The numbers of the texts that our step drops."""
+    dropped = set()
+    for _ in kept_by("near_duplicates", texts, {"threshold": THRESHOLD}, lambda item, _: dropped.add(int(item.place))):
+        pass
+    return dropped
+
+
+def kept_by(name: str, texts: list[str], options: dict, drop) -> Iterator[Item]:
+    """The items that the step `name` of a recipe keeps; it passes the others to `drop`."""
+    step = planned({name: {"of": "prompt"} | options}, "steps[0]")
+    items = (
+        Item(Record(str(number), (Message("user", text),), "fast"), "texts", str(number))
+        for number, text in enumerate(texts)
+    )
     with tempfile.TemporaryDirectory() as folder:
-        options = NearDuplicatesOptions(of="prompt", threshold=THRESHOLD)
-        check = duplicates.near(options, Context("near_duplicates", None, None, Path(folder)))
-        return {number for number, text in enumerate(texts) if check(_item(number, text))}
-
-
-def _item(number: int, text: str) -> Item:
-    return Item(Record(str(number), (Message("user", text),), "fast"), "texts", str(number))
+        yield from step.run(step.options, Context(name, None, drop, Path(folder)), items)
 
 
 def plain(texts: list[str]) -> set[int]:

@@ -1,10 +1,9 @@
 """The distillation operator on the CPU: native, composed, and PyTorch eager; and the capture of a teacher's top-k.
 
-Loss and gradient of 0.3 CE + 0.7 forward KL (tail bucket, T = 1) for logits as wide as openPangu's vocabulary. Both of
-MindSpore's run in graph mode through `ops/topk_distill.py`, the native one thus through `ops.Custom`. PyTorch's is what
-one writes plainly: log_softmax, gather, a masked logsumexp for the tail, backward; and, quicker, the tail as 1 - sum,
-which has no correct digit where the support holds nearly all mass. Extra memory is the peak of a new process less what
-it held when its inputs stood. Legend: N rows, V vocabulary, K teacher ids.
+Loss and gradient of 0.3 CE + 0.7 forward KL (tail bucket, T = 1). PyTorch's is what one writes plainly: log_softmax,
+gather, a masked logsumexp for the tail; and, quicker, the tail as 1 - sum, which has no correct digit where the support
+holds nearly all mass. Extra memory is the peak of a new process less what it held when its inputs stood.
+Legend: N rows, V vocabulary, K teacher ids.
 """
 
 import functools
@@ -27,9 +26,9 @@ Inputs = dict[str, np.ndarray]
 
 
 def rows(rows: int = 1024, rounds: int = 5, vocab: int = VOCAB) -> list[Row]:
-    """Time and memory of the loss and its gradient on N = `rows`, its bandwidth, and the time of a capture.
+    """Time, memory and bandwidth of the loss and its gradient on N = `rows`, and the time of a capture.
 
-    Raises ValueError where the native operators are not available: there is nothing to compare then.
+    Raises ValueError where the native operators are not available.
     """
     from mindspore_impl.ops import native
 
@@ -67,10 +66,7 @@ def inputs(rows: int, vocab: int) -> Inputs:
 
 
 def ours(given: Inputs) -> Callable[[], object]:
-    """The native operator, on logits of its own: it overwrites them, so that later rounds work on gradients.
-
-    Its time does not depend on the values. The gradient is no output of the graph, which would copy it.
-    """
+    """The native operator, on logits of its own: it overwrites them, so that later rounds work on gradients."""
     from mindspore import Tensor, nn
 
     from mindspore_impl.ops.topk_distill import topk_distill

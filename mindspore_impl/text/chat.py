@@ -27,11 +27,7 @@ from mindspore_impl.text.tokenizer import Tokenizer
 
 @dataclass
 class Sample:
-    """One rendered sequence.
-
-    ids: int32 [L], one BOS first if the template has one; supervised: bool [L], True where the id is learned; meta: the
-    record's own, not a copy.
-    """
+    """One rendered sequence: ids int32 [L]; supervised bool [L], True where the id is learned; meta of the record."""
 
     ids: np.ndarray
     supervised: np.ndarray
@@ -42,10 +38,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Completion:
-    """A generated answer taken apart.
+    """A generated answer taken apart. finished: it ends with the template's closing piece.
 
-    finished: it ends with the template's closing piece. well_formed: exactly one thinking span and an answer behind it
-    (for a template without spans: an answer without any piece), closed or not.
+    well_formed: exactly one thinking span and an answer behind it (without spans: an answer without any piece).
     """
 
     reasoning: str
@@ -71,17 +66,11 @@ def render(record: Record, tokenizer: Tokenizer) -> Sample:
     """
     where = f"record {record.id!r}"
     if record.messages[-1].role != "assistant":
-        raise UserError(
-            f"{where}: the last message is the {record.messages[-1].role}'s; a training record must end "
-            "with an assistant message"
-        )
+        raise UserError(f"{where}: the last message of a training record must be the assistant's")
     for index, message in enumerate(record.messages):
         if record.thinking == "reasoning" and message.role == "assistant" and not (message.reasoning or "").strip():
-            raise UserError(
-                f"{where}: messages[{index}] has no 'reasoning', which thinking: reasoning needs; add it, "
-                "or use thinking: fast"
-            )
-    ids = _beginning(tokenizer)
+            raise UserError(f"{where}: messages[{index}] has no 'reasoning'; add it, or use thinking: fast")
+    ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     supervised = [False] * len(ids)
     for part in _conversation(record.messages, record.thinking, tokenizer.template, where):
         part_ids = _encode(part, tokenizer)
@@ -97,7 +86,7 @@ def render_prompt(messages: Sequence[Message], tokenizer: Tokenizer, thinking: s
     """
     if not messages or messages[-1].role == "assistant":
         raise UserError("prompt: the last message must be the user's or a tool's, since the assistant is to speak next")
-    template, ids = tokenizer.template, _beginning(tokenizer)
+    template, ids = tokenizer.template, [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     turns = _conversation(messages, thinking, template, "prompt")
     for part in (*turns, *_separator(template), *_header(template, "assistant")):
         ids += _encode(part, tokenizer)
@@ -112,9 +101,7 @@ def sample_from_completion(
     tokenizer: Tokenizer,
     meta: dict | None = None,
 ) -> Sample:
-    """A generated answer as a sample that supervises exactly `completion_ids`.
-
-    An answer that was cut has no closing piece, and none is added.
+    """A generated answer as a sample that supervises exactly `completion_ids`; a cut one gets no closing piece.
 
     Args:
         prompt_ids: from `render_prompt`; starts with the only BOS, if the template has one.
@@ -124,40 +111,30 @@ def sample_from_completion(
         tokenizer: that both were encoded with.
         meta: of the record.
 
-    Raises UserError naming the record: either part is empty, an id is outside the vocabulary, BOS is not exactly the
-    first id of the prompt, or the answer continues after its closing piece.
+    Raises UserError naming the record: a part is empty, an id is outside the vocabulary, BOS is not exactly the first
+    id of the prompt, or the answer continues after its closing piece.
     """
     where = f"rollout {record_id!r}"
     prompt_ids, completion_ids = list(prompt_ids), list(completion_ids)
     for token_id in (*prompt_ids, *completion_ids):
         if not 0 <= token_id < tokenizer.vocab_size:
-            raise UserError(
-                f"{where}: the id {token_id} is outside the vocabulary of {tokenizer.vocab_size}; the file "
-                "was written with another tokenizer"
-            )
-    if tokenizer.bos_id is not None:
-        _check_bos(prompt_ids, completion_ids, tokenizer.bos_id, where)
+            raise UserError(f"{where}: the id {token_id} is outside the vocabulary of {tokenizer.vocab_size}")
+    bos_id = tokenizer.bos_id
+    if bos_id is not None and (prompt_ids[:1] != [bos_id] or prompt_ids.count(bos_id) != 1):
+        raise UserError(f"{where}: prompt_ids must begin with exactly one BOS (id {bos_id})")
+    if bos_id in completion_ids:
+        raise UserError(f"{where}: completion_ids hold the BOS (id {bos_id}); remove the record, or forbid the id")
     if tokenizer.eos_id in completion_ids[:-1]:
         raise UserError(f"{where}: completion_ids go on after {tokenizer.template.turn_end}; cut them behind it")
     supervised = [False] * len(prompt_ids) + [True] * len(completion_ids)
     return _checked(prompt_ids + completion_ids, supervised, record_id, thinking, meta or {})
 
 
-def _check_bos(prompt_ids: list[int], completion_ids: list[int], bos_id: int, where: str) -> None:
-    if not prompt_ids or prompt_ids[0] != bos_id or prompt_ids.count(bos_id) != 1:
-        raise UserError(f"{where}: prompt_ids must begin with exactly one BOS (id {bos_id})")
-    if bos_id in completion_ids:
-        raise UserError(
-            f"{where}: completion_ids hold the BOS (id {bos_id}), which stands in front of the prompt only; "
-            "remove the record, or keep the engine from drawing it"
-        )
-
-
 def parse_completion(ids: Sequence[int], tokenizer: Tokenizer) -> Completion:
     """Take generated ids (from behind the assistant's header) apart.
 
-    An answer cut inside its thinking span has reasoning only; text without a span is an answer that is not well formed,
-    unless the template has no span.
+    An answer cut inside its thinking span has reasoning only; one without a span is not well formed, unless the
+    template has none.
     """
     ids = [int(token_id) for token_id in ids]
     finished = bool(ids) and ids[-1] == tokenizer.eos_id
@@ -206,10 +183,8 @@ def encode_completion(text: str, finished: bool, thinking: str, tokenizer: Token
     think_start, think_end = thinking_ids(tokenizer)
     if not body.startswith(template.think_start):
         if thinking == "reasoning":
-            raise UserError(
-                f"{where}: a reasoning answer must begin with {template.think_start}; let the engine keep special "
-                "pieces in its text, or give completion_ids"
-            )
+            hint = "let the engine keep special pieces, or give completion_ids"
+            raise UserError(f"{where}: a reasoning answer must begin with {template.think_start}; {hint}")
         return [think_start, think_end, *tokenizer.encode(body), *closing]
     reasoning, separator, answer = body.removeprefix(template.think_start).partition(template.think_end)
     ids = [think_start, *tokenizer.encode(reasoning.strip())]
@@ -220,10 +195,6 @@ def segments(record: Record, template: Template = PANGU) -> list[str]:
     """The texts of `record` exactly as they are encoded, headers and switch included: the corpus of a tokenizer."""
     parts = _conversation(record.messages, record.thinking, template, f"record {record.id!r}")
     return [part.text for part in parts if not part.is_piece]
-
-
-def _beginning(tokenizer: Tokenizer) -> list[int]:
-    return [] if tokenizer.bos_id is None else [tokenizer.bos_id]
 
 
 def _conversation(messages: Sequence[Message], thinking: str, template: Template, where: str) -> Iterator[_Part]:

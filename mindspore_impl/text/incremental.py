@@ -9,8 +9,8 @@ UNFINISHED = "\ufffd"  # what a tokenizer makes of the first bytes of a characte
 class TextStream:
     """Takes the ids of one answer and gives its text as ("reasoning" | "answer", text), as soon as it is certain.
 
-    Special pieces open and close the thinking span and have no text. Text that ends in the middle of a character waits
-    for the rest of it, or for `close`. The parts together are what `chat.parse_completion` finds in a whole answer.
+    Special pieces have no text; half a character waits for its rest, or for `close`. Together the parts are those of
+    `chat.parse_completion`.
     """
 
     def __init__(self, tokenizer: Tokenizer):

@@ -32,10 +32,9 @@ class Record:
 
 
 def parse_record(obj: Any, where: str) -> Record:
-    """Check one JSON object of the record form and return it as a Record.
+    """Check one JSON object of the record form and return it as a Record; the last turn may be of any role.
 
-    `where` names the place it came from (file:line). Raises UserError that names the place, the field and the fix.
-    The last turn may be of any role; `chat.render` demands an assistant's.
+    `where` names its place (file:line). Raises UserError that names the place, the field and the fix.
     """
     check_keys(obj, ("id", "messages", "thinking", "meta"), ("id", "messages", "thinking"), where)
     identity = text_field(obj, "id", where)

@@ -1,7 +1,4 @@
-"""Chat templates: data only. `chat.py` renders them, `tokenizer.py` encodes them.
-
-The built-in ones stand below. `register_template` adds one, also from a module outside this package.
-"""
+"""Chat templates: data that `chat.py` renders and `tokenizer.py` encodes; `register_template` adds one."""
 
 from dataclasses import dataclass, field, replace
 
@@ -82,14 +79,7 @@ TEMPLATE_TEXTS = (*PANGU.headers.values(), "方法：", " /no_think", " /auto_th
 
 
 def register_template(template: Template) -> Template:
-    """Make a template available as `tokenizer.template=NAME`; -> itself.
-
-    Args:
-        template: of any name that is not taken yet.
-
-    Raises:
-        UserError: another template has the name.
-    """
+    """Make a `template` available as `tokenizer.template=NAME`; return it. Raises UserError when the name is taken."""
     if TEMPLATES.setdefault(template.name, template) != template:
         raise UserError(f"chat template {template.name!r}: another template has this name; choose a new one")
     return template

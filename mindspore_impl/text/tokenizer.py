@@ -63,8 +63,8 @@ class TokenizersBackend:
 class Tokenizer:
     """Text to ids and back.
 
-    Attributes: template; vocab_size; bos_id (None where the template has none); eos_id (the id of the template's
-    closing piece); pad_id (0); special (piece name to id, the pieces of the template); sha256 of the file; path.
+    Attributes: template; vocab_size; bos_id (None: the template has none); eos_id (its closing piece); pad_id (0);
+    special (piece to id); sha256 of the file; path.
     """
 
     def __init__(
@@ -87,9 +87,8 @@ class Tokenizer:
     def load(cls, path: str | Path, template: str | None = None) -> "Tokenizer":
         """Read a SentencePiece `tokenizer.model`, or a `tokenizer.json`, told apart by the name's ending.
 
-        template: the name of a registered chat template; None: pangu for the first kind, chatml for the second.
-        Raises UserError when the file is absent, damaged or lacks a piece of the template, or the package `tokenizers`
-        that the second kind needs is not installed.
+        template: of a registered chat template; None: pangu for the first kind, chatml for the second. Raises UserError
+        when the file is absent, damaged or lacks a piece of the template, or the package `tokenizers` is not installed.
         """
         path = Path(path)
         is_json = path.suffix == ".json"
@@ -98,7 +97,15 @@ class Tokenizer:
             content = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path}: the tokenizer cannot be read ({error.strerror}); set tokenizer.path") from error
-        backend = _tokenizers_backend(content, path) if is_json else _sentencepiece_backend(content, path)
+        try:
+            backend = (TokenizersBackend if is_json else SentencePieceBackend)(content)
+        except ImportError as error:
+            raise UserError(f"{path}: needs the package tokenizers; pip install 'openpangu-posttrain[hf]'") from error
+        except Exception as error:  # the libraries raise bare Exception, RuntimeError and OSError
+            kind = "tokenizer.json of the tokenizers library" if is_json else "SentencePiece model"
+            raise UserError(f"{path}: not a {kind} ({error}); set tokenizer.path to another file") from error
+        if not is_json and backend.find("<unk>") not in (0, None):
+            raise UserError(f"{path}: <unk> has id {backend.find('<unk>')}, not 0; use a Pangu tokenizer.model")
         return cls(backend, files.sha256_bytes(content), path, chosen)
 
     def encode(self, text: str) -> list[int]:
@@ -140,9 +147,7 @@ class Tokenizer:
             hint = "set tokenizer.template to the one that this model was trained with"
             if self.template is templates.PANGU:
                 hint = "use openPangu's tokenizer.model, or one made by tools/train_tokenizer.py"
-            raise UserError(
-                f"{self.path}: the vocabulary has no piece {piece}, which template {self.template.name} needs; {hint}"
-            )
+            raise UserError(f"{self.path}: no piece {piece}, which template {self.template.name} needs; {hint}")
         return found
 
     def _spell(self, piece: str) -> tuple[int, ...]:
@@ -156,31 +161,6 @@ class Tokenizer:
             else:
                 ids.append(found)
         return tuple(ids)
-
-
-def _sentencepiece_backend(content: bytes, path: Path) -> SentencePieceBackend:
-    try:
-        backend = SentencePieceBackend(content)
-    except (RuntimeError, OSError) as error:
-        raise UserError(
-            f"{path}: not a SentencePiece model; tokenizer.path must name a tokenizer.model or a tokenizer.json"
-        ) from error
-    if backend.find("<unk>") not in (0, None):
-        raise UserError(
-            f"{path}: <unk> has id {backend.find('<unk>')}, but padding needs 0; use a Pangu tokenizer.model"
-        )
-    return backend
-
-
-def _tokenizers_backend(content: bytes, path: Path) -> TokenizersBackend:
-    try:
-        return TokenizersBackend(content)
-    except ImportError as error:
-        raise UserError(
-            f"{path}: a tokenizer.json needs the package tokenizers; pip install 'openpangu-posttrain[hf]'"
-        ) from error
-    except Exception as error:  # the library raises bare Exception  # noqa: BLE001
-        raise UserError(f"{path}: not a tokenizer.json of the tokenizers library ({error})") from error
 
 
 def texts_of(path: Path) -> Iterator[str]:
@@ -209,12 +189,10 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train a small BPE vocabulary on `texts`, write it to `path`, and return it. The same texts give the same file.
 
-    It has the layout of the real one in small: <unk> 0 (also padding), <s> 1, the four special pieces, a dummy prefix
-    before each text, no normalisation. Characters of the chat template are always covered. From vocab_size 512 on,
-    byte fallback spells whatever the corpus lacks; below, a character that is not in the corpus becomes <unk>.
-
-    `chat.segments` gives the texts of a record just as they will be encoded. Raises UserError, naming
-    tokenizer.vocab_size and the nearest size that works, or tokenizer.character_coverage.
+    Its layout: <unk> 0 (also padding), <s> 1, the four special pieces, a dummy prefix before each text, no
+    normalisation. Characters of the chat template are always covered. From vocab_size 512 on byte fallback spells
+    whatever the corpus lacks; below, that becomes <unk>. Raises UserError that names tokenizer.vocab_size and the
+    nearest size that works, or tokenizer.character_coverage.
     """
     if not 0.98 <= character_coverage <= 1.0:
         raise UserError(f"tokenizer.character_coverage={character_coverage}: must be from 0.98 to 1.0")

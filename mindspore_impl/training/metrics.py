@@ -1,11 +1,8 @@
-"""Training progress, metrics.jsonl and TensorBoard events.
-
-`Progress` is plain JSON, because a checkpoint stores it too: a resumed run logs the same numbers as an uninterrupted
-one.
-"""
+"""Training progress, metrics.jsonl and TensorBoard events. A checkpoint stores `Progress`, which is plain JSON."""
 
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -14,8 +11,9 @@ from typing import Any
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
-from mindspore_impl.training.events import Events
 from mindspore_impl.training.step import StepReport
+
+FLUSH_SECONDS = 30  # longest delay between an event and its flush to disk
 
 
 @dataclass
@@ -63,10 +61,7 @@ class Progress:
             values = dict(position["progress"])
             return cls(**values | {"window": Window(**values["window"])})
         except (KeyError, TypeError) as error:
-            raise UserError(
-                f"{where}: not the progress of a training stage, or that of a newer program ({error}); continue with "
-                "the program that wrote it, or choose another run_dir"
-            ) from error
+            raise UserError(f"{where}: not of this program version ({error}); choose another run_dir") from error
 
     def position(self) -> dict:
         """For `checkpoint.save`."""
@@ -129,11 +124,49 @@ class Progress:
                 self.best_metric, self.best_step, self.validation_best = self.last_metric, self.step, measured
 
 
+class Events:
+    """A TensorBoard event file in `folder`, which hides the events of earlier files beyond step `step`.
+
+    Synchronous: SummaryWriter's own thread dies on a full disk, and training would hang.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.summary import scalar
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._new, self._scalar = event_pb2.Event, scalar
+        self._writer = EventsWriter(str(folder / "events"))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(self._new(step=step + 1 if step else 0, session_log=start))
+        self.flush()
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """Add one scalar. Raises OSError when the disk is full."""
+        self._write(self._new(step=step, summary=self._scalar(name, value)))
+        if time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            self.flush()
+
+    def _write(self, event) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
+
+    def flush(self) -> None:
+        """Write what was added to disk. Raises OSError."""
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Flush and close. Raises OSError."""
+        self._writer.close()
+
+
 class MetricsLog:
     """metrics.jsonl and, if asked for, TensorBoard events below `folder`, both cut back to `step` steps at the start.
 
-    With `active=False` (every rank but the first) nothing is touched. Every method raises UserError when the disk is
-    full or not writable; the complete lines in the file are kept when the stage resumes.
+    With `active=False` (every rank but the first) nothing is touched. Raises UserError when the disk is full or not
+    writable.
     """
 
     def __init__(self, folder: Path, step: int, tensorboard: bool, active: bool):
@@ -183,8 +216,7 @@ class MetricsLog:
             yield
         except OSError as error:
             raise UserError(
-                f"{error.filename or self.path.parent}: metrics cannot be written ({error.strerror or error}); free "
-                "disk space and run again: the stage continues at its last checkpoint"
+                f"{error.filename or self.path.parent}: {error.strerror or error}; free disk space and run again"
             ) from error
 
 

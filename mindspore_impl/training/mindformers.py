@@ -12,8 +12,8 @@ import tempfile
 def import_mindformers(*modules: str) -> None:
     """Import modules of mindformers (such as "core.optim") without `./output/log` and without messages on stdout.
 
-    Its loggers read the path of their files when a module is imported, now or later, so the two variables stay set for
-    this process, to a folder that is removed at exit. Values that the user has set are kept.
+    Its loggers read the path of their files at any import, so the two variables stay set for this process, to a folder
+    that is removed at exit. Values that the user has set are kept.
     """
     _mindformers_logs()
     logging.disable(logging.WARNING)  # of what is logged while importing

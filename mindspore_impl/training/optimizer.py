@@ -76,9 +76,8 @@ def make_optimizer(
 ) -> nn.Optimizer:
     """The optimizer of one stage of `steps` updates. Decay applies to parameters with two or more axes.
 
-    Its state: `adam_m.<name>`, `adam_v.<name>` (float32) and `global_step` (applied updates, int32 [1]).
-    share_ranks: the number of ranks that the moments are sharded over (see `training/zero.py`); 1: not sharded.
-    Raises UserError that names the option for values out of range.
+    Its state: `adam_m.<name>`, `adam_v.<name>` (float32) and `global_step` (applied updates, int32 [1]). share_ranks:
+    ranks that the moments are sharded over (`training/zero.py`). Raises UserError that names an option out of range.
     """
     for key in ("adam_beta1", "adam_beta2"):
         if getattr(options, key) == 1:
@@ -111,10 +110,7 @@ def state_of(optimizer: nn.Optimizer) -> dict[str, np.ndarray]:
 
 
 def load_state(optimizer: nn.Optimizer, arrays: dict[str, np.ndarray], where: str) -> None:
-    """Put a whole saved state back, or this rank's share of it, before the first step is compiled.
-
-    Raises UserError that names `where` and the first entry that differs.
-    """
+    """Put a whole saved state back, or this rank's share, before the first step is compiled; UserError: no fit."""
     shapes = {moment.name: tuple(parameter.shape) for moment, parameter in _moments(optimizer)}
     shapes[optimizer.global_step.name] = (1,)
     check_shapes(shapes, {name: tuple(array.shape) for name, array in arrays.items()}, where)

@@ -9,9 +9,9 @@ from mindspore_impl import files
 class StepProfiler:
     """Profiles `steps` steps, beginning with the second one of this process (the first one compiles), into `folder`.
 
-    <folder>/step_times.json holds milliseconds a step on the host, data included; <folder>/*_ascend_ms/ is what
-    `mindspore.profiler` writes (trace_view.json opens in Perfetto or chrome://tracing; on the CPU it has host operators
-    only). If MindSpore's profiler fails, a warning on stderr says so and the table remains.
+    <folder>/step_times.json holds milliseconds a step on the host, data included; <folder>/*_ascend_ms/ MindSpore's
+    trace (trace_view.json opens in Perfetto). Where MindSpore's profiler fails, a warning says so and the table
+    remains.
     """
 
     def __init__(self, folder: Path, steps: int):

@@ -1,8 +1,7 @@
 """Learning-rate schedules: mindformers' own, held at the last step, and the same formula in plain Python for logs.
 
-Step numbers count applied updates from 1: update `t` of `steps` uses schedule value `t`, so that the first update has a
-rate above 0 and the last one exactly `min_lr_ratio * learning_rate`. Beyond the last step mindformers' cosine rises
-again and its warm-up/stable/decay turns negative; here the step is clamped instead.
+Update `t` of `steps` (from 1) uses schedule value `t`: the first rate is above 0, the last exactly `min_lr_ratio *
+learning_rate`, at which it stays (mindformers' cosine rises again, its warm-up/stable/decay turns negative).
 """
 
 import math

@@ -14,32 +14,24 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore_impl.ops.collectives import make_sum
 from mindspore_impl.training import zero
 
-_scaled = ops.MultitypeFuncGraph("scaled")
-_add_into = ops.MultitypeFuncGraph("add_into")
-_clear = ops.MultitypeFuncGraph("clear")
 
-
-@_scaled.register("Tensor", "Tensor")
-def _scaled_tensor(scale, gradient):
+def _scaled(scale, gradient):
     return ops.cast(gradient, ms.float32) * scale
 
 
-@_add_into.register("Tensor", "Tensor")
-def _add_into_tensor(total, gradient):
+def _add_into(total, gradient):
     return ops.assign_add(total, ops.cast(gradient, ms.float32))
 
 
-@_clear.register("Tensor")
-def _clear_tensor(total):
+def _clear(total):
     return ops.assign(total, ops.zeros_like(total))
 
 
 class TrainStep(nn.TrainOneStepCell):
     """construct(*micro-batch) -> report float32 [3 + M]: loss, gradient norm, 1 if finite, then the metric sums.
 
-    network: LossNetwork (loss = weighted sum, metrics_M = sums); optimizer: from make_optimizer; max_grad_norm: global
-    norm, 0 for none; world_size: ranks whose gradients and sums are added, once an update. A non-finite loss or norm
-    applies nothing: weights, moments and the count of updates stay.
+    max_grad_norm: global norm, 0 for none; world_size: ranks whose gradients and sums are added, once an update. A
+    non-finite loss or norm changes neither weights nor moments nor the count of updates.
     """
 
     def __init__(self, network: nn.Cell, optimizer: nn.Optimizer, max_grad_norm: float, world_size: int = 1):

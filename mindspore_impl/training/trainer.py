@@ -15,6 +15,7 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.losses.objective import METRICS, LossNetwork, held_out_loss, tensors_of
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.adapter_file import Adapters, read_adapters, write_adapters
+from mindspore_impl.schema import checked
 from mindspore_impl.training import optimizer as optimizers
 from mindspore_impl.training.metrics import MetricsLog, Progress
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
@@ -48,14 +49,16 @@ class TrainingJob:
 
 
 def train(job: TrainingJob) -> dict[str, Any]:
-    """Train for `job.steps` steps, or for what the newest checkpoint below `job.folder` leaves of them.
+    """Train a model in place for `job.steps` steps, or for what the newest checkpoint in `job.folder` leaves.
 
     Returns steps, seconds (without compilation), tokens, supervised_tokens, tokens_per_second, compile_seconds,
     skipped_steps, checkpoint_copy_seconds and checkpoint_wait_seconds (in which training stood still), selected_step,
     validation_before and validation_after ({set: {loss, perplexity, tokens}}; after: of the selected weights) and the
-    last logged means. Raises UserError when too many steps in a row are not finite, or when a checkpoint does not fit
-    or cannot be written.
+    last logged means. Raises UserError for options without a meaning, too many non-finite steps in a row, or a
+    checkpoint that does not fit or cannot be written.
     """
+    for name in ("objective", "optimizer", "options"):
+        checked(getattr(job, name), name)
     if job.options.select == "best" and not job.validation:
         raise UserError("train.select=best needs a validation set: name one in data.validation, or use select=last")
     progress, found = _resume(job)
@@ -88,7 +91,9 @@ def _loop(session: "_Session") -> None:
             _check_finite(progress, options, job.folder)
 
             if _due(progress.step, options.logging_steps, steps):
-                bar.set_postfix(_postfix(session.write_line(progress.step / epoch_steps)), refresh=False)
+                line = session.write_line(progress.step / epoch_steps)
+                shown = {"loss": "loss", "tokens/s": "tokens_per_second", "skipped": "skipped"}
+                bar.set_postfix({text: line[key] for text, key in shown.items() if line.get(key)}, refresh=False)
             validated = bool(job.validation) and _due(progress.step, options.eval_steps, steps)
             if validated:
                 progress.note_validation(session.validate())
@@ -155,7 +160,8 @@ class _Session:
         state = optimizers.state_of(self.updates)  # on every rank: each may hold a part
         if runtime.rank() != 0:
             return
-        weights = _weights(job)
+        arrays = checkpoint.weights_of(job.model, trained=job.adapters is not None)
+        weights = arrays if job.adapters is None else lambda path: write_adapters(path, arrays, job.adapters)
         progress.checkpoint_copy_seconds += time.perf_counter() - start
         step, position = progress.step, progress.position()
 
@@ -190,27 +196,15 @@ def _resume(job: TrainingJob) -> tuple[Progress, checkpoint.Checkpoint | None]:
     if found is None:
         return Progress(), None
     if found.step > job.steps:
-        raise UserError(
-            f"{found.path}: it is of step {found.step}, but this stage has {job.steps} steps; raise train.max_steps, "
-            "or choose another run_dir"
-        )
+        raise UserError(f"{found.path}: it is beyond train.max_steps={job.steps}; raise it, or choose another run_dir")
     _load(job, found)
     return Progress.from_position(found.position, str(found.path)), found
-
-
-def _weights(job: TrainingJob) -> dict | Callable[[Path], None]:
-    """What a checkpoint holds: all weights, or the adapters, as `checkpoint.save` takes them."""
-    arrays = checkpoint.weights_of(job.model, trained=job.adapters is not None)
-    return arrays if job.adapters is None else lambda path: write_adapters(path, arrays, job.adapters)
 
 
 def _load(job: TrainingJob, found: checkpoint.Checkpoint) -> None:
     """Load the weights of a checkpoint of this stage."""
     if read_adapters(found.weights_path) != job.adapters:
-        raise UserError(
-            f"{found.weights_path}: it is not of this stage's adapters or not of their base; remove the stage's folder "
-            "to train it again, or choose another run_dir"
-        )
+        raise UserError(f"{found.weights_path}: not the adapters of this stage or not of their base; remove the folder")
     weights, trained = checkpoint.read_weights(found.path), job.adapters is not None
     checkpoint.load_into(job.model, weights, str(found.weights_path), trained=trained)
 
@@ -222,11 +216,9 @@ def _due(step: int, interval: int, steps: int) -> bool:
 
 def _check_finite(progress: Progress, options: TrainOptions, folder: Path) -> None:
     if progress.skipped_in_a_row >= max(1, options.max_skipped_steps):
-        raise UserError(
-            f"{folder}: step {progress.step}: loss or gradient was not finite in {progress.skipped_in_a_row} steps in "
-            f"a row; the last finite step was {progress.last_finite_step}. Lower optimizer.learning_rate, set "
-            "optimizer.max_grad_norm, or look at the data of these steps; the checkpoints are intact"
-        )
+        fault = f"not finite in {progress.skipped_in_a_row} steps in a row since {progress.last_finite_step}"
+        remedy = "lower optimizer.learning_rate, set optimizer.max_grad_norm, or look at the data"
+        raise UserError(f"{folder}: step {progress.step}: {fault}; {remedy}")
 
 
 def _finish(job: TrainingJob, progress: Progress) -> dict[str, Any]:
@@ -246,10 +238,3 @@ def _finish(job: TrainingJob, progress: Progress) -> dict[str, Any]:
         "validation_after": progress.validation_best if best else progress.validation_last,
         **{name: progress.line[name] for name in means},
     }
-
-
-def _postfix(line: dict[str, Any]) -> dict[str, str]:
-    shown = {"loss": f"{line['loss']:.4f}"} if line.get("loss") is not None else {}
-    if line["tokens_per_second"]:
-        shown["tokens/s"] = f"{line['tokens_per_second']:,.0f}"
-    return shown | ({"skipped": str(line["skipped"])} if line["skipped"] else {})

@@ -1,9 +1,8 @@
 """ZeRO, stage 1: each of R ranks holds and updates one share of every parameter's moments.
 
-Shares are equal flat slices (see `ops/collectives.py`): the ranks balance to R - 1 elements a parameter whatever the
-sizes are, all compile the same graph, each share keeps its parameter's own decay, and one gathering of the updated
-shares restores the weights. (Whole parameters by owner would leave the tied embedding, a fifth of the 1B model, on one
-rank.) Weights and gradients stay whole. On the CPU the result has the bits of the update without shares.
+Shares are equal flat slices (see `ops/collectives.py`): ranks balance whatever the sizes are, all compile the same
+graph, and one gathering of the updated shares restores the weights. Weights and gradients stay whole. On the CPU the
+result has the bits of the update without shares.
 """
 
 import functools

@@ -83,7 +83,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, caps
     assert str(path) in said and "step_00000010 is used instead" in said and word in said
     assert said.count("\n") == 1
     flip(tmp_path / "step_00000010" / "weights.safetensors")
-    with pytest.raises(UserError, match="step_00000020.*step_00000010.*remove it to start"):
+    with pytest.raises(UserError, match="step_00000020.*step_00000010.*remove it"):
         checkpoint.latest(tmp_path)
 
 
@@ -166,7 +166,7 @@ def test_a_pointer_that_points_nowhere_is_told_and_the_newest_used(tmp_path, cap
 def test_a_pointer_without_any_checkpoint_is_no_fresh_start(tmp_path):
     write(tmp_path, 10)
     shutil.rmtree(tmp_path / "step_00000010")
-    with pytest.raises(UserError, match="LATEST: names step_00000010, which is not there.*remove it to start"):
+    with pytest.raises(UserError, match="LATEST: names step_00000010, which is not there.*remove it"):
         checkpoint.latest(tmp_path)
 
 
@@ -215,7 +215,7 @@ def test_weights_of_another_shape_are_refused_in_one_message(ms_runtime):
     for name, array in checkpoint.weights_of(model).items():
         np.testing.assert_array_equal(array, good[name])
     for bad, message in (
-        (good | {"a": np.ones((2, 5), np.float32)}, r"here: 'a' has shape \[2, 5\] there and \[2, 3\] in the model"),
+        (good | {"a": np.ones((2, 5), np.float32)}, r"here: 'a' has shape \[2, 5\].*\[2, 3\]"),
         ({"a": good["a"]}, r"here: the parameter 'b' \[4\] of the model is not in it; choose"),
         (good | {"c": good["b"]}, r"here: it holds 'c' \[4\] that the model does not have \(1 such in all\); choose"),
     ):

@@ -74,12 +74,6 @@ def test_a_function_may_write_the_weights_and_the_newest_and_the_best_are_kept(t
     assert checkpoint.selected(tmp_path, "last").step == 5
 
 
-def test_every_so_many_steps_one_is_kept_for_ever(tmp_path):
-    for step, metric in ((2, 1.0), (4, None), (5, None), (8, None), (10, None), (12, None), (13, None)):
-        write(tmp_path, step, keep=1, metric=metric, keep_every=4)
-    assert [int(name[5:]) for name in numbered(tmp_path)] == [2, 4, 8, 12, 13]
-
-
 def test_steps_are_ordered_as_numbers(tmp_path):
     write(tmp_path, 99_999_998, 99_999_999, 100_000_000, keep=2)
     assert checkpoint.latest(tmp_path).step == 100_000_000
@@ -228,7 +222,7 @@ def test_a_disk_that_is_really_full(small_disk):
     folder = disk / "checkpoints"
     write(folder, 10)
     (disk / "filler").write_bytes(b"0" * 32768)
-    with pytest.raises(UserError, match="step_00.*No space left on device.*earlier checkpoints are kept"):
+    with pytest.raises(UserError, match="step_00.*No space left on device.*earlier"):
         write(folder, *range(20, 40))
     found = checkpoint.latest(folder)
     check(found)

@@ -79,8 +79,7 @@ def test_stages_of_a_run_that_order_leaves_out(server, tmp_path, ms_runtime):
     trained = train_tokenizer(texts, run / "tokenizer" / "tokenizer.model", 90, 1.0)
     write_config(run, "runtime=cpu", "order=[sft_reasoning,sft_fast]", "compare=[]",
                  "stages.capture_fast.rollouts=null", "stages.capture_fast.sets=[fast]", "data.sets.fast.count=3",
-                 "stages.rollout_fast.rollout.limit=2",
-                 "stages.capture_fast.capture.top_k=4")  # fmt: skip
+                 "stages.rollout_fast.rollout.limit=2", "stages.capture_fast.capture.top_k=4")  # fmt: skip
     server.logits = lambda ids: np.tile(np.linspace(0, 4, trained.vocab_size), (len(ids), 1))
     server.complete = lambda body: ([20, trained.eos_id], "stop", None)
     assert query("--run", run, "--stage", "capture_fast", "--url", server.url) == 0

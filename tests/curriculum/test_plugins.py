@@ -155,3 +155,77 @@ def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, monkeypatch, source
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(UserError, match="broken_plugin"):
         plugins.load(["broken_plugin"], [tmp_path])
+
+
+OTHERS = '''
+"""A divergence, a source, a verifier and a template."""
+
+import dataclasses
+
+import numpy as np
+from mindspore import nn, ops
+
+from mindspore_impl.data.answers import register_verifier
+from mindspore_impl.data.options import DatasetOptions
+from mindspore_impl.data.sources import register_source
+from mindspore_impl.losses.divergences import register_divergence
+from mindspore_impl.text.records import Message, Record
+from mindspore_impl.text.template import CHATML, register_template
+
+
+class Squares(nn.Cell):
+    def construct(self, log_p, log_q):
+        return ops.square(ops.exp(log_p) - ops.exp(log_q)).sum(-1)
+
+
+register_divergence("lab_squares", oracle=lambda p, q: float(((np.exp(p) - np.exp(q)) ** 2).sum()), cell=Squares)
+register_template(dataclasses.replace(CHATML, name="lab_template"))
+register_verifier("lab_task", expected=lambda record: record.meta["answer"])
+
+
+@dataclasses.dataclass(kw_only=True)
+class Numbers(DatasetOptions):
+    source: str = "lab_numbers"
+    start: int = 0  # the first number
+
+
+@register_source("lab_numbers", Numbers)
+def numbers(options, seed):
+    for n in range(options.start, options.start + options.count):
+        messages = (Message("user", str(n)), Message("assistant", str(n + 1)))
+        yield Record(str(n), messages, "fast", {"task": "lab_task", "answer": str(n + 1)})
+'''
+
+
+def test_divergence_source_verifier_and_template_come_from_outside(tmp_path, monkeypatch):
+    from mindspore_impl.data import answers, sources
+    from mindspore_impl.losses import divergences
+    from mindspore_impl.text import template
+
+    (tmp_path / "lab_others.py").write_text(OTHERS)
+    (tmp_path / "others.yaml").write_text(
+        "# @package _global_\ndefaults: [quickstart]\nname: others\nplugins: [lab_others]\n"
+        "data: {sets: {mine: {source: lab_numbers, start: 5, count: 3}}}\n"
+        "stages: {distill_fast: {objective: {divergence: lab_squares}}}\n"
+    )
+    for registry in (answers.VERIFIERS, sources.SOURCES, divergences._registry, template.TEMPLATES):
+        for name in list(registry):
+            monkeypatch.setitem(registry, name, registry[name])
+    monkeypatch.setattr(plugins, "_loaded", dict(plugins.loaded()))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    config = configuration.compose([f"experiment={tmp_path / 'others.yaml'}", "tokenizer.train_on=[reasoning,mine]"])
+    try:
+        plan = {planned.name: planned for planned in make_plan(config)}
+        assert "composed" in plan["distill_fast"].stage.work()
+        records = sources.load_set("mine", config.data.sets["mine"], 0)
+        assert [record.messages[0].content for record in records] == ["5", "6", "7"]
+        assert answers.label_correct(records[0])
+        assert template.find_template("lab_template").name == "lab_template"
+    finally:
+        for registry, name in (
+            (answers.VERIFIERS, "lab_task"),
+            (sources.SOURCES, "lab_numbers"),
+            (divergences._registry, "lab_squares"),
+            (template.TEMPLATES, "lab_template"),
+        ):
+            registry.pop(name, None)

@@ -7,6 +7,7 @@ import pytest
 from mindspore_impl.data import answers
 from mindspore_impl.data.answers import final_number
 from mindspore_impl.data.list_programs import generate
+from mindspore_impl.data.options import ListProgramsSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.chat import Completion
 from mindspore_impl.text.records import Message, Record
@@ -36,7 +37,7 @@ def test_a_cut_answer_is_wrong():
 
 
 def test_list_programs_are_executed_not_looked_up():
-    (item,) = generate("test", 0, 1, "fast", 0.0, 3, 5, 0)
+    (item,) = generate(ListProgramsSet(split="test", count=1))
     right = answers.expected(item)
     assert right == item.meta["answer"] and answers.correct(item, completion(f" {right}\n"))
     mislabelled = Record(item.id, item.messages, "fast", {**item.meta, "answer": "z z"})

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindspore_impl.data import list_programs as lp
+from mindspore_impl.data.options import ListProgramsSet
 from mindspore_impl.errors import UserError
 
-DEFAULT = {
-    "split": "train", "skip": 0, "count": 200, "thinking": "fast",
-    "noise": 0.0, "operations": 3, "length": 5, "seed": 0,
-}  # fmt: skip
+
+def generate(**changes):
+    return lp.generate(ListProgramsSet(**{"count": 200} | changes))
 
 
 def records(**changes):
-    return list(lp.generate(**DEFAULT | changes))
+    return list(generate(**changes))
 
 
 def problem(record) -> tuple:
@@ -76,8 +76,9 @@ def test_trap_16_the_split_does_not_depend_on_the_process():
     assert digest.startswith("58619f6617194011")
     script = (
         "import hashlib\nfrom mindspore_impl.data import list_programs as lp\n"
+        "from mindspore_impl.data.options import ListProgramsSet\n"
         "found = [(tuple(r.meta['letters']), tuple(r.meta['operations']))"
-        " for r in lp.generate('train', 0, 50, 'fast', 0.0, 3, 5, 3)]\n"
+        " for r in lp.generate(ListProgramsSet(count=50), 3)]\n"
         "print(hashlib.sha256(repr(found).encode()).hexdigest())"
     )
     env = {"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "1"}
@@ -111,8 +112,8 @@ def test_a_split_is_exhausted_exactly_and_more_is_refused():
         lp.split_of([*letters], [name]) == "validation"
         for size in (2, 3) for letters in permutations(lp.LETTERS, size) for name in lp.NAMES
     )  # fmt: skip
-    with pytest.raises(UserError, match=f"holds {there};"):
-        lp.generate(**DEFAULT | small | {"skip": 1, "count": there})  # at once, not when the records are drawn
+    with pytest.raises(UserError, match=f"holds {there} "):
+        generate(**small, skip=1, count=there)  # at once, not when the records are drawn
 
 
 def test_noise_is_one_swap_that_propagates():
@@ -153,7 +154,7 @@ def test_settings_out_of_range_are_named():
     for key, value in (("split", "tset"), ("count", 0), ("skip", -1), ("noise", 1.5),
                        ("operations", 0), ("length", 2), ("length", 13)):  # fmt: skip
         with pytest.raises(UserError, match=f"{key}: {value}|{key} '{value}'"):
-            lp.generate(**DEFAULT | {key: value})
+            generate(**{key: value})
 
 
 @settings(deadline=None, max_examples=40)
@@ -175,5 +176,5 @@ def test_programs_permute_their_list(letters, operations):
 
 
 def test_many_records_are_made_one_by_one():
-    assert sum(1 for _ in lp.generate(**DEFAULT | {"count": 5000, "noise": 0.2})) == 5000
-    assert len(list(islice(lp.generate(**DEFAULT | {"count": 10**6}), 3))) == 3
+    assert sum(1 for _ in generate(count=5000, noise=0.2)) == 5000
+    assert len(list(islice(generate(count=10**6), 3))) == 3

@@ -197,13 +197,13 @@ def test_files_that_cannot_be_used(load, tmp_path):
         with pytest.raises(UserError, match=needle):
             load_set("toy", FileSet(**{"source": "alpaca", "path": str(path)} | options), seed=0)
 
-    fails("absent.json: cannot be read", path=tmp_path / "absent.json")
+    fails("absent.json: no such file", path=tmp_path / "absent.json")
     fails("f.json: the file holds no record", b"")
     fails("f.json: the file holds no record", b" [] ")
     fails(r"f.json:2: not valid JSON", b'[\n{"a": }]')
     fails(r"f.json:\[0\]: expected an object", b"[1]")
     fails(r"f.json:1: not valid JSON", b'{"a": \n')
-    fails("f.json: not UTF-8", b"\xff\xfe\x00")
+    fails("f.json:1: not UTF-8", b"\xff\xfe\x00")
     fails("f.json: not UTF-8", b"[\n" + b"1,\n" * 20_000 + b"\xff]")  # beyond the first block
     fails("f.json: .*nested too deeply", b"[" * 100_000)
     fails("f.json: .*an integer has too many digits", b"[" + b"1" * 5000 + b"]")

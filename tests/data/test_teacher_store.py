@@ -247,7 +247,7 @@ def assign(array, where, value):
         (lambda i, p, t: assign(t, 5, -0.01), "row 5: its masses, the tail included, do not sum to 1"),
         (lambda i, p, t: (i, p - 1, t), "do not sum to 1"),
         (lambda i, p, t: (i[:9], p[:9], t[:9]), "9 teacher rows for 10 targets"),
-        (lambda i, p, t: (i[:, :9], p[:, :9], t), "do not fit together"),
+        (lambda i, p, t: (i[:, :9], p[:, :9], t), "top_k=10"),
     ],
 )
 def test_the_writer_refuses_rows_that_are_no_distribution(tmp_path, change, message):

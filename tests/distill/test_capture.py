@@ -49,7 +49,8 @@ def shared_graphs():
         return shared
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(capture, "HiddenStates", functools.cache(capture.HiddenStates))
+        for name in ("HiddenStates", "LogprobsAt", "ProjectedRows"):
+            patch.setattr(capture, name, functools.cache(getattr(capture, name)))
         patch.setattr(capture, "TeacherScorer", scorer)
         yield
 

@@ -11,7 +11,6 @@ import pytest
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.sandbox import layers
-from mindspore_impl.evaluation.sandbox import run as run_module
 from mindspore_impl.evaluation.sandbox.run import (
     Isolation,
     Limits,
@@ -73,20 +72,6 @@ def test_a_program_passes_or_fails_by_its_tests(around):
     assert (wrong.status, wrong.error) == ("failed", "AssertionError at: assert double(4) == 9")
 
 
-def test_fork_bomb(around):
-    if "process limit" not in around.layers:
-        pytest.skip("nothing limits the processes of root: such a machine is refused")
-    bomb = """
-        import os
-        while True:
-            try:
-                os.fork()
-            except OSError:
-                pass
-    """
-    assert run(around, bomb, seconds=1.0).status == "timeout"
-
-
 def test_number_of_processes_and_threads():
     found = isolation_with("process limit")
     source = """
@@ -108,13 +93,10 @@ def test_endless_output_is_cut_and_memory_stays_flat():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10
 
 
-def test_memory():
-    assert run(isolation(), "x = bytearray(1 << 30)", memory_mb=256).status == "memory"
-
-
 @pytest.mark.parametrize(
     ("source", "limits", "status"),
     [
+        ("x = bytearray(1 << 30)", {"memory_mb": 256}, "memory"),
         ("import time\ntime.sleep(1000)", {"seconds": 0.5}, "timeout"),
         ("def f():\n    while True: pass\n", {"seconds": 0.5}, "timeout"),
         ("while True: pass", {"cpu_seconds": 1, "seconds": 60.0}, "timeout"),
@@ -278,7 +260,9 @@ def test_removal_of_a_folder_deeper_than_any_path(tmp_path):
     assert not top.exists()
 
 
-@pytest.mark.parametrize("layer", sorted(NAMESPACES | {"landlock", "system call filter", "own user"}))
+@pytest.mark.parametrize(
+    "layer", sorted(NAMESPACES | {"landlock", "landlock signals", "system call filter", "own user"})
+)
 def test_each_layer_does_its_part_alone(layer, secret):
     """The layers repeat each other: every one of them is seen to work with none of its doubles around it."""
     isolation_with(layer)
@@ -287,6 +271,7 @@ def test_each_layer_does_its_part_alone(layer, secret):
             "process namespace": "os.kill(HOST, 0)",
             "own root": "open('/..' + SECRET).read()",  # the old root would be found there
             "landlock": "open(SECRET).read()",
+            "landlock signals": "os.kill(HOST, 0)",
             "network namespace": "socket.create_connection(('127.0.0.1', PORT), 2)",
             "system call filter": "socket.socket()",
             "own user": "os.kill(HOST, 0)",
@@ -294,16 +279,12 @@ def test_each_layer_does_its_part_alone(layer, secret):
         code = attempts[layer].replace("SECRET", repr(secret)).replace("PORT", str(server.getsockname()[1]))
         source = "import os, socket\n" + attempt(code.replace("HOST", str(os.getpid())))
         alone = ["limits", "no new privileges", layer]
+        if layer == "landlock signals":
+            alone.append("landlock")
         if layer == "own user" and not _everyone_can_enter(Path(os.path.realpath(os.sys.base_prefix))):
             alone.append("own root")
         assert run(Isolation(tuple(alone)), source).stdout.startswith("REFUSED")
         assert run(Isolation(("limits", "no new privileges")), source).stdout.startswith("GOT") or layer == "own user"
-
-
-def test_landlock_scopes_signals():
-    isolation_with("landlock signals")
-    source = f"import os\n{attempt(f'os.kill({os.getpid()}, 0)')}"
-    assert run(Isolation(("limits", "landlock", "landlock signals")), source).stdout.startswith("REFUSED")
 
 
 def test_no_capability_is_left(around):
@@ -321,12 +302,6 @@ def test_require_isolation_refuses_and_says_why():
     assert run_program(Program("print(1)"), allowed, Isolation(("limits",))).stdout == "1\n"
 
 
-def test_run_many_refuses_before_the_first_program(monkeypatch):
-    monkeypatch.setattr(run_module, "isolation", lambda: Isolation(("limits",), {}, ("files",)))
-    with pytest.raises(UserError, match="files not protected"):
-        run_many([Program("print(1)")])
-
-
 def test_a_layer_that_fails_after_all_stops_the_run():
     found = isolation_with("own root")
     result = run(found, "print(1)", disk_mb=0.5)  # no whole number of bytes: such a /tmp cannot be mounted
@@ -342,7 +317,7 @@ def test_promises():
 
 def test_run_many_keeps_the_order():
     jobs = [Program(f"print({number})") for number in range(6)]
-    assert [result.stdout for result in run_many(jobs, workers=3)] == [f"{number}\n" for number in range(6)]
+    assert [result.stdout for result in run_many(jobs)] == [f"{number}\n" for number in range(6)]
 
 
 def test_limits_are_positive():

@@ -14,9 +14,8 @@ WRONG = "def f(x):\n    return 0\n"
 CHECKS = "for x in (3, 4):\n    assert f(x) == x * x"
 
 
-def judged(source: str, checks: str = CHECKS, names=("f",), **limits) -> Result:
-    program = Program(textwrap.dedent(source), textwrap.dedent(checks), names if checks else ())
-    return run_program(program, Limits(**{"seconds": 20.0} | limits))
+def judged(source: str, checks: str = "", names=()) -> Result:
+    return run_program(Program(textwrap.dedent(source), textwrap.dedent(checks), names), Limits(seconds=20.0))
 
 
 CHEATS = {
@@ -73,57 +72,36 @@ CHEATS = {
 }
 
 
-@pytest.fixture(scope="module")
-def cheated() -> dict[str, Result]:
-    programs = [Program(source, CHECKS, ["f"]) for source in CHEATS.values()]
-    return dict(zip(CHEATS, run_many(programs, Limits(seconds=20.0)), strict=True))
-
-
-@pytest.mark.parametrize("name", CHEATS)
-def test_no_cheat_passes(cheated, name):
-    result = cheated[name]
-    assert result.status in ("failed", "killed"), result
-    assert result.error
-
-
-def test_a_test_that_swallows_everything_does_not_pass_a_program_that_is_gone():
-    checks = "try:\n    assert f(3) == 9\nexcept BaseException:\n    pass"
-    result = judged("import os\ndef f(x):\n    os._exit(0)", checks)
-    assert result.status == "failed" and "ended before the tests" in result.error
-
-
-def test_memory_error_of_the_program():
-    assert judged("raise MemoryError").status == "memory"
-
-
-def test_signals_are_told():
-    result = judged("import os, signal\ndef f(x):\n    os.kill(os.getpid(), signal.SIGSEGV)")
-    assert result.status == "killed" and "SIGSEGV" in result.error
-
-
-def test_closed_stdio_of_a_right_program():
-    source = "import os, sys\nfor i in range(3): os.close(i)\nsys.stdout = None\ndef f(x):\n    return x * x"
-    assert judged(source).status == "passed"
-
-
-def test_without_tests_the_program_is_main_and_its_exit_code_counts():
-    assert judged("assert __name__ == '__main__'", "").status == "passed"
-    assert judged("raise SystemExit", "").status == "passed"
-    assert judged("raise SystemExit(3)", "").error == "SystemExit: 3"
-    assert judged("import os\nos._exit(0)", "").status == "failed"
-    assert judged("def f(x): return x * x\nif __name__ == '__main__': raise SystemExit").status == "passed"
-
-
-def test_modules_of_python_can_be_imported_and_no_others():
-    names = "collections, dataclasses, heapq, itertools, json, math, random, re, statistics, string, typing, datetime"
-    source = f"import {names}, decimal, fractions, hashlib, bisect, threading, asyncio\n"
-    source += "@dataclasses.dataclass\nclass P:\n    x: int\nprint(P(1))\n"
-    result = judged(source + "try:\n    import numpy\nexcept ImportError:\n    print('none')", "")
-    assert (result.status, result.stdout) == ("passed", "P(x=1)\nnone\n"), result
-
-
-def test_values_travel_both_ways():
-    checks = """
+# name: (program, tests or None for CHECKS, status, part of the error)
+OTHERS = {
+    "a test that swallows everything": ("import os\ndef f(x):\n    os._exit(0)", "try:\n    assert f(3) == 9\n"
+                                        "except BaseException:\n    pass", "failed", "ended before the tests"),
+    "MemoryError of the program": ("raise MemoryError", None, "memory", "MemoryError"),
+    "ends by a signal": ("import os, signal\ndef f(x):\n    os.kill(os.getpid(), signal.SIGSEGV)", None, "killed",
+                         "SIGSEGV"),
+    "right, with closed streams": ("import os, sys\nfor i in range(3): os.close(i)\nsys.stdout = None\ndef f(x):\n"
+                                   "    return x * x", None, "passed", ""),
+    "is main without tests": ("assert __name__ == '__main__'", "", "passed", ""),
+    "leaves without tests": ("raise SystemExit", "", "passed", ""),
+    "leaves with a code without tests": ("raise SystemExit(3)", "", "failed", "SystemExit: 3"),
+    "ends at once without tests": ("import os\nos._exit(0)", "", "failed", ""),
+    "is not main with tests": ("def f(x): return x * x\nif __name__ == '__main__': raise SystemExit", None, "passed",
+                               ""),
+    "is given a function by a test": ("def f(x): return x", "f(lambda: 1)", "failed", "function"),
+    "returns subclasses, which come as the plain type": ("""
+        import collections, enum
+        class Number(enum.IntEnum):
+            TWO = 2
+        def f():
+            pair = collections.namedtuple('P', 'x')(3)
+            return collections.OrderedDict(a=1), collections.Counter('aa'), pair, Number.TWO
+        """, "assert f() == ({'a': 1}, {'a': 2}, (3,), 2)", "passed", ""),
+    "changes its arguments in place": ("def f(a, b, c): a.append(1), b.update(k=2), c.add(3)", """
+        a, b, c = [], {}, {1}
+        assert f(a, b, c) is None
+        assert (a, b, c) == ([1], {'k': 2}, {1, 3})
+        """, "passed", ""),
+    "gets and returns every kind of value": ("def f(x): return x", """
         import math
         from decimal import Decimal
         from fractions import Fraction
@@ -131,32 +109,56 @@ def test_values_travel_both_ways():
                   {1}, int, frozenset({2}), {(1, 2): {'a': None}}, range(1, 9, 2), Decimal('1.10'),
                   Fraction(1, 3), set(), {}]
         for value in values:
-            back = same(value)
+            back = f(value)
             assert back == value and type(back) is type(value), value
-        assert math.isnan(same(math.nan)) and same(-0.0).hex() == '-0x0.0p+0'
-    """
-    assert judged("def same(x): return x", checks, ["same"]).error == ""
+        assert math.isnan(f(math.nan)) and f(-0.0).hex() == '-0x0.0p+0'
+        """, "passed", ""),
+    "raises what the tests expect": ("""
+        def f(name):
+            if name == 'UnicodeDecodeError':
+                b'\\xff'.decode()
+            raise getattr(__builtins__, name, None) or __builtins__[name]
+        """, """
+        for name in ('ValueError', 'KeyError', 'UnicodeDecodeError'):
+            try:
+                f(name)
+                assert False
+            except (ValueError, KeyError) as error:
+                assert type(error).__name__ == name or name == 'UnicodeDecodeError'
+            except Exception as error:
+                assert 'UnicodeDecodeError' in str(error)
+        """, "passed", ""),
+}  # fmt: skip
 
 
-def test_subclasses_come_as_the_plain_type():
-    source = """
-        import collections, enum
-        class Number(enum.IntEnum):
-            TWO = 2
-        def f():
-            pair = collections.namedtuple('P', 'x')(3)
-            return collections.OrderedDict(a=1), collections.Counter('aa'), pair, Number.TWO
-    """
-    assert judged(source, "assert f() == ({'a': 1}, {'a': 2}, (3,), 2)").error == ""
+@pytest.fixture(scope="module")
+def results() -> dict[str, Result]:
+    """What all programs of this module give, run side by side."""
+    programs = {name: Program(source, CHECKS, ["f"]) for name, source in CHEATS.items()}
+    for name, (source, checks, *_) in OTHERS.items():
+        checks = CHECKS if checks is None else textwrap.dedent(checks)
+        programs[name] = Program(textwrap.dedent(source), checks, ["f"] if checks else ())
+    return dict(zip(programs, run_many(programs.values(), Limits(seconds=20.0)), strict=True))
 
 
-def test_changes_in_place_come_back():
-    source = """
-        def f(a, b, c):
-            a.append(1), b.update(k=2), c.add(3)
-    """
-    checks = "a, b, c = [], {}, {1}\nassert f(a, b, c) is None\nassert (a, b, c) == ([1], {'k': 2}, {1, 3})"
-    assert judged(source, checks).error == ""
+@pytest.mark.parametrize("name", CHEATS)
+def test_no_cheat_passes(results, name):
+    assert results[name].status in ("failed", "killed"), results[name]
+    assert results[name].error
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_verdict(results, name):
+    *_, status, words = OTHERS[name]
+    assert results[name].status == status and words in results[name].error, results[name]
+
+
+def test_modules_of_python_can_be_imported_and_no_others():
+    names = "collections, dataclasses, heapq, itertools, json, math, random, re, statistics, string, typing, datetime"
+    source = f"import {names}, decimal, fractions, hashlib, bisect, threading, asyncio\n"
+    source += "@dataclasses.dataclass\nclass P:\n    x: int\nprint(P(1))\n"
+    result = judged(source + "try:\n    import numpy\nexcept ImportError:\n    print('none')")
+    assert (result.status, result.stdout) == ("passed", "P(x=1)\nnone\n"), result
 
 
 def test_objects_of_the_program_can_be_used():
@@ -170,43 +172,17 @@ def test_objects_of_the_program_can_be_used():
             yield from (1, 2)
         def table():
             return [Node(1), Node(2)]
+        print('mine')
     """
     checks = """
         root = Node(3)
         root.left = Node(data=4)
         assert total(root) == 7 and root.left.data == 4 and root == root and root != Node(3)
         assert list(count()) == [1, 2] and [node.data for node in table()] == [1, 2]
+        print('theirs')
     """
-    assert judged(source, checks, ["Node", "total", "count", "table"]).error == ""
-
-
-def test_exceptions_of_the_program_reach_the_tests():
-    checks = """
-        for name in ('ValueError', 'KeyError', 'UnicodeDecodeError'):
-            try:
-                f(name)
-                assert False
-            except (ValueError, KeyError) as error:
-                assert type(error).__name__ == name or name == 'UnicodeDecodeError'
-            except Exception as error:
-                assert 'UnicodeDecodeError' in str(error)
-    """
-    source = """
-        def f(name):
-            if name == 'UnicodeDecodeError':
-                b'\\xff'.decode()
-            raise getattr(__builtins__, name, None) or __builtins__[name]
-    """
-    assert judged(source, checks).error == ""
-
-
-def test_a_test_cannot_pass_a_function():
-    result = judged("def f(x): return x", "f(lambda: 1)")
-    assert result.status == "failed" and "function" in result.error
-
-
-def test_what_the_tests_print_is_not_the_programs():
-    assert judged("print('mine')\ndef f(x): return x", "print('theirs')").stdout == "mine\n"
+    result = judged(source, checks, ["Node", "total", "count", "table"])
+    assert (result.error, result.stdout) == ("", "mine\n"), "what the tests print is not the program's"
 
 
 def coded(value):

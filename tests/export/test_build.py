@@ -135,7 +135,12 @@ def test_estimate_of_the_published_model(ms_runtime):
     assert found["fp16"]["weights_in_each_graph"] - found["fp16"]["weights_shared"] == 2 * found["fp16"]["weights"]
 
 
-STAGE = ["+stage@stages.board=export", "stages.board.init=sft_fast", "order=[sft_reasoning,sft_fast,board]"]
+STAGE = [
+    "+stage@stages.board=export",
+    "stages.board.init=sft_fast",
+    "order=[sft_reasoning,sft_fast,board]",
+    "compare=[]",
+]
 
 
 def test_a_stage_is_planned_with_its_input_and_data(ms_runtime):
@@ -147,7 +152,7 @@ def test_a_stage_is_planned_with_its_input_and_data(ms_runtime):
     assert sets.fingerprint != plan["board"].fingerprint
     with pytest.raises(UserError, match=r"stages\.board\.export\.buckets: 2000 is longer"):
         make_plan(configuration.compose([*STAGE, "stages.board.export.buckets=[2000]"]))
-    with pytest.raises(UserError, match=r"stages\.board: no data set is named 'tset_fast'"):
+    with pytest.raises(UserError, match=r"stages\.board\.prompts: no data set is named 'tset_fast'"):
         make_plan(configuration.compose([*STAGE, "stages.board.prompts=[tset_fast]"]))
 
 

@@ -5,7 +5,9 @@ import pytest
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.export import mindir
-from mindspore_impl.export.stored import stored_tensors
+from mindspore_impl.export.package import materialise, open_package
+from mindspore_impl.export.session import MindSporeGraphs, open_session
+from mindspore_impl.export.stored import read_weights, stored_tensors
 from tests.export.conftest import CACHE, PROMPTS
 
 
@@ -46,7 +48,6 @@ def test_reload_equals_the_cell_that_was_exported(ms_runtime, packages, options)
     from mindspore import Parameter, Tensor
 
     from mindspore_impl.export.portable import PortablePrefill
-    from mindspore_impl.export.stored import read_weights
 
     folder = packages["fp32"][0]
     path, numbers = _prefill(folder)
@@ -61,18 +62,12 @@ def test_reload_equals_the_cell_that_was_exported(ms_runtime, packages, options)
 def test_graphs_share_their_weights_in_memory(ms_runtime, packages):
     from mindspore import Tensor
 
-    from mindspore_impl.export.package import open_package
-    from mindspore_impl.export.session import MindSporeGraphs
-
     graphs = MindSporeGraphs(open_package(packages["fp32"][0]))
     one = np.array([3], np.int32)
     prompt = [np.full((1, 12), 3, np.int32), np.array([0], np.int32)]
 
     def both():
-        return (
-            graphs.run("prefill_12", prompt, [])[0],
-            graphs.run("decode", [one, one * 0], graphs.empty_caches())[0],
-        )
+        return (graphs.run("prefill_12", prompt, [])[0], graphs.run("decode", [one, one * 0], graphs.empty_caches())[0])
 
     before = both()
     norm = graphs.weights["model.norm.weight"]
@@ -87,9 +82,6 @@ def test_graphs_share_their_weights_in_memory(ms_runtime, packages):
 def test_materialised_graphs_need_nothing_else(ms_runtime, packages, tmp_path, together):
     import mindspore as ms
 
-    from mindspore_impl.export.package import materialise
-    from mindspore_impl.export.session import open_session
-
     folder = packages["fp32"][0]
     paths = materialise(folder, tmp_path / "full", together)
     assert len(paths) == 3 and all(path.name.endswith(".mindir") for path in paths)
@@ -101,8 +93,6 @@ def test_materialised_graphs_need_nothing_else(ms_runtime, packages, tmp_path, t
 
 
 def test_materialise_refuses_a_folder_in_use(ms_runtime, package, tmp_path):
-    from mindspore_impl.export.package import materialise
-
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="is not an empty folder"):

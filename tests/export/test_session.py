@@ -1,5 +1,6 @@
 """A session against the training graph, and what it refuses."""
 
+import importlib.machinery
 import sys
 import types
 
@@ -7,7 +8,10 @@ import numpy as np
 import pytest
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.export.session import open_session
+from mindspore_impl.export.build import default_prompts, export_package
+from mindspore_impl.export.options import ExportOptions
+from mindspore_impl.export.package import graph_ports, open_package
+from mindspore_impl.export.session import MindSporeGraphs, open_session
 from tests.export.conftest import BUCKETS, CACHE, PROMPTS, full_logits, in_this_process
 from tests.model.small_models import SHAPES, build, small_options
 
@@ -89,9 +93,6 @@ def test_narrow_weights_stay_near(packages, precision):
 
 @pytest.mark.parametrize("shape", ["untied_wide_head", pytest.param("o_bias_only", marks=pytest.mark.slow)])
 def test_other_shapes(ms_runtime, tokenizer, tmp_path, shape):
-    from mindspore_impl.export.build import export_package
-    from mindspore_impl.export.options import ExportOptions
-
     options = small_options(**SHAPES[shape], vocab_size=tokenizer.vocab_size)
     settings = ExportOptions("fp32", 24, [16], compare=[], parity_tokens=3)
     report = export_package(
@@ -125,8 +126,6 @@ class FakeLite(types.ModuleType):
 
         class Model:
             def build_from_file(self, path, kind, context):
-                from mindspore_impl.export.package import graph_ports
-
                 self.name = path.rsplit("/", 1)[-1].removesuffix(".mindir")
                 outer.calls.append(("build", self.name, kind, context.target, context.ascend.device_id))
                 ports = graph_ports(package.model, package.precision, package.cache_length, self.name)
@@ -152,13 +151,9 @@ class FakeLite(types.ModuleType):
 
 @pytest.fixture
 def lite(package, monkeypatch):
-    from importlib.machinery import ModuleSpec
-
-    from mindspore_impl.export.package import open_package
-
     def install(wrong=None):
         fake = FakeLite(open_package(package), wrong)
-        fake.__spec__ = ModuleSpec("mindspore_lite", None)
+        fake.__spec__ = importlib.machinery.ModuleSpec("mindspore_lite", None)
         monkeypatch.setitem(sys.modules, "mindspore_lite", fake)
         (package / "lite").mkdir(exist_ok=True)
         for name in ("prefill_12", "prefill_24", "decode"):
@@ -186,17 +181,12 @@ def test_lite_graph_of_another_package(ms_runtime, package, lite):
         open_session(package)
 
 
-def test_lite_is_taken_only_when_it_is_whole(ms_runtime, package, lite):
-    from mindspore_impl.export.session import MindSporeGraphs
-
+def test_lite_is_taken_only_when_it_is_whole_and_installed(ms_runtime, package, lite, monkeypatch):
     lite()
     (package / "lite" / "decode.mindir").unlink()
     assert isinstance(open_session(package).graphs, MindSporeGraphs)
     with pytest.raises(UserError, match=r"no lite/decode\.mindir"):
         open_session(package, engine="lite")
-
-
-def test_lite_that_is_not_installed(ms_runtime, package, lite, monkeypatch):
     lite()
     monkeypatch.delitem(sys.modules, "mindspore_lite")
     with pytest.raises(UserError, match="no mindspore_lite here"):
@@ -220,8 +210,6 @@ def test_chat_runs_on_a_package(ms_runtime, packages, tokenizer):
 @pytest.mark.slow
 def test_greedy_text_of_a_larger_model(ms_runtime, tokenizer, tmp_path):
     """Eight layers of 512, about 27 million parameters, all precisions, each in a process of its own."""
-    from mindspore_impl.export.build import default_prompts, export_package
-    from mindspore_impl.export.options import ExportOptions
     from mindspore_impl.model.options import ModelOptions
     from mindspore_impl.model.pangu import PanguForCausalLM
 

@@ -56,7 +56,7 @@ def test_a_stream_equals_the_batch(engine, settings):
     sampling, prompts = SamplingOptions(max_new_tokens=8, batch_size=4, **settings), make_prompts(4)
     together = engine.generate(prompts, sampling, [3, 4, 5, 6])
     for prompt, seed, generation in zip(prompts, (3, 4, 5, 6), together, strict=True):
-        assert list(engine.stream(prompt, sampling, seed, slots=96)) == generation.ids
+        assert list(stream(engine.decoder(96), engine.drawing, prompt, sampling, seed)) == generation.ids
 
 
 def test_stop_ids_end_an_answer_without_finishing_it(engine):

@@ -215,8 +215,8 @@ def test_the_numbers_of_a_capture_imported_give_the_same_store(ms_runtime, tmp_p
     for sample in samples:
         found = []
         for store in (captured, imported):
-            number, first, runs = store._find(sample.ids, sample.supervised)
-            found.append(store._decode(number, first, int(runs[:, 1].sum())))  # as on disk
+            number, first, runs = store.check(sample.ids, sample.supervised)
+            found.append(store.rows(number, first, int(runs[:, 1].sum())))  # as on disk
         (ids, logp, tail), (ids_2, logp_2, tail_2) = found
         np.testing.assert_array_equal(ids, ids_2)
         np.testing.assert_array_equal(logp.view(np.int32), logp_2.view(np.int32))

@@ -54,8 +54,7 @@ def test_any_dropped_tensor_is_missed(tmp_path, name):
 def test_an_extra_tensor_is_refused(tmp_path, shards):
     tensors = {**tensors_of(), "model.layers.2.mlp.up_proj.weight": values((40, 24), 0)}
     write_folder(tmp_path, tensors, shards=shards)
-    message = r"holds 'model.layers.2.mlp.up_proj.weight' \[40, 24\] that the model does not have.*config.json"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=r"'model.layers.2.mlp.up_proj.weight' \[40, 24\].*config.json"):
         weights.open_hf(tmp_path)
 
 
@@ -77,7 +76,7 @@ def test_a_wrong_shape_and_biases_that_config_json_denies_are_refused(tmp_path):
     tensors = tensors_of()
     tensors["model.layers.1.mlp.down_proj.weight"] = tensors["model.layers.1.mlp.down_proj.weight"].T.copy()
     write_folder(tmp_path, tensors)
-    with pytest.raises(UserError, match=r"layers.1.mlp.down_proj.weight' has shape \[40, 24\] there and \[24, 40\]"):
+    with pytest.raises(UserError, match=r"layers.1.mlp.down_proj.weight' has shape \[40, 24\].*\[24, 40\]"):
         weights.open_hf(tmp_path)
 
 
@@ -90,10 +89,10 @@ def test_tied_head(tmp_path):
     tensors[EMBEDDING][-1, -1], other[-1, -1] = 0.0, -0.0
     for head in (other, other[:-1]):
         write_folder(tmp_path, {**tensors, HEAD: head}, shards=2)
-        with pytest.raises(UserError, match="tie_word_embeddings true.*'lm_head.weight' is there and differs"):
+        with pytest.raises(UserError, match="'lm_head.weight'.*tie_word_embeddings"):
             weights.open_hf(tmp_path)
     write_folder(tmp_path, tensors, shards=2, tie_word_embeddings=False)
-    with pytest.raises(UserError, match="'lm_head.weight' is missing, .*tie_word_embeddings false"):
+    with pytest.raises(UserError, match="'lm_head.weight' is missing.*tie_word_embeddings"):
         weights.open_hf(tmp_path)
 
 
@@ -239,14 +238,14 @@ def test_harmless_keys_pass(harmless):
         ({"rope_scaling": "linear"}, "rope_scaling: "),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}, "rope_theta: 10000.0 differs from rope_par"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rope_parameters: "),
-        ({"mlp_bias": True}, "mlp_bias: True is a feature that this model does not have"),
+        ({"mlp_bias": True}, "mlp_bias: True"),
         ({"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported; this model has 'silu'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: 0.5"),
         ({"attention_dropout": 0.1}, "attention_dropout: 0.1"),
-        ({"sliding_window": 4096}, "sliding_window: 4096 is a feature"),
+        ({"sliding_window": 4096}, "sliding_window: 4096"),
         ({"quantization_config": {"bits": 4}}, "quantization_config: "),
-        ({"num_local_experts": 8}, "num_local_experts: 8 is a feature"),
-        ({"attention_bias": True}, "attention_bias: True is a feature"),
+        ({"num_local_experts": 8}, "num_local_experts: 8"),
+        ({"attention_bias": True}, "attention_bias: True"),
         ({"model_type": "qwen2"}, "model_type: 'qwen2' is not supported; supported are PanguEmbedded, llama"),
         ({"model_type": ...}, "model_type: None"),
         ({"model_type": ["llama"]}, "model_type: "),
@@ -259,13 +258,13 @@ def test_harmless_keys_pass(harmless):
         ({"rope_theta": "1e4"}, "rope_theta: expected a number"),
         ({"bias": "true"}, "bias: expected true or false, found 'true'"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings: expected true or false"),
-        ({"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide num_attention_heads 4"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers: must be positive"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide 4"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers: 0 is below 1"),
     ],
     ids=str,
 )
 def test_an_unsupported_feature_is_refused_by_its_key(changes, message):
-    with pytest.raises(UserError, match=f"^config.json.{{1,2}}{message}"):
+    with pytest.raises(UserError, match=f"config.json.{{1,2}}{message}"):
         _options(**changes)
 
 

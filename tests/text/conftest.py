@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 
+from mindspore_impl.data.options import ListProgramsSet
 from mindspore_impl.text import chat
 from mindspore_impl.text.tokenizer import Tokenizer, train_tokenizer
 
@@ -14,8 +15,8 @@ def corpus():
     from mindspore_impl.data import list_programs
 
     records = [
-        *list_programs.generate("train", 0, 300, "reasoning", 0.0, 3, 5, 0),
-        *list_programs.generate("train", 0, 100, "fast", 0.0, 3, 5, 0),
+        *list_programs.generate(ListProgramsSet(count=300, thinking="reasoning")),
+        *list_programs.generate(ListProgramsSet(count=100)),
     ]
     return [text for record in records for text in chat.segments(record)]
 

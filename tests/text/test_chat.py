@@ -62,6 +62,15 @@ def test_the_template_and_the_mask(tokenizer, thinking, messages, text, supervis
     assert (sample.record_id, sample.thinking, sample.meta) == ("r1", thinking, {"difficulty_loss": 0.5})
 
 
+def test_pieces_one_by_one(tiny):
+    messages = Message("user", "list d b a c apply sort"), Message("assistant", "a b c d")
+    sample = chat.render(record("fast", *messages), tiny)
+    assert " ".join(tiny.pieces(sample.ids)) == (
+        "<s> [unused9] ▁系统： [unused10] [unused9] ▁用户：list ▁d ▁b ▁a ▁c ▁apply ▁sort ▁/no_think [unused10] "
+        "[unused9] ▁助手： [unused16] [unused17] ▁a ▁b ▁c ▁d [unused10]"
+    )
+
+
 def test_a_prompt_ends_where_the_assistant_begins(tokenizer):
     prompt = chat.render_prompt((USER,), tokenizer, "fast")
     assert spelled(tokenizer, prompt) == (
@@ -84,7 +93,7 @@ def test_trap_12_the_closing_piece_of_other_turns_is_not_supervised(tokenizer):
 
 def test_trap_13_a_record_that_would_teach_nothing_fails(tokenizer):
     for messages in [(USER,), (USER, ANSWER, Message("user", "po"))]:
-        with pytest.raises(UserError, match="'r1'.*the last message is the user's"):
+        with pytest.raises(UserError, match="'r1'.*last message"):
             chat.render(record("fast", *messages), tokenizer)
 
 

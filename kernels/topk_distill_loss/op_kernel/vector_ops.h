@@ -40,55 +40,35 @@ __aicore__ inline void CopyOut(const GlobalTensor<U>& dst, const LocalTensor<U>&
     AscendC::DataCopyPad(dst, src, shape);
 }
 
-__aicore__ inline void Fill(const Floats& dst, float value, uint32_t count) {
-    AscendC::Duplicate(dst, value, static_cast<int32_t>(count));
-    Then();
-}
+// An instruction on floats, whose last argument is a count. By value: constants have no address on the device.
+#define TOPK_DISTILL_FLOATS(NAME, INSTRUCTION)                               \
+    template <typename... Arguments>                                         \
+    __aicore__ inline void NAME(const Floats& dst, Arguments... arguments) { \
+        AscendC::INSTRUCTION(dst, arguments...);                             \
+        Then();                                                              \
+    }
+TOPK_DISTILL_FLOATS(Fill, Duplicate)
+TOPK_DISTILL_FLOATS(AddScalar, Adds)
+TOPK_DISTILL_FLOATS(Scale, Muls)
+TOPK_DISTILL_FLOATS(AddScaled, Axpy)  // dst += src * value
+TOPK_DISTILL_FLOATS(AtLeast, Maxs)
+TOPK_DISTILL_FLOATS(Exponential, Exp)
+TOPK_DISTILL_FLOATS(Logarithm, Ln)
+TOPK_DISTILL_FLOATS(Plus, Add)
+TOPK_DISTILL_FLOATS(Subtract, Sub)
+TOPK_DISTILL_FLOATS(Multiply, Mul)
+TOPK_DISTILL_FLOATS(Larger, Max)
+#undef TOPK_DISTILL_FLOATS
 
-__aicore__ inline void AddScalar(const Floats& dst, const Floats& src, float value, uint32_t count) {
-    AscendC::Adds(dst, src, value, static_cast<int32_t>(count));
-    Then();
-}
-
-__aicore__ inline void Scale(const Floats& dst, const Floats& src, float value, uint32_t count) {
-    AscendC::Muls(dst, src, value, static_cast<int32_t>(count));
-    Then();
-}
-
-// dst += src * value
-__aicore__ inline void AddScaled(const Floats& dst, const Floats& src, float value, uint32_t count) {
-    AscendC::Axpy(dst, src, value, static_cast<int32_t>(count));
-    Then();
-}
-
-__aicore__ inline void Exponential(const Floats& dst, const Floats& src, uint32_t count) {
-    AscendC::Exp(dst, src, static_cast<int32_t>(count));
-    Then();
-}
-
-__aicore__ inline void Logarithm(const Floats& dst, const Floats& src, uint32_t count) {
-    AscendC::Ln(dst, src, static_cast<int32_t>(count));
-    Then();
-}
-
-__aicore__ inline void Add(const Floats& dst, const Floats& a, const Floats& b, uint32_t count) {
-    AscendC::Add(dst, a, b, static_cast<int32_t>(count));
-    Then();
-}
-
-__aicore__ inline void Subtract(const Floats& dst, const Floats& a, const Floats& b, uint32_t count) {
-    AscendC::Sub(dst, a, b, static_cast<int32_t>(count));
-    Then();
-}
-
-__aicore__ inline void Multiply(const Floats& dst, const Floats& a, const Floats& b, uint32_t count) {
-    AscendC::Mul(dst, a, b, static_cast<int32_t>(count));
-    Then();
-}
-
-__aicore__ inline void Larger(const Floats& dst, const Floats& a, const Floats& b, uint32_t count) {
-    AscendC::Max(dst, a, b, static_cast<int32_t>(count));
-    Then();
+// The sums or maxima of `repeats` repeats, of the first `lanes` of each.
+template <bool maximum>
+__aicore__ inline void ReduceRepeats(const Floats& dst, const Floats& src, int32_t lanes, int32_t repeats) {
+    if constexpr (maximum) {
+        constexpr AscendC::ReduceOrder value = AscendC::ReduceOrder::ORDER_ONLY_VALUE;
+        AscendC::WholeReduceMax<float>(dst, src, lanes, repeats, 1, 1, 8, value);
+    } else {
+        AscendC::WholeReduceSum<float>(dst, src, lanes, repeats, 1, 1, 8);
+    }
 }
 
 // One number for every 64: their sum, or their maximum. Returns how many numbers that makes.
@@ -96,16 +76,9 @@ template <bool maximum>
 __aicore__ inline uint32_t Reduce64(const Floats& dst, const Floats& src, uint32_t count) {
     const int32_t full = static_cast<int32_t>(count / FLOATS_A_REPEAT);
     const int32_t rest = static_cast<int32_t>(count % FLOATS_A_REPEAT);
-    if constexpr (maximum) {
-        constexpr AscendC::ReduceOrder value = AscendC::ReduceOrder::ORDER_ONLY_VALUE;
-        if (full) AscendC::WholeReduceMax<float>(dst, src, FLOATS_A_REPEAT, full, 1, 1, 8, value);
-        if (full && rest) Then();  // both write the same block of 32 bytes
-        if (rest) AscendC::WholeReduceMax<float>(dst[full], src[full * FLOATS_A_REPEAT], rest, 1, 1, 1, 8, value);
-    } else {
-        if (full) AscendC::WholeReduceSum<float>(dst, src, FLOATS_A_REPEAT, full, 1, 1, 8);
-        if (full && rest) Then();
-        if (rest) AscendC::WholeReduceSum<float>(dst[full], src[full * FLOATS_A_REPEAT], rest, 1, 1, 1, 8);
-    }
+    if (full) ReduceRepeats<maximum>(dst, src, FLOATS_A_REPEAT, full);
+    if (full && rest) Then();  // both write the same block of 32 bytes
+    if (rest) ReduceRepeats<maximum>(dst[full], src[full * FLOATS_A_REPEAT], rest, 1);
     Then();
     return static_cast<uint32_t>(full + (rest > 0));
 }
@@ -113,12 +86,9 @@ __aicore__ inline uint32_t Reduce64(const Floats& dst, const Floats& src, uint32
 // dst[0] = the sum (or maximum) of at most 4096 floats; `fold` is scratch of 64.
 template <bool maximum>
 __aicore__ inline void Reduce(const Floats& dst, const Floats& src, const Floats& fold, uint32_t count) {
-    if (count <= FLOATS_A_REPEAT) {
-        Reduce64<maximum>(dst, src, count);
-        return;
-    }
-    const uint32_t left = Reduce64<maximum>(fold, src, count);
-    Reduce64<maximum>(dst, fold, left);
+    const bool once = count <= FLOATS_A_REPEAT;
+    const uint32_t left = Reduce64<maximum>(once ? dst : fold, src, count);
+    if (!once) Reduce64<maximum>(dst, fold, left);
 }
 
 // What the vector unit has put into the first place of a scratch tensor.

@@ -1,39 +1,60 @@
 """Steps that compare records: exact and near duplicates, of which the first is kept, and decontamination."""
 
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 
-from mindspore_impl.data.selection.options import (
-    DecontaminateOptions,
-    ExactDuplicatesOptions,
-    NearDuplicatesOptions,
-)
-from mindspore_impl.data.selection.stream import Check, Context, Drop, Item, group_of
+from mindspore_impl.data.selection.stream import Context, Drop, Group, Item, Part, group_of, step
 from mindspore_impl.data.selection.words import IdBook, hash64, ngram_hashes, words
-from mindspore_impl.errors import UserError
+from mindspore_impl.schema import option
 
 RECALL = 0.99  # of pairs at the threshold
 
 
-def exact(options: ExactDuplicatesOptions, context: Context) -> Check:
+@dataclass
+class ExactDuplicatesOptions:
+    """Equal text but for case and white space; the first is kept. Memory: a hash and a position per record."""
+
+    of: Part = "conversation"
+    apart: Group | None = None  # compare within such groups only; null: all with all
+
+
+@step
+def exact_duplicates(options: ExactDuplicatesOptions, context: Context, items: Iterator[Item]) -> Iterator[Item]:
     """Drops texts that are equal but for case and white space. Punctuation counts: 2 + 3 is not 2 - 3.
 
     Two different texts share a 64-bit hash with probability n^2 / 2^65: 3e-8 for a million records.
     """
-    first, ids, drop = {}, IdBook(context.scratch), Drop(f"exact duplicate of an earlier {options.of}")
-
-    def check(item: Item) -> Drop | None:
+    first, ids = {}, IdBook(context.scratch)
+    for item in items:
         text = item.text(options.of).lower().split()
         key = hash64(" ".join([group_of(item, options.apart), *text] if options.apart else text))
-        position = first.get(key)
-        if position is not None:
-            return drop._replace(other=ids.find(position))
+        if (position := first.get(key)) is not None:
+            context.drop(item, Drop(f"exact duplicate of an earlier {options.of}", other=ids.find(position)))
+            continue
         first[key] = ids.add(item.record.id)
-        return None
-
-    return check
+        yield item
 
 
-def near(options: NearDuplicatesOptions, context: Context) -> Check:
+@dataclass
+class NearDuplicatesOptions:
+    """Jaccard similarity of the word n-grams with a kept record; the first is kept. Needs extra `select`."""
+
+    of: Part = "conversation"
+    threshold: float = option(0.8, above=0, high=1)
+    ngram: int = option(3, low=1)  # words
+    permutations: int = 96  # MinHash values per record
+    apart: Group | None = None  # compare within such groups only; null: all with all
+    seed: int = 1
+
+    def __post_init__(self):
+        self.bands = band_shape(self.threshold, self.permutations)
+
+
+@step
+def near_duplicates(options: NearDuplicatesOptions, context: Context, items: Iterator[Item]) -> Iterator[Item]:
     """Drops records whose set of word n-grams has a Jaccard similarity of `threshold` or more with a kept record.
 
     Candidates come from a MinHash index whose bands find a pair at the threshold with a probability of 99 %; the exact
@@ -44,43 +65,45 @@ def near(options: NearDuplicatesOptions, context: Context) -> Check:
         from datasketch import LeanMinHash, MinHashLSH
     except ImportError as error:
         raise context.refuse("needs datasketch; pip install 'openpangu-posttrain[select]'") from error
-    if not 0 < options.threshold <= 1 or options.ngram < 1:
-        raise context.refuse(f"threshold={options.threshold} must be above 0 and at most 1, ngram={options.ngram} >= 1")
-    bands, rows = band_shape(options.threshold, options.permutations, context)
-    indexes = {}
-    sign = signer(bands * rows, options.seed)
+    count = options.bands[0] * options.bands[1]
+    sign = signer(count, options.seed)
+    indexes = defaultdict(lambda: MinHashLSH(num_perm=count, params=options.bands))
     ids, runs_of = IdBook(context.scratch), {}
-    drop = Drop(f"near duplicate of an earlier {options.of}")
 
-    def check(item: Item) -> Drop | None:
+    def repeated(item: Item) -> Drop | None:
+        """The drop of a repetition; None for another text, which enters the index."""
         runs = shingles(item.word_hashes(options.of), options.ngram)
         if not len(runs):
             return None
-        group = group_of(item, options.apart) if options.apart else ""
-        if group not in indexes:
-            indexes[group] = MinHashLSH(num_perm=bands * rows, params=(bands, rows))
+        index = indexes[group_of(item, options.apart) if options.apart else ""]
         signature = LeanMinHash(seed=options.seed, hashvalues=sign(runs), scheme="legacy")
-        for position in sorted(indexes[group].query(signature)):
+        for position in sorted(index.query(signature)):
             similarity = jaccard(runs, np.frombuffer(runs_of[position], np.uint32))
             if similarity >= options.threshold:
-                return drop._replace(detail=f"similarity {similarity:.3f}", other=ids.find(position))
+                reason = f"near duplicate of an earlier {options.of}"
+                return Drop(reason, f"similarity {similarity:.3f}", ids.find(position))
         position = ids.add(item.record.id)
         runs_of[position] = runs.tobytes()
-        indexes[group].insert(position, signature, check_duplication=False)
+        index.insert(position, signature, check_duplication=False)
         return None
 
-    return check
+    for item in items:
+        if drop := repeated(item):
+            context.drop(item, drop)
+        else:
+            yield item
 
 
-def band_shape(threshold: float, permutations: int, context: Context) -> tuple[int, int]:
-    """(bands, rows) with the most rows, so the fewest candidates, that find a pair at the threshold with RECALL."""
+def band_shape(threshold: float, permutations: int) -> tuple[int, int]:
+    """(bands, rows) with the most rows, so the fewest candidates, that find a pair at the threshold with RECALL.
+
+    Raises ValueError when there is none.
+    """
     for rows in range(permutations // 2, 0, -1):
         bands = permutations // rows
         if 1 - (1 - threshold**rows) ** bands >= RECALL:
             return bands, rows
-    raise UserError(
-        f"{context.where}: {permutations} permutations cannot find pairs of similarity {threshold}; raise permutations"
-    )
+    raise ValueError(f"permutations={permutations} cannot find pairs of similarity {threshold}; raise it")
 
 
 def shingles(hashes: np.ndarray, size: int) -> np.ndarray:
@@ -93,11 +116,7 @@ def signer(count: int, seed: int):
     generator = np.random.default_rng(seed)
     factors = generator.integers(0, 1 << 31, count, np.uint32) * np.uint32(2) + np.uint32(1)
     shifts = generator.integers(0, 1 << 32, count, np.uint32)
-
-    def sign(hashes: np.ndarray) -> np.ndarray:
-        return np.min(hashes[:, None] * factors + shifts, axis=0)
-
-    return sign
+    return lambda hashes: np.min(hashes[:, None] * factors + shifts, axis=0)
 
 
 def jaccard(left: np.ndarray, right: np.ndarray) -> float:
@@ -106,15 +125,27 @@ def jaccard(left: np.ndarray, right: np.ndarray) -> float:
     return shared / (len(left) + len(right) - shared)
 
 
-def decontaminate(options: DecontaminateOptions, context: Context) -> Check:
+@dataclass
+class DecontaminateOptions:
+    """A word n-gram shared with a record of an evaluation set, without case and punctuation."""
+
+    against: list[str] = option(artifact="set")  # sets of the recipe
+    of: Part = "conversation"
+    evaluation: Part = "prompt"
+    ngram: int = 13  # words; a shorter evaluation text is searched for as a whole
+    min_words: int = option(5, low=1)  # evaluation texts with fewer words are ignored
+
+    def __post_init__(self):
+        if self.min_words > self.ngram or not self.against:
+            raise ValueError("min_words must not exceed ngram, and against name at least one evaluation set")
+
+
+@step
+def decontaminate(options: DecontaminateOptions, context: Context, items: Iterator[Item]) -> Iterator[Item]:
     """Drops a record that shares `ngram` words in a row with an evaluation text, or contains all of a shorter text.
 
     Memory: 8 bytes and an id for each n-gram of the evaluation sets; nothing for the training records.
     """
-    if not 1 <= options.min_words <= options.ngram:
-        raise context.refuse(f"min_words={options.min_words} must be 1 or more, and at most ngram={options.ngram}")
-    if not options.against:
-        raise context.refuse("against: name at least one evaluation set of data.sets")
     owners: dict[int, dict[int, tuple[str, str]]] = {}  # words of the n-gram: its hash: (set, id)
     compared = ignored = 0
     for name in options.against:
@@ -129,19 +160,17 @@ def decontaminate(options: DecontaminateOptions, context: Context) -> Check:
             for key in ngram_hashes(hashes, size).tolist():
                 table.setdefault(key, (name, item.record.id))
     context.notes["evaluation records"] = compared
-    if ignored:
-        context.notes["evaluation records shorter than min_words"] = ignored
+    context.notes |= {"evaluation records shorter than min_words": ignored} if ignored else {}
     if not compared:
         raise context.refuse(f"no record of {', '.join(options.against)} has {options.min_words} words or more")
-
-    def check(item: Item) -> Drop | None:
+    for item in items:
         hashes = item.word_hashes(options.of)
         for size, table in owners.items():
             keys = ngram_hashes(hashes, size).tolist()
             if not table.keys().isdisjoint(keys):
                 at, (name, identity) = next((at, table[key]) for at, key in enumerate(keys) if key in table)
                 shared = " ".join(words(item.text(options.of))[at : at + size])
-                return Drop(f"shares {size} words in a row with a record of {name}", shared, identity)
-        return None
-
-    return check
+                context.drop(item, Drop(f"shares {size} words in a row with a record of {name}", shared, identity))
+                break
+        else:
+            yield item

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mindspore_impl import files
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.data.selection.stream import Drop, Item
-from mindspore_impl.data.sources import SOURCES, in_window, load_set
+from mindspore_impl.data.sources import SOURCES, in_window, lines_of, load_set, object_of
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import check_ranges
 
@@ -41,10 +40,10 @@ def read_set(
     check_ranges(options, f"data.sets.{name}")
     path = Path(options.path)
     place_of_file, id_of_file, is_record_form = f"{path}:", f"{prefix}{path.name}:", options.source == "records"
-    for place, text in in_window(_texts(path), options):
+    for place, text in in_window(lines_of(path), options):
         where, line = place_of_file + place, None
         try:
-            value = _object(text, path, place)
+            value = object_of(text, path, place)
             if mended and _has_escape(text):
                 value, before = _mended(value), value
                 if value != before:
@@ -64,39 +63,6 @@ def count_lines(path: str | Path) -> int:
     """Number of lines of a file, for a progress bar."""
     with open(path, "rb") as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
-
-
-def _texts(path: Path) -> Iterator[tuple[str, bytes | dict]]:
-    """(place, line) of JSON lines, or (place, object) of a JSON array; blank lines are skipped."""
-    try:
-        with open(path, "rb") as file:
-            if _is_array(file):
-                values = files.read_json(path)
-                yield from ((f"[{index}]", value) for index, value in enumerate(values))
-                return
-            file.seek(3 if file.read(3) == b"\xef\xbb\xbf" else 0)
-            for number, line in enumerate(file, start=1):
-                if not line.isspace():
-                    yield str(number), line
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _is_array(file) -> bool:
-    opening = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    file.seek(0)
-    return opening == b"["
-
-
-def _object(text: bytes | dict, path: Path, place: str) -> dict:
-    if isinstance(text, bytes):
-        try:
-            text = files.parse_json(text.decode(), path, int(place))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}:{place}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-    if not isinstance(text, dict):
-        raise UserError(f"{path}:{place}: expected one JSON object, found {type(text).__name__}")
-    return text
 
 
 def _has_escape(text: bytes | dict) -> bool:

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from mindspore_impl.config import as_user_errors, conf_folder
 from mindspore_impl.data.options import DataOptions
-from mindspore_impl.data.selection.steps import STEPS
-from mindspore_impl.data.selection.stream import Step
+from mindspore_impl.data.selection import duplicates, judged, mixture, rules  # noqa: F401  (register their steps)
+from mindspore_impl.data.selection.stream import STEPS, Run
 from mindspore_impl.data.sources import set_kinds
 from mindspore_impl.errors import UserError
-from mindspore_impl.schema import build, nearest
+from mindspore_impl.schema import build, check_ranges, nearest, option, references
 
 
 @dataclass
@@ -23,7 +23,7 @@ class RecipeOptions:
     seed: int = 0  # of the bundled generator
     unreadable: Literal["error", "drop"] = "error"  # a line that is not a record: stop, or count it and continue
     dropped: bool = False  # write the dropped records and the reasons to dropped.jsonl
-    examples: int = 5  # ids shown in the report for each reason
+    examples: int = option(5, low=0)  # ids shown in the report for each reason
 
 
 @dataclass
@@ -32,8 +32,8 @@ class PlannedStep:
 
     name: str
     where: str  # steps[2].near_duplicates
-    step: Step
     options: Any
+    run: Run
 
 
 @dataclass
@@ -52,12 +52,16 @@ class Recipe:
 
     def sets(self) -> list[str]:
         """Every set that is read: those selected from, then those that steps compare with."""
-        names = [name for planned in self.steps for name in planned.step.sets(planned.options)]
+        names = [name for names in self._read("set") for name in names]
         return list(dict.fromkeys(self.options.select + names))
 
     def files(self) -> list[str]:
         """Every other file that a step reads."""
-        return list(dict.fromkeys(name for planned in self.steps for name in planned.step.files(planned.options)))
+        return list(dict.fromkeys(self._read("file")))
+
+    def _read(self, artifact: str) -> list[Any]:
+        found = [pair for planned in self.steps for pair in references(planned.options).values()]
+        return [value for value, kind in found if kind == artifact]
 
 
 def load(name: str, overrides: list[str]) -> Recipe:
@@ -70,28 +74,32 @@ def load(name: str, overrides: list[str]) -> Recipe:
     options = build(RecipeOptions, plain, "", set_kinds())
     if not isinstance(steps, list) or not steps:
         raise UserError(f"{name}: steps: expected a list of `name: {{option: value}}`, found {steps!r}")
-    recipe = Recipe(options, [_planned(entry, f"steps[{index}]") for index, entry in enumerate(steps)])
+    recipe = Recipe(options, [planned(entry, f"steps[{index}]") for index, entry in enumerate(steps)])
     if not options.select:
         raise UserError(f"{name}: select: name at least one set of data.sets")
-    if options.examples < 0:
-        raise UserError(f"{name}: examples={options.examples} must be 0 or more")
+    check_ranges(options, "")
     for set_name in recipe.sets():
         if set_name not in options.data.sets:
             raise UserError(f"{name}: no set {set_name!r} in data.sets{nearest(set_name, options.data.sets)}")
     return recipe
 
 
-def _planned(entry: Any, where: str) -> PlannedStep:
-    """`name: {options}`, `name:` or the bare name."""
+def planned(entry: Any, where: str) -> PlannedStep:
+    """An entry of `steps`: `name: {options}`, `name:` or the bare name. Raises UserError naming the option."""
     if isinstance(entry, str):
         entry = {entry: None}
     if not isinstance(entry, dict) or len(entry) != 1:
         raise UserError(f"{where}: expected `name: {{option: value}}`, found {entry!r}")
-    ((name, options),) = entry.items()
+    ((name, plain),) = entry.items()
     if name not in STEPS:
         raise UserError(f"{where}: unknown step {name!r}{nearest(name, STEPS)}")
     where = f"{where}.{name}"
-    return PlannedStep(name, where, STEPS[name], build(STEPS[name].options, {} if options is None else options, where))
+    try:
+        options = build(STEPS[name].options, {} if plain is None else plain, where)
+    except ValueError as error:  # of __post_init__
+        raise UserError(f"{where}: {error}") from error
+    check_ranges(options, where)
+    return PlannedStep(name, where, options, STEPS[name].run)
 
 
 def _path_of(name: str) -> Path:

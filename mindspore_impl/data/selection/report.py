@@ -3,7 +3,10 @@
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
+
+import jinja2
 
 from mindspore_impl.data.selection.stream import Drop, Item
 from mindspore_impl.text.records import record_to_json
@@ -30,73 +33,34 @@ class Tally:
         """Number of records that this step dropped."""
         return sum(self.reasons.values())
 
-    def drop(self, item: Item, drop: Drop) -> None:
-        """Count a dropped record, and keep it as an example or write it to the file."""
-        self._note(drop, {"id": item.record.id, "set": item.set, "place": item.place}, item)
-
-    def refuse(self, place: str, drop: Drop) -> None:
-        """Count a line that is not a record."""
-        self._note(drop, {"place": place})
-
-    def _note(self, drop: Drop, example: dict, item: Item | None = None) -> None:
+    def drop(self, item: Item | str, drop: Drop) -> None:
+        """Count a dropped record, or a line that is none by its place; show it as an example, write it to the file."""
         reason = drop.reason
         if reason not in self.reasons and len(self.reasons) >= MOST_REASONS:
             reason = "other reasons"
         self.reasons[reason] += 1
-        for key in ("detail", "other"):
-            if getattr(drop, key):
-                example[key] = getattr(drop, key)
+        record = isinstance(item, Item)
+        example = {"id": item.record.id, "set": item.set, "place": item.place} if record else {"place": item}
+        example |= {key: value for key, value in drop._asdict().items() if key != "reason" and value}
         if len(shown := self.examples.setdefault(reason, [])) < self.shown:
             shown.append(example)
         if self.file is not None:
             line = {"step": self.where, "reason": drop.reason} | example
-            if item is not None:
-                line["record"] = record_to_json(item.record)
+            line |= {"record": record_to_json(item.record)} if record else {}
             self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def to_json(self) -> dict:
         """The entry of this step in report.json."""
-        return {
-            "step": self.name, "where": self.where, "saw": self.saw, "kept": self.kept, "dropped": self.dropped,
-            "reasons": dict(self.reasons.most_common()), "examples": self.examples, "notes": self.notes,
-        }  # fmt: skip
+        own = {key: getattr(self, key) for key in ("where", "saw", "kept", "dropped", "examples", "notes")}
+        return {"step": self.name, **own, "reasons": dict(self.reasons.most_common())}
 
 
 def markdown(report: dict) -> str:
     """The page report.md of a report.json: input, what each step dropped and why, and the cost."""
-    lines = [
-        f"# Selection by {report['recipe_name']}",
-        "",
-        f"{report['read']:,} records read, {report['kept']:,} kept ({_share(report['kept'], report['read'])}) in "
-        f"{report['seconds']:.1f} s ({report['records_per_second']:,.0f} records/s; {report['processor_seconds']:.1f} "
-        f"s of one processor); peak memory of the process: {report['peak_mb'] or 'unknown'} MB.",
-        "",
-        "| step | saw | kept | dropped | share |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for step in report["steps"]:
-        lines.append(
-            f"| {step['where']} | {step['saw']:,} | {step['kept']:,} | {step['dropped']:,} | "
-            f"{_share(step['dropped'], step['saw'])} |"
-        )
-    for step in report["steps"]:
-        if step["reasons"] or step["notes"]:
-            lines += ["", f"## {step['where']}", "", *_step(step)]
-    lines += ["", "## Files", "", "| file | sha256 |", "|---|---|"]
-    lines += [f"| {_cell(name)} | {sha256} |" for name, sha256 in report["files"].items()]
-    lines += [f"| selected.jsonl | {report['output_sha256']} |", f"| the recipe | {report['recipe_sha256']} |", ""]
-    return "\n".join(lines)
-
-
-def _step(step: dict) -> list[str]:
-    lines = [f"{key.replace('_', ' ')}: {_cell(str(value))}  " for key, value in step["notes"].items()]
-    for reason, count in step["reasons"].items():
-        lines.append(f"- {_cell(reason)}: {count:,}")
-        for example in step["examples"].get(reason, []):
-            other = f" because of `{example['other']}`" if example.get("other") else ""
-            name = f"`{example.get('id', example['place'])}`"
-            lines.append(f"  - {_cell(name + other + ' ' + example.get('detail', ''))}")
-    return lines
+    source = Path(__file__).with_name("report.md.jinja").read_text(encoding="utf-8")
+    # Nothing to escape as HTML: `_cell` escapes for Markdown.
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)  # noqa: S701
+    return environment.from_string(source).render(report, share=_share, cell=_cell)
 
 
 def _share(part: int, whole: int) -> str:
@@ -104,7 +68,7 @@ def _share(part: int, whole: int) -> str:
     return "-" if percent is None else f"{percent:.1f} %" if percent >= 1 or not part else f"{percent:.2g} %"
 
 
-def _cell(text: str) -> str:
-    """`text` as the cell of a table: one line, escaped, at most 200 characters."""
-    text = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+def _cell(value: Any) -> str:
+    """`value` as the cell of a table: one line, escaped, at most 200 characters."""
+    text = " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
     return text if len(text) <= 200 else text[:200] + "…"

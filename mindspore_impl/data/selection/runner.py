@@ -5,7 +5,7 @@ import tempfile
 import time
 from array import array
 from collections.abc import Iterator
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,9 @@ import numpy as np
 from mindspore_impl import files, runtime
 from mindspore_impl.data.options import FileSet
 from mindspore_impl.data.selection.reader import count_lines, read_set
-from mindspore_impl.data.selection.recipe import PlannedStep, Recipe
+from mindspore_impl.data.selection.recipe import Recipe
 from mindspore_impl.data.selection.report import Tally, markdown
-from mindspore_impl.data.selection.stream import Check, Context, Item
+from mindspore_impl.data.selection.stream import Context, Item
 from mindspore_impl.data.selection.words import hash64
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.records import record_to_json
@@ -41,17 +41,21 @@ def run(recipe: Recipe, name: str, force: bool = False) -> dict | None:
     made_of = {"format": FORMAT, "recipe": recipe.plain(), "files": hashes}
     if not force and _is_done(recipe, folder, made_of, name):
         return None
-    _forget(folder)
+    for path in [folder / name for name in ("report.json", "report.md", "dropped.jsonl")]:  # of an earlier selection
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be removed ({error.strerror}); choose another output") from error
     files.write_json(folder / "selection.json", made_of | {"output_sha256": None})  # unfinished
     tallies = [Tally("read", "read", recipe.options.examples)]
-    written = _write(recipe, folder, tallies)
+    _write(recipe, folder, tallies)
     if changed := [path for path, sha256 in hashes.items() if files.sha256_file(path) != sha256]:
         raise UserError(f"{changed[0]}: changed during the selection; run again when nothing writes to it")
     seconds = time.perf_counter() - started
     report = {
         "recipe_name": name,
         "read": tallies[0].saw,
-        "kept": written,
+        "kept": tallies[-1].kept,
         "seconds": round(seconds, 3),
         "processor_seconds": round(time.process_time() - used, 3),  # less than `seconds` on a shared machine
         "records_per_second": round(tallies[0].saw / seconds, 1),
@@ -85,10 +89,8 @@ def _is_done(recipe: Recipe, folder: Path, made_of: dict, name: str) -> bool:
     recorded = found.get("recipe") if isinstance(found, dict) else None
     output = folder / "selected.jsonl"
     if recorded != json.loads(json.dumps(made_of["recipe"])) and output.exists():
-        raise UserError(
-            f"{folder}: holds the selection of another recipe than {name}{_difference(recorded, made_of['recipe'])}; "
-            "choose another output, or use --force to replace it"
-        )
+        other = f"another recipe than {name}{_difference(recorded, made_of['recipe'])}"
+        raise UserError(f"{folder}: holds the selection of {other}; choose another output, or use --force")
     same = {key: found.get(key) for key in made_of} == json.loads(json.dumps(made_of))
     wanted = [output, folder / "report.json"] + [folder / "dropped.jsonl"] * recipe.options.dropped
     complete = all(path.is_file() for path in wanted)
@@ -115,27 +117,16 @@ def _flat(value, path: str = "") -> dict[str, object]:
     return {name: leaf for part, entry in parts.items() for name, leaf in _flat(entry, part).items()}
 
 
-def _forget(folder: Path) -> None:
-    """Delete the reports of an earlier selection, which would not describe the new one."""
-    for name in ("report.json", "report.md", "dropped.jsonl"):
-        try:
-            (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder / name}: cannot be removed ({error.strerror}); choose another output") from error
-
-
-def _write(recipe: Recipe, folder: Path, tallies: list[Tally]) -> int:
-    """Write selected.jsonl (and dropped.jsonl) through all steps; returns the number of records kept."""
-    kept = 0
+def _write(recipe: Recipe, folder: Path, tallies: list[Tally]) -> None:
+    """Write selected.jsonl (and dropped.jsonl) through all steps; a tally is added for each."""
 
     def write_selected(temporary: Path) -> None:
-        nonlocal kept
         ids = array("Q")
         with open(temporary, "wb") as file, tempfile.TemporaryDirectory(prefix=".scratch.", dir=folder) as scratch:
             for item in _chain(recipe, Path(scratch), tallies):
-                file.write((item.line or _line_of(item)) + b"\n")
+                line = item.line or json.dumps(record_to_json(item.record), ensure_ascii=False).encode()
+                file.write(line + b"\n")
                 ids.append(hash64(item.record.id))
-        kept = len(ids)
         _check_ids(recipe, temporary, ids)
 
     def write_both(temporary: Path) -> None:
@@ -147,7 +138,8 @@ def _write(recipe: Recipe, folder: Path, tallies: list[Tally]) -> int:
         files.atomic_write(folder / "dropped.jsonl", write_both)
     else:
         files.atomic_write(folder / "selected.jsonl", write_selected)
-    return kept
+    for before, tally in pairwise(tallies):
+        tally.saw = before.kept
 
 
 def _check_ids(recipe: Recipe, selected: Path, hashes: array) -> None:
@@ -162,11 +154,8 @@ def _check_ids(recipe: Recipe, selected: Path, hashes: array) -> None:
         identity = value["id"]
         if identity in seen:
             places = _places(recipe, identity)
-            raise UserError(
-                f"two selected records have the id {identity!r}"
-                + (f": {' and '.join(places)}" if len(places) == 2 else "")
-                + "; give the records of all sets in `select` different ids, or drop one with exact_duplicates"
-            )
+            fault = f"two selected records have the id {identity!r}" + f": {' and '.join(places)}" * (len(places) == 2)
+            raise UserError(f"{fault}; give records of `select` different ids, or drop one with exact_duplicates")
         if hash64(identity) in suspects:
             seen.add(identity)
 
@@ -179,28 +168,25 @@ def _places(recipe: Recipe, identity: str) -> list[str]:
     return [item.place for items in read for item in items if item.record.id == identity][:2]
 
 
-def _line_of(item: Item) -> bytes:
-    return json.dumps(record_to_json(item.record), ensure_ascii=False).encode()
-
-
 def _chain(recipe: Recipe, scratch: Path, tallies: list[Tally]) -> Iterator[Item]:
-    """The reader followed by every step; consecutive checks share one loop. A tally is added for each step."""
-    stream, checks, shared = _read(recipe, tallies[0]), [], {}
+    """The reader followed by every step."""
+    stream, shared = _read(recipe, tallies[0]), {}
+
+    def records_of(name: str) -> Iterator[Item]:
+        return read_set(name, recipe.options.data.sets[name], recipe.options.seed)
+
     for planned in recipe.steps:
         tally = Tally(planned.name, planned.where, recipe.options.examples, tallies[0].file)
         tallies.append(tally)
-        context = Context(planned.where, partial(_records_of, recipe), tally.drop, scratch, shared, tally.notes)
-        if planned.step.check:
-            checks.append((tally, planned.step.check(planned.options, context)))
-            continue
-        if checks:
-            stream, checks = _checked(stream, checks), []
-        stream = _counted(planned, context, stream, tally)
-    return _checked(stream, checks) if checks else stream
+        context = Context(planned.where, records_of, tally.drop, scratch, shared, tally.notes)
+        stream = _counted(planned.run(planned.options, context, stream), tally)
+    return stream
 
 
-def _records_of(recipe: Recipe, name: str) -> Iterator[Item]:
-    return read_set(name, recipe.options.data.sets[name], recipe.options.seed)
+def _counted(stream: Iterator[Item], tally: Tally) -> Iterator[Item]:
+    for item in stream:
+        tally.kept += 1
+        yield item
 
 
 def _read(recipe: Recipe, tally: Tally) -> Iterator[Item]:
@@ -210,7 +196,7 @@ def _read(recipe: Recipe, tally: Tally) -> Iterator[Item]:
         tally.notes[MENDED] = tally.notes.get(MENDED, 0) + 1
 
     mend = mended if any(planned.name == MENDS for planned in recipe.steps) else None
-    refused = tally.refuse if options.unreadable == "drop" else None
+    refused = tally.drop if options.unreadable == "drop" else None
     chosen = [(name, sets[name]) for name in options.select]
     total = sum(count_lines(entry.path) if isinstance(entry, FileSet) else entry.count or 0 for _, entry in chosen)
     with runtime.progress_bar(total, "select", " records", unit_scale=True) as bar:
@@ -227,29 +213,3 @@ def _read(recipe: Recipe, tally: Tally) -> Iterator[Item]:
                 raise UserError(f"data.sets.{name}: {where} holds no record from skip={entry.skip} on")
         bar.update(tally.kept % 1000)
     tally.saw = tally.kept + tally.dropped
-
-
-def _checked(stream: Iterator[Item], checks: list[tuple[Tally, Check]]) -> Iterator[Item]:
-    saw = 0
-    for item in stream:
-        saw += 1
-        for tally, check in checks:
-            if drop := check(item):
-                tally.drop(item, drop)
-                break
-        else:
-            yield item
-    for tally, _ in checks:
-        tally.saw, tally.kept = saw, saw - tally.dropped
-        saw = tally.kept
-
-
-def _counted(planned: PlannedStep, context: Context, stream: Iterator[Item], tally: Tally) -> Iterator[Item]:
-    def entering() -> Iterator[Item]:
-        for item in stream:
-            tally.saw += 1
-            yield item
-
-    for item in planned.step.stream(planned.options, context, entering()):
-        tally.kept += 1
-        yield item

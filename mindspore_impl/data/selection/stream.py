@@ -1,22 +1,24 @@
-"""The interface of the selection steps: items, reasons to drop them, and the declaration of a step.
+"""The interface of the selection steps: items, reasons to drop them, and the registry.
 
-There are two kinds of steps. A *check* decides on one record at a time: `make(options, context)` returns a function
-from an Item to a Drop, or to None for a record that is kept. A *stream* step sees all records:
-`make(options, context, items)` is a generator that yields the kept items (or new ones) and passes the others to
-`context.drop(item, Drop(...))`.
+A *rule* decides on single records: `rule(options, item)` returns a Drop, or None for a record that is kept. A *step*
+sees all records: `step(options, context, items)` is a generator that yields the kept items (or new ones) and passes the
+others to `context.drop(item, Drop(...))`. The type of `options` is a dataclass that declares the options of a recipe;
+its fields with `artifact="file"` or `artifact="set"` name what the step reads.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 import numpy as np
 
-from mindspore_impl.data.selection.options import Part
 from mindspore_impl.data.selection.words import word_hashes
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.records import Record
+
+Part = Literal["conversation", "prompt", "response", "reasoning", "answer"]
+Group = Literal["set", "thinking", "task"]
 
 
 class Drop(NamedTuple):
@@ -56,8 +58,18 @@ class Item:
         it, `conversation` everything.
         """
         if part not in self._parts:
-            self._parts[part] = _part(self.record, part)
+            self._parts[part] = self._part(part)
         return self._parts[part]
+
+    def _part(self, part: Part) -> str:
+        messages, last = self.record.messages, self.record.messages[-1]
+        if part in ("answer", "reasoning"):
+            return (last.content if part == "answer" else last.reasoning or "") if self.answered else ""
+        if part == "response":
+            messages = messages[-1:] if self.answered else ()
+        elif part == "prompt" and self.answered:
+            messages = messages[:-1]
+        return "\n".join([text for message in messages for text in (message.reasoning, message.content) if text])
 
     def word_hashes(self, part: Part) -> np.ndarray:
         """uint64 hashes of the words of a part, computed once for all steps."""
@@ -66,20 +78,11 @@ class Item:
         return self._hashes[part]
 
 
-def _part(record: Record, part: str) -> str:
-    last = record.messages[-1]
-    answered = last.role == "assistant"
-    if part == "answer":
-        return last.content if answered else ""
-    if part == "reasoning":
-        return last.reasoning or "" if answered else ""
-    if part == "response":
-        messages = (last,) if answered else ()
-    else:
-        messages = record.messages[:-1] if part == "prompt" and answered else record.messages
-    if len(messages) == 1 and not messages[0].reasoning:
-        return messages[0].content
-    return "\n".join([text for message in messages for text in (message.reasoning, message.content) if text])
+def group_of(item: Item, by: Group) -> str:
+    """The group of a record: its set, its thinking mode, or its meta.task ("none" without one)."""
+    if by == "set":
+        return item.set
+    return item.record.thinking if by == "thinking" else str(item.record.meta.get("task", "none"))
 
 
 @dataclass
@@ -88,7 +91,7 @@ class Context:
 
     where: str  # the step's place in the recipe, for messages: steps[2].near_duplicates
     records: Callable[[str], Iterator[Item]]  # the records of a set of the recipe, by its name
-    drop: Callable[[Item, Drop], None]  # for a stream step: drop an item
+    drop: Callable[[Item, Drop], None]
     scratch: Path  # a folder for temporary files, deleted at the end
     shared: dict[tuple, Any] = field(default_factory=dict)  # results that several steps of a run use
     notes: dict[str, Any] = field(default_factory=dict)  # shown in the report of this step
@@ -98,22 +101,34 @@ class Context:
         return UserError(f"{self.where}: {text}")
 
 
-Check = Callable[[Item], Drop | None]
+Run = Callable[[Any, Context, Iterator[Item]], Iterator[Item]]
 
 
-@dataclass(frozen=True)
-class Step:
-    """The declaration of a step in steps.STEPS: its options and one of the two kinds of functions."""
+class Step(NamedTuple):
+    """A registered step."""
 
     options: type
-    check: Callable[[Any, Context], Check] | None = None
-    stream: Callable[[Any, Context, Iterator[Item]], Iterator[Item]] | None = None
-    files: Callable[[Any], list[str]] = lambda options: []  # files it reads, by whose hashes a selection is repeated
-    sets: Callable[[Any], list[str]] = lambda options: []  # sets of the recipe it reads
+    run: Run
 
 
-def group_of(item: Item, by: str) -> str:
-    """The group of a record: its set, its thinking mode, or its meta.task ("none" without one)."""
-    if by == "set":
-        return item.set
-    return item.record.thinking if by == "thinking" else str(item.record.meta.get("task", "none"))
+STEPS: dict[str, Step] = {}  # by the name that a recipe uses
+
+
+def step(run: Run) -> Run:
+    """Decorator of a generator (options, context, items): register it as a step of its own name."""
+    STEPS[run.__name__] = Step(get_type_hints(run)["options"], run)
+    return run
+
+
+def rule(check: Callable[[Any, Item], Drop | None]) -> Callable[[Any, Item], Drop | None]:
+    """Decorator of a function (options, item): register it as a step of its own name."""
+
+    def run(options: Any, context: Context, items: Iterator[Item]) -> Iterator[Item]:
+        for item in items:
+            if drop := check(options, item):
+                context.drop(item, drop)
+            else:
+                yield item
+
+    STEPS[check.__name__] = Step(get_type_hints(check)["options"], run)
+    return check

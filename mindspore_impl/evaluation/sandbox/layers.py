@@ -1,7 +1,6 @@
 """Isolation layers: their list, the promises that they keep together, and how a process enters them.
 
-`probe` tries every layer once in a throwaway process. A run uses all that worked, and stops when one of them fails: no
-program runs with less isolation than its result reports.
+A run uses every layer that `probe` found, and stops when one fails: no program runs with less than its result reports.
 """
 
 import contextlib
@@ -47,23 +46,18 @@ def missing_promises(layers: Collection[str]) -> list[str]:
     return [name for name, ways in PROMISES.items() if not any(set(way) <= set(layers) for way in ways)]
 
 
-def spawn(layers: list[str], folder: Path, limits: dict, keep: Sequence[int], body: Callable[[], None]) -> int:
-    """Run `body` in a new process inside `layers`, and return once it has entered them.
+def spawn(job: dict, folder: Path, keep: Sequence[int], body: Callable[[], None]) -> int:
+    """Run `body` in a new process inside the "layers" of `job`, and return once it has entered them.
 
+    job["limits"]: in bytes, seconds and counts. folder: empty and private, the mount point of the new root with "own
+    root", else the body's working folder. keep: file descriptors that become 0, 1, ... inside; all others are closed.
     Returns the id of the process to wait for; its exit code is the body's, or 128 + the signal that ended the body.
     Raises OSError when a layer cannot be entered; nothing of `body` has run then.
-
-    Args:
-        layers: Names of LAYERS.
-        folder: Empty and private. Mount point of the new root with "own root", else the body's working folder.
-        limits: Resource limits in bytes, seconds and counts.
-        keep: File descriptors that become 0, 1, ... inside; all others are closed.
-        body: Called inside.
     """
     ready, told = os.pipe()
     keeper = os.fork()
     if keeper == 0:
-        _never_returns(lambda: _outermost(layers, folder, limits, keep, told, body), told)
+        _never_returns(lambda: _outermost(job, folder, keep, told, body), told)
     os.close(told)
     said = os.read(ready, 4096) if select.select([ready], [], [], SETUP_SECONDS)[0] else b""
     os.close(ready)
@@ -86,14 +80,17 @@ def _never_returns(work: Callable[[], None], told: int) -> None:
         os._exit(code)
 
 
-def _outermost(layers, folder, limits, keep, told, body) -> None:
+def _outermost(job, folder, keep, told, body) -> None:
+    layers, limits = job["layers"], job["limits"]
     syscalls.die_with_parent()
     os.setsid()
     syscalls.show_memory()  # briefly: the files below belong to root while it is hidden
     Path("/proc/self/oom_score_adj").write_text("1000")  # when memory runs out, the program is killed first
     user = _FIRST_USER + os.getpid() if "own user" in layers else os.geteuid()
     flags = sum(flag for name, flag in _NAMESPACES.items() if name in layers)
-    before = 0 if user >= _FIRST_USER or flags and os.geteuid() and _counts_by_namespace() else _threads_of(user)
+    # The process limit counts each user namespace separately since Linux 5.14.
+    separately = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (5, 14)
+    before = 0 if user >= _FIRST_USER or flags and os.geteuid() and separately else _threads_of(user)
     if flags:
         syscalls.unshare(flags)
     syscalls.hide_memory()
@@ -110,8 +107,7 @@ def _outermost(layers, folder, limits, keep, told, body) -> None:
         # The first process of the namespace stays outside of the other layers: the program cannot signal or trace it,
         # and everything in the namespace ends with it.
         _stand_in_for(lambda: _stand_in_for(innermost, told), told)
-    else:
-        _stand_in_for(innermost, told)
+    _stand_in_for(innermost, told)
 
 
 def _stand_in_for(work: Callable[[], None], told: int) -> None:
@@ -157,11 +153,6 @@ def _confine(layers: list[str], folder: Path, limits: dict, user: int) -> None:
     os.environ.update(HOME=home, TMPDIR=home, PATH="/usr/bin:/bin", LANG="C.UTF-8")
 
 
-def _counts_by_namespace() -> bool:
-    """Whether the process limit counts each user namespace separately (Linux 5.14)."""
-    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (5, 14)
-
-
 def _keep_only(handles: list[int]) -> None:
     """Renumber file descriptors to 0, 1, ... in this order, and close all others."""
     free = max(*handles, len(handles)) + 1
@@ -200,10 +191,7 @@ def kill_user_of(keeper: int) -> None:
 
 
 def kill_descendants() -> None:
-    """Kill and reap every child of this process, adopted orphans (`syscalls.adopt_orphans`) included.
-
-    A fork bomb cannot outrun this for long: the number of its processes is limited.
-    """
+    """Kill and reap every child of this process, adopted orphans included; their number is limited."""
     while True:
         for child in children():
             with contextlib.suppress(ProcessLookupError):
@@ -289,11 +277,8 @@ def _reason(name: str, folder: Path, found: dict[str, str]) -> str:
     if name == "process limit":
         return "it does not bind root, and 'own user' does not work" if root and found["own user"] else ""
     if name == "landlock signals":
-        try:
-            version = syscalls.landlock_version()
-        except OSError as error:
-            return str(error)
-        return "" if version >= 6 else f"the kernel has Landlock {version}"
+        version = 0 if found["landlock"] else syscalls.landlock_version()
+        return "" if version >= 6 else found["landlock"] or f"the kernel has Landlock {version}"
     return _attempt([name], folder)
 
 
@@ -301,7 +286,8 @@ def _attempt(layers: list[str], folder: Path) -> str:
     limits = {"cpu_seconds": 10, "memory": 1 << 30, "file": 1 << 20, "disk": 1 << 20, "open_files": 64, "processes": 9}
     blank = os.open("/dev/null", os.O_RDWR)
     try:
-        _, status = os.waitpid(spawn(layers, folder, limits, [blank], _can_import), 0)
+        job = {"layers": layers, "limits": limits}
+        _, status = os.waitpid(spawn(job, folder, [blank], _can_import), 0)
         return "" if status == 0 else "Python cannot read its own library there"
     except OSError as error:
         return str(error)

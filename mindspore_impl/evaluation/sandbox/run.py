@@ -1,8 +1,4 @@
-"""Start sandboxed programs and collect their results.
-
-A result names the layers that the program ran in. Where the machine cannot keep a promise (`isolation().missing`),
-nothing runs unless `require_isolation` is false.
-"""
+"""Start sandboxed programs; nothing runs where a promise cannot be kept, unless `require_isolation` is false."""
 
 import functools
 import json
@@ -23,7 +19,6 @@ from mindspore_impl.evaluation.sandbox.layers import LAYERS, PROMISES, SETUP_SEC
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _GRACE_SECONDS = 2 * SETUP_SECONDS + 15  # startup and cleanup on a busy machine
-_MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ def run_program(program: Program, limits: Limits = Limits(), around: Isolation |
     around = around or isolation()
     if limits.require_isolation and around.missing:
         return Result("refused", _refusal(around))
-    sizes = {key: getattr(limits, f"{key}_mb") * _MIB for key in ("memory", "disk", "file")}
+    sizes = {key: getattr(limits, f"{key}_mb") * 2**20 for key in ("memory", "disk", "file")}
     job = {"do": "run", **vars(program), "names": list(program.names), "layers": list(around.layers)}
     job["limits"] = vars(limits) | sizes | {"output": limits.output_kb << 10}
     return Result(**_supervise(job, limits.seconds + _GRACE_SECONDS), isolation=around.layers)
@@ -115,24 +110,16 @@ def check_isolation(limits: Limits) -> Isolation:
 def _refusal(around: Isolation) -> str:
     useful = {name for promise in around.missing for way in PROMISES[promise] for name in way}
     reasons = "; ".join(f"{name}: {reason}" for name, reason in around.reasons.items() if name in useful)
-    return (
-        f"this machine cannot isolate programs: {', '.join(around.missing)} not protected ({reasons}); run as root, "
-        "allow user namespaces or use Linux 6.12 with Landlock; to run programs without protection pass "
-        "--code-unisolated (tools/evaluate.py) or require_isolation=false (Limits)"
-    )
+    remedy = "run as root, allow user namespaces, use Linux 6.12 with Landlock, or pass --code-unisolated"
+    return f"this machine cannot isolate programs: {', '.join(around.missing)} not protected ({reasons}); {remedy}"
 
 
-def run_many(
-    programs: Iterable[Program], limits: Limits = Limits(), workers: int | None = None, title: str = "programs"
-) -> list[Result]:
-    """`run_program` for each, `workers` at a time (default: one per core), in order.
-
-    Raises UserError where programs must be isolated and cannot be.
-    """
+def run_many(programs: Iterable[Program], limits: Limits = Limits()) -> list[Result]:
+    """`run_program` for each in order, one per core at a time. Raises UserError without isolation."""
     programs, results = list(programs), []
     run = functools.partial(run_program, limits=limits, around=check_isolation(limits))
-    pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))
-    with runtime.progress_bar(len(programs), title, "program") as bar:
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    with runtime.progress_bar(len(programs), "programs", "program") as bar:
         try:
             for result in pool.map(run, programs):
                 results.append(result)
@@ -146,10 +133,9 @@ def _supervise(job: dict, seconds: float) -> dict:
     """Run a supervisor process for `job`; return its result, or one that says why there is none."""
     data = json.dumps(job | {"folder": tempfile.gettempdir()}).encode()
     command = [os.path.realpath(sys.executable), "-I", "-S", "-B", str(_SUPERVISOR)]
-    message = struct.pack("<I", len(data)) + data
     settings = {"env": {}, "cwd": "/", "start_new_session": True, "capture_output": True}
     try:
-        done = subprocess.run(command, input=message, timeout=seconds, check=False, **settings)
+        done = subprocess.run(command, input=struct.pack("<I", len(data)) + data, timeout=seconds, **settings)
     except subprocess.TimeoutExpired:
         return {"status": "killed", "error": f"the supervisor gave no answer in {seconds:g} s"}
     if len(done.stdout) < 4:

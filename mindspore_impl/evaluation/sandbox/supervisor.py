@@ -46,7 +46,7 @@ def main() -> None:
 
 def _run(job: dict, folders: list[Path], parent: int) -> dict:
     """Start both sides and wait for a verdict or a reason to stop."""
-    limits, kept = job["limits"], job["layers"]
+    limits = job["limits"]
     inner, outer = socket.socketpair()  # program and tests
     post, ours = socket.socketpair()  # tests and this process
     out, program_out = os.pipe()
@@ -54,9 +54,9 @@ def _run(job: dict, folders: list[Path], parent: int) -> dict:
     blank = os.open(os.devnull, os.O_RDWR)
     try:
         inside = [blank, program_out, program_err, inner.fileno()]
-        program = layers.spawn(kept, folders[0], limits, inside, lambda: serve(3))
+        program = layers.spawn(job, folders[0], inside, lambda: serve(3))
         inside = [blank, blank, blank, post.fileno(), outer.fileno()]
-        layers.spawn(kept, folders[1], limits, inside, lambda: judge(3, 4))
+        layers.spawn(job, folders[1], inside, lambda: judge(3, 4))
     except OSError as error:
         return {"status": "refused", "error": f"a layer of isolation failed: {error}"}
     for end in (inner, outer, post):
@@ -74,10 +74,12 @@ def _run(job: dict, folders: list[Path], parent: int) -> dict:
         verdict = _how_it_ended(program, verdict["error"])
     elif verdict.pop("token", token) != token:
         verdict = {"status": "failed", "error": "the verdict does not come from the tests"}
-    if "own user" in kept:
+    if "own user" in job["layers"]:
         layers.kill_user_of(program)
     layers.kill_descendants()
-    _drain(streams, limits["output"])
+    for handle, data in streams.items():  # every writer is dead, so this ends
+        while len(data) < limits["output"] and (block := os.read(handle, 1 << 16)):
+            data += block[: limits["output"] - len(data)]
     printed, complained = (bytes(data).decode(errors="replace") for data in streams.values())
     return verdict | {"stdout": printed, "stderr": complained, "seconds": seconds}
 
@@ -117,13 +119,6 @@ def _how_it_ended(program: int, reason: str) -> dict:
     if number in set(signal.Signals):
         return {"status": "killed", "error": f"ended by {signal.Signals(number).name}: {reason}"}
     return {"status": "failed", "error": f"{reason} (exit code {code})" if done[0] else reason}
-
-
-def _drain(streams: dict[int, bytearray], limit: int) -> None:
-    """Read the rest of the pipes; every writer is dead, so this ends."""
-    for handle, data in streams.items():
-        while len(data) < limit and (block := os.read(handle, 1 << 16)):
-            data += block[: limit - len(data)]
 
 
 if __name__ == "__main__":

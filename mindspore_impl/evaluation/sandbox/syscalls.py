@@ -86,18 +86,14 @@ no_new_privileges = partial(prctl, PR_SET_NO_NEW_PRIVS, 1)
 
 
 def unshare(flags: int) -> None:
-    """Move this process into new namespaces. Raises OSError.
-
-    A user who is not root gets a user namespace too, with the same user id and all capabilities over the others.
-    """
+    """Move this process into new namespaces; without root also a user namespace that owns them. Raises OSError."""
     uid, gid = os.geteuid(), os.getegid()
     if uid != 0:
         flags |= CLONE_NEWUSER
     _checked(_libc.unshare(flags), "unshare")
     if uid != 0:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        for name, text in {"setgroups": "deny", "uid_map": f"{uid} {uid} 1", "gid_map": f"{gid} {gid} 1"}.items():
+            Path(f"/proc/self/{name}").write_text(text)
 
 
 def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:

@@ -37,8 +37,7 @@ class Task:
     score(item, completion) returns {metric: 0.0 to 1.0}; program(item, completion) returns a program that must pass its
     tests ("pass@1", `code.py`). With neither, items have options, compared by log-likelihood ("acc") and by
     log-likelihood per character ("acc_norm").
-    metrics: the first is the one that is quoted. stop: strings that end a completion of a plain prompt. form: default
-    form of the prompt.
+    metrics: the first is quoted. stop: strings that end a completion of a plain prompt. form: the prompt's by default.
     """
 
     read: Callable[[Path, int], list[Item]]
@@ -93,6 +92,14 @@ def field(row: dict, name: str, kind: type | tuple, where: str) -> Any:
     return row[name]
 
 
+def strings(row: dict, name: str, where: str) -> list[str]:
+    """Return row[name], checked to be a list of strings. Raises UserError that names place and field."""
+    values = field(row, name, list, where)
+    if not all(isinstance(value, str) for value in values):
+        raise UserError(f"{where}: {name} must be a list of strings")
+    return values
+
+
 def as_object(value: Any, where: str) -> dict:
     """Return `value`, checked to be a JSON object. Raises UserError that names the place."""
     if not isinstance(value, dict):
@@ -101,10 +108,7 @@ def as_object(value: Any, where: str) -> dict:
 
 
 def objects(path: Path, name: str = "", shots: int = 0) -> Iterator[tuple[str, dict]]:
-    """Yield ("file:line", object) of a JSON lines file: `path`, or `name` in the folder `path`.
-
-    Raises UserError for `shots`, which tasks pass on that have no worked examples.
-    """
+    """Yield ("file:line", object) of JSON lines: `path`, or its file `name`. Raises UserError, also for `shots`."""
     if shots:
         raise UserError(f"{path}: the task has no worked examples; set shots to 0")
     path = path / name if path.is_dir() else path
@@ -112,21 +116,15 @@ def objects(path: Path, name: str = "", shots: int = 0) -> Iterator[tuple[str, d
         yield f"{path}:{line}", row
 
 
-def with_shots(
-    questions: Callable[[Path], Iterator[tuple[Item, str]]], test: str, train: str, path: Path, shots: int
-) -> list[Item]:
-    """The items of `test`, after the first `shots` items of `train` as worked examples.
+Questions = Callable[[Path], Iterator[tuple[Item, str]]]  # of a file: items, and their answers as a shot shows them
 
-    Raises UserError when there are fewer, or as `questions`.
 
-    Args:
-        questions: Yields the items of a file, each with its answer as a worked example shows it.
-        test: Name of the file of questions.
-        train: Name of the file of worked examples beside it.
-        path: The folder of both, or the file of questions.
-        shots: Number of worked examples.
+def with_shots(questions: Questions, names: tuple[str, str], path: Path, shots: int) -> list[Item]:
+    """The items of the first of the files `names`, after `shots` items of the second as worked examples.
+
+    path: the folder of both, or the file of questions. Raises UserError when there are fewer, or as `questions`.
     """
-    folder, header = path.is_dir(), ""
+    (test, train), folder, header = names, path.is_dir(), ""
     if shots and not (folder and (path / train).is_file()):
         raise UserError(f"{path}: {shots} shots need a folder with {train} and {test}; or set shots to 0")
     if shots:

@@ -28,4 +28,4 @@ def questions(file: Path) -> Iterator[tuple[Item, str]]:
         yield Item(str(number), prompt, options=OPTIONS, answer=right), OPTIONS[right]
 
 
-TASK = Task(partial(with_shots, questions, "dev.json", "train.json"))
+TASK = Task(partial(with_shots, questions, ("dev.json", "train.json")))

@@ -33,18 +33,20 @@ class Tests:
     stop: tuple[str, ...] = ()
 
 
-def program_of(tests: Tests, completion: str) -> str:
-    """Extract the program from a completion.
+def program(item: Item, completion: str) -> Program:
+    """The program of a completion, with the tests of its problem.
 
-    The fenced block that defines the requested function, else the first block; without blocks the text up to the first
-    stop string (after the head of that function, where it is defined).
+    It is the fenced block that defines the requested function, else the first block; without blocks the text up to the
+    first stop string (after the head of that function, where it is defined).
     """
+    tests: Tests = item.answer
     blocks = _FENCE.findall(completion)
     code = next((block for block in blocks if _head(block, tests)), blocks[0] if blocks else None)
     if code is None:
         begin = _head(completion, tests)
         code = completion[:begin] + plain(completion[begin:], tests.stop)
-    return (tests.before if _head(code, tests) else tests.start) + code
+    source = (tests.before if _head(code, tests) else tests.start) + code
+    return Program(source, tests.checks, tests.names)
 
 
 def _head(code: str, tests: Tests) -> int:
@@ -54,18 +56,9 @@ def _head(code: str, tests: Tests) -> int:
     return found.end() if found else 0
 
 
-def program(item: Item, completion: str) -> Program:
-    """The program of a completion, with the tests of its problem."""
-    tests: Tests = item.answer
-    return Program(program_of(tests, completion), tests.checks, tests.names)
-
-
 def scores(programs: Sequence[Program], limits: Limits) -> list[dict]:
-    """Run programs in parallel; return {"pass@1", "status", "error"} of each.
-
-    Raises UserError where this machine cannot isolate them.
-    """
-    results = run_many(programs, limits, title="tests")
+    """Run programs in parallel; {"pass@1", "status", "error"} of each. Raises UserError when they are refused."""
+    results = run_many(programs, limits)
     for result in results:
         if result.status == "refused":
             raise UserError(result.error)
@@ -73,9 +66,7 @@ def scores(programs: Sequence[Program], limits: Limits) -> list[dict]:
 
 
 def pass_at_k(total: int, right: int, k: int) -> float:
-    """1 - C(total - right, k) / C(total, k). Raises UserError when total < k."""
-    if not 0 <= right <= total:
-        raise ValueError(f"right={right} is not between 0 and total={total}")
+    """1 - C(total - right, k) / C(total, k). Raises UserError when total < k, ValueError when total < right."""
     if not 1 <= k <= total:
         raise UserError(f"pass@{k}: needs {k} answers a problem or more, and k of 1 or more; there are {total}")
     return 1.0 - math.comb(total - right, k) / math.comb(total, k)

@@ -54,13 +54,9 @@ def _spans(answer: dict, where: str) -> list[str]:
 def score(item: Item, completion: str) -> dict[str, float]:
     """The best f1 and em over the right answers."""
     text = completion.strip().partition("\n")[0].strip()
-    found = [compare(_parts(text) if len(answer) > 1 else [text], answer) for answer in item.answer]
+    parts = [part for part in re.split(r",\s+(?:and\s+)?|\s+and\s+|;\s*", text) if part.strip()] or [text]
+    found = [compare(parts if len(answer) > 1 else [text], answer) for answer in item.answer]
     return {"f1": max(f1 for _, f1 in found), "em": max(em for em, _ in found)}
-
-
-def _parts(text: str) -> list[str]:
-    """Split a line of text into the spans that it enumerates."""
-    return [part for part in re.split(r",\s+(?:and\s+)?|\s+and\s+|;\s*", text) if part.strip()] or [text]
 
 
 def compare(given: list[str], right: list[str]) -> tuple[float, float]:
@@ -99,5 +95,5 @@ def _f1(given: set, right: set) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-READ = partial(with_shots, questions, "drop_dataset_dev.json", "drop_dataset_train.json")
+READ = partial(with_shots, questions, ("drop_dataset_dev.json", "drop_dataset_train.json"))
 TASK = Task(READ, score, ("f1", "em"), shots=3, stop=("\n",), max_new_tokens=64)

@@ -68,8 +68,9 @@ def equivalent(given: str, right: str) -> bool:
     (given, worded), (right, also_worded) = _normal(given), _normal(right)
     if _squeezed(given) == _squeezed(right):
         return True
-    if worded or also_worded:
-        return _letters_only(given) == _letters_only(right) != ""
+    if worded or also_worded:  # compared without brackets, spaces and punctuation
+        bare = [re.sub(r"[\s()\[\]{}\"'`.,;:]", "", text).lower() for text in (given, right)]
+        return bare[0] == bare[1] != ""
     if len(given) > MAX_LENGTH or len(right) > MAX_LENGTH:
         return False
     return _same(given, right, 0)
@@ -100,11 +101,6 @@ def _squeezed(text: str) -> str:
     return re.sub(r"^0(?=\.\d)", "", text)
 
 
-def _letters_only(text: str) -> str:
-    """Lower case, without brackets, spaces and punctuation."""
-    return re.sub(r"[\s()\[\]{}\"'`.,;:]", "", text).lower()
-
-
 def _same(given: str, right: str, depth: int) -> bool:
     """Compare part by part, loosest binding first."""
     given, right = given.strip(), right.strip()
@@ -122,10 +118,7 @@ def _same(given: str, right: str, depth: int) -> bool:
         return False
 
 
-Compare = Callable[[str, str], bool]
-
-
-def _matrices(given: str, right: str, same: Compare) -> bool | None:
+def _matrices(given: str, right: str, same: Callable) -> bool | None:
     matches = [_MATRIX.fullmatch(text) for text in (given, right)]
     if not all(matches):
         return False if any(matches) else None
@@ -133,7 +126,7 @@ def _matrices(given: str, right: str, same: Compare) -> bool | None:
     return _each(*tables, lambda one, other: _each(one, other, same))
 
 
-def _equations(given: str, right: str, same: Compare) -> bool | None:
+def _equations(given: str, right: str, same: Callable) -> bool | None:
     """x = 5 equals 5 when only one side is an assignment; equations are equal when proportional."""
     one, other = (re.split(r"(<=|>=|!=|<|>|=)", _unassigned(text)) for text in (given, right))
     if len(one) == len(other) == 1:
@@ -163,12 +156,12 @@ def _unassigned(text: str) -> str:
     return text if variables and "\\in" not in text else rest
 
 
-def _unions(given: str, right: str, same: Compare) -> bool | None:
+def _unions(given: str, right: str, same: Callable) -> bool | None:
     parts = [re.split(r"\\cup(?![a-z])", text) for text in (given, right)]
     return None if len(parts[0]) == len(parts[1]) == 1 else _matched(*parts, same)
 
 
-def _signs(given: str, right: str, same: Compare) -> bool | None:
+def _signs(given: str, right: str, same: Callable) -> bool | None:
     r"""a \pm b is the list a + b, a - b."""
     if "\\pm" not in given + right:
         return None
@@ -176,7 +169,7 @@ def _signs(given: str, right: str, same: Compare) -> bool | None:
     return _matched(*both, same)
 
 
-def _collections(given: str, right: str, same: Compare) -> bool | None:
+def _collections(given: str, right: str, same: Callable) -> bool | None:
     """Tuples and intervals in order and with their brackets, sets and bare lists in any order."""
     (kind, one), (other_kind, other) = _elements(given), _elements(right)
     if len(one) == len(other) == 1 and "⟨" not in kind + other_kind:
@@ -209,7 +202,7 @@ def _each(one: list, other: list, same: Callable) -> bool:
     return len(one) == len(other) and all(map(same, one, other))
 
 
-def _matched(one: list[str], other: list[str], same: Compare) -> bool:
+def _matched(one: list[str], other: list[str], same: Callable) -> bool:
     """Equal in some order. Equality is transitive, so that greedy matching suffices."""
     left = list(other)
     for element in one:

@@ -45,5 +45,5 @@ def _text(answer: str) -> str:
 
 
 METRICS = ("exact_match", "strict_match", "flexible_extract")
-READ = partial(with_shots, questions, "test.jsonl", "train.jsonl")
+READ = partial(with_shots, questions, ("test.jsonl", "train.jsonl"))
 TASK = Task(READ, score, METRICS, shots=5, stop=("Question:", "</s>", "<|im_end|>"))

@@ -33,8 +33,7 @@ def _item(row: dict, where: str) -> Item:
         raise UserError(f"{where}: the prompt has no function {name!r}, which entry_point names")
     if "check" not in {node.name for node in parsed(test, "test", where).body if isinstance(node, ast.FunctionDef)}:
         raise UserError(f"{where}: test has no function 'check'")
-    # The rest of the prompt (imports, helpers) is available to the tests, and to a program that defines the function
-    # again.
+    # The rest of the prompt is there for the tests, and for a program that defines the function again.
     rest = [node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name == name)]
     before = "".join(ast.unparse(node) + "\n\n" for node in rest)
     checks = f"{before}{test}\n\ncheck({name})\n"

@@ -4,32 +4,26 @@ Files: the published `input_data.jsonl` (or its folder): {"key", "prompt", "inst
 is used as it is; 0 shots. Metrics, all strict: prompt_level (every instruction followed; quoted) and instruction_level
 (the share of a prompt's instructions that are followed, averaged over prompts).
 
-All 25 published instructions are checked (`instructions.py`). Languages are detected by the package `langdetect`, as in
-the published checker, where it is installed, else by script and common words. Sentences are split by a simple rule; the
-published checker uses nltk's trained splitter.
+All 25 published instructions are checked (`instructions.py`), languages by `langdetect` as in the published checker, or
+else by script and common words; sentences are split by a simple rule, there by nltk's trained splitter.
 """
 
 from pathlib import Path
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.tasks import instructions
-from mindspore_impl.evaluation.tasks.base import Item, Task, field, objects
+from mindspore_impl.evaluation.tasks.base import Item, Task, field, objects, strings
 
 
 def read(path: Path, shots: int) -> list[Item]:
-    """The items of a file or folder; `answer` is a list of (instruction, arguments).
-
-    Raises UserError that names file and line, also for an unknown instruction.
-    """
+    """The items; `answer` is a list of (instruction, arguments). Raises UserError that names file and line."""
     return [_item(where, row) for where, row in objects(path, "input_data.jsonl", shots)]
 
 
 def _item(where: str, row: dict) -> Item:
-    names, arguments = field(row, "instruction_id_list", list, where), field(row, "kwargs", list, where)
+    names, arguments = strings(row, "instruction_id_list", where), field(row, "kwargs", list, where)
     if len(names) != len(arguments) or not names:
         raise UserError(f"{where}: instruction_id_list and kwargs must be of one length, at least 1")
-    if not all(isinstance(name, str) for name in names):
-        raise UserError(f"{where}: instruction_id_list must be a list of strings")
     if not all(kwargs is None or isinstance(kwargs, dict) for kwargs in arguments):
         raise UserError(f"{where}: kwargs must be a list of objects")
     given = [{key: value for key, value in (kwargs or {}).items() if value is not None} for kwargs in arguments]

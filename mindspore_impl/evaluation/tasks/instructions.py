@@ -1,4 +1,4 @@
-"""The 25 verifiable instructions of IF-Eval, one function each: (response, **arguments) -> followed.
+"""The 25 verifiable instructions of IF-Eval: {name: (response, **arguments) -> followed}.
 
 Arguments are named as in the published file. Words that a response must contain are literal, not patterns.
 """
@@ -13,6 +13,11 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.tasks.language import language_is
 
 RESPONSES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
+LISTS = {"keywords", "forbidden_words"}  # the arguments that are lists
+TEXTS = {
+    "keyword", "relation", "letter", "let_relation", "language", "first_word", "postscript_marker", "section_spliter",
+    "prompt_to_repeat", "end_phrase", "capital_relation",
+}  # fmt: skip
 
 
 def follows(name: str, arguments: dict[str, Any], response: str) -> bool:
@@ -24,16 +29,17 @@ def check_arguments(name: str, arguments: dict[str, Any], where: str) -> None:
     """Raise UserError for an unknown instruction, and for missing, unknown or ill-typed arguments."""
     if name not in CHECKS:
         raise UserError(f"{where}: the instruction {name!r} is not known; known: {', '.join(CHECKS)}")
-    wanted = list(signature(CHECKS[name]).parameters.values())[1:]
-    for parameter in wanted:
-        if parameter.name not in arguments:
-            raise UserError(f"{where}: {name} needs the argument {parameter.name!r}")
-        kind = (int, float) if parameter.annotation is int else parameter.annotation  # some copies have 3.0 for 3
-        if not isinstance(arguments[parameter.name], kind):
-            raise UserError(f"{where}: {name}: {parameter.name} must be {parameter.annotation.__name__}")
-        if "relation" in parameter.name and arguments[parameter.name] not in ("less than", "at least"):
-            raise UserError(f"{where}: {name}: {parameter.name} must be 'less than' or 'at least'")
-    if foreign := set(arguments) - {parameter.name for parameter in wanted}:
+    wanted = list(signature(CHECKS[name]).parameters)[1:]
+    for argument in wanted:
+        if argument not in arguments:
+            raise UserError(f"{where}: {name} needs the argument {argument!r}")
+        kind = list if argument in LISTS else str if argument in TEXTS else int
+        # Some copies have 3.0 for 3.
+        if not isinstance(arguments[argument], (int, float) if kind is int else kind):
+            raise UserError(f"{where}: {name}: {argument} must be {kind.__name__}")
+        if "relation" in argument and arguments[argument] not in ("less than", "at least"):
+            raise UserError(f"{where}: {name}: {argument} must be 'less than' or 'at least'")
+    if foreign := set(arguments) - set(wanted):
         raise UserError(f"{where}: {name} has no argument {sorted(foreign)[0]!r}")
 
 
@@ -41,37 +47,17 @@ def _holds(count: int, relation: str, number: float) -> bool:
     return count < number if relation == "less than" else count >= number
 
 
-def _keywords(response: str, keywords: list) -> bool:
-    return all(re.search(re.escape(str(word)), response, re.IGNORECASE) for word in keywords)
+def _found(pattern: str, response: str) -> int:
+    return len(re.findall(pattern, response, re.IGNORECASE))
 
 
-def _keyword_frequency(response: str, keyword: str, frequency: int, relation: str) -> bool:
-    return _holds(len(re.findall(re.escape(keyword.strip()), response, re.IGNORECASE)), relation, frequency)
-
-
-def _forbidden_words(response: str, forbidden_words: list) -> bool:
-    return not any(re.search(rf"\b{re.escape(str(word))}\b", response, re.IGNORECASE) for word in forbidden_words)
-
-
-def _letter_frequency(response: str, letter: str, let_frequency: int, let_relation: str) -> bool:
-    return _holds(response.lower().count(letter.strip().lower()), let_relation, let_frequency)
-
-
-def _sentences(response: str, num_sentences: int, relation: str) -> bool:
-    return _holds(len(split_sentences(response)), relation, num_sentences)
-
-
-def _paragraphs(response: str, num_paragraphs: int) -> bool:
+def _paragraphs(response: str, num_paragraphs) -> bool:
     """Separated by ***; an empty paragraph is allowed only at either end."""
     parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", response)]
     return all(parts[1:-1]) and sum(map(bool, parts)) == num_paragraphs
 
 
-def _words(response: str, num_words: int, relation: str) -> bool:
-    return _holds(len(re.findall(r"\w+", response)), relation, num_words)
-
-
-def _first_word(response: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
+def _first_word(response: str, num_paragraphs, nth_paragraph, first_word) -> bool:
     """Separated by empty lines; the n-th paragraph, counting empty ones, must begin with the word."""
     parts = [part.strip() for part in response.split("\n\n")]
     count = sum(map(bool, parts))
@@ -81,29 +67,21 @@ def _first_word(response: str, num_paragraphs: int, nth_paragraph: int, first_wo
     return re.split(r"[.,?!'\"]", word)[0].lower() == first_word.lower()
 
 
-def _placeholders(response: str, num_placeholders: int) -> bool:
-    return len(re.findall(r"\[.*?\]", response)) >= num_placeholders
-
-
-def _postscript(response: str, postscript_marker: str) -> bool:
+def _postscript(response: str, postscript_marker) -> bool:
     marker = postscript_marker.strip()
     pattern = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}.get(marker, re.escape(marker.lower()))
     return re.search(pattern, response.lower()) is not None
 
 
-def _bullets(response: str, num_bullets: int) -> bool:
+def _bullets(response: str, num_bullets) -> bool:
     stars = re.findall(r"^\s*\*[^\*].*$", response, re.MULTILINE)
     return len(stars) + len(re.findall(r"^\s*-.*$", response, re.MULTILINE)) == num_bullets
 
 
-def _highlights(response: str, num_highlights: int) -> bool:
+def _highlights(response: str, num_highlights) -> bool:
     single = [text for text in re.findall(r"\*[^\n\*]*\*", response) if text.strip("*").strip()]
     double = [text for text in re.findall(r"\*\*[^\n\*]*\*\*", response) if text[2:-2].strip()]
     return len(single) + len(double) >= num_highlights
-
-
-def _numbered_sections(response: str, section_spliter: str, num_sections: int) -> bool:
-    return len(re.split(rf"\s?{re.escape(section_spliter.strip())}\s?\d+\s?", response)) - 1 >= num_sections
 
 
 def _json(response: str) -> bool:
@@ -117,29 +95,11 @@ def _json(response: str) -> bool:
     return True
 
 
-def _title(response: str) -> bool:
-    return any(text.lstrip("<").rstrip(">").strip() for text in re.findall(r"<<[^\n]+>>", response))
-
-
 def _two_responses(response: str) -> bool:
     """Separated by ******, and different; an empty part is allowed only at either end."""
     parts = [part.strip() for part in response.split("******")]
     found = [part for part in parts if part]
     return all(parts[1:-1]) and len(found) == 2 and found[0] != found[1]
-
-
-def _repeat_prompt(response: str, prompt_to_repeat: str) -> bool:
-    return response.strip().lower().startswith(prompt_to_repeat.strip().lower())
-
-
-def _end(response: str, end_phrase: str) -> bool:
-    return response.strip().strip('"').lower().endswith(end_phrase.strip().lower())
-
-
-def _capital_words(response: str, capital_frequency: int, capital_relation: str) -> bool:
-    """Words roughly as nltk splits them: without punctuation, with hyphens and inner points."""
-    words = re.findall(r"\w+(?:[-./]\w+)*", response)
-    return _holds(sum(word.isupper() for word in words), capital_relation, capital_frequency)
 
 
 _ABBREVIATION = re.compile(
@@ -148,11 +108,7 @@ _ABBREVIATION = re.compile(
 
 
 def split_sentences(text: str) -> list[str]:
-    """Split a text into sentences.
-
-    They end at . ! ? or their Chinese forms before anything but a lower-case letter; abbreviations and initials end
-    none.
-    """
+    """Split after . ! ? or their Chinese forms before no lower-case letter; abbreviations and initials end none."""
     found, start = [], 0
     for match in re.finditer(r"[.!?]+[\"')\]”’]*(?=\s+[^a-z\s])|[。！？]+[”’」]?", text):
         if match[0] == "." and _ABBREVIATION.search(text[start : match.end()]):
@@ -163,29 +119,52 @@ def split_sentences(text: str) -> list[str]:
 
 
 CHECKS: dict[str, Callable[..., bool]] = {
-    "keywords:existence": _keywords,
-    "keywords:frequency": _keyword_frequency,
-    "keywords:forbidden_words": _forbidden_words,
-    "keywords:letter_frequency": _letter_frequency,
+    "keywords:existence": lambda text, keywords: all(_found(re.escape(str(word)), text) for word in keywords),
+    "keywords:frequency": lambda text, keyword, frequency, relation: _holds(
+        _found(re.escape(keyword.strip()), text), relation, frequency
+    ),
+    "keywords:forbidden_words": lambda text, forbidden_words: (
+        not any(_found(rf"\b{re.escape(str(word))}\b", text) for word in forbidden_words)
+    ),
+    "keywords:letter_frequency": lambda text, letter, let_frequency, let_relation: _holds(
+        text.lower().count(letter.strip().lower()), let_relation, let_frequency
+    ),
     "language:response_language": language_is,
-    "length_constraints:number_sentences": _sentences,
+    "length_constraints:number_sentences": lambda text, num_sentences, relation: _holds(
+        len(split_sentences(text)), relation, num_sentences
+    ),
     "length_constraints:number_paragraphs": _paragraphs,
-    "length_constraints:number_words": _words,
+    "length_constraints:number_words": lambda text, num_words, relation: _holds(
+        _found(r"\w+", text), relation, num_words
+    ),
     "length_constraints:nth_paragraph_first_word": _first_word,
-    "detectable_content:number_placeholders": _placeholders,
+    "detectable_content:number_placeholders": lambda text, num_placeholders: (
+        _found(r"\[.*?\]", text) >= num_placeholders
+    ),
     "detectable_content:postscript": _postscript,
     "detectable_format:number_bullet_lists": _bullets,
-    "detectable_format:constrained_response": lambda response: any(text in response for text in RESPONSES),
+    "detectable_format:constrained_response": lambda text: any(answer in text for answer in RESPONSES),
     "detectable_format:number_highlighted_sections": _highlights,
-    "detectable_format:multiple_sections": _numbered_sections,
+    "detectable_format:multiple_sections": lambda text, section_spliter, num_sections: (
+        len(re.split(rf"\s?{re.escape(section_spliter.strip())}\s?\d+\s?", text)) - 1 >= num_sections
+    ),
     "detectable_format:json_format": _json,
-    "detectable_format:title": _title,
+    "detectable_format:title": lambda text: any(
+        title.lstrip("<").rstrip(">").strip() for title in re.findall(r"<<[^\n]+>>", text)
+    ),
     "combination:two_responses": _two_responses,
-    "combination:repeat_prompt": _repeat_prompt,
-    "startend:end_checker": _end,
-    "change_case:capital_word_frequency": _capital_words,
-    "change_case:english_capital": lambda response: response.isupper() and language_is(response, "en"),
-    "change_case:english_lowercase": lambda response: response.islower() and language_is(response, "en"),
-    "punctuation:no_comma": lambda response: "," not in response,
-    "startend:quotation": lambda response: re.fullmatch(r'".*"', response.strip(), re.DOTALL) is not None,
+    "combination:repeat_prompt": lambda text, prompt_to_repeat: (
+        text.strip().lower().startswith(prompt_to_repeat.strip().lower())
+    ),
+    "startend:end_checker": lambda text, end_phrase: (
+        text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+    ),
+    # Words roughly as nltk splits them: without punctuation, with hyphens and inner points.
+    "change_case:capital_word_frequency": lambda text, capital_frequency, capital_relation: _holds(
+        sum(map(str.isupper, re.findall(r"\w+(?:[-./]\w+)*", text))), capital_relation, capital_frequency
+    ),
+    "change_case:english_capital": lambda text: text.isupper() and language_is(text, "en"),
+    "change_case:english_lowercase": lambda text: text.islower() and language_is(text, "en"),
+    "punctuation:no_comma": lambda text: "," not in text,
+    "startend:quotation": lambda text: re.fullmatch(r'".*"', text.strip(), re.DOTALL) is not None,
 }

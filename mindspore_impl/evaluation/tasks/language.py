@@ -2,18 +2,17 @@
 
 import re
 import unicodedata
+from collections import Counter
 
 # {first word of a letter's Unicode name: ISO 639-1 codes of languages in this script}
 _SCRIPTS = {
     "ARABIC": ("ar", "fa", "ur"), "BENGALI": ("bn",), "CYRILLIC": ("ru", "bg", "uk", "mk"),
     "DEVANAGARI": ("hi", "mr", "ne"), "GUJARATI": ("gu",), "GURMUKHI": ("pa",), "KANNADA": ("kn",), "HANGUL": ("ko",),
-    "TAMIL": ("ta",), "TELUGU": ("te",),
-    "THAI": ("th",), "GREEK": ("el",), "HEBREW": ("he",),
-    "MALAYALAM": ("ml",), "HIRAGANA": ("ja",), "KATAKANA": ("ja",),
-    "CJK": ("zh", "zh-cn", "zh-tw"),
+    "TAMIL": ("ta",), "TELUGU": ("te",), "THAI": ("th",), "GREEK": ("el",), "HEBREW": ("he",), "MALAYALAM": ("ml",),
+    "HIRAGANA": ("ja",), "KATAKANA": ("ja",), "CJK": ("zh", "zh-cn", "zh-tw"),
 }  # fmt: skip
 # Frequent words of languages in Latin script.
-_COMMON = {
+_WORDS = {
     "en": "the of and to in is that it for with as are this you not have be on was by an or from at",
     "de": "der die und das ist nicht mit ein eine zu den von sich auf für dem im auch es wir werden",
     "fr": "le la les et des est une un du en que pour dans qui pas sur au avec ce sont nous vous",
@@ -24,13 +23,13 @@ _COMMON = {
     "fi": "ja on ei se että oli hän mutta myös ovat kun niin joka tämä",
     "sw": "ya na wa kwa ni katika za la kuwa hii cha yake kama watu",
 }
+_WORDS = {code: frozenset(words.split()) for code, words in _WORDS.items()}
 
 
 def language_is(text: str, language: str) -> bool:
-    """Whether `text` is in `language`, an ISO 639-1 code.
+    """Whether `text` is in `language` (ISO 639-1), by the package `langdetect` or else by script and common words.
 
-    Uses the package `langdetect` where it is installed, else script and common words. As in the published checker, a
-    text without letters passes; so does text in Latin script when the language has no word list.
+    A text without letters passes, as in the published checker; so does Latin script when the language has no word list.
     """
     try:
         import langdetect
@@ -44,22 +43,16 @@ def language_is(text: str, language: str) -> bool:
 
 
 def _by_rule(text: str, code: str) -> bool:
-    scripts: dict[str, int] = {}
-    for letter in filter(str.isalpha, text):
-        script = unicodedata.name(letter, "?").partition(" ")[0]
-        scripts[script] = scripts.get(script, 0) + 1
+    scripts = Counter(unicodedata.name(letter, "?").partition(" ")[0] for letter in filter(str.isalpha, text))
     if not scripts:
         return True
-    if any(scripts.get(kana, 0) * 20 > sum(scripts.values()) for kana in ("HIRAGANA", "KATAKANA")):
+    if max(scripts["HIRAGANA"], scripts["KATAKANA"]) * 20 > scripts.total():
         return code == "ja"  # there may be more kanji than kana
-    main = max(scripts, key=scripts.__getitem__)
+    main = scripts.most_common(1)[0][0]
     if main != "LATIN":
         return code in _SCRIPTS.get(main, ())
-    if code not in _COMMON:
+    if code not in _WORDS:
         return all(code not in codes for codes in _SCRIPTS.values())
     words = re.findall(r"\w+", text.lower())
     counts = {name: sum(word in common for word in words) for name, common in _WORDS.items()}
     return counts[code] == max(counts.values())
-
-
-_WORDS = {code: frozenset(words.split()) for code, words in _COMMON.items()}

@@ -13,12 +13,11 @@ from pathlib import Path
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.tasks import code
-from mindspore_impl.evaluation.tasks.base import Item, Task, as_object, field, first_shots, objects
+from mindspore_impl.evaluation.tasks.base import Item, Task, as_object, field, first_shots, objects, strings
 
 STOP = ("[DONE]",)
 TEST_IDS = range(11, 511)
 SHOT_IDS = range(2, 11)
-_SHOWN_TESTS = 3
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -41,10 +40,10 @@ def read(path: Path, shots: int = 3) -> list[Item]:
 
 
 def _item(number: int, row: dict, where: str, header: str) -> Item:
-    tests = _texts(row, "test_list", where)
+    tests = strings(row, "test_list", where)
     if not tests:
         raise UserError(f"{where}: test_list is empty")
-    imports = "".join(f"{line}\n" for line in (_texts(row, "test_imports", where) if "test_imports" in row else []))
+    imports = "".join(f"{line}\n" for line in (strings(row, "test_imports", where) if "test_imports" in row else []))
     setup = field(row, "test_setup_code", str, where) if row.get("test_setup_code") else ""
     tree = code.parsed(field(row, "code", str, where), "code", where)
     body = "\n".join([setup, *tests])
@@ -61,7 +60,7 @@ def _item(number: int, row: dict, where: str, header: str) -> Item:
 
 def _prompt(row: dict, where: str) -> str:
     text = field(row, "text" if "text" in row else "prompt", str, where).strip()
-    tests = "\n".join(_texts(row, "test_list", where)[:_SHOWN_TESTS])
+    tests = "\n".join(strings(row, "test_list", where)[:3])  # as in the paper
     return (
         f"You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:\n\n"
         f"{tests}\n[BEGIN]\n"
@@ -81,13 +80,6 @@ def _rows(path: Path) -> Iterator[tuple[str, dict]]:
         raise UserError(f"{path}: expected a JSON list of problems, found {type(rows).__name__}")
     for index, row in enumerate(rows, start=1):
         yield (where := f"{path}: record {index}"), as_object(row, where)
-
-
-def _texts(row: dict, name: str, where: str) -> list[str]:
-    values = field(row, name, list, where)
-    if not all(isinstance(value, str) for value in values):
-        raise UserError(f"{where}: {name} must be a list of strings")
-    return values
 
 
 TASK = Task(read, None, code.METRICS, shots=3, stop=STOP, form="plain", program=code.program)

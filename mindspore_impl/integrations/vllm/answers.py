@@ -104,34 +104,23 @@ class Place:
 
 @dataclass
 class Found:
-    """What a look through answer files came to. faults: kind to number; told: the first of them with file and line."""
+    """What a look through answer files came to: places by question, and kinds of faults with their number."""
 
     places: dict[str, Place] = field(default_factory=dict)
     faults: Counter = field(default_factory=Counter)
-    told: list[str] = field(default_factory=list)
-
-    def fault(self, where: str, error: UserError) -> None:
-        """Count a line that gave nothing."""
-        self.faults[getattr(error, "fault", "not JSON")] += 1
-        if len(self.told) < SHOWN:
-            self.told.append(str(error) if str(error).startswith(where) else f"{where}: {error}")
-
-    def report(self) -> None:
-        """Print the faults, the first of them one by one."""
-        for line in self.told:
-            print(f"  {line}")
-        if self.faults:
-            print(f"  lines without use: {counted(self.faults)}")
 
 
 Served = tuple[str, int] | BadAnswer  # (key of the question, number of the output), or why an output serves none
 
 
-def look_through(paths: Sequence[Path], served: Callable[[Answer, Found], Iterable[Served]]) -> Found:
-    """Find the first usable answer to each question in JSONL files, holding one line at a time.
+def look_through(
+    paths: Sequence[Path], served: Callable[[Answer, Found], Iterable[Served]], wanted: dict[str, str], most: int = 0
+) -> Found:
+    """Find the first usable answer to each question in JSONL files, holding one line at a time; print the faults.
 
-    `served(answer, found)` checks an answer and says what its outputs serve; it raises BadAnswer when all is wrong. A
-    later answer to an answered question is counted as repeated. Raises UserError when a file cannot be read.
+    `served(answer, found)` says what the outputs of a checked answer serve, and raises BadAnswer when all is wrong; a
+    later answer to an answered question counts as repeated. `wanted`: the questions by key, in words. Raises UserError
+    when a file cannot be read, or more than `most` questions (or all) have no usable answer.
     """
     found = Found()
     for path in paths:
@@ -143,13 +132,29 @@ def look_through(paths: Sequence[Path], served: Callable[[Answer, Found], Iterab
             except UserError as error:
                 results = [error]
             for result in results:
-                if isinstance(result, UserError):
-                    found.fault(f"{path}:{number}", result)
-                elif result[0] in found.places:
-                    found.fault(f"{path}:{number}", BadAnswer("repeated", f"{result[0][:40]} is answered already"))
-                else:
+                if not isinstance(result, UserError) and result[0] in found.places:
+                    result = BadAnswer("repeated", f"{result[0][:40]} is answered already")
+                if not isinstance(result, UserError):
                     found.places[result[0]] = Place(path, offset, result[1])
+                    continue
+                where = f"{path}:{number}"
+                if found.faults.total() < SHOWN:
+                    print(f"  {result}" if str(result).startswith(where) else f"  {where}: {result}")
+                found.faults[getattr(result, "fault", "not JSON")] += 1
+    if found.faults:
+        print(f"  lines without use: {counted(found.faults)}")
+    missing = [words for key, words in wanted.items() if key not in found.places]
+    if len(missing) > most or len(missing) == len(wanted):
+        raise UserError(
+            f"{', '.join(map(str, paths))}: {len(missing)} of {len(wanted)} questions have no usable answer, the first "
+            f"is {missing[0]}; ask again (what is answered is kept), or for rollouts --allow-missing {len(missing)}"
+        )
     return found
+
+
+def outcome(found: Found, repairs: Counter) -> dict[str, dict[str, int]]:
+    """What was mended and what was refused, by kind, for a summary."""
+    return {"repaired": {kind: number for kind, number in repairs.items() if number}, "refused": dict(found.faults)}
 
 
 def answer_at(place: Place) -> Answer:

@@ -5,9 +5,10 @@ disk at once. A second run cuts off a half-written line, asks only what has no u
 """
 
 import json
+import mmap
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,16 @@ def ask_topk(server: Server, samples: Sequence[Sample], header: StoreHeader, pat
     by_key = {sample_key(sample.ids): sample for sample in distinct(samples)}
     server = resolve_model(server, max(len(sample.ids) for sample in by_key.values()) + 1)
 
+    def question(key: str) -> Question:
+        return Question(key, topk_request(by_key[key], header.top_k, server.model))
+
     def check(question: Question, body: dict) -> None:
         teacher_rows(_one_choice(body), by_key[question.key], header, Counter())
 
-    def slim(question: Question, body: dict) -> dict:
+    def kept(question: Question, body: dict) -> dict:
         return slimmed(body, by_key[question.key])
 
-    bodies = {key: lambda s=sample: topk_request(s, header.top_k, server.model) for key, sample in by_key.items()}
-    _ask(server, bodies, check, path, header.tokenizer_sha256, "top-k", slim)
+    _ask(server, list(by_key), question, check, kept, path, header.tokenizer_sha256)
 
 
 def ask_rollouts(
@@ -51,16 +54,16 @@ def ask_rollouts(
     by_key = {prompt.key: prompt for prompt in prompts}
     server = resolve_model(server, max(len(prompt.ids) for prompt in prompts) + 1)
 
+    def question(key: str) -> Question:
+        return Question(key, rollout_request(by_key[key], sampling, tokenizer, server.model))
+
     def check(question: Question, body: dict) -> None:
         answer, prompt = _one_choice(body), by_key[question.key]
         if answer.prompt_ids is not None and answer.prompt_ids != prompt.ids:
             raise BadAnswer("about another prompt", f"of {len(answer.prompt_ids)} tokens")
         rollout_of(answer.outputs[0], prompt, sampling, tokenizer, None, Counter())
 
-    bodies = {
-        key: lambda p=prompt: rollout_request(p, sampling, tokenizer, server.model) for key, prompt in by_key.items()
-    }
-    _ask(server, bodies, check, path, tokenizer.sha256, "rollout", lambda _, body: body, allow_missing)
+    _ask(server, list(by_key), question, check, lambda _, body: body, path, tokenizer.sha256, allow_missing)
 
 
 def _one_choice(body: Any) -> Answer:
@@ -75,47 +78,43 @@ def _one_choice(body: Any) -> Answer:
 
 def _ask(
     server: Server,
-    bodies: dict[str, Callable[[], dict]],
+    keys: Sequence[str],
+    question_of: Callable[[str], Question],
     check: Callable[[Question, dict], None],
+    kept: Callable[[Question, dict], dict],
     path: Path,
     tokenizer_sha256: str,
-    title: str,
-    slim: Callable[[Question, dict], dict],
     allow_missing: int = 0,
 ) -> None:
     with _opened(path) as log:
-        answered, useless = _answered(path, bodies, check)
+        answered, useless = _answered(path, keys, question_of, check)
         if useless:
             print(f"  {path}: lines without use, asked again: {counted(useless)}")
-        missing = [key for key in bodies if key not in answered]
-        print(
-            f"{title}: {len(missing):,} questions to {server.model} at {server.url}, {len(answered):,} answered before"
-        )
+        missing = [key for key in keys if key not in answered]
+        print(f"{len(missing):,} questions to {server.model} at {server.url}, {len(answered):,} answered before")
 
         def keep(question: Question, body: dict) -> None:
             line = {
                 "custom_id": question.key,
                 "request_sha256": files.sha256_json(question.body),
                 "tokenizer_sha256": tokenizer_sha256,
-                "response": {"status_code": 200, "body": slim(question, body)},
+                "response": {"status_code": 200, "body": kept(question, body)},
             }
             log.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
             log.flush()
             os.fsync(log.fileno())
             answered.add(question.key)
 
-        questions = (Question(key, bodies[key]()) for key in missing)
-        faults, given_up = ask_all(server, questions, len(missing), check, keep, title)
+        faults, given_up = ask_all(server, map(question_of, missing), len(missing), check, keep, "asking")
     if faults:
         print(f"  failed tries: {counted(faults)}")
     for message in given_up[:SHOWN]:
         print(f"  given up: {message}")
-    unanswered = len(bodies) - len(answered)
+    unanswered = len(keys) - len(answered)
     if unanswered > allow_missing:
+        last = f"; the last fault was: {given_up[-1]}" if given_up else ""
         raise UserError(
-            f"{path}: {unanswered:,} of {len(bodies):,} questions are unanswered"
-            + (f"; the last fault was: {given_up[-1]}" if given_up else "")
-            + "; the same command asks only these"
+            f"{path}: {unanswered:,} of {len(keys):,} questions are unanswered{last}; the same command asks only these"
         )
 
 
@@ -127,55 +126,32 @@ def _opened(path: Path):
         raise UserError(f"{path}: another process is asking into this file; wait for it")
     try:
         with lock, open(path, "a+b") as log:
-            _cut_half_line(log, path)
+            if size := log.seek(0, os.SEEK_END):
+                with mmap.mmap(log.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    end = content.rfind(b"\n") + 1
+                if end < size:
+                    log.truncate(end)
+                    print(f"  {path}: a half-written line of {size - end} bytes is cut off")
             yield log
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); what was answered is kept") from error
 
 
-def _cut_half_line(log, path: Path) -> None:
-    end = size = log.seek(0, os.SEEK_END)
-    while end:
-        start = max(0, end - (1 << 20))
-        log.seek(start)
-        block = log.read(end - start)
-        if (newline := block.rfind(b"\n")) >= 0:
-            end = start + newline + 1
-            break
-        end = start
-    if end < size:
-        log.truncate(end)
-        print(f"  {path}: a half-written line of {size - end} bytes is cut off")
-
-
-def _answered(path: Path, bodies: dict[str, Callable[[], dict]], check) -> tuple[set[str], Counter]:
+def _answered(path: Path, keys: Sequence[str], question_of, check) -> tuple[set[str], Counter]:
     """Keys whose very question has a usable answer in the file, and what the other lines are."""
-    known: set[str] = set()
-    useless: Counter = Counter()
-    for key, digest, body in _lines(path, useless):
-        if key not in bodies:
-            useless["to no question of this run"] += 1
-            continue
-        question = Question(key, bodies[key]())
-        if digest != files.sha256_json(question.body):
-            useless["to another request (settings, model)"] += 1
-            continue
+    known, useless, wanted = set(), Counter(), set(keys)
+    for _, _, value in files.scan_jsonl(path):
         try:
+            key, digest, body = value["custom_id"], value["request_sha256"], value["response"]["body"]
+            if key not in wanted:
+                raise BadAnswer("to no question of this run")
+            question = question_of(key)
+            if digest != files.sha256_json(question.body):
+                raise BadAnswer("to another request (settings, model)")
             check(question, body)
             known.add(key)
         except BadAnswer as error:
             useless[error.fault] += 1
-    return known, useless
-
-
-def _lines(path: Path, useless: Counter) -> Iterator[tuple[str, Any, Any]]:
-    """Question, hash of the request and answer of each line that has them."""
-    for _, _, value in files.scan_jsonl(path):
-        try:
-            key, digest, body = value["custom_id"], value["request_sha256"], value["response"]["body"]
         except (KeyError, TypeError):
-            key = None
-        if isinstance(key, str):
-            yield key, digest, body
-        else:
             useless["not a line of ours"] += 1
+    return known, useless

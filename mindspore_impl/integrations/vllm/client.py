@@ -1,9 +1,8 @@
 """HTTP client of an OpenAI-compatible server: bounded concurrency, retries, and a key that is never shown.
 
-Plain http.client: it follows no redirect (a key would follow it to another host), reads no proxy from the environment,
-and one connection a question costs nothing beside a forward pass. A question is asked again after a fault that may
-pass, with waits that double, are shortened at random (by a seed) and respect Retry-After; it is given up after
-`retries` of them. When nothing succeeds any more, all stops: the same command continues later.
+http.client follows no redirect (a key would follow it to another host) and reads no proxy from the environment. A
+question is asked again after a fault that may pass, with waits that double, are shortened at random (by a seed) and
+respect Retry-After. When nothing succeeds any more, all stops: the same command continues later.
 """
 
 import http.client
@@ -53,17 +52,6 @@ class Question:
     body: dict
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a question: its answer, or the last fault. faults: one a failed try."""
-
-    question: Question
-    body: dict | None
-    faults: tuple[str, ...]
-    message: str = ""
-    stop: bool = False
-
-
 class Failure(Exception):
     """A try without an answer. kind: for counting; wait: what the server asks for, in seconds."""
 
@@ -94,30 +82,26 @@ def resolve_model(server: Server, longest: int) -> Server:
     Raises UserError when the server cannot be reached, serves no such model, or takes no sequence of `longest` tokens.
     """
     if server.limit is None:
-        server = _with_model(server)
+        try:
+            models = {entry["id"]: entry for entry in request(server, "/models", None)["data"]}
+        except Failure as error:
+            raise UserError(f"{server.url}: {error}; is the server up, and is this the address of its API?") from error
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{server.url}/models: not the list of an OpenAI-compatible server") from error
+        names = ", ".join(sorted(map(str, models)))
+        if server.model not in models and (server.model or len(models) != 1):
+            raise UserError(
+                f"--model: {server.model or 'none'} is given, and the server has: {names}; name one of them"
+            )
+        name = server.model or next(iter(models))
+        limit = models[name].get("max_model_len")
+        server = replace(server, model=name, limit=limit if type(limit) is int else sys.maxsize)
     if longest > server.limit:
         raise UserError(
             f"{server.url}: {server.model} takes {server.limit} tokens and the longest question needs {longest}; start "
             f"the server with --max-model-len {longest}, or leave out what is longer"
         )
     return server
-
-
-def _with_model(server: Server) -> Server:
-    """The same server with `model` and `limit` as its list of models says."""
-    try:
-        listing = request(server, "/models", None)
-        models = {entry["id"]: entry for entry in listing["data"]}
-    except Failure as error:
-        raise UserError(f"{server.url}: {error}; is the server up, and is this the address of its API?") from error
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{server.url}/models: not the list of an OpenAI-compatible server") from error
-    names = ", ".join(sorted(map(str, models)))
-    if server.model and server.model not in models or not server.model and len(models) != 1:
-        raise UserError(f"--model: {server.model or 'none'} is given, and the server has: {names}; name one of them")
-    name = server.model or next(iter(models))
-    limit = models[name].get("max_model_len")
-    return replace(server, model=name, limit=limit if type(limit) is int else sys.maxsize)
 
 
 def request(server: Server, path: str, body: dict | None):
@@ -149,23 +133,19 @@ def request(server: Server, path: str, body: dict | None):
 
 def _read(connection, response, until: float) -> bytes:
     """The body; a server that lets it drip runs into the time of the whole try."""
-    parts, size = [], 0
-    while True:
-        left = until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
+    content = bytearray()
+    while (left := until - time.monotonic()) > 0:
         if connection.sock is not None:
             connection.sock.settimeout(left)
         part = response.read1(1 << 20)
-        if not part:
-            break
-        parts.append(part)
-        size += len(part)
-        if size > LARGEST_ANSWER:
+        content += part
+        if len(content) > LARGEST_ANSWER:
             raise http.client.HTTPException(f"an answer of more than {LARGEST_ANSWER} bytes")
-    if response.length:  # promised and not sent
-        raise http.client.IncompleteRead(b"", response.length)
-    return b"".join(parts)
+        if not part:
+            if response.length:  # promised and not sent
+                raise http.client.IncompleteRead(b"", response.length)
+            return bytes(content)
+    raise TimeoutError
 
 
 def _refused(response, content: bytes, key: str | None) -> Failure:
@@ -205,79 +185,76 @@ def ask_all(
 ) -> tuple[Counter, list[str]]:
     """Ask every question, at most `server.in_flight` at once, and hand each good answer to `keep`, in this thread.
 
-    `check(question, body)` raises BadAnswer for an answer that cannot be used; it runs in the asking threads, and the
-    question is asked again. Questions are drawn from the iterable as room comes free. Returns the faults by kind, of
-    all tries, and a message for each question that was given up. Stops early, once what is under way has ended, when
-    the server refuses all questions or `in_flight` of them in a row were given up.
+    Args:
+        server: where and how to ask.
+        questions: drawn as room comes free.
+        total: how many there are, for the progress bar.
+        check: raises BadAnswer for an answer that cannot be used, in an asking thread; the question is asked again.
+        keep: takes a question and its answer.
+        title: of the progress bar.
+
+    Returns the faults by kind, of all tries, and a message for each question that was given up. Stops early, once what
+    is under way has ended, when the server refuses all questions or `in_flight` of them in a row were given up.
     """
-    waiting: queue.SimpleQueue = queue.SimpleQueue()
     done: queue.SimpleQueue = queue.SimpleQueue()
-    stop = threading.Event()
-
-    def work() -> None:
-        while (question := waiting.get()) is not None:
-            try:
-                done.put(_ask(server, question, check, stop))
-            except BaseException as error:  # a fault of ours must reach the main thread
-                done.put(error)
-
-    threads = [threading.Thread(target=work, name="asking", daemon=True) for _ in range(server.in_flight)]
-    for thread in threads:
-        thread.start()
-    try:
-        with runtime.progress_bar(total, title, "answer") as bar:
-            return _collect(server, iter(questions), waiting, done, stop, keep, bar)
-    finally:  # daemons: on Ctrl-C nobody waits for what is under way
-        stop.set()
-        for _ in threads:
-            waiting.put(None)
-
-
-def _collect(server, questions, waiting, done, stop, keep, bar) -> tuple[Counter, list[str]]:
+    stop, questions = threading.Event(), iter(questions)
     faults: Counter = Counter()
     given_up: list[str] = []
     under_way = in_a_row = 0
-    while True:
-        while under_way < server.in_flight and not stop.is_set() and (question := next(questions, None)) is not None:
-            waiting.put(question)
-            under_way += 1
-        if not under_way:
-            return faults, given_up
-        outcome = done.get()
-        under_way -= 1
-        if isinstance(outcome, BaseException):
-            raise outcome
-        faults.update(outcome.faults)
-        if outcome.body is not None:
-            keep(outcome.question, outcome.body)
-            in_a_row = 0
-            bar.update(1)
-            continue
-        given_up.append(outcome.message)
-        in_a_row += 1
-        if outcome.stop or in_a_row >= server.in_flight:
-            stop.set()
-        bar.set_postfix_str(counted(faults)[:60])
+
+    def work(question: Question) -> None:
+        try:
+            done.put((question, *_ask(server, question, check, stop)))
+        except BaseException as error:  # a fault of ours must reach the main thread
+            done.put((question, None, error))
+
+    try:
+        with runtime.progress_bar(total, title, "answer") as bar:
+            while True:
+                while under_way < server.in_flight and not stop.is_set() and (question := next(questions, None)):
+                    # A daemon: on Ctrl-C nobody waits for what is under way.
+                    threading.Thread(target=work, args=(question,), daemon=True).start()
+                    under_way += 1
+                if not under_way:
+                    return faults, given_up
+                question, body, failed = done.get()
+                under_way -= 1
+                if isinstance(failed, BaseException):
+                    raise failed
+                faults.update(failure.kind for failure in failed)
+                if body is not None:
+                    keep(question, body)
+                    in_a_row = 0
+                    bar.update(1)
+                    continue
+                given_up.append(f"{question.key[:40]}: {failed[-1]} (after {len(failed)} tries)")
+                in_a_row += 1
+                if failed[-1].stop or in_a_row >= server.in_flight:
+                    stop.set()
+                bar.set_postfix_str(counted(faults)[:60])
+    finally:
+        stop.set()
 
 
-def _ask(server: Server, question: Question, check: Callable[[Question, dict], None], stop: threading.Event) -> Outcome:
-    """One question until it is answered, given up or everything stops."""
+def _ask(
+    server: Server, question: Question, check: Callable[[Question, dict], None], stop: threading.Event
+) -> tuple[dict | None, list[Failure]]:
+    """The answer, or None once the question is given up or everything stops; and the failed tries."""
     jitter = random.Random(f"{server.seed} {question.key}")  # of its own, so that threads do not decide the waits
-    faults: list[str] = []
+    failed: list[Failure] = []
     for attempt in range(server.retries + 1):
         try:
             body = request(server, "/completions", question.body)
             check(question, body)
-            return Outcome(question, body, tuple(faults))
+            return body, failed
         except BadAnswer as error:
             failure = Failure(error.fault, str(error))
         except Failure as error:
             failure = error
-        faults.append(failure.kind)
-        message = f"{question.key[:40]}: {failure} (after {attempt + 1} tries)"
+        failed.append(failure)
         if failure.stop or not failure.again or attempt == server.retries:
             break
         wait = min(server.backoff * 2**attempt, server.longest_wait) * jitter.uniform(0.5, 1.0)
         if stop.wait(max(wait, min(failure.wait, server.longest_wait))):
             break
-    return Outcome(question, None, tuple(faults), message, failure.stop)
+    return None, failed

@@ -18,6 +18,7 @@ from mindspore_impl.integrations.vllm.answers import (
     answer_at,
     check_tokenizer,
     look_through,
+    outcome,
 )
 from mindspore_impl.integrations.vllm.topk import neutral
 from mindspore_impl.text.chat import parse_completion
@@ -107,14 +108,7 @@ def import_rollouts(
             except BadAnswer as error:
                 yield error
 
-    found = look_through(paths, served)
-    found.report()
-    missing = [prompt.key for prompt in prompts if prompt.key not in found.places]
-    if len(missing) > allow_missing or len(missing) == len(prompts):
-        raise UserError(
-            f"{', '.join(map(str, paths))}: {len(missing)} of {len(prompts)} prompts have no usable answer, the first "
-            f"is {missing[0]!r}; ask again (what is answered is kept), or allow it with --allow-missing {len(missing)}"
-        )
+    found = look_through(paths, served, {key: f"prompt {key!r}" for key in by_key}, allow_missing)
     repairs: Counter = Counter()
 
     def rollouts() -> Iterator[Rollout]:
@@ -123,12 +117,8 @@ def import_rollouts(
                 output = answer_at(place).outputs[place.part]
                 yield rollout_of(output, prompt, sampling, tokenizer, weights_sha256, repairs)
 
-    return {
-        "rollouts": write_rollouts(path, rollouts()),
-        "missing": len(missing),
-        "repaired": {kind: number for kind, number in repairs.items() if number},
-        "refused": dict(found.faults),
-    }
+    written = write_rollouts(path, rollouts())
+    return {"rollouts": written, "missing": len(prompts) - written, **outcome(found, repairs)}
 
 
 def _waiting(answer: Answer, by_key: dict, same_ids: dict, answered: dict) -> list[Prompt]:

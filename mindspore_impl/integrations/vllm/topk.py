@@ -39,6 +39,7 @@ from mindspore_impl.integrations.vllm.answers import (
     answer_at,
     check_tokenizer,
     look_through,
+    outcome,
 )
 from mindspore_impl.ops.log_floor import LOG_FLOOR
 from mindspore_impl.text.chat import Sample
@@ -52,10 +53,9 @@ SCALED, TAIL_UNKNOWN = "rows summed to more than 1 and were scaled", "tails were
 
 
 def topk_request(sample: Sample, top_k: int, model: str) -> dict:
-    """The body for the completions endpoint.
+    """The body for the completions endpoint, with every sampling setting.
 
-    Every sampling setting is given: otherwise the server applies those of its model's `generation_config.json`, which
-    change the answer in a `processed` logprobs mode.
+    Otherwise the server applies those of its model's `generation_config.json`.
     """
     return {
         "model": model,
@@ -181,22 +181,17 @@ def _row(entry, own: int, header: StoreHeader, where: str) -> tuple[list[int], l
     return [ids[n] for n in order], [max(logps[n], LOG_FLOOR) for n in order]
 
 
-def _check_place(folder: Path, header: StoreHeader) -> None:
-    """Refuse to replace anything but a store of this header."""
+def import_topk(paths: Sequence[Path], samples: Sequence[Sample], header: StoreHeader, folder: str | Path) -> dict:
+    """Make the store `folder` from answer files; return its metrics and what was repaired or refused.
+
+    Sequences are written in the order of `samples`, in place of an earlier import. Raises UserError when a sample has
+    no usable answer, or `folder` holds something else or a store of another header; what is there stays then.
+    """
+    folder = Path(folder)
     if (folder / MANIFEST).exists():
         check_same_header(read_header(folder), header, folder / MANIFEST)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not a finished teacher store; choose another --output")
-
-
-def import_topk(paths: Sequence[Path], samples: Sequence[Sample], header: StoreHeader, folder: str | Path) -> dict:
-    """Make the store `folder` from answer files; return its metrics and what was repaired or refused.
-
-    Sequences are written in the order of `samples`, so the store does not depend on the order of the answers. It takes
-    the place of an earlier import into `folder`, of which nothing stays. Raises UserError when a sample has no usable
-    answer, or `folder` holds something else or a store of another header; what is there stays then.
-    """
-    _check_place(Path(folder), header)
     samples = distinct(samples)
     by_key = {sample_key(sample.ids): sample for sample in samples}
 
@@ -210,13 +205,7 @@ def import_topk(paths: Sequence[Path], samples: Sequence[Sample], header: StoreH
         teacher_rows(answer, by_key[key], header, Counter())
         return [(key, 0)]
 
-    found = look_through(paths, served)
-    found.report()
-    if missing := [sample for key, sample in by_key.items() if key not in found.places]:
-        raise UserError(
-            f"{', '.join(map(str, paths))}: {len(missing)} of {len(by_key)} sequences have no usable answer, the first "
-            f"is record {missing[0].record_id!r}; ask again (what is answered is kept), then import"
-        )
+    found = look_through(paths, served, {key: f"record {sample.record_id!r}" for key, sample in by_key.items()})
     repairs: Counter = Counter()
 
     def fill(temporary: Path) -> None:
@@ -227,8 +216,4 @@ def import_topk(paths: Sequence[Path], samples: Sequence[Sample], header: StoreH
         writer.close()
 
     files.new_folder(folder, fill, replace=True)
-    return {
-        **store_metrics(StoreReader(folder), samples),
-        "repaired": {kind: number for kind, number in repairs.items() if number},
-        "refused": dict(found.faults),
-    }
+    return {**store_metrics(StoreReader(folder), samples), **outcome(found, repairs)}

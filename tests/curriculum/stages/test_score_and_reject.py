@@ -5,6 +5,7 @@ import pytest
 from mindspore_impl import files
 from mindspore_impl.cli.train_mindformers import stage_files
 from mindspore_impl.curriculum import runner
+from mindspore_impl.data.options import ListProgramsSet
 from mindspore_impl.errors import UserError
 from tests.curriculum.conftest import changed as changed_by
 from tests.curriculum.conftest import compose_quickly, plan, refusal, stage_file
@@ -104,7 +105,7 @@ def test_a_scored_set_is_trained_on_in_a_band_and_in_order(tmp_path, ms_runtime,
     assert "easy_to_hard keeps 10 of 30 records of scored" in (folder / "report.html").read_text()
     # Who trains the stage elsewhere is given the file that the score stage made.
     config = compose_quickly(*SMALL, f"run_dir={folder}", "order=[sft_reasoning,score,easy_to_hard]", "compare=[]")
-    assert stage_files(config, "easy_to_hard").sets["scored"].path == str(path)
+    assert stage_files(config, "easy_to_hard")[2].sets["scored"].path == str(path)
 
 
 @pytest.mark.slow
@@ -113,7 +114,8 @@ def test_the_whole_experiment_with_answers(tmp_path, ms_runtime):
     from mindspore_impl.data import list_programs
 
     lines = []
-    for index, record in enumerate(list_programs.generate("train", 20000, 30, "reasoning", 0.0, 3, 5, 1)):
+    made = ListProgramsSet(skip=20000, count=30, thinking="reasoning", seed=1)
+    for index, record in enumerate(list_programs.generate(made)):
         label = record.messages[-1]
         for sample in range(2):
             answer = label.content if index % 3 > sample else "a"

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from mindspore_impl.data.selection import recipe, runner
-from mindspore_impl.data.selection.steps import STEPS
 from mindspore_impl.data.selection.stream import Context, Item
-from mindspore_impl.schema import build
 from mindspore_impl.text.records import Message, Record
 
 Result = namedtuple("Result", "kept drops notes items")
@@ -38,16 +36,8 @@ def apply(tmp_path):
             drops[one.record.id] = why
 
         context = Context(f"steps[0].{name}", lambda wanted: iter(sets[wanted]), drop, tmp_path)
-        step, built = STEPS[name], build(STEPS[name].options, options, name)
-        if step.stream:
-            kept = list(step.stream(built, context, iter(items)))
-        else:
-            check, kept = step.check(built, context), []
-            for one in items:
-                if why := check(one):
-                    drop(one, why)
-                else:
-                    kept.append(one)
+        step = recipe.planned({name: options}, "steps[0]")
+        kept = list(step.run(step.options, context, iter(items)))
         return Result([one.record.id for one in kept], drops, context.notes, kept)
 
     return apply

@@ -7,6 +7,7 @@ import pytest
 from mindspore_impl import files
 from mindspore_impl.data import judging, list_programs
 from mindspore_impl.data.difficulty import LENGTH, PASS_RATE
+from mindspore_impl.data.options import ListProgramsSet
 from mindspore_impl.data.rollouts import rollout_to_json, write_rollouts
 from mindspore_impl.data.selection.stream import Item
 from mindspore_impl.errors import UserError
@@ -38,7 +39,7 @@ def reasons(result):
 
 
 def test_wrong_labels_go(apply):
-    noisy = list(list_programs.generate("train", 0, 60, "fast", 0.5, 3, 5, 0))
+    noisy = list(list_programs.generate(ListProgramsSet(count=60, noise=0.5)))
     result = apply("verify", items_of(noisy))
     right = [r.id for r in noisy if r.messages[-1].content == r.meta["answer"]]
     assert result.kept == right and 20 < len(right) < 50 and set(reasons(result)) == {"its answer is wrong"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mindspore_impl.data.selection import options, recipe
+from mindspore_impl.data.selection import recipe, rules
 from mindspore_impl.data.selection.rules import letter_shares
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.tokenizer import train_tokenizer
@@ -119,8 +119,8 @@ HONEST = [
 def test_the_recipe_has_the_one_list_of_refusals_and_it_spares_honest_answers(apply):
     (planned,) = [step for step in recipe.load("filters_only", ["data.train=x"]).steps if step.name == "refusal"]
     phrases = planned.options.phrases
-    assert phrases == options.REFUSALS == options.RefusalOptions().phrases
-    assert options.RefusalOptions(phrases=["no"]).phrases == ["no"]
+    assert phrases == rules.REFUSALS == rules.RefusalOptions().phrases
+    assert rules.RefusalOptions(phrases=["no"]).phrases == ["no"]
     upper = [phrase.upper().replace("'", "\u2019") + " X" for phrase in phrases]
     assert len(apply("refusal", upper, phrases=phrases).drops) == len(phrases)
     assert apply("refusal", HONEST, phrases=phrases).drops == {}

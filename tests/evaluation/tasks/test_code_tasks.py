@@ -9,8 +9,9 @@ import pytest
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.benchmark import BenchmarkSettings, read_benchmark
 from mindspore_impl.evaluation.sandbox import run
-from mindspore_impl.evaluation.sandbox.run import Isolation, Limits
+from mindspore_impl.evaluation.sandbox.run import Isolation, Limits, Program
 from mindspore_impl.evaluation.tasks import code, humaneval, mbpp
+from mindspore_impl.evaluation.tasks.base import Item
 
 HUMANEVAL = Path(__file__).parent / "data" / "humaneval" / "HumanEval.jsonl"
 MBPP = Path(__file__).parent / "data" / "mbpp" / "mbpp.jsonl"
@@ -43,23 +44,19 @@ def test_humaneval_prompts():
     assert chat[0].prompt == f"```python\n{items[0].prompt.rstrip()}\n```"
 
 
-def test_humaneval_canonical_solutions_pass_in_every_form(isolated):
+def test_humaneval_canonical_solutions_pass_in_every_form_and_wrong_ones_fail(isolated):
     known = rows(HUMANEVAL)
     items = humaneval.read(HUMANEVAL)
     continued = [row["canonical_solution"] + "\n\nprint('and so on'\n" for row in known]
     whole = [row["prompt"] + row["canonical_solution"] for row in known]
     fenced = [f"Here it is:\n\n```python\n{text}```\nIt is `O(n)`." for text in whole]
     bare = [text[text.index(f"def {row['entry_point']}") :] for text, row in zip(whole, known, strict=True)]
-    assert statuses(items * 3, continued + fenced + bare) == ["passed"] * 9
-
-
-def test_humaneval_mutated_solutions_fail(isolated):
     wrong = [
         "    return sum(value >= level for value in values)\n",
         "    return width + height\n",
         "    return len(words) - len([word for word in words if word])\n",  # right number, but not in place
     ]
-    assert statuses(humaneval.read(HUMANEVAL), wrong) == ["failed"] * 3
+    assert statuses(items * 4, continued + fenced + bare + wrong) == ["passed"] * 9 + ["failed"] * 3
 
 
 def test_mbpp_prompt_is_the_papers():
@@ -124,7 +121,7 @@ TESTS = code.Tests("", ("f",), start="def f(x):\n", before="import math\n", stop
 )
 def test_code_of_an_answer(completion, program):
     program = "import math\ndef g(): pass\ndef f(x): return 1\n" if program is None else program
-    assert code.program_of(TESTS, completion) == program
+    assert code.program(Item("0", "", answer=TESTS), completion).source == program
 
 
 @pytest.mark.parametrize(
@@ -171,6 +168,8 @@ def test_shots_that_are_not_there():
 def test_a_machine_without_isolation_is_refused_before_anything_is_generated(monkeypatch, name):
     monkeypatch.setattr(run, "isolation", lambda: Isolation((), {"landlock": "not here"}, ("files",)))
     with pytest.raises(UserError, match="files not protected"):
+        code.scores([Program("print(1)")], Limits())
+    with pytest.raises(UserError, match="files not protected"):
         read_benchmark(name, HUMANEVAL if name != "mbpp" else MBPP, BenchmarkSettings(shots=0))
     allowed = BenchmarkSettings(shots=0, limits=Limits(require_isolation=False))
     assert read_benchmark(name, HUMANEVAL if name != "mbpp" else MBPP, allowed)
@@ -190,5 +189,5 @@ def test_pass_at_k():
     assert code.pass_at_k(200, 13, 100) == pytest.approx(1 - product, rel=1e-12)
     with pytest.raises(UserError, match="pass@3"):
         code.pass_at_k(2, 1, 3)
-    with pytest.raises(ValueError, match="right=3"):
+    with pytest.raises(ValueError, match="negative"):
         code.pass_at_k(2, 3, 1)

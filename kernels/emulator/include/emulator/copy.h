@@ -5,50 +5,30 @@
 
 namespace AscendC {
 
-// Lengths and gaps of DataCopyParams are in blocks of 32 bytes.
+// Lengths and gaps are in blocks of 32 bytes.
 struct DataCopyParams {
-    DataCopyParams() {}
-    DataCopyParams(const uint16_t count, const uint16_t len, const uint16_t srcStrideIn, const uint16_t dstStrideIn)
-        : blockCount(count), blockLen(len), srcStride(srcStrideIn), dstStride(dstStrideIn) {}
-    uint16_t blockCount = 1;
-    uint16_t blockLen = 0;
-    uint16_t srcStride = 0;
-    uint16_t dstStride = 0;
-};
-
-// With DataCopyPad these are bytes, as in DataCopyExtParams, but of 16 bits.
-struct DataCopyPadParams {
-    DataCopyPadParams() {}
-    DataCopyPadParams(const bool isPadValue, const uint8_t leftPadValue, const uint8_t rightPadValue,
-                      const uint64_t padValue)
-        : isPad(isPadValue), leftPadding(leftPadValue), rightPadding(rightPadValue), paddingValue(padValue) {}
-    bool isPad = false;
-    uint8_t leftPadding = 0;
-    uint8_t rightPadding = 0;
-    uint64_t paddingValue = 0;
+    DataCopyParams() = default;
+    DataCopyParams(uint16_t count, uint16_t length, uint16_t srcGap, uint16_t dstGap)
+        : blockCount(count), blockLen(length), srcStride(srcGap), dstStride(dstGap) {}
+    uint16_t blockCount = 1, blockLen = 0, srcStride = 0, dstStride = 0;
 };
 
 // blockLen in bytes; a gap is in bytes on the side of global memory and in blocks of 32 bytes on the other.
 struct DataCopyExtParams {
-    DataCopyExtParams() {}
-    DataCopyExtParams(const uint16_t count, const uint32_t len, const uint32_t srcStrideIn, const uint32_t dstStrideIn,
-                      const uint32_t rsvIn)
-        : blockCount(count), blockLen(len), srcStride(srcStrideIn), dstStride(dstStrideIn), rsv(rsvIn) {}
+    DataCopyExtParams() = default;
+    DataCopyExtParams(uint16_t count, uint32_t length, uint32_t srcGap, uint32_t dstGap, uint32_t reserved)
+        : blockCount(count), blockLen(length), srcStride(srcGap), dstStride(dstGap), rsv(reserved) {}
     uint16_t blockCount = 1;
-    uint32_t blockLen = 0;
-    uint32_t srcStride = 0;
-    uint32_t dstStride = 0;
-    uint32_t rsv = 0;
+    uint32_t blockLen = 0, srcStride = 0, dstStride = 0, rsv = 0;
 };
 
 template <typename T>
 struct DataCopyPadExtParams {
-    DataCopyPadExtParams() {}
-    DataCopyPadExtParams(const bool isPadValue, const uint8_t leftPadValue, const uint8_t rightPadValue, T padValue)
-        : isPad(isPadValue), leftPadding(leftPadValue), rightPadding(rightPadValue), paddingValue(padValue) {}
+    DataCopyPadExtParams() = default;
+    DataCopyPadExtParams(bool pads, uint8_t left, uint8_t right, T value)
+        : isPad(pads), leftPadding(left), rightPadding(right), paddingValue(value) {}
     bool isPad = false;
-    uint8_t leftPadding = 0;
-    uint8_t rightPadding = 0;
+    uint8_t leftPadding = 0, rightPadding = 0;
     T paddingValue = 0;
 };
 
@@ -56,148 +36,114 @@ struct DataCopyPadExtParams {
 
 namespace emulator {
 
-// Elementwise combination of an atomic copy out.
+// Bursts of `length` bytes, and the distances from the start of one to the next.
+struct Bursts {
+    uint64_t count, length, src_step, dst_step;
+};
 template <typename T>
-void combine(T* target, const T* source, uint64_t count, Atomic mode) {
+Bursts bursts(const AscendC::DataCopyParams& params) {
+    const uint64_t length = params.blockLen * BLOCK;
+    return {params.blockCount, length, length + params.srcStride * BLOCK, length + params.dstStride * BLOCK};
+}
+template <typename T>
+Bursts bursts(uint32_t count) {
+    const uint64_t length = uint64_t{count} * sizeof(T);
+    if (length % BLOCK) fault("copy-length", "DataCopy of %lu bytes, not a multiple of 32: use DataCopyPad", length);
+    return {1, length, 0, 0};
+}
+
+inline void begin_copy(const View& view, Pipe pipe, const char* api, const char* operand) {
+    core().begin(pipe, api);
+    view.check(operand);
+}
+
+template <typename T>
+void check_bursts(uint64_t count, uint64_t bytes) {
+    if (count > 4095 || bytes > 2097151)
+        fault("copy-range", "%s of %lu bursts of %lu bytes: at most 4095, of 2097151", core().api, count, bytes);
+    if (bytes % sizeof(T)) fault("copy-length", "%s of %lu bytes cuts an element", core().api, bytes);
+}
+
+inline uint64_t whole_blocks(uint64_t bytes) { return (bytes + BLOCK - 1) / BLOCK * BLOCK; }
+
+// What an atomic copy out adds up.
+template <typename T>
+void add(T* target, const T* source, uint64_t count) {
     for (uint64_t i = 0; i < count; ++i) {
         if constexpr (std::is_same_v<T, bfloat16_t>) {
-            const float a = bfloat16_to_float(target[i].bits), b = bfloat16_to_float(source[i].bits);
-            const float r = mode == Atomic::ADD ? a + b : mode == Atomic::MAX ? std::fmax(a, b) : std::fmin(a, b);
-            target[i].bits = float_to_bfloat16(r, AscendC::RoundMode::CAST_RINT);
+            target[i] = AscendC::ToBfloat16(AscendC::ToFloat(target[i]) + AscendC::ToFloat(source[i]));
         } else {
-            const T a = target[i], b = source[i];
-            target[i] = mode == Atomic::ADD ? static_cast<T>(a + b) : (mode == Atomic::MAX) == (a > b) ? a : b;
+            target[i] = static_cast<T>(target[i] + source[i]);
         }
     }
 }
 
 template <typename T>
-void copy_out(const AscendC::GlobalTensor<T>& dst, uint64_t gm_begin, uint32_t ub_address, uint64_t bytes,
-              const char* api) {
+void copy_out(const AscendC::GlobalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const Bursts& bursts) {
     Core& c = core();
-    const uint64_t place = dst.at(api, gm_begin, bytes);
-    c.read_ub(MTE3, ub_address, static_cast<uint32_t>(bytes), api);
-    const bool atomic = c.atomic != Atomic::NONE;
-    if (atomic && c.atomic_type != dtype_code<T>)
-        fault("atomic-mode", "%s: SetAtomic was called for another type", api);
-    c.write_gm(MTE3, *dst.owner, place, bytes, api, atomic);
-    if (atomic) {
-        combine(reinterpret_cast<T*>(dst.owner->base + place), ub_pointer<T>(ub_address), bytes / sizeof(T), c.atomic);
-    } else {
-        std::memcpy(dst.owner->base + place, c.ub + ub_address, bytes);
+    for (uint64_t i = 0; i < bursts.count; ++i) {
+        const uint32_t from = src.view.read("src", i * bursts.src_step, bursts.length);
+        const uint64_t place = dst.at(i * bursts.dst_step, bursts.length);
+        if (c.atomic && *c.atomic != typeid(T)) fault("atomic-mode", "%s: SetAtomicAdd is of another type", c.api);
+        c.write_gm(*dst.owner, place, bursts.length, c.atomic ? Write::ATOMIC : Write::PLAIN);
+        uint8_t* target = dst.owner->base + place;
+        if (c.atomic) {
+            add(reinterpret_cast<T*>(target), ub_pointer<T>(from), bursts.length / sizeof(T));
+        } else {
+            std::memcpy(target, c.ub + from, bursts.length);
+        }
     }
+    ++c.counters.gm[dst.owner->name].write_copies;
 }
 
 template <typename T>
-void copy_in(const AscendC::GlobalTensor<T>& src, uint64_t gm_begin, uint32_t ub_address, uint64_t bytes,
-             const char* api) {
-    Core& c = core();
-    const uint64_t place = src.at(api, gm_begin, bytes);
-    c.read_gm(MTE2, *src.owner, place, bytes, api);
-    c.write_ub(MTE2, ub_address, static_cast<uint32_t>(bytes), api);
-    std::memcpy(c.ub + ub_address, src.owner->base + place, bytes);
-}
-
-inline uint64_t whole_blocks(const char* api, uint64_t bytes) {
-    if (bytes % BLOCK) {
-        fault("copy-length", "%s of %llu bytes, not a multiple of 32: use DataCopyPad", api,
-              static_cast<unsigned long long>(bytes));
-    }
-    return bytes;
-}
-
-inline void check_bursts(uint64_t count, uint64_t bytes, const char* api) {
-    if (count > 4095 || bytes > 2097151) {
-        fault("copy-range", "%s of %llu bursts of %llu bytes: at most 4095, of 2097151", api,
-              static_cast<unsigned long long>(count), static_cast<unsigned long long>(bytes));
-    }
-}
-
-template <typename T>
-void set_atomic(Atomic mode) {
-    static_assert(one_of<T, float, half, bfloat16_t, int16_t, int32_t, int8_t>);
-    core().atomic = mode;
-    core().atomic_type = dtype_code<T>;
-}
-
-inline void begin_copy(const View& view, Pipe pipe, const char* api, const char* operand) {
-    view.check_alive(api);
-    view.check_aligned(api, operand);
-    core().begin(pipe);
+void copy_in(uint32_t to, const AscendC::GlobalTensor<T>& src, uint64_t begin, uint64_t bytes) {
+    const uint64_t place = src.at(begin, bytes);
+    core().read_gm(*src.owner, place, bytes);
+    core().write_ub(to, bytes);
+    std::memcpy(core().ub + to, src.owner->base + place, bytes);
 }
 
 }  // namespace emulator
 
 namespace AscendC {
 
-template <typename T>
-void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataCopyParams& repeatParams) {
+// `how` is a number of elements or DataCopyParams.
+template <typename T, typename How>
+void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const How& how) {
     using namespace emulator;
     begin_copy(dst.view, MTE2, "DataCopy", "dst");
-    check_bursts(repeatParams.blockCount, 0, "DataCopy");
-    const uint64_t length = repeatParams.blockLen * BLOCK;
-    for (uint64_t i = 0; i < repeatParams.blockCount; ++i) {
-        const uint32_t to = dst.view.at("DataCopy", "dst", i * (length + repeatParams.dstStride * BLOCK), length);
-        copy_in(src, i * (length + repeatParams.srcStride * BLOCK), to, length, "DataCopy");
-    }
+    const Bursts shape = bursts<T>(how);
+    check_bursts<T>(shape.count, 0);
+    for (uint64_t i = 0; i < shape.count; ++i)
+        copy_in(dst.view.at("dst", i * shape.dst_step, shape.length), src, i * shape.src_step, shape.length);
     ++core().counters.gm[src.owner->name].read_copies;
 }
 
-template <typename T>
-void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyParams& repeatParams) {
+template <typename T, typename How>
+void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const How& how) {
     using namespace emulator;
     begin_copy(src.view, MTE3, "DataCopy", "src");
-    check_bursts(repeatParams.blockCount, 0, "DataCopy");
-    const uint64_t length = repeatParams.blockLen * BLOCK;
-    for (uint64_t i = 0; i < repeatParams.blockCount; ++i) {
-        const uint32_t from = src.view.at("DataCopy", "src", i * (length + repeatParams.srcStride * BLOCK), length);
-        copy_out(dst, i * (length + repeatParams.dstStride * BLOCK), from, length, "DataCopy");
-    }
-    ++core().counters.gm[dst.owner->name].write_copies;
+    const Bursts shape = bursts<T>(how);
+    check_bursts<T>(shape.count, 0);
+    copy_out(dst, src, shape);
 }
 
 // Within the unified buffer: an instruction of the vector pipe.
-template <typename T>
-void DataCopy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyParams& repeatParams) {
+template <typename T, typename How>
+void DataCopy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const How& how) {
     using namespace emulator;
-    src.view.check_alive("DataCopy");
-    src.view.check_aligned("DataCopy", "src");
-    begin_copy(dst.view, V, "DataCopy", "dst");
-    check_bursts(repeatParams.blockCount, 0, "DataCopy");
-    const uint64_t length = repeatParams.blockLen * BLOCK;
-    for (uint64_t i = 0; i < repeatParams.blockCount; ++i) {
-        const uint32_t from = src.view.at("DataCopy", "src", i * (length + repeatParams.srcStride * BLOCK), length);
-        const uint32_t to = dst.view.at("DataCopy", "dst", i * (length + repeatParams.dstStride * BLOCK), length);
-        core().read_ub(V, from, static_cast<uint32_t>(length), "DataCopy");
-        core().write_ub(V, to, static_cast<uint32_t>(length), "DataCopy");
-        std::memmove(core().ub + to, core().ub + from, length);
+    begin_copy(dst.view, V, "DataCopy in UB", "dst");
+    src.view.check("src");
+    const Bursts shape = bursts<T>(how);
+    check_bursts<T>(shape.count, 0);
+    for (uint64_t i = 0; i < shape.count; ++i) {
+        const uint32_t from = src.view.read("src", i * shape.src_step, shape.length);
+        const uint32_t to = dst.view.write("dst", i * shape.dst_step, shape.length);
+        std::memmove(core().ub + to, core().ub + from, shape.length);
     }
     ++core().counters.ub_copies;
-    core().count_repeats("DataCopy in UB", (repeatParams.blockCount * length + REPEAT_BYTES - 1) / REPEAT_BYTES);
-}
-
-template <typename T>
-void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const uint32_t count) {
-    using namespace emulator;
-    begin_copy(dst.view, MTE2, "DataCopy", "dst");
-    const uint64_t length = whole_blocks("DataCopy", static_cast<uint64_t>(count) * sizeof(T));
-    copy_in(src, 0, dst.view.at("DataCopy", "dst", 0, length), length, "DataCopy");
-    ++core().counters.gm[src.owner->name].read_copies;
-}
-
-template <typename T>
-void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const uint32_t count) {
-    using namespace emulator;
-    begin_copy(src.view, MTE3, "DataCopy", "src");
-    const uint64_t length = whole_blocks("DataCopy", static_cast<uint64_t>(count) * sizeof(T));
-    copy_out(dst, 0, src.view.at("DataCopy", "src", 0, length), length, "DataCopy");
-    ++core().counters.gm[dst.owner->name].write_copies;
-}
-
-template <typename T>
-void DataCopy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const uint32_t count) {
-    const uint64_t length = emulator::whole_blocks("DataCopy", static_cast<uint64_t>(count) * sizeof(T));
-    DataCopy(dst, src, DataCopyParams(1, static_cast<uint16_t>(length / emulator::BLOCK), 0, 0));
+    core().count_repeats((shape.count * shape.length + REPEAT_BYTES - 1) / REPEAT_BYTES);
 }
 
 // In: each burst starts on a block of 32 bytes; what fills its last block is padding, or undefined without isPad.
@@ -205,31 +151,23 @@ template <typename T>
 void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataCopyExtParams& dataCopyParams,
                  const DataCopyPadExtParams<T>& padParams) {
     using namespace emulator;
-    const char* api = "DataCopyPad";
-    begin_copy(dst.view, MTE2, api, "dst");
-    check_bursts(dataCopyParams.blockCount, dataCopyParams.blockLen, api);
+    begin_copy(dst.view, MTE2, "DataCopyPad", "dst");
     const uint64_t length = dataCopyParams.blockLen;
-    const uint64_t left = padParams.isPad ? padParams.leftPadding * sizeof(T) : 0;
-    const uint64_t right = padParams.isPad ? padParams.rightPadding * sizeof(T) : 0;
-    if (!padParams.isPad && (padParams.leftPadding || padParams.rightPadding))
-        fault("pad-range", "%s: padding without isPad", api);
-    if (left > BLOCK || right > BLOCK) fault("pad-range", "%s pads by more than 32 bytes", api);
-    if (length % sizeof(T))
-        fault("copy-length", "%s of %llu bytes cuts an element", api, static_cast<unsigned long long>(length));
-    const uint64_t filled = left + length + right, slot = (filled + BLOCK - 1) / BLOCK * BLOCK;
+    check_bursts<T>(dataCopyParams.blockCount, length);
+    const uint64_t left = padParams.leftPadding * sizeof(T), right = padParams.rightPadding * sizeof(T);
+    if (!padParams.isPad && left + right) fault("pad-range", "DataCopyPad: padding without isPad");
+    if (left > BLOCK || right > BLOCK) fault("pad-range", "DataCopyPad pads by more than 32 bytes");
+    const uint64_t slot = whole_blocks(left + length + right);
     for (uint64_t i = 0; i < dataCopyParams.blockCount; ++i) {
-        const uint32_t to = dst.view.at(api, "dst", i * (slot + dataCopyParams.dstStride * BLOCK), slot);
-        core().write_ub(MTE2, to, static_cast<uint32_t>(slot), api);
-        core().forget_ub(to, static_cast<uint32_t>(slot));
-        copy_in(src, i * (length + dataCopyParams.srcStride), to + static_cast<uint32_t>(left), length, api);
+        const uint32_t to = dst.view.write("dst", i * (slot + dataCopyParams.dstStride * BLOCK), slot);
+        core().forget_ub(to, slot);
+        copy_in(to + static_cast<uint32_t>(left), src, i * (length + dataCopyParams.srcStride), length);
         // Padding that was asked for also fills the rest of the block; otherwise that is undefined.
         if (left + right == 0) continue;
-        core().write_ub(MTE2, to, static_cast<uint32_t>(slot), api);
+        core().write_ub(to, slot);
         T* elements = ub_pointer<T>(to);
-        const uint64_t first = left / sizeof(T), last = first + length / sizeof(T);
-        for (uint64_t j = 0; j < slot / sizeof(T); ++j) {
-            if (j < first || j >= last) elements[j] = padParams.paddingValue;
-        }
+        std::fill(elements, elements + left / sizeof(T), padParams.paddingValue);
+        std::fill(elements + (left + length) / sizeof(T), elements + slot / sizeof(T), padParams.paddingValue);
     }
     ++core().counters.gm[src.owner->name].read_copies;
 }
@@ -237,49 +175,18 @@ void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Da
 template <typename T>
 void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyExtParams& dataCopyParams) {
     using namespace emulator;
-    const char* api = "DataCopyPad";
-    begin_copy(src.view, MTE3, api, "src");
-    check_bursts(dataCopyParams.blockCount, dataCopyParams.blockLen, api);
-    const uint64_t length = dataCopyParams.blockLen, slot = (length + BLOCK - 1) / BLOCK * BLOCK;
-    if (length % sizeof(T))
-        fault("copy-length", "%s of %llu bytes cuts an element", api, static_cast<unsigned long long>(length));
-    for (uint64_t i = 0; i < dataCopyParams.blockCount; ++i) {
-        const uint32_t from = src.view.at(api, "src", i * (slot + dataCopyParams.srcStride * BLOCK), length);
-        copy_out(dst, i * (length + dataCopyParams.dstStride), from, length, api);
-    }
-    ++core().counters.gm[dst.owner->name].write_copies;
-}
-
-// The older forms, with 16-bit lengths.
-template <typename T>
-void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const DataCopyParams& dataCopyParams,
-                 const DataCopyPadParams& padParams) {
-    T value;
-    std::memcpy(&value, &padParams.paddingValue, sizeof(T));
-    DataCopyPad(dst, src,
-                DataCopyExtParams(dataCopyParams.blockCount, dataCopyParams.blockLen, dataCopyParams.srcStride,
-                                  dataCopyParams.dstStride, 0),
-                DataCopyPadExtParams<T>(padParams.isPad, padParams.leftPadding, padParams.rightPadding, value));
-}
-template <typename T>
-void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyParams& dataCopyParams) {
-    DataCopyPad(dst, src,
-                DataCopyExtParams(dataCopyParams.blockCount, dataCopyParams.blockLen, dataCopyParams.srcStride,
-                                  dataCopyParams.dstStride, 0));
+    begin_copy(src.view, MTE3, "DataCopyPad", "src");
+    const uint64_t length = dataCopyParams.blockLen;
+    check_bursts<T>(dataCopyParams.blockCount, length);
+    copy_out(dst, src, {dataCopyParams.blockCount, length, whole_blocks(length) + dataCopyParams.srcStride * BLOCK,
+                        length + dataCopyParams.dstStride});
 }
 
 template <typename T>
 void SetAtomicAdd() {
-    emulator::set_atomic<T>(emulator::Atomic::ADD);
+    static_assert(emulator::one_of<T, float, half, bfloat16_t, int16_t, int32_t, int8_t>);
+    emulator::core().atomic = &typeid(T);
 }
-template <typename T>
-void SetAtomicMax() {
-    emulator::set_atomic<T>(emulator::Atomic::MAX);
-}
-template <typename T>
-void SetAtomicMin() {
-    emulator::set_atomic<T>(emulator::Atomic::MIN);
-}
-inline void SetAtomicNone() { emulator::core().atomic = emulator::Atomic::NONE; }
+inline void SetAtomicNone() { emulator::core().atomic = nullptr; }
 
 }  // namespace AscendC

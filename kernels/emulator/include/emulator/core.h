@@ -1,5 +1,5 @@
 // One emulated vector core: its unified buffer, the clocks that say which work of which pipe is known to be finished,
-// the flags, and the counters. Every rule about ordering and memory is enforced here; runtime.cpp holds the bodies.
+// the flags, and the counters. core.cpp enforces every rule about ordering and memory.
 //
 // Ordering. A core has four pipes (S scalar, V vector, MTE2 copies in, MTE3 copies out). Each instruction of a pipe
 // gets the next time of that pipe. `known[p]` is a vector clock: up to which time of every pipe of every core the next
@@ -10,13 +10,35 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <typeinfo>
 #include <vector>
+
+namespace AscendC {
+
+// source_destination. Events of pipes that a vector core does not have are left out.
+enum class HardEvent : uint8_t {
+    MTE2_V, V_MTE2, MTE3_V, V_MTE3, V_V, MTE3_MTE2, MTE2_MTE3, S_V, V_S, S_MTE2, MTE2_S, S_MTE3, MTE3_S
+};
+
+}  // namespace AscendC
 
 namespace emulator {
 
 enum Pipe : uint8_t { S, V, MTE2, MTE3, PIPES };
 inline const char* const PIPE_NAMES[] = {"S", "V", "MTE2", "MTE3"};
-constexpr uint32_t BLOCK = 32, REPEAT_BYTES = 256, RESERVED_UB = 8 * 1024, EVENT_IDS = 8, CACHE_LINE = 64;
+constexpr uint32_t BLOCK = 32, REPEAT_BYTES = 256, RESERVED_UB = 8 * 1024, CACHE_LINE = 64;
+constexpr int EVENT_IDS = 8;
+
+// In the order of HardEvent.
+struct EventPipes {
+    Pipe from, to;
+    const char* name;
+};
+constexpr EventPipes EVENTS[] = {
+    {MTE2, V, "MTE2_V"},       {V, MTE2, "V_MTE2"},       {MTE3, V, "MTE3_V"}, {V, MTE3, "V_MTE3"}, {V, V, "V_V"},
+    {MTE3, MTE2, "MTE3_MTE2"}, {MTE2, MTE3, "MTE2_MTE3"}, {S, V, "S_V"},       {V, S, "V_S"},       {S, MTE2, "S_MTE2"},
+    {MTE2, S, "MTE2_S"},       {S, MTE3, "S_MTE3"},       {MTE3, S, "MTE3_S"},
+};
 
 struct Fault {
     std::string message;
@@ -39,7 +61,7 @@ struct Buffer {
     uint32_t address = 0, bytes = 0, generation = 0;
     BufferState state = BufferState::FREE;
     bool queued_type = false;  // belongs to a TQue
-    int free_event = -1, free_id = -1, queue_event = -1, queue_id = -1;
+    int free_event = -1, free_id = -1, queue_id = -1;
     std::string name;
 };
 
@@ -50,10 +72,12 @@ struct UbShadow {
     std::vector<const char*> write_api, read_api;
 };
 
-struct GmAccess {
+struct Access {
     uint16_t thread = 0;  // core * PIPES + pipe
     uint32_t time = 0;
 };
+
+enum class Write : uint8_t { PLAIN, ATOMIC, CACHED };  // CACHED: scalar, and not yet out of the data cache
 
 // A tensor in global memory, with who last touched each of its elements.
 struct GmBuffer {
@@ -61,8 +85,8 @@ struct GmBuffer {
     uint8_t* base = nullptr;
     uint64_t bytes = 0;
     uint32_t grain = 1;  // bytes that one entry of the shadow stands for
-    std::vector<GmAccess> writer, reader, earlier_reader;
-    std::vector<uint8_t> kind;     // of the last write: 0 plain, 1 atomic, 2 scalar and not yet out of the data cache
+    std::vector<Access> writer, reader, earlier_reader;
+    std::vector<Write> kind;       // of the last write
     std::vector<uint64_t> copied;  // by cache line: the number of the last copy into it
     void shadow();
 };
@@ -77,47 +101,51 @@ struct Counters {
     uint64_t ub_high_water = 0, ub_copies = 0;
 };
 
-enum class Atomic : uint8_t { NONE, ADD, MAX, MIN };
-
 class Core {
   public:
     Core(int index, int cores, uint32_t ub_bytes);
 
-    // Starts the next instruction of a pipe; its accesses follow.
-    void begin(Pipe pipe) { ++time[pipe]; }
-    void read_ub(Pipe pipe, uint32_t address, uint32_t bytes, const char* api);
-    void write_ub(Pipe pipe, uint32_t address, uint32_t bytes, const char* api);
-    void read_gm(Pipe pipe, GmBuffer& buffer, uint64_t offset, uint64_t bytes, const char* api);
-    void write_gm(Pipe pipe, GmBuffer& buffer, uint64_t offset, uint64_t bytes, const char* api, uint8_t kind);
-    void forget_ub(uint32_t address, uint32_t bytes);  // its content is undefined from now on
+    // Starts the next instruction of a pipe; the accesses that follow are its own.
+    void begin(Pipe of_pipe, const char* name) {
+        pipe = of_pipe;
+        api = name;
+        ++time[pipe];
+    }
+    void read_ub(uint32_t address, uint64_t bytes);
+    void write_ub(uint32_t address, uint64_t bytes);
+    void read_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes);
+    void write_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes, Write kind);
+    void forget_ub(uint32_t address, uint64_t bytes);  // its content is undefined from now on
 
-    void set_flag(int event, Pipe from, int id);
-    void wait_flag(int event, Pipe to, int id);
-    void barrier(Pipe pipe);
-    void barrier_all();
-    void merge_into(Clock& clock) const;           // clock = max(clock, all that this core has done or knows)
-    void snapshot(Pipe pipe, Clock& clock) const;  // what is finished when an instruction of `pipe` ends
-    void learn(Pipe pipe, const Clock& clock);
-    void learn_all(const Clock& clock);
-
+    // Events: indices of EVENTS.
+    void set_flag(int event, int id);
+    void wait_flag(int event, int id);
     int alloc_event(int event);
-    int fetch_event(int event) const;
+    int fetch_event(int event);
     void release_event(int event, int id);
+
+    void barrier(Pipe of_pipe) { known[of_pipe][index * PIPES + of_pipe] = time[of_pipe]; }
+    void barrier_all();
+    void merge_into(Clock& clock) const;              // clock = max(clock, all that this core has done or knows)
+    void snapshot(Pipe of_pipe, Clock& clock) const;  // what is finished when an instruction of the pipe ends
+    void learn_all(const Clock& clock);
 
     int add_buffer(uint32_t bytes, bool queued, const std::string& name);
     void reset_buffers();
     const char* name_of(uint32_t address) const;
     void finish();  // the rules that hold at the end of a kernel
 
-    void count_repeats(const char* api, uint64_t repeats) {
+    void count_repeats(uint64_t repeats) {
         counters.repeats[api] += repeats ? repeats : 1;
         ++counters.calls[api];
     }
 
-    int index, cores;
+    int index;
     uint32_t ub_bytes, ub_used = 0;
     std::vector<uint8_t> storage;
     uint8_t* ub;
+    Pipe pipe = S;          // of the instruction that runs
+    const char* api = "";  // its name
     uint32_t time[PIPES] = {};
     Clock known[PIPES];
     std::map<int, Flag> flags;               // event * EVENT_IDS + id
@@ -130,19 +158,21 @@ class Core {
     // Registers of the vector unit and of the copies.
     uint64_t mask_low = ~0ull, mask_high = ~0ull;
     bool mask_counts = false;
-    Atomic atomic = Atomic::NONE;
-    int atomic_type = 0;
-    uint64_t compare_mask[2] = {};
-    bool hard_sync = false;  // the kernel's type starts the scheduler that cross-core flags need
+    const std::type_info* atomic = nullptr;  // what copies out add up; nullptr: they overwrite
+    bool hard_sync = false;                  // the kernel's type starts the scheduler that cross-core flags need
     std::map<int, uint32_t> cross_waits;
     std::map<std::pair<const GmBuffer*, uint64_t>, uint64_t> cached;  // lines in the data cache: copies made before
     void* pipe_object = nullptr;
 
   private:
-    bool ordered(Pipe pipe, Pipe other, uint32_t when) const;
-    bool ordered_thread(Pipe pipe, const GmAccess& access) const;
-    [[noreturn]] void hazard(Pipe pipe, Pipe other, const char* api, const char* other_api, bool writes, bool wrote,
-                             const std::string& where);
+    uint16_t thread(int of_pipe) const { return static_cast<uint16_t>(index * PIPES + of_pipe); }
+    bool ordered(const Access& access) const;
+    void check_ub(uint32_t block, const Access& other, const char* now, const char* other_api,
+                  const char* before) const;
+    void check_gm(const GmBuffer& buffer, uint64_t entry, const Access& other, const char* now,
+                  const char* before) const;
+    [[noreturn]] void hazard(const Access& other, const char* now, const std::string& where, const std::string& who,
+                             const char* before) const;
 };
 
 // The core whose fibre runs now, and what all cores share.
@@ -153,7 +183,7 @@ int block_count();
 uint64_t tiling_key();
 
 // Cross-core waits: each blocks the fibre until the others have come, or the run is stopped as a deadlock.
-void sync_all(int members, const char* what);
+void sync_all(int members);
 void block_set(int32_t* flag, const char* what);
 void block_wait(int32_t* flag, const char* what);
 void cross_set(Pipe pipe, int id);

@@ -5,93 +5,44 @@
 // counter mode, which is also how the calls with a count work, it says how many elements in all.
 #pragma once
 
-#include <algorithm>
-
 #include "sync.h"
 
 namespace AscendC {
 
 struct UnaryRepeatParams {
-    UnaryRepeatParams() {}
-    UnaryRepeatParams(const uint16_t dstBlkStrideIn, const uint16_t srcBlkStrideIn, const uint8_t dstRepStrideIn,
-                      const uint8_t srcRepStrideIn)
-        : dstBlkStride(dstBlkStrideIn),
-          srcBlkStride(srcBlkStrideIn),
-          dstRepStride(dstRepStrideIn),
-          srcRepStride(srcRepStrideIn) {}
-    uint16_t dstBlkStride = 1;
-    uint16_t srcBlkStride = 1;
-    uint8_t dstRepStride = 8;
-    uint8_t srcRepStride = 8;
+    UnaryRepeatParams() = default;
+    UnaryRepeatParams(uint16_t dstBlk, uint16_t srcBlk, uint8_t dstRep, uint8_t srcRep)
+        : dstBlkStride(dstBlk), srcBlkStride(srcBlk), dstRepStride(dstRep), srcRepStride(srcRep) {}
+    uint16_t dstBlkStride = 1, srcBlkStride = 1;
+    uint8_t dstRepStride = 8, srcRepStride = 8;
 };
 
 struct BinaryRepeatParams {
-    BinaryRepeatParams() {}
-    BinaryRepeatParams(const uint8_t dstBlkStrideIn, const uint8_t src0BlkStrideIn, const uint8_t src1BlkStrideIn,
-                       const uint8_t dstRepStrideIn, const uint8_t src0RepStrideIn, const uint8_t src1RepStrideIn)
-        : dstBlkStride(dstBlkStrideIn),
-          src0BlkStride(src0BlkStrideIn),
-          src1BlkStride(src1BlkStrideIn),
-          dstRepStride(dstRepStrideIn),
-          src0RepStride(src0RepStrideIn),
-          src1RepStride(src1RepStrideIn) {}
-    uint8_t dstBlkStride = 1;
-    uint8_t src0BlkStride = 1;
-    uint8_t src1BlkStride = 1;
-    uint8_t dstRepStride = 8;
-    uint8_t src0RepStride = 8;
-    uint8_t src1RepStride = 8;
+    BinaryRepeatParams() = default;
+    BinaryRepeatParams(uint8_t dstBlk, uint8_t src0Blk, uint8_t src1Blk, uint8_t dstRep, uint8_t src0Rep,
+                       uint8_t src1Rep)
+        : dstBlkStride(dstBlk), src0BlkStride(src0Blk), src1BlkStride(src1Blk), dstRepStride(dstRep),
+          src0RepStride(src0Rep), src1RepStride(src1Rep) {}
+    uint8_t dstBlkStride = 1, src0BlkStride = 1, src1BlkStride = 1;
+    uint8_t dstRepStride = 8, src0RepStride = 8, src1RepStride = 8;
 };
-
-// Counter mode: the masks of the calls with repeats are then numbers of elements, and repeatTime is ignored.
-inline void SetMaskCount() { emulator::core().mask_counts = true; }
-inline void SetMaskNorm() { emulator::core().mask_counts = false; }
-
-template <typename T, MaskMode mode = MaskMode::NORMAL>
-void SetVectorMask(const uint64_t maskHigh, const uint64_t maskLow) {
-    if ((mode == MaskMode::COUNTER) != emulator::core().mask_counts) {
-        emulator::fault("mask-mode", "SetVectorMask in one mask mode while the core is in the other");
-    }
-    emulator::core().mask_high = maskHigh;
-    emulator::core().mask_low = maskLow;
-}
-
-template <typename T, MaskMode mode = MaskMode::NORMAL>
-void SetVectorMask(int32_t len) {
-    if constexpr (mode == MaskMode::COUNTER) {
-        SetVectorMask<T, mode>(0, static_cast<uint64_t>(len));
-    } else {
-        if (len < 1 || len > static_cast<int32_t>(emulator::REPEAT_BYTES / sizeof(T))) {
-            emulator::fault("mask-range", "SetVectorMask(%d): a repeat has %zu elements", len, 256 / sizeof(T));
-        }
-        const uint64_t low = len >= 64 ? ~0ull : (1ull << len) - 1;
-        SetVectorMask<T, mode>(len > 64 ? len == 128 ? ~0ull : (1ull << (len - 64)) - 1 : 0, low);
-    }
-}
-
-inline void ResetMask() { emulator::core().mask_low = emulator::core().mask_high = ~0ull; }
 
 }  // namespace AscendC
 
 namespace emulator {
 
-// The API's repeatTime is an uint8_t, which would turn 256 into 0 unseen. This takes what converts to it, and
-// remembers.
+// The lowest `count` of 128 bits, as the two words of a mask.
+inline void mask_of(uint64_t count, uint64_t& high, uint64_t& low) {
+    low = count >= 64 ? ~0ull : (1ull << count) - 1;
+    high = count <= 64 ? 0 : count >= 128 ? ~0ull : (1ull << (count - 64)) - 1;
+}
+
+// The API's repeatTime is an uint8_t, which would turn 256 into 0 unseen: this remembers what was given.
 struct RepeatTime {
     int64_t value;
     template <typename N, typename = std::enable_if_t<std::is_integral_v<N>>>
     RepeatTime(N count) : value(static_cast<int64_t>(count)) {}
 };
-
-inline void check_repeats(int64_t repeats, const char* api) {
-    if (repeats < 0 || repeats > 255) {
-        fault("repeat-range", "%s repeats %lld times: at most 255", api, static_cast<long long>(repeats));
-    }
-}
-inline uint32_t repeats_of(RepeatTime repeats, const char* api) {
-    check_repeats(repeats.value, api);
-    return static_cast<uint32_t>(repeats.value);
-}
 
 // A mask is a number of elements or an array of two words of bits; `Word` is const where the API takes such an array.
 template <typename Word>
@@ -115,20 +66,18 @@ struct Lanes {
         if (counts) return static_cast<uint64_t>(repeat) * per_repeat + lane < total;
         return (lane < 64 ? low >> lane : high >> (lane - 64)) & 1;
     }
-    bool all_of_repeat() const {
-        return per_repeat >= 64 ? low == ~0ull && (per_repeat == 64 || high == ~0ull)
-                                : (low & ((1ull << per_repeat) - 1)) == (1ull << per_repeat) - 1;
-    }
     // Elements that are contiguous when strides are: 0 where the mask has holes between repeats.
     uint64_t contiguous() const {
         if (counts) return total;
-        if (all_of_repeat()) return static_cast<uint64_t>(repeats) * per_repeat;
-        return 0;
+        uint64_t all_high, all_low;
+        mask_of(per_repeat, all_high, all_low);
+        const bool all = (low & all_low) == all_low && (high & all_high) == all_high;
+        return all ? static_cast<uint64_t>(repeats) * per_repeat : 0;
     }
 };
 
-inline Lanes counted(uint32_t per_repeat, int64_t count, const char* api) {
-    if (count < 0) fault("count-range", "%s of %lld elements", api, static_cast<long long>(count));
+inline Lanes counted(uint32_t per_repeat, int64_t count) {
+    if (count < 0) fault("count-range", "%s of %ld elements", core().api, count);
     Lanes lanes;
     lanes.per_repeat = per_repeat;
     lanes.counts = true;
@@ -138,37 +87,46 @@ inline Lanes counted(uint32_t per_repeat, int64_t count, const char* api) {
 }
 
 // `set` is the template parameter isSetMask: false takes the mask registers as they are.
-template <bool set>
-Lanes masked(uint32_t per_repeat, uint64_t high, uint64_t low, RepeatTime repeats, const char* api) {
-    const uint32_t times = repeats_of(repeats, api);
+template <bool set, typename Word>
+Lanes masked(uint32_t per_repeat, MaskOf<Word> mask, RepeatTime repeats) {
     Core& c = core();
-    if (set) {
-        c.mask_high = high;
-        c.mask_low = low;
+    if (repeats.value < 0 || repeats.value > 255)
+        fault("repeat-range", "%s repeats %ld times: at most 255", c.api, repeats.value);
+    if (set && mask.bits) {
+        c.mask_high = mask.bits[1];
+        c.mask_low = mask.bits[0];
+        if (per_repeat <= 64 && c.mask_high && !c.mask_counts)
+            fault("mask-range", "%s: mask[1] is not 0, but a repeat has %u elements", c.api, per_repeat);
+    } else if (set && c.mask_counts) {
+        c.mask_high = 0;
+        c.mask_low = mask.count;
+    } else if (set) {
+        if (mask.count > per_repeat || mask.count == 0)
+            fault("mask-range", "%s: mask %lu, but a repeat has %u elements", c.api, mask.count, per_repeat);
+        mask_of(mask.count, c.mask_high, c.mask_low);
     }
-    if (c.mask_counts) return counted(per_repeat, static_cast<int64_t>(c.mask_low), api);
+    if (c.mask_counts) return counted(per_repeat, static_cast<int64_t>(c.mask_low));
     Lanes lanes;
     lanes.per_repeat = per_repeat;
-    lanes.repeats = times;
+    lanes.repeats = static_cast<uint32_t>(repeats.value);
     lanes.low = c.mask_low;
     lanes.high = c.mask_high;
-    if (set && per_repeat <= 64 && high)
-        fault("mask-range", "%s: mask[1] is not 0, but a repeat has %u elements", api, per_repeat);
     return lanes;
 }
 
-template <bool set, typename Word>
-Lanes masked(uint32_t per_repeat, MaskOf<Word> mask, RepeatTime repeats, const char* api) {
-    if (mask.bits) return masked<set>(per_repeat, mask.bits[1], mask.bits[0], repeats, api);
-    const uint64_t count = mask.count;
-    if (!set || core().mask_counts) return masked<set>(per_repeat, 0, count, repeats, api);
-    if (count > per_repeat || count == 0) {
-        fault("mask-range", "%s: mask %llu, but a repeat has %u elements", api, static_cast<unsigned long long>(count),
-              per_repeat);
-    }
-    const uint64_t low = count >= 64 ? ~0ull : (1ull << count) - 1;
-    const uint64_t high = count <= 64 ? 0 : count == 128 ? ~0ull : (1ull << (count - 64)) - 1;
-    return masked<set>(per_repeat, high, low, repeats, api);
+// How far an instruction goes: the API's forms (count) and (mask, repeatTime, repeatParams).
+template <typename Params>
+struct Extent {
+    Lanes lanes;
+    Params params;
+};
+template <bool set, typename Params>
+Extent<Params> extent(uint32_t per_repeat, const Params& standard, int64_t count) {
+    return {counted(per_repeat, count), standard};
+}
+template <bool set, typename Params>
+Extent<Params> extent(uint32_t per_repeat, const Params&, Mask mask, RepeatTime repeats, const Params& params) {
+    return {masked<set>(per_repeat, mask, repeats), params};
 }
 
 // One operand of an instruction.
@@ -180,10 +138,11 @@ struct Operand {
 
     uint64_t offset(uint32_t repeat, uint32_t lane) const {
         const uint32_t in_repeat = lane * size;
-        return (static_cast<uint64_t>(repeat) * repeat_stride +
-                static_cast<uint64_t>(in_repeat / BLOCK) * block_stride) *
-                   BLOCK +
-               in_repeat % BLOCK;
+        const uint64_t block = uint64_t{repeat} * repeat_stride + uint64_t{in_repeat / BLOCK} * block_stride;
+        return block * BLOCK + in_repeat % BLOCK;
+    }
+    uint32_t address(uint32_t repeat, uint32_t lane) const {
+        return view.address + static_cast<uint32_t>(offset(repeat, lane));
     }
     bool contiguous(const Lanes& lanes) const {
         // Repeats of the narrower operand of a cast are adjacent when their stride is what they fill.
@@ -191,71 +150,86 @@ struct Operand {
     }
 };
 
-// Calls visit(offset, bytes) for every contiguous piece of an operand that the lanes touch.
-template <typename F>
-void pieces(const Operand& operand, const Lanes& lanes, F visit) {
-    if (operand.contiguous(lanes) && lanes.contiguous()) return visit(0, lanes.contiguous() * operand.size);
+// Reads or writes (`touch`) every contiguous piece of an operand that the lanes touch.
+inline void touch(const Operand& operand, const Lanes& lanes,
+                  uint32_t (View::*access)(const char*, uint64_t, uint64_t) const) {
+    if (operand.contiguous(lanes) && lanes.contiguous()) {
+        (operand.view.*access)(operand.name, 0, lanes.contiguous() * operand.size);
+        return;
+    }
     const uint32_t per_block = BLOCK / operand.size;
     for (uint32_t repeat = 0; repeat < lanes.repeats; ++repeat) {
         for (uint32_t start = 0; start < lanes.per_repeat; start += per_block) {
             uint32_t first = start, last = std::min(start + per_block, lanes.per_repeat);
             while (first < last && !lanes.active(repeat, first)) ++first;
             while (last > first && !lanes.active(repeat, last - 1)) --last;
-            if (first < last) visit(operand.offset(repeat, first), static_cast<uint64_t>(last - first) * operand.size);
+            if (first == last) continue;
+            (operand.view.*access)(operand.name, operand.offset(repeat, first), uint64_t{last - first} * operand.size);
         }
     }
 }
 
-inline void touch_read(const Operand& operand, const Lanes& lanes, const char* api) {
-    pieces(operand, lanes, [&](uint64_t offset, uint64_t bytes) {
-        core().read_ub(V, operand.view.at(api, operand.name, offset, bytes), static_cast<uint32_t>(bytes), api);
-    });
-}
-
-inline void touch_write(const Operand& operand, const Lanes& lanes, const char* api) {
-    pieces(operand, lanes, [&](uint64_t offset, uint64_t bytes) {
-        core().write_ub(V, operand.view.at(api, operand.name, offset, bytes), static_cast<uint32_t>(bytes), api);
-    });
-}
-
 // The documented rule on overlap: within a repeat operands coincide or are apart, and no repeat writes what a later one
 // reads. Add, Sub, Mul, Max and Min may accumulate (`accumulates`): dst is src1 and one of their repeat strides is 0.
-inline void check_overlap(const Operand& dst, const Operand& src, const Lanes& lanes, bool accumulates,
-                          const char* api) {
+inline void check_overlap(const Operand& dst, const Operand& src, const Lanes& lanes, bool accumulates) {
     if (!lanes.repeats) return;
-    const int64_t d = dst.view.address, s = src.view.address;
-    const int64_t width_d = static_cast<int64_t>(lanes.per_repeat) * dst.size,
-                  width_s = static_cast<int64_t>(lanes.per_repeat) * src.size;
-    const int64_t step_d = static_cast<int64_t>(dst.repeat_stride) * BLOCK,
-                  step_s = static_cast<int64_t>(src.repeat_stride) * BLOCK;
-    const int64_t repeats = lanes.repeats;
-    if (d == s && dst.size == src.size && (step_d == step_s || repeats == 1) && dst.block_stride == src.block_stride &&
-        (step_d || repeats == 1))
+    const int64_t d = dst.view.address, s = src.view.address, repeats = lanes.repeats;
+    const int64_t width_d = int64_t{lanes.per_repeat} * dst.size, width_s = int64_t{lanes.per_repeat} * src.size;
+    const int64_t step_d = int64_t{dst.repeat_stride} * BLOCK, step_s = int64_t{src.repeat_stride} * BLOCK;
+    if (d == s && dst.size == src.size && dst.block_stride == src.block_stride &&
+        (repeats == 1 || (step_d && step_d == step_s)))
         return;
     if (accumulates && d == s && (step_d == 0 || step_s == 0)) return;
     if (dst.block_stride != 1 || src.block_stride != 1) return;  // interleaved blocks: left to the reader
-    const int64_t tail =
-        lanes.counts ? static_cast<int64_t>(lanes.total - (lanes.total ? (lanes.repeats - 1ull) * lanes.per_repeat : 0))
-                     : lanes.per_repeat;
+    const int64_t tail = lanes.counts ? lanes.total - (repeats - 1) * lanes.per_repeat : lanes.per_repeat;
     if (d + step_d * (repeats - 1) + tail * dst.size <= s || s + step_s * (repeats - 1) + tail * src.size <= d) return;
     for (int64_t repeat = 0; repeat < repeats; ++repeat) {
-        const int64_t begin = d + repeat * step_d, end = begin + (repeat == repeats - 1 ? tail * dst.size : width_d);
-        const int64_t own = s + repeat * step_s, own_end = own + (repeat == repeats - 1 ? tail * src.size : width_s);
-        const bool partial = begin < own_end && own < end && !(begin == own && dst.size == src.size);
+        const bool last = repeat == repeats - 1;
+        const int64_t begin = d + repeat * step_d, end = begin + (last ? tail * dst.size : width_d);
+        const int64_t own = s + repeat * step_s, own_end = own + (last ? tail * src.size : width_s);
+        bool hit = begin < own_end && own < end && begin != own && dst.size == src.size;
         // Sources advance, so the next repeat's is the first that can be hit.
-        bool later = false;
-        for (int64_t next = repeat + 1; next < repeats && !later; ++next) {
+        for (int64_t next = repeat + 1; next < repeats && !hit; ++next) {
             const int64_t from = s + next * step_s;
-            if (step_s && from >= end) break;
-            later = begin < from + width_s && from < end;
-            if (!step_s) break;
+            if (from >= end) break;
+            hit = begin < from + width_s;
         }
-        if (later || (partial && dst.size == src.size)) {
+        if (hit) {
             fault("operand-overlap",
-                  "%s: dst at UB byte %lld overlaps %s at %lld so that a repeat overwrites what is still read", api,
-                  static_cast<long long>(d), src.name, static_cast<long long>(s));
+                  "%s: dst at UB byte %ld overlaps %s at %ld so that a repeat overwrites what is still read",
+                  core().api, d, src.name, s);
         }
     }
 }
 
 }  // namespace emulator
+
+namespace AscendC {
+
+// Counter mode: the masks of the calls with repeats are then numbers of elements, and repeatTime is ignored.
+inline void SetMaskCount() { emulator::core().mask_counts = true; }
+inline void SetMaskNorm() { emulator::core().mask_counts = false; }
+
+template <typename T, MaskMode mode = MaskMode::NORMAL>
+void SetVectorMask(const uint64_t maskHigh, const uint64_t maskLow) {
+    if ((mode == MaskMode::COUNTER) != emulator::core().mask_counts) {
+        emulator::fault("mask-mode", "SetVectorMask in one mask mode while the core is in the other");
+    }
+    emulator::core().mask_high = maskHigh;
+    emulator::core().mask_low = maskLow;
+}
+
+template <typename T, MaskMode mode = MaskMode::NORMAL>
+void SetVectorMask(int32_t len) {
+    uint64_t high = 0, low = static_cast<uint64_t>(len);
+    if (mode == MaskMode::NORMAL) {
+        if (len < 1 || len > static_cast<int32_t>(emulator::REPEAT_BYTES / sizeof(T)))
+            emulator::fault("mask-range", "SetVectorMask(%d): a repeat has %zu elements", len, 256 / sizeof(T));
+        emulator::mask_of(low, high, low);
+    }
+    SetVectorMask<T, mode>(high, low);
+}
+
+inline void ResetMask() { emulator::core().mask_low = emulator::core().mask_high = ~0ull; }
+
+}  // namespace AscendC
