@@ -221,7 +221,7 @@ def test_a_plain_safetensors_file_is_read_as_float32(tmp_path):
     with pytest.raises(UserError, match="y.safetensors.*'x' is int64.*float32"):
         checkpoint.read_weights(tmp_path / "y.safetensors")
     (tmp_path / "z.safetensors").write_bytes(b"no tensors at all")
-    with pytest.raises(UserError, match="z.safetensors.*store the weights as float32 safetensors first"):
+    with pytest.raises(UserError, match="z.safetensors.*store float32 safetensors"):
         checkpoint.read_weights(tmp_path / "z.safetensors")
     with pytest.raises(UserError, match="no such file"):
         checkpoint.read_weights(tmp_path / "absent.safetensors")
@@ -245,7 +245,7 @@ def test_weights_of_another_shape_are_refused_in_one_message(ms_runtime):
     for bad, message in (
         (good | {"a": np.ones((2, 5), np.float32)}, r"here: 'a' has shape \[2, 5\].*\[2, 3\]"),
         ({"a": good["a"]}, r"here: the parameter 'b' \[4\] of the model is not in it; choose"),
-        (good | {"c": good["b"]}, r"here: it holds 'c' \[4\] that the model does not have \(1 such in all\); choose"),
+        (good | {"c": good["b"]}, r"here: 'c' \[4\] is not in the model; choose"),
     ):
         with pytest.raises(UserError, match=message):
             checkpoint.load_into(model, bad, "here")
