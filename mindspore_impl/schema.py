@@ -265,8 +265,7 @@ def versioned(plain: dict) -> dict:
 def upgrade(plain: Any, at: str = "") -> dict:
     """What a file that `versioned` wrote (or an older one) holds, without its schema number and in the keys of today.
 
-    at: its place in a configuration, such as "models.*"; "" for a whole one. Raises UserError when it is no mapping, or
-    a newer version wrote it.
+    at: its place in a configuration, such as "models.*". Raises UserError for no mapping, or one of a newer version.
     """
     if not isinstance(plain, dict):
         raise UserError(f"expected a mapping, found {plain!r:.60}")

@@ -1,7 +1,6 @@
 """Registry of the divergences D(p, q) between two distributions over the same I buckets. Imports no MindSpore.
 
-Each has a float64 NumPy oracle. Built-in ones are part of every backend; a registered one runs in the composed
-operator.
+Each has a float64 NumPy oracle. Built-in ones are part of every backend; others run in the composed operator.
 """
 
 from collections.abc import Callable

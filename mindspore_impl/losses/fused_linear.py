@@ -1,10 +1,9 @@
 """The output projection and the objective in one Cell, so that the logits of all tokens never exist at once.
 
 Chunks of as many rows as `runtime.logits_mb` holds logits for are projected; the distillation operator turns logits
-into their gradient, which goes at once into the gradients of hidden states and lm_head. The backward pass scales these.
-On the CPU one native operator does all of it; elsewhere the chunks are a loop in the graph.
-
-Legend: N tokens, n rows of a chunk, D hidden, V vocabulary, K teacher ids.
+into their gradient, which goes at once into the gradients of hidden states and lm_head; the backward pass scales these.
+On the CPU one native operator does it all; elsewhere the chunks are a loop in the graph. Legend: N tokens, n rows of a
+chunk, D hidden, V vocabulary, K teacher ids.
 """
 
 import mindspore as ms

@@ -69,8 +69,7 @@ def held_out_sums(network: "LossNetwork", batch) -> tuple[float, float]:
 def mean_loss(sums: Iterable[tuple[float, float]], name: str) -> dict[str, float | None]:
     """Mean cross-entropy in nats of the `held_out_sums` of all batches: {"loss", "perplexity", "tokens"}.
 
-    A loss that is not finite is None, as its perplexity, which is cut at exp(700). Raises UserError, naming the set
-    `name`, when no token is supervised.
+    What is not finite is None; perplexity is cut at exp(700). Raises UserError, naming `name`, without any token.
     """
     ce, tokens = 0.0, 0.0
     for batch_ce, batch_tokens in sums:

@@ -1,9 +1,7 @@
 """Prefill and single-token decoding with a static key/value cache, on the Parameters of a training model.
 
 Caches are inputs and outputs, a key and a value tensor [B, G, T, C] a layer in the compute dtype: the graphs keep no
-state and export to MindIR as they are. Sequence b occupies the slots from `start_B[b]` on; its rotary position is slot
-- start (0 for right-padded prompts).
-
+state and export to MindIR. Sequence b occupies the slots from `start_B[b]` on, its rotary position is slot - start.
 Legend: B batch, L prompt length, T cache slots, D hidden, G key/value heads, R = H/G, C head dimension, V vocabulary.
 """
 

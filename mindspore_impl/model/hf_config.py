@@ -150,11 +150,9 @@ def token_ids(tokenizer) -> dict[str, int]:
 
 
 def check_same(found: ModelOptions, wanted: ModelOptions, where: str, key: str) -> None:
-    """Refuse weights that were made with other options than the stage's model has.
+    """Refuse weights (`found`, which messages call `where`) of another model than `wanted`, at the config path `key`.
 
-    found: of the weights, which messages call `where`; wanted: the entry of `models` at the config path `key`, its
-    vocabulary 0 where it is not known yet. Its position table may be shorter. Raises UserError that lists each
-    differing key.
+    A vocabulary of 0 and a shorter position table in `wanted` fit. Raises UserError that lists each differing key.
     """
     from mindspore_impl.model.pangu import head_dim
 

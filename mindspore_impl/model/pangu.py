@@ -1,10 +1,8 @@
 """The dense openPangu causal language model (Llama-like: RMSNorm, rotary positions, grouped heads, SwiGLU).
 
-Parameter names and shapes are those of the published safetensors files. Master parameters are float32, activations
-`runtime.compute_dtype()` and two-dimensional, one row a token.
-
-Legend: B batch, L sequence, N = B*L tokens, D hidden, F feed-forward width, H query heads, G key/value heads, C head
-dimension, V vocabulary, I/O in and out features.
+Names and shapes of parameters (float32) are those of the published files; activations are `runtime.compute_dtype()`,
+one row a token. Legend: B batch, L sequence, N = B*L tokens, D hidden, F feed-forward width, H query heads, G key/value
+heads, C head dimension, V vocabulary, I/O in and out features.
 """
 
 import zlib

@@ -1,10 +1,7 @@
-"""Causal attention that never crosses a document.
+"""Causal attention that never crosses a document: padding (segment 0) is one more segment.
 
-A token attends to earlier tokens of its own segment; padding (segment 0) is one more segment. Masking adds a finite
-value (never -inf), small enough that its exponential is exactly 0 in float32.
-
-Legend: B batch, L sequence, N = B*L tokens, H query heads, G key/value heads, R = H/G, S = R*L, C head dimension, M
-document slots.
+Masking adds a finite value (never -inf), so small that its exponential is exactly 0 in float32. Legend: B batch, L
+sequence, N = B*L tokens, H query heads, G key/value heads, R = H/G, S = R*L, C head dimension, M document slots.
 """
 
 import math

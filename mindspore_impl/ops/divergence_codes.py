@@ -8,9 +8,5 @@ SUPPORTS = ("tail_bucket", "renormalised", "truncated", "sampled")
 
 
 def supports_of(divergence: str) -> tuple[str, ...]:
-    """Return the supports on which a divergence is defined.
-
-    On `truncated` and `sampled` the masses of the two distributions need not sum to the same: only the forward KL keeps
-    a meaning there.
-    """
+    """The supports on which a divergence is defined: where masses need not sum to the same, the forward KL alone is."""
     return SUPPORTS if divergence == "forward_kl" else SUPPORTS[:2]

@@ -1,7 +1,6 @@
 """Locate the native CPU operators of kernels/cpu, and build their library when it is missing or outdated.
 
-In a clone it is built into mindspore_impl/lib; a package carries it. Without it composed operators are used, with a
-warning.
+A clone builds mindspore_impl/lib, a package carries it. Without it composed operators are used, with a warning.
 """
 
 import ctypes

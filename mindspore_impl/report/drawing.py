@@ -1,7 +1,6 @@
 """Plot style and SVG output: colours, legends, and Matplotlib SVG adapted to a page or to a file of its own.
 
-Text and axes use `currentColor`, data the colours of render.PALETTE: one drawing is legible on light and dark. Each
-colour has its own marker or dash.
+One drawing is legible on light and dark; each colour has its own marker or dash.
 """
 
 import io

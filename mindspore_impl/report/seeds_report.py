@@ -16,9 +16,8 @@ Values = dict[tuple[str, str], dict[str, float]]  # (stage, set): {seed: accurac
 def write_seeds_report(run_dirs: dict, folder: str | Path, compare: tuple[str, str] | None = None) -> dict:
     """Summarise the runs of `run_dirs` (seed: run directory) in `folder`; return the content of summary.json.
 
-    `compare` names two stages (one, reference), whose difference is tested over the seeds; None: the last evaluated
-    stage and each earlier one. Accuracies are in [0, 1]; n counts the seeds that have one. Raises UserError when there
-    is no run, or no such stage.
+    `compare` names two stages (one, reference), whose difference is tested over the seeds; None: the last evaluated and
+    each earlier one. Accuracies are in [0, 1]; n counts seeds. Raises UserError when there is no run, or no such stage.
     """
     if not run_dirs:
         raise UserError(f"{folder}: no run to summarise; give at least one seed")

@@ -59,8 +59,7 @@ def store_of(run: RunView, stage: StageView) -> Path:
 def _sequences(run: RunView, stage: StageView) -> Iterator[dict]:
     """Yield what the store holds for each answer: {"id", "thinking", "prompt", "left_out", "tokens"}.
 
-    A token is [text, its probability or None, listed, rest], listed the top ids as [text, probability, 1 if it is
-    there].
+    A token is [text, its probability or None, listed, rest], listed the top ids as [text, probability, 1 if there].
     """
     tokenizer = _tokenizer(run)
     store = store_of(run, stage)

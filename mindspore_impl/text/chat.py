@@ -133,8 +133,7 @@ def sample_from_completion(
 def parse_completion(ids: Sequence[int], tokenizer: Tokenizer) -> Completion:
     """Take generated ids (from behind the assistant's header) apart.
 
-    An answer cut inside its thinking span has reasoning only; one without a span is not well formed, unless the
-    template has none.
+    One cut inside its thinking span has reasoning only; one without is not well formed, if the template has a span.
     """
     ids = [int(token_id) for token_id in ids]
     finished = bool(ids) and ids[-1] == tokenizer.eos_id

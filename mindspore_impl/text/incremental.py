@@ -9,8 +9,7 @@ UNFINISHED = "\ufffd"  # what a tokenizer makes of the first bytes of a characte
 class TextStream:
     """Takes the ids of one answer and gives its text as ("reasoning" | "answer", text), as soon as it is certain.
 
-    Special pieces have no text; half a character waits for its rest, or for `close`. Together the parts are those of
-    `chat.parse_completion`.
+    Special pieces have no text; half a character waits for its rest, or for `close`. See `chat.parse_completion`.
     """
 
     def __init__(self, tokenizer: Tokenizer):

@@ -165,8 +165,7 @@ class Events:
 class MetricsLog:
     """metrics.jsonl and, if asked for, TensorBoard events below `folder`, both cut back to `step` steps at the start.
 
-    With `active=False` (every rank but the first) nothing is touched. Raises UserError when the disk is full or not
-    writable.
+    With `active=False` (every rank but the first) nothing is touched. Raises UserError when the disk is full.
     """
 
     def __init__(self, folder: Path, step: int, tensorboard: bool, active: bool):

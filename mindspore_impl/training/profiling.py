@@ -10,8 +10,7 @@ class StepProfiler:
     """Profiles `steps` steps, beginning with the second one of this process (the first one compiles), into `folder`.
 
     <folder>/step_times.json holds milliseconds a step on the host, data included; <folder>/*_ascend_ms/ MindSpore's
-    trace (trace_view.json opens in Perfetto). Where MindSpore's profiler fails, a warning says so and the table
-    remains.
+    trace (trace_view.json opens in Perfetto), whose failure is a warning.
     """
 
     def __init__(self, folder: Path, steps: int):
