@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.schema import check_ranges, option
+from mindspore_impl.schema import option
 
 
 @dataclass
@@ -66,7 +66,6 @@ def setup(options: RuntimeOptions, seed: int = 0) -> None:
         precision = "bf16" if _state["device"] == "Ascend" else "fp32"
     if precision == "bf16" and _state["device"] == "CPU":
         raise UserError("runtime.precision=bf16: MindSpore has no bf16 kernels on the CPU; use fp32 (or auto)")
-    check_ranges(options, "runtime")
     shared = max(1, (os.cpu_count() or 1) // world_size()) if world_size() > 1 else 0
     _state.update(precision=precision, threads=options.threads or shared)
     _state.update((key, getattr(options, key)) for key in ("kernels", "logits_mb", "shard_optimizer"))

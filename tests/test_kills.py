@@ -42,7 +42,7 @@ def run_for(monkeypatch):
     def run(function, operations: int) -> bool:
         left = [operations]
 
-        def limited(name, real):
+        def limited(real):
             def operation(*arguments, **names):
                 if left[0] == 0:
                     raise Killed
@@ -53,7 +53,7 @@ def run_for(monkeypatch):
 
         with monkeypatch.context() as patch:
             for name in OPERATIONS:
-                patch.setattr(os, name, limited(name, getattr(os, name)))
+                patch.setattr(os, name, limited(getattr(os, name)))
             try:
                 function()
             except Killed:
@@ -114,42 +114,31 @@ class Engine:
 
 
 def records(count: int) -> list[Record]:
-    turns = [
-        (Message("user", f"list a b apply sort {'abcdef'[: 1 + i]}"), Message("assistant", "a b")) for i in range(count)
-    ]
+    turns = [(Message("user", f"list a b apply sort {text}"), Message("assistant", "a b")) for text in "abcdef"[:count]]
     return [Record(f"r{i}", turn, "fast", {"task": "exact", "answer": "a b"}) for i, turn in enumerate(turns)]
 
 
-def test_a_rollout(run_for, tokenizer, tmp_path):
+def rollout_of(tokenizer, count: int):
+    """work(folder, asked) for `check_every_kill`: a rollout of `count` prompts."""
     options, sampling = RolloutOptions(prompts_per_part=2), SamplingOptions(batch_size=2)
 
     def work(folder, asked=None):
         asked = [] if asked is None else asked
-
-        def engine(_, tokenizer):
-            return Engine(tokenizer, asked)
-
-        job = RolloutJob(tokenizer, records(5), options, sampling, folder, 3, "ab" * 32, make_engine=engine)
-        run_rollout(job)
+        make = {"make_engine": lambda *_: Engine(tokenizer, asked)}
+        run_rollout(RolloutJob(tokenizer, records(count), options, sampling, folder, 3, "ab" * 32, **make))
         return sum(asked)
 
-    check_every_kill(run_for, work, tmp_path, {"rollouts.json"}, most=2)
+    return work
+
+
+def test_a_rollout(run_for, tokenizer, tmp_path):
+    check_every_kill(run_for, rollout_of(tokenizer, 5), tmp_path, {"rollouts.json"}, most=2)
 
 
 def test_a_rollout_that_is_killed_again_and_again(run_for, tokenizer, tmp_path):
-    options, sampling = RolloutOptions(prompts_per_part=2), SamplingOptions(batch_size=2)
-    asked = []
-
-    def engine(_, tokenizer):
-        return Engine(tokenizer, asked)
-
-    def work(folder=tmp_path / "killed"):
-        job = RolloutJob(tokenizer, records(6), options, sampling, folder, 3, "ab" * 32, make_engine=engine)
-        run_rollout(job)
-
+    work, runs = rollout_of(tokenizer, 6), 1
     work(tmp_path / "whole")
-    runs = 1
-    while not run_for(work, 20):
+    while not run_for(lambda: work(tmp_path / "killed"), 20):
         runs += 1
         assert runs < 10
     assert runs > 3
@@ -176,7 +165,7 @@ def test_an_evaluation(run_for, tokenizer, tmp_path, monkeypatch):
 
     def work(folder, asked=None):
         computed.append([] if asked is None else asked)
-        results.append(harness.evaluate(None, tokenizer, sets, options, folder, 0))
+        results.append(harness.evaluate(harness.EvaluationJob(None, tokenizer, sets, options, folder, 0)))
         return sum(computed[-1])
 
     check_every_kill(run_for, work, tmp_path, {"samples.json"}, most=3)
@@ -191,11 +180,8 @@ HEADER = StoreHeader("t" * 64, "k" * 64, 50, 3, 1.0, "top_k")
 
 def samples(count: int) -> list[Sample]:
     rng = np.random.default_rng(0)
-    lengths = rng.integers(6, 12, count)
-    return [
-        Sample(rng.integers(0, 50, n).astype(np.int32), np.arange(n) > 2, f"r{i}", "fast")
-        for i, n in enumerate(lengths)
-    ]
+    ids = [rng.integers(0, 50, n).astype(np.int32) for n in rng.integers(6, 12, count)]
+    return [Sample(ids_S, np.arange(len(ids_S)) > 2, f"r{i}", "fast") for i, ids_S in enumerate(ids)]
 
 
 def teacher_rows(sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -234,9 +220,9 @@ def test_a_capture(run_for, tmp_path, monkeypatch):
 def test_a_store_that_is_written_in_one_process(run_for, tmp_path):
     grown = samples(12)
 
-    def work(folder, asked=None):
+    def work(folder, asked=None, count=8):
         writer = StoreWriter(folder, HEADER, 25)
-        for sample in grown[:8]:
+        for sample in grown[:count]:
             writer.add(sample.ids, sample.supervised, *teacher_rows(sample))
         writer.close()
         return 0
@@ -245,14 +231,7 @@ def test_a_store_that_is_written_in_one_process(run_for, tmp_path):
     whole = content(tmp_path / "whole")
     done, operations = False, 0
     while not done:  # a finished store that grows stays whole until the larger one is
-
-        def grow():
-            writer = StoreWriter(tmp_path / "whole", HEADER, 25)
-            for sample in grown:
-                writer.add(sample.ids, sample.supervised, *teacher_rows(sample))
-            writer.close()
-
-        done = run_for(grow, operations)
+        done = run_for(lambda: work(tmp_path / "whole", count=12), operations)
         reader = StoreReader(tmp_path / "whole")
         assert reader.sequences in (8, 12) and (reader.sequences == 12 or not done)
         for sample in grown[: reader.sequences]:

@@ -16,19 +16,13 @@ constexpr int64_t kStride = 4 * kLanes;  // logits that are looked at together
 
 // Keys sort like (logit, then lower id): the float's bits made monotonic, above the complement of the id.
 inline uint64_t key_of(float x, int64_t id) {
-  uint32_t bits;
-  x += 0.0f;  // -0 and 0 are equal: make them one
-  memcpy(&bits, &x, sizeof bits);
-  bits = bits >> 31 ? ~bits : bits | 0x80000000u;
-  return uint64_t{bits} << 32 | static_cast<uint32_t>(~static_cast<uint32_t>(id));
+  const uint32_t bits = bits_of(x + 0.0f);  // -0 and 0 are equal: make them one
+  return uint64_t{bits >> 31 ? ~bits : bits | 0x80000000u} << 32 | static_cast<uint32_t>(~static_cast<uint32_t>(id));
 }
 
 inline float logit_of(uint64_t key) {
-  uint32_t bits = key >> 32;
-  bits = bits >> 31 ? bits & 0x7fffffffu : ~bits;
-  float x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
+  const uint32_t bits = key >> 32;
+  return float_of(bits >> 31 ? bits & 0x7fffffffu : ~bits);
 }
 
 inline int64_t id_of(uint64_t key) { return static_cast<uint32_t>(~static_cast<uint32_t>(key)); }

@@ -30,26 +30,25 @@ struct Workspace {
   double *log_p_K, *z_K, *slope_K, *grad_K;
 };
 
-int64_t rounded_up(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-
 bool in_place(const LossTask& task) { return task.gradient && task.type == Type::kFloat32; }
+
+// `count` elements of the memory from `*start` on, which moves to the next multiple of 64 bytes.
+template <typename T>
+void take(T*& part, int64_t count, char** start) {
+  part = reinterpret_cast<T*>(*start);
+  *start += (count * sizeof(T) + 63) / 64 * 64;
+}
 
 // Lays the parts out from `start` and returns where they end.
 char* lay_out(const LossTask& task, char* start, Workspace* space) {
-  const auto take = [&start](int64_t bytes) {
-    char* part = start;
-    start += rounded_up(bytes);
-    return part;
-  };
-  const int64_t row_bytes = task.vocab * sizeof(float), wide_bytes = task.top_k * sizeof(double);
-  space->row_V = reinterpret_cast<float*>(take(in_place(task) ? 0 : row_bytes));
-  space->wide_V = reinterpret_cast<float*>(take(task.temperature == 1 ? 0 : row_bytes));
-  space->blocks = reinterpret_cast<Block*>(take((task.vocab / kBlock + 1) * sizeof(Block)));
-  space->ids_K = reinterpret_cast<int32_t*>(take(task.top_k * sizeof(int32_t)));
-  space->log_p_K = reinterpret_cast<double*>(take(wide_bytes));
-  space->z_K = reinterpret_cast<double*>(take(wide_bytes));
-  space->slope_K = reinterpret_cast<double*>(take(wide_bytes));
-  space->grad_K = reinterpret_cast<double*>(take(wide_bytes));
+  take(space->row_V, in_place(task) ? 0 : task.vocab, &start);
+  take(space->wide_V, task.temperature == 1 ? 0 : task.vocab, &start);
+  take(space->blocks, task.vocab / kBlock + 1, &start);
+  take(space->ids_K, task.top_k, &start);
+  take(space->log_p_K, task.top_k, &start);
+  take(space->z_K, task.top_k, &start);
+  take(space->slope_K, task.top_k, &start);
+  take(space->grad_K, task.top_k, &start);
   return start;
 }
 
@@ -238,7 +237,8 @@ Slopes finish_row(const LossTask& task, int64_t row, const Workspace& space, int
   if (tail_exists) entropy -= exp(log_p_tail) * log_p_tail;
   const double agreement = count && best_z >= 0;
   const double diagnostics[4] = {entropy, teacher_mass, student_mass, agreement};
-  for (int i = 0; i < 4; ++i) task.diagnostics_4N[i * task.diagnostics_stride + row] = static_cast<float>(diagnostics[i]);
+  float* written = task.diagnostics_4N + row;
+  for (int i = 0; i < 4; ++i) written[i * task.diagnostics_stride] = static_cast<float>(diagnostics[i]);
   return slopes;
 }
 

@@ -153,7 +153,8 @@ int fused_linear(const Call& call) {
 }
 
 int capture(const Call& call) {
-  if (call.nparam != 5 || call.ndims[0] != 2 || call.ndims[2] != 2) return call.fail("2 inputs and 3 outputs are expected");
+  if (call.nparam != 5 || call.ndims[0] != 2 || call.ndims[2] != 2)
+    return call.fail("2 inputs and 3 outputs are expected");
   CaptureTask task{};
   const int64_t rows = task.rows = call.shapes[0][0], vocab = task.vocab = call.shapes[0][1];
   const int64_t top_k = task.top_k = call.shapes[2][1];

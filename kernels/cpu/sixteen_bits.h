@@ -1,22 +1,9 @@
 // Rows of float16 and bfloat16 to float32 and back, rounded to nearest, ties to even. Plain loops that GCC vectorises.
 #pragma once
 
-#include <stdint.h>
-#include <string.h>
+#include "vector.h"
 
 namespace {
-
-inline float float_of(uint32_t bits) {
-  float x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
-inline uint32_t bits_of(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
 
 void widen_bfloat16(const uint16_t* x, float* y, int64_t count) {
   for (int64_t i = 0; i < count; ++i) y[i] = float_of(uint32_t{x[i]} << 16);

@@ -1,5 +1,6 @@
 #include "tasks.h"
 
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -128,15 +129,9 @@ int threads_for(int64_t elements) {
 }
 
 void tell(const char* name, int64_t row, RowResult result, int64_t vocab) {
-  const long long id = result.id;
-  char what[80] = "";
-  switch (result.fault) {
-    case RowFault::kTarget: snprintf(what, sizeof what, "target id %lld is outside the vocabulary", id); break;
-    case RowFault::kTeacherId: snprintf(what, sizeof what, "teacher id %lld is outside the vocabulary", id); break;
-    default: snprintf(what, sizeof what, "teacher id %lld is given twice", id);
-  }
-  fprintf(stderr, "%s: row %lld: %s (V = %lld)\n", name, static_cast<long long>(row), what,
-          static_cast<long long>(vocab));
+  fprintf(stderr, "%s: row %" PRId64 ": %s id %" PRId64 " is %s (V = %" PRId64 ")\n", name, row,
+          result.fault == RowFault::kTarget ? "target" : "teacher", result.id,
+          result.fault == RowFault::kRepeatedId ? "given twice" : "outside the vocabulary", vocab);
 }
 
 // Runs work(row, workspace) for each row; the first fault that is met is told, and 1 returned.

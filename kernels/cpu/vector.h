@@ -26,6 +26,18 @@ typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
 typedef float LooseFloats __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
+inline float float_of(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
 inline Floats load(const float* p) { return *reinterpret_cast<const LooseFloats*>(p); }
 inline void store(float* p, Floats x) { *reinterpret_cast<LooseFloats*>(p) = x; }
 inline Floats all(float x) { return x - Floats{}; }

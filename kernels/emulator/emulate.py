@@ -85,12 +85,19 @@ def _compiled(command, source, watched, cache, suffix, extra):
     return product
 
 
+class _Buffer(ctypes.Structure):
+    """BufferArgument of runtime.cpp."""
+
+    _fields_ = [
+        ("name", ctypes.c_char_p), ("base", ctypes.c_void_p), ("bytes", ctypes.c_uint64), ("grain", ctypes.c_uint32),
+    ]  # fmt: skip
+
+
 def run(
     library: str | Path,
     kernel: str,
     arguments: list[tuple[str, np.ndarray | bytes | None]],
     cores: int = 1,
-    ub_bytes: int = UB_BYTES,
     tiling_key: int = 0,
 ) -> dict:
     """Run the kernel named `kernel` on `cores` vector cores; arrays are read and written in place.
@@ -101,7 +108,6 @@ def run(
         arguments: the kernel's parameters in order: a name for the counters, and an array (contiguous; its item size is
             the grain of the race checks; the same one again is the same tensor), bytes (tiling) or None (null pointer).
         cores: how many vector cores run it.
-        ub_bytes: size of the unified buffer.
         tiling_key: what TILING_KEY_IS compares with.
 
     Returns `{"total": {...}, "cores": [{...}, ...]}`, each with gm (by name: read_bytes, written_bytes, read_copies,
@@ -121,15 +127,11 @@ def run(
         if not array.flags.c_contiguous or not array.flags.writeable:
             raise ValueError(f"{name}: the array must be C-contiguous and writeable")
         tensors.setdefault(array.ctypes.data, (name, array))
-    names, arrays = zip(*tensors.values(), strict=True)
-    count = len(names)
+    buffers = [(name.encode(), array.ctypes.data, array.nbytes, array.itemsize) for name, array in tensors.values()]
     code.emulator_report.restype = ctypes.c_char_p
     failed = code.emulator_run(
         ctypes.cast(entry, ctypes.c_void_p), len(pointers), (ctypes.c_void_p * len(pointers))(*pointers), cores,
-        ctypes.c_uint32(ub_bytes), ctypes.c_uint64(tiling_key), count,
-        (ctypes.c_char_p * count)(*(name.encode() for name in names)), (ctypes.c_void_p * count)(*tensors),
-        (ctypes.c_uint64 * count)(*(array.nbytes for array in arrays)),
-        (ctypes.c_uint32 * count)(*(array.itemsize for array in arrays)),
+        ctypes.c_uint32(UB_BYTES), ctypes.c_uint64(tiling_key), len(buffers), (_Buffer * len(buffers))(*buffers),
     )  # fmt: skip
     report = code.emulator_report().decode()
     if failed:

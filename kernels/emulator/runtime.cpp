@@ -184,22 +184,26 @@ using namespace emulator;
 
 #define EXPORTED extern "C"
 
+// What emulate.py says of a tensor: its fields are those of GmBuffer.
+struct BufferArgument {
+    const char* name;
+    uint8_t* base;
+    uint64_t bytes;
+    uint32_t grain;
+};
+
 // Runs a kernel on `cores` cores. `arguments` are its parameters; the buffers are what they may point into.
 // Returns 0 and leaves the counters (a JSON list, one entry a core) in emulator_report(), or 1 and the fault's message.
 EXPORTED int emulator_run(void* kernel, int argument_count, void** arguments, int cores, uint32_t ub_bytes,
-                          uint64_t key, int buffer_count, const char** names, void** bases, const uint64_t* sizes,
-                          const uint32_t* grains) {
+                          uint64_t key, int buffer_count, const BufferArgument* buffers) {
     delete run;
     run = new Run;
     run->kernel = kernel;
     run->key = key;
     run->arguments.assign(arguments, arguments + argument_count);
-    run->buffers.resize(buffer_count);
     for (int i = 0; i < buffer_count; ++i) {
-        run->buffers[i].name = names[i];
-        run->buffers[i].base = static_cast<uint8_t*>(bases[i]);
-        run->buffers[i].bytes = sizes[i];
-        run->buffers[i].grain = grains[i];
+        const BufferArgument& given = buffers[i];
+        run->buffers.push_back({given.name, given.base, given.bytes, given.grain, {}, {}, {}, {}, {}});
     }
     run->fibres.resize(cores);
     for (int i = 0; i < cores; ++i) {

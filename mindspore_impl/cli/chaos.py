@@ -1,8 +1,7 @@
 """Kill runs at random moments, and compare their results with those of an undisturbed run.
 
-A chain is one run of conf/experiment/rehearsal.yaml that is killed with SIGKILL once in each of its stages and started
-again with the same command each time. Half of the kills come at a random moment, the others while a file is written.
-Some of the chains run on several ranks, where one of the processes is killed.
+A chain is one run of conf/experiment/rehearsal.yaml that is killed with SIGKILL once in each of its stages, at a random
+moment or while a file is written, and started again with the same command; some run on several ranks.
 """
 
 import contextlib
@@ -177,8 +176,7 @@ class Run:
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every result of a stage, without times.
 
-    An export counts by its weights and by what its graphs compute: MindSpore names a graph's nodes by what its process
-    has compiled before, so equal graphs are unequal files.
+    Of an export, its weights and what its graphs compute: MindSpore writes equal graphs as unequal files.
     """
     found = {}
     if (folder / "checkpoints").is_dir():

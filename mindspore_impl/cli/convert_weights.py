@@ -80,8 +80,7 @@ def main(arguments: list[str]) -> None:
 def import_weights(path: Path, out: Path) -> str:
     """Convert weights with a known model to a checkpoint folder `out`; return a line that says so.
 
-    Raises UserError when the weights are damaged, of a model that is not supported or not described by a config.json,
-    or when `out` holds anything.
+    Raises UserError when the weights are damaged or their model is not known or supported, or `out` holds anything.
     """
     return write_checkpoint(_described(path), path, resolve_model_path(path).tokenizer, out, {})
 
@@ -125,9 +124,8 @@ def write_checkpoint(source: WeightSource, path: Path, tokenizer: Path | None, o
 def export_weights(path: Path, out: Path, form: FolderFormat, config_file: Path | None = None) -> str:
     """Convert a checkpoint (or any weights) to a Hugging Face folder `out`; return a line that says so.
 
-    The model's options come from `config_file` (a config.json), from the config.json beside the weights, or from the
-    run that trained them; the tokenizer beside them, or of the run, is copied too. Raises UserError when none of these
-    describes the model, the weights do not fit it, a value does not fit the dtype, or `out` holds anything.
+    The model is described by `config_file`, the config.json beside the weights, or their run. Raises UserError when
+    none does, the weights do not fit it, a value does not fit the dtype, or `out` holds anything.
     """
     return _write(*open_described(path, config_file, "give one with --config FILE"), out, form)
 

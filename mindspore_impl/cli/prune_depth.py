@@ -24,8 +24,8 @@ def main(arguments: list[str]) -> None:
 def prune_depth(path: Path, out: Path, layers: str | None = None, keep: int | None = None) -> str:
     """Write a checkpoint folder `out` with some layers of the model at `path`; return a one-line summary.
 
-    `path` is anything that export_weights takes. layers: such as "0,2,4"; else `keep` of them, evenly spaced (None:
-    half, rounded up). Raises UserError like import_weights, and when these layers are not there.
+    layers: such as "0,2,4"; else `keep` of them, evenly spaced (None: half, rounded up). Raises UserError when they are
+    not there, and like import_weights.
     """
     source, _, tokenizer = open_described(path, None, "name a checkpoint, a Hugging Face folder or a stage of a run")
     total = source.options.num_hidden_layers

@@ -80,7 +80,6 @@ def problems(config: Config, set_keys: Iterable[tuple[str, str]], models: Iterab
     from mindspore_impl.text.template import find_template
 
     yield from _file_problems(config)
-    yield from window_problems(config.data.sets, *_trained_and_held_out(set_keys))
     options, checks = config.tokenizer, [(find_template, config.tokenizer.template)]
     for name in dict.fromkeys(name for _, name in set_keys):
         dataset = config.data.sets[name]
@@ -102,6 +101,8 @@ def problems(config: Config, set_keys: Iterable[tuple[str, str]], models: Iterab
     ranges = list(schema.range_problems(config))
     for check, *arguments in checks:
         yield from (problem for problem in problem_of(check, *arguments) if problem not in ranges)
+    trained, held_out = _trained_and_held_out(set_keys)
+    yield from window_problems(config.data.sets, trained, held_out)
     yield from ranges
 
 

@@ -23,7 +23,7 @@ from mindspore_impl.data.packing import FilledRows, Pieces, cut, fill, pack_leng
 from mindspore_impl.data.teacher_store import StoreReader
 from mindspore_impl.errors import UserError
 from mindspore_impl.ops.log_floor import LOG_FLOOR
-from mindspore_impl.schema import nearest
+from mindspore_impl.schema import check_ranges, nearest
 
 if TYPE_CHECKING:
     from mindspore_impl.text.chat import Sample
@@ -93,12 +93,11 @@ class BatchStream:
         teacher: StoreReader | None = None,
     ):
         self.options, self.seed, self.rank, self.teacher = options, seed, rank, teacher
+        check_ranges(options, "data")
         parts = world_size * options.gradient_accumulation_steps
-        if options.gradient_accumulation_steps < 1 or options.rows < 1 or options.rows % parts:
+        if options.rows % parts:
             key = f"{world_size} ranks x data.gradient_accumulation_steps={options.gradient_accumulation_steps}"
-            raise UserError(f"data.rows={options.rows} does not fit {key}; choose a multiple of {max(parts, 1)}")
-        if options.sequence_length < 2 or options.prefetch < 0:
-            raise UserError("data.sequence_length must be at least 2 and data.prefetch at least 0")
+            raise UserError(f"data.rows={options.rows} does not fit {key}; choose a multiple of {parts}")
         self._micro_rows = options.rows // parts
         self._sizes, self._quotas = _quotas(sets, options.mixture)
         self._samples = [sample for name in self._sizes for sample in sets[name]]
@@ -317,8 +316,6 @@ def _quotas(sets: "dict[str, list[Sample]]", mixture: dict[str, float]) -> tuple
     for name, weight in weights.items():
         if name not in sets:
             raise UserError(f"data.mixture.{name}: there is no such set{nearest(name, sets)}")
-        if not 0 <= weight < float("inf"):
-            raise UserError(f"data.mixture.{name}={weight}: a weight is a number from 0 up")
         if weight and not sets[name]:
             raise UserError(f"data.sets.{name}: the set is empty, nothing can be drawn from it")
     names = sorted(name for name, weight in weights.items() if weight)

@@ -38,7 +38,10 @@ def judge(rollouts: Iterable[Rollout], tokenizer: Tokenizer) -> dict[Prompt, Ver
     """
     verdicts: dict[Prompt, Verdict] = {}
     for rollout in rollouts:
-        verdict = verdicts.setdefault(_prompt_of(rollout), Verdict())
+        prompt = rollout.meta.get("prompt_id")
+        if not isinstance(prompt, str) or not prompt:
+            raise UserError(f"rollout {rollout.id!r}: meta.prompt_id is missing; name the answered record there")
+        verdict = verdicts.setdefault((prompt, rollout.thinking), Verdict())
         verdict.answers += 1
         completion = parse_completion(rollout.completion_ids, tokenizer)
         question = Record(f"rollout {rollout.id}", rollout.messages, rollout.thinking, rollout.meta)
@@ -67,13 +70,6 @@ def best_record(verdict: Verdict, identity: str) -> Record | None:
     meta = {key: value for key, value in rollout.meta.items() if key not in ("sample", "correct")}
     meta |= {"rollout": rollout.id, "answers": verdict.answers, "right": verdict.right}
     return Record(identity, messages, rollout.thinking, meta)
-
-
-def _prompt_of(rollout: Rollout) -> Prompt:
-    prompt = rollout.meta.get("prompt_id")
-    if not isinstance(prompt, str) or not prompt:
-        raise UserError(f"rollout {rollout.id!r}: meta.prompt_id is missing; set it to the id of the answered record")
-    return prompt, rollout.thinking
 
 
 def _size(rollout: Rollout) -> tuple[int, str]:

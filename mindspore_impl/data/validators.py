@@ -43,7 +43,7 @@ class _Problems:
     """Reports problems, one line each, and counts what was seen."""
 
     def __init__(self, tell: Tell, *seen: str):
-        self.tell, self.counts = tell, Counter({what: 0 for what in (*seen, "problems")})
+        self.tell, self.counts = tell, Counter(dict.fromkeys((*seen, "problems"), 0))
 
     def add(self, where: object, fault: Exception | str) -> None:
         """Report `fault`, prefixed with its place unless it starts with it."""
@@ -130,11 +130,9 @@ def _check_shard(path: Path, entry: dict, header: teacher_store.StoreHeader, pro
             for first in range(0, count, ROWS):
                 rows = teacher_store.rows_of(shard, header.top_k, first, min(ROWS, count - first))
                 problems.counts["rows"] += len(rows[2])
-                faults: dict[int, str] = {}  # each bad row once, with its first fault
-                for bad_S, fault in teacher_store.row_faults(header, *rows):
-                    for row in np.flatnonzero(bad_S).tolist():
-                        faults.setdefault(row, fault)
-                for row in sorted(faults):
-                    problems.add(f"{path}: row {first + row}", faults[row])
+                faults = list(teacher_store.row_faults(header, *rows))
+                worst = {row: fault for bad_S, fault in reversed(faults) for row in np.flatnonzero(bad_S).tolist()}
+                for row, fault in sorted(worst.items()):  # each bad row once, with its first fault
+                    problems.add(f"{path}: row {first + row}", fault)
     except (SafetensorError, OSError, ValueError, IndexError) as error:
         problems.add(path, f"its rows cannot be read ({error}); capture again")

@@ -73,7 +73,8 @@ def run_capture(job: CaptureJob) -> dict[str, float]:
         rows, title = [], f"capture shard {number + 1}/{len(plan)}"
         total = sum(len(samples[index].ids) for batch in plan[number] for index in packed.members(batch))
         with runtime.progress_bar(total, title, "tok", unit_scale=True) as bar:
-            for sample, teacher_rows in scorer.score(samples, _stoppable(packed, plan[number])):
+            batches = (ranks.check_stop() or packed[batch] for batch in plan[number])  # a stopped shard is scored again
+            for sample, teacher_rows in scorer.score(samples, batches):
                 rows.append(make_row(header, sample.ids, sample.supervised, *teacher_rows))
                 bar.update(len(sample.ids))
         tokens += total
@@ -110,13 +111,6 @@ def _holds(found: dict[bytes, np.ndarray], packed: SequentialBatches, batches: r
     keys = [sample_key(sample.ids) for sample in wanted]
     masks = [target_runs(sample.supervised).tolist() for sample in wanted]
     return [key.hex() for key in found] == keys and [runs.tolist() for runs in found.values()] == masks
-
-
-def _stoppable(packed: SequentialBatches, batches: range):
-    """These batches; SIGTERM is handled before each, and the shard is then scored again later."""
-    for number in batches:
-        ranks.check_stop()
-        yield packed[number]
 
 
 def distinct(samples: Sequence[Sample]) -> list[Sample]:

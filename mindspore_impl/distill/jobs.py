@@ -59,13 +59,9 @@ def fitting(samples: Sequence[Sample], sequence_length: int, overlong: str) -> l
     kept = [sample for sample in samples if len(sample.ids) <= sequence_length]
     if overlong == "error" and len(kept) < len(samples):
         sample = next(sample for sample in samples if len(sample.ids) > sequence_length)
-        raise UserError(
-            f"record {sample.record_id!r} has {len(sample.ids)} tokens, more than the capture's sequence_length="
-            f"{sequence_length}; raise it, or choose capture.overlong=drop"
-        )
+        fault = f"record {sample.record_id!r} has {len(sample.ids)} tokens, more than sequence_length={sequence_length}"
+        raise UserError(f"{fault}; raise it, or choose capture.overlong=drop")
     if samples and not kept:
-        raise UserError(
-            f"capture: each of the {len(samples)} samples is longer than {sequence_length} tokens, so capture.overlong="
-            f"drop leaves nothing; raise the stage's sequence_length"
-        )
+        fault = f"each of the {len(samples)} samples is longer than {sequence_length} tokens"
+        raise UserError(f"capture: {fault}, so overlong=drop leaves nothing; raise the stage's sequence_length")
     return kept

@@ -44,10 +44,9 @@ def prompts_of(records: Sequence[Record], tokenizer: Tokenizer, samples_per_prom
     prompts = []
     for record in records:
         ids = list(render_prompt(prompt_messages(record), tokenizer, record.thinking))
-        prompts += [
-            Prompt(rollout_id(record, index), record, index, ids, sample_seed(seed, record.id, index))
-            for index in range(samples_per_prompt)
-        ]
+        for index in range(samples_per_prompt):
+            key, own_seed = rollout_id(record, index), sample_seed(seed, record.id, index)
+            prompts.append(Prompt(key, record, index, ids, own_seed))
     return prompts
 
 

@@ -52,7 +52,7 @@ def share(
     rank must call this with the same paths. SIGTERM is handled between parts: Stopped loses no finished part.
     """
     known = known or (lambda number: read_record(paths[number]))
-    records = ranks.on_rank_zero(lambda: [known(number) for number in range(len(paths))])
+    records = ranks.on_rank_zero(lambda: list(map(known, range(len(paths)))))
     missing = [number for number, record in enumerate(records) if record is None]
     made = []
     for number in missing[runtime.rank() :: runtime.world_size()]:

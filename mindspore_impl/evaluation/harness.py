@@ -5,13 +5,15 @@ The ranks share resumable parts; the numbers are the same bit for bit on any num
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mindspore_impl import files, runtime
 from mindspore_impl.data import answers
 from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
+from mindspore_impl.evaluation import benchmarks
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.evaluation.parts import share_lines
 from mindspore_impl.evaluation.scoring import wilson_interval
@@ -30,33 +32,39 @@ def check_records(sets: dict[str, list[Record]], options: EvaluationOptions, tok
     return {name: _rendered(name, _chosen(sets, name, options), tokenizer, _prompt) for name in options.accuracy}
 
 
-def evaluate(
-    model,
-    tokenizer,
-    sets: dict[str, list[Record]],
-    options: EvaluationOptions,
-    folder: Path,
-    seed: int,
-    weights_sha256: str | None = None,
-    teacher: tuple | None = None,
-) -> dict:
-    """Measure `model` on the sets that `options` names. Every rank must call this.
+@dataclass(frozen=True)
+class EvaluationJob:
+    """What is measured, on which model."""
+
+    model: Any  # with its current parameters
+    tokenizer: Any
+    sets: dict[str, list[Record]]  # at least the sets that `options` names
+    options: EvaluationOptions
+    folder: Path  # gets samples.jsonl with every generation, resumable parts, and benchmarks/
+    seed: int  # of generation
+    weights_sha256: str | None = None  # parts and results of other weights in `folder` are not reused
+    teacher: tuple | None = None  # (model, SHA-256 of its weights), for `options.teacher_kl`
+
+
+def evaluate(job: EvaluationJob) -> dict:
+    """Measure a model on the sets and benchmarks that its options name. Every rank must call this.
 
     Returns {"accuracy": {set: {"correct", "total", "accuracy", "low" and "high" of the 95 % Wilson interval,
     "truncated", "seconds"}}, "perplexity": {set: {"loss", "perplexity", "tokens"}}, "calibration": {set:
-    `calibration`}, "tokens": generated and scored}, and with `options.teacher_kl` "teacher_kl": {set:
-    `measure_teacher_kl`}. Raises UserError as `check_records`, or for a record that cannot be rendered.
-
-    Args:
-        model: The model, with its current parameters.
-        tokenizer: Its tokenizer.
-        sets: At least the sets that `options` names.
-        options: The sets of each measure, limits and shapes; `options.benchmarks` are not measured here.
-        folder: Gets samples.jsonl with every generation, and resumable parts.
-        seed: Of generation.
-        weights_sha256: Identifies the parameters; parts and results of other weights in `folder` are not reused.
-        teacher: (model, SHA-256 of its weights) for `options.teacher_kl`.
+    `calibration`}, "tokens": generated and scored}, with `options.teacher_kl` "teacher_kl": {set:
+    `measure_teacher_kl`}, and with `options.benchmarks` "benchmarks": `benchmarks.measure`. Raises UserError as
+    `check_records`, or for a record that cannot be rendered.
     """
+    found, options = _evaluate_records(job), job.options
+    if options.benchmarks:
+        place = Path(job.folder) / "benchmarks"
+        found["benchmarks"] = benchmarks.measure(job.model, job.tokenizer, options, place, job.seed, job.weights_sha256)
+    return found
+
+
+def _evaluate_records(job: EvaluationJob) -> dict:
+    model, tokenizer, sets, folder, seed = job.model, job.tokenizer, job.sets, job.folder, job.seed
+    options, weights_sha256, teacher = replace(job.options, benchmarks={}), job.weights_sha256, job.teacher
     path = Path(folder) / "samples.jsonl"
     # Rendered first: a bad record is reported before minutes of generation.
     prompts = check_records(sets, options, tokenizer)

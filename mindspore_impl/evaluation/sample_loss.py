@@ -3,7 +3,9 @@
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,30 +17,33 @@ from mindspore_impl.evaluation.parts import runs, share_lines
 from mindspore_impl.text.chat import Sample
 
 
-def sample_losses(
-    model, samples: Sequence[Sample], sequence_length: int, rows: int, folder: Path, per_part: int
-) -> tuple[list[float], float]:
+@dataclass(frozen=True)
+class LossJob:
+    """Whose loss on what is measured."""
+
+    model: Any  # a causal language model
+    samples: Sequence[Sample]  # rendered; packing them changes nothing but rounding
+    sequence_length: int  # tokens in a packed row
+    rows: int  # in a batch
+    folder: Path  # gets resumable parts; must stand for these samples and weights
+    per_part: int  # samples in a part
+
+
+def sample_losses(job: LossJob) -> tuple[list[float], float]:
     """Mean cross-entropy over the supervised targets of each sample. Every rank must call this and gets all numbers.
 
     Returns (losses in nats in the order of samples, seconds that they took). Raises UserError that names the record
     whose loss is not finite, or that is longer than `sequence_length`.
-
-    Args:
-        model: A causal language model.
-        samples: Rendered samples; packing them changes nothing but rounding.
-        sequence_length: Tokens in a packed row.
-        rows: Rows in a batch.
-        folder: Gets resumable parts; must stand for these samples and weights.
-        per_part: Samples in a part.
     """
-    network = functools.cache(lambda: _network(model))
+    samples, sequence_length = job.samples, job.sequence_length
+    network = functools.cache(lambda: _network(job.model))
 
     def make(indices: Sequence[int], title: str) -> list[dict]:
         from mindspore_impl.losses.objective import tensors_of
 
         chosen, losses = [samples[index] for index in indices], {}
         with runtime.progress_bar(sum(len(s.ids) for s in chosen), title, "tok", unit_scale=True) as bar:
-            for batch, placements in one_pass(chosen, sequence_length, rows):
+            for batch, placements in one_pass(chosen, sequence_length, job.rows):
                 ce_BL = network()(*tensors_of(batch, False)).asnumpy()
                 for row, column, index in [(row, c, i) for row, pieces in enumerate(placements) for i, c in pieces]:
                     sample = chosen[index]
@@ -51,7 +56,7 @@ def sample_losses(
                     bar.update(len(sample.ids))
         return [{"loss": losses[index]} for index in range(len(chosen))]
 
-    lines, seconds = share_lines(folder, runs(range(len(samples)), per_part), make, "loss")
+    lines, seconds = share_lines(job.folder, runs(range(len(samples)), job.per_part), make, "loss")
     return [line["loss"] for line in lines], seconds
 
 

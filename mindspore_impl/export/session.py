@@ -160,8 +160,8 @@ def _one_row(array_B: np.ndarray) -> np.ndarray:
 def open_session(folder: str | Path, engine: Literal["auto", "mindspore", "lite"] = "auto") -> Session:
     """Verify a package and make it ready to run. `runtime.setup` comes first when MindSpore is to run it.
 
-    engine: "auto" takes MindSpore Lite when it is installed and the package has all converted graphs in lite/.
-    Raises UserError when the package is damaged, or MindSpore Lite is asked for and cannot run it.
+    "auto" takes MindSpore Lite when it is installed and lite/ holds all converted graphs. Raises UserError when the
+    package is damaged, or MindSpore Lite is asked for and cannot run it.
     """
     package = open_package(folder)
     missing = [n for n in package.graphs if not files.inside(package.folder, f"{LITE}/{n}.mindir").is_file()]

@@ -23,18 +23,19 @@ DEFAULT_NEW_TOKENS = 256  # as in the harness
 IGNORED = {"do_sample", "temperature", "top_p", "top_k", "until", "max_gen_toks", "max_length", "num_beams"}
 
 
-class Answered:
-    """Answers by request, in a JSON lines file; an incomplete last line is dropped."""
+class Requests:
+    """The requests of the harness (objects with `args`), answered by a Backend; `path` keeps the answers."""
 
-    def __init__(self, path: Path | None):
-        self.path, self.known = path, {}
+    def __init__(self, backend: Backend, settings: BenchmarkSettings, path: Path | None = None):
+        super().__init__()
+        self.backend, self.settings, self.path, self.known = backend, settings, path, {}
         if path is not None and path.is_file():
-            for _, _, line in files.scan_jsonl(path):
+            for _, _, line in files.scan_jsonl(path):  # an incomplete last line is dropped
                 if isinstance(line, dict) and {"request", "answer"} <= set(line):
                     self.known[line["request"]] = line["answer"]
-            files.write_jsonl(path, ({"request": key, "answer": self.known[key]} for key in self.known))
+            files.write_jsonl(path, ({"request": key, "answer": answer} for key, answer in self.known.items()))
 
-    def all(self, kind: str, requests: Sequence[tuple], answer: Callable[[list[tuple]], Iterable]) -> list:
+    def _answers(self, kind: str, requests: Sequence[tuple], answer: Callable[[list[tuple]], Iterable]) -> list:
         """The answer to each request; `answer(requests)` computes the missing ones, a chunk at a time."""
         keys = [files.sha256_json([kind, *request]) for request in requests]
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in self.known}
@@ -50,14 +51,6 @@ class Answered:
                     file.writelines(json.dumps({"request": k, "answer": a}) + "\n" for k, a in made.items())
         return [self.known[key] for key in keys]
 
-
-class Requests:
-    """The requests of the harness (objects with `args`), answered by a Backend."""
-
-    def __init__(self, backend: Backend, settings: BenchmarkSettings, path: Path | None = None):
-        super().__init__()
-        self.backend, self.settings, self.answered = backend, settings, Answered(path)
-
     def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(log-probability, whether greedy) of each (context, continuation)."""
         title = None if disable_tqdm else "log-likelihoods"
@@ -65,8 +58,7 @@ class Requests:
         def answer(chunk: list[tuple]) -> list:
             return self._likelihoods([self._pair(*args) for args in chunk], title)
 
-        found = self.answered.all("loglikelihood", [tuple(request.args) for request in requests], answer)
-        return [(logp, greedy) for logp, greedy in found]
+        return [tuple(pair) for pair in self._answers("loglikelihood", [request.args for request in requests], answer)]
 
     def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list[float]:
         """The log-probability of each whole text, in non-overlapping windows of the model's length.
@@ -80,7 +72,7 @@ class Requests:
             found = iter(self._likelihoods([pair for some in windows for pair in some], title))
             return [sum(next(found)[0] for _ in some) for some in windows]
 
-        return self.answered.all("rolling", [tuple(request.args) for request in requests], answer)
+        return self._answers("rolling", [request.args for request in requests], answer)
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
         """The completion of each (context, settings): until a stop string, which is left out."""
@@ -92,9 +84,7 @@ class Requests:
         for text, indices in by_settings.items():
             sampling, stop = sampling_of(json.loads(text), self.settings.batch_size)
             named = [(requests[index].args[0], text, self.settings.seed) for index in indices]
-            made = self.answered.all(
-                "until", named, lambda chunk, s=sampling, e=stop: self._complete(chunk, s, e, title)
-            )
+            made = self._answers("until", named, lambda chunk, s=sampling, e=stop: self._complete(chunk, s, e, title))
             for index, completion in zip(indices, made, strict=True):
                 found[index] = completion
         return found

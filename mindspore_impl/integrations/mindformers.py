@@ -247,10 +247,7 @@ class PanguPackedDataset:
 
 
 def packed_dataset(data: PackedData):
-    """A GeneratorDataset whose columns are those of the objective.
-
-    input_ids, target_ids, loss_weight, segment_ids and position_ids, and with a store teacher_ids, teacher_logp and
-    teacher_tail_logp.
+    """A GeneratorDataset whose columns are those of the objective, with a store those of the teacher too.
 
     Raises UserError when the data cannot be read, or the step does not fit mindformers.
     """

@@ -43,7 +43,7 @@ def rows(sizes: dict[str, ModelOptions] = SIZES, rounds: int = 5, threads: int =
 
 def generation_row(model, case: str, rounds: int) -> Row:
     """Tokens a second of COUNT sequences together, and one after the other."""
-    engine = Engine(model, generate.Ids(model.options.vocab_size))
+    engine = Engine(model, generate.tokenizer(model.options))
     prompts = generate.prompts(COUNT, PROMPT, model.options).tolist()
     tokens: dict[str, int] = {}
 
@@ -89,10 +89,7 @@ def check_agreement(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[f
 
 
 def whole(score: ScoreExtension, options: ModelOptions, queries: Sequence[Query]) -> list[list[float]]:
-    """Log-probabilities in nats of each option of each query with nothing shared: a row an option, ROWS at a time.
-
-    All contexts are of one length, and all options of another.
-    """
+    """Log-probabilities in nats of each option of each query, a row an option; all are of one length."""
     context_NL = np.repeat(np.array([query.context for query in queries], np.int32), OPTIONS, axis=0)
     option_NS = np.array([option for query in queries for option in query.continuations], np.int32)
     ids_NL = np.concatenate([context_NL, option_NS[:, :-1]], axis=1)

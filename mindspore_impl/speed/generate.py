@@ -5,7 +5,7 @@ sampling does; decode of 8 and of 32 sequences after 128 tokens each. Both hold 
 threads, and take turns. Our cache is as long as the engine makes it for NEW more tokens; theirs grows.
 """
 
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -52,14 +52,9 @@ def prompts(batch: int, length: int, options: ModelOptions) -> np.ndarray:
     return np.random.default_rng(0).integers(1, options.vocab_size, (batch, length)).astype(np.int32)
 
 
-@dataclass
-class Ids:
+def tokenizer(options: ModelOptions) -> SimpleNamespace:
     """What the engine asks of a tokenizer."""
-
-    vocab_size: int
-    bos_id: int | None = None
-    eos_id: int = 2
-    pad_id: int = 0
+    return SimpleNamespace(vocab_size=options.vocab_size, bos_id=None, eos_id=2, pad_id=0)
 
 
 class Ours:
@@ -68,7 +63,7 @@ class Ours:
     def __init__(self, options: ModelOptions):
         model = PanguForCausalLM(options, seed=0)
         model.set_train(False)
-        self.engine = Engine(model, Ids(options.vocab_size))
+        self.engine = Engine(model, tokenizer(options))
 
     def prefill(self, ids_BL: np.ndarray) -> np.ndarray:
         """The logits_BV after the prompts."""

@@ -29,10 +29,7 @@ CHINESE = [chr(point) for point in range(0x4E00, 0x4E00 + 2500)]
 
 
 def made_up_records(count: int, seed: int = 0) -> Iterator[dict]:
-    """Records as long as GSM8K's: one in four Chinese, one in eight with a code block, one in a hundred faulty.
-
-    Words and characters are drawn as those of a language are, a few often and most rarely.
-    """
+    """Records as long as GSM8K's: one in four Chinese, one in eight with a code block, one in a hundred faulty."""
     draw = random.Random(seed)
     vocabulary = sorted({"".join(draw.choices(SYLLABLES, k=draw.randint(1, 4))) for _ in range(4000)})
     english = [" ".join(_drawn(draw, vocabulary, draw.randint(20, 45))) + "." for _ in range(4000)]

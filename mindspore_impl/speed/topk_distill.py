@@ -26,9 +26,9 @@ Inputs = dict[str, np.ndarray]
 
 
 def rows(rows: int = 1024, rounds: int = 5, vocab: int = VOCAB) -> list[Row]:
-    """Time and memory of the loss and its gradient on N = `rows`, its bandwidth, and the time of a capture.
+    """Time, memory and bandwidth of the loss and its gradient on N = `rows`, and the time of a capture.
 
-    Raises ValueError where the native operators are not available: there is nothing to compare then.
+    Raises ValueError where the native operators are not available.
     """
     from mindspore_impl.ops import native
 
@@ -66,10 +66,7 @@ def inputs(rows: int, vocab: int) -> Inputs:
 
 
 def ours(given: Inputs) -> Callable[[], object]:
-    """The native operator, on logits of its own: it overwrites them, so that later rounds work on gradients.
-
-    Its time does not depend on the values. The gradient is no output of the graph, which would copy it.
-    """
+    """The native operator, on logits of its own: it overwrites them, so that later rounds work on gradients."""
     from mindspore import Tensor, nn
 
     from mindspore_impl.ops.topk_distill import topk_distill

@@ -32,6 +32,9 @@ def test_an_empty_folder_holds_none(tmp_path):
     assert checkpoint.latest(tmp_path / "absent") is None
     with pytest.raises(UserError, match="holds no checkpoint"):
         checkpoint.selected(tmp_path, "last")
+    write(tmp_path, 1)
+    with pytest.raises(UserError, match="select=last"):
+        checkpoint.selected(tmp_path, "best")
 
 
 def truncate(path):
@@ -48,25 +51,40 @@ def lie(path):
     path.write_text(path.read_text().replace('"step": 20', '"step": 21'))
 
 
+def lock(path):
+    """open() refuses it, since root may read every file."""
+    locked.add(str(path))
+
+
+locked = set()
 DAMAGES = [
     (name, damage, said)
     for name in FILES[:4]
-    for damage, said in ((truncate, "bytes instead of"), (flip, "SHA-256 differs"), (Path.unlink, "is missing"))
-] + [("manifest.json", lambda p: p.write_text(p.read_text()[:40]), "not valid JSON"),
-     ("manifest.json", lie, "of step 21"), ("manifest.json", Path.unlink, "no such file")]  # fmt: skip
+    for damage, said in ((truncate, "bytes"), (flip, "SHA-256"), (Path.unlink, "missing"), (lock, "Permission denied"))
+] + [("manifest.json", lambda p: p.write_text(p.read_text()[:40]), "JSON"), ("manifest.json", lie, "of step 21"),
+     ("manifest.json", Path.unlink, "no such file"), ("manifest.json", lock, "Permission denied")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "damage", "word"), DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capsys, name, damage, word):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capsys, monkeypatch, name, damage, word):
     write(tmp_path, 10, 20)
-    path = tmp_path / "step_00000020" / name
+    path, real = tmp_path / "step_00000020" / name, builtins.open
+
+    def guarded(file, *args, **more):
+        if str(file) in locked:
+            raise PermissionError(13, "Permission denied", str(file))
+        return real(file, *args, **more)
+
+    monkeypatch.setattr(builtins, "open", guarded)
+    monkeypatch.setattr("io.open", guarded)
     damage(path)
-    found = checkpoint.latest(tmp_path)
-    assert found.step == 10
+    assert checkpoint.latest(tmp_path).step == 10
     said = capsys.readouterr().err
-    assert str(path) in said and "step_00000010 is used instead" in said
-    assert word in said
+    assert str(path) in said and "step_00000010 is used instead" in said and word in said
     assert said.count("\n") == 1
+    flip(tmp_path / "step_00000010" / "weights.safetensors")
+    with pytest.raises(UserError, match="step_00000020.*step_00000010.*remove it"):
+        checkpoint.latest(tmp_path)
 
 
 def edit(path, **changes):
@@ -77,25 +95,21 @@ def edit(path, **changes):
 def test_a_newer_program_wrote_it_is_said_and_nothing_older_takes_its_place(tmp_path, changes):
     write(tmp_path, 10, 20)
     edit(tmp_path / "step_00000020" / "manifest.json", version=7, **changes)
-    with pytest.raises(
-        UserError, match=r"step_00000020.*a newer program wrote it \(version 7 .* reads 1\); continue with"
-    ):
+    with pytest.raises(UserError, match=r"step_00000020.*version 7 .* reads 1"):
         checkpoint.latest(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"version": 0}, {"version": "1"}, {"version": None}, {"files": {}}, {"files": []}, {"step": "20"}, {"step": None},
-     {"metric": "low"}, {"files": {"../../position.json": {"bytes": 1, "sha256": "0"}}}],
-)  # fmt: skip
-def test_a_manifest_of_another_form_is_damage(tmp_path, capsys, changes):
+FORMS = [{"version": 0}, {"version": "1"}, {"version": None}, {"files": {}}, {"files": []}, {"step": "20"}]
+FORMS += [{"step": None}, {"metric": "low"}, {"files": {"../../position.json": {"bytes": 1, "sha256": "0"}}}, [1]]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_manifest_of_another_form_is_damage(tmp_path, capsys, form):
     write(tmp_path, 10, 20)
     path = tmp_path / "step_00000020" / "manifest.json"
-    edit(path, **changes)
+    path.write_text(json.dumps(json.loads(path.read_text()) | form if isinstance(form, dict) else form))
     assert checkpoint.latest(tmp_path).step == 10
     assert str(path) in capsys.readouterr().err
-    path.write_text("[1]")
-    assert checkpoint.latest(tmp_path).step == 10
 
 
 def test_a_manifest_cannot_name_a_file_outside(tmp_path, capsys):
@@ -123,23 +137,6 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path, capsys, name):
     assert checkpoint.latest(folder).step == 20 and outside.exists() and not path.is_symlink()
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_an_unreadable_file_is_named_and_the_one_before_it_used(tmp_path, capsys, monkeypatch, name):
-    write(tmp_path, 10, 20)
-    path = tmp_path / "step_00000020" / name
-    real = builtins.open
-
-    def refuse(file, *args, **more):
-        if str(file) == str(path):
-            raise PermissionError(13, "Permission denied", str(file))
-        return real(file, *args, **more)
-
-    monkeypatch.setattr(builtins, "open", refuse)
-    monkeypatch.setattr("io.open", refuse)
-    assert checkpoint.latest(tmp_path).step == 10
-    assert f"{path}: cannot be read (Permission denied)" in capsys.readouterr().err
-
-
 def test_what_else_lies_there_does_not_matter(tmp_path, capsys):
     write(tmp_path, 10, 20)
     (tmp_path / "step_00000020" / "notes.txt").write_text("mine")
@@ -152,18 +149,16 @@ def test_what_else_lies_there_does_not_matter(tmp_path, capsys):
     assert (tmp_path / "step_00000030.bak").is_dir() and (tmp_path / "step_00000099").is_file()
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [(b"", "missing or unreadable"), (b"garbage", "missing or unreadable"), (b"\xff\xfe", "missing or unreadable"),
-     (b"../../etc", "missing or unreadable"), (b"step_00000020/../step_00000010", "missing or unreadable"),
-     (b"step_00000015\n", "names step_00000015, which is not there")],
-)  # fmt: skip
-def test_a_pointer_that_points_nowhere_is_told_and_the_newest_used(tmp_path, capsys, content, said):
+NOWHERE = [b"", b"garbage", b"\xff\xfe", b"../../etc", b"step_00000020/../step_00000010", b"step_00000015\n"]
+
+
+@pytest.mark.parametrize("content", NOWHERE)
+def test_a_pointer_that_points_nowhere_is_told_and_the_newest_used(tmp_path, capsys, content):
     write(tmp_path, 10, 20)
     (tmp_path / "LATEST").write_bytes(content)
     assert checkpoint.latest(tmp_path).step == 20
     error = capsys.readouterr().err
-    assert f"LATEST: {said}" in error and "step_00000020 is used instead" in error
+    assert "LATEST: " in error and "step_00000020 is used instead" in error
     write(tmp_path, 30)
     assert checkpoint.latest(tmp_path).step == 30
 
@@ -172,14 +167,6 @@ def test_a_pointer_without_any_checkpoint_is_no_fresh_start(tmp_path):
     write(tmp_path, 10)
     shutil.rmtree(tmp_path / "step_00000010")
     with pytest.raises(UserError, match="LATEST: names step_00000010, which is not there.*remove it"):
-        checkpoint.latest(tmp_path)
-
-
-def test_no_usable_checkpoint_is_an_error_not_a_fresh_start(tmp_path):
-    write(tmp_path, 10, 20)
-    for step in (10, 20):
-        flip(tmp_path / f"step_000000{step}" / "weights.safetensors")
-    with pytest.raises(UserError, match="no usable checkpoint.*step_00000020.*step_00000010.*remove it"):
         checkpoint.latest(tmp_path)
 
 
@@ -200,31 +187,16 @@ def test_a_damaged_best_one_is_reported(tmp_path, capsys):
     assert "step_00000001" in capsys.readouterr().err
 
 
-def test_best_without_validation_is_an_error(tmp_path):
-    write(tmp_path, 1)
-    with pytest.raises(UserError, match="select=last"):
-        checkpoint.selected(tmp_path, "best")
-
-
-def test_a_step_can_be_written_again(tmp_path):
-    write(tmp_path, 1, 2)
-    checkpoint.save(tmp_path, 2, *arrays(7), {"step": 2, "again": True}, 2)
-    assert checkpoint.latest(tmp_path).position["again"]
-
-
 def test_a_plain_safetensors_file_is_read_as_float32(tmp_path):
     from safetensors.numpy import save_file
 
     save_file({"x": np.ones(3, np.float16)}, tmp_path / "x.safetensors")
     assert checkpoint.read_weights(tmp_path / "x.safetensors")["x"].dtype == np.float32
     save_file({"x": np.ones(3, np.int64)}, tmp_path / "y.safetensors")
-    with pytest.raises(UserError, match="y.safetensors.*'x' is int64.*float32"):
-        checkpoint.read_weights(tmp_path / "y.safetensors")
     (tmp_path / "z.safetensors").write_bytes(b"no tensors at all")
-    with pytest.raises(UserError, match="z.safetensors.*store float32 safetensors"):
-        checkpoint.read_weights(tmp_path / "z.safetensors")
-    with pytest.raises(UserError, match="no such file"):
-        checkpoint.read_weights(tmp_path / "absent.safetensors")
+    for name, words in (("y", "y.safetensors.*'x' is int64.*float32"), ("z", "z.*float32"), ("absent", "absent")):
+        with pytest.raises(UserError, match=words):
+            checkpoint.read_weights(tmp_path / f"{name}.safetensors")
 
 
 def test_weights_of_another_shape_are_refused_in_one_message(ms_runtime):

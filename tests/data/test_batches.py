@@ -296,10 +296,10 @@ def test_a_dropped_sample_needs_no_teacher(tmp_path):
     ("changes", "message"),
     [
         ({"rows": 6, "gradient_accumulation_steps": 4}, r"data\.rows=6.*multiple of 4"),
-        ({"gradient_accumulation_steps": 0}, r"data\.gradient_accumulation_steps=0"),
+        ({"gradient_accumulation_steps": 0}, r"data\.gradient_accumulation_steps: 0"),
         ({"sequence_length": 1}, r"data\.sequence_length"),
         ({"mixture": {"onyl": 1.0}}, r"data\.mixture\.onyl.*'only'"),
-        ({"mixture": {"only": -1.0}}, r"data\.mixture\.only=-1\.0"),
+        ({"mixture": {"only": -1.0}}, r"data\.mixture\.only: -1\.0"),
         ({"mixture": {"only": 0.0}}, r"data\.mixture"),
         ({"mixture": {"empty": 1.0}}, r"data\.sets\.empty"),
         ({"mixture": {"only": 1.0, "more": 0.01}}, r"data\.mixture\.more=0\.01"),

@@ -63,7 +63,9 @@ class Work:
     def evaluate(self, folder):
         teacher_forced.BATCHES_PER_PART = 1
         options = EvaluationOptions(["s"], ["s"], max_new_tokens=6, batch_size=4, sequence_length=48, rows=1)
-        return harness.evaluate(self.model, self.tokenizer, {"s": self.records}, options, folder, 0)
+        return harness.evaluate(
+            harness.EvaluationJob(self.model, self.tokenizer, {"s": self.records}, options, folder, 0)
+        )
 
     def all(self, folder):
         found = [self.rollout(folder), self.capture(folder), self.evaluate(folder)]

@@ -48,9 +48,8 @@ def test_ranks_take_turns_at_the_missing_parts(paths, monkeypatch):
 
 
 def test_the_slowest_rank_counts():
-    assert (
-        resumable.seconds([{"rank": 0, "seconds": 1.0}, {"rank": 1, "seconds": 3.0}, {"rank": 0, "seconds": 1.5}]) == 3
-    )
+    records = [{"rank": 0, "seconds": 1.0}, {"rank": 1, "seconds": 3.0}, {"rank": 0, "seconds": 1.5}]
+    assert resumable.seconds(records) == 3
     assert resumable.seconds([]) == 0
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import harness
-from mindspore_impl.evaluation.harness import check_records, evaluate
+from mindspore_impl.evaluation.harness import EvaluationJob, check_records, evaluate
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.text.chat import render_prompt
 from mindspore_impl.text.records import Message, Record, prompt_messages
@@ -51,7 +51,7 @@ def test_accuracy_counts_and_samples(tokenizer, tmp_path, monkeypatch):
     several = dataclasses.replace(several, messages=(Message("system", "sort"), *several.messages))
     sets = {"fast": [make_record(i) for i in range(9)], "slow": [several], "unused": []}
     options = EvaluationOptions(accuracy=["fast", "slow"], limit=4, samples_in_report=2, max_new_tokens=7, batch_size=3)
-    result = evaluate(None, tokenizer, sets, options, tmp_path, seed=1)
+    result = evaluate(EvaluationJob(None, tokenizer, sets, options, tmp_path, seed=1))
     fast = result["accuracy"]["fast"]
     assert (fast["correct"], fast["total"], fast["accuracy"], fast["truncated"]) == (1, 4, 0.25, 1)
     assert (fast["low"], fast["high"]) == pytest.approx((0.0456, 0.6994), abs=1e-4)
@@ -80,7 +80,9 @@ def test_an_engine_that_says_cut_is_believed(tokenizer, tmp_path, monkeypatch):
     cut.finished = False
     engine.generate = lambda *_, **__: [cut]
     monkeypatch.setattr(harness, "_engine", lambda *_: engine)
-    result = evaluate(None, tokenizer, {"s": [make_record(0)]}, EvaluationOptions(accuracy=["s"]), tmp_path, 0)
+    result = evaluate(
+        EvaluationJob(None, tokenizer, {"s": [make_record(0)]}, EvaluationOptions(accuracy=["s"]), tmp_path, 0)
+    )
     assert result["accuracy"]["s"]["correct"] == 0 and result["accuracy"]["s"]["truncated"] == 1
     assert json.loads((tmp_path / "samples.jsonl").read_text())["correct"] is False
 
@@ -90,7 +92,9 @@ def test_samples_come_in_the_order_of_records(tokenizer, tmp_path, monkeypatch):
     scripted = ScriptedEngine(tokenizer, [("", "a b", True)] * 6)
     monkeypatch.setattr(harness, "_engine", lambda *_: scripted)
     records = [make_record(i, answer=" ".join("abcdef"[: 6 - i])) for i in range(6)]
-    evaluate(None, tokenizer, {"s": records}, EvaluationOptions(accuracy=["s"], batch_size=2), tmp_path, 0)
+    evaluate(
+        EvaluationJob(None, tokenizer, {"s": records}, EvaluationOptions(accuracy=["s"], batch_size=2), tmp_path, 0)
+    )
     lengths = [len(prompt) for prompts, _, _ in scripted.calls for prompt in prompts]
     assert lengths == sorted(lengths) and len(set(lengths)) == 6 and len(scripted.calls) == 3
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -111,7 +115,7 @@ def test_samples_come_in_the_order_of_records(tokenizer, tmp_path, monkeypatch):
 )  # fmt: skip
 def test_a_faulty_set_is_named_before_anything_is_generated(tokenizer, tmp_path, sets, options, words):
     with pytest.raises(UserError, match=words):
-        evaluate(None, tokenizer, sets, EvaluationOptions(**options), tmp_path, 0)
+        evaluate(EvaluationJob(None, tokenizer, sets, EvaluationOptions(**options), tmp_path, 0))
 
 
 def test_records_are_checked_without_a_model(tokenizer):

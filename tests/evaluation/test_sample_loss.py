@@ -34,7 +34,7 @@ def samples_of(count, seed=0):
 
 
 def measure(model, samples, folder, rows=3, length=LENGTH, per_part=100):
-    return sample_loss.sample_losses(model, samples, length, rows, folder, per_part)[0]
+    return sample_loss.sample_losses(sample_loss.LossJob(model, samples, length, rows, folder, per_part))[0]
 
 
 def reference(model, sample):

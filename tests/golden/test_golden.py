@@ -22,14 +22,13 @@ OVERRIDES = [
     "runtime=cpu",
     "seed=1",
     "tokenizer.vocab_size=140",
-    *(f"data.sets.teacher_{thinking}.count=400" for thinking in ("reasoning", "fast")),
+    *(f"data.sets.{name}_{thinking}.count={count}" for thinking in ("reasoning", "fast")
+      for name, count in (("teacher", 400), ("validation", 20))),
     *(f"data.sets.{thinking}.count=120" for thinking in ("reasoning", "fast")),
-    *(f"data.sets.validation_{thinking}.count=20" for thinking in ("reasoning", "fast")),
-    *(f"stages.{stage}.train.max_steps={STEPS}" for stage in STAGES),
-    *(f"stages.{stage}.train.logging_steps=1" for stage in STAGES),
-    *(f"stages.{stage}.evaluate=false" for stage in STAGES),
+    *(f"stages.{stage}.{setting}" for stage in STAGES
+      for setting in (f"train.max_steps={STEPS}", "train.logging_steps=1", "evaluate=false")),
     "stages.rollout_fast.sampling.max_new_tokens=24",
-]
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.listed += 1
-        self.send(200, json.dumps({"object": "list", "data": self.server.models}))
+        self.send(200, json.dumps({"object": "list", "data": self.server.models}), {})
 
     def do_POST(self):
         server = self.server
@@ -119,77 +119,56 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(fault, answer_to(body, server.logits, server.complete))
 
     def answer(self, fault: str, good: dict) -> None:
-        choice = good["choices"][0]
-        entries = choice["prompt_logprobs"]
-        if fault[:3].isdigit() and not fault.startswith("429 "):
-            self.send(int(fault[:3]), json.dumps({"error": {"message": f"told to say {fault}"}}))
+        status, _, after = fault.partition(" ")
+        if status.isdigit():
+            headers = {"Retry-After": after} if status == "429" else {}
+            self.send(int(status), json.dumps({"error": {"message": f"told to say {fault}"}}), headers)
             return
-        if fault.startswith("429 "):
-            self.send(429, "{}", {"Retry-After": fault.removeprefix("429 ")})
-            return
-        text = None
+        self.close_connection = fault in ("drop", "half")
         if fault == "drop":
-            self.close_connection = True
             return
         if fault == "slow":
             time.sleep(0.6)
-        elif fault == "truncated":
-            text = json.dumps(good)[:40]
-        elif fault == "html":
-            text = "<html>"
-        elif fault == "array":
-            text = json.dumps(good["choices"])
-        elif fault == "offline form":
-            text = json.dumps({"outputs": good["choices"], "prompt_logprobs": entries})
-        elif fault == "other prompt":
-            choice["prompt_token_ids"] = choice["prompt_token_ids"][:-1] + [0]
-        elif fault == "other prompt, unnamed":
-            choice["prompt_token_ids"] = None
-            choice["prompt_logprobs"] = [None] + [{str(39 - int(i)): v for i, v in e.items()} for e in entries[1:]]
-        elif fault == "two choices":
+        (choice,) = good["choices"]
+        if choice["prompt_logprobs"]:
+            choice["prompt_logprobs"] = spoilt(fault, choice["prompt_logprobs"])
+        if fault.startswith("other prompt"):
+            choice["prompt_token_ids"] = None if fault.endswith("unnamed") else [*choice["prompt_token_ids"][:-1], 0]
+        if fault == "two choices":
             good["choices"].append(choice)
-        elif fault:
-            spoil(fault, entries)
-        text = json.dumps(good) if text is None else text
-        if fault == "half":
-            self.send(200, text[:30], {"Content-Length": str(len(text))})
-            self.close_connection = True
-            return
-        self.send(200, text)
+        whole = json.dumps(good)
+        offline = {"outputs": [choice], "prompt_logprobs": choice["prompt_logprobs"]}
+        texts = {"truncated": whole[:40], "half": whole[:30], "html": "<html>"}
+        texts |= {"array": json.dumps([choice]), "offline form": json.dumps(offline)}
+        self.send(200, texts.get(fault, whole), {"Content-Length": str(len(whole))} if fault == "half" else {})
 
-    def send(self, status: int, text: str, headers: dict | None = None) -> None:
+    def send(self, status: int, text: str, headers: dict) -> None:
         content = text.encode()
         self.send_response(status)
-        for name, value in ({"Content-Length": str(len(content))} | (headers or {})).items():
+        for name, value in ({"Content-Length": str(len(content))} | headers).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
 
 
-def spoil(fault: str, entries: list) -> None:
-    """Turn the last entry, or all, into something that no teacher would say."""
+def spoilt(fault: str, entries: list) -> list:
+    """`entries`, of which the last or all are something that no teacher would say."""
     last = entries[-1]
-    first = next(iter(last))
+    first, own = next(iter(last.items()))
     least = min(last, key=lambda name: last[name]["logprob"])
-    if fault == "fewer":
-        for name in list(last)[1:]:
-            del last[name]
-    elif fault == "range":
-        last["4000"] = last[first]
-    elif fault == "nan":
-        last[first]["logprob"] = float("nan")
-    elif fault == "null":
-        entries[-1] = None
-    elif fault == "longer":
-        entries.append(dict(last))
-    elif fault == "shorter":
-        del entries[1]
-    elif fault == "above":
-        for value in last.values():
-            value["logprob"] = -0.1
-    elif fault == "logits":
-        last[least]["logprob"] = 7.5
-    elif fault == "unshifted":
-        entries[0] = dict(last)
-    elif fault == "names":
-        last["token_id:5"] = last[first]
+    ends = {
+        "fewer": {first: own},
+        "range": last | {"4000": own},
+        "nan": last | {first: {"logprob": float("nan")}},
+        "null": None,
+        "above": {name: {"logprob": -0.1} for name in last},
+        "logits": last | {least: {"logprob": 7.5}},
+        "names": last | {"token_id:5": own},
+    }
+    wholes = {
+        "longer": [*entries, last],
+        "shorter": [entries[0], *entries[2:]],
+        "unshifted": [last, *entries[1:]],
+        "other prompt, unnamed": [None] + [{str(39 - int(i)): v for i, v in e.items()} for e in entries[1:]],
+    }
+    return [*entries[:-1], ends[fault]] if fault in ends else wholes.get(fault, entries)

@@ -68,11 +68,7 @@ def test_prompts_are_those_of_our_own_rollout(records, tokenizer, prompts):
 
 def test_a_server_gives_the_rollout_file(records, tokenizer, prompts, tmp_path):
     answers = {tuple(prompt.ids): label(prompt.record, tokenizer) for prompt in prompts}
-
-    def complete(body):
-        return answers[tuple(body["prompt"])], "stop", None
-
-    with serving(None, complete) as fake:
+    with serving(None, lambda body: (answers[tuple(body["prompt"])], "stop", None)) as fake:
         server = Server(fake.url, timeout=5, in_flight=3)
         asking.ask_rollouts(server, prompts, SAMPLING, tokenizer, tmp_path / "a.jsonl")
         fake.asked.clear()
@@ -95,16 +91,13 @@ def test_a_server_gives_the_rollout_file(records, tokenizer, prompts, tmp_path):
         assert (to_sample(item, tokenizer).ids == rendered.ids).all()
 
 
-@pytest.mark.parametrize(("fault", "kind"), [
-    ("500", "HTTP 500"), ("other prompt", "about another prompt"), ("two choices", "another form"),
-    ("truncated", "not JSON"), ("array", "another form"),
-])  # fmt: skip
+@pytest.mark.parametrize(("fault", "kind"), [("other prompt", "about another prompt"), ("two choices", "another form")])
 def test_a_fault_leaves_one_question_and_a_second_run_asks_it(tokenizer, prompts, tmp_path, capsys, fault, kind):
     mine = prompts[:1] + prompts[2:3]
     with serving(None, lambda body: (label(mine[0].record, tokenizer), "stop", None)) as fake:
         fake.faults[tuple(mine[0].ids)] = [fault, "for ever"]
         server = Server(fake.url, timeout=5, in_flight=3, retries=1, backoff=0.01)
-        with pytest.raises(UserError, match="1 of 2 questions are unanswered"):
+        with pytest.raises(UserError, match="1 of 2 "):
             asking.ask_rollouts(server, mine, SAMPLING, tokenizer, tmp_path / "a.jsonl")
         assert f"2 x {kind}" in capsys.readouterr().out
         asking.ask_rollouts(server, mine, SAMPLING, tokenizer, tmp_path / "a.jsonl", allow_missing=1)
@@ -120,7 +113,7 @@ def test_an_offline_script_with_several_outputs_a_prompt(tokenizer, prompts, tmp
         offline(prompts[2], (whole[:-1], "stop"), ([tokenizer.bos_id], "length")),  # closing piece stripped; BOS drawn
     ]
     path = write(tmp_path / "offline.jsonl", *lines)
-    with pytest.raises(UserError, match=r"1 of 4 .* no usable answer.*--allow-missing 1"):
+    with pytest.raises(UserError, match="1 of 4 .*--allow-missing 1"):
         import_rollouts([path], prompts[:4], SAMPLING, tokenizer, tmp_path / "r.jsonl")
     summary = import_rollouts([path], prompts[:4], SAMPLING, tokenizer, tmp_path / "r.jsonl", allow_missing=1)
     assert summary["repaired"] == {CLOSED: 1} and summary["missing"] == 1
@@ -138,17 +131,10 @@ def test_text_alone_is_encoded_by_the_template(tokenizer, prompts):
     assert to_sample(item, tokenizer).ids.tolist() == chat.render(prompts[0].record, tokenizer).ids.tolist()
 
 
-def test_a_stop_id_of_the_settings_cuts_without_finishing(tokenizer, prompts):
-    output = Output("x", [20, 21], "stop", 21)
-    cut = rollout_of(output, prompts[0], replace(SAMPLING, stop_ids=[21]), tokenizer, None, Counter())
-    assert (cut.finish, cut.completion_ids) == ("length", [20, 21])
-    with pytest.raises(BadAnswer, match="ended otherwise: finish_reason 'stop', stop_reason 21"):
-        rollout_of(output, prompts[0], SAMPLING, tokenizer, None, Counter())
-
-
 @pytest.mark.parametrize(("ids", "finish", "stop", "fault"), [
     ([20], "abort", None, "ended otherwise"),
     ([20], "stop", "\n", "ended otherwise"),
+    ([20, 21], "stop", 21, "ended otherwise"),
     ([20], None, None, "ended otherwise"),
     ([130], "length", None, "no rollout"),
     ([], "length", None, "no rollout"),
@@ -158,6 +144,12 @@ def test_what_cannot_be_a_rollout(tokenizer, prompts, ids, finish, stop, fault):
     with pytest.raises(BadAnswer) as caught:
         rollout_of(Output("x", ids, finish, stop), prompts[0], SAMPLING, tokenizer, None, Counter())
     assert caught.value.fault == fault
+
+
+def test_a_stop_id_of_the_settings_cuts_without_finishing(tokenizer, prompts):
+    sampling = replace(SAMPLING, stop_ids=[21])
+    cut = rollout_of(Output("x", [20, 21], "stop", 21), prompts[0], sampling, tokenizer, None, Counter())
+    assert (cut.finish, cut.completion_ids) == ("length", [20, 21])
 
 
 def test_an_answer_to_another_prompt_or_tokenizer_is_refused(tokenizer, prompts, tmp_path):

@@ -16,20 +16,19 @@ from mindspore_impl.integrations.vllm.answers import Answer, BadAnswer, parse_an
 from mindspore_impl.integrations.vllm.topk import TAIL_RESOLUTION, external_header, import_topk, teacher_rows
 from mindspore_impl.ops.log_floor import LOG_FLOOR
 from mindspore_impl.text.chat import Sample
-from tests.integrations.fake_server import log_softmax, prompt_logprobs
 
-VOCAB, TOP_K, LENGTH = 40, 4, 32
+VOCAB, TOP_K = 40, 4
 HEADER = external_header("t" * 64, "k" * 64, VOCAB, TOP_K, 1.0)
 SAMPLE = Sample(np.array([7, 3, 9, 3], np.int32), np.array([False, False, True, True]), "r", "fast")
 
 
-def answer_of(*masses: dict[int, float], ids=(7, 3, 9, 3), prompt=(7, 3, 9, 3)) -> Answer:
+def answer_of(*masses: dict[int, float], ids=(7, 3, 9, 3)) -> Answer:
     """An answer whose entries for tokens 1, 2, ... give `masses`; the prompt's own token is added where it lacks."""
     entries = [None] + [
         {str(token_id): {"logprob": math.log(mass)} for token_id, mass in {own: 1e-3, **given}.items()}
         for own, given in zip(ids[1:], masses, strict=True)
     ]
-    return Answer(None, list(prompt), entries, ())
+    return Answer(None, list(ids), entries, ())
 
 
 PLAIN = {1: 0.4, 2: 0.3, 5: 0.1, 6: 0.05}
@@ -43,30 +42,25 @@ def test_trap_01_an_entry_is_the_distribution_that_predicted_its_own_token():
     np.testing.assert_allclose(np.exp(logp_SK), [[0.4, 0.3, 0.1, 0.05]] * 2, rtol=1e-6)
 
 
-def test_the_prompts_own_token_is_dropped_where_it_was_added_and_kept_where_it_belongs():
-    among = {9: 0.2, 1: 0.4, 5: 0.1, 6: 0.05}
-    ids_SK, _, tail_S = teacher_rows(answer_of(PLAIN, among, PLAIN), SAMPLE, HEADER, Counter())
-    np.testing.assert_array_equal(ids_SK, [[1, 9, 5, 6], [1, 2, 5, 6]])  # 9 of K entries, 3 of K + 1
-    np.testing.assert_allclose(np.exp(tail_S), [0.25, 0.15], rtol=1e-6)
+ROWS = [  # masses at token 2 (the prompt's is 9), at token 3 (3); ids and tails of both
+    ({9: 0.2, 1: 0.4, 5: 0.1, 6: 0.05}, PLAIN, [[1, 9, 5, 6], [1, 2, 5, 6]], [0.25, 0.15]),  # among K entries, or added
+    (PLAIN, {30: 0.4, 31: 0.3, 32: 0.1, 33: 0.001}, [[1, 2, 5, 6], [30, 31, 32, 33]], [0.15, 0.199]),  # 3: equal
+    (PLAIN, {5: 0.1, 8: 0.01, 1: 0.4, 6: 0.05, 2: 0.3}, [[1, 2, 5, 6]] * 2, [0.15, 0.15]),  # more than K, in any order
+    ({1: 0.5, 2: 0.3, 5: 0.2 - 2e-6, 9: 1e-6}, PLAIN, [[1, 2, 5, 9], [1, 2, 5, 6]], [1e-6, 0.15]),  # float64
+]
 
 
-def test_of_equal_masses_the_added_token_is_the_one_that_goes():
-    equal = {30: 0.4, 31: 0.3, 32: 0.1, 33: 0.001}
-    ids_SK, _, _ = teacher_rows(answer_of(PLAIN, PLAIN, equal), SAMPLE, HEADER, Counter())
-    np.testing.assert_array_equal(ids_SK[1], [30, 31, 32, 33])  # 3, the prompt's, has 0.001, too
+@pytest.mark.parametrize(("second", "third", "ids", "tails"), ROWS)
+def test_rows_are_the_k_most_probable_and_the_tail_is_what_they_leave(second, third, ids, tails):
+    ids_SK, _, tail_S = teacher_rows(answer_of(PLAIN, second, third), SAMPLE, HEADER, Counter())
+    np.testing.assert_array_equal(ids_SK, ids)
+    np.testing.assert_allclose(np.exp(tail_S), tails, rtol=1e-4)
 
 
-def test_more_ids_than_k_are_cut_to_the_most_probable_in_any_order():
-    many = {5: 0.1, 8: 0.01, 1: 0.4, 6: 0.05, 2: 0.3}
-    ids_SK, _, tail_S = teacher_rows(answer_of(PLAIN, many, many), SAMPLE, HEADER, Counter())
-    np.testing.assert_array_equal(ids_SK, [[1, 2, 5, 6]] * 2)
-    np.testing.assert_allclose(np.exp(tail_S), 0.15, rtol=1e-6)
-
-
-def test_the_tail_is_what_the_k_masses_leave_in_float64():
-    small = {1: 0.5, 2: 0.3, 5: 0.2 - 2e-6, 9: 1e-6}
-    with_tail = teacher_rows(answer_of(PLAIN, small, PLAIN), SAMPLE, HEADER, Counter())[2]
-    assert math.exp(with_tail[0]) == pytest.approx(1e-6, rel=1e-4)
+def test_k_of_the_whole_vocabulary_leaves_no_tail():
+    ids, whole = (0, 1, 2, 3), {0: 0.4, 1: 0.3, 2: 0.2, 3: 0.1}
+    header, sample = external_header("t" * 64, "k" * 64, 4, 4, 1.0), replace(SAMPLE, ids=np.array(ids, np.int32))
+    assert (teacher_rows(answer_of(whole, whole, whole, ids=ids), sample, header, Counter())[2] == LOG_FLOOR).all()
 
 
 def test_a_sum_above_1_by_rounding_is_scaled_and_beyond_it_refused():
@@ -77,18 +71,8 @@ def test_a_sum_above_1_by_rounding_is_scaled_and_beyond_it_refused():
     assert tail_S[0] == pytest.approx(TAIL_RESOLUTION)  # not known, and not nothing
     assert repairs == {topk.SCALED: 1, topk.TAIL_UNKNOWN: 1}
     much = {1: 0.5, 2: 0.3, 5: 0.2, 6: topk.SUM_ABOVE * 1.2}
-    with pytest.raises(BadAnswer, match="masses sum to more than 1: 1.0012.* at token 2"):
+    with pytest.raises(BadAnswer, match="1.0012.* token 2"):
         teacher_rows(answer_of(PLAIN, much, PLAIN), SAMPLE, HEADER, Counter())
-
-
-def test_k_of_the_whole_vocabulary_leaves_no_tail():
-    header, sample = (
-        external_header("t" * 64, "k" * 64, 4, 4, 1.0),
-        replace(SAMPLE, ids=np.array([0, 1, 2, 3], np.int32)),
-    )
-    whole = {0: 0.4, 1: 0.3, 2: 0.2, 3: 0.1}
-    answer = answer_of(whole, whole, whole, ids=(0, 1, 2, 3), prompt=(0, 1, 2, 3))
-    assert (teacher_rows(answer, sample, header, Counter())[2] == LOG_FLOOR).all()
 
 
 def test_no_mass_is_the_floor_and_bare_numbers_are_read():
@@ -103,7 +87,7 @@ def test_a_null_entry_where_nothing_is_supervised_does_not_matter():
     answer.prompt_logprobs[1] = None
     assert len(teacher_rows(answer, SAMPLE, HEADER, Counter())[0]) == 2
     answer.prompt_logprobs[2] = None
-    with pytest.raises(BadAnswer, match="null entry: token 2"):
+    with pytest.raises(BadAnswer, match="token 2"):
         teacher_rows(answer, SAMPLE, HEADER, Counter())
 
 
@@ -111,12 +95,12 @@ def test_an_answer_shifted_by_one_is_seen():
     """Every entry names its own prompt token, so entries that were moved by one do not."""
     answer = answer_of(PLAIN, PLAIN, PLAIN)
     moved = [None, *answer.prompt_logprobs[2:], {}]
-    with pytest.raises(BadAnswer, match="entry 1 lacks the prompt's own token 3"):
+    with pytest.raises(BadAnswer, match="entry 1 .*token 3"):
         teacher_rows(replace(answer, prompt_ids=None, prompt_logprobs=moved), SAMPLE, HEADER, Counter())
 
 
 def test_another_temperature_is_refused_and_explained():
-    with pytest.raises(UserError, match="capture.temperature: 2.0, .*do not fix the normaliser.*=1"):
+    with pytest.raises(UserError, match="capture.temperature: 2.0.*=1"):
         external_header("t" * 64, "k" * 64, VOCAB, TOP_K, 2.0)
     with pytest.raises(UserError, match="capture.top_k: 41 .*40"):
         external_header("t" * 64, "k" * 64, VOCAB, 41, 1.0)
@@ -146,14 +130,20 @@ def test_other_forms_are_refused(value):
         parse_answer(value)
 
 
+def offline(ids, entries) -> dict:
+    return {"prompt_token_ids": ids, "prompt_logprobs": entries, "outputs": [{"text": "x", "token_ids": [1]}]}
+
+
+def write(path, *lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def test_a_file_of_another_tokenizer_is_refused(tmp_path):
-    line = {"tokenizer_sha256": "e" * 64, "prompt_token_ids": [7, 3, 9, 3], "outputs": [{"text": "x"}],
-            "prompt_logprobs": answer_of(PLAIN, PLAIN, PLAIN).prompt_logprobs}  # fmt: skip
+    line = offline([7, 3, 9, 3], answer_of(PLAIN, PLAIN, PLAIN).prompt_logprobs)
     path = tmp_path / "offline.jsonl"
-    path.write_text(json.dumps(line) + "\nnonsense\n")
-    with pytest.raises(UserError, match="1 of 1 .* no usable answer"):
+    write(path, line | {"tokenizer_sha256": "e" * 64})
+    with pytest.raises(UserError, match="1 of 1 "):
         import_topk([path], [SAMPLE], HEADER, tmp_path / "store")
-    del line["tokenizer_sha256"]
     path.write_text(json.dumps(line) + "\nnonsense\n")
     assert import_topk([path], [SAMPLE], HEADER, tmp_path / "store")["refused"] == {"not JSON": 1}
     assert StoreReader(tmp_path / "store", tokenizer_sha256="k" * 64).positions == 2
@@ -164,9 +154,7 @@ def test_an_import_takes_the_place_of_an_earlier_one(tmp_path):
     path, folder = tmp_path / "offline.jsonl", tmp_path / "store"
 
     def import_of(masses):
-        entries = answer_of(PLAIN, PLAIN, masses).prompt_logprobs
-        line = {"prompt_token_ids": [7, 3, 9, 3], "outputs": [{"text": "x"}], "prompt_logprobs": entries}
-        path.write_text(json.dumps(line) + "\n")
+        write(path, offline([7, 3, 9, 3], answer_of(PLAIN, PLAIN, masses).prompt_logprobs))
         import_topk([path], [SAMPLE], HEADER, folder)
         return StoreReader(folder).lookup(SAMPLE.ids, SAMPLE.supervised)[0][1].tolist()
 
@@ -176,69 +164,41 @@ def test_an_import_takes_the_place_of_an_earlier_one(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["offline.jsonl", "store"]
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     path.write_text("nonsense\n")
-    with pytest.raises(UserError, match="1 of 1 .* no usable answer"):
+    with pytest.raises(UserError, match="1 of 1 "):
         import_topk([path], [SAMPLE], HEADER, folder)
-    with pytest.raises(UserError, match="top_k=4 and now it is 2"):
+    with pytest.raises(UserError, match="top_k=4 .*2"):
         import_topk([path], [SAMPLE], external_header("t" * 64, "k" * 64, VOCAB, 2, 1.0), folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "notes.txt").write_text("mine")
-    (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / "shard-00000.safetensors").write_text("of a capture that was stopped")
-    for there in (other, tmp_path / "begun"):
+    for name in ("notes.txt", "shard-00000.safetensors"):  # a folder of one's own, a capture that was stopped
+        there = tmp_path / f"with {name}"
+        there.mkdir()
+        (there / name).write_text("mine")
         with pytest.raises(UserError, match=there.name):
             import_topk([path], [SAMPLE], HEADER, there)
         assert list(there.iterdir())
 
 
-# -- parity with an in-process capture of the same teacher
-
-
-@pytest.fixture(scope="module")
-def captured(ms_runtime, tmp_path_factory):
-    """(model, samples, reader of the captured store, the rows that went into it) of one small teacher at T = 1."""
+def test_the_numbers_of_a_capture_imported_give_the_same_store(ms_runtime, tmp_path, monkeypatch):
+    """Fed with the float32 log-probabilities of a capture, ids and log-probabilities are bit for bit those of its
+    store. The tail is not: a capture sums it over the ids outside, an import has only 1 minus the sum of K float32
+    masses, which is off by their rounding, 1e-6 at most."""
     from mindspore_impl.distill.capture import TeacherScorer, run_capture
     from mindspore_impl.distill.jobs import CaptureJob
     from mindspore_impl.distill.options import CaptureOptions
     from tests.distill.small import small_model
     from tests.distill.test_capture import make_samples
 
-    rows, score = {}, TeacherScorer.score
+    rows, score, samples = {}, TeacherScorer.score, make_samples(10)
 
     def remembered(*arguments):
         for sample, scored in score(*arguments):
             rows[sample_key(sample.ids)] = scored
             yield sample, scored
 
-    model, samples, folder = small_model(VOCAB), make_samples(10), tmp_path_factory.mktemp("captured")
+    monkeypatch.setattr(TeacherScorer, "score", remembered)
     tokenizer = SimpleNamespace(sha256="k" * 64, vocab_size=VOCAB)
     options = CaptureOptions("top_k", TOP_K, 1.0, rows_per_batch=4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TeacherScorer, "score", remembered)
-        run_capture(CaptureJob(tokenizer, samples, options, folder, 0, LENGTH, "t" * 64, model))
-    return model, samples, StoreReader(folder / "store"), rows
-
-
-def stored(reader, sample):
-    """The three arrays of a sample as they are on disk."""
-    number, first, runs = reader.check(sample.ids, sample.supervised)
-    return reader.rows(number, first, int(runs[:, 1].sum()))
-
-
-def write_offline(path, samples, entries_of):
-    with open(path, "w") as file:
-        for sample in samples:
-            line = {"prompt_token_ids": sample.ids.tolist(), "prompt_logprobs": entries_of(sample), "outputs": [
-                {"index": 0, "text": "x", "token_ids": [1]}]}  # fmt: skip
-            file.write(json.dumps(line) + "\n")
-
-
-def test_the_numbers_of_a_capture_imported_give_the_same_store(captured, tmp_path):
-    """Fed with the float32 log-probabilities of the capture itself, ids and log-probabilities are bit for bit those of
-    its store. The tail is not: a capture sums it over the ids outside, an import has only 1 minus the sum of K float32
-    masses, which is off by their rounding, 1e-6 at most."""
-    _, samples, reader, rows = captured
+    run_capture(CaptureJob(tokenizer, samples, options, tmp_path, 0, 32, "t" * 64, small_model(VOCAB)))
 
     def entries_of(sample):
         entries = [None] + [{str(token_id): {"logprob": -1.0}} for token_id in sample.ids[1:].tolist()]
@@ -248,50 +208,16 @@ def test_the_numbers_of_a_capture_imported_give_the_same_store(captured, tmp_pat
             entries[t] = own | {str(i): {"logprob": float(logp)} for i, logp in zip(ids_K, logp_K, strict=True)}
         return entries
 
-    write_offline(tmp_path / "offline.jsonl", samples, entries_of)
-    metrics = import_topk([tmp_path / "offline.jsonl"], samples, HEADER, tmp_path / "store")
-    imported = StoreReader(tmp_path / "store")
-    assert imported.header == reader.header and metrics["positions"] == reader.positions
+    write(tmp_path / "offline.jsonl", *(offline(sample.ids.tolist(), entries_of(sample)) for sample in samples))
+    metrics = import_topk([tmp_path / "offline.jsonl"], samples, HEADER, tmp_path / "imported")
+    captured, imported = (StoreReader(tmp_path / name) for name in ("store", "imported"))
+    assert imported.header == captured.header and metrics["positions"] == captured.positions
     for sample in samples:
-        (ids, logp, tail), (ids_2, logp_2, tail_2) = stored(reader, sample), stored(imported, sample)
+        found = []
+        for store in (captured, imported):
+            number, first, runs = store.check(sample.ids, sample.supervised)
+            found.append(store.rows(number, first, int(runs[:, 1].sum())))  # as on disk
+        (ids, logp, tail), (ids_2, logp_2, tail_2) = found
         np.testing.assert_array_equal(ids, ids_2)
         np.testing.assert_array_equal(logp.view(np.int32), logp_2.view(np.int32))
         np.testing.assert_allclose(np.exp(tail), np.exp(tail_2), atol=1e-6 + 1e-3 * np.exp(tail).max())
-
-
-def test_the_teachers_own_logits_through_a_server_give_the_same_store(captured, tmp_path):
-    """Softmax in float64 on the other side: the same ids; log-probabilities equal to one step of float16, since float32
-    and float64 may fall on either side of a rounding."""
-    from mindspore import Tensor
-
-    from mindspore_impl.data.batches import one_pass
-    from mindspore_impl.integrations.vllm import asking
-    from mindspore_impl.integrations.vllm.client import Server
-    from tests.integrations.fake_server import serving
-
-    model, samples, reader, _ = captured
-    logits = {}
-    for sample in samples:
-        batch, _ = next(one_pass([sample], LENGTH, 4))
-        arrays = (Tensor(a) for a in (batch.input_ids_BL, batch.position_ids_BL, batch.segment_ids_BL))
-        logits[tuple(sample.ids.tolist())] = model(*arrays).asnumpy()[0, : len(sample.ids)]
-    with serving(lambda ids: logits[tuple(ids)]) as fake:
-        asking.ask_topk(Server(fake.url, timeout=5, in_flight=4), samples, HEADER, tmp_path / "a.jsonl")
-    import_topk([tmp_path / "a.jsonl"], samples, HEADER, tmp_path / "store")
-    imported = StoreReader(tmp_path / "store")
-    for sample in samples:
-        (ids, logp, tail), (ids_2, logp_2, tail_2) = stored(reader, sample), stored(imported, sample)
-        np.testing.assert_array_equal(ids, ids_2)
-        step = np.spacing(np.abs(logp).astype(np.float16)).astype(np.float32)
-        assert (np.abs(logp - logp_2) <= step).all()
-        np.testing.assert_allclose(np.exp(tail), np.exp(tail_2), atol=1e-3)
-
-
-def test_rows_of_the_fake_server_are_vllms_form():
-    """K or K + 1 entries, the prompt's own token always there: what the other tests stand on."""
-    logp_LV = log_softmax(np.random.default_rng(0).normal(0, 3, (6, VOCAB)))
-    ids = [3, 8, 21, 4, 4, 17]
-    entries = prompt_logprobs(ids, logp_LV, TOP_K)
-    assert entries[0] is None and len(entries) == 6
-    assert {len(entry) for entry in entries[1:]} <= {TOP_K, TOP_K + 1}
-    assert all(str(own) in entry for own, entry in zip(ids[1:], entries[1:], strict=True))

@@ -4,6 +4,7 @@ import ctypes
 import os
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -38,12 +39,8 @@ class Twin:
         shutil.copy(native.library(), path)
         self.library = ctypes.CDLL(str(path))
         self.library.InstructionSet.restype = ctypes.c_char_p
-        before = os.environ.get("PANGU_CPU_ISA")
-        os.environ["PANGU_CPU_ISA"] = isa
-        self.isa = self.library.InstructionSet().decode()  # chosen now and kept
-        del os.environ["PANGU_CPU_ISA"]
-        if before is not None:
-            os.environ["PANGU_CPU_ISA"] = before
+        with mock.patch.dict(os.environ, PANGU_CPU_ISA=isa):
+            self.isa = self.library.InstructionSet().decode()  # chosen now and kept
 
     def set_threads(self, count: int) -> None:
         self.library.SetThreads(count)
@@ -59,10 +56,8 @@ class Twin:
             (ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays)),
             (ctypes.c_int * count)(*(array.ndim for array in arrays)),
             (ctypes.c_void_p * count)(*(ctypes.addressof(shape) for shape in shapes)),
-            (ctypes.c_char_p * count)(*(dtype.encode() for dtype in dtypes)),
-            None,
-            None,
-        )
+            (ctypes.c_char_p * count)(*(dtype.encode() for dtype in dtypes)), None, None,
+        )  # fmt: skip
 
     def distill(self, case, divergence, support, temperature, ce, kd, dtype="float32", gradient=True):
         """(code, ce_N, kd_N, diagnostics_4N, logits or gradient): what TopkDistillLoss[Forward] leaves.
@@ -87,7 +82,6 @@ class Twin:
 
     def exponentials(self, x: np.ndarray) -> np.ndarray:
         y = np.empty_like(x)
-        self.library.Exponentials(
-            x.ctypes.data_as(ctypes.c_void_p), y.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(x.size)
-        )
+        at = ctypes.c_void_p
+        self.library.Exponentials(at(x.ctypes.data), at(y.ctypes.data), ctypes.c_int64(x.size))
         return y

@@ -167,9 +167,7 @@ def test_a_wrong_kernel_is_stopped(rules, name, cores, rule, says):
 def test_the_message_names_the_kernels_own_line(rules):
     with pytest.raises(emulate.EmulatorError) as caught:
         run(rules, "ub_overrun")
-    line = next(
-        n for n, text in enumerate((KERNELS / "rules.cpp").read_text().splitlines(), 1) if "(ub_overrun," in text
-    )
+    line = (KERNELS / "rules.cpp").read_text().partition("(ub_overrun,")[0].count("\n") + 1
     assert str(caught.value).endswith(f"(rules.cpp:{line})")
 
 
@@ -314,9 +312,7 @@ def test_a_library_is_compiled_again_when_a_header_changes(tmp_path, monkeypatch
 def test_a_missing_kernel_and_wrong_tiling_are_named(rules):
     with pytest.raises(emulate.EmulatorError, match="'absent' is not in the library"):
         emulate.run(rules, "absent", [("x", np.zeros(8, np.float32))])
-    with pytest.raises(
-        emulate.EmulatorError, match="tiling-size: core 0: the kernel expects 8 bytes .* it was given 4"
-    ):
+    with pytest.raises(emulate.EmulatorError, match="tiling-size: core 0: .* 8 bytes .* given 4"):
         emulate.run(rules, "tiled", [("y", np.zeros(64, np.float32)), ("tiling", b"\0\0\0\0")])
 
 

@@ -116,14 +116,9 @@ def test_the_model_on_an_atlas_a2():
     assert (chosen.split, chosen.cores) == (2, 48)
     assert streamed.cores == 48 and streamed.tile * 2 >= 16 * 1024
     assert emulated.make_tiling(problem(rows=5)).split == 1  # too few rows to keep all cores busy in pairs
-    for otherwise in (
-        {"logitBytes": 4},
-        {"temperature": 2.0},
-        {"writeGradient": False},
-        {"cores": 1},
-        {"vocab": 20_000},
-    ):
-        assert emulated.make_tiling(problem(**otherwise)).split == 1, otherwise
+    otherwise = {"logitBytes": 4, "temperature": 2.0, "writeGradient": False, "cores": 1, "vocab": 20_000}
+    for name, value in otherwise.items():
+        assert emulated.make_tiling(problem(**{name: value})).split == 1, name
 
 
 # ---- the host side ----
@@ -208,19 +203,13 @@ def test_the_build_collects_the_operator(tmp_path):
     (template / "build.sh").write_text(
         "set -e\nmkdir build_out\n(ls op_host op_kernel; cat CMakePresets.json) > build_out/custom_opp_test.run\n"
     )
-    command = [
-        "bash",
-        str(ROOT / "kernels" / "build.sh"),
-        "--cann",
-        str(tmp_path / "cann"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    subprocess.run([*command, "--soc", "ascend910_93", "--vendor", "mine"], check=True, capture_output=True)
+    command = ["bash", str(ROOT / "kernels" / "build.sh"), "--cann"]
+    options = ["--out", str(tmp_path / "out"), "--soc", "ascend910_93", "--vendor", "mine"]
+    subprocess.run([*command, str(tmp_path / "cann"), *options], check=True, capture_output=True)
     package = (tmp_path / "out" / "custom_opp_test.run").read_text()
     assert "add_custom" not in package
     assert '"value": "ascend910_93"' in package and '"value": "mine"' in package
     for path in (ROOT / "kernels" / "topk_distill_loss" / "op_kernel").iterdir():
         assert path.name in package
-    missing = subprocess.run(["bash", command[1], "--cann", str(tmp_path / "none")], capture_output=True, text=True)
+    missing = subprocess.run([*command, str(tmp_path / "none")], capture_output=True, text=True)
     assert missing.returncode == 2 and "no CANN toolkit" in missing.stderr

@@ -12,10 +12,10 @@ from mindspore_impl.text.records import Message
 from mindspore_impl.text.tokenizer import train_tokenizer
 from tests.report.fixture import build_run
 
+TOP_K = 3
 
-def build_distilled(
-    folder: Path, rollouts: int = 30, top_k: int = 3, hostile: str = "", name: str = "quickstart"
-) -> Path:
+
+def build_distilled(folder: Path, rollouts: int = 30, hostile: str = "", name: str = "quickstart") -> Path:
     """`fixture.build_run` with `rollouts` answers, the last of which the store lacks."""
     build_run(folder, hostile=hostile, name=name)
     texts = [f"list {a} {b} apply sort reverse <{a}>" for a in "abcdef" for b in "abcdef"]
@@ -25,24 +25,24 @@ def build_distilled(
     (stage,) = (folder / "stages").glob("*_rollout_fast")
     write_rollouts(stage / "rollouts.jsonl", items)
     (stage,) = (folder / "stages").glob("*_capture_fast")
-    header = StoreHeader("t" * 64, tokenizer.sha256, tokenizer.vocab_size, top_k, 1.0, "top_k")
+    header = StoreHeader("t" * 64, tokenizer.sha256, tokenizer.vocab_size, TOP_K, 1.0, "top_k")
     writer = StoreWriter(stage / "store", header)
     draw = np.random.default_rng(0)
     for item in items[:-1]:
         sample = to_sample(item, tokenizer)
         targets = sample.ids[1:][sample.supervised[1:]]
-        ids_SK = np.stack([_ids(int(target), row, top_k) for row, target in enumerate(targets)])
-        mass_SK = -np.sort(-draw.dirichlet(np.ones(top_k + 1), len(targets)), axis=1)
+        ids_SK = np.stack([_ids(int(target), row) for row, target in enumerate(targets)])
+        mass_SK = -np.sort(-draw.dirichlet(np.ones(TOP_K + 1), len(targets)), axis=1)
         logp_SK = np.log(mass_SK).astype(np.float32)
-        writer.add(sample.ids, sample.supervised, ids_SK, logp_SK[:, :top_k], logp_SK[:, top_k])
+        writer.add(sample.ids, sample.supervised, ids_SK, logp_SK[:, :TOP_K], logp_SK[:, TOP_K])
     writer.close()
     return folder
 
 
-def _ids(target: int, row: int, top_k: int) -> np.ndarray:
+def _ids(target: int, row: int) -> np.ndarray:
     """Distinct ids: with the target first in even rows, without it in odd ones."""
-    others = [number for number in range(30, 40) if number != target][:top_k]
-    return np.array(([target, *others] if row % 2 == 0 else others)[:top_k])
+    others = [number for number in range(30, 40) if number != target]
+    return np.array(([target, *others] if row % 2 == 0 else others)[:TOP_K])
 
 
 def _rollout(number: int, tokenizer, hostile: str) -> Rollout:

@@ -52,14 +52,7 @@ STAGES = [
 ]  # fmt: skip
 
 
-def build_run(
-    folder: Path,
-    seed: int = 1,
-    stop_after: int | None = None,
-    name: str = "quickstart",
-    hostile: str = "",
-    final: str = "",
-) -> Path:
+def build_run(folder: Path, seed=1, stop_after: int | None = None, name="quickstart", hostile="", final="") -> Path:
     """Write a run directory: `stop_after` stages are finished and the next is under way (None: all are finished).
 
     hostile: is put into every free text that a run takes from outside: names, prompts, answers, versions, config.
@@ -78,7 +71,12 @@ def build_run(
         "started": "2026-02-03T10:11:12+00:00",
     }
     (folder / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
-    write_plan(folder, [(name, kind, inputs) for name, kind, inputs, *_ in stages])
+    names, entries = {name for name, *_ in stages}, []
+    for index, (stage, kind, inputs, *_) in enumerate(stages, start=1):
+        measured = inputs["init"] if kind == "evaluate" and inputs["init"] in names else ""
+        entry = {"index": index, "folder": f"{index:02d}_{stage}", "name": stage, "kind": kind, "group": GROUPS[kind]}
+        entries.append(entry | {"inputs": inputs, "measured": measured, "work": f"{index} steps"})
+    (folder / "plan.json").write_text(json.dumps({"schema": 1, "stages": entries}), encoding="utf-8")
     under_way = None if stop_after is None else stop_after + 1
     for number, stage in enumerate(stages[:under_way], start=1):
         _write_stage(folder / "stages" / f"{number:02d}_{stage[0]}", stage, seed, number != under_way, hostile)
@@ -100,20 +98,8 @@ def change_stage(folder: Path, stage: str, change) -> None:
 
 def set_accuracy(folder: Path, stage: str, share: float) -> None:
     """Change what the evaluation of a stage measured on test_fast."""
-    change_stage(
-        folder, f"eval_{stage}", lambda record: record["metrics"]["accuracy"]["test_fast"].update(accuracy=share)
-    )
-
-
-def write_plan(folder: Path, stages: list[tuple[str, str, dict]]) -> None:
-    """Write plan.json of stages (name, kind, inputs); an evaluation measures the stage that it reads."""
-    names = {name for name, *_ in stages}
-    entries = []
-    for index, (name, kind, inputs) in enumerate(stages, start=1):
-        measured = inputs["init"] if kind == "evaluate" and inputs["init"] in names else ""
-        entry = {"index": index, "folder": f"{index:02d}_{name}", "name": name, "kind": kind, "group": GROUPS[kind]}
-        entries.append(entry | {"inputs": inputs, "measured": measured, "work": f"{index} steps"})
-    (folder / "plan.json").write_text(json.dumps({"schema": 1, "stages": entries}), encoding="utf-8")
+    change = {"accuracy": share}
+    change_stage(folder, f"eval_{stage}", lambda record: record["metrics"]["accuracy"]["test_fast"].update(change))
 
 
 def _write_stage(folder: Path, stage: tuple, seed: int, finished: bool, hostile: str) -> None:

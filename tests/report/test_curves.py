@@ -93,6 +93,5 @@ def test_a_run_without_held_out_numbers_is_refused(tmp_path, capsys):
         log.write_text("")
     assert report.main([str(folder), "--plot", str(tmp_path / "curves.svg")]) == 2
     message = capsys.readouterr().err
-    assert str(folder) in message
-    assert "evaluation.teacher_kl" in message
+    assert str(folder) in message and "evaluation.teacher_kl" in message
     assert not (tmp_path / "curves.svg").exists()

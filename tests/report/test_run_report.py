@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import re
+import shutil
 
 import pytest
 
@@ -46,15 +47,7 @@ def test_metrics_json_has_exactly_the_promised_form(distilled):
 def test_the_page_shows_every_part(page):
     ids = "summary curriculum accuracy loss distillation calibration cost stages samples teacher config environment"
     assert page.sections == ids.split()
-    words = [
-        "tail_bucket, K = 3",
-        "✓ right",
-        "✗ wrong",
-        "✂ cut",
-        "mindspore",
-        "kd_weight: 0.9",
-        "teacher entropy (nats)",
-    ]
+    words = ["tail_bucket, K = 3", "✓ right", "✗ wrong", "✂ cut", "kd_weight: 0.9", "teacher entropy (nats)"]
     for word in words + [word for name, kind, *_ in STAGES for word in (name, kind)]:
         assert word in page.text, word
     assert page.text.count("validation_fast") >= 2
@@ -62,7 +55,7 @@ def test_the_page_shows_every_part(page):
     assert len([value for value in page.values("aria-label") if value and len(value) > 40]) >= 4
 
 
-def test_the_page_needs_no_network(distilled, page):
+def test_the_page_needs_no_network_and_its_references_resolve(distilled, page):
     html = (distilled / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", html)
     assert not {"link", "img", "iframe", "object", "base", "form"} & set(page.tags)
@@ -71,16 +64,15 @@ def test_the_page_needs_no_network(distilled, page):
     (script,) = re.findall(r"<script>(.*?)</script>", html, flags=re.S)
     assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
     assert not re.search(r"innerHTML|insertAdjacent|document\.write|eval\(", script), "text enters as text only"
-    assert all(value.startswith("#") for value in page.values("href"))
-    assert not page.values("src")
-
-
-def test_ids_are_unique_and_references_resolve(distilled, page):
+    assert all(value.startswith("#") for value in page.values("href")) and not page.values("src")
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     used = {v[1:] for v in page.values("href")} | set(page.values("aria-labelledby"))
-    used |= set(re.findall(r"url\(#([^)]*)\)", (distilled / "report.html").read_text(encoding="utf-8")))
-    assert used <= set(ids)
+    assert used | set(re.findall(r"url\(#([^)]*)\)", html)) <= set(ids)
+    for svg in re.findall(r"<svg.*?</svg>", html, flags=re.S):
+        assert not re.findall(r"#[0-9a-fA-F]{6}\b", svg), "a fixed colour would vanish on one of the backgrounds"
+        assert "currentColor" in svg
+    assert figures.cost_figure(read_run(distilled).stages) in html, "plots are drawn alike each time"
 
 
 def test_text_from_a_run_cannot_become_markup(tmp_path):
@@ -124,6 +116,9 @@ def test_answers_beyond_the_room_of_a_page_are_counted(distilled, monkeypatch):
 
 @pytest.mark.usefixtures("no_plots")
 def test_an_unfinished_run_gets_a_report_of_what_is_there(tmp_path):
+    begun = build_run(tmp_path / "begun", stop_after=0)
+    assert "accuracy" not in report_of(begun).sections
+    assert (metrics_of(begun)["stages"], metrics_of(begun)["final"]) == ([], {"accuracy": {}})
     folder = build_run(tmp_path / "run", stop_after=8)
     (folder / "environment.json").unlink()
     page = report_of(folder)
@@ -141,23 +136,21 @@ def test_an_unfinished_run_gets_a_report_of_what_is_there(tmp_path):
     assert write_report(folder).read_bytes() == write_report(folder).read_bytes()
 
 
-@pytest.mark.usefixtures("no_plots")
-def test_a_run_that_has_only_begun(tmp_path):
-    folder = build_run(tmp_path / "run", stop_after=0)
-    assert "accuracy" not in report_of(folder).sections
-    assert (metrics_of(folder)["stages"], metrics_of(folder)["final"]) == ([], {"accuracy": {}})
-
-
-def test_a_killed_final_evaluation_is_not_called_finished(tmp_path):
-    folder = build_run(tmp_path / "run", stop_after=11)
-    (folder / "stages" / "12_eval_control" / "stage.json").unlink()
-    (folder / "stages" / "12_eval_control").rmdir()
+def test_the_stages_of_a_run_with_a_plan_and_of_one_without(tmp_path):
+    """Compared stages, a stage that is evaluated twice, a killed last evaluation, and what the folders alone tell."""
+    folder = build_run(tmp_path / "run")
+    run = read_run(folder)
+    assert [stage.subject for stage in run.compared] == ["control"], "the last one"
+    run.config["compare"] = ["distill_fast", "eval_control"]
+    assert [stage.subject for stage in run.compared] == ["distill_fast", "control"]
+    change_json(folder / "plan.json", lambda plan: plan["stages"][-1].update(measured="distill_fast"))
+    run = read_run(folder)
+    assert [stage.subject for stage in run.stages[-3:]] == ["distill_fast", "control", "eval_control"]
+    assert run_report.metrics_of(run)["stages"][-1]["measured"] == "distill_fast"
+    shutil.rmtree(folder / "stages" / "12_eval_control")
     run = read_run(folder)
     assert (run.stages[-1].status, run.stages[-1].inputs) == ("not started", {"init": "control"})
-
-
-def test_a_run_without_a_plan_is_read_from_its_folders(tmp_path):
-    folder = build_run(tmp_path / "run", stop_after=9)
+    shutil.rmtree(folder / "stages" / "11_control")
     planned = read_run(folder).stages
     (folder / "plan.json").unlink()
     run = read_run(folder)
@@ -171,25 +164,10 @@ def test_a_run_without_a_plan_is_read_from_its_folders(tmp_path):
 
 @pytest.mark.usefixtures("no_plots")
 def test_sections_follow_from_the_data_and_not_from_the_kind(distilled, page, tmp_path):
-    folder = build_distilled(tmp_path / "run", rollouts=4)
+    folder = shutil.copytree(distilled, tmp_path / "run")
     for path in [folder / "plan.json", *folder.glob("stages/*/stage.json")]:
         path.write_text(re.sub(r'"kind": "\w+"', '"kind": "my_kind"', path.read_text()))
     assert report_of(folder).sections == page.sections
-
-
-def test_a_stage_is_named_once_among_several_evaluations_of_it(tmp_path):
-    folder = build_run(tmp_path / "run")
-    change_json(folder / "plan.json", lambda plan: plan["stages"][-1].update(measured="distill_fast"))
-    run = read_run(folder)
-    assert [stage.subject for stage in run.stages[-3:]] == ["distill_fast", "control", "eval_control"]
-    assert run_report.metrics_of(run)["stages"][-1]["measured"] == "distill_fast"
-
-
-def test_the_compared_stages_stand_first(distilled):
-    run = read_run(distilled)
-    assert [stage.subject for stage in run.compared] == ["control"], "the last one"
-    run.config["compare"] = ["distill_fast", "eval_control"]
-    assert [stage.subject for stage in run.compared] == ["distill_fast", "control"]
 
 
 def test_the_commit_of_a_checkout_or_else_the_version(tmp_path, monkeypatch):
@@ -201,34 +179,22 @@ def test_the_commit_of_a_checkout_or_else_the_version(tmp_path, monkeypatch):
     assert current_commit() == __version__, "a damaged repository is no reason to fail"
 
 
-@pytest.mark.parametrize(
-    ("path", "content", "words"),
-    [
-        ("config.yaml", None, "not a run directory"),
-        ("config.yaml", "a: [", "config.yaml: not valid YAML"),
-        ("config.yaml", "- a", "expected a mapping"),
-        ("plan.json", '{"schema": 2, "stages": []}', "plan.json"),
-        ("plan.json", '{"schema": 1, "stages": [{"name": "x", "folder": "../../x"}]}', "outside this folder"),
-        ("stages/01_teacher/stage.json", "{", "stage.json:1: not valid JSON"),
-        ("stages/01_teacher/metrics.jsonl", '{"step": 1\n{"step": 2}\n', "metrics.jsonl:1: not valid JSON"),
-    ],
-)
+@pytest.mark.parametrize(("path", "content", "words"), [
+    ("config.yaml", None, "not a run directory"),
+    ("config.yaml", "a: [", "config.yaml: not valid YAML"),
+    ("config.yaml", "- a", "expected a mapping"),
+    ("plan.json", '{"schema": 2, "stages": []}', "plan.json"),
+    ("plan.json", '{"schema": 1, "stages": [{"name": "x", "folder": "../../x"}]}', "outside this folder"),
+    ("stages/01_teacher/stage.json", "{", "stage.json:1: not valid JSON"),
+    ("stages/01_teacher/metrics.jsonl", '{"step": 1\n{"step": 2}\n', "metrics.jsonl:1: not valid JSON"),
+])  # fmt: skip
 def test_damage_is_named(tmp_path, path, content, words):
     folder = build_run(tmp_path / "run", stop_after=1)
-    if content is None:
-        (folder / path).unlink()
-    else:
+    (folder / path).unlink()
+    if content is not None:
         (folder / path).write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=re.escape(words)):
         write_report(folder)
-
-
-def test_plots_follow_the_page_s_colours_and_are_drawn_alike_each_time(distilled):
-    html = (distilled / "report.html").read_text(encoding="utf-8")
-    for svg in re.findall(r"<svg.*?</svg>", html, flags=re.S):
-        assert not re.findall(r"#[0-9a-fA-F]{6}\b", svg), "a fixed colour would vanish on one of the backgrounds"
-        assert "currentColor" in svg
-    assert figures.cost_figure(read_run(distilled).stages) in html
 
 
 def luminance(colour):
@@ -237,11 +203,10 @@ def luminance(colour):
     return sum(weight * p for weight, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-@pytest.mark.parametrize("name", render.PALETTE)
-def test_colours_have_contrast_on_both_backgrounds(name):
-    light, dark = render.PALETTE[name]
-    assert 1.05 / (luminance(light) + 0.05) >= 3
-    assert (luminance(dark) + 0.05) / (luminance("#1a2027") + 0.05) >= 3
+def test_colours_have_contrast_on_both_backgrounds():
+    for name, (light, dark) in render.PALETTE.items():
+        assert 1.05 / (luminance(light) + 0.05) >= 3, name
+        assert (luminance(dark) + 0.05) / (luminance("#1a2027") + 0.05) >= 3, name
 
 
 def test_what_is_drawn_together_has_different_colours():
@@ -251,11 +216,9 @@ def test_what_is_drawn_together_has_different_colours():
     assert len({drawing.set_style(name, names) for name in names}) == 3
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.44, "0.4 s"), (12.4, "12 s"), (185, "3 min 05 s"), (7630, "2 h 07 min"), (59.9, "60 s")]
-)
-def test_durations(seconds, words):
-    assert render.duration(seconds) == words
+def test_durations():
+    for seconds, words in ((0.44, "0.4 s"), (12.4, "12 s"), (185, "3 min 05 s"), (7630, "2 h 07 min"), (59.9, "60 s")):
+        assert render.duration(seconds) == words
 
 
 def band(values, kept):
@@ -287,12 +250,11 @@ def test_bands_orders_and_benchmarks_are_shown(tmp_path):
     assert {"exact_match gsm8k", "0.4321"} <= set(re.findall(r">([^<]*)</t[hd]>", run_report._stage_table(run)))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_wires_in_a_lane_never_overlap(seed):
-    spans = [(a, a + 1 + (a * 7 + seed * b) % 5) for a, b in itertools.product(range(6), (1, 2))]
-    found = lanes(spans)
-    for (one, a), (other, b) in itertools.combinations(zip(spans, found, strict=True), 2):
-        assert a != b or one[1] <= other[0] or other[1] <= one[0]
+def test_wires_in_a_lane_never_overlap():
+    for seed in range(4):
+        spans = [(a, a + 1 + (a * 7 + seed * b) % 5) for a, b in itertools.product(range(6), (1, 2))]
+        for (one, a), (other, b) in itertools.combinations(zip(spans, lanes(spans), strict=True), 2):
+            assert a != b or one[1] <= other[0] or other[1] <= one[0]
     assert lanes([(0, 1), (1, 2), (2, 3)]) == [0, 0, 0], "a lane is used again"
 
 

@@ -42,11 +42,11 @@ def build_sweep(folder, metric=METRIC, title="kd_weight", direction="maximize"):
 def build_named(folder, **options):
     """Three named trials over seeds that end in stages of different names; the first two under three seeds."""
     sweep = Sweep("ablation", [], {"seed": "list"}, "final.accuracy.test_fast", **options)
-    values = {"sft": (0.50, 0.54, 0.56), "kd": (0.60, 0.62, 0.70), "other": (0.40,)}
-    for name, seed in [(name, seed) for name, found in values.items() for seed in range(1, len(found) + 1)]:
-        number, choices = len(sweep.trials) + 1, [f"order={name}", f"seed={seed}"]
+    values = {("sft", 1): 0.50, ("sft", 2): 0.54, ("sft", 3): 0.56, ("kd", 1): 0.60, ("kd", 2): 0.62, ("kd", 3): 0.70}
+    for number, ((name, seed), value) in enumerate((values | {("other", 1): 0.40}).items(), start=1):
+        choices = [f"order={name}", f"seed={seed}"]
         trial = Trial(number, f"{name}, seed={seed}", name, f"trials/{number:03d}", choices, status="finished")
-        trial.metric = values[name][seed - 1]
+        trial.metric = value
         sweep.trials.append(trial)
         run = build_run(folder / trial.folder, seed=seed, final=f"last_{name}")
         set_accuracy(run, f"last_{name}", trial.metric)
@@ -128,9 +128,8 @@ def test_names_cannot_become_markup(tmp_path):
     assert HOSTILE in page.text
 
 
-def test_record_of_schema_1_is_read_in_todays_keys(tmp_path):
-    build_sweep(tmp_path)
-    record = json.loads((tmp_path / "sweep.json").read_text())
+def test_record_of_schema_1_is_read_in_todays_keys(reported, tmp_path):
+    record = json.loads((reported / "sweep.json").read_text())
     record |= {"schema": 1, "fixed": ["stages.a.train.steps=3"], "space": {"models.s.num_layers": "list"}}
     record["trials"][0]["overrides"] = ["++stages.a.optimizer.schedule=cosine", "seed=1"]
     (tmp_path / "sweep.json").write_text(json.dumps(record))
@@ -139,21 +138,15 @@ def test_record_of_schema_1_is_read_in_todays_keys(tmp_path):
     assert found.trials[0].overrides == ["++stages.a.optimizer.lr_scheduler_type=cosine", "seed=1"]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda text: text[:-9], "not valid JSON"),
-        (lambda text: text.replace('"schema": 2', '"schema": 3'), "schema: 3"),
-        (lambda text: text.replace('"status"', '"stats"'), "'status'"),
-        (lambda text: text.replace("trials/003", "../../003"), "../../003"),
-    ],
-)
-def test_damaged_record_is_one_message(reported, tmp_path, change, message):
-    (tmp_path / "sweep.json").write_text(change((reported / "sweep.json").read_text()))
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ('"schema": 2', "", "not valid JSON"), ('"schema": 2', '"schema": 3', "schema: 3"),
+    ('"status"', '"stats"', "'status'"), ("trials/003", "../../003", "../../003"),
+])  # fmt: skip
+def test_damaged_record_is_one_message(reported, tmp_path, old, new, message):
+    (tmp_path / "sweep.json").write_text((reported / "sweep.json").read_text().replace(old, new))
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         read_sweep(tmp_path)
-    assert "\n" not in str(caught.value)
-    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
 def test_named_trials_are_compared_by_their_last_stage_with_their_own_reference(tmp_path):
@@ -176,8 +169,7 @@ def test_named_trials_are_compared_by_their_last_stage_with_their_own_reference(
     page = Page((folder / "report.html").read_text(encoding="utf-8"))
     assert "config" in page.sections
     assert "stages.last_kd.objective.kd_weight" in page.text
-    assert "7 of 7" in page.text
-    assert "6 of 7" not in page.text
+    assert "7 of 7" in page.text and "6 of 7" not in page.text
     root = ElementTree.fromstring((tmp_path / "plot.svg").read_text(encoding="utf-8"))
     text = " ".join(root.itertext())
     assert root.tag.endswith("svg")
@@ -186,5 +178,4 @@ def test_named_trials_are_compared_by_their_last_stage_with_their_own_reference(
         assert words in text
     assert "final." not in text
     used = set(re.findall(r"var\(--(\w+)\)", ElementTree.tostring(root, "unicode")))
-    assert used
-    assert all(text.count(f"--{name}:#") == 2 for name in used), "each colour has a value for both backgrounds"
+    assert used and all(text.count(f"--{name}:#") == 2 for name in used), "each colour has a value for both backgrounds"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -78,8 +79,8 @@ def test_a_store_that_is_gone_or_damaged_is_said_and_leaves_the_report_whole(tmp
     assert "config.yaml: tokenizer" in teacher_view.section(read_run(folder))
 
 
-def test_answers_that_the_store_lacks_do_not_use_up_the_places(tmp_path):
-    folder = build_distilled(tmp_path / "run", rollouts=30)
+def test_answers_that_the_store_lacks_do_not_use_up_the_places(distilled, tmp_path):
+    folder = shutil.copytree(distilled, tmp_path / "run")
     (path,) = folder.glob("stages/*_rollout_fast/rollouts.jsonl")
     *held, lacking = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text(lacking * 40 + "".join(held), encoding="utf-8")

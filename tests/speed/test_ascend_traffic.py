@@ -26,14 +26,9 @@ def test_the_roofline_gives_the_published_times():
 
 def test_counts_become_tensors_repeats_and_rows():
     rows, vocab = 3, 1280
-    total = {
-        "gm": {
-            "logits": {"read_bytes": 2 * rows * vocab * 2, "written_bytes": rows * vocab * 2},
-            "teacher_ids": {"read_bytes": 768, "written_bytes": 0},
-        },
-        "repeats": {"Exp": 120, "Cast": 180, "Ln": 1},
-        "scalar": {"UB GetValue": 30, "Gather": 6},
-    }
+    logits = {"read_bytes": 2 * rows * vocab * 2, "written_bytes": rows * vocab * 2}
+    total = {"gm": {"logits": logits, "teacher_ids": {"read_bytes": 768, "written_bytes": 0}}}
+    total |= {"repeats": {"Exp": 120, "Cast": 180, "Ln": 1}, "scalar": {"UB GetValue": 30, "Gather": 6}}
     work = ascend_traffic.counted(total, rows, vocab)
     assert (work.reads, work.writes) == (2, 1)
     assert work.bytes_an_element == pytest.approx(6 + 768 / (rows * vocab))
@@ -76,9 +71,8 @@ def test_a_broken_rule_is_a_message():
     def launch(**_):
         raise EmulatorError("ub-overrun: core 0: Adds")
 
-    kernel = SimpleNamespace(
-        emulate=SimpleNamespace(EmulatorError=EmulatorError), launch=launch, to_bfloat16=lambda values: values
-    )
+    emulate = SimpleNamespace(EmulatorError=EmulatorError)
+    kernel = SimpleNamespace(emulate=emulate, launch=launch, to_bfloat16=lambda values: values)
     with pytest.raises(UserError, match="ub-overrun: core 0"):
         ascend_traffic.launched(kernel, ascend_traffic.make_inputs("peaked", 2, 500), 1, 1)
 

@@ -17,10 +17,6 @@ def spelled(tokenizer, ids) -> str:
     return tokenizer.decode(ids, skip_special=False)
 
 
-def learned(tokenizer, sample) -> str:
-    return "|".join(spelled(tokenizer, sample.ids[start:stop]) for start, stop in runs(sample.supervised))
-
-
 def runs(mask) -> list[tuple[int, int]]:
     edges = np.flatnonzero(np.diff(np.concatenate(([0], mask.astype(int), [0]))))
     return list(zip(edges[::2], edges[1::2], strict=True))
@@ -58,11 +54,12 @@ TEMPLATES = [
 
 @pytest.mark.parametrize(("thinking", "messages", "text", "supervised"), TEMPLATES)
 def test_the_template_and_the_mask(tokenizer, thinking, messages, text, supervised):
-    sample = chat.render(record(thinking, *messages), tokenizer)
+    sample = chat.render(Record("r1", messages, thinking, {"difficulty_loss": 0.5}), tokenizer)
     assert spelled(tokenizer, sample.ids) == text
-    assert learned(tokenizer, sample) == supervised
+    learned = [spelled(tokenizer, sample.ids[start:stop]) for start, stop in runs(sample.supervised)]
+    assert "|".join(learned) == supervised
     assert (sample.ids.dtype, sample.supervised.dtype) == (np.int32, bool)
-    assert (sample.record_id, sample.thinking) == ("r1", thinking)
+    assert (sample.record_id, sample.thinking, sample.meta) == ("r1", thinking, {"difficulty_loss": 0.5})
 
 
 def test_pieces_one_by_one(tiny):
@@ -72,11 +69,6 @@ def test_pieces_one_by_one(tiny):
         "<s> [unused9] ▁系统： [unused10] [unused9] ▁用户：list ▁d ▁b ▁a ▁c ▁apply ▁sort ▁/no_think [unused10] "
         "[unused9] ▁助手： [unused16] [unused17] ▁a ▁b ▁c ▁d [unused10]"
     )
-
-
-def test_samples_carry_the_meta_of_their_record(tokenizer):
-    rated = Record("r1", (USER, ANSWER), "fast", {"difficulty_loss": 0.5})
-    assert chat.render(rated, tokenizer).meta == {"difficulty_loss": 0.5}
 
 
 def test_a_prompt_ends_where_the_assistant_begins(tokenizer):
@@ -120,14 +112,6 @@ def test_trap_18_a_cut_answer_gets_no_end(tokenizer):
     assert sample.ids.tolist() == prompt + cut
     assert sample.supervised.tolist() == [False] * len(prompt) + [True] * len(cut)
     assert tokenizer.eos_id not in sample.ids[sample.supervised]
-
-
-def test_a_completion_of_the_rendered_answer_is_the_rendered_record(tokenizer):
-    for thinking in ("reasoning", "fast"):
-        whole = chat.render(record(thinking, USER, ANSWER), tokenizer)
-        prompt = chat.render_prompt((USER,), tokenizer, thinking)
-        again = chat.sample_from_completion(prompt, whole.ids[len(prompt) :].tolist(), "r1", thinking, tokenizer)
-        assert (again.ids == whole.ids).all() and (again.supervised == whole.supervised).all()
 
 
 def test_ids_that_cannot_be_are_refused(tokenizer):
@@ -177,6 +161,9 @@ def test_any_conversation_renders_consistently(tokenizer, turns, thinking, syste
     assert len(runs(sample.supervised)) == len(turns), "one run of supervised tokens an assistant turn"
     prompt = chat.render_prompt(messages[:-1], tokenizer, thinking)
     assert ids[: len(prompt)] == prompt, "a prompt is exactly what training showed before the answer"
+    again = chat.sample_from_completion(prompt, ids[len(prompt) :], "r1", thinking, tokenizer)
+    assert again.ids.tolist() == ids
+    assert again.supervised.tolist() == [False] * len(prompt) + [True] * (len(ids) - len(prompt))
     completion = chat.parse_completion(ids[len(prompt) :], tokenizer)
     assert completion == chat.Completion(turns[-1][2] if thinking == "reasoning" else "", turns[-1][1], True, True)
     assert chat.segments(record(thinking, *messages))[-1] == turns[-1][1]
@@ -202,16 +189,16 @@ def test_completions_are_taken_apart(tokenizer):
         assert chat.parse_completion(np.array(ids, np.int32), tokenizer) == chat.Completion(*expected)
 
 
-def test_text_of_an_outside_engine(tokenizer):
-    def text(*arguments):
-        return spelled(tokenizer, chat.encode_completion(*arguments, tokenizer, "f:1"))
-
-    assert text(" [unused16] tu a [unused17] mi b", True, "reasoning") == "[unused16]tu a[unused17]mi b[unused10]"
-    assert text("[unused16]tu[unused17]mi[unused10]", True, "reasoning") == "[unused16]tu[unused17]mi[unused10]"
-    assert text("[unused16] tu", False, "reasoning") == "[unused16]tu"
-    assert text(" mi", True, "fast") == "[unused16][unused17]mi[unused10]"
-    assert text(" [unused16] [unused17] mi", False, "fast") == "[unused16][unused17]mi"
+@pytest.mark.parametrize(("text", "finished", "thinking", "expected"), [
+    (" [unused16] tu a [unused17] mi b", True, "reasoning", "[unused16]tu a[unused17]mi b[unused10]"),
+    ("[unused16]tu[unused17]mi[unused10]", True, "reasoning", "[unused16]tu[unused17]mi[unused10]"),
+    ("[unused16] tu", False, "reasoning", "[unused16]tu"),
+    (" mi", True, "fast", "[unused16][unused17]mi[unused10]"),
+    (" [unused16] [unused17] mi", False, "fast", "[unused16][unused17]mi"),
+])  # fmt: skip
+def test_text_of_an_outside_engine(tokenizer, text, finished, thinking, expected):
+    assert spelled(tokenizer, chat.encode_completion(text, finished, thinking, tokenizer, "f:1")) == expected
     ids = chat.encode_completion("mi [unused17] [unused10] ren", True, "fast", tokenizer, "f:1")
     assert ids.count(tokenizer.eos_id) == 1 and ids.count(tokenizer.special["[unused17]"]) == 1
     with pytest.raises(UserError, match="f:1.*must begin with"):
-        text("mi ren", True, "reasoning")
+        chat.encode_completion("mi ren", True, "reasoning", tokenizer, "f:1")

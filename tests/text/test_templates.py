@@ -1,6 +1,7 @@
 """ChatML, and tokenizer.json files through the `tokenizers` library."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -25,16 +26,12 @@ def bpe_path(words, tmp_path_factory):
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
     engine = Engine(models.BPE())
-    engine.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    engine.decoder = decoders.ByteLevel()
+    digits, level = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.pre_tokenizer, engine.decoder = pre_tokenizers.Sequence([digits, level]), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        special_tokens=SPECIAL,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+        vocab_size=600, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )  # fmt: skip
     engine.train_from_iterator([*words, "user\nassistant\nsystem\ntool\n"] * 3, trainer)
     path = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
     engine.save(str(path))
@@ -112,10 +109,8 @@ def test_rendering_equals_transformers_own_template(bpe_path):
         "'\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
     tokenizer = Tokenizer.load(bpe_path, "chatml")
-    for messages in [
-        (USER,),
-        (Message("system", "ka lo"), USER, Message("assistant", "12"), Message("user", " x\n\ny ")),
-    ]:
+    several = (Message("system", "ka lo"), USER, Message("assistant", "12"), Message("user", " x\n\ny "))
+    for messages in ((USER,), several):
         plain = [{"role": message.role, "content": message.content} for message in messages]
         expected = reference.apply_chat_template(plain, add_generation_prompt=True)
         assert chat.render_prompt(messages, tokenizer, "fast") == expected
@@ -149,18 +144,16 @@ def test_completions_without_a_span(chatml):
 
 def test_bad_files_and_templates_are_refused(tmp_path, bpe_path, tiny, monkeypatch):
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match="tokenizer.json: not a tokenizer.json of the tokenizers library"):
-        Tokenizer.load(tmp_path / "tokenizer.json")
-    with pytest.raises(UserError, match="no template is named 'chatlm'; did you mean 'chatml'"):
-        Tokenizer.load(bpe_path, "chatlm")
-    with pytest.raises(UserError, match=r"no piece \[unused9\], which template pangu needs"):
-        Tokenizer.load(bpe_path, "pangu")
-    with pytest.raises(
-        UserError, match=r"no piece <\|im_start\|>, which template chatml needs; set tokenizer.template"
+    for path, name, words in (
+        (tmp_path / "tokenizer.json", None, "tokenizer.json: not a tokenizer.json"),
+        (bpe_path, "chatlm", "'chatlm'; did you mean 'chatml'"),
+        (bpe_path, "pangu", r"\[unused9\].* pangu "),
+        (tiny.path, "chatml", r"<\|im_start\|>.* chatml .*tokenizer.template"),
     ):
-        Tokenizer.load(tiny.path, "chatml")
-    monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
-    with pytest.raises(UserError, match=r"needs the package tokenizers; pip install 'openpangu-posttrain\[hf\]'"):
+        with pytest.raises(UserError, match=words):
+            Tokenizer.load(path, name)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(UserError, match=r"tokenizers.*openpangu-posttrain\[hf\]"):
         Tokenizer.load(bpe_path)
 
 
@@ -171,34 +164,19 @@ def test_settings_for_truncation_in_the_file_are_ignored(bpe_path, tmp_path):
     assert len(Tokenizer.load(tmp_path / "tokenizer.json").encode("ka lo mi ren tu shi")) > 3
 
 
-def streamed(tokenizer, ids) -> list[tuple[str, str]]:
-    stream, parts = TextStream(tokenizer), []
-    for token_id in ids:
-        parts += stream.feed(token_id)
-    return parts + stream.close()
-
-
 def joined(parts, kind) -> str:
     return "".join(text for found, text in parts if found == kind)
 
 
 def test_streamed_text_is_the_whole_text_and_never_half_a_character(tokenizer, chatml):
-    text = "mi 中文😀 ren  é 12"
-    for one in (tokenizer, chatml):
-        parts = streamed(one, [*one.encode(text), one.eos_id])
-        assert joined(parts, "answer") == text and len(parts) > 5
+    text, special = "mi 中文😀 ren  é 12", tokenizer.special
+    span = [special["[unused16]"], *tokenizer.encode("tu 中 shi"), special["[unused17]"]]
+    for one, why, reasoning in ((tokenizer, [], ""), (chatml, [], ""), (tokenizer, span, "tu 中 shi")):
+        stream = TextStream(one)
+        ids = [*why, *one.encode(text), one.eos_id]
+        parts = [part for token_id in ids for part in stream.feed(token_id)] + stream.close()
+        assert (joined(parts, "reasoning"), joined(parts, "answer")) == (reasoning, text) and len(parts) > 5
         assert not any("\ufffd" in part for _, part in parts)
-
-
-def test_streamed_spans_are_told_apart(tokenizer):
-    special, why, answer = tokenizer.special, tokenizer.encode("tu 中 shi"), tokenizer.encode("mi ren")
-    ids = [special["[unused16]"], *why, special["[unused17]"], *answer, special["[unused10]"]]
-    parts, whole = streamed(tokenizer, ids), chat.parse_completion(ids, tokenizer)
-    assert (
-        (joined(parts, "reasoning"), joined(parts, "answer"))
-        == (whole.reasoning, whole.answer)
-        == ("tu 中 shi", "mi ren")
-    )
 
 
 def test_a_character_that_is_never_completed_comes_at_the_end(chatml):

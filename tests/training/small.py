@@ -56,18 +56,18 @@ def linear_gradient(table_VV, bias_V, batch):
     return loss, grad_table_VV, grad_NV.sum(0)
 
 
-def batch(seed: int = 0, rows: int = ROWS, masked: float = 0.5, weight: float | None = None, vocab: int = VOCAB):
+def batch(seed: int = 0, masked: float = 0.5, weight: float | None = None, vocab: int = VOCAB):
     """A PackedBatch look-alike with one segment a row; `weight` None: 1 / supervised tokens."""
-    draw = np.random.default_rng(seed)
-    supervised_BL = draw.random((rows, LENGTH)) >= masked
+    draw, shape = np.random.default_rng(seed), (ROWS, LENGTH)
+    supervised_BL = draw.random(shape) >= masked
     weight = (1.0 / max(supervised_BL.sum(), 1)) if weight is None else weight
     return SimpleNamespace(
-        input_ids_BL=draw.integers(1, vocab, (rows, LENGTH)).astype(np.int32),
-        target_ids_BL=np.where(supervised_BL, draw.integers(1, vocab, (rows, LENGTH)), 0).astype(np.int32),
+        input_ids_BL=draw.integers(1, vocab, shape).astype(np.int32),
+        target_ids_BL=np.where(supervised_BL, draw.integers(1, vocab, shape), 0).astype(np.int32),
         loss_weight_BL=np.where(supervised_BL, weight, 0).astype(np.float32),
-        segment_ids_BL=np.ones((rows, LENGTH), np.int32),
-        position_ids_BL=np.tile(np.arange(LENGTH, dtype=np.int32), (rows, 1)),
-        tokens=rows * LENGTH,
+        segment_ids_BL=np.ones(shape, np.int32),
+        position_ids_BL=np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1)),
+        tokens=ROWS * LENGTH,
         supervised=int(supervised_BL.sum()),
     )
 
@@ -91,13 +91,9 @@ def tiny_model(seed: int = 0):
     from mindspore_impl.model.pangu import PanguForCausalLM
 
     sizes = ModelOptions(
-        vocab_size=VOCAB,
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
+        vocab_size=VOCAB, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1,
-    )
+    )  # fmt: skip
     return PanguForCausalLM(sizes, seed=seed)
 
 
@@ -140,15 +136,15 @@ def weights(model) -> dict[str, np.ndarray]:
 class Stream:
     """A BatchStream look-alike: step s always gives the same batch; may raise before a step, or spoil one."""
 
-    def __init__(self, raise_at=None, bad=(), accumulation=1, masked=0.5):
-        self.raise_at, self.bad, self.accumulation, self.masked, self.asked = raise_at, bad, accumulation, masked, []
+    def __init__(self, raise_at=None, bad=(), accumulation=1):
+        self.raise_at, self.bad, self.accumulation, self.asked = raise_at, bad, accumulation, []
 
     def steps(self, start, stop):
         for step in range(start, stop):
             if step == self.raise_at:
                 raise KeyboardInterrupt
             self.asked.append(step)
-            whole = batch(seed=step, masked=self.masked)
+            whole = batch(seed=step)
             if step in self.bad:
                 whole.loss_weight_BL = whole.loss_weight_BL * np.nan
             yield [SimpleNamespace(**vars(part), tokens=7) for part in split(whole, self.accumulation)]

@@ -88,9 +88,11 @@ def test_update_equals_mindformers_own(ms_runtime):
         np.testing.assert_allclose(a.asnumpy(), b.asnumpy(), rtol=2e-6, atol=2e-7)
 
 
-@pytest.mark.parametrize(
-    "bad", [{"adam_beta1": 1.0}, {"adam_beta2": 0.0}, {"adam_epsilon": 0.0}, {"weight_decay": -1.0}]
-)
+NONSENSE = [{"adam_beta1": 1.0}, {"adam_beta2": 0.0}, {"adam_epsilon": 0.0}, {"weight_decay": -1.0}]
+NONSENSE += [{"warmup_steps": -1}, {"warmup_ratio": 1.5}, {"learning_rate": 0.0}, {"min_lr_ratio": 2.0}]
+
+
+@pytest.mark.parametrize("bad", NONSENSE)
 def test_nonsense_is_refused(bad, ms_runtime):
     from mindspore_impl.training.optimizer import make_optimizer
 

@@ -1,17 +1,17 @@
 """Saving beside the steps: what is stored, what a step waits for, and what faults, stops and full disks leave."""
 
 import json
+import os
 import threading
 from concurrent.futures import wait
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mindspore_impl import checkpoint, files
 from mindspore_impl.errors import UserError
-from tests.training.small import OPTIONS, Stream, equal, lines, run
+from tests.training.small import OPTIONS, Stream, equal, linear_network, lines, run
 
 pytestmark = pytest.mark.usefixtures("linear_objective")
 EVERY_STEP = replace(OPTIONS, save_steps=1, save_total_limit=100)
@@ -32,12 +32,19 @@ class Watched(Stream):
 
 def hashes(folder):
     """SHA-256 of weights and optimizer state by checkpoint."""
-    manifests = sorted((folder / "checkpoints").glob("step_*/manifest.json"))
-    return {
-        path.parent.name: [json.loads(path.read_text())["files"][f"{name}.safetensors"]["sha256"]
-                           for name in ("weights", "optimizer")]
-        for path in manifests
-    }  # fmt: skip
+    found = {}
+    for path in sorted((folder / "checkpoints").glob("step_*/manifest.json")):
+        listed = json.loads(path.read_text())["files"]
+        found[path.parent.name] = [listed[f"{name}.safetensors"]["sha256"] for name in ("weights", "optimizer")]
+    return found
+
+
+@pytest.fixture
+def held_back(monkeypatch):
+    """An event that every save waits for."""
+    real, go = checkpoint.save, threading.Event()
+    monkeypatch.setattr(checkpoint, "save", lambda *args: go.wait(60) and real(*args))
+    return go
 
 
 @pytest.fixture(scope="module")
@@ -57,36 +64,20 @@ def test_beside_the_steps_the_same_is_stored(synchronous, tmp_path):
     assert expected["checkpoint_wait_seconds"] < result["seconds"] + result["compile_seconds"]
 
 
-def test_steps_go_on_while_a_checkpoint_is_written_which_holds_its_own_step(synchronous, tmp_path, monkeypatch):
-    real, go = checkpoint.save, threading.Event()
-
-    def slow(folder, step, *args):
-        assert go.wait(60)
-        return real(folder, step, *args)
-
-    monkeypatch.setattr(checkpoint, "save", slow)
-
+def test_steps_go_on_while_a_checkpoint_is_written_which_holds_its_own_step(synchronous, tmp_path, held_back):
     def before(step):
         if step == 5:  # the checkpoint of step 3 is still under way, and of the six steps none was kept waiting
             assert not list(tmp_path.glob("checkpoints/step_*"))
-            go.set()
+            held_back.set()
 
-    _, result = run(tmp_path, Watched(before), options=replace(OPTIONS, save_total_limit=9))
+    run(tmp_path, Watched(before), options=replace(OPTIONS, save_total_limit=9))
     expected = hashes(synchronous[0])
     assert hashes(tmp_path) == {name: expected[name] for name in ("step_00000003", "step_00000006", "step_00000008")}
 
 
 def test_a_save_that_is_due_too_early_waits_and_the_wait_is_counted(tmp_path, monkeypatch):
-    real, under_way = checkpoint.save, []
-
-    def slow(folder, step, *args):
-        assert not under_way
-        under_way.append(step)
-        threading.Event().wait(0.1)
-        under_way.clear()
-        return real(folder, step, *args)
-
-    monkeypatch.setattr(checkpoint, "save", slow)
+    real = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *args: threading.Event().wait(0.1) or real(*args))
     _, result = run(tmp_path, Stream(), options=EVERY_STEP)
     assert len(hashes(tmp_path)) == 8
     assert result["checkpoint_wait_seconds"] > 0.3
@@ -117,32 +108,15 @@ def test_the_log_is_durable_before_the_checkpoint_that_counts_on_it(tmp_path, mo
     from mindspore_impl.training.metrics import MetricsLog
 
     events, real_sync, real_save = [], MetricsLog.sync, checkpoint.save
-
-    def sync(self):
-        real_sync(self)
-        events.append("log")
-
-    def save(*args):
-        events.append("checkpoint")
-        return real_save(*args)
-
-    monkeypatch.setattr(MetricsLog, "sync", sync)
-    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(MetricsLog, "sync", lambda self: (real_sync(self), events.append("log")))
+    monkeypatch.setattr(checkpoint, "save", lambda *args: (events.append("checkpoint"), real_save(*args))[1])
     run(tmp_path, Stream(), options=EVERY_STEP)
     assert events == ["log", "checkpoint"] * 8
 
 
-def test_an_interrupted_run_finishes_the_checkpoint_under_way(tmp_path, monkeypatch):
-    real, go = checkpoint.save, threading.Event()
-
-    def slow(*args):
-        assert go.wait(60)
-        return real(*args)
-
-    monkeypatch.setattr(checkpoint, "save", slow)
-    stream = Watched(lambda step: step < 4 or go.set(), raise_at=5)
+def test_an_interrupted_run_finishes_the_checkpoint_under_way(tmp_path, held_back):
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, stream)
+        run(tmp_path, Watched(lambda step: step < 4 or held_back.set(), raise_at=5))
     assert checkpoint.latest(tmp_path / "checkpoints").step == 3
 
 
@@ -157,11 +131,8 @@ def test_every_so_many_steps_a_checkpoint_is_kept_and_says_what_model_it_is_of(t
 
 @pytest.mark.parametrize("position", [{}, {"progress": {"step": 3, "of_a_newer_program": 1, "window": {}}}])
 def test_a_position_of_another_program_is_refused(tmp_path, position):
-    array = np.zeros(1, np.float32)
-    from tests.training.small import linear_network
-
-    held = checkpoint.weights_of(linear_network())
-    checkpoint.save(tmp_path / "checkpoints", 3, held, {"global_step": array}, position, 1)
+    held, state = checkpoint.weights_of(linear_network()), {"global_step": np.zeros(1, np.float32)}
+    checkpoint.save(tmp_path / "checkpoints", 3, held, state, position, 1)
     with pytest.raises(UserError, match="step_00000003.*progress"):
         run(tmp_path, Stream())
 
@@ -186,25 +157,17 @@ def test_a_log_that_cannot_be_written_loses_nothing(synchronous, tmp_path, monke
     assert lines(tmp_path) == lines(synchronous[0])
 
 
-@pytest.mark.slow
-def test_a_stage_goes_on_with_another_number_of_ranks(two_ranks):
-    from tests.training import rank_saving
-
-    folder = two_ranks.folder
-    rank_saving.stage(folder / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        rank_saving.stage(folder / "one", raise_at=5)
-    assert two_ranks(Path(rank_saving.__file__), "two") == [2, 2]
-    assert checkpoint.latest(folder / "two" / "checkpoints").step == 3
-    rank_saving.stage(folder / "two")
-    expected = checkpoint.latest(folder / "whole" / "checkpoints")
-    for name in ("one", "two"):
-        found = checkpoint.latest(folder / name / "checkpoints")
-        assert found.step == 8
-        for path, reference in ((found.weights_path, expected.weights_path),
-                                (found.optimizer_path, expected.optimizer_path)):  # fmt: skip
-            stored = checkpoint.read_arrays(path)
-            for key, array in checkpoint.read_arrays(reference).items():
-                np.testing.assert_allclose(stored[key], array, rtol=2e-4, atol=2e-6, err_msg=f"{name} {key}")
-        for key in ("step", "supervised_tokens", "skipped_steps"):
-            assert found.position["progress"][key] == expected.position["progress"][key]
+def test_a_stage_on_a_disk_that_is_really_full(synchronous, small_disk):
+    disk, remount = small_disk
+    folder = disk / "stage"
+    folder.mkdir()
+    room = os.statvfs(disk)
+    (disk / "filler").write_bytes(b"0" * (room.f_bavail * room.f_bsize - 36 * 1024))
+    options = replace(EVERY_STEP, save_total_limit=1, logging_steps=1, tensorboard=True)
+    with pytest.raises(UserError, match=r"disk/stage/.*No space left on device.*run again") as error:
+        run(folder, Stream(), options=options)
+    assert str(error.value).count("No space") == 1
+    remount("size=1m")
+    found, result = run(folder, Stream(), options=options)
+    assert result["steps"] == 8
+    equal(found, synchronous[1])

@@ -68,7 +68,6 @@ class RowIds {
         }
     }
 
-    __aicore__ inline bool Built() const { return built > topK; }
     __aicore__ inline bool LabelInside() const { return labelEntry < topK; }
     __aicore__ inline uint32_t Lane(uint32_t entry) const { return entry < topK ? entry : labelLane; }
 

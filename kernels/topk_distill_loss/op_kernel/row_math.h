@@ -115,6 +115,12 @@ class RowMath {
         return mask;
     }
 
+    // dst = src * cooling + summand; a cooling of 1 costs nothing.
+    __aicore__ inline void Cool(const Floats& dst, const Floats& src, float cooling, float summand, uint32_t count) {
+        if (cooling != 1.0f) Scale(dst, src, cooling, count);
+        AddScalar(dst, cooling != 1.0f ? dst : src, summand, count);
+    }
+
     __aicore__ inline void Normalise(const RowIds& ids, const TailSum& tail, float cooling, const Floats& mass,
                                      Masses& m) {
         const float shift = tail.shift * cooling, labelZ = ids.zLabel * cooling;
@@ -130,12 +136,7 @@ class RowMath {
         in.SetValue(2, lone - bucketTop);
         in.SetValue(3, tailLogp_);
         Order<HardEvent::S_V>();
-        if (cooling == 1.0f) {
-            AddScalar(r, ids.z, -top, wide_ + 8);
-        } else {
-            Scale(r, ids.z, cooling, wide_ + 8);
-            AddScalar(r, r, -top, wide_ + 8);
-        }
+        Cool(r, ids.z, cooling, -top, wide_ + 8);
         Exponential(mass, r, wide_ + 8);
         Exponential(out, in, 4);
         for (uint32_t first = 0; first < wide_; first += FLOATS_A_REPEAT) {
@@ -219,12 +220,7 @@ class RowMath {
     // logp and logq scaled to sum to one on the ids, each from its own maximum.
     __aicore__ inline void Renormalise(RowIds& ids) {
         const float cooling = 1.0f / tiling_.temperature;
-        if (cooling == 1.0f) {
-            AddScalar(logq, ids.z, -ids.zTop, wide_);
-        } else {
-            Scale(logq, ids.z, cooling, wide_);
-            AddScalar(logq, logq, -ids.zTop * cooling, wide_);
-        }
+        Cool(logq, ids.z, cooling, -ids.zTop * cooling, wide_);
         AddScalar(ids.logp, ids.logp, -ids.logpTop, wide_);
         Exponential(q, logq, wide_);
         Reduce<false>(sums[16], q, fold, wide_);

@@ -94,11 +94,9 @@ class RowTiles {
         for (uint32_t job = 0; job <= plan_.tiles; ++job) {
             if (job < plan_.tiles) {
                 Compute(job, warmScale, coolScale, folds, logWarm);
-                if (ids_->Any(TileOf(job))) {
-                    AscendC::SetFlag<HardEvent::V_S>(static_cast<int32_t>(job & 1));
-                } else {
-                    AscendC::SetFlag<HardEvent::V_MTE3>(static_cast<int32_t>(job & 1));
-                }
+                const int32_t id = static_cast<int32_t>(job & 1);
+                if (ids_->Any(TileOf(job))) AscendC::SetFlag<HardEvent::V_S>(id);
+                else AscendC::SetFlag<HardEvent::V_MTE3>(id);
             }
             if (job > 0) Finish(job - 1, labelGradient);
             Advance(job + LOOK_AHEAD, next);
@@ -182,12 +180,7 @@ class RowTiles {
     __aicore__ inline void Exponentials(uint32_t index, uint32_t size) {
         const Floats work = Work(index), values = Values(ring.At(SlotOf(index)), work, size);
         if (!decided_) DecideShift(values, size);
-        if (warm.shift != 0) {
-            AddScalar(work, values, -warm.shift, size);
-            Exponential(work, work, size);
-        } else {
-            Exponential(work, values, size);
-        }
+        Exponentiate(work, values, -warm.shift, size);
         Plus(found, found, partial, Reduce64<false>(partial, work, size));
     }
 
@@ -288,18 +281,19 @@ class RowTiles {
             AddScaled(work, cold, coolScale, size);
             ScaleInto(tile, work, 1.0f, size);
         } else if (folds) {
-            AddScalar(work, values, logWarm, size);
-            Exponential(work, work, size);
+            Exponentiate(work, values, logWarm, size);
             Narrow(tile, work, size);
             if (warmScale < 0) Negate(tile, size);
-        } else if (warm.shift != 0) {
-            AddScalar(work, values, -warm.shift, size);
-            Exponential(work, work, size);
-            ScaleInto(tile, work, warmScale, size);
         } else {
-            Exponential(work, values, size);
+            Exponentiate(work, values, -warm.shift, size);
             ScaleInto(tile, work, warmScale, size);
         }
+    }
+
+    // work = e^(values + summand); a summand of 0 costs nothing.
+    __aicore__ inline void Exponentiate(const Floats& work, const Floats& values, float summand, uint32_t size) {
+        if (summand != 0) AddScalar(work, values, summand, size);
+        Exponential(work, summand != 0 ? work : values, size);
     }
 
     // A tile as fp32: in `work`, or where it lies.

@@ -59,19 +59,16 @@ class TileRing {
         CopyOut(target, At(slot), count);
         const uint32_t group = slot / grouped_;
         if (--inUse_[group] > 0) return;
-        if (toVector) {
-            AscendC::SetFlag<HardEvent::MTE3_V>(static_cast<int32_t>(group));
-        } else {
-            AscendC::SetFlag<HardEvent::MTE3_MTE2>(static_cast<int32_t>(group));
-        }
+        const int32_t id = static_cast<int32_t>(group);
+        if (toVector) AscendC::SetFlag<HardEvent::MTE3_V>(id);
+        else AscendC::SetFlag<HardEvent::MTE3_MTE2>(id);
         left_[group] = toVector ? Left::BY_STORE_TO_VECTOR : Left::BY_STORE;
     }
 
     // Waits for every event that is still set, so that none outlives the kernel.
     __aicore__ inline void Drain() {
         for (uint32_t group = 0; group < GROUPS; ++group) {
-            if (left_[group] == Left::NOTHING) continue;
-            Occupy(group * grouped_);
+            if (left_[group] != Left::NOTHING) Occupy(group * grouped_);
         }
     }
 

@@ -67,45 +67,28 @@ class TopkDistillLossKernel {
 
     // ---- memory ----
 
-    template <typename U>
-    __aicore__ inline LocalTensor<U> Take(uint32_t count) {
-        const uint32_t begin = carved_;
+    // The next `count` elements of the small buffer for each tensor.
+    template <typename U, typename... Others>
+    __aicore__ inline void Take(uint32_t count, LocalTensor<U>& tensor, Others&... others) {
+        tensor = smallBuffer_.template GetWithOffset<U>(count, carved_);
         carved_ += count * static_cast<uint32_t>(sizeof(U));
-        return smallBuffer_.template GetWithOffset<U>(count, begin);
+        if constexpr (sizeof...(others) > 0) Take(count, others...);
     }
 
     __aicore__ inline void Carve() {
-        const uint32_t lanes = tiling_.lanes, partials = static_cast<uint32_t>(RoundUp(tiling_.tile / 64, 64));
+        const uint32_t lanes = tiling_.lanes;
         for (RowIds& ids : ids_) {
             ids.topK = tiling_.topK;
             ids.labelLane = static_cast<uint32_t>(RoundUp(tiling_.topK, 8));
-            ids.ids = Take<int32_t>(lanes);
-            ids.logp = Take<float>(lanes);
-            ids.z = Take<float>(lanes);
-            ids.links = Take<uint32_t>(lanes);
-            ids.heads = Take<uint32_t>(RowIds::BUCKETS);
-            ids.label = Take<int32_t>(8);
-            ids.tail = Take<float>(8);
+            Take(lanes, ids.ids, ids.logp, ids.z, ids.links);
+            Take(RowIds::BUCKETS, ids.heads);
+            Take(8, ids.label, ids.tail);
         }
-        math_.r = Take<float>(lanes);
-        math_.e = Take<float>(lanes);
-        math_.eWarm = Take<float>(lanes);
-        math_.logq = Take<float>(lanes);
-        math_.p = Take<float>(lanes);
-        math_.q = Take<float>(lanes);
-        math_.slope = Take<float>(lanes);
-        math_.part = Take<float>(lanes);
-        tiles_.partial = Take<float>(partials);
-        tiles_.found = Take<float>(partials);
-        tiles_.foundCool = Take<float>(partials);
-        weights_ = Take<float>(static_cast<uint32_t>(CHUNK * BLOCK_BYTES / sizeof(float)));
-        math_.in = Take<float>(64);
-        math_.out = Take<float>(64);
-        math_.sums = Take<float>(64);
-        math_.fold = Take<float>(64);
-        outputs_ = Take<float>(64);
-        message_ = Take<float>(64);
-        tiles_.signs = Take<int16_t>(128);
+        Take(lanes, math_.r, math_.e, math_.eWarm, math_.logq, math_.p, math_.q, math_.slope, math_.part);
+        Take(static_cast<uint32_t>(RoundUp(tiling_.tile / 64, 64)), tiles_.partial, tiles_.found, tiles_.foundCool);
+        Take(static_cast<uint32_t>(CHUNK * BLOCK_BYTES / sizeof(float)), weights_);
+        Take(64, math_.in, math_.out, math_.sums, math_.fold, outputs_, message_);
+        Take(128, tiles_.signs);
     }
 
     // ---- rows ----
@@ -201,6 +184,14 @@ class TopkDistillLossKernel {
         ids.Start(plan);
     }
 
+    // A row for which nothing has been prepared.
+    __aicore__ inline void BeginRow(const RowPlan& plan, RowIds& ids) {
+        LoadIds(plan, ids);
+        tiles_.Prefetch(plan);
+        StartIds(plan, ids);
+        ids.Build(tiling_.topK + 1);
+    }
+
     // Lists the next row's ids, a part of them at every tile of this row but the first.
     struct NextLists {
         const RowPlan* plan;
@@ -225,10 +216,7 @@ class TopkDistillLossKernel {
         uint32_t index = 0, turn = 0;
         RowPlan plan, next;
         if (!NextCounted(index, plan)) return;
-        LoadIds(plan, ids_[0]);
-        tiles_.Prefetch(plan);
-        StartIds(plan, ids_[0]);
-        ids_[0].Build(tiling_.topK + 1);
+        BeginRow(plan, ids_[0]);
         for (bool more = true; more; turn ^= 1) {
             ++index;
             more = NextCounted(index, next);
@@ -296,12 +284,8 @@ class TopkDistillLossKernel {
     __aicore__ inline void WriteOutputs(uint32_t row, const RowLoss& loss, float agreement) {
         if (member_ != 0) return;
         if (outputsBusy_) AscendC::WaitFlag<HardEvent::MTE3_S>(OUTPUTS);
-        outputs_.SetValue(0, loss.ce);
-        outputs_.SetValue(8, loss.kd);
-        outputs_.SetValue(16, loss.entropy);
-        outputs_.SetValue(24, loss.teacherMass);
-        outputs_.SetValue(32, loss.studentMass);
-        outputs_.SetValue(40, agreement);
+        const float values[] = {loss.ce, loss.kd, loss.entropy, loss.teacherMass, loss.studentMass, agreement};
+        for (uint32_t i = 0; i < 6; ++i) outputs_.SetValue(8 * i, values[i]);
         Order<HardEvent::S_MTE3>();
         const uint32_t gap = static_cast<uint32_t>((tiling_.rows - 1) * sizeof(float));
         CopyOut(ce_[row], outputs_, 1);
@@ -324,10 +308,7 @@ class TopkDistillLossKernel {
             RowPlan plan;
             const bool exists = PlanAt(index, plan), counts = exists && plan.weight != 0;
             if (counts) {
-                LoadIds(plan, ids);
-                tiles_.Prefetch(plan);
-                StartIds(plan, ids);
-                ids.Build(tiling_.topK + 1);
+                BeginRow(plan, ids);
                 tiles_.Sum(plan, ids, nothing);
             }
             const uint64_t round = static_cast<uint64_t>(index & 1) * tiling_.cores;
@@ -346,12 +327,9 @@ class TopkDistillLossKernel {
 
     __aicore__ inline void Send(uint64_t at, bool counts, const RowIds& ids) {
         if (counts) {
-            message_.SetValue(0, tiles_.warm.shift);
-            message_.SetValue(1, tiles_.warm.sum);
-            message_.SetValue(2, static_cast<float>(tiles_.tailColumns));
-            message_.SetValue(3, ids.zTop);
-            message_.SetValue(4, ids.zFirst);
-            message_.SetValue(5, ids.zLabel);
+            const float values[] = {tiles_.warm.shift, tiles_.warm.sum, static_cast<float>(tiles_.tailColumns),
+                                    ids.zTop, ids.zFirst, ids.zLabel};
+            for (uint32_t i = 0; i < 6; ++i) message_.SetValue(i, values[i]);
         }
         message_.SetValue(6, tailMaximum_);
         Order<HardEvent::S_MTE3>();

@@ -2,6 +2,9 @@
 // Plain C++ without CANN headers, so that op_host, the kernel and the tests share it.
 #pragma once
 
+#ifndef __CCE_AICORE__
+#include <algorithm>
+#endif
 #include <cstdint>
 
 // Functions that the device calls too.
@@ -94,41 +97,31 @@ inline uint64_t WorkspaceBytes(const TopkDistillLossTiling& t) {
 // The largest tile (a multiple of 256 elements, 512 bytes of bf16) that fits with so many slots and floats; 0 if none.
 inline int64_t FitTile(int64_t limit, int64_t lanes, int64_t slots, int64_t floats, int64_t logitBytes, int64_t bytes) {
     int64_t tile = (bytes - SmallBytes(lanes, 0)) / (slots * logitBytes + floats * 4) / 256 * 256;
-    tile = tile < MAX_TILE / 256 * 256 ? tile : MAX_TILE / 256 * 256;
-    tile = tile < limit ? tile : limit;
+    tile = std::min({tile, MAX_TILE / 256 * 256, limit});
     while (tile > 0 && NeededBytes(lanes, tile, slots, floats, logitBytes) > bytes) tile -= 256;
-    return tile > 0 ? tile : 0;
+    return std::max<int64_t>(tile, 0);
+}
+
+inline void Lay(TopkDistillLossTiling& t, int64_t split, int64_t span, int64_t tile, int64_t slots, int64_t floats) {
+    t.split = static_cast<uint32_t>(split);
+    t.span = static_cast<uint32_t>(span);
+    t.tile = static_cast<uint32_t>(tile);
+    t.slots = static_cast<uint32_t>(slots);
+    t.floats = static_cast<uint32_t>(floats);
 }
 
 // A row's share kept on chip: all of its tiles have a slot, and one fp32 tile is left to work in.
 inline bool FitOnChip(const TopkDistillLossProblem& p, int64_t limit, int64_t bytes, TopkDistillLossTiling& t) {
-    const int64_t lanes = Lanes(p.topK), span = RoundUp((p.vocab + 1) / 2, 256);
+    const int64_t span = RoundUp((p.vocab + 1) / 2, 256);
     if (span >= p.vocab) return false;
     for (int64_t slots = 1; slots <= 64; ++slots) {
-        const int64_t tile = FitTile(limit, lanes, slots, 1, p.logitBytes, bytes);
+        const int64_t tile = FitTile(limit, Lanes(p.topK), slots, 1, p.logitBytes, bytes);
         if (tile == 0) return false;
-        // a row that starts between two 512-byte lines begins with a short tile
-        if (tile * slots < span + 256) continue;
-        t.split = 2;
-        t.span = static_cast<uint32_t>(span);
-        t.tile = static_cast<uint32_t>(tile);
-        t.slots = static_cast<uint32_t>(slots);
-        t.floats = 1;
+        if (tile * slots < span + 256) continue;  // a row that starts between two 512-byte lines has a short first tile
+        Lay(t, 2, span, tile, slots, 1);
         return true;
     }
     return false;
-}
-
-inline bool FitStream(const TopkDistillLossProblem& p, int64_t limit, int64_t bytes, TopkDistillLossTiling& t) {
-    const int64_t row = RoundUp(p.vocab, 256);
-    const int64_t tile = FitTile(limit < row ? limit : row, Lanes(p.topK), STREAM_SLOTS, STREAM_FLOATS, p.logitBytes,
-                                 bytes);
-    t.split = 1;
-    t.span = static_cast<uint32_t>(p.vocab);
-    t.tile = static_cast<uint32_t>(tile);
-    t.slots = STREAM_SLOTS;
-    t.floats = STREAM_FLOATS;
-    return tile > 0;
 }
 
 inline const char* Refusal(const TopkDistillLossProblem& p) {
@@ -161,21 +154,18 @@ inline const char* MakeTiling(const TopkDistillLossProblem& p, TopkDistillLossTi
     t.divergence = static_cast<uint32_t>(p.divergence);
     t.support = static_cast<uint32_t>(p.support);
     t.writeGradient = p.writeGradient;
-    if (!FitStream(p, limit, bytes, t)) return "the unified buffer is too small for one tile";
+    const int64_t tile = FitTile(std::min(limit, RoundUp(p.vocab, 256)), Lanes(p.topK), STREAM_SLOTS, STREAM_FLOATS,
+                                 p.logitBytes, bytes);
+    if (tile == 0) return "the unified buffer is too small for one tile";
+    Lay(t, 1, p.vocab, tile, STREAM_SLOTS, STREAM_FLOATS);
     // On chip a row is read once whatever its length; it needs a second core, and rows enough to keep all cores busy.
     const bool possible = p.cores >= 2 && p.logitBytes == 2 && p.temperature == 1.0f && p.writeGradient;
     const bool worthwhile = p.rows >= p.cores / 2 && static_cast<int64_t>(t.tile) * t.slots < p.vocab;
-    TopkDistillLossTiling onChip = t;
     if (p.split == 2 && !possible) return "two cores a row need 16-bit logits, temperature 1, a gradient and two cores";
-    if (p.split == 2 || (p.split == 0 && possible && worthwhile)) {
-        if (FitOnChip(p, limit, bytes, onChip)) {
-            t = onChip;
-        } else if (p.split == 2) {
-            return "half a row does not fit into the unified buffer";
-        }
-    }
-    const int64_t teams = p.cores / t.split, wanted = p.rows > 1 ? p.rows : 1;
-    t.cores = static_cast<uint32_t>((teams < wanted ? teams : wanted) * t.split);
+    const bool tried = p.split == 2 || (p.split == 0 && possible && worthwhile);
+    const bool onChip = tried && FitOnChip(p, limit, bytes, t);  // leaves t alone where it does not fit
+    if (p.split == 2 && !onChip) return "half a row does not fit into the unified buffer";
+    t.cores = static_cast<uint32_t>(std::min(p.cores / t.split, std::max<int64_t>(p.rows, 1)) * t.split);
     return nullptr;
 }
 

@@ -123,16 +123,12 @@ class EvaluateStage(Stage):
         benchmarks.check_lengths(self._key(f"stages.{name}"), options, context.tokenizer, limit)
 
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
-        from mindspore_impl.evaluation.harness import evaluate
+        from mindspore_impl.evaluation.harness import EvaluationJob, evaluate
 
-        shared, tokenizer = context.config, context.tokenizer
+        shared = context.config
         options = self.settings(shared)
         model, weights = context.build_model(planned.model, self.init)
         sets = {name: context.records(name) for _, name in self.data_sets("", shared)}
         teacher = context.build_model(self._teacher_model(shared), options.teacher) if options.teacher_kl else None
-        records_only = dataclasses.replace(options, benchmarks={})
-        found = evaluate(model, tokenizer, sets, records_only, folder, planned.seed, weights, teacher)
-        if options.benchmarks:
-            place = folder / "benchmarks"
-            found["benchmarks"] = benchmarks.measure(model, tokenizer, options, place, planned.seed, weights)
-        return found
+        job = EvaluationJob(model, context.tokenizer, sets, options, folder, planned.seed, weights, teacher)
+        return evaluate(job)

@@ -65,6 +65,8 @@ class ScoreStage(Stage):
         where losses are measured, tokens, seconds and tokens_per_second. Raises UserError naming the record when a loss
         is not finite or an answer cannot be judged, and when nothing is left.
         """
+        from mindspore_impl.evaluation.sample_loss import LossJob, sample_losses
+
         records, samples = context.records(self.set), {each.record_id: each for each in context.samples(self.set)}
         given, verdicts = len(records), {}
         if self.rollouts:
@@ -83,7 +85,12 @@ class ScoreStage(Stage):
         measured, seconds = {difficulty.LENGTH: [len(samples[record.id].ids) for record in records]}, 0.0
         if self.init:
             scored = [samples[record.id] for record in records]
-            measured[difficulty.LOSS], seconds = self._losses(context, planned, folder, scored)
+            model, digest = context.build_model(planned.model, self.init)
+            size = self.score.records_per_part
+            # Parts of other weights or of another size are never read: they have another name.
+            parts = folder / "parts" / f"{digest[:16]}_{size}"
+            job = LossJob(model, scored, self.sequence_length, self.score.rows_per_batch, parts, size)
+            measured[difficulty.LOSS], seconds = sample_losses(job)
         if self.rollouts:
             measured[difficulty.PASS_RATE] = [verdicts[r.id, r.thinking].pass_rate for r in records]
         rows = (dict(zip(measured, row, strict=True)) for row in zip(*measured.values(), strict=True))
@@ -99,14 +106,3 @@ class ScoreStage(Stage):
             tokens = sum(measured[difficulty.LENGTH])
             metrics |= {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / max(seconds, 1e-9)}
         return metrics
-
-    def _losses(
-        self, context: Context, planned: PlannedStage, folder: Path, samples: list
-    ) -> tuple[list[float], float]:
-        from mindspore_impl.evaluation.sample_loss import sample_losses
-
-        model, digest = context.build_model(planned.model, self.init)
-        size = self.score.records_per_part
-        # Parts of other weights or of another size are never read: they have another name.
-        parts = folder / "parts" / f"{digest[:16]}_{size}"
-        return sample_losses(model, samples, self.sequence_length, self.score.rows_per_batch, parts, size)

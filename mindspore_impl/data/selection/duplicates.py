@@ -116,11 +116,7 @@ def signer(count: int, seed: int):
     generator = np.random.default_rng(seed)
     factors = generator.integers(0, 1 << 31, count, np.uint32) * np.uint32(2) + np.uint32(1)
     shifts = generator.integers(0, 1 << 32, count, np.uint32)
-
-    def sign(hashes: np.ndarray) -> np.ndarray:
-        return np.min(hashes[:, None] * factors + shifts, axis=0)
-
-    return sign
+    return lambda hashes: np.min(hashes[:, None] * factors + shifts, axis=0)
 
 
 def jaccard(left: np.ndarray, right: np.ndarray) -> float:
@@ -164,8 +160,7 @@ def decontaminate(options: DecontaminateOptions, context: Context, items: Iterat
             for key in ngram_hashes(hashes, size).tolist():
                 table.setdefault(key, (name, item.record.id))
     context.notes["evaluation records"] = compared
-    if ignored:
-        context.notes["evaluation records shorter than min_words"] = ignored
+    context.notes |= {"evaluation records shorter than min_words": ignored} if ignored else {}
     if not compared:
         raise context.refuse(f"no record of {', '.join(options.against)} has {options.min_words} words or more")
     for item in items:

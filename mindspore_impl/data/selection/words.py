@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from functools import lru_cache
 from tempfile import TemporaryFile
@@ -66,17 +67,16 @@ class IdBook:
 
     def __init__(self, folder):
         self._file = TemporaryFile(dir=folder)  # noqa: SIM115
-        self._end = 0
 
     def add(self, identity: str) -> int:
         """Store an id; returns its position for `find`."""
-        position = self._end
-        self._end += self._file.write(json.dumps(identity).encode() + b"\n")
+        position = self._file.tell()
+        self._file.write(json.dumps(identity).encode() + b"\n")
         return position
 
     def find(self, position: int) -> str:
         """The id stored at `position`."""
         self._file.seek(position)
         identity = json.loads(self._file.readline())
-        self._file.seek(self._end)
+        self._file.seek(0, os.SEEK_END)
         return identity

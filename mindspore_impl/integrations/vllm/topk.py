@@ -53,10 +53,9 @@ SCALED, TAIL_UNKNOWN = "rows summed to more than 1 and were scaled", "tails were
 
 
 def topk_request(sample: Sample, top_k: int, model: str) -> dict:
-    """The body for the completions endpoint.
+    """The body for the completions endpoint, with every sampling setting.
 
-    Every sampling setting is given: otherwise the server applies those of its model's `generation_config.json`, which
-    change the answer in a `processed` logprobs mode.
+    Otherwise the server applies those of its model's `generation_config.json`.
     """
     return {
         "model": model,
@@ -185,9 +184,8 @@ def _row(entry, own: int, header: StoreHeader, where: str) -> tuple[list[int], l
 def import_topk(paths: Sequence[Path], samples: Sequence[Sample], header: StoreHeader, folder: str | Path) -> dict:
     """Make the store `folder` from answer files; return its metrics and what was repaired or refused.
 
-    Sequences are written in the order of `samples`, so the store does not depend on the order of the answers. It takes
-    the place of an earlier import into `folder`, of which nothing stays. Raises UserError when a sample has no usable
-    answer, or `folder` holds something else or a store of another header; what is there stays then.
+    Sequences are written in the order of `samples`, in place of an earlier import. Raises UserError when a sample has
+    no usable answer, or `folder` holds something else or a store of another header; what is there stays then.
     """
     folder = Path(folder)
     if (folder / MANIFEST).exists():

@@ -10,6 +10,13 @@ using namespace AscendC;
         __VA_ARGS__                                                                            \
     }
 
+// What follows on the event's second pipe sees all that its first pipe has done.
+template <HardEvent event>
+void Order() {
+    SetFlag<event>(EVENT_ID0);
+    WaitFlag<event>(EVENT_ID0);
+}
+
 // A pipe, two tensors in global memory, two buffers of 1024 floats and one of words.
 struct Room {
     Room(GM_ADDR x_address, GM_ADDR y_address, GM_ADDR w_address) {
@@ -28,8 +35,7 @@ struct Room {
     void Loaded() {  // a and b hold x, for the vector pipe
         DataCopy(a, x, 1024);
         DataCopy(b, x, 1024);
-        SetFlag<HardEvent::MTE2_V>(EVENT_ID0);
-        WaitFlag<HardEvent::MTE2_V>(EVENT_ID0);
+        Order<HardEvent::MTE2_V>();
     }
     void Filled() {  // the same without traffic
         Duplicate(a, 1.0f, 1024);
@@ -74,15 +80,13 @@ template <typename Hand, typename Take>
 void relay(Room& r, Hand hand, Take take) {
     if (GetBlockIdx() == 0) {
         Duplicate(r.a, 3.0f, 64);
-        SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
-        WaitFlag<HardEvent::V_MTE3>(EVENT_ID0);
+        Order<HardEvent::V_MTE3>();
         DataCopy(r.y, r.a, 64);
         hand();
     } else {
         take();
         DataCopy(r.b, r.y, 64);
-        SetFlag<HardEvent::MTE2_MTE3>(EVENT_ID0);
-        WaitFlag<HardEvent::MTE2_MTE3>(EVENT_ID0);
+        Order<HardEvent::MTE2_MTE3>();
         DataCopy(r.y[64], r.b, 64);
     }
 }
@@ -93,13 +97,12 @@ KERNEL(relay_flag, KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0); relay(
            r, [] { CrossCoreSetFlag<0, PIPE_MTE3>(1); CrossCoreWaitFlag(1); },
            [] { CrossCoreSetFlag<0, PIPE_MTE3>(1); CrossCoreWaitFlag(1); });)
 // Both cores add to the same floats: atomic copies need no order.
-KERNEL(atomic_add, Duplicate(r.a, 1.0f, 64); SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
-       WaitFlag<HardEvent::V_MTE3>(EVENT_ID0);
-       SetAtomicAdd<float>(); DataCopy(r.y, r.a, 64); SetAtomicNone();)
+KERNEL(atomic_add, Duplicate(r.a, 1.0f, 64); Order<HardEvent::V_MTE3>(); SetAtomicAdd<float>(); DataCopy(r.y, r.a, 64);
+       SetAtomicNone();)
 // dst and src1 coincide with a repeat stride of 0: the documented way to accumulate repeats.
 KERNEL(accumulate, Duplicate(r.a, 1.0f, 1024); Duplicate(r.b, 0.0f, 64); PipeBarrier<PIPE_V>();
-       Add(r.b, r.a, r.b, 64, 16, BinaryRepeatParams(1, 1, 1, 0, 8, 0)); SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
-       WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); DataCopy(r.y, r.b, 64);)
+       Add(r.b, r.a, r.b, 64, 16, BinaryRepeatParams(1, 1, 1, 0, 8, 0)); Order<HardEvent::V_MTE3>();
+       DataCopy(r.y, r.b, 64);)
 
 // ---- memory ----
 
@@ -118,7 +121,7 @@ KERNEL(ub_overflow, TBuf<TPosition::VECCALC> big; r.pipe.InitBuffer(big, 172 * 1
 KERNEL(too_many_buffers, TQue<TPosition::VECIN, 1> more; r.pipe.InitBuffer(more, 7, 32);)
 KERNEL(uninitialised, Adds(r.a, r.b, 1.0f, 64);)
 KERNEL(uninitialised_padding, DataCopyPad(r.a, r.x, DataCopyExtParams(1, 20, 0, 0, 0), DataCopyPadExtParams<float>());
-       SetFlag<HardEvent::MTE2_V>(EVENT_ID0); WaitFlag<HardEvent::MTE2_V>(EVENT_ID0); Adds(r.b, r.a, 1.0f, 8);)
+       Order<HardEvent::MTE2_V>(); Adds(r.b, r.a, 1.0f, 8);)
 KERNEL(uninitialised_again, for (int turn = 0; turn < 3; ++turn) {
     LocalTensor<float> t = r.out.AllocTensor<float>();
     if (turn < 2) { Duplicate(t, 1.0f, 64); } else { Adds(r.a, t, 1.0f, 64); }
@@ -155,31 +158,28 @@ KERNEL(event_not_allocated, r.pipe.ReleaseEventID<HardEvent::V_S>(2);)
 
 KERNEL(get_after_vector, r.Filled(); r.a.GetValue(0);)
 KERNEL(get_after_copy, DataCopy(r.a, r.x, 64); r.a.GetValue(0);)
-KERNEL(set_after_vector_read, r.Filled(); SetFlag<HardEvent::V_S>(EVENT_ID0); WaitFlag<HardEvent::V_S>(EVENT_ID0);
-       Adds(r.a, r.b, 1.0f, 64); r.b.SetValue(0, 1.0f);)
+KERNEL(set_after_vector_read, r.Filled(); Order<HardEvent::V_S>(); Adds(r.a, r.b, 1.0f, 64); r.b.SetValue(0, 1.0f);)
 KERNEL(vector_after_set, r.a.SetValue(0, 1.0f); Adds(r.b, r.a, 1.0f, 1);)
 KERNEL(vector_after_copy, DataCopy(r.a, r.x, 64); Adds(r.b, r.a, 1.0f, 64);)
 KERNEL(copy_out_after_vector, Duplicate(r.a, 1.0f, 64); DataCopy(r.y, r.a, 64);)
-KERNEL(copy_out_after_copy_in, DataCopy(r.a, r.x, 64); SetFlag<HardEvent::MTE2_V>(EVENT_ID0);
-       WaitFlag<HardEvent::MTE2_V>(EVENT_ID0); DataCopy(r.y, r.a, 64);)
+KERNEL(copy_out_after_copy_in, DataCopy(r.a, r.x, 64); Order<HardEvent::MTE2_V>(); DataCopy(r.y, r.a, 64);)
 KERNEL(copy_out_after_set, r.a.SetValue(0, 1.0f); DataCopyPad(r.y, r.a, DataCopyExtParams(1, 4, 0, 0, 0));)
 KERNEL(copy_in_over_vector_read, r.Loaded(); PipeBarrier<PIPE_V>(); Adds(r.i.ReinterpretCast<float>(), r.a, 1.0f, 64);
        PipeBarrier<PIPE_MTE2>();
        DataCopy(r.a, r.x, 64);)
-KERNEL(copy_in_over_copy_out, Duplicate(r.a, 1.0f, 64); SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
-       WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); SetFlag<HardEvent::V_MTE2>(EVENT_ID0);
-       WaitFlag<HardEvent::V_MTE2>(EVENT_ID0); DataCopy(r.y, r.a, 64); DataCopy(r.a, r.x, 64);)
-KERNEL(vector_over_copy_out, Duplicate(r.a, 1.0f, 64); SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
-       WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); DataCopy(r.y, r.a, 64); PipeBarrier<PIPE_V>(); Duplicate(r.a, 2.0f, 64);)
+KERNEL(copy_in_over_copy_out, Duplicate(r.a, 1.0f, 64); Order<HardEvent::V_MTE3>(); Order<HardEvent::V_MTE2>();
+       DataCopy(r.y, r.a, 64); DataCopy(r.a, r.x, 64);)
+KERNEL(vector_over_copy_out, Duplicate(r.a, 1.0f, 64); Order<HardEvent::V_MTE3>(); DataCopy(r.y, r.a, 64);
+       PipeBarrier<PIPE_V>(); Duplicate(r.a, 2.0f, 64);)
 KERNEL(event_of_another_time, SetFlag<HardEvent::MTE2_V>(EVENT_ID0); DataCopy(r.a, r.x, 64);
        WaitFlag<HardEvent::MTE2_V>(EVENT_ID0); Adds(r.b, r.a, 1.0f, 64);)
 KERNEL(vector_after_vector, Duplicate(r.a, 1.0f, 64); Adds(r.b, r.a, 1.0f, 64);)
 KERNEL(vector_over_vector, Duplicate(r.a, 1.0f, 64); Duplicate(r.a, 2.0f, 64);)
 KERNEL(copy_over_copy, DataCopy(r.a, r.x, 64); DataCopy(r.a, r.x[64], 64);)
-KERNEL(copy_out_over_copy_out, Duplicate(r.a, 1.0f, 64); SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
-       WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); DataCopy(r.y, r.a, 64); DataCopy(r.y[32], r.a, 64);)
-KERNEL(copy_in_after_copy_out, Duplicate(r.a, 1.0f, 64); SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
-       WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); DataCopy(r.y, r.a, 64); DataCopy(r.b, r.y, 64);)
+KERNEL(copy_out_over_copy_out, Duplicate(r.a, 1.0f, 64); Order<HardEvent::V_MTE3>(); DataCopy(r.y, r.a, 64);
+       DataCopy(r.y[32], r.a, 64);)
+KERNEL(copy_in_after_copy_out, Duplicate(r.a, 1.0f, 64); Order<HardEvent::V_MTE3>(); DataCopy(r.y, r.a, 64);
+       DataCopy(r.b, r.y, 64);)
 KERNEL(index_over_vector, Duplicate(r.i, 1, 64); CreateVecIndex(r.i, 0, 64);)
 
 // ---- instructions ----
@@ -207,24 +207,16 @@ KERNEL(pad_range, DataCopyPad(r.a, r.x, DataCopyExtParams(1, 20, 0, 0, 0),
        DataCopyPadExtParams<float>(true, 9, 0, 0.0f));)
 KERNEL(copy_range, DataCopyPad(r.a, r.x, DataCopyExtParams(4096, 4, 0, 0, 0), DataCopyPadExtParams<float>());)
 KERNEL(data_cache, r.y.SetValue(0, 1.0f);)
-KERNEL(data_cache_unread, r.y.SetValue(0, 1.0f); SetFlag<HardEvent::S_MTE2>(EVENT_ID0);
-       WaitFlag<HardEvent::S_MTE2>(EVENT_ID0);
-       DataCopy(r.a, r.y, 64);)
-KERNEL(data_cache_stale, r.y.GetValue(0); Duplicate(r.a, 1.0f, 64); SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
-       WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); SetFlag<HardEvent::S_MTE3>(EVENT_ID0);
-       WaitFlag<HardEvent::S_MTE3>(EVENT_ID0);
-       DataCopy(r.y, r.a, 64); SetFlag<HardEvent::MTE3_S>(EVENT_ID0); WaitFlag<HardEvent::MTE3_S>(EVENT_ID0);
-       r.y.GetValue(1);)
+KERNEL(data_cache_unread, r.y.SetValue(0, 1.0f); Order<HardEvent::S_MTE2>(); DataCopy(r.a, r.y, 64);)
+KERNEL(data_cache_stale, r.y.GetValue(0); Duplicate(r.a, 1.0f, 64); Order<HardEvent::V_MTE3>();
+       Order<HardEvent::S_MTE3>(); DataCopy(r.y, r.a, 64); Order<HardEvent::MTE3_S>(); r.y.GetValue(1);)
 
 // ---- several cores ----
 
-KERNEL(race_write_write, r.Filled(); SetFlag<HardEvent::V_MTE3>(EVENT_ID0); WaitFlag<HardEvent::V_MTE3>(EVENT_ID0);
-       DataCopy(r.y[32 * GetBlockIdx()], r.a, 64);)
+KERNEL(race_write_write, r.Filled(); Order<HardEvent::V_MTE3>(); DataCopy(r.y[32 * GetBlockIdx()], r.a, 64);)
 KERNEL(race_read_write, relay(r, [] {}, [] {});)
-KERNEL(race_write_read, if (GetBlockIdx() == 0) { DataCopy(r.b, r.y, 64); } else {
-           r.Filled(); SetFlag<HardEvent::V_MTE3>(EVENT_ID0); WaitFlag<HardEvent::V_MTE3>(EVENT_ID0);
-       DataCopy(r.y, r.a, 64);
-       })
+KERNEL(race_write_read, if (GetBlockIdx() == 0) { DataCopy(r.b, r.y, 64); } else { r.Filled();
+       Order<HardEvent::V_MTE3>(); DataCopy(r.y, r.a, 64); })
 KERNEL(race_cache_line, r.y.SetValue(GetBlockIdx(), 1.0f);
        DataCacheCleanAndInvalid<float, CacheLine::SINGLE_CACHE_LINE, DcciDst::CACHELINE_OUT>(r.y);)
 KERNEL(flag_before_copy, KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0); relay(
@@ -235,9 +227,8 @@ KERNEL(deadlock_ib, if (GetBlockIdx() == 0) IBWait(r.w, r.i, 1, 0); else IBSet(r
 KERNEL(deadlock_flag, KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0); CrossCoreWaitFlag(2);)
 KERNEL(cross_never_waited, KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0); CrossCoreSetFlag<0, PIPE_MTE3>(2);)
 KERNEL(kernel_type, SyncAll();)
-KERNEL(workspace_not_zero, if (GetBlockIdx() == 0) {
-           Duplicate(r.i, 5, 8); SetFlag<HardEvent::V_MTE3>(EVENT_ID0); WaitFlag<HardEvent::V_MTE3>(EVENT_ID0);
-           DataCopy(r.w, r.i, 8); PipeBarrier<PIPE_ALL>(); SyncAll(r.w, r.i); } else { SyncAll(r.w, r.i); })
+KERNEL(workspace_not_zero, if (GetBlockIdx() == 0) { Duplicate(r.i, 5, 8); Order<HardEvent::V_MTE3>();
+       DataCopy(r.w, r.i, 8); PipeBarrier<PIPE_ALL>(); SyncAll(r.w, r.i); } else { SyncAll(r.w, r.i); })
 
 // ---- numbers ----
 
@@ -249,45 +240,39 @@ KERNEL(whole_reductions, r.Loaded(); Duplicate(r.b, 0.0f, 1024); PipeBarrier<PIP
        BlockReduceMax<float>(r.b[72], r.a, 2, 64, 1, 1, 8); BlockReduceSum<float>(r.b[88], r.a, 1, 64, 1, 1, 8);
        PairReduceSum<float>(r.b[96], r.a, 1, 64, 1, 1, 8);
        ReduceMax(r.b[128], r.a, r.i.ReinterpretCast<float>(), 1000, true);
-       ReduceSum(r.b[136], r.a, r.i.ReinterpretCast<float>()[512], 1000); SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
-       WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); DataCopy(r.y, r.b, 1024);)
+       ReduceSum(r.b[136], r.a, r.i.ReinterpretCast<float>()[512], 1000); Order<HardEvent::V_MTE3>();
+       DataCopy(r.y, r.b, 1024);)
 KERNEL(selections, r.Loaded(); LocalTensor<uint8_t> bits = r.i.ReinterpretCast<uint8_t>();
        CompareScalar(bits, r.a, 0.0f, CMPMODE::GT, 256); CompareScalar(bits[64], r.a, 1.0f, CMPMODE::LT, 64);
-       PipeBarrier<PIPE_V>();
-       Select(r.b, bits, r.a, -5.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, 250);
+       PipeBarrier<PIPE_V>(); Select(r.b, bits, r.a, -5.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, 250);
        LocalTensor<int32_t> index = r.out.AllocTensor<int32_t>(); CreateVecIndex(index, 7, 100); PipeBarrier<PIPE_V>();
        Muls(index, index, 4, 100); PipeBarrier<PIPE_V>();
        Gather(r.b[256], r.a, index.ReinterpretCast<uint32_t>(), 4, 100); r.out.FreeTensor(index);
-       SetFlag<HardEvent::V_MTE3>(EVENT_ID0); WaitFlag<HardEvent::V_MTE3>(EVENT_ID0);
-       DataCopyPad(r.y, r.b, DataCopyExtParams(1, 1424, 0, 0, 0));)
+       Order<HardEvent::V_MTE3>(); DataCopyPad(r.y, r.b, DataCopyExtParams(1, 1424, 0, 0, 0));)
 // x is seen as 2048 bf16 numbers (8192 bytes a time) and y as halves, bf16 and integers.
-KERNEL(casts, r.Loaded(); LocalTensor<half> h = r.b.ReinterpretCast<half>();
-       Cast(h, r.a, RoundMode::CAST_RINT, 512); PipeBarrier<PIPE_V>();
-       Cast(r.b.ReinterpretCast<bfloat16_t>()[512], r.a, RoundMode::CAST_RINT, 512);
+KERNEL(casts, r.Loaded(); LocalTensor<half> h = r.b.ReinterpretCast<half>(); Cast(h, r.a, RoundMode::CAST_RINT, 512);
+       PipeBarrier<PIPE_V>(); Cast(r.b.ReinterpretCast<bfloat16_t>()[512], r.a, RoundMode::CAST_RINT, 512);
        Cast(r.i, r.a, RoundMode::CAST_FLOOR, 256); Cast(r.i[256], r.a, RoundMode::CAST_RINT, 256);
        Cast(r.i[512], r.a, RoundMode::CAST_ROUND, 256); PipeBarrier<PIPE_V>();
        Cast(r.b.ReinterpretCast<bfloat16_t>()[1024], r.a, RoundMode::CAST_TRUNC, 256);
-       Cast(h[1280], r.a, RoundMode::CAST_CEIL, 256);
-       SetFlag<HardEvent::V_MTE3>(EVENT_ID0); WaitFlag<HardEvent::V_MTE3>(EVENT_ID0);
-       DataCopy(r.y, r.b, 768); DataCopy(r.w, r.i, 768);)
+       Cast(h[1280], r.a, RoundMode::CAST_CEIL, 256); Order<HardEvent::V_MTE3>(); DataCopy(r.y, r.b, 768);
+       DataCopy(r.w, r.i, 768);)
 KERNEL(masks, Duplicate(r.a, 1.0f, 1024); Duplicate(r.b, 0.0f, 1024); PipeBarrier<PIPE_V>();
        uint64_t odd[2] = {0xAAAAAAAAAAAAAAAAull, 0}; Adds(r.b, r.a, 1.0f, odd, 2, UnaryRepeatParams());
-       Adds(r.b[128], r.a, 2.0f, 10, 2, UnaryRepeatParams(1, 1, 4, 8));
-       SetMaskCount(); SetVectorMask<float, MaskMode::COUNTER>(70);
+       Adds(r.b[128], r.a, 2.0f, 10, 2, UnaryRepeatParams(1, 1, 4, 8)); SetMaskCount();
+       SetVectorMask<float, MaskMode::COUNTER>(70);
        Adds<float, false>(r.b[256], r.a, 3.0f, MASK_PLACEHOLDER, 1, UnaryRepeatParams()); SetMaskNorm(); ResetMask();
-       SetFlag<HardEvent::V_MTE3>(EVENT_ID0); WaitFlag<HardEvent::V_MTE3>(EVENT_ID0); DataCopy(r.y, r.b, 1024);)
+       Order<HardEvent::V_MTE3>(); DataCopy(r.y, r.b, 1024);)
 // Copies of several bursts with gaps, and padding on both sides.
-KERNEL(copies, DataCopyPad(r.a, r.x, DataCopyExtParams(3, 20, 12, 1, 0),
-       DataCopyPadExtParams<float>(true, 1, 2, -1.0f));
-       SetFlag<HardEvent::MTE2_MTE3>(EVENT_ID0); WaitFlag<HardEvent::MTE2_MTE3>(EVENT_ID0);
-       DataCopyPad(r.y, r.a, DataCopyExtParams(3, 32, 1, 8, 0));)
+KERNEL(copies, DataCopyPad(r.a, r.x, DataCopyExtParams(3, 20, 12, 1, 0), DataCopyPadExtParams<float>(true, 1, 2,
+           -1.0f));
+       Order<HardEvent::MTE2_MTE3>(); DataCopyPad(r.y, r.a, DataCopyExtParams(3, 32, 1, 8, 0));)
 // Three floats, one of padding, and the rest of the block, which padding fills too.
 KERNEL(padding, DataCopyPad(r.a, r.x, DataCopyExtParams(1, 12, 0, 0, 0), DataCopyPadExtParams<float>(true, 0, 1, 7.0f));
-       SetFlag<HardEvent::MTE2_MTE3>(EVENT_ID0); WaitFlag<HardEvent::MTE2_MTE3>(EVENT_ID0); DataCopy(r.y, r.a, 8);)
+       Order<HardEvent::MTE2_MTE3>(); DataCopy(r.y, r.a, 8);)
 KERNEL(work, r.Loaded(); Exp(r.a, r.a, 1000); PipeBarrier<PIPE_V>();
-       Cast(r.b.ReinterpretCast<bfloat16_t>(), r.a, RoundMode::CAST_RINT, 1000);
-       SetFlag<HardEvent::V_S>(EVENT_ID0); WaitFlag<HardEvent::V_S>(EVENT_ID0); r.a.GetValue(3); r.x.GetValue(2);
-       PipeBarrier<PIPE_V>();
+       Cast(r.b.ReinterpretCast<bfloat16_t>(), r.a, RoundMode::CAST_RINT, 1000); Order<HardEvent::V_S>();
+       r.a.GetValue(3); r.x.GetValue(2); PipeBarrier<PIPE_V>();
        Max(r.i.ReinterpretCast<int16_t>(), r.b.ReinterpretCast<int16_t>(), r.b.ReinterpretCast<int16_t>(), 1000);)
 
 struct Tiling {

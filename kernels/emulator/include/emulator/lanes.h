@@ -196,8 +196,8 @@ inline void check_overlap(const Operand& dst, const Operand& src, const Lanes& l
         }
         if (hit) {
             fault("operand-overlap",
-                  "%s: dst at UB byte %ld overlaps %s at %ld so that a repeat overwrites what is still read", core().api,
-                  d, src.name, s);
+                  "%s: dst at UB byte %ld overlaps %s at %ld so that a repeat overwrites what is still read",
+                  core().api, d, src.name, s);
         }
     }
 }

@@ -12,15 +12,14 @@ class TBuf;
 
 class TPipe {
   public:
-    TPipe() { Init(); }
+    TPipe() {
+        emulator::core().pipe_object = this;
+        Reset();
+    }
     TPipe(const TPipe&) = delete;
     TPipe& operator=(const TPipe&) = delete;
     ~TPipe() {
         if (emulator::core().pipe_object == this) emulator::core().pipe_object = nullptr;
-    }
-    void Init() {
-        emulator::core().pipe_object = this;
-        Reset();
     }
     void Reset() { emulator::core().reset_buffers(); }
 
@@ -166,10 +165,6 @@ class TBuf {
     template <typename T>
     LocalTensor<T> Get() {
         return GetWithOffset<T>(bytes / sizeof(T), 0);
-    }
-    template <typename T>
-    LocalTensor<T> Get(uint32_t len) {
-        return GetWithOffset<T>(len, 0);
     }
     // `size` in elements, `bufOffset` in bytes.
     template <typename T>

@@ -47,7 +47,7 @@ Folded<T> fold_lanes(const Operand& src, const Lanes& lanes, uint32_t repeat, ui
 template <typename T>
 Operand begin_reduce(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const Lanes& lanes,
                      int32_t block_stride, int32_t repeat_stride, uint32_t alignment) {
-    static_assert(one_of<T, half, float>, "reductions take half and float on A2 and A3: Cast bfloat16_t to float first");
+    static_assert(one_of<T, half, float>, "reductions take half and float on A2 and A3: Cast bfloat16_t to float");
     if (block_stride < 0 || repeat_stride < 0) fault("stride-range", "%s: strides are not negative", core().api);
     dst.view.check("dst", alignment);
     src.view.check("src");

@@ -52,7 +52,9 @@ void compare(const char* api, const AscendC::LocalTensor<U>& dst, const AscendC:
     const Elements<T> first = elements(src0, "src0", count), second = elements(src1, "src1", count);
     const uint32_t to = dst.view.write("dst", 0, count / 8);
     std::vector<uint8_t> bits(count / 8, 0);  // apart: dst may lie on a source
-    for (uint32_t i = 0; i < count; ++i) bits[i / 8] |= static_cast<uint8_t>(compared(first[i], second[i], mode) << i % 8);
+    for (uint32_t i = 0; i < count; ++i) {
+        bits[i / 8] |= static_cast<uint8_t>(compared(first[i], second[i], mode) << i % 8);
+    }
     std::copy(bits.begin(), bits.end(), core().ub + to);
 }
 

@@ -67,15 +67,17 @@ class LocalTensor {
 
     T GetValue(const uint32_t index) const {
         scalar("GetValue", "UB GetValue");
+        const uint32_t place = view.read("index", sizeof(T) * uint64_t{index}, sizeof(T));
         T value;
-        std::memcpy(&value, emulator::core().ub + view.read("index", sizeof(T) * uint64_t{index}, sizeof(T)), sizeof(T));
+        std::memcpy(&value, emulator::core().ub + place, sizeof(T));
         return value;
     }
     template <typename U>
     void SetValue(const uint32_t index, const U value) const {
         scalar("SetValue", "UB SetValue");
+        const uint32_t place = view.write("index", sizeof(T) * uint64_t{index}, sizeof(T));
         const T stored = static_cast<T>(value);
-        std::memcpy(emulator::core().ub + view.write("index", sizeof(T) * uint64_t{index}, sizeof(T)), &stored, sizeof(T));
+        std::memcpy(emulator::core().ub + place, &stored, sizeof(T));
     }
     LocalTensor operator[](const uint32_t offset) const {
         LocalTensor result = *this;

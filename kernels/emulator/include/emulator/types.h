@@ -14,8 +14,6 @@
 #define __ubuf__
 #define __NPU_ARCH__ 2201  // Atlas A2 and A3: vector cores that are separate from cube cores
 #define __CCE_AICORE__ 220
-#define ASCEND_IS_AIV constexpr(true)
-#define ASCEND_IS_AIC constexpr(false)
 
 using GM_ADDR = uint8_t*;
 enum pipe_t : uint8_t { PIPE_S, PIPE_V, PIPE_M, PIPE_MTE1, PIPE_MTE2, PIPE_MTE3, PIPE_ALL, PIPE_FIX };
