@@ -98,11 +98,12 @@ def problems(config: Config, set_keys: Iterable[tuple[str, str]], models: Iterab
                     f"models.{name}.vocab_size: {size} is smaller than tokenizer.vocab_size {options.vocab_size}; set "
                     "it to 0 to follow the tokenizer"
                 )
+    ranges = list(schema.range_problems(config))
     for check, *arguments in checks:
-        yield from problem_of(check, *arguments)
+        yield from (problem for problem in problem_of(check, *arguments) if problem not in ranges)
     trained, held_out = _trained_and_held_out(set_keys)
     yield from window_problems(config.data.sets, trained, held_out)
-    yield from schema.range_problems(config)
+    yield from ranges
 
 
 def _file_problems(config: Config) -> Iterator[str]:

@@ -45,11 +45,6 @@ class TrialView:
     run: RunView | None = None  # without its stages
     headline: list[str] = field(default_factory=list)  # accuracies of the stages that the run compares
 
-    @property
-    def seed(self) -> str | None:
-        """The seed that its overrides choose."""
-        return self.choices.get("seed")
-
 
 @dataclass
 class Group:
@@ -177,7 +172,7 @@ def _differences(sweep: Sweep, groups: list[Group], shown: list[str]) -> list[di
     for group in groups:
         for reference, name in itertools.product(_references(sweep.compare, group, groups), names):
             one, other = (
-                {view.seed: view.values[name] for view in each.finished if name in view.values}
+                {view.choices.get("seed"): view.values[name] for view in each.finished if name in view.values}
                 for each in (group, reference)
             )
             shared = [seed for seed in one if seed is not None and seed in other]
@@ -212,16 +207,14 @@ def _group_table(report: _Report) -> tuple[list[str], list[list[str]]]:
         row = [group.title, f"{len(group.finished)} of {len(group.trials)}"]
         row += [_interval(group.values(name), _metric_text(report.sweep)) for name in own]
         row += [_interval(group.values(name)) for name in shown]
-        rows.append([*row, render.duration(_seconds(group.trials)), str(_cached(group.trials))])
+        seconds, cached = _totals(group.trials)
+        rows.append([*row, render.duration(seconds), str(cached)])
     return ["configuration", "finished (n)", *own, *shown, "time", "stages from the cache"], rows
 
 
-def _seconds(views: list[TrialView]) -> float:
-    return sum(view.trial.seconds for view in views)
-
-
-def _cached(views: list[TrialView]) -> int:
-    return sum(len(view.cached) for view in views)
+def _totals(views: list[TrialView]) -> tuple[float, int]:
+    """Seconds of trials, and their stages from a cache."""
+    return sum(view.trial.seconds for view in views), sum(len(view.cached) for view in views)
 
 
 def _trial_table(report: _Report) -> tuple[list[str], list[list[str]]]:
@@ -247,7 +240,8 @@ def _summary_csv(report: _Report) -> list[list]:
         found = [spread(values) if (values := group.values(name)) else {"n": 0} for name in names]
         row = [group.title, len(group.trials), len(group.finished)]
         row += [one.get(what, "") for one in found for what in _NUMBERS]
-        rows.append([*row, round(_seconds(group.trials), 3), _cached(group.trials)])
+        seconds, cached = _totals(group.trials)
+        rows.append([*row, round(seconds, 3), cached])
     return rows
 
 
@@ -289,14 +283,13 @@ def _subtitle(sweep: Sweep) -> str:
 
 def _page(report: _Report) -> str:
     sweep, views = report.sweep, report.views
-    failed = report.failed
+    failed = render.table(_FAILED_HEAD, report.failed, "The same command runs them again.", 2)
     done = sum(view.trial.status == FINISHED for view in views)
-    items = [("trials finished", f"{done} of {len(views)}", f"{len(failed)} failed")]
+    items = [("trials finished", f"{done} of {len(views)}", f"{len(report.failed)} failed")]
     if best := _best(report):
         items.insert(0, (f"best {sweep.metric}", _interval(best.values(sweep.metric), _metric_text(sweep)), best.title))
-    items.append(
-        ("time of all trials", render.duration(_seconds(views)), f"{_cached(views)} stages came from the cache")
-    )
+    seconds, cached = _totals(views)
+    items.append(("time of all trials", render.duration(seconds), f"{cached} stages came from the cache"))
     references = "their references" if sweep.compare else "the first configuration"
     return render.page(
         f"{sweep.name}: {len(views)} trials",
@@ -306,7 +299,7 @@ def _page(report: _Report) -> str:
             ("accuracy", "Accuracy by configuration", _plot(report)),
             ("configurations", "Configurations", render.table(*_group_table(report), _LEGEND)),
             ("differences", f"Differences from {references}", render.difference_table(report.differences)),
-            ("failed", "Failed trials", render.table(_FAILED_HEAD, failed, "The same command runs them again.", 2)),
+            ("failed", "Failed trials", failed),
             ("trials", "Every trial", render.table(*_trial_table(report), "In the order of the sweep.")),
             ("config", "What the configurations change", _changes(report)),
             ("environment", "Hardware and versions", _environment([view.run for view in views if view.run])),

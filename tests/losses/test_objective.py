@@ -158,9 +158,9 @@ def test_trap_06_distillation_without_a_teacher_is_refused():
 @pytest.mark.parametrize(
     ("store", "words"),
     [
-        ((2.0, "top_k", 40), "objective.temperature=1.0 but the teacher store was captured at 2.0"),
+        ((2.0, "top_k", 40), "objective.temperature=1.0.* 2.0"),
         ((1.0, "sampled", 40), "objective.support=tail_bucket does not fit a teacher store of mode sampled"),
-        ((1.0, "top_k", 48), "vocabulary of 48 and the student one of 40"),
+        ((1.0, "top_k", 48), "vocab_size is 48.* 40"),
     ],
 )
 def test_trap_11_a_store_that_does_not_fit_is_refused(store, words):
