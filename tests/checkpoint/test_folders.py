@@ -217,7 +217,7 @@ def test_weights_of_another_shape_are_refused_in_one_message(ms_runtime):
     for bad, message in (
         (good | {"a": np.ones((2, 5), np.float32)}, r"here: 'a' has shape \[2, 5\].*\[2, 3\]"),
         ({"a": good["a"]}, r"here: the parameter 'b' \[4\] of the model is not in it; choose"),
-        (good | {"c": good["b"]}, r"here: it holds 'c' \[4\] that the model does not have \(1 such in all\); choose"),
+        (good | {"c": good["b"]}, r"here: 'c' \[4\]"),
     ):
         with pytest.raises(UserError, match=message):
             checkpoint.load_into(model, bad, "here")

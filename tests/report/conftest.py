@@ -2,7 +2,7 @@
 
 import pytest
 
-from mindspore_impl.report import figures
+from mindspore_impl.report import drawing
 from mindspore_impl.report.run_report import write_report
 from tests.report.distilled import build_distilled
 from tests.report.parsed_page import Page
@@ -25,4 +25,4 @@ def page(distilled):
 @pytest.fixture
 def no_plots(monkeypatch):
     """An empty SVG in place of every plot, since Matplotlib takes most of the time of a report."""
-    monkeypatch.setattr(figures, "svg_of", lambda name, draw, width, height: "<svg></svg>")
+    monkeypatch.setattr(drawing, "svg_of", lambda name, draw, width, height: "<svg></svg>")

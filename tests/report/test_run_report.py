@@ -12,7 +12,7 @@ import pytest
 from mindspore_impl import __version__
 from mindspore_impl.data import difficulty
 from mindspore_impl.errors import UserError
-from mindspore_impl.report import figures, render, run_report
+from mindspore_impl.report import drawing, figures, render, run_report
 from mindspore_impl.report.diagram import curriculum, lanes
 from mindspore_impl.report.run_files import read_run
 from mindspore_impl.report.run_report import current_commit, write_report
@@ -213,9 +213,9 @@ def test_colours_have_contrast_on_both_backgrounds():
 
 def test_what_is_drawn_together_has_different_colours():
     diagnostics = ("loss", "ce", "kd", "teacher_entropy", "teacher_mass", "student_mass", "agreement")
-    assert len({figures.METRIC_COLOURS[name] for name in diagnostics}) == 7
+    assert len({drawing.METRIC_COLOURS[name] for name in diagnostics}) == 7
     names = ["test_fast", "test_reasoning", "other"]
-    assert len({figures.set_style(name, names) for name in names}) == 3
+    assert len({drawing.set_style(name, names) for name in names}) == 3
 
 
 def test_durations():
