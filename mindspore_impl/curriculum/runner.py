@@ -119,19 +119,12 @@ def print_plan(config: Config) -> None:
 
 def _write_plan(run_dir: Path, plan: list[PlannedStage]) -> None:
     """Write <run>/plan.json: the stages as the report shows them, whatever their kinds."""
-    stages = [
-        {
-            "index": planned.index,
-            "folder": planned.folder_name,
-            "name": planned.name,
-            "kind": planned.kind,
-            "group": planned.stage.group,
-            "inputs": planned.inputs,
-            "measured": planned.stage.measured(planned.name),
-            "work": planned.stage.work(),
-        }
-        for planned in plan
-    ]
+    stages = []
+    for planned in plan:
+        stage = planned.stage
+        shown = {"folder": planned.folder_name, "group": stage.group, "work": stage.work()}
+        shown |= {key: getattr(planned, key) for key in ("index", "name", "kind", "inputs")}
+        stages.append(shown | {"measured": stage.measured(planned.name)})
     files.write_json(run_dir / "plan.json", {"schema": 1, "stages": stages})
 
 
@@ -206,18 +199,8 @@ def _begin(context: RunContext, planned: PlannedStage, folder: Path) -> tuple[st
     _write_environment(context.run_dir)
     path = folder / "stage.json"
     earlier = files.read_json(path).get("seconds", 0.0) if state == "resume" else 0.0
-    record = {
-        "name": planned.name,
-        "kind": planned.kind,
-        "fingerprint": planned.fingerprint,
-        "inputs": planned.inputs,
-        "model": planned.model,
-        "seed": planned.seed,
-        "options": schema.to_plain(planned.stage),
-        "started": _now(),
-        "status": RUNNING,
-        "seconds": earlier,
-    }
+    record = {key: getattr(planned, key) for key in ("name", "kind", "fingerprint", "inputs", "model", "seed")}
+    record |= {"options": schema.to_plain(planned.stage), "started": _now(), "status": RUNNING, "seconds": earlier}
     files.write_json(path, record)
     return state, record
 
@@ -290,15 +273,8 @@ def _claim(config: Config, run_dir: Path):
 def _write_environment(run_dir: Path) -> None:
     from mindspore_impl.report.run_report import current_commit
 
-    files.write_json(
-        run_dir / "environment.json",
-        {
-            "commit": current_commit(),
-            "device": runtime.device_description(),
-            "versions": runtime.versions(),
-            "started": _now(),
-        },
-    )
+    environment = {"commit": current_commit(), "device": runtime.device_description(), "versions": runtime.versions()}
+    files.write_json(run_dir / "environment.json", environment | {"started": _now()})
 
 
 def _write_report(run_dir: Path) -> None:
