@@ -1,7 +1,7 @@
-"""Mutation tests: every entry of tests/mutants/*.json is a faulty edit of the program that its test must catch.
+"""Mutation tests: every entry of tests/mutants/*.jsonl is a faulty edit of the program that its test must catch.
 
-traps.json holds faults that real distillation projects had (`trap` is the number in tests/README.md);
-security.json and durability.json hold one fault for each `promise`.
+traps.jsonl holds faults that real distillation projects had (`trap` is the number in tests/README.md);
+security.jsonl and durability.jsonl hold one fault for each `promise`.
 """
 
 import json
@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MUTANTS = [
     pytest.param(mutant, id=f"{path.stem}: {mutant['name']}")
-    for path in sorted((ROOT / "tests" / "mutants").glob("*.json"))
-    for mutant in json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "tests" / "mutants").glob("*.jsonl"))
+    for mutant in map(json.loads, path.read_text(encoding="utf-8").splitlines())
 ]
 
 

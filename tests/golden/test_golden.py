@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mindspore_impl.curriculum.configuration import compose
+from tests import recorded
 
 GOLDEN = Path(__file__).parent / "quickstart.json"
 RELATIVE_TOLERANCE = 2e-3
@@ -66,7 +67,7 @@ def check_curves(found: dict) -> None:
 def test_golden_curves(run_dir):
     found = curves(run_dir)
     if os.environ.get("PANGU_GOLDEN") == "write":
-        GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+        recorded.write(GOLDEN, found, 2)
     check_curves(found)
 
 
