@@ -6,7 +6,6 @@ are first used, so that importing the package costs nothing.
 
 import importlib
 import os
-from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -35,41 +34,6 @@ _MODULES = {
 }  # fmt: skip
 _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_MODULE_OF)
-
-if TYPE_CHECKING:  # the same names, for type checkers and editors
-    from mindspore_impl.api import (
-        capture,
-        chat,
-        distillation_loss,
-        generate,
-        load_model,
-        load_tokenizer,
-        make_batches,
-        new_model,
-        open_store,
-        read_records,
-        run,
-        save_model,
-        setup,
-        validation_batches,
-    )
-    from mindspore_impl.curriculum.configuration import compose
-    from mindspore_impl.curriculum.stages.base import Stage, stage_kind
-    from mindspore_impl.data.answers import register_verifier
-    from mindspore_impl.data.options import BatchOptions, DatasetOptions
-    from mindspore_impl.data.sources import register_file_source, register_source
-    from mindspore_impl.distill.options import CaptureOptions
-    from mindspore_impl.errors import JobFailed, UserError
-    from mindspore_impl.generation.options import SamplingOptions
-    from mindspore_impl.losses.divergences import register_divergence
-    from mindspore_impl.losses.options import ObjectiveOptions
-    from mindspore_impl.model.options import ModelOptions
-    from mindspore_impl.report.run_files import read_run
-    from mindspore_impl.schema import option
-    from mindspore_impl.text.records import Message, Record
-    from mindspore_impl.text.template import Template, register_template
-    from mindspore_impl.training.options import OptimizerOptions, TrainOptions
-    from mindspore_impl.training.trainer import TrainingJob, train
 
 
 def __getattr__(name: str):

@@ -52,8 +52,7 @@ def setup(device: str = "auto", threads: int = 0, precision: str = "auto", seed:
     for all cores; precision: "auto" (fp32 on the CPU, bf16 on Ascend), "fp32" or "bf16"; seed: of Python, NumPy and
     MindSpore. Device and threads count once a process. Raises UserError for a value that is unknown or not available.
     """
-    given = {"device": device, "threads": threads, "precision": precision}
-    options = schema.build(runtime.RuntimeOptions, given, "setup")
+    options = runtime.RuntimeOptions(device=device, threads=threads, precision=precision)
     runtime.setup(checked(options, "setup"), seed)
 
 
@@ -153,13 +152,17 @@ def generate(
     Raises UserError: a setting out of range, or a prompt that is malformed or too long.
     """
     sampling = checked(sampling or SamplingOptions(temperature=0.0), "sampling")
-    ids = [
-        render_prompt(_messages(prompt, f"prompts[{number}]"), tokenizer, _known(thinking, THINKING, "thinking"))
-        for number, prompt in enumerate(prompts)
-    ]
-    seeds = [seed + number for number in range(len(ids))]
+    _known(thinking, THINKING, "thinking")
+    ids, seeds = [], range(seed, seed + len(prompts))
+    for number, prompt in enumerate(prompts):
+        text = isinstance(prompt, str)
+        messages = [Message("user", prompt)] if text else parse_messages(prompt, f"prompts[{number}]")
+        ids.append(render_prompt(messages, tokenizer, thinking))
     if isinstance(model, PanguForCausalLM):
-        found = [made.ids for made in _engine(model, tokenizer).generate(ids, sampling, seeds)]
+        kept = getattr(model, "kept_engine", None)  # with its compiled graphs
+        if kept is None or kept[0] is not tokenizer:
+            kept = model.kept_engine = (tokenizer, Engine(model, tokenizer))
+        found = [made.ids for made in kept[1].generate(ids, sampling, list(seeds))]
     else:
         drawing = Drawing(tokenizer, model.vocab_size)
         found = [list(stream(model, drawing, prompt, sampling, one)) for prompt, one in zip(ids, seeds, strict=True)]
@@ -361,18 +364,6 @@ def _known(name: str, names: Iterable[str], key: str) -> str:
     if name not in names:
         raise UserError(f"{key}: {name!r} is unknown{schema.nearest(name, names)}")
     return name
-
-
-def _messages(prompt: str | list[dict], where: str) -> Sequence[Message]:
-    return [Message("user", prompt)] if isinstance(prompt, str) else parse_messages(prompt, where)
-
-
-def _engine(model: PanguForCausalLM, tokenizer: Tokenizer) -> Engine:
-    """The engine of a model, kept with it for its compiled graphs."""
-    kept = getattr(model, "kept_engine", None)
-    if kept is None or kept[0] is not tokenizer:
-        kept = model.kept_engine = (tokenizer, Engine(model, tokenizer))
-    return kept[1]
 
 
 def _float32(parameter) -> np.ndarray:

@@ -42,11 +42,8 @@ class Entry:
     def take(self, folder: Path) -> dict | None:
         """Put the result in place of `folder` and return the note that was kept with it; None when there is none.
 
-        Every rank calls it. A damaged entry is reported, removed, and counts as none.
+        Rank 0 calls it. A damaged entry is reported, removed, and counts as none.
         """
-        return ranks.on_rank_zero(lambda: self._take(folder))
-
-    def _take(self, folder: Path) -> dict | None:
         if self.path is None or not self.path.exists():
             return None
         try:
@@ -78,7 +75,15 @@ class Entry:
         temporary = None
         try:
             temporary = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent))
-            found = {name: _kept(folder / name, temporary / "files" / name) for name in _names(folder)}
+            found = {}
+            for path in sorted(folder.rglob("*")):
+                name = path.relative_to(folder)
+                hidden = any(part.startswith(".") for part in name.parts)  # leftovers of a kill: .name.tmp
+                if path.is_file() and not path.is_symlink() and not hidden and str(name) not in _LEFT_OUT:
+                    target = temporary / "files" / name
+                    _bring(path, target)
+                    os.chmod(target, 0o444)
+                    found[str(name)] = {"bytes": target.stat().st_size, "sha256": files.sha256_file(target)}
             content = {"schema": SCHEMA, "key": self.path.name, "note": note, "files": found}
             files.write_json(temporary / NOTE, content | {"sha256": files.sha256_json(content)})
             os.chmod(temporary, 0o755)
@@ -161,20 +166,6 @@ def _verified(path: Path) -> dict:
         if not file.is_file() or file.stat().st_size != state["bytes"] or files.sha256_file(file) != state["sha256"]:
             raise UserError(f"{name} is missing or was changed")
     return content
-
-
-def _names(folder: Path) -> list[str]:
-    """The files of a finished stage, as paths below its folder; leftovers of a kill (.name.tmp) stay behind."""
-    found = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()]
-    hidden = [path for path in found if any(part.startswith(".") for part in path.parts)]
-    return [str(path) for path in found if path not in hidden and str(path) not in _LEFT_OUT]
-
-
-def _kept(source: Path, target: Path) -> dict:
-    """Bring one file into an entry, made read-only; its size and hash."""
-    _bring(source, target)
-    os.chmod(target, 0o444)
-    return {"bytes": target.stat().st_size, "sha256": files.sha256_file(target)}
 
 
 def _bring(source: Path, target: Path) -> None:

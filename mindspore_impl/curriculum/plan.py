@@ -26,7 +26,9 @@ def make_plan(config: Config) -> list[PlannedStage]:
     Raises UserError that lists every problem: unknown or missing inputs, wrong kinds, cycles, impossible sizes.
     """
     _refuse(_order_problems(config))
-    stages = _with_followers(config)
+    stages: dict[str, Stage] = {}
+    for name in config.order:
+        stages |= {name: config.stages[name]} | config.stages[name].followers(name, config)
     inputs = {name: _inputs(config, name, stage) for name, stage in stages.items()}
     sets = [pair for name, stage in stages.items() for pair in stage.data_sets(f"stages.{name}", config)]
     sets += [("tokenizer.train_on", name) for name in config.tokenizer.train_on]
@@ -66,13 +68,6 @@ def _order_problems(config: Config) -> Iterator[str]:
         yield f"compare: {config.compare} must be empty ([]), or two stages of order"
 
 
-def _with_followers(config: Config) -> dict[str, Stage]:
-    stages = {}
-    for name in config.order:
-        stages |= {name: config.stages[name]} | config.stages[name].followers(name, config)
-    return stages
-
-
 def _inputs(config: Config, name: str, stage: Stage) -> list[Input]:
     """The named inputs of a stage, then the stages that make the data sets it reads."""
     key = f"stages.{name}"
@@ -101,16 +96,16 @@ def _input_problems(config: Config, stages: dict[str, Stage], inputs: dict[str, 
 
 def _cycle(start: str, inputs: dict[str, list[Input]]) -> list[str] | None:
     """A chain of inputs from the stage `start` back to itself."""
-
-    def walk(name: str, path: list[str]) -> list[str] | None:
-        for parent in (given.reference for given in inputs.get(name, ())):
+    paths, seen = [[start]], set()
+    while paths:
+        path = paths.pop()
+        for parent in (given.reference for given in inputs.get(path[-1], ())):
             if parent == start:
-                return [*path, name, start]
-            if parent not in path and (found := walk(parent, [*path, name])):
-                return found
-        return None
-
-    return walk(start, [])
+                return [*path, start]
+            if parent not in seen:
+                seen.add(parent)
+                paths.append([*path, parent])
+    return None
 
 
 def _set_problems(config: Config, sets: list[tuple[str, str]]) -> Iterator[str]:

@@ -17,10 +17,7 @@ _loaded: dict[str, str] = {}  # module: SHA-256 of its source
 
 
 def load(names: Iterable[str], folders: Iterable[Path] = ()) -> None:
-    """Import the modules `names`, found in `folders`, in the working directory or where Python looks anyway.
-
-    Raises UserError when one is not found or fails while it is imported.
-    """
+    """Import the modules `names`, found in `folders`, in the working directory or where Python looks anyway."""
     names = [name for name in names if name not in _loaded]
     for folder in dict.fromkeys(str(path.resolve()) for path in (*map(Path, folders), Path.cwd()) if names):
         if folder not in sys.path:
@@ -37,7 +34,10 @@ def load(names: Iterable[str], folders: Iterable[Path] = ()) -> None:
             ) from error
         except Exception as error:
             raise UserError(f"plugins: {name}: cannot be imported ({type(error).__name__}: {error})") from error
-        _loaded[name] = _source_hash(Path(module.__file__))
+        path = Path(module.__file__)
+        sources = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+        found = {str(each.relative_to(path.parent)): files.sha256_file(each) for each in sources}
+        _loaded[name] = files.sha256_json(found)
 
 
 def loaded() -> dict[str, str]:
@@ -52,8 +52,3 @@ def check_loaded(names: Iterable[str]) -> None:
             f"plugins: this run uses {', '.join(missing)}; add --plugins {' '.join(missing)} to import "
             f"{'them' if len(missing) > 1 else 'it'} (their code runs with your rights)"
         )
-
-
-def _source_hash(path: Path) -> str:
-    sources = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
-    return files.sha256_json({str(each.relative_to(path.parent)): files.sha256_file(each) for each in sources})

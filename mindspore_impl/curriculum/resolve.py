@@ -41,12 +41,12 @@ def resolve_model_path(path: str | Path) -> ResolvedModel:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; name a checkpoint, a run or its stage, or an export package")
-    if _is_package(path):
-        return ResolvedModel(path, tokenizer=_tokenizer_in(path), template=named_template(path))
-    if path.is_dir() and is_hf_folder(path):
-        return ResolvedModel(path, tokenizer=_tokenizer_in(path))
-    run = _run_of(path)
-    return _of_run(path, run) if run else ResolvedModel(path, tokenizer=_tokenizer_in(path))
+    package = _is_package(path)
+    if not package and not (path.is_dir() and is_hf_folder(path)) and (run := _run_of(path)):
+        return _of_run(path, run)
+    folder = path if path.is_dir() else path.parent
+    tokenizer = next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
+    return ResolvedModel(path, tokenizer=tokenizer, template=named_template(path) if package else None)
 
 
 def open_tokenizer(path: Path, found: ResolvedModel, tokenizer_path: Path | None, template: str | None):
@@ -84,11 +84,7 @@ def _base_of(path: Path) -> WeightSource:
 
 
 def load_model(found: ResolvedModel, tokenizer_size: int):
-    """Build a model for inference and load its weights.
-
-    Raises UserError when its sizes are not known, its vocabulary is smaller than the tokenizer's, or its weights do not
-    fit.
-    """
+    """Build a model for inference and load its weights. Raises UserError for unknown or unfit sizes."""
     from mindspore_impl.model.pangu import PanguForCausalLM
     from mindspore_impl.model.weights import load_into
 
@@ -117,17 +113,10 @@ def _is_package(path: Path) -> bool:
     return is_package(path) and any(path.glob("*.mindir"))  # a checkpoint has a manifest and weights too
 
 
-def _tokenizer_in(path: Path) -> Path | None:
-    folder = path if path.is_dir() else path.parent
-    return next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
-
-
 def _run_of(path: Path) -> Path | None:
     """The run directory at or above `path`."""
-    for folder in (path, *path.resolve().parents):
-        if (folder / "config.yaml").is_file() and (folder / "stages").is_dir():
-            return folder
-    return None
+    above = (path, *path.resolve().parents)
+    return next((each for each in above if (each / "config.yaml").is_file() and (each / "stages").is_dir()), None)
 
 
 def _of_run(path: Path, run: Path) -> ResolvedModel:

@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -28,7 +28,8 @@ def run(config: Config) -> Path:
     launch calls this (see launch.py); rank 0 alone decides and writes what belongs to the run.
     """
     plan, run_dir = make_plan(config), Path(config.run_dir)
-    with _opened(config, run_dir):
+    with _claim(config, run_dir) if runtime.rank() == 0 else nullcontext():
+        ranks.barrier()
         if config.seeds:
             _run_seeds(config, run_dir)
         else:
@@ -43,7 +44,9 @@ def _run_plan(config: Config, plan: list[PlannedStage], run_dir: Path) -> None:
         _write_plan(run_dir, plan)
     runtime.setup(config.runtime, config.seed)
     context = RunContext(config, run_dir, {planned.name: planned for planned in plan})
-    context.tokenizer = _shared_tokenizer(context)
+    context.tokenizer = prepare_tokenizer(context) if runtime.rank() == 0 else None
+    ranks.barrier()  # the others find the tokenizer trained
+    context.tokenizer = context.tokenizer or prepare_tokenizer(context)
     for planned in plan:
         if status(run_dir, planned) != "skip":
             planned.stage.check_data(planned.name, context)
@@ -57,13 +60,6 @@ def _run_plan(config: Config, plan: list[PlannedStage], run_dir: Path) -> None:
             _write_report(run_dir)
         raise
     _write_report(run_dir)
-
-
-def _shared_tokenizer(context: RunContext):
-    """The tokenizer, which rank 0 alone may train; the others find it finished."""
-    found = prepare_tokenizer(context) if runtime.rank() == 0 else None
-    ranks.barrier()
-    return found or prepare_tokenizer(context)
 
 
 def _run_seeds(config: Config, run_dir: Path) -> None:
@@ -83,10 +79,7 @@ def seed_folder(run_dir: Path, seed: int) -> Path:
 
 
 def open_run(run_dir: Path, plugin_names: Iterable[str] = ()) -> RunContext:
-    """The context of an existing run directory, with its tokenizer loaded and the runtime set up. Writes nothing.
-
-    Raises UserError when config.yaml or the tokenizer is missing or damaged.
-    """
+    """The context of an existing run directory, its tokenizer loaded and the runtime set up. Writes nothing."""
     config = reopen(run_dir, plugin_names)
     tokenizer = load_tokenizer(config, run_dir)
     plan = {planned.name: planned for planned in make_plan(config)}
@@ -169,7 +162,7 @@ def _run_stage(context: RunContext, planned: PlannedStage, total: int) -> None:
     options = context.config.runtime
     advice = planned.stage.less_memory.format(f"stages.{planned.name}") + " or runtime.logits_mb"
     with cache.entry(options.cache, planned.fingerprint, int(options.cache_gb * 1e9)) as cached:
-        if note := cached.take(folder):
+        if note := ranks.on_rank_zero(lambda: cached.take(folder)):
             write(note["result"] | {"cache": {"seconds": note["seconds"]}})
             print(f"{label}: taken from the cache, where it took {note['seconds']:.1f} s", flush=True)
             return
@@ -193,20 +186,20 @@ def _begin(context: RunContext, planned: PlannedStage, folder: Path) -> tuple[st
 
     The record holds the seconds that an interrupted run has spent on the stage.
     """
+    from mindspore_impl.report.run_report import current_commit
+
     state = _place_folder(context, planned)
     if state == "skip":
         return state, {}
-    _write_environment(context.run_dir)
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    environment = {"commit": current_commit(), "device": runtime.device_description(), "versions": runtime.versions()}
+    files.write_json(context.run_dir / "environment.json", environment | {"started": now})
     path = folder / "stage.json"
     earlier = files.read_json(path).get("seconds", 0.0) if state == "resume" else 0.0
     record = {key: getattr(planned, key) for key in ("name", "kind", "fingerprint", "inputs", "model", "seed")}
-    record |= {"options": schema.to_plain(planned.stage), "started": _now(), "status": RUNNING, "seconds": earlier}
+    record |= {"options": schema.to_plain(planned.stage), "started": now, "status": RUNNING, "seconds": earlier}
     files.write_json(path, record)
     return state, record
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _place_folder(context: RunContext, planned: PlannedStage) -> str:
@@ -226,18 +219,6 @@ def _place_folder(context: RunContext, planned: PlannedStage) -> str:
         os.rename(found, folder)
     folder.mkdir(parents=True, exist_ok=True)
     return state
-
-
-@contextmanager
-def _opened(config: Config, run_dir: Path):
-    """Claim the run directory for this process and its ranks until the end, and write config.yaml."""
-    lock = _claim(config, run_dir) if runtime.rank() == 0 else None
-    ranks.barrier()
-    try:
-        yield
-    finally:
-        if lock is not None:
-            lock.close()
 
 
 def check_run_dir(config: Config, run_dir: Path) -> None:
@@ -268,13 +249,6 @@ def _claim(config: Config, run_dir: Path):
     files.remove_leftovers(run_dir)  # the lock says that nobody writes here
     files.write_text(run_dir / "config.yaml", to_yaml(config))
     return lock
-
-
-def _write_environment(run_dir: Path) -> None:
-    from mindspore_impl.report.run_report import current_commit
-
-    environment = {"commit": current_commit(), "device": runtime.device_description(), "versions": runtime.versions()}
-    files.write_json(run_dir / "environment.json", environment | {"started": _now()})
 
 
 def _write_report(run_dir: Path) -> None:

@@ -1,6 +1,6 @@
 """Where records come from and how they become batches."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from mindspore_impl.schema import option
@@ -65,9 +65,8 @@ class StageSet(DatasetOptions):
 
     def in_file(self, path: str) -> FileSet:
         """The same set, read from the stage's record file."""
-        return FileSet(
-            source="records", path=path, thinking=self.thinking, skip=self.skip, count=self.count, keep=self.keep
-        )
+        shared = {field.name: getattr(self, field.name) for field in fields(DatasetOptions)}
+        return FileSet(**shared | {"source": "records", "path": path})
 
 
 @dataclass

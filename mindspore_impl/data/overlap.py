@@ -38,9 +38,9 @@ def _same_window(train: DatasetOptions, held: DatasetOptions) -> bool:
 
 def shared_count(train: Iterable[Record], held_out: Iterable[Record]) -> int:
     """How many held-out records have the messages of a training record; reasoning and thinking mode do not count."""
-    known = set(map(_messages, train))
-    return sum(_messages(record) in known for record in held_out)
 
+    def messages(record: Record) -> tuple:
+        return tuple((message.role, message.content) for message in record.messages)
 
-def _messages(record: Record) -> tuple:
-    return tuple((message.role, message.content) for message in record.messages)
+    known = set(map(messages, train))
+    return sum(messages(record) in known for record in held_out)

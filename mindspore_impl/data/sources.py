@@ -26,7 +26,6 @@ SHAREGPT_ROLES = {
     "tool": "tool", "function": "tool", "observation": "tool",
 }  # fmt: skip
 
-
 Row = TypeVar("Row")
 Adapter = Callable[[dict, str, str, str], Record]  # (object of a file, its place, an id for it, thinking) -> record
 
@@ -80,11 +79,7 @@ def set_kinds() -> dict[type, Kinds]:
 def load_set(name: str, options: DatasetOptions, seed: int) -> list[Record]:
     """The records of the set `name`: `options.skip` are skipped, `options.count` taken, those in `options.keep` kept.
 
-    A file may be JSON lines or one JSON array, whatever the source. `options.thinking` says how assistant turns are
-    made; `records` files say it themselves, line by line, and the option only fills in where a line does not.
-
-    Raises UserError naming data.sets.<name>.<key> for a setting, and file:line and the field for malformed data. Lines
-    outside of the window are not looked at.
+    Raises UserError naming data.sets.<name>.<key> for a setting, and file:line and the field for malformed data.
     """
     records = load_whole(name, options, seed)
     return records if options.keep is None else difficulty.kept(records, options.keep, f"data.sets.{name}.keep")
@@ -189,22 +184,17 @@ def _gsm8k(value: dict, where: str, identity: str, thinking: str) -> Record:
     return _question(value, where, identity, thinking, (question, answer, reasoning), meta)
 
 
-@register_file_source("alpaca")
-def _alpaca(value: dict, where: str, identity: str, thinking: str) -> Record:
-    """instruction, input (may be empty or absent), output; `reasoning` and `system` when the file has them."""
-    require_keys(value, ("instruction", "output"), where)
-    question, extra = text_field(value, "instruction", where), _optional(value, "input", where)
-    question = f"{question}\n\n{extra}" if extra else question
-    texts = (question, text_field(value, "output", where), _optional(value, "reasoning", where))
+def _pair(keys: tuple[str, ...], value: dict, where: str, identity: str, thinking: str) -> Record:
+    """Question, answer and, of three keys, text to append to the question; `reasoning` and `system` are optional."""
+    require_keys(value, keys[:2], where)
+    question, answer = (text_field(value, key, where) for key in keys[:2])
+    extra = [text for key in keys[2:] if (text := _optional(value, key, where))]
+    texts = ("\n\n".join([question, *extra]), answer, _optional(value, "reasoning", where))
     return _question(value, where, identity, thinking, texts)
 
 
-@register_file_source("prompt_answer")
-def _prompt_answer(value: dict, where: str, identity: str, thinking: str) -> Record:
-    """prompt, answer; `reasoning` and `system` when the file has them."""
-    require_keys(value, ("prompt", "answer"), where)
-    texts = (text_field(value, "prompt", where), text_field(value, "answer", where))
-    return _question(value, where, identity, thinking, (*texts, _optional(value, "reasoning", where)))
+register_file_source("alpaca")(partial(_pair, ("instruction", "output", "input")))
+register_file_source("prompt_answer")(partial(_pair, ("prompt", "answer")))
 
 
 @register_file_source("sharegpt")

@@ -102,11 +102,10 @@ class EvaluateStage(Stage):
             f"{name} {value['accuracy']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
             for name, value in metrics.get("accuracy", {}).items()
         ]
-        for measure, key, title, form in (
-            ("perplexity", "perplexity", "perplexity", ".3f"),
-            ("teacher_kl", "kl", "KL to the teacher", ".4f"),
-        ):
-            parts += [f"{name} {title} {number(row[key], form)}" for name, row in metrics.get(measure, {}).items()]
+        for name, row in metrics.get("perplexity", {}).items():
+            parts.append(f"{name} perplexity {number(row['perplexity'], '.3f')}")
+        for name, row in metrics.get("teacher_kl", {}).items():
+            parts.append(f"{name} KL to the teacher {number(row['kl'], '.4f')}")
         for name, value in metrics.get("benchmarks", {}).items():
             parts.append(f"{name} {next((f'{m} {v:.3f}' for m, v in value.items() if m in value['stderr']), '')}")
         return "; ".join([*parts, *filter(None, [super().summary(metrics)])])

@@ -3,16 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from mindspore_impl.curriculum import estimate
 from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, stage_kind
 from mindspore_impl.distill.options import RolloutOptions
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.schema import option
-
-if TYPE_CHECKING:
-    pass
 
 
 @stage_kind
