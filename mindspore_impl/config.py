@@ -4,7 +4,6 @@ Hydra's own validation would let `+key=` typos pass and turn `true` into 'True' 
 here: the plain container is held against dataclasses by schema.py, one rule for YAML, `key=`, `+key=` and `++key=`.
 """
 
-import itertools
 import re
 import shutil
 import tempfile
@@ -19,15 +18,14 @@ from mindspore_impl.schema import nearest
 
 _QUOTES = "'\""
 _GLOBAL_GROUPS = ("experiment", "curriculum")  # their files set keys of the whole run
-_GLOBAL = re.compile(r"#\s*@package\s+_global_\s*")
+_GLOBAL = re.compile(r"(#.*\n)*#\s*@package\s+_global_\s*$", re.MULTILINE)
 _KEY = re.compile(r"[+~]*[\w./@:-]+", re.ASCII)
 
 
 def conf_folder() -> Path:
     """The folder of YAML files: beside the package in a clone, inside it in an installed wheel."""
-    package = Path(__file__).resolve().parent
-    packaged = package / "conf"
-    return packaged if packaged.is_dir() else package.parent / "conf"
+    packaged = Path(__file__).resolve().with_name("conf")
+    return packaged if packaged.is_dir() else packaged.parents[1] / "conf"
 
 
 def compose(overrides: list[str], config_dir: Path | None = None) -> tuple[dict, list[Path]]:
@@ -102,7 +100,7 @@ class _Sources:
         """The user's files of a global group that do not say so in their first lines."""
         own = [path for copied, path in self.files.items() if copied.parent.name == group]
         own += [path for folder in self.folders for path in sorted((folder / group).glob("*.yaml"))]
-        return ", ".join(str(path) for path in own if not _is_global(path)) or group
+        return ", ".join(str(path) for path in own if not _GLOBAL.match(path.read_text(encoding="utf-8"))) or group
 
     def renamed(self, message: str) -> str:
         """A message of Hydra with the user's files in place of their copies."""
@@ -111,19 +109,20 @@ class _Sources:
         return message
 
 
-def _is_global(path: Path) -> bool:
-    head = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").split("\n"))
-    return any(_GLOBAL.fullmatch(line) for line in head)
-
-
 @contextmanager
 def _composed(overrides: list[str], config_dir: Path | None) -> Iterator:
     from hydra import compose as hydra_compose
 
     with tempfile.TemporaryDirectory() as overlay:
         sources = _Sources(Path(overlay))
-        _check_config_dir(config_dir)
         search = [Path(config_dir)] if config_dir else []
+        for own in search:
+            if not own.is_dir():
+                raise UserError(f"--config-dir: {own}: no such folder")
+            for ours in conf_folder().glob("*/*.yaml"):
+                file = own / ours.parent.name / ours.name
+                if file.is_file() and not file.samefile(ours):
+                    raise UserError(f"--config-dir: {file}: conf/ has a file of this name; rename yours")
         sources.folders += [folder for own in search for folder in (own, own / "experiment")]
         _read(overrides, [conf_folder(), *search], sources)
         primary = conf_folder()
@@ -135,18 +134,6 @@ def _composed(overrides: list[str], config_dir: Path | None) -> Iterator:
                 yield hydra_compose("config", [*searched, *sources.overrides]), sources
         except UserError as error:
             raise UserError(sources.renamed(str(error))) from error
-
-
-def _check_config_dir(config_dir: Path | None) -> None:
-    """Refuse a folder that is not there, or a file in it that Hydra would pass over for one of conf/."""
-    if config_dir is None:
-        return
-    if not Path(config_dir).is_dir():
-        raise UserError(f"--config-dir: {config_dir}: no such folder")
-    for ours in conf_folder().glob("*/*.yaml"):
-        own = Path(config_dir) / ours.parent.name / ours.name
-        if own.is_file() and not own.samefile(ours):
-            raise UserError(f"--config-dir: {own}: conf/ has a file of this name; rename yours")
 
 
 @contextmanager
@@ -199,10 +186,9 @@ def _quoted(parser, text: str) -> str:
     for form in forms:
         try:
             parser.parse_override(form)
+            return form
         except HydraException as error:
             problem = error
-        else:
-            return form
     raise UserError(
         f"{text}: not an override as Hydra writes them; put words with special characters in quotes of their own, such "
         f"as {key}=\"'a,b'\" ({_readable(str(problem))})"

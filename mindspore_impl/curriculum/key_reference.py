@@ -5,12 +5,10 @@ python -m mindspore_impl.curriculum.key_reference
 
 import dataclasses
 import inspect
-import io
-import tokenize
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal, Union
 
 from mindspore_impl import files
@@ -55,23 +53,8 @@ def reference() -> str:
 
 def comments_of(schema: type) -> dict[str, str]:
     """{field: the comment behind it} of a dataclass and its bases."""
-    found = {}
-    for base in reversed(schema.__mro__):
-        if dataclasses.is_dataclass(base):
-            found |= dict(_comments(inspect.getsource(base)))
-    return found
-
-
-def _comments(source: str) -> Iterator[tuple[str, str]]:
-    line: list[tokenize.TokenInfo] = []
-    for token in tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline):
-        if token.type not in (tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT):
-            line.append(token)
-        if token.type == tokenize.NEWLINE:
-            if len(line) > 1 and line[0].type == tokenize.NAME and line[1].string == ":":
-                notes = [each.string.lstrip("# ") for each in line if each.type == tokenize.COMMENT]
-                yield line[0].string, " ".join(notes)
-            line = []
+    sources = [inspect.getsource(base) for base in reversed(schema.__mro__) if dataclasses.is_dataclass(base)]
+    return dict(re.findall(r"^    (\w+): .*?  # (.+)$", "\n".join(sources), re.MULTILINE))
 
 
 class _Pages:
@@ -154,29 +137,19 @@ def _default(field: dataclasses.Field) -> str:
         return "must be given"
     elif dataclasses.is_dataclass(value := field.default_factory()):
         return ""
-    names = {None: "null", True: "true", False: "false", "": "must be given"}
-    text = names[value] if isinstance(value, bool | str | None) and value in names else _plain(value)
-    return text.replace("'", "")
-
-
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return {"None": "null", "True": "true", "False": "false", "": "must be given"}.get(str(value), str(value)).replace(
+        "'", ""
+    )
 
 
 def _range(rule) -> str:
     if rule.low is not None and rule.high is not None:
         return f"{rule.low} to {rule.high}"
-    low = f"from {rule.low}" if rule.low is not None else f"> {rule.above}" if rule.above is not None else ""
-    high = f"to {rule.high}" if rule.high is not None else ""
-    return " ".join(filter(None, (low, high)))
-
-
-def main() -> None:
-    """Write conf/README.md of a clone."""
-    path = Path(conf_folder()) / "README.md"
-    files.write_text(path, reference())
-    print(path)
+    bounds = (("from", rule.low), (">", rule.above), ("to", rule.high))
+    return " ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
 
 
 if __name__ == "__main__":
-    main()
+    files.write_text(conf_folder() / "README.md", reference())

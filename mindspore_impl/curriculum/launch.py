@@ -33,16 +33,18 @@ _NOISE = ("[INFO] ", "[WARNING] ")  # MindSpore's own lines; they stay in the lo
 
 
 def spawn(config: Config, overrides: list[str]) -> None:
-    """Run `config` on `runtime.workers` processes of this machine, and return when all have ended well.
+    """Run `config` on `runtime.workers` processes of this machine, showing rank 0's output, until all have ended.
 
-    Shows rank 0's output. Ctrl-C and SIGTERM let the ranks save and stop, and end all of them after a minute. Raises
-    UserError when the ranks do, and JobFailed with the traceback, rank and log file of one that failed.
+    Ctrl-C and SIGTERM let the ranks save and stop, and end all of them after a minute. Raises UserError when the ranks
+    do, and JobFailed with the traceback, rank and log file of one that failed.
     """
     from mindspore_impl.curriculum.runner import check_run_dir
 
     run_dir, workers = Path(config.run_dir), config.runtime.workers
     check_run_dir(config, run_dir)
-    port = _port(config.runtime.port)
+    port = config.runtime.port or processes.free_port()
+    if processes.port_in_use(port):
+        raise UserError(f"runtime.port={port}: something listens on this port already; choose another, or 0 for any")
     folder = run_dir / "logs" / f"{datetime.now():%Y%m%d-%H%M%S}_{secrets.token_hex(4)}"
     files.write_json(folder / "launch.json", {"config": schema.to_plain(config), "overrides": overrides})
     command = [_msrun(), f"--worker_num={workers}", f"--local_worker_num={workers}", f"--master_port={port}"]
@@ -58,8 +60,7 @@ def spawn(config: Config, overrides: list[str]) -> None:
 
 def _msrun() -> str:
     """MindSpore's launcher, of this Python."""
-    path = Path(sys.executable).with_name("msrun")
-    found = str(path) if path.is_file() else shutil.which("msrun")
+    found = shutil.which("msrun", path=Path(sys.executable).parent) or shutil.which("msrun")
     if found is None:
         raise UserError("runtime.workers: MindSpore's launcher `msrun` is not beside this Python nor in PATH")
     return found
@@ -98,7 +99,9 @@ def _follow(process: subprocess.Popen, folder: Path, workers: int, asked: list[i
             now = time.monotonic()
             deadline = now if told > 1 or not _tell(folder, workers, signal.SIGTERM) else now + ranks.GRACE_SECONDS + 5
         if deadline is not None and time.monotonic() >= deadline:
-            _end(process, folder, workers)
+            _tell(folder, workers, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         time.sleep(POLL_SECONDS)
     shown.relay()
 
@@ -129,18 +132,10 @@ def _tell(folder: Path, workers: int, number: int) -> bool:
     for rank in range(workers):
         note = _note(folder, rank)
         if note is not None and "exit_code" not in note:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(note["pid"], number)
                 told = True
-            except ProcessLookupError:
-                pass
     return told
-
-
-def _end(process: subprocess.Popen, folder: Path, workers: int) -> None:
-    _tell(folder, workers, signal.SIGKILL)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _note(folder: Path, rank: int) -> dict | None:
@@ -157,34 +152,27 @@ def _judge(process: subprocess.Popen, folder: Path, workers: int, asked: list[in
     if process.returncode == 0:
         return
     notes = [_note(folder, rank) or {} for rank in range(workers)]
+    logs = [folder / f"worker_{rank}.log" for rank in range(workers)]
     if any(note.get("exit_code") == ranks.STOPPED for note in notes):
         raise ranks.Stopped(agreed=True)
     ended = [(note.get("ended", float("inf")), rank) for rank, note in enumerate(notes) if note.get("exit_code")]
-    hung = [rank for rank in range(workers) if "Timeout (" in _last(folder / f"worker_{rank}.log", 200)]
+    hung = [rank for rank, log in enumerate(logs) if "Timeout (" in _last(log, 200)]
     if ended:  # the first to fail; msrun ends the others, which then leave no note of their end
         rank = min(ended)[1]
         if notes[rank]["exit_code"] == 2:
-            raise UserError(f"{notes[rank]['error']} (rank {rank}; its log: {folder / f'worker_{rank}.log'})")
-        raise JobFailed(f"rank {rank} failed; {folder / f'worker_{rank}.log'}:\n{notes[rank]['error']}")
+            raise UserError(f"{notes[rank]['error']} (rank {rank}; its log: {logs[rank]})")
+        raise JobFailed(f"rank {rank} failed; {logs[rank]}:\n{notes[rank]['error']}")
     if hung:
-        rank = hung[0]
         raise JobFailed(
-            f"no progress for {hang_seconds} s (runtime.hang_seconds) at rank{'s' if len(hung) > 1 else ''} "
-            f"{', '.join(map(str, hung))}: one of the ranks hangs. Where each stood is at the end of its log; "
-            f"{folder / f'worker_{rank}.log'}:\n{_last(folder / f'worker_{rank}.log', 30)}"
+            f"no progress for {hang_seconds} s (runtime.hang_seconds) at rank {', '.join(map(str, hung))}; each log "
+            f"ends with where its rank stood; {logs[hung[0]]}:\n{_last(logs[hung[0]], 30)}"
         )
-    raise JobFailed(_died(folder, notes))
-
-
-def _died(folder: Path, notes: list[dict]) -> str:
-    """What to say of a job whose ranks left no word: killed from outside, out of memory, or never started."""
-    started = [rank for rank, note in enumerate(notes) if note]
-    if not started:
-        return f"no rank has started; {folder / 'msrun.log'}:\n{_last(folder / 'msrun.log', 20)}"
-    logs = "\n".join(f"{folder / f'worker_{rank}.log'}:\n{_last(folder / f'worker_{rank}.log', 8)}" for rank in started)
-    return (
+    if not any(notes):
+        raise JobFailed(f"no rank has started; {folder / 'msrun.log'}:\n{_last(folder / 'msrun.log', 20)}")
+    ends = "".join(f"\n{log}:\n{_last(log, 8)}" for log, note in zip(logs, notes, strict=True) if note)
+    raise JobFailed(
         "a rank was ended from outside (killed, or the machine ran out of memory: see `dmesg`); the same command "
-        f"continues where it stopped\n{logs}"
+        f"continues where it stopped{ends}"
     )
 
 
@@ -247,18 +235,18 @@ def recorded(launched: Path | None) -> Iterator[None]:
     note = {"pid": os.getpid(), "host": socket.gethostname(), "command": shlex.join(sys.argv)}
     files.write_json(path, note)
 
-    def ended(code: int, error: str = "") -> None:
-        files.write_json(path, note | {"exit_code": code, "error": error, "ended": time.time()})
-
+    code, text = 1, ""
     try:
         yield
-        ended(0)
+        code = 0
     except UserError as error:
-        ended(2, str(error))
+        code, text = 2, str(error)
         raise
     except ranks.Stopped:
-        ended(ranks.STOPPED)
+        code = ranks.STOPPED
         raise
     except BaseException:
-        ended(1, traceback.format_exc())
+        text = traceback.format_exc()
         raise
+    finally:
+        files.write_json(path, note | {"exit_code": code, "error": text, "ended": time.time()})
