@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, problem_of, stage_kind
+from mindspore_impl.curriculum.stages.base import PlannedStage, Shared, problem_of, stage_kind
+from mindspore_impl.curriculum.stages.context import RunContext
 from mindspore_impl.curriculum.stages.inputs import is_path
 from mindspore_impl.curriculum.stages.sft import SftStage
 from mindspore_impl.data.options import ROLLOUTS
@@ -34,7 +35,7 @@ class DistillStage(SftStage):
         composed = f", {self.objective.divergence} with composed operators"
         return super().work() + (composed if runs_composed(self.objective.divergence) else "")
 
-    def teacher(self, context: Context, planned: PlannedStage):
+    def teacher(self, context: RunContext, planned: PlannedStage):
         """The store, checked against the stage's tokenizer, objective and model."""
         from mindspore_impl.data.teacher_store import StoreReader
         from mindspore_impl.losses.objective import check_store
@@ -63,12 +64,12 @@ class DistillStage(SftStage):
         maker = shared.stages[self.store]
         if (capture := getattr(maker, "capture", None)) is None:
             return  # a kind of its own; the store itself is checked when this stage starts
-        source = f"stages.{self.store}"
+        source, sets = f"stages.{self.store}", shared.data.sets
         yield from self._store_problems(key, capture.mode, capture.temperature, f"{source}.capture")
         for name in self.mixture():
             if name == ROLLOUTS and self.rollouts != maker.rollouts:
                 yield f"{key}.rollouts: {self.rollouts!r} was not captured; {source}.rollouts is {maker.rollouts!r}"
-            elif name != ROLLOUTS and not _captured(shared, name, maker.sets):
+            elif name != ROLLOUTS and not any(sets[each] == sets[name] for each in maker.sets):  # equal records
                 yield f"{key}.data.mixture.{name}: not captured; add it to {source}.sets"
         teacher, student = (shared.models[s.model_name(shared)].vocab_size for s in (maker, self))
         if student != teacher:
@@ -86,9 +87,3 @@ class DistillStage(SftStage):
                 f"{key}.objective.temperature: {self.objective.temperature} differs from the temperature {temperature} "
                 f"of {source}; a top-k store cannot be re-tempered"
             )
-
-
-def _captured(shared: Shared, name: str, captured: list[str]) -> bool:
-    """Whether a capture scores the set itself, or one with the same records."""
-    sets = shared.data.sets
-    return any(other == name or sets[other] == sets[name] for other in captured)

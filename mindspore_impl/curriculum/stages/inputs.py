@@ -55,9 +55,7 @@ def reference_problem(given: Input, reader: str, stages: Mapping[str, Any], orde
 
 
 def check_weights(source, folder: Path, options: ModelOptions, key: str, tokenizer: Path | None) -> None:
-    """Refuse weights of another model, or weights beside another tokenizer than the run's.
-
-    Weights whose files do not say what model they are of are compared by names and shapes when they are loaded.
+    """Refuse weights of another model, as far as their files name it, or beside another tokenizer than the run's.
 
     Args:
         source: WeightSource of the weights.

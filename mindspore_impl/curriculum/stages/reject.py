@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mindspore_impl import files
-from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Stage, stage_kind
+from mindspore_impl.curriculum.stages.base import PlannedStage, Stage, stage_kind
+from mindspore_impl.curriculum.stages.context import RunContext
 from mindspore_impl.data import judging
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError
@@ -28,7 +29,7 @@ class RejectStage(Stage):
     provides: ClassVar[dict[str, str]] = {"records": "records.jsonl"}
     outputs: ClassVar[tuple[str, ...]] = ("records.jsonl",)
 
-    def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
+    def run(self, context: RunContext, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         """Write the shortest correct answer to each prompt to `folder`/records.jsonl, for SFT.
 
         A record's id is the prompt's with its thinking mode. Returns prompts, records (written), without_right_answer,

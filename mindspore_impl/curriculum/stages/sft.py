@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from mindspore_impl import runtime
 from mindspore_impl.curriculum import estimate
-from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, problem_of, stage_kind
+from mindspore_impl.curriculum.stages.base import PlannedStage, Shared, Stage, problem_of, stage_kind
+from mindspore_impl.curriculum.stages.context import RunContext
 from mindspore_impl.curriculum.stages.evaluate import EvaluateStage
 from mindspore_impl.data.options import ROLLOUTS, BatchOptions
 from mindspore_impl.data.overlap import shared_count
@@ -95,12 +96,12 @@ class SftStage(Stage):
         if self.init in shared.stages and (other := shared.stages[self.init].model_name(shared)) != self.model:
             yield f"{key}.init: {self.init!r} trains model {other!r}, this stage {self.model!r}"
 
-    def load(self, artifact: str, folder: Path, context: Context) -> Any:
+    def load(self, artifact: str, folder: Path, context: RunContext) -> Any:
         from mindspore_impl.curriculum.resolve import open_weights
 
         return open_weights(folder, self.train.select)
 
-    def check_data(self, name: str, context: Context) -> None:
+    def check_data(self, name: str, context: RunContext) -> None:
         """Print how many records of each validation and test set are trained on too."""
         shared, key = context.config, f"stages.{name}"
         after = self.followers(name, shared).values()
@@ -112,7 +113,7 @@ class SftStage(Stage):
                 total = len(context.records(each))
                 print(f"warning: {key}: {count:,} of {total:,} records of {each} are trained on ({', '.join(train)})")
 
-    def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
+    def run(self, context: RunContext, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.model.adapter_file import Adapters
         from mindspore_impl.training.trainer import TrainingJob, train
 
@@ -141,11 +142,11 @@ class SftStage(Stage):
         """What is minimised."""
         return ObjectiveOptions()
 
-    def teacher(self, context: Context, planned: PlannedStage):
+    def teacher(self, context: RunContext, planned: PlannedStage):
         """The reader of the teacher store; None without one."""
         return None
 
-    def make_stream(self, context: Context, planned: PlannedStage):
+    def make_stream(self, context: RunContext, planned: PlannedStage):
         """The stage's BatchStream, and what stage.json says about its data."""
         from mindspore_impl.data.batches import BatchStream
 
@@ -158,22 +159,27 @@ class SftStage(Stage):
         changes = {name: _selection(context, name, data) for name in data.mixture if name != ROLLOUTS}
         return stream, stream.summary() | {"selection": {name: change for name, change in changes.items() if change}}
 
-    def _validation(self, context: Context) -> dict[str, list]:
+    def _validation(self, context: RunContext) -> dict[str, list]:
+        """The batches of each validation set, of the samples that fit a row; a message counts the others."""
         from mindspore_impl.data.batches import one_pass
 
         # Rows of one micro-batch on one device: validation compiles to the same shape as training.
         rows = self.data.rows // (self.data.gradient_accumulation_steps * runtime.world_size())
-        length = self.data.sequence_length
-        return {
-            name: [batch for batch, _ in one_pass(_fitting(context.samples(name), length), length, rows)]
-            for name in self.data.validation
-        }
+        length, batches = self.data.sequence_length, {}
+        for name in self.data.validation:
+            samples = context.samples(name)
+            kept = [sample for sample in samples if len(sample.ids) <= length]
+            if not kept:
+                raise UserError(f"data.validation: every sample is longer than data.sequence_length {length}")
+            if len(kept) < len(samples):
+                print(f"  validation: {len(samples) - len(kept)} samples longer than {length} are left out")
+            batches[name] = [batch for batch, _ in one_pass(kept, length, rows)]
+        return batches
 
     def _print(self, model, steps: int, summary: dict) -> None:
         data, lora = self.data, self.lora
-        parameters, adapters = (
-            sum(p.size for p in each) for each in (model.get_parameters(), model.trainable_params())
-        )
+        parameters = sum(parameter.size for parameter in model.get_parameters())
+        adapters = sum(parameter.size for parameter in model.trainable_params())
         trained = f", {adapters:,} of them in adapters (LoRA r={lora.r}), the rest frozen" if lora else ""
         mixture = ", ".join(f"{name} {count:,}" for name, count in summary["sets"].items())
         print(
@@ -189,7 +195,7 @@ class SftStage(Stage):
             )
 
 
-def _selection(context: Context, name: str, data: BatchOptions) -> dict | None:
+def _selection(context: RunContext, name: str, data: BatchOptions) -> dict | None:
     """How the band of a set changed its difficulty (`difficulty.change`); None where neither band nor order is set."""
     from mindspore_impl.data.difficulty import change
     from mindspore_impl.data.sources import load_whole
@@ -200,17 +206,7 @@ def _selection(context: Context, name: str, data: BatchOptions) -> dict | None:
     return change(load_whole(name, options, context.config.seed), kept, options.keep.field, name)
 
 
-def _fitting(samples: list, sequence_length: int) -> list:
-    """The validation samples that fit a row; a message counts the others."""
-    kept = [sample for sample in samples if len(sample.ids) <= sequence_length]
-    if not kept:
-        raise UserError(f"data.validation: every sample is longer than data.sequence_length {sequence_length}")
-    if len(kept) < len(samples):
-        print(f"  validation: {len(samples) - len(kept)} samples longer than {sequence_length} are left out")
-    return kept
-
-
-def _hf_config(context: Context, model: str) -> dict | None:
+def _hf_config(context: RunContext, model: str) -> dict | None:
     """The config.json of a checkpoint; None for a model that no Hugging Face model type describes."""
     from mindspore_impl.model.hf_config import config_of, token_ids
 

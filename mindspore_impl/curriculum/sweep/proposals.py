@@ -17,7 +17,13 @@ def proposals(plan: SweepPlan) -> Iterator[list[Trial]]:
 
     A trial that cannot be composed is recorded as failed and not part of its batch.
     """
-    optuna, options = _optuna(), plan.options.optuna
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError("sweep.optuna: Optuna is not installed; pip install -e '.[sweep]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+    options = plan.options.optuna
     recorded = list(plan.record.trials)
     study = optuna.create_study(direction=plan.options.direction)
     number = 0
@@ -25,11 +31,15 @@ def proposals(plan: SweepPlan) -> Iterator[list[Trial]]:
         batch = []
         for _ in range(min(plan.jobs, options.n_trials - number)):
             known = recorded[number] if number < len(recorded) else None
-            study.sampler = _sampler(optuna, options.sampler, options.seed + number)
+            study.sampler = samplers[options.sampler](seed=options.seed + number)
             if known is not None:
                 study.enqueue_trial(_read(plan.space, known.overrides))
             asked = study.ask()
-            batch.append((asked, _wanted(plan, _draw(plan.space, asked), known)))
+            overrides = _draw(plan.space, asked)
+            try:
+                batch.append((asked, plan.add(overrides, known=known)))
+            except UserError as error:
+                batch.append((asked, plan.refuse(overrides, str(error), known)))
             number += 1
         yield [trial for _, trial in batch if trial.number in plan.configs]
         for asked, trial in batch:
@@ -37,13 +47,6 @@ def proposals(plan: SweepPlan) -> Iterator[list[Trial]]:
                 study.tell(asked, trial.metric)
             else:
                 study.tell(asked, state=optuna.trial.TrialState.FAIL)
-
-
-def _wanted(plan: SweepPlan, overrides: list[str], known: Trial | None) -> Trial:
-    try:
-        return plan.add(overrides, known=known)
-    except UserError as error:
-        return plan.refuse(overrides, str(error), known)
 
 
 def _draw(space: Space, asked) -> list[str]:
@@ -61,17 +64,3 @@ def _read(space: Space, overrides: list[str]) -> dict:
     for key, interval in space.intervals.items():
         values[key] = int(values[key]) if interval.whole else float(values[key])
     return values
-
-
-def _sampler(optuna, name: str, seed: int):
-    samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
-    return samplers[name](seed=seed)
-
-
-def _optuna():
-    try:
-        import optuna
-    except ImportError as error:
-        raise UserError("sweep.optuna: Optuna is not installed; pip install -e '.[sweep]'") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna

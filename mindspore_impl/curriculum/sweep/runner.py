@@ -1,13 +1,13 @@
 """Run the trials of a sweep, record each one, continue when one fails, and write the report."""
 
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from mindspore_impl import files
 from mindspore_impl.curriculum.configuration import to_yaml
 from mindspore_impl.curriculum.sweep.metric import metric_of
+from mindspore_impl.curriculum.sweep.proposals import proposals
 from mindspore_impl.curriculum.sweep.trial_process import LOG, TrialProcess, stop_all
 from mindspore_impl.curriculum.sweep.trials import SweepPlan, plan_sweep
 from mindspore_impl.distributed import ranks
@@ -42,7 +42,7 @@ def run_sweep(overrides: list[str], jobs: int = 1, dry_run: bool = False, config
             plan = plan_sweep(overrides, jobs, config_dir)
         write_sweep(plan.folder, plan.record)
         try:
-            for batch in _batches(plan):
+            for batch in proposals(plan) if plan.proposes else [plan.wanted]:
                 write_sweep(plan.folder, plan.record)
                 _run(plan, [trial for trial in batch if trial.status != FINISHED])
         except BaseException:
@@ -59,22 +59,11 @@ def run_sweep(overrides: list[str], jobs: int = 1, dry_run: bool = False, config
 
 
 def _print_plan(plan: SweepPlan) -> None:
-    count = (
-        f"{plan.options.optuna.n_trials} trials, chosen by Optuna," if plan.proposes else f"{len(plan.wanted)} trials"
-    )
+    optuna = plan.options.optuna
+    count = f"{optuna.n_trials} trials, chosen by Optuna," if plan.proposes else f"{len(plan.wanted)} trials"
     print(f"{plan.record.name}: {count} in {plan.folder}, over {', '.join(plan.record.space) or 'nothing'}")
     for trial in plan.wanted:
         print(f"  {trial.status:<8}  {trial.folder}  {' '.join(trial.overrides)}")
-
-
-def _batches(plan: SweepPlan) -> Iterator[list[Trial]]:
-    """Batches of trials that can run at the same time."""
-    if not plan.proposes:
-        yield plan.wanted
-        return
-    from mindspore_impl.curriculum.sweep.proposals import proposals
-
-    yield from proposals(plan)
 
 
 def _run(plan: SweepPlan, waiting: list[Trial]) -> None:

@@ -30,7 +30,7 @@ class TrialProcess:
         """Whether its first process has ended; what that left behind is then killed."""
         if self.process.poll() is None:
             return False
-        self._signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         return True
 
     @property
@@ -38,16 +38,8 @@ class TrialProcess:
         """Wall-clock seconds since the start."""
         return time.monotonic() - self.started
 
-    def ask_to_stop(self) -> None:
-        """SIGTERM to the whole group."""
-        self._signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """SIGKILL to the whole group; returns when its first process is gone."""
-        self._signal(signal.SIGKILL)
-        self.process.wait()
-
-    def _signal(self, number: int) -> None:
+    def signal(self, number: int) -> None:
+        """Send a signal to the whole group."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
@@ -57,9 +49,9 @@ class TrialProcess:
         if code == 0:
             return None
         lines = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-        last = next((i for i in reversed(range(len(lines))) if lines[i].startswith("error: ")), None)
-        if last is not None:
-            return "\n".join(lines[last:]).removeprefix("error: ").strip()
+        _, error, said = ("\n" + "\n".join(lines)).rpartition("\nerror: ")
+        if error:
+            return said.strip()
         word = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         said = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
         return f"{word}: {said}"
@@ -68,11 +60,12 @@ class TrialProcess:
 def stop_all(running: list[TrialProcess], patience: float) -> None:
     """End every trial: SIGTERM first, SIGKILL after `patience` seconds or at a second Ctrl-C."""
     for trial in running:
-        trial.ask_to_stop()
+        trial.signal(signal.SIGTERM)
     until = time.monotonic() + patience
     try:
         while time.monotonic() < until and not all([trial.ended for trial in running]):
             time.sleep(0.1)
     finally:
         for trial in running:
-            trial.kill()
+            trial.signal(signal.SIGKILL)
+            trial.process.wait()

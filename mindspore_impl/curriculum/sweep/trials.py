@@ -17,7 +17,7 @@ from mindspore_impl.curriculum.sweep.options import SweepOptions
 from mindspore_impl.curriculum.sweep.space import Space, key_of, read_space
 from mindspore_impl.errors import UserError
 from mindspore_impl.report.sweep_files import FAILED, FILE, WAITING, Sweep, Trial, is_sweep, read_sweep
-from mindspore_impl.schema import nearest
+from mindspore_impl.schema import check_ranges, nearest
 
 SEED = "seed"
 
@@ -63,7 +63,7 @@ class SweepPlan:
         with _named(title):
             config = compose([*self.space.fixed, *overrides], self.config_dir)
             fingerprint = self._checked(config)
-        trial = known or self._new(overrides, title, self._group(name, overrides))
+        trial = known or self._new(overrides, title, name)
         if trial.config != fingerprint:  # new, or a file that decides its results has changed
             trial.config, trial.status = fingerprint, WAITING
         self.configs[trial.number] = self._placed(config, trial)
@@ -72,20 +72,18 @@ class SweepPlan:
 
     def refuse(self, overrides: list[str], error: str, known: Trial | None) -> Trial:
         """Add a proposed trial that cannot run, as failed."""
-        trial = known or self._new(overrides, self.space.title(overrides), self._group(None, overrides))
+        trial = known or self._new(overrides, self.space.title(overrides), None)
         trial.status, trial.error = FAILED, error
         self.wanted.append(trial)
         return trial
 
-    def _new(self, overrides: list[str], title: str, group: str) -> Trial:
+    def _new(self, overrides: list[str], title: str, name: str | None) -> Trial:
         number = len(self.record.trials) + 1
-        trial = Trial(number, title, group, f"trials/{number:03d}_{_slug(title)}", overrides)
+        group = self.space.title([text for text in overrides if not text.startswith(f"{SEED}=")], name)
+        slug = re.sub(r"[^A-Za-z0-9._=+-]+", "-", title.replace(", ", "_"))[:60].strip("-._")
+        trial = Trial(number, title, group, f"trials/{number:03d}_{slug}", overrides)
         self.record.trials.append(trial)
         return trial
-
-    def _group(self, name: str | None, overrides: list[str]) -> str:
-        """The title without the seed."""
-        return self.space.title([text for text in overrides if not text.startswith(f"{SEED}=")], name)
 
     def _checked(self, config: Config) -> str:
         """The fingerprint of all that decides the trial's results, file contents included."""
@@ -116,7 +114,9 @@ def plan_sweep(overrides: list[str], jobs: int = 1, config_dir: Path | None = No
     with _named(space.title(space.sample())) if space.choices else nullcontext():
         base = compose([*space.fixed, *space.sample()], config_dir)
     options = base.sweep or SweepOptions()
-    space.add(_params(options))
+    params = read_space([f"{key}={value}" for key, value in options.params.items()])
+    params.choices |= {key_of(text): [text.partition("=")[2]] for text in params.fixed}  # a list of one value
+    space.add(params)
     _check(space, options)
     record = Sweep(
         base.name,
@@ -137,25 +137,11 @@ def plan_sweep(overrides: list[str], jobs: int = 1, config_dir: Path | None = No
     by_choices = {tuple(trial.overrides): trial for trial in known}
     limit = options.optuna.n_trials if options.optuna else None
     for name, more in (options.trials or {None: []}).items():
-        for choices in _beside(more, space):
+        own = {*map(key_of, more)}  # a named trial's own keys do not vary
+        for choices in Space(choices={k: v for k, v in space.choices.items() if k not in own}).combinations():
             if limit is None or len(plan.wanted) < limit:
                 plan.add([*more, *choices], name, by_choices.get((*more, *choices)))
     return plan
-
-
-def _beside(own: list[str], space: Space) -> list[list[str]]:
-    """Every combination of the choices of which a named trial does not set the key itself."""
-    made = {key_of(text) for text in own}
-    left = {key: values for key, values in space.choices.items() if key not in made}
-    return list(Space(choices=left).combinations())
-
-
-def _params(options: SweepOptions) -> Space:
-    """The space of `sweep.params`; a single value is a list of one."""
-    space = read_space([f"{key}={value}" for key, value in options.params.items()])
-    space.choices |= {key_of(text): [text.partition("=")[2]] for text in space.fixed}
-    space.fixed = []
-    return space
 
 
 def _check(space: Space, options: SweepOptions) -> None:
@@ -172,8 +158,7 @@ def _check(space: Space, options: SweepOptions) -> None:
                 raise UserError(f"sweep.{key}: sweep.trials has no {name!r}{nearest(name, options.trials)}")
     if optuna is None:
         return
-    if optuna.n_trials < 1:
-        raise UserError(f"sweep.optuna.n_trials: {optuna.n_trials} is not at least 1")
+    check_ranges(optuna, "sweep.optuna")
     if options.metric is None:
         raise UserError("sweep.metric: Optuna needs the number to judge a trial by, such as STAGE.accuracy.SET")
     if options.trials:
@@ -207,8 +192,3 @@ def _earlier(folder: Path, record: Sweep) -> list[Trial]:
             raise UserError(f"run_dir: {folder} holds another sweep, with {what} {theirs}, not {ours}; choose another")
     record.trials = found.trials
     return found.trials
-
-
-def _slug(title: str) -> str:
-    """A title as part of a folder's name."""
-    return re.sub(r"[^A-Za-z0-9._=+-]+", "-", title.replace(", ", "_"))[:60].strip("-._")
