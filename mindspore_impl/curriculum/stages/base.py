@@ -31,7 +31,7 @@ def stage_kind(cls: type["Stage"]) -> type["Stage"]:
 
 @dataclass(kw_only=True)
 class Stage:
-    """Options of one stage. Of the methods a kind must override `run` alone. Each `context` is a RunContext."""
+    """Options of one stage. Of the methods a kind must override `run` alone."""
 
     kind: str  # what the stage does
     seed: int | None = option(None, low=0)  # null: the run's seed
