@@ -14,10 +14,10 @@ def arrays(step):
     return weights, {"adam_m.a.weight": weights["a.weight"] / 3, "global_step": np.array([step], np.int32)}
 
 
-def write(folder, *steps, keep=10, metric=None, keep_every=0):
+def write(folder, *steps, keep=10, metric=None):
     """Save a checkpoint of each step."""
     for step in steps:
-        checkpoint.save(folder, step, *arrays(step), {"step": step}, keep, metric, {"of": "a model"}, keep_every)
+        checkpoint.save(folder, step, *arrays(step), {"step": step}, keep, metric, {"of": "a model"})
 
 
 def check(found):

@@ -133,7 +133,7 @@ def test_every_so_many_steps_a_checkpoint_is_kept_and_says_what_model_it_is_of(t
 def test_a_position_of_another_program_is_refused(tmp_path, position):
     held, state = checkpoint.weights_of(linear_network()), {"global_step": np.zeros(1, np.float32)}
     checkpoint.save(tmp_path / "checkpoints", 3, held, state, position, 1)
-    with pytest.raises(UserError, match="step_00000003.*progress"):
+    with pytest.raises(UserError, match="step_00000003"):
         run(tmp_path, Stream())
 
 
@@ -150,7 +150,7 @@ def test_a_log_that_cannot_be_written_loses_nothing(synchronous, tmp_path, monke
         return real(file, data)
 
     monkeypatch.setattr(metrics.files, "write_all", write_all)
-    with pytest.raises(UserError, match="metrics.jsonl|metrics.*No space left"):
+    with pytest.raises(UserError, match=f"{tmp_path}.*No space left"):
         run(tmp_path, Stream(), options=EVERY_STEP)
     monkeypatch.setattr(metrics.files, "write_all", real)
     equal(run(tmp_path, Stream(), options=EVERY_STEP)[0], synchronous[1])
@@ -164,7 +164,7 @@ def test_a_stage_on_a_disk_that_is_really_full(synchronous, small_disk):
     room = os.statvfs(disk)
     (disk / "filler").write_bytes(b"0" * (room.f_bavail * room.f_bsize - 36 * 1024))
     options = replace(EVERY_STEP, save_total_limit=1, logging_steps=1, tensorboard=True)
-    with pytest.raises(UserError, match=r"disk/stage/.*No space left on device.*run again") as error:
+    with pytest.raises(UserError, match="disk/stage/.*No space left on device") as error:
         run(folder, Stream(), options=options)
     assert str(error.value).count("No space") == 1
     remount("size=1m")
