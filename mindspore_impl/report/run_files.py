@@ -68,6 +68,11 @@ class RunView:
     environment: dict  # device, versions, commit, started
 
     @property
+    def finished(self) -> bool:
+        """Whether every stage of the run is finished."""
+        return bool(self.stages) and all(stage.status == "finished" for stage in self.stages)
+
+    @property
     def last_evaluated(self) -> StageView | None:
         """The last finished stage that has accuracies."""
         return next((s for s in reversed(self.stages) if s.status == "finished" and s.accuracy), None)
