@@ -53,49 +53,49 @@ class Entry:
             shutil.rmtree(self.path, ignore_errors=True)
             return None
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         try:
-            for name in content["files"]:
-                _bring(self.path / "files" / name, temporary / name)
-            os.chmod(temporary, 0o755)
-            shutil.rmtree(folder, ignore_errors=True)  # at most a half-made copy of this very result
-            os.rename(temporary, folder)
+            with _temporary_beside(folder) as temporary:
+                for name in content["files"]:
+                    _bring(self.path / "files" / name, temporary / name)
+                shutil.rmtree(folder, ignore_errors=True)  # at most a half-made copy of this very result
+                os.rename(temporary, folder)
             with suppress(OSError):  # a cache of somebody else's
                 os.utime(self.path)  # its last use
         except OSError as error:
             raise UserError(f"{folder}: cannot be filled from {self.path} ({error.strerror})") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         return content["note"]
 
     def keep(self, folder: Path, note: dict) -> None:
         """Keep the files of `folder` with `note`, on rank 0 alone. Where that fails there is a message and no entry."""
         if self.path is None or self.path.exists():
             return
-        temporary = None
         try:
-            temporary = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent))
-            found = {}
-            for path in sorted(folder.rglob("*")):
-                name = path.relative_to(folder)
-                hidden = any(part.startswith(".") for part in name.parts)  # leftovers of a kill: .name.tmp
-                if path.is_file() and not path.is_symlink() and not hidden and str(name) not in _LEFT_OUT:
-                    target = temporary / "files" / name
-                    _bring(path, target)
-                    os.chmod(target, 0o444)
-                    found[str(name)] = {"bytes": target.stat().st_size, "sha256": files.sha256_file(target)}
-            content = {"schema": SCHEMA, "key": self.path.name, "note": note, "files": found}
-            files.write_json(temporary / NOTE, content | {"sha256": files.sha256_json(content)})
-            os.chmod(temporary, 0o755)
-            os.rename(temporary, self.path)
+            with _temporary_beside(self.path) as temporary:
+                found = {}
+                for path in sorted(folder.rglob("*")):
+                    name = path.relative_to(folder)
+                    hidden = any(part.startswith(".") for part in name.parts)  # leftovers of a kill: .name.tmp
+                    if path.is_file() and not path.is_symlink() and not hidden and str(name) not in _LEFT_OUT:
+                        target = temporary / "files" / name
+                        _bring(path, target)
+                        os.chmod(target, 0o444)
+                        found[str(name)] = {"bytes": target.stat().st_size, "sha256": files.sha256_file(target)}
+                content = {"schema": SCHEMA, "key": self.path.name, "note": note, "files": found}
+                files.write_json(temporary / NOTE, content | {"sha256": files.sha256_json(content)})
+                os.rename(temporary, self.path)
             files.fsync_folder(self.path.parent)
             if self.limit:
                 _shrink(self.path, self.limit)
         except (OSError, UserError) as error:
             print(f"  cache: {self.path} could not be kept ({error}); the run goes on", flush=True)
-        finally:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    """A folder beside `path` to be renamed to it; removed at the end if it was not."""
+    with tempfile.TemporaryDirectory(".tmp", f".{path.name}.", path.parent, ignore_cleanup_errors=True) as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
 
 
 @contextmanager

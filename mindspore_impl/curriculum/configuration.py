@@ -101,7 +101,12 @@ def problems(config: Config, set_keys: Iterable[tuple[str, str]], models: Iterab
     ranges = list(schema.range_problems(config))
     for check, *arguments in checks:
         yield from (problem for problem in problem_of(check, *arguments) if problem not in ranges)
-    trained, held_out = _trained_and_held_out(set_keys)
+    trained, held_out = {}, {}  # {data set: the first key that names it}
+    for key, name in set_keys:
+        if key.endswith(".data.mixture"):
+            trained.setdefault(name, key)
+        elif key.endswith(".data.validation") or ".options." in key or key.startswith("evaluation."):
+            held_out.setdefault(name, key)
     yield from window_problems(config.data.sets, trained, held_out)
     yield from ranges
 
@@ -123,14 +128,3 @@ def _file_problems(config: Config) -> Iterator[str]:
             yield f"data.{key}: {given} is given, but no data set reads it; choose data=gsm8k or data=records"
     if config.data.holdout and not any(getattr(dataset, "holdout", 0) for dataset in sets):
         yield "data.holdout: given, but no data set holds records out; choose data=gsm8k or data=records"
-
-
-def _trained_and_held_out(set_keys: Iterable[tuple[str, str]]) -> tuple[dict[str, str], dict[str, str]]:
-    """{data set: the key that names it} of the sets that are trained on, and of validation and test sets."""
-    trained, held_out = {}, {}
-    for key, name in set_keys:
-        if key.endswith(".data.mixture"):
-            trained.setdefault(name, key)
-        elif key.endswith(".data.validation") or ".options." in key or key.startswith("evaluation."):
-            held_out.setdefault(name, key)
-    return trained, held_out

@@ -12,7 +12,7 @@ from mindspore_impl import files, schema
 from mindspore_impl.curriculum import configuration, plugins
 from mindspore_impl.curriculum.configuration import Config
 from mindspore_impl.curriculum.stages import PlannedStage, Stage
-from mindspore_impl.curriculum.stages.content import CODE_FORMAT, data_content
+from mindspore_impl.curriculum.stages.content import CODE_FORMAT, set_content, tokenizer_fingerprint
 from mindspore_impl.curriculum.stages.inputs import Input, is_path, path_hash, reference_problem
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import nearest
@@ -140,7 +140,10 @@ def _fingerprint(config: Config, entry: PlannedStage, planned: dict[str, Planned
         "stage": entry.stage.content(config),
         "model": None if model is None else schema.fingerprint_content(model),
         "seed": entry.seed,
-        "data": data_content(config, [name for _, name in entry.stage.data_sets("", config)]),
+        "data": {
+            "tokenizer": tokenizer_fingerprint(config),
+            "sets": {name: set_content(config, name) for _, name in entry.stage.data_sets("", config)},
+        },
         "inputs": {
             role: planned[value].fingerprint if value in planned else path_hash(value)
             for role, value in entry.inputs.items()

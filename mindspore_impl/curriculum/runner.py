@@ -182,43 +182,34 @@ def _run_stage(context: RunContext, planned: PlannedStage, total: int) -> None:
 
 
 def _begin(context: RunContext, planned: PlannedStage, folder: Path) -> tuple[str, dict]:
-    """Make the stage's folder and write that the stage is running; -> its `status` and its record.
+    """Make the stage's folder, under its present number, and write that it is running; -> its `status` and its record.
 
     The record holds the seconds that an interrupted run has spent on the stage.
     """
     from mindspore_impl.report.run_report import current_commit
 
-    state = _place_folder(context, planned)
-    if state == "skip":
-        return state, {}
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    environment = {"commit": current_commit(), "device": runtime.device_description(), "versions": runtime.versions()}
-    files.write_json(context.run_dir / "environment.json", environment | {"started": now})
-    path = folder / "stage.json"
-    earlier = files.read_json(path).get("seconds", 0.0) if state == "resume" else 0.0
-    record = {key: getattr(planned, key) for key in ("name", "kind", "fingerprint", "inputs", "model", "seed")}
-    record |= {"options": schema.to_plain(planned.stage), "started": now, "status": RUNNING, "seconds": earlier}
-    files.write_json(path, record)
-    return state, record
-
-
-def _place_folder(context: RunContext, planned: PlannedStage) -> str:
-    """Make the stage's folder, under its present number, and return the stage's `status`.
-
-    An outdated folder moves to <run>/replaced/; it is never deleted.
-    """
-    state = status(context.run_dir, planned)
-    folder, found = context.folder(planned.name), _find_folder(context.run_dir, planned.name)
-    if state == "rerun":
+    run_dir, state = context.run_dir, status(context.run_dir, planned)
+    found = _find_folder(run_dir, planned.name)
+    if state == "rerun":  # an outdated folder is never deleted
         old = files.read_json(found / "stage.json").get("fingerprint", "unknown")[:8]
-        target = context.run_dir / "replaced" / f"{planned.name}-{old}-{int(time.time())}"
+        target = run_dir / "replaced" / f"{planned.name}-{old}-{int(time.time())}"
         target.parent.mkdir(exist_ok=True)
         shutil.move(found, target)
         print(f"  {planned.name} changed: the earlier result is in {target}")
     elif found is not None and found != folder:
         os.rename(found, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return state
+    if state == "skip":
+        return state, {}
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    environment = {"commit": current_commit(), "device": runtime.device_description(), "versions": runtime.versions()}
+    files.write_json(run_dir / "environment.json", environment | {"started": now})
+    path = folder / "stage.json"
+    earlier = files.read_json(path).get("seconds", 0.0) if state == "resume" else 0.0
+    record = {key: getattr(planned, key) for key in ("name", "kind", "fingerprint", "inputs", "model", "seed")}
+    record |= {"options": schema.to_plain(planned.stage), "started": now, "status": RUNNING, "seconds": earlier}
+    files.write_json(path, record)
+    return state, record
 
 
 def check_run_dir(config: Config, run_dir: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mindspore_impl import schema
-from mindspore_impl.curriculum.stages.inputs import Input, hf_folder_problems
+from mindspore_impl.curriculum.stages.inputs import Input, check_weights, is_path
 from mindspore_impl.data.options import DataOptions, StageSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.options import EvaluationOptions
@@ -69,13 +69,20 @@ class Stage:
 
         Here: Hugging Face folders of another model or tokenizer. A kind adds its own.
         """
+        from mindspore_impl.model.weights import is_hf_folder, open_hf
+
         tokenizer = None if shared.tokenizer.path is None else Path(shared.tokenizer.path)
         model = self.model_name(shared)
         if model and (tokenizer is None or tokenizer.is_file()):
             # The size of a tokenizer that is yet to be trained is not known.
             options = shared.models[model] if tokenizer is None else shared.sized_model(model)
             for given in self.inputs(key, shared)[:1]:
-                yield from hf_folder_problems(given, options, f"models.{model}", tokenizer)
+                path = Path(given.reference)
+                if given.artifact == "weights" and is_path(given.reference) and is_hf_folder(path):
+                    try:
+                        check_weights(open_hf(path), path, options, f"models.{model}", tokenizer)
+                    except UserError as error:
+                        yield f"{given.key}: {error}"
 
     def content(self, shared: "Shared") -> dict:
         """What of the options decides the result, for the fingerprint. Inputs, sets, model and seed count anyway."""

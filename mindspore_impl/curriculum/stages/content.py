@@ -1,7 +1,6 @@
 """What decides results beside a stage's options: the content of data sets and of the tokenizer."""
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 
 from mindspore_impl import files
@@ -11,15 +10,7 @@ from mindspore_impl.curriculum.stages.inputs import file_hash
 CODE_FORMAT = 1  # raise it when a change of code changes the results of equal options
 
 
-def data_content(shared: Shared, names: Iterable[str]) -> dict:
-    """What decides the samples that a stage sees: the tokenizer, and the data sets `names`."""
-    return {
-        "tokenizer": tokenizer_fingerprint(shared),
-        "sets": {name: _set_content(shared, name) for name in dict.fromkeys(names)},
-    }
-
-
-def _set_content(shared: Shared, name: str) -> dict:
+def set_content(shared: Shared, name: str) -> dict:
     """What decides the records of the data set `name`: its options, with the hash of its file in place of the path."""
     content = dataclasses.asdict(shared.data.sets[name])
     if "seed" in content and content["seed"] is None:
@@ -37,5 +28,5 @@ def tokenizer_fingerprint(shared: Shared) -> str:
     options = shared.tokenizer
     if options.path is not None:
         return files.sha256_json([file_hash(Path(options.path)), options.template])
-    sets = {name: _set_content(shared, name) for name in options.train_on}
+    sets = {name: set_content(shared, name) for name in options.train_on}
     return files.sha256_json({"format": CODE_FORMAT, "options": dataclasses.asdict(options), "sets": sets})

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from mindspore_impl.curriculum.stages.base import PlannedStage, Shared, problem_of, stage_kind
 from mindspore_impl.curriculum.stages.context import RunContext
@@ -23,11 +23,6 @@ class DistillStage(SftStage):
     store: str = option("", artifact="store")  # capture stage, or the path of a store
     rollouts: str | None = option(None, artifact="rollouts")  # rollout stage or file whose answers are trained on
     objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
-
-    less_memory: ClassVar[str] = SftStage.less_memory
-
-    def training_objective(self) -> ObjectiveOptions:
-        return self.objective
 
     def work(self) -> str:
         from mindspore_impl.losses.divergences import runs_composed

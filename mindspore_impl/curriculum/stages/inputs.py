@@ -1,7 +1,7 @@
 """What a stage reads from elsewhere: references to stages and paths, and the content hashes of files."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,18 +78,6 @@ def check_weights(source, folder: Path, options: ModelOptions, key: str, tokeniz
             f"{beside[0]}: it is not the run's tokenizer, so every id would mean something else; set "
             f"tokenizer.path={beside[0]}, or remove that file if these weights do belong to the run's tokenizer"
         )
-
-
-def hf_folder_problems(given: Input, options: ModelOptions, model_key: str, tokenizer: Path | None) -> Iterator[str]:
-    """Why the Hugging Face folder that an input names does not fit: its headers, its model or its tokenizer."""
-    from mindspore_impl.model.weights import is_hf_folder, open_hf
-
-    if given.artifact != "weights" or not is_path(given.reference) or not is_hf_folder(given.reference):
-        return
-    try:
-        check_weights(open_hf(given.reference), Path(given.reference), options, model_key, tokenizer)
-    except UserError as error:
-        yield f"{given.key}: {error}"
 
 
 def path_hash(path: str | Path) -> str:

@@ -125,7 +125,7 @@ class SftStage(Stage):
             model=model,
             stream=stream,
             validation=self._validation(context),
-            objective=self.training_objective(),
+            objective=getattr(self, "objective", ObjectiveOptions()),
             optimizer=self.optimizer,
             options=self.train,
             folder=folder,
@@ -137,10 +137,6 @@ class SftStage(Stage):
             config=_hf_config(context, planned.model),
         )
         return train(job) | {"data": summary}
-
-    def training_objective(self) -> ObjectiveOptions:
-        """What is minimised."""
-        return ObjectiveOptions()
 
     def teacher(self, context: RunContext, planned: PlannedStage):
         """The reader of the teacher store; None without one."""

@@ -35,12 +35,9 @@ def check_metric(metric: str, config: Config, plan: list[PlannedStage]) -> None:
 def metric_of(metrics: dict, metric: str) -> float:
     """The value of `metric` in a run's metrics.json. Raises UserError when it is not there or no finite number."""
     stage, *path = metric.split(".")
-    measuring = [entry for entry in metrics["stages"] if entry.get("measured")]
-    wanted = (
-        measuring[-1:]
-        if stage == FINAL
-        else [entry for entry in metrics["stages"] if stage in (entry["name"], entry.get("measured"))]
-    )
+    wanted = [entry for entry in metrics["stages"] if stage in (entry["name"], entry.get("measured"))]
+    if stage == FINAL:
+        wanted = [entry for entry in metrics["stages"] if entry.get("measured")][-1:]
     for entry in wanted:
         value = entry["metrics"]
         for word in path:

@@ -31,9 +31,12 @@ def run_sweep(overrides: list[str], jobs: int = 1, dry_run: bool = False, config
     plan = plan_sweep(overrides, jobs, config_dir)
     found = plan.recorded()
     if dry_run:
-        _print_plan(plan)
+        optuna = plan.options.optuna
+        count = f"{optuna.n_trials} trials, chosen by Optuna," if plan.proposes else f"{len(plan.wanted)} trials"
+        print(f"{plan.record.name}: {count} in {plan.folder}, over {', '.join(plan.record.space) or 'nothing'}")
+        for trial in plan.wanted:
+            print(f"  {trial.status:<8}  {trial.folder}  {' '.join(trial.overrides)}")
         return
-
     lock = files.try_lock(plan.folder / ".lock")
     if lock is None:
         raise UserError(f"run_dir: another process runs the sweep in {plan.folder}")
@@ -56,14 +59,6 @@ def run_sweep(overrides: list[str], jobs: int = 1, dry_run: bool = False, config
     if failed:
         names = "".join(f"\n  {trial.folder}: {trial.error}" for trial in failed)
         raise JobFailed(f"{len(failed)} trials failed; the same command runs them again{names}")
-
-
-def _print_plan(plan: SweepPlan) -> None:
-    optuna = plan.options.optuna
-    count = f"{optuna.n_trials} trials, chosen by Optuna," if plan.proposes else f"{len(plan.wanted)} trials"
-    print(f"{plan.record.name}: {count} in {plan.folder}, over {', '.join(plan.record.space) or 'nothing'}")
-    for trial in plan.wanted:
-        print(f"  {trial.status:<8}  {trial.folder}  {' '.join(trial.overrides)}")
 
 
 def _run(plan: SweepPlan, waiting: list[Trial]) -> None:

@@ -98,17 +98,13 @@ def _add(space: Space, text: str, override) -> None:
     if key in ("run_dir", "sweep") or key.startswith("sweep."):
         raise UserError(f"{text}: {key} belongs to the whole sweep and has one value")
     if not override.is_discrete_sweep():
-        space.intervals[key] = _interval(text, override.value())
+        found = override.value()
+        whole = isinstance(found.start, int) and isinstance(found.end, int)
+        interval = space.intervals[key] = Interval(found.start, found.end, "log" in found.tags, whole)
+        if not -math.inf < interval.low < interval.high < math.inf or (interval.log and interval.low <= 0):
+            raise UserError(f"{text}: an interval goes from a lower to a higher number, both above 0 where it is log")
         return
     values = list(dict.fromkeys(override.sweep_string_iterator()))
     if not values:
         raise UserError(f"{text}: no value to choose from; give at least one")
     space.choices[key] = values
-
-
-def _interval(text: str, found) -> Interval:
-    whole = isinstance(found.start, int) and isinstance(found.end, int)
-    interval = Interval(found.start, found.end, "log" in found.tags, whole)
-    if not -math.inf < interval.low < interval.high < math.inf or (interval.log and interval.low <= 0):
-        raise UserError(f"{text}: an interval goes from a lower to a higher number, both above 0 where it is log")
-    return interval

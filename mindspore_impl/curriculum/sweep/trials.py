@@ -62,7 +62,14 @@ class SweepPlan:
         title = self.space.title(overrides, name)
         with _named(title):
             config = compose([*self.space.fixed, *overrides], self.config_dir)
-            fingerprint = self._checked(config)
+            if config.seeds:
+                raise UserError(
+                    f"seeds: a sweep repeats by {SEED}={','.join(map(str, config.seeds))}; set seeds=[] too"
+                )
+            plan = make_plan(config)
+            if self.options.metric is not None:
+                check_metric(self.options.metric, config, plan)
+        fingerprint = files.sha256_json({planned.folder_name: planned.fingerprint for planned in plan})
         trial = known or self._new(overrides, title, name)
         if trial.config != fingerprint:  # new, or a file that decides its results has changed
             trial.config, trial.status = fingerprint, WAITING
@@ -84,15 +91,6 @@ class SweepPlan:
         trial = Trial(number, title, group, f"trials/{number:03d}_{slug}", overrides)
         self.record.trials.append(trial)
         return trial
-
-    def _checked(self, config: Config) -> str:
-        """The fingerprint of all that decides the trial's results, file contents included."""
-        if config.seeds:
-            raise UserError(f"seeds: a sweep repeats by {SEED}={','.join(map(str, config.seeds))}; set seeds=[] too")
-        plan = make_plan(config)
-        if self.options.metric is not None:
-            check_metric(self.options.metric, config, plan)
-        return files.sha256_json({planned.folder_name: planned.fingerprint for planned in plan})
 
     def _placed(self, config: Config, trial: Trial) -> Config:
         runtime = config.runtime
