@@ -143,7 +143,7 @@ def test_slow_tests_are_listed():
 
 def test_plan_runner_cache_launch_and_report_know_no_kind():
     kinds = {path.stem for path in (ROOT / PACKAGE / "curriculum" / "stages").glob("*.py")}
-    kinds -= {"__init__", "base", "context", "content", "inputs"}
+    kinds -= {"__init__", "base", "context", "inputs"}
     rooms = ("curriculum.plan", "curriculum.runner", "curriculum.cache", "curriculum.launch", "report.")
     offenders = [
         f"{module}: {node.value!r}"

@@ -29,14 +29,10 @@ class Config(Shared):
 
 
 def compose(overrides: list[str], config_dir: Path | None = None) -> Config:
-    """Compose conf/config.yaml with command-line `overrides` (Hydra's syntax), import its plugins, and validate it.
+    """Compose conf/config.yaml with `overrides` (["experiment=quickstart", ...]), import its plugins, and validate it.
 
-    Args:
-        overrides: such as ["experiment=quickstart", "run_dir=outputs/mine"].
-        config_dir: a folder of the user's own YAML groups, beside conf/.
-
-    Raises:
-        UserError: a typo, a wrong type, a missing value or an unknown choice; names the key and the nearest valid one.
+    config_dir: a folder of the user's own YAML groups, beside conf/. Raises UserError for a typo, a wrong type, a
+    missing value or an unknown choice; it names the key and the nearest valid one.
     """
     plain, folders = config.compose(overrides, config_dir)
     plugins.load(plain.get("plugins") or [], folders)

@@ -112,7 +112,11 @@ def _row(field: dataclasses.Field, hint: Any, below: str, comment: str) -> str:
     if rule.choices:
         kind += f": {', '.join(rule.choices())}"
     name = f"`{field.name}`" + ("" if rule.fingerprint else " \\*")
-    cells = (name, kind, _default(field), _range(rule), comment)
+    bounds = (("from", rule.low), (">", rule.above), ("to", rule.high))
+    limits = " ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
+    if rule.low is not None and rule.high is not None:
+        limits = f"{rule.low} to {rule.high}"
+    cells = (name, kind, _default(field), limits, comment)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
@@ -142,13 +146,6 @@ def _default(field: dataclasses.Field) -> str:
     return {"None": "null", "True": "true", "False": "false", "": "must be given"}.get(str(value), str(value)).replace(
         "'", ""
     )
-
-
-def _range(rule) -> str:
-    if rule.low is not None and rule.high is not None:
-        return f"{rule.low} to {rule.high}"
-    bounds = (("from", rule.low), (">", rule.above), ("to", rule.high))
-    return " ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
 
 
 if __name__ == "__main__":

@@ -66,15 +66,6 @@ def _msrun() -> str:
     return found
 
 
-def _port(wanted: int) -> int:
-    """The port where the ranks find each other. Raises UserError when something listens there already."""
-    if wanted == 0:
-        return processes.free_port()
-    if processes.port_in_use(wanted):
-        raise UserError(f"runtime.port={wanted}: something listens on this port already; choose another, or 0 for any")
-    return wanted
-
-
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
     """A list that gets the number of each SIGINT or SIGTERM that comes meanwhile."""
@@ -90,10 +81,10 @@ def _stop_requests() -> Iterator[list[int]]:
 
 def _follow(process: subprocess.Popen, folder: Path, workers: int, asked: list[int]) -> None:
     """Show rank 0's log until msrun ends; hand requests to stop on to the ranks, and end those that do not heed."""
-    shown = _Tail(folder / "worker_0.log")
+    shown = _shown(folder / "worker_0.log")
     told, deadline = 0, None
     while process.poll() is None:
-        shown.relay()
+        next(shown)
         if len(asked) > told:
             told = len(asked)
             now = time.monotonic()
@@ -103,27 +94,21 @@ def _follow(process: subprocess.Popen, folder: Path, workers: int, asked: list[i
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         time.sleep(POLL_SECONDS)
-    shown.relay()
+    next(shown)
 
 
-class _Tail:
-    """Shows what is appended to a log file, without MindSpore's own lines."""
-
-    def __init__(self, path: Path):
-        self.path, self.offset, self.rest = path, 0, b""
-
-    def relay(self) -> None:
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(self.offset)
-                new = file.read()
-        except OSError:
-            return
-        self.offset += len(new)
-        *lines, self.rest = (self.rest + new).split(b"\n")
-        text = "".join(f"{line}\n" for raw in lines if not (line := raw.decode(errors="replace")).startswith(_NOISE))
-        sys.stdout.write(text)
-        sys.stdout.flush()
+def _shown(path: Path) -> Iterator[None]:
+    """Show, at every step, what was appended to a log file meanwhile, without MindSpore's own lines."""
+    while not path.exists():
+        yield
+    rest = b""
+    with open(path, "rb") as file:
+        while True:
+            *lines, rest = (rest + file.read()).split(b"\n")
+            texts = (line.decode(errors="replace") for line in lines)
+            sys.stdout.write("".join(f"{text}\n" for text in texts if not text.startswith(_NOISE)))
+            sys.stdout.flush()
+            yield
 
 
 def _tell(folder: Path, workers: int, number: int) -> bool:
@@ -194,11 +179,10 @@ def join(config: Config, overrides: list[str]) -> Config:
     try:
         ranks.join(config.runtime.device)
     except RuntimeError as error:
-        expected = os.environ.get("MS_WORKER_NUM", "?")
+        expected, seconds = (os.environ.get(name, "?") for name in ("MS_WORKER_NUM", "MS_TOPO_TIMEOUT"))
         raise UserError(
-            f"not all of the {expected} ranks have met within {os.environ.get('MS_TOPO_TIMEOUT', '?')} s: see that as "
-            "many were started, on every node, with the same --master_addr and --master_port, and that the port is "
-            f"free ({str(error).strip().splitlines()[0]})"
+            f"not all of the {expected} ranks have met within {seconds} s: start as many on all nodes "
+            f"with the same --master_addr and a free --master_port ({str(error).strip().splitlines()[0]})"
         ) from error
     runtime.watch(config.runtime.hang_seconds)
     _agree("the command line", ranks.gather(overrides), show=shlex.join)

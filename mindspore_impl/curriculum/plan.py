@@ -12,7 +12,7 @@ from mindspore_impl import files, schema
 from mindspore_impl.curriculum import configuration, plugins
 from mindspore_impl.curriculum.configuration import Config
 from mindspore_impl.curriculum.stages import PlannedStage, Stage
-from mindspore_impl.curriculum.stages.content import CODE_FORMAT, set_content, tokenizer_fingerprint
+from mindspore_impl.curriculum.stages.context import CODE_FORMAT, set_content, tokenizer_fingerprint
 from mindspore_impl.curriculum.stages.inputs import Input, is_path, path_hash, reference_problem
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import nearest

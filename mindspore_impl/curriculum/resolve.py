@@ -26,27 +26,25 @@ class ResolvedModel:
     which: str = "last"
     tokenizer: Path | None = None
     template: str | None = None
-
-    @property
-    def is_package(self) -> bool:
-        """Whether this is an export package, which holds graphs instead of a model's weights."""
-        return _is_package(self.weights)
+    is_package: bool = False  # an export package, which holds graphs instead of a model's weights
 
 
 def resolve_model_path(path: str | Path) -> ResolvedModel:
     """Resolve `path` to a model without reading weights. Raises UserError when nothing there holds a model."""
-    from mindspore_impl.export.package import named_template
+    from mindspore_impl.export.package import is_package, named_template
     from mindspore_impl.model.weights import is_hf_folder
 
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; name a checkpoint, a run or its stage, or an export package")
-    package = _is_package(path)
+    package = is_package(path) and any(path.glob("*.mindir"))  # a checkpoint has a manifest and weights too
     if not package and not (path.is_dir() and is_hf_folder(path)) and (run := _run_of(path)):
         return _of_run(path, run)
     folder = path if path.is_dir() else path.parent
     tokenizer = next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
-    return ResolvedModel(path, tokenizer=tokenizer, template=named_template(path) if package else None)
+    return ResolvedModel(
+        path, tokenizer=tokenizer, template=named_template(path) if package else None, is_package=package
+    )
 
 
 def open_tokenizer(path: Path, found: ResolvedModel, tokenizer_path: Path | None, template: str | None):
@@ -105,12 +103,6 @@ def load_model(found: ResolvedModel, tokenizer_size: int):
     load_into(model, source, "load" if sys.stderr.isatty() else None)
     model.set_train(False)
     return model
-
-
-def _is_package(path: Path) -> bool:
-    from mindspore_impl.export.package import is_package
-
-    return is_package(path) and any(path.glob("*.mindir"))  # a checkpoint has a manifest and weights too
 
 
 def _run_of(path: Path) -> Path | None:

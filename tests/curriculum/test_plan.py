@@ -56,16 +56,17 @@ def test_evaluations_follow_training_stages():
         ("stages.distill_fast.rollouts=null", "stages.distill_fast.rollouts rollouts"),
         ("stages.teacher.train.select=best stages.teacher.data.validation=[]", "stages.teacher.train.select best"),
         ("stages.capture_fast.sequence_length=8192", "stages.capture_fast.sequence_length 4096"),
-        ("stages.teacher.optimizer.learning_rate=-1", "stages.teacher.optimizer.learning_rate: -1.0"),
-        ("stages.teacher.optimizer.adam_beta2=1.5", "stages.teacher.optimizer.adam_beta2: 1.5"),
-        ("runtime.workers=0", "runtime.workers: 0"),
-        ("runtime.threads=-1", "runtime.threads: -1"),
-        ("seed=-1", "seed: -1"),
-        ("seeds=[1,-2]", "seeds[1]: -2"),
-        ("evaluation.rows=0", "evaluation.rows: 0"),
-        ("evaluation.limit=-1", "evaluation.limit: -1"),
-        ("stages.rollout_fast.rollout.limit=0", "stages.rollout_fast.rollout.limit: 0"),
-        ("stages.capture_fast.capture.rows_per_batch=0", "stages.capture_fast.capture.rows_per_batch: 0"),
+        (
+            "stages.teacher.optimizer.learning_rate=-1 stages.teacher.optimizer.adam_beta2=1.5",
+            "stages.teacher.optimizer.learning_rate: -1.0 stages.teacher.optimizer.adam_beta2: 1.5",
+        ),
+        ("runtime.workers=0 runtime.threads=-1", "runtime.workers: 0 runtime.threads: -1"),
+        ("seed=-1 seeds=[1,-2]", "seed: -1 seeds[1]: -2"),
+        ("evaluation.rows=0 evaluation.limit=-1", "evaluation.rows: 0 evaluation.limit: -1"),
+        (
+            "stages.rollout_fast.rollout.limit=0 stages.capture_fast.capture.rows_per_batch=0",
+            "stages.rollout_fast.rollout.limit: stages.capture_fast.capture.rows_per_batch: 0",
+        ),
         ("compare=[distill_fats,control]", "compare 'distill_fats' order"),
         ("compare=[control]", "compare ['control']"),
         ("order=[teacher,sft_reasoning]", "compare 'distill_fast' 'control' order"),
@@ -125,14 +126,19 @@ def test_a_set_with_a_seed_of_its_own_is_the_same_for_every_seed():
     assert {"teacher", "sft_reasoning"} & changed("seed=2", base=base) == {"sft_reasoning"}
 
 
-def test_data_file_content_counts(tmp_path):
-    path = tmp_path / "gsm8k.jsonl"
-    (tmp_path / "test.jsonl").write_text("")
-    given = ["experiment=gsm8k", f"data.train={path}", f"data.test={tmp_path}/test.jsonl"]
-    path.write_text('{"question": "1+1?", "answer": "1+1=2\\n#### 2"}\n')
-    before = plan(*given)["teacher"].fingerprint
-    path.write_text('{"question": "1+2?", "answer": "1+2=3\\n#### 3"}\n')
-    assert before != plan(*given)["teacher"].fingerprint
+def test_name_and_content_of_a_data_file_count(tmp_path):
+    """The name too: it is part of record ids."""
+    for name in ("a", "b", "test"):
+        (tmp_path / f"{name}.jsonl").write_text('{"question": "?", "answer": "#### 2"}\n')
+
+    def fingerprint(name: str) -> str:
+        given = [f"data.train={tmp_path}/{name}.jsonl", f"data.test={tmp_path}/test.jsonl"]
+        return plan("experiment=gsm8k", *given)["teacher"].fingerprint
+
+    before = fingerprint("a")
+    assert before != fingerprint("b")
+    (tmp_path / "a.jsonl").write_text('{"question": "?", "answer": "#### 33"}\n')
+    assert before != fingerprint("a")
 
 
 def test_a_test_file_that_is_trained_on_is_refused(tmp_path):
@@ -140,15 +146,6 @@ def test_a_test_file_that_is_trained_on_is_refused(tmp_path):
     message = refusal("experiment=gsm8k", f"data.train={tmp_path}/a.jsonl", f"data.test={tmp_path}/a.jsonl")
     assert all(word in message for word in ("evaluation.accuracy: 'test_", "teacher_", "a.jsonl"))
     assert "'validation_fast'" not in message  # the held-out part of the training file
-
-
-def test_file_name_counts_since_it_names_records(tmp_path):
-    for name in ("a", "b", "test"):
-        (tmp_path / f"{name}.jsonl").write_text('{"question": "1+1?", "answer": "1+1=2\\n#### 2"}\n')
-    one, two = (
-        plan("experiment=gsm8k", f"data.train={tmp_path}/{n}.jsonl", f"data.test={tmp_path}/test.jsonl") for n in "ab"
-    )
-    assert one["teacher"].fingerprint != two["teacher"].fingerprint
 
 
 def test_rollouts_of_another_engine_are_an_input(tmp_path):

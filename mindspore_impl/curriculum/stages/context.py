@@ -8,11 +8,12 @@ from typing import Any
 
 from mindspore_impl import files
 from mindspore_impl.curriculum.stages.base import PlannedStage, Shared
-from mindspore_impl.curriculum.stages.content import tokenizer_fingerprint
 from mindspore_impl.curriculum.stages.inputs import check_weights, file_hash, is_path
 from mindspore_impl.data.options import DatasetOptions, StageSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import LoraOptions, ModelOptions
+
+CODE_FORMAT = 1  # raise it when a change of code changes the results of equal options
 
 
 @dataclass
@@ -142,3 +143,25 @@ def load_tokenizer(shared: Shared, run_dir: Path):
     if shared.tokenizer.path is None and not trained.is_file():
         raise UserError(f"{trained}: the run's tokenizer is missing; run the curriculum in {run_dir} first")
     return Tokenizer.load(shared.tokenizer.path or trained, shared.tokenizer.template)
+
+
+def set_content(shared: Shared, name: str) -> dict:
+    """What decides the records of the data set `name`: its options, with the hash of its file in place of the path."""
+    content = dataclasses.asdict(shared.data.sets[name])
+    if "seed" in content and content["seed"] is None:
+        content["seed"] = shared.seed
+    content.pop("stage", None)  # an input of the stage that reads the set, which counts by its fingerprint
+    if content.get("path"):
+        # The file's name is part of record ids, which seed the sampling of rollouts.
+        path = Path(content["path"])
+        content["path"] = (path.name, file_hash(path))
+    return content
+
+
+def tokenizer_fingerprint(shared: Shared) -> str:
+    """Hash of the tokenizer file and its template; of the options and texts where the run trains its own."""
+    options = shared.tokenizer
+    if options.path is not None:
+        return files.sha256_json([file_hash(Path(options.path)), options.template])
+    sets = {name: set_content(shared, name) for name in options.train_on}
+    return files.sha256_json({"format": CODE_FORMAT, "options": dataclasses.asdict(options), "sets": sets})

@@ -46,39 +46,32 @@ class DistillStage(SftStage):
 
         yield from super().problems(key, shared)
         yield from problem_of(check_objective, self.objective, f"{key}.objective")
-        if is_path(self.store):  # its samples are looked up when the stage starts
+        if given := is_path(self.store):  # its samples are looked up when the stage starts
             from mindspore_impl.data.teacher_store import read_header
 
             try:
-                header = read_header(self.store)
+                capture, source = read_header(self.store), self.store
             except UserError as error:
                 yield f"{key}.store: {error}"
-            else:
-                yield from self._store_problems(key, header.mode, header.temperature, self.store)
+                return
+        else:
+            maker, source = shared.stages[self.store], f"stages.{self.store}.capture"
+            if (capture := getattr(maker, "capture", None)) is None:
+                return  # a kind of its own; the store itself is checked when this stage starts
+        if (capture.mode == "sampled") != (self.objective.support == "sampled"):
+            fault = f"{self.objective.support!r} does not fit the mode {capture.mode!r} of {source}"
+            yield f"{key}.objective.support: {fault}; sampled goes with sampled only"
+        if capture.temperature != self.objective.temperature:
+            fault = f"{self.objective.temperature} differs from the temperature {capture.temperature} of {source}"
+            yield f"{key}.objective.temperature: {fault}; a top-k store cannot be re-tempered"
+        if given:
             return
-        maker = shared.stages[self.store]
-        if (capture := getattr(maker, "capture", None)) is None:
-            return  # a kind of its own; the store itself is checked when this stage starts
-        source, sets = f"stages.{self.store}", shared.data.sets
-        yield from self._store_problems(key, capture.mode, capture.temperature, f"{source}.capture")
+        sets, maker_key = shared.data.sets, f"stages.{self.store}"
         for name in self.mixture():
             if name == ROLLOUTS and self.rollouts != maker.rollouts:
-                yield f"{key}.rollouts: {self.rollouts!r} was not captured; {source}.rollouts is {maker.rollouts!r}"
+                yield f"{key}.rollouts: {self.rollouts!r} was not captured; {maker_key}.rollouts is {maker.rollouts!r}"
             elif name != ROLLOUTS and not any(sets[each] == sets[name] for each in maker.sets):  # equal records
-                yield f"{key}.data.mixture.{name}: not captured; add it to {source}.sets"
+                yield f"{key}.data.mixture.{name}: not captured; add it to {maker_key}.sets"
         teacher, student = (shared.models[s.model_name(shared)].vocab_size for s in (maker, self))
         if student != teacher:
             yield f"models.{self.model}.vocab_size: {student} differs from the teacher's {teacher}"
-
-    def _store_problems(self, key: str, mode: str, temperature: float, source: str) -> Iterator[str]:
-        """The objective against the mode and the temperature of its teacher store."""
-        if (mode == "sampled") != (self.objective.support == "sampled"):
-            yield (
-                f"{key}.objective.support: {self.objective.support!r} does not fit the mode {mode!r} of {source}; "
-                "sampled goes with sampled only"
-            )
-        if temperature != self.objective.temperature:
-            yield (
-                f"{key}.objective.temperature: {self.objective.temperature} differs from the temperature {temperature} "
-                f"of {source}; a top-k store cannot be re-tempered"
-            )

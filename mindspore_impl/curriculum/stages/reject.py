@@ -30,11 +30,7 @@ class RejectStage(Stage):
     outputs: ClassVar[tuple[str, ...]] = ("records.jsonl",)
 
     def run(self, context: RunContext, planned: PlannedStage, folder: Path) -> dict[str, Any]:
-        """Write the shortest correct answer to each prompt to `folder`/records.jsonl, for SFT.
-
-        A record's id is the prompt's with its thinking mode. Returns prompts, records (written), without_right_answer,
-        answers and right_share. Raises UserError as `judging.judge`, and when no answer is correct.
-        """
+        """Write the shortest correct answers to `folder`/records.jsonl; an id is the prompt's with its mode."""
         verdicts = judging.judge(context.load(self.rollouts, "rollouts"), context.tokenizer)
         made = [judging.best_record(verdict, "/".join(prompt)) for prompt, verdict in verdicts.items()]
         records = [record for record in made if record is not None]

@@ -62,9 +62,7 @@ class ScoreStage(Stage):
     def run(self, context: RunContext, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         """Write the records of the set, their difficulty in meta, to `folder`/records.jsonl.
 
-        Returns records (written), too_long and unanswered (left out), difficulty ({field: difficulty.change}) and,
-        where losses are measured, tokens, seconds and tokens_per_second. Raises UserError naming the record when a loss
-        is not finite or an answer cannot be judged, and when nothing is left.
+        Raises UserError when a loss is not finite, an answer cannot be judged or nothing is left.
         """
         from mindspore_impl.evaluation.sample_loss import LossJob, sample_losses
 

@@ -114,11 +114,18 @@ class SftStage(Stage):
                 print(f"warning: {key}: {count:,} of {total:,} records of {each} are trained on ({', '.join(train)})")
 
     def run(self, context: RunContext, planned: PlannedStage, folder: Path) -> dict[str, Any]:
+        from mindspore_impl.data.batches import BatchStream
         from mindspore_impl.model.adapter_file import Adapters
         from mindspore_impl.training.trainer import TrainingJob, train
 
         model, digest = context.build_model(planned.model, self.init, self.lora, planned.seed)
-        stream, summary = self.make_stream(context, planned)
+        data, samples = dataclasses.replace(self.data, mixture=self.mixture()), {}
+        for name in data.mixture:
+            samples[name] = context.rollout_samples(self.rollouts) if name == ROLLOUTS else context.samples(name)
+        teacher = self.teacher(context, planned)
+        stream = BatchStream(samples, data, planned.seed, runtime.rank(), runtime.world_size(), teacher=teacher)
+        changes = {name: _selection(context, name, data) for name in data.mixture if name != ROLLOUTS}
+        summary = stream.summary() | {"selection": {name: change for name, change in changes.items() if change}}
         steps = self.train.max_steps or stream.steps_for_epochs(self.train.num_train_epochs)
         self._print(model, steps, summary)
         job = TrainingJob(
@@ -130,7 +137,7 @@ class SftStage(Stage):
             options=self.train,
             folder=folder,
             steps=steps,
-            with_teacher=stream.teacher is not None,
+            with_teacher=teacher is not None,
             title=planned.name,
             profile_steps=context.config.runtime.profile_steps,
             adapters=self.lora and Adapters(self.lora, digest),
@@ -141,19 +148,6 @@ class SftStage(Stage):
     def teacher(self, context: RunContext, planned: PlannedStage):
         """The reader of the teacher store; None without one."""
         return None
-
-    def make_stream(self, context: RunContext, planned: PlannedStage):
-        """The stage's BatchStream, and what stage.json says about its data."""
-        from mindspore_impl.data.batches import BatchStream
-
-        data, samples = dataclasses.replace(self.data, mixture=self.mixture()), {}
-        for name in data.mixture:
-            samples[name] = context.rollout_samples(self.rollouts) if name == ROLLOUTS else context.samples(name)
-        stream = BatchStream(
-            samples, data, planned.seed, runtime.rank(), runtime.world_size(), teacher=self.teacher(context, planned)
-        )
-        changes = {name: _selection(context, name, data) for name in data.mixture if name != ROLLOUTS}
-        return stream, stream.summary() | {"selection": {name: change for name, change in changes.items() if change}}
 
     def _validation(self, context: RunContext) -> dict[str, list]:
         """The batches of each validation set, of the samples that fit a row; a message counts the others."""

@@ -73,7 +73,14 @@ class SweepPlan:
         trial = known or self._new(overrides, title, name)
         if trial.config != fingerprint:  # new, or a file that decides its results has changed
             trial.config, trial.status = fingerprint, WAITING
-        self.configs[trial.number] = self._placed(config, trial)
+        runtime = config.runtime
+        if "runtime.cache" not in map(key_of, self.space.fixed):
+            runtime = dataclasses.replace(runtime, cache=str(self.folder / "cache"))
+        if self.jobs > 1 and runtime.threads == 0:
+            share = (os.cpu_count() or 1) // (self.jobs * runtime.workers)
+            runtime = dataclasses.replace(runtime, threads=max(1, share))
+        placed = {"run_dir": str(self.folder / trial.folder), "runtime": runtime, "sweep": None}
+        self.configs[trial.number] = dataclasses.replace(config, **placed)
         self.wanted.append(trial)
         return trial
 
@@ -91,15 +98,6 @@ class SweepPlan:
         trial = Trial(number, title, group, f"trials/{number:03d}_{slug}", overrides)
         self.record.trials.append(trial)
         return trial
-
-    def _placed(self, config: Config, trial: Trial) -> Config:
-        runtime = config.runtime
-        if "runtime.cache" not in map(key_of, self.space.fixed):
-            runtime = dataclasses.replace(runtime, cache=str(self.folder / "cache"))
-        if self.jobs > 1 and runtime.threads == 0:
-            share = (os.cpu_count() or 1) // (self.jobs * runtime.workers)
-            runtime = dataclasses.replace(runtime, threads=max(1, share))
-        return dataclasses.replace(config, run_dir=str(self.folder / trial.folder), runtime=runtime, sweep=None)
 
 
 def plan_sweep(overrides: list[str], jobs: int = 1, config_dir: Path | None = None) -> SweepPlan:
