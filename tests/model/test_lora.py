@@ -227,7 +227,7 @@ def test_missing_pairs_and_damaged_metadata_are_refused(folder, tmp_path):
         merged(lacking, adapters, folder.base())
     wider = dataclasses.replace(adapters, options=dataclasses.replace(LORA, r=4))
     whole = source_of(tmp_path / "whole.safetensors", arrays)
-    with pytest.raises(UserError, match=r"\[3, 40\] there and \[4, 40\]"):
+    with pytest.raises(UserError, match=r"\[3, 40\].*\[4, 40\]"):
         merged(whole, wider, folder.base())
     for text in ("{", "[]", '{"r": 0, "lora_alpha": 1, "target_modules": ["q_proj"], "base_sha256": "x"}', '{"r": 1}'):
         source_of(tmp_path / "bad.safetensors", arrays, metadata={"lora": text})
@@ -239,7 +239,7 @@ def test_missing_pairs_and_damaged_metadata_are_refused(folder, tmp_path):
     ("options", "message"),
     [
         (LoraOptions(r=0), "lora.r: 0 "),
-        (LoraOptions(lora_alpha=0.0), "lora.lora_alpha: 0 "),
+        (LoraOptions(lora_alpha=0.0), "lora.lora_alpha: 0"),
         (LoraOptions(lora_alpha=math.inf), "lora.lora_alpha: inf "),
         (LoraOptions(target_modules=[]), "lora.target_modules: .*q_proj, k_proj"),
         (LoraOptions(target_modules=["q_porj"]), "lora.target_modules: .*'q_porj'.*'q_proj'"),

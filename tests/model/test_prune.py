@@ -89,7 +89,7 @@ def test_only_one_tensor_is_read_at_a_time(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--keep", "6"], "--keep: 6 is not between 2 (the first and the last layer stay) and the model's 5"),
+        (["--keep", "6"], "--keep: 6 is not between 2 and the model's 5"),
         (["--keep", "1"], "--keep: 1 is not between 2"),
         (["--layers", "0,5"], "--layers: 5 is not between 0 and 4"),
         (["--layers=-1,2"], "--layers: -1 is not between 0 and 4"),
