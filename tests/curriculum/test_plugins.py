@@ -208,24 +208,20 @@ def test_divergence_source_verifier_and_template_come_from_outside(tmp_path, mon
         "data: {sets: {mine: {source: lab_numbers, start: 5, count: 3}}}\n"
         "stages: {distill_fast: {objective: {divergence: lab_squares}}}\n"
     )
-    for registry in (answers.VERIFIERS, sources.SOURCES, divergences._registry, template.TEMPLATES):
-        for name in list(registry):
-            monkeypatch.setitem(registry, name, registry[name])
+    for registry, name in (
+        (answers.VERIFIERS, "lab_task"),
+        (sources.SOURCES, "lab_numbers"),
+        (divergences._registry, "lab_squares"),
+        (template.TEMPLATES, "lab_template"),
+    ):
+        monkeypatch.setitem(registry, name, None)  # so that it is forgotten afterwards
+        del registry[name]
     monkeypatch.setattr(plugins, "_loaded", dict(plugins.loaded()))
     monkeypatch.setattr(sys, "path", list(sys.path))
     config = configuration.compose([f"experiment={tmp_path / 'others.yaml'}", "tokenizer.train_on=[reasoning,mine]"])
-    try:
-        plan = {planned.name: planned for planned in make_plan(config)}
-        assert "composed" in plan["distill_fast"].stage.work()
-        records = sources.load_set("mine", config.data.sets["mine"], 0)
-        assert [record.messages[0].content for record in records] == ["5", "6", "7"]
-        assert answers.label_correct(records[0])
-        assert template.find_template("lab_template").name == "lab_template"
-    finally:
-        for registry, name in (
-            (answers.VERIFIERS, "lab_task"),
-            (sources.SOURCES, "lab_numbers"),
-            (divergences._registry, "lab_squares"),
-            (template.TEMPLATES, "lab_template"),
-        ):
-            registry.pop(name, None)
+    plan = {planned.name: planned for planned in make_plan(config)}
+    assert "composed" in plan["distill_fast"].stage.work()
+    records = sources.load_set("mine", config.data.sets["mine"], 0)
+    assert [record.messages[0].content for record in records] == ["5", "6", "7"]
+    assert answers.label_correct(records[0])
+    assert template.find_template("lab_template").name == "lab_template"

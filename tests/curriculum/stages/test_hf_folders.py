@@ -69,12 +69,6 @@ def test_a_teacher_is_checked_too(tmp_path):
     assert "stages.capture_fast.teacher: " in found and "models.student.rope_theta" in found
 
 
-def test_another_tokenizer_beside_the_weights_is_refused(tmp_path):
-    student_folder(tmp_path / "hf")
-    (tmp_path / "hf" / "tokenizer.model").write_bytes(b"other pieces")
-    assert f"tokenizer.path={tmp_path}/hf/tokenizer.model" in refusal(f"stages.sft_fast.init={tmp_path}/hf")
-
-
 def test_a_folder_without_a_separator_gets_a_hint(tmp_path, monkeypatch):
     student_folder(tmp_path / "hf")
     monkeypatch.chdir(tmp_path)
@@ -129,6 +123,7 @@ def test_a_wrong_vocabulary_is_refused(context, tmp_path):
 def test_the_tokenizer_of_the_weights_must_be_the_runs(context, tmp_path):
     student_folder(tmp_path / "hf")
     (tmp_path / "hf" / "tokenizer.model").write_bytes(b"other pieces")
+    assert f"tokenizer.path={tmp_path}/hf/tokenizer.model" in refusal(f"stages.sft_fast.init={tmp_path}/hf")
     with pytest.raises(UserError, match=r"hf/tokenizer.model"):
         context.build_model("student", str(tmp_path / "hf"))
     (tmp_path / "hf" / "tokenizer.model").write_bytes(b"pieces")
@@ -142,13 +137,8 @@ def test_training_and_capture_from_folders_end_to_end(tmp_path):
     first = ["tools/train.py", *small, "order=[sft_reasoning]", "compare=[]", "tokenizer.vocab_size=110", "runtime=cpu",
              "stages.sft_reasoning.train.max_steps=2", "stages.sft_reasoning.evaluate=false"]  # fmt: skip
     call(*first, f"run_dir={tmp_path}/first")
-    call(
-        "tools/convert_weights.py",
-        "export",
-        f"{tmp_path}/first/stages/01_sft_reasoning",
-        f"{tmp_path}/hf",
-        "--dtype=fp32",
-    )
+    trained = f"{tmp_path}/first/stages/01_sft_reasoning"
+    call("tools/convert_weights.py", "export", trained, f"{tmp_path}/hf", "--dtype=fp32")
     second = ["tools/train.py", *small, "order=[sft_fast,capture_fast]", "compare=[]", "runtime=cpu",
               f"tokenizer.path={tmp_path}/hf/tokenizer.model", f"stages.sft_fast.init={tmp_path}/hf",
               "stages.sft_fast.train.max_steps=2", "stages.sft_fast.evaluate=false",

@@ -9,7 +9,7 @@ import pytest
 from mindspore_impl import files
 from mindspore_impl.curriculum.sweep import runner, trial_process
 from mindspore_impl.curriculum.sweep.trial_process import TrialProcess, stop_all
-from mindspore_impl.distributed import ranks
+from mindspore_impl.distributed import processes, ranks
 from mindspore_impl.errors import JobFailed, UserError
 from tests.curriculum.sweep.conftest import WEIGHT
 
@@ -145,17 +145,9 @@ def test_a_stop_ends_the_trials_and_the_same_command_continues(sweep, monkeypatc
     with pytest.raises(ranks.Stopped):
         sweep("seed=1,2,3,4")
     (process,) = started
-    assert not alive(process.process.pid)
+    assert not processes.is_alive(process.process.pid)
     states = [(trial["status"], trial["error"]) for trial in sweep.record()["trials"]]
     assert states == [("finished", None)] * 2 + [("failed", "stopped before its end"), ("waiting", None)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def started(tmp_path, monkeypatch, script: str) -> TrialProcess:
@@ -177,12 +169,12 @@ def test_stopping_ends_the_whole_group_even_one_that_does_not_heed(tmp_path, mon
     child = child_of(tmp_path)
     stop_all([trial], patience=0.2)
     gone_soon(child)
-    assert not alive(trial.process.pid)
+    assert not processes.is_alive(trial.process.pid)
 
 
 def gone_soon(pid: int) -> None:
     until = time.monotonic() + 20
-    while alive(pid):
+    while processes.is_alive(pid):
         assert time.monotonic() < until, "left behind"
         time.sleep(0.01)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.curriculum.sweep.test_runner import alive, gone_soon
+from mindspore_impl.distributed import processes
+from tests.curriculum.sweep.test_runner import gone_soon
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = [
@@ -93,7 +94,7 @@ def test_a_signal_ends_the_sweep_and_its_trial(tmp_path, number, code):
         process.kill()
     assert process.returncode == code and b"the same command continues" in errors
     gone_soon(trial)
-    assert not alive(trial)
+    assert not processes.is_alive(trial)
     states = [trial["status"] for trial in json.loads((folder / "sweep.json").read_text())["trials"]]
     assert states == ["failed", "waiting"]
 
