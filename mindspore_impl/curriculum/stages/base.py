@@ -8,14 +8,14 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from mindspore_impl import schema
 from mindspore_impl.curriculum.stages.inputs import Input, check_weights, is_path
-from mindspore_impl.data.options import DataOptions, StageSet
+from mindspore_impl.data.options import DataOptions, DatasetOptions, StageSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.options import EvaluationOptions
-from mindspore_impl.model.options import ModelOptions
+from mindspore_impl.model.options import LoraOptions, ModelOptions
 from mindspore_impl.runtime import RuntimeOptions
 from mindspore_impl.schema import nearest, option
 from mindspore_impl.text.options import TokenizerOptions
@@ -27,6 +27,37 @@ def stage_kind(cls: type["Stage"]) -> type["Stage"]:
     """Class decorator: register `cls`, a dataclass derived from Stage, under the default of its field `kind`."""
     KINDS[cls.kind] = cls
     return cls
+
+
+class Context(Protocol):
+    """The run around a stage, as `Stage.run` sees it (implemented in context.py)."""
+
+    config: "Shared"
+    tokenizer: Any  # text.tokenizer.Tokenizer
+
+    def folder(self, name: str) -> Path:
+        """The folder of the stage called `name`."""
+
+    def load(self, reference: str, artifact: str) -> Any:
+        """What a stage name or path provides: a WeightSource, the folder of a store, a list of rollouts, or a file."""
+
+    def records(self, name: str) -> list:
+        """The records (text.records.Record) of a data set."""
+
+    def samples(self, name: str) -> list:
+        """The rendered samples (text.chat.Sample) of a data set."""
+
+    def rollout_samples(self, reference: str) -> list:
+        """The rendered samples of rollouts, by stage name or path."""
+
+    def set_options(self, name: str) -> DatasetOptions:
+        """The options of a data set; one that a stage makes is read from that stage's record file."""
+
+    def model_options(self, name: str) -> ModelOptions:
+        """The options of an entry of `models`, its vocabulary filled in from the tokenizer."""
+
+    def build_model(self, name: str, reference: str | None, lora: LoraOptions | None = None, seed: int = 0) -> tuple:
+        """The model of an entry of `models` with the weights of a stage or path, and the SHA-256 of these weights."""
 
 
 @dataclass(kw_only=True)
@@ -108,10 +139,10 @@ class Stage:
         """The stage whose weights this one, called `name`, measures; "" when it measures none."""
         return ""
 
-    def check_data(self, name: str, context: Any) -> None:
+    def check_data(self, name: str, context: Context) -> None:
         """Refuse data that the stage cannot use, before the first stage runs. Raises UserError."""
 
-    def run(self, context: Any, planned: "PlannedStage", folder: Path) -> dict[str, Any]:
+    def run(self, context: Context, planned: "PlannedStage", folder: Path) -> dict[str, Any]:
         """Do the work on every rank, write below `folder`, and return the metrics; `tokens` is counted by the report.
 
         Called again after a kill, with what the killed call left in `folder`.
@@ -127,7 +158,7 @@ class Stage:
         """Whether the results of a finished stage are still there; one without them runs again."""
         return all((folder / name).is_file() for name in self.outputs)
 
-    def load(self, artifact: str, folder: Path, context: Any) -> Any:
+    def load(self, artifact: str, folder: Path, context: Context) -> Any:
         """An artifact of this stage, finished in `folder`, as later stages use it."""
         return context.load(str(folder / self.provides[artifact]), artifact)
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mindspore_impl.curriculum import estimate
-from mindspore_impl.curriculum.stages.base import PlannedStage, Shared, Stage, stage_kind
-from mindspore_impl.curriculum.stages.context import RunContext
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, stage_kind
 from mindspore_impl.distill.options import CaptureOptions
 from mindspore_impl.schema import option
 
@@ -57,7 +56,7 @@ class CaptureStage(Stage):
 
         return super().is_complete(folder) and shards_present(folder / "store")
 
-    def request(self, context: RunContext) -> dict[str, Any]:
+    def request(self, context: Context) -> dict[str, Any]:
         """The fields of a CaptureJob that are the same for a teacher in this process and for one on a server.
 
         Scored are the rollouts, then the labels of the sets.
@@ -67,7 +66,7 @@ class CaptureStage(Stage):
         options, length = self.capture, self.sequence_length
         return {"tokenizer": context.tokenizer, "samples": samples, "options": options, "sequence_length": length}
 
-    def run(self, context: RunContext, planned: PlannedStage, folder: Path) -> dict[str, Any]:
+    def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.distill.capture import run_capture
         from mindspore_impl.distill.jobs import CaptureJob
 

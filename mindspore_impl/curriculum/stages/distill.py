@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mindspore_impl.curriculum.stages.base import PlannedStage, Shared, problem_of, stage_kind
-from mindspore_impl.curriculum.stages.context import RunContext
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, problem_of, stage_kind
 from mindspore_impl.curriculum.stages.inputs import is_path
 from mindspore_impl.curriculum.stages.sft import SftStage
 from mindspore_impl.data.options import ROLLOUTS
@@ -30,7 +29,7 @@ class DistillStage(SftStage):
         composed = f", {self.objective.divergence} with composed operators"
         return super().work() + (composed if runs_composed(self.objective.divergence) else "")
 
-    def teacher(self, context: RunContext, planned: PlannedStage):
+    def teacher(self, context: Context, planned: PlannedStage):
         """The store, checked against the stage's tokenizer, objective and model."""
         from mindspore_impl.data.teacher_store import StoreReader
         from mindspore_impl.losses.objective import check_store

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mindspore_impl.curriculum import estimate
-from mindspore_impl.curriculum.stages.base import PlannedStage, Shared, Stage, stage_kind
-from mindspore_impl.curriculum.stages.context import RunContext
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, stage_kind
 from mindspore_impl.curriculum.stages.inputs import Input
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import benchmarks
@@ -110,7 +109,7 @@ class EvaluateStage(Stage):
             parts.append(f"{name} {next((f'{m} {v:.3f}' for m, v in value.items() if m in value['stderr']), '')}")
         return "; ".join([*parts, *filter(None, [super().summary(metrics)])])
 
-    def check_data(self, name: str, context: RunContext) -> None:
+    def check_data(self, name: str, context: Context) -> None:
         from mindspore_impl.evaluation.harness import check_records
 
         shared = context.config
@@ -121,7 +120,7 @@ class EvaluateStage(Stage):
         limit = shared.models[self.model_name(shared)].max_position_embeddings
         benchmarks.check_lengths(self._key(f"stages.{name}"), options, context.tokenizer, limit)
 
-    def run(self, context: RunContext, planned: PlannedStage, folder: Path) -> dict[str, Any]:
+    def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.evaluation.harness import EvaluationJob, evaluate
 
         shared = context.config

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mindspore_impl.curriculum import estimate
-from mindspore_impl.curriculum.stages.base import PlannedStage, Shared, Stage, problem_of, stage_kind
-from mindspore_impl.curriculum.stages.context import RunContext
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, problem_of, stage_kind
 from mindspore_impl.distributed import ranks
 from mindspore_impl.export.options import ExportOptions
 from mindspore_impl.schema import option
@@ -51,7 +50,7 @@ class ExportStage(Stage):
         # The package runs beside the training graph.
         return estimate.weights_bytes(model) + memory_estimate(model, self.export)["weights_shared"]
 
-    def run(self, context: RunContext, planned: PlannedStage, folder: Path) -> dict[str, Any]:
+    def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.export.build import default_prompts, export_package
         from mindspore_impl.text.chat import render_prompt
         from mindspore_impl.text.records import prompt_messages

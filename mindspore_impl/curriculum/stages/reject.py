@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mindspore_impl import files
-from mindspore_impl.curriculum.stages.base import PlannedStage, Stage, stage_kind
-from mindspore_impl.curriculum.stages.context import RunContext
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Stage, stage_kind
 from mindspore_impl.data import judging
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError
@@ -29,7 +28,7 @@ class RejectStage(Stage):
     provides: ClassVar[dict[str, str]] = {"records": "records.jsonl"}
     outputs: ClassVar[tuple[str, ...]] = ("records.jsonl",)
 
-    def run(self, context: RunContext, planned: PlannedStage, folder: Path) -> dict[str, Any]:
+    def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         """Write the shortest correct answers to `folder`/records.jsonl; an id is the prompt's with its mode."""
         verdicts = judging.judge(context.load(self.rollouts, "rollouts"), context.tokenizer)
         made = [judging.best_record(verdict, "/".join(prompt)) for prompt, verdict in verdicts.items()]

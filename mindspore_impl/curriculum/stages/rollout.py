@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mindspore_impl.curriculum import estimate
-from mindspore_impl.curriculum.stages.base import PlannedStage, Shared, Stage, stage_kind
-from mindspore_impl.curriculum.stages.context import RunContext
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, stage_kind
 from mindspore_impl.distill.options import RolloutOptions
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.schema import option
@@ -45,18 +44,18 @@ class RolloutStage(Stage):
         model = shared.sized_model(self.model_name(shared))
         return estimate.decoding_bytes(model, self.sampling.batch_size, self.sampling.max_new_tokens)
 
-    def load(self, artifact: str, folder: Path, context: RunContext) -> list:
+    def load(self, artifact: str, folder: Path, context: Context) -> list:
         from mindspore_impl.data.rollouts import read_rollouts
 
         return read_rollouts(folder / self.provides[artifact], context.tokenizer, self.rollout.keep_truncated)
 
-    def request(self, context: RunContext) -> dict[str, Any]:
+    def request(self, context: Context) -> dict[str, Any]:
         """The fields of a RolloutJob that are the same for an engine in this process and for one on a server."""
         records = [record for name in self.prompts for record in context.records(name)[: self.rollout.limit]]
         options, sampling = self.rollout, self.sampling
         return {"tokenizer": context.tokenizer, "records": records, "options": options, "sampling": sampling}
 
-    def run(self, context: RunContext, planned: PlannedStage, folder: Path) -> dict[str, Any]:
+    def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.data import answers
         from mindspore_impl.distill.jobs import RolloutJob
         from mindspore_impl.distill.rollout import run_rollout

@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from mindspore_impl import files
 from mindspore_impl.curriculum import estimate
-from mindspore_impl.curriculum.stages.base import PlannedStage, Shared, Stage, stage_kind
-from mindspore_impl.curriculum.stages.context import RunContext
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, stage_kind
 from mindspore_impl.data import difficulty, judging
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError
@@ -59,7 +58,7 @@ class ScoreStage(Stage):
         model = shared.sized_model(self.model_name(shared))
         return estimate.forward_bytes(model, self.score.rows_per_batch, self.sequence_length, shared.runtime)
 
-    def run(self, context: RunContext, planned: PlannedStage, folder: Path) -> dict[str, Any]:
+    def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         """Write the records of the set, their difficulty in meta, to `folder`/records.jsonl.
 
         Raises UserError when a loss is not finite, an answer cannot be judged or nothing is left.

@@ -8,8 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from mindspore_impl import runtime
 from mindspore_impl.curriculum import estimate
-from mindspore_impl.curriculum.stages.base import PlannedStage, Shared, Stage, problem_of, stage_kind
-from mindspore_impl.curriculum.stages.context import RunContext
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, problem_of, stage_kind
 from mindspore_impl.curriculum.stages.evaluate import EvaluateStage
 from mindspore_impl.data.options import ROLLOUTS, BatchOptions
 from mindspore_impl.data.overlap import shared_count
@@ -96,12 +95,12 @@ class SftStage(Stage):
         if self.init in shared.stages and (other := shared.stages[self.init].model_name(shared)) != self.model:
             yield f"{key}.init: {self.init!r} trains model {other!r}, this stage {self.model!r}"
 
-    def load(self, artifact: str, folder: Path, context: RunContext) -> Any:
+    def load(self, artifact: str, folder: Path, context: Context) -> Any:
         from mindspore_impl.curriculum.resolve import open_weights
 
         return open_weights(folder, self.train.select)
 
-    def check_data(self, name: str, context: RunContext) -> None:
+    def check_data(self, name: str, context: Context) -> None:
         """Print how many records of each validation and test set are trained on too."""
         shared, key = context.config, f"stages.{name}"
         after = self.followers(name, shared).values()
@@ -113,7 +112,7 @@ class SftStage(Stage):
                 total = len(context.records(each))
                 print(f"warning: {key}: {count:,} of {total:,} records of {each} are trained on ({', '.join(train)})")
 
-    def run(self, context: RunContext, planned: PlannedStage, folder: Path) -> dict[str, Any]:
+    def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.data.batches import BatchStream
         from mindspore_impl.model.adapter_file import Adapters
         from mindspore_impl.training.trainer import TrainingJob, train
@@ -145,11 +144,11 @@ class SftStage(Stage):
         )
         return train(job) | {"data": summary}
 
-    def teacher(self, context: RunContext, planned: PlannedStage):
+    def teacher(self, context: Context, planned: PlannedStage):
         """The reader of the teacher store; None without one."""
         return None
 
-    def _validation(self, context: RunContext) -> dict[str, list]:
+    def _validation(self, context: Context) -> dict[str, list]:
         """The batches of each validation set, of the samples that fit a row; a message counts the others."""
         from mindspore_impl.data.batches import one_pass
 
@@ -185,7 +184,7 @@ class SftStage(Stage):
             )
 
 
-def _selection(context: RunContext, name: str, data: BatchOptions) -> dict | None:
+def _selection(context: Context, name: str, data: BatchOptions) -> dict | None:
     """How the band of a set changed its difficulty (`difficulty.change`); None where neither band nor order is set."""
     from mindspore_impl.data.difficulty import change
     from mindspore_impl.data.sources import load_whole
@@ -196,7 +195,7 @@ def _selection(context: RunContext, name: str, data: BatchOptions) -> dict | Non
     return change(load_whole(name, options, context.config.seed), kept, options.keep.field, name)
 
 
-def _hf_config(context: RunContext, model: str) -> dict | None:
+def _hf_config(context: Context, model: str) -> dict | None:
     """The config.json of a checkpoint; None for a model that no Hugging Face model type describes."""
     from mindspore_impl.model.hf_config import config_of, token_ids
 
