@@ -148,6 +148,6 @@ def _fingerprint(config: Config, entry: PlannedStage, planned: dict[str, Planned
             role: planned[value].fingerprint if value in planned else path_hash(value)
             for role, value in entry.inputs.items()
         },
-        "plugins": plugins.loaded() if config.plugins else {},
+        "plugins": {name: plugins.loaded()[name] for name in config.plugins},
     }
     return files.sha256_json(content)
