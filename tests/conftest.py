@@ -1,4 +1,8 @@
-"""Fixtures that several rooms share, and PYTEST_CPU=FILE, which writes the processor seconds of each test file."""
+"""Fixtures that several rooms share.
+
+PYTEST_CPU=FILE writes the processor seconds of each test file. PYTEST_PASSED=FILE lists the tests that pass, a line
+each, and leaves out those that it lists already.
+"""
 
 import collections
 import contextlib
@@ -12,6 +16,7 @@ import pytest
 
 CPU_FILE = os.environ.get("PYTEST_CPU")
 CPU_SECONDS = collections.Counter()
+PASSED_FILE = os.environ.get("PYTEST_PASSED")
 ENTRY = Path(__file__).parent / "rank_entry.py"
 
 
@@ -39,6 +44,20 @@ if CPU_FILE:
     def pytest_sessionfinish():
         seconds = {name: round(value, 2) for name, value in CPU_SECONDS.most_common()}
         Path(CPU_FILE).write_text(json.dumps({"total": round(CPU_SECONDS.total(), 2)} | seconds, indent=1) + "\n")
+
+
+if PASSED_FILE:
+
+    def pytest_collection_modifyitems(config, items):
+        os.environ.pop("PYTEST_PASSED", None)  # a pytest that a test starts runs everything it is asked for
+        passed = set(Path(PASSED_FILE).read_text().splitlines()) if Path(PASSED_FILE).is_file() else set()
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in passed])
+        items[:] = [item for item in items if item.nodeid not in passed]
+
+    def pytest_runtest_logreport(report):
+        if report.when == "call" and report.passed and "PYTEST_XDIST_WORKER" not in os.environ:
+            with open(PASSED_FILE, "a") as stream:
+                stream.write(f"{report.nodeid}\n")
 
 
 @pytest.fixture(scope="session")
