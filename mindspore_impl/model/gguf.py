@@ -28,6 +28,31 @@ _NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_SIZES = {
+    "hidden_size": "llama.embedding_length",
+    "intermediate_size": "llama.feed_forward_length",
+    "num_hidden_layers": "llama.block_count",
+    "num_attention_heads": "llama.attention.head_count",
+    "max_position_embeddings": "llama.context_length",
+}
+_READ = {*_SIZES.values(), "llama.attention.head_count_kv", "llama.attention.key_length", "llama.rope.freq_base",
+         "llama.attention.layer_norm_rms_epsilon"}  # fmt: skip
+# Only longer contexts by YaRN, which is refused, read the first; nothing reads the second.
+_HARMLESS = {"llama.rope.scaling.original_context_length", "llama.rope.scaling.finetuned"}
+# Values with which the network is the plain one; llama.cpp reads a factor of 0 as 1, and one without a type as linear.
+_ONLY = {
+    "llama.rope.scaling.type": ("linear", "none"),
+    "llama.rope.scaling.factor": (0.0, 1.0),
+    "llama.rope.scale_linear": (0.0, 1.0),
+    "llama.rope.scaling.attn_factor": (1.0,),
+    "llama.rope.scaling.yarn_attn_factor": (1.0,),
+    "llama.logit_scale": (0.0, 1.0),
+    "llama.residual_scale": (0.0, 1.0),
+    "llama.embedding_scale": (0.0, 1.0),
+    "llama.attention.causal": (True,),
+    "llama.tensor_data_layout": ("Meta AI original pth",),
+    "split.count": (0, 1),
+}
 # Splitting before byte-level BPE, by llama.cpp's name; smollm: every digit alone, then as GPT-2.
 _DIGITS = {"type": "Digits", "individual_digits": True}
 _PRE_TOKENIZERS = {"gpt-2": [], "smollm": [_DIGITS]}
@@ -46,6 +71,8 @@ def open_gguf(path: str | Path) -> WeightSource:
     Raises UserError: the package is not installed, the file is absent, damaged or of another architecture, a tensor is
     missing, extra or of a type that cannot be dequantised.
     """
+    from mindspore_impl.model.pangu import parameter_shapes
+
     path = Path(path)
     reader = _open(path)
     metadata = _Metadata(path, reader)
@@ -65,6 +92,13 @@ def open_gguf(path: str | Path) -> WeightSource:
                 array = pairs.swapaxes(1, 2).reshape(array.shape)
         return np.ascontiguousarray(array)
 
+    expected = parameter_shapes(options)
+    for name, tensor in tensors.items():
+        if name not in expected and name != HEAD:
+            raise UserError(
+                f"{path}: the tensor {tensor.name!r} has no place in the plain Llama that the metadata describes, and "
+                "without it the results would differ; use weights of a supported model"
+            )
     source = WeightSource(path, (path,), shapes, read, options, hf_config.config_of(options, "llama", _ids(metadata)))
     return fit(source, options, "the file does not hold the Llama that its metadata describes; download it again")
 
@@ -76,7 +110,7 @@ def tokenizer_json(path: str | Path) -> dict:
     """
     path = Path(path)
     metadata = _Metadata(path, _open(path))
-    kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
+    kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
     if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
         raise UserError(
             f"{path}: its tokenizer is {kind!r} with pre-tokenizer {pre!r}; 'gpt2' with {', '.join(_PRE_TOKENIZERS)} "
@@ -119,6 +153,15 @@ class _Metadata:
             raise UserError(f"{self.path}: the metadata has no {key}; the file is incomplete, download it again")
         return self.get(key)
 
+    def size(self, key: str) -> int:
+        """A required whole number; a list must hold the same one for every layer."""
+        value = self.required(key)
+        if isinstance(value, list) and len(set(value)) == 1:
+            value = value[0]
+        if type(value) is not int:
+            raise UserError(f"{self.path}: {key}: {value!r} is not supported; this model has one number for all layers")
+        return value
+
 
 def _open(path: Path):
     try:
@@ -137,30 +180,35 @@ def _options(metadata: _Metadata, tensors: dict) -> ModelOptions:
     """The model that the metadata describes. Raises UserError for what this network does not compute."""
     from mindspore_impl.model.pangu import check_options, head_dim
 
-    for key in ("llama.expert_count", "llama.rope.scaling.type"):
-        if metadata.get(key) not in (None, 0, "none"):
-            raise UserError(f"{metadata.path}: {key} is {metadata.get(key)!r}; only plain Llama is read")
     layer, required = "model.layers.0.self_attn.", metadata.required
+    sizes = {option: metadata.size(key) for option, key in _SIZES.items()}
+    kv_heads = "llama.attention.head_count_kv"
     options = ModelOptions(
+        **sizes,
         vocab_size=int(tensors["model.embed_tokens.weight"].shape[-1]) if "model.embed_tokens.weight" in tensors else 0,
-        hidden_size=required("llama.embedding_length"),
-        intermediate_size=required("llama.feed_forward_length"),
-        num_hidden_layers=required("llama.block_count"),
-        num_attention_heads=required("llama.attention.head_count"),
-        num_key_value_heads=metadata.get("llama.attention.head_count_kv", required("llama.attention.head_count")),
+        num_key_value_heads=metadata.size(kv_heads if kv_heads in metadata.fields else _SIZES["num_attention_heads"]),
         head_dim=metadata.get("llama.attention.key_length"),
         rope_theta=float(metadata.get("llama.rope.freq_base", 10000.0)),
         # Stored as float32: the decimal number that was meant is the shortest that rounds to it.
         rms_norm_eps=float(str(np.float32(required("llama.attention.layer_norm_rms_epsilon")))),
-        max_position_embeddings=required("llama.context_length"),
         qkv_bias=layer + "q_proj.bias" in tensors,
         o_bias=layer + "o_proj.bias" in tensors,
         tie_word_embeddings=HEAD not in tensors,
     )
     check_options(options, str(metadata.path))
-    for key in ("llama.rope.dimension_count", "llama.attention.value_length"):
-        if metadata.get(key, head_dim(options)) != head_dim(options):
-            raise UserError(f"{metadata.path}: {key} is {metadata.get(key)}, but a head has {head_dim(options)}")
+    said = {key: metadata.get(key) for key in metadata.fields if key.startswith(("llama.", "split.count"))}
+    per_head, window = head_dim(options), "llama.attention.sliding_window"
+    scale, stored = per_head**-0.5, said.get("llama.attention.scale")
+    only = _ONLY | {
+        "llama.vocab_size": (options.vocab_size,),
+        "llama.rope.dimension_count": (per_head,),
+        "llama.attention.value_length": (per_head,),
+        # Stored as float32.
+        "llama.attention.scale": (0.0, stored if stored and abs(stored / scale - 1) < 1e-6 else scale),
+        # A window of the whole context is none.
+        window: (0, max(options.max_position_embeddings, said.get(window, 0))),
+    }
+    hf_config.check_known(said, _READ | _HARMLESS, only, str(metadata.path))
     return options
 
 

@@ -1,6 +1,7 @@
 """config.json of a Hugging Face model <-> ModelOptions: PanguEmbedded and llama; other features are refused by name."""
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,14 +69,8 @@ def options_of(content: dict, where: str) -> ModelOptions:
     kind = _model_type(content, where)
     given = {**kind.defaults, **{key: value for key, value in content.items() if value is not None}}
     given["rope_theta"] = _rope_theta(content, given, where)
-    for key, allowed in _ONLY.items():
-        if key in content and content[key] not in allowed:
-            raise UserError(f"{where}: {key}: {content[key]!r} is not supported; this model has {allowed[-1]!r}")
-    known = {*_SIZES, *_ONLY, *_HARMLESS, *kind.defaults, "num_key_value_heads", "head_dim",
-             "rope_scaling", "rope_parameters"}  # fmt: skip
-    for key, value in content.items():
-        if key not in known and value not in (None, False, "", [], {}):
-            raise UserError(f"{where}: {key}: {value!r} is not supported; remove it if the network computes the same")
+    read = {*_SIZES, *kind.defaults, "num_key_value_heads", "head_dim", "rope_scaling", "rope_parameters"}
+    check_known(content, read | _HARMLESS, _ONLY, where)
     for key in _SIZES:
         if key not in given:
             raise UserError(f"{where}: {key}: no value given; use the config.json that belongs to these weights")
@@ -88,6 +83,24 @@ def options_of(content: dict, where: str) -> ModelOptions:
     options = build(ModelOptions, {**values, "num_key_value_heads": heads, **biases}, where)
     check_options(options, where)
     return options
+
+
+def check_known(content: dict, known: Collection[str], only: dict[str, tuple], where: str) -> None:
+    """Refuse by its name a key that may change what the network computes.
+
+    Args:
+        content: what a file says of its model, by key.
+        known: keys that are read elsewhere or change nothing.
+        only: the values with which a key changes nothing; the last is shown to the user.
+        where: the file, for messages.
+
+    Raises UserError: a key of `only` with another value, or an unknown one that is not empty, false or 0.
+    """
+    for key, value in content.items():
+        if key in only and value not in only[key]:
+            raise UserError(f"{where}: {key}: {value!r} is not supported; this model has {only[key][-1]!r}")
+        if key not in known and key not in only and value not in (None, False, "", [], {}):
+            raise UserError(f"{where}: {key}: {value!r} is not supported; remove it if the network computes the same")
 
 
 def _model_type(content: dict, where: str) -> _ModelType:

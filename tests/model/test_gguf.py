@@ -40,7 +40,7 @@ def interleaved(array, heads):
     return array.reshape(heads, 2, array.shape[0] // heads // 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
 
 
-def write(path, options=OPTIONS, kind="F32", changes=(), arrays=None, more=(), architecture="llama"):
+def write(path, options=OPTIONS, kind="F32", changes=(), arrays=None, more=(), architecture="llama", pre="smollm"):
     """A GGUF file of these weights, 2-D ones quantised; `changes`: (metadata key, value), None to leave it out."""
     writer = gguf.GGUFWriter(path, architecture)
     heads = {"q_proj": options.num_attention_heads, "k_proj": options.num_key_value_heads}
@@ -48,17 +48,16 @@ def write(path, options=OPTIONS, kind="F32", changes=(), arrays=None, more=(), a
         "embedding_length": options.hidden_size, "feed_forward_length": options.intermediate_size,
         "block_count": options.num_hidden_layers, "context_length": options.max_position_embeddings,
         "attention.head_count": options.num_attention_heads, "attention.head_count_kv": options.num_key_value_heads,
-    } | {key: value for key, value in changes if isinstance(value, int | None)}  # fmt: skip
+        "rope.freq_base": float(options.rope_theta), "attention.layer_norm_rms_epsilon": options.rms_norm_eps,
+    } | dict(changes)  # fmt: skip
+    add = {int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool, str: writer.add_string,
+           list: writer.add_array}  # fmt: skip
     for key, value in metadata.items():
         if value is not None:
-            writer.add_uint32(f"llama.{key}", value)
-    writer.add_float32("llama.rope.freq_base", options.rope_theta)
-    writer.add_float32("llama.attention.layer_norm_rms_epsilon", options.rms_norm_eps)
-    for key, value in changes:
-        if isinstance(value, str):
-            writer.add_string(f"llama.{key}", value)
+            add[type(value)](key if key.startswith("split.") else f"llama.{key}", value)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
     writer.add_token_list(TOKENS)
     writer.add_token_types([3, 3, 3] + [1] * (len(TOKENS) - 3))
     writer.add_token_merges(["A B", "1 2"])
@@ -101,13 +100,11 @@ def without(name):
     ("settings", "message"),
     [
         ({"architecture": "qwen2"}, "general.architecture is 'qwen2'; only 'llama' is read"),
-        ({"changes": [("expert_count", 8)]}, "llama.expert_count is 8"),
-        ({"changes": [("rope.scaling.type", "yarn")]}, "llama.rope.scaling.type is 'yarn'"),
         ({"changes": [("block_count", None)]}, "the metadata has no llama.block_count"),
         ({"changes": [("block_count", 3)]}, "'model.layers.2.input_layernorm.weight' .* is not in it"),
-        ({"changes": [("rope.dimension_count", 8)]}, "llama.rope.dimension_count is 8, but a head has 16"),
+        ({"changes": [("block_count", 1)]}, "'blk.1.attn_norm.weight'"),
         ({"arrays": without("model.layers.1.self_attn.k_proj.weight")}, "'model.layers.1.self_attn.k_proj.weight'"),
-        ({"more": [("rope_freqs.weight", np.ones(8, np.float32))]}, "rope_freqs.weight"),
+        ({"more": [("rope_freqs.weight", np.ones(8, np.float32))]}, "'rope_freqs.weight' has no place"),
     ],
 )
 def test_another_model_is_refused(tmp_path, settings, message):
@@ -115,6 +112,46 @@ def test_another_model_is_refused(tmp_path, settings, message):
     with pytest.raises(UserError, match=message) as caught:
         open_gguf(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "plain", "other"),
+    [
+        ("rope.scaling.type", ["none", "linear"], ["yarn", "longrope"]),
+        ("rope.scaling.factor", [0.0, 1.0], [2.0, 0.5]),
+        ("rope.scale_linear", [1.0], [2.0]),
+        ("rope.scaling.attn_factor", [1.0], [0.0, 0.8]),
+        ("rope.scaling.original_context_length", [64], []),
+        ("rope.dimension_count", [16], [8]),
+        ("attention.scale", [0.0, 16**-0.5], [0.5]),
+        ("attention.value_length", [16], [8]),
+        ("attention.head_count_kv", [[2, 2]], [[2, 4]]),
+        ("attention.sliding_window", [0, 128, 4096], [64]),
+        ("attention.causal", [True], [False]),
+        ("attn_logit_softcapping", [0.0], [30.0]),
+        ("logit_scale", [1.0], [0.25]),
+        ("expert_count", [0], [8]),
+        ("expert_used_count", [0], [2]),
+        ("vocab_size", [64], [60]),
+        ("a_key_of_next_year", [0, False, ""], [1, True, "on"]),
+        ("split.count", [1], [2]),
+    ],
+)
+def test_a_key_that_changes_the_network_is_refused_by_its_name(tmp_path, key, plain, other):
+    for value in plain:
+        assert open_gguf(write(tmp_path / "m.gguf", changes=[(key, value)])).options == OPTIONS
+    for value in other:
+        with pytest.raises(UserError, match=f"m.gguf: (llama.)?{key}: "):
+            open_gguf(write(tmp_path / "m.gguf", changes=[(key, value)]))
+
+
+def test_an_attention_scale_may_be_rounded(tmp_path):
+    options = ModelOptions(**{**vars(OPTIONS), "head_dim": 20})
+    changes = [
+        ("attention.key_length", 20),
+        ("attention.scale", float(np.nextafter(np.float32(20**-0.5), np.float32(1)))),
+    ]
+    assert open_gguf(write(tmp_path / "m.gguf", options, changes=changes)).options.head_dim == 20
 
 
 def test_damaged_and_absent_files_are_named(tmp_path, monkeypatch):
@@ -142,6 +179,12 @@ def test_the_tokenizer_splits_digits_and_keeps_special_tokens(tmp_path):
     tokenizer = Tokenizer.load(path)
     assert tokenizer.vocab_size == 64 and tokenizer.special == {"<|im_start|>": 1, "<|im_end|>": 2}
     assert tokenizer.pieces(tokenizer.encode("AB12")) == ["AB", "1", "2"]
+
+
+@pytest.mark.parametrize("pre", [None, "llama-bpe"])
+def test_an_unknown_way_of_splitting_words_is_refused(tmp_path, pre):
+    with pytest.raises(UserError, match=f"pre-tokenizer {pre!r}"):
+        tokenizer_json(write(tmp_path / "m.gguf", pre=pre))
 
 
 def test_an_imported_file_is_a_checkpoint_with_its_tokenizer(tmp_path):
