@@ -39,7 +39,7 @@ from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.pangu import PanguForCausalLM
 from mindspore_impl.schema import checked
 from mindspore_impl.text.chat import Completion, parse_completion, render, render_prompt
-from mindspore_impl.text.records import THINKING, Message, Record, parse_messages
+from mindspore_impl.text.records import THINKING, Message, Record, check_text, parse_messages
 from mindspore_impl.text.tokenizer import Tokenizer
 
 SHARD_BYTES = 5 * 10**9  # of one weights file that `save_model` writes
@@ -155,8 +155,10 @@ def generate(
     _known(thinking, THINKING, "thinking")
     ids, seeds = [], range(seed, seed + len(prompts))
     for number, prompt in enumerate(prompts):
-        text = isinstance(prompt, str)
-        messages = [Message("user", prompt)] if text else parse_messages(prompt, f"prompts[{number}]")
+        if isinstance(prompt, str):
+            messages = [Message("user", check_text(prompt, f"prompts[{number}]"))]
+        else:
+            messages = parse_messages(prompt, f"prompts[{number}]")
         ids.append(render_prompt(messages, tokenizer, thinking))
     if isinstance(model, PanguForCausalLM):
         kept = getattr(model, "kept_engine", None)  # with its compiled graphs

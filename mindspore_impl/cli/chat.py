@@ -1,5 +1,6 @@
 """Chat with a model."""
 
+import io
 import sys
 from pathlib import Path
 
@@ -32,17 +33,22 @@ def main(arguments: list[str]) -> None:
     from mindspore_impl.curriculum.resolve import open_tokenizer, resolve_model_path
     from mindspore_impl.generation.conversation import answer, converse
     from mindspore_impl.generation.options import SamplingOptions
+    from mindspore_impl.text.records import check_text
 
     sampling = SamplingOptions(
         options.temperature, options.top_p, options.top_k, options.repetition_penalty,
         max_new_tokens=options.max_new_tokens,
     )  # fmt: skip
     check_ranges(sampling, "sampling")
+    for name in ("prompt", "system"):
+        check_text(getattr(options, name) or "", f"--{name}")
     found = resolve_model_path(options.model)
     tokenizer = open_tokenizer(options.model, found, options.tokenizer, options.template)
     model = load_model(options.model, tokenizer)
     conversation = chat(model, tokenizer, sampling, options.thinking, options.system, options.context, options.seed)
     if options.prompt is None:
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # bad bytes stay in their own turn
         converse(conversation)
     else:
         answer(conversation, options.prompt, sys.stdout)

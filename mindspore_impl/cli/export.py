@@ -81,12 +81,9 @@ def _export(options: argparse.Namespace, settings: ExportOptions) -> None:
 def _prompts(path: Path, tokenizer, count: int) -> list[list[int]]:
     """The first `count` lines of a text file, rendered as user turns in fast thinking mode."""
     from mindspore_impl.text.chat import render_prompt
-    from mindspore_impl.text.records import Message
+    from mindspore_impl.text.records import Message, text_lines
 
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    lines = [line.strip() for _, line in text_lines(path) if line.strip()]
     if not lines:
         raise UserError(f"{path}: holds no prompt; write one per line")
     return [render_prompt([Message("user", line)], tokenizer, "fast") for line in lines[:count]]

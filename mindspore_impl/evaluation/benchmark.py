@@ -22,6 +22,7 @@ from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import sample_seed
 from mindspore_impl.schema import option, rule_of
 from mindspore_impl.text.chat import parse_completion
+from mindspore_impl.text.records import check_text
 
 ITEMS_PER_PART = 256  # of multiple choice; a part of completions is one batch
 PASS_AT = (1, 10, 100)  # k of pass@k, up to the number of samples
@@ -99,6 +100,9 @@ def read_benchmark(name: str, path: Path, settings: BenchmarkSettings) -> Benchm
     items = task.read(path, task.shots if settings.shots is None else settings.shots)[: settings.limit]
     if not items:
         raise UserError(f"{path}: holds no question of {name}; check the file and the limit")
+    for item in items:
+        for text in (item.header, item.prompt, *item.options):
+            check_text(text, f"{path}: question {item.id}")
     if task.program is not None:
         check_isolation(settings.limits)
     return Benchmark(name, items, settings)

@@ -11,7 +11,7 @@ from mindspore_impl.generation.decoder import Decoder, Drawing, stream
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.text.chat import parse_completion, render_prompt
 from mindspore_impl.text.incremental import TextStream
-from mindspore_impl.text.records import THINKING, Message
+from mindspore_impl.text.records import THINKING, Message, check_text
 from mindspore_impl.text.tokenizer import Tokenizer
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
@@ -26,7 +26,7 @@ class Conversation:
         system: str | None = None,
     ):  # fmt: skip
         self.decoder, self.tokenizer, self.sampling = decoder, tokenizer, sampling
-        self.seed, self.thinking, self.system = seed, thinking, system
+        self.seed, self.thinking, self.system = seed, thinking, system and check_text(system, "the system turn")
         self.drawing = Drawing(tokenizer, decoder.vocab_size)
         self.messages: list[Message] = []
         self.reset()
@@ -39,9 +39,11 @@ class Conversation:
         """Yield the answer to `text` as ("reasoning" | "answer", text) parts.
 
         The turn enters the history when the answer ends or the caller closes the generator. Raises UserError, the
-        history untouched, when the conversation no longer fits.
+        history untouched, when the conversation no longer fits or `text` is not valid Unicode text.
         """
-        question = Message("user", text)
+        return self._answer(Message("user", check_text(text, "the prompt")))
+
+    def _answer(self, question: Message) -> Iterator[tuple[str, str]]:
         prompt = render_prompt([*self.messages, question], self.tokenizer, self.thinking)
         room = max(1, self.decoder.slots - len(prompt))
         sampling = dataclasses.replace(self.sampling, max_new_tokens=min(self.sampling.max_new_tokens, room))
@@ -80,7 +82,10 @@ def answer(conversation: Conversation, text: str, out: TextIO) -> None:
 
 
 def converse(conversation: Conversation, read: Callable[[str], str] = input, out: TextIO | None = None) -> None:
-    """Read turns until /exit or the end of input. A turn that does not fit is refused; the conversation continues."""
+    """Read turns until /exit or the end of input.
+
+    A turn that does not fit, or is not valid text, is refused in a line; the conversation continues.
+    """
     out = out or sys.stdout
     out.write(HELP + "\n")
     while True:

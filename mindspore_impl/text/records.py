@@ -2,9 +2,12 @@
 
 import difflib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import nearest
 
@@ -123,17 +126,36 @@ def require_keys(obj: dict, required: tuple[str, ...], where: str) -> None:
 
 
 def text_field(obj: dict, key: str, where: str) -> str:
-    """The string at `key`. Refuses another type, and text that is not valid Unicode (half of a surrogate pair)."""
+    """The string at `key`. Refuses another type, and what `check_text` refuses."""
     value = obj[key]
     if not isinstance(value, str):
         refuse(where, f"{key} must be a string, found {json_type(value)}")
+    return check_text(value, f"{where}: {key}")
+
+
+def check_text(text: str, where: str) -> str:
+    """Return `text`, which came from `where`: a field, an option, a terminal.
+
+    Raises UserError, with the place in it, when it is not valid Unicode (half of a surrogate pair, which Python also
+    makes of bytes that are not UTF-8) or holds NUL.
+    """
+    bad, fault = text.find("\0"), "NUL"
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        refuse(
-            where, f"{key} is not valid Unicode (a lone surrogate at character {error.start}); correct the source file"
-        )
-    return value
+        bad, fault = error.start, "a lone surrogate"
+        if 0xDC80 <= (code := ord(text[bad])) < 0xDD00:
+            fault = f"the byte 0x{code - 0xDC00:02X}, which is not UTF-8, or a lone surrogate"
+    if bad >= 0:
+        refuse(where, f"not valid Unicode text ({fault} at character {bad}); correct it at its source")
+    return text
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (number from 1, line with its end) of a UTF-8 text file. Raises UserError that names file and line."""
+    with files.reading(path), open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        for number, line in enumerate(file, start=1):
+            yield number, check_text(line, f"{path}:{number}")
 
 
 def object_field(obj: dict, key: str, where: str) -> dict:

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from mindspore_impl.cli.chat import main
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.conversation import DIM, PLAIN, Conversation, answer, converse
 from mindspore_impl.generation.options import SamplingOptions
@@ -73,6 +74,27 @@ def test_commands(tokenizer):
             ([Message("user", "lo")], "fast"),
         ]
     ]
+
+
+def test_a_turn_that_is_not_text_is_refused_and_the_next_one_answered(tokenizer, monkeypatch, capsys, tmp_path):
+    bad = [b"byte \xff", b"half \xed\xa0\xbd", b"nul \0"]
+    conversation = talk(tokenizer, [("tu", "mi ren")])
+    for name, made in {"open_tokenizer": tokenizer, "resolve_model_path": None}.items():
+        monkeypatch.setattr(f"mindspore_impl.curriculum.resolve.{name}", lambda *_, made=made: made)
+    monkeypatch.setattr("mindspore_impl.api.load_model", lambda *_: None)
+    monkeypatch.setattr("mindspore_impl.api.chat", lambda *_: conversation)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n".join([*bad, b"ka lo"])), encoding="utf-8"))
+    assert main(["--model", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert conversation.messages[0] == Message("user", "ka lo") and "mi ren" in out
+    assert out.count("\n") == 1 + len(bad) + 3, "a line for each"
+
+
+@pytest.mark.parametrize("option", ["--prompt", "--system"])
+@pytest.mark.parametrize("text", ["\udcff", "a\0b"])
+def test_an_option_that_is_not_text_is_refused_before_the_model_is_looked_for(capsys, option, text):
+    assert main(["--model", "nowhere", option, text]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {option}: ")
 
 
 def test_the_end_of_input_leaves(tokenizer):

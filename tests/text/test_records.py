@@ -37,6 +37,8 @@ def good(**changes) -> dict:
     ({"messages": [{"role": "user", "contents": "x"}]}, ["messages[0]", "did you mean 'content'"]),
     ({"messages": [{"role": "user", "content": None}]}, ["content must be a string", "null"]),
     ({"messages": [{"role": "user", "content": "\ud83d"}]}, ["messages[0]", "lone surrogate"]),
+    ({"messages": [{"role": "user", "content": "a\0"}]}, ["messages[0]", "content", "NUL"]),
+    ({"messages": [{"role": "user", "content": "a\udcff"}]}, ["messages[0]", "content", "0xFF"]),
     ({"messages": [{"role": "user", "content": ""}]}, ["messages[0]", "is empty"]),
     ({"messages": [{"role": "user", "content": "x", "reasoning": "y"}]}, ["messages[0]", "has 'reasoning'"]),
     ({"messages": [{"role": "tool", "content": "x"}, {"role": "system", "content": "y"}]}, ["messages[1]", "only the"]),
@@ -56,7 +58,7 @@ def test_a_record_is_read_and_a_prompt_record_may_end_with_the_user():
     assert parse_record(good(), "a.jsonl:1") == whole and prompt_messages(whole) == (Message("user", "hi"),)
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
 TURNS = st.lists(st.tuples(TEXT, TEXT, st.none() | TEXT), min_size=1, max_size=3)
 
 

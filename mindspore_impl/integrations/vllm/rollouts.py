@@ -22,6 +22,7 @@ from mindspore_impl.integrations.vllm.answers import (
 )
 from mindspore_impl.integrations.vllm.topk import neutral
 from mindspore_impl.text.chat import parse_completion
+from mindspore_impl.text.records import check_text
 from mindspore_impl.text.tokenizer import Tokenizer
 
 CLOSED = "closing pieces that the engine had stripped were added"
@@ -72,6 +73,7 @@ def rollout_of(
     text = output.text if ids is None else tokenizer.decode(ids, skip_special=False)
     rollout = make_rollout(prompt, ids, text, finished, sampling, tokenizer, weights_sha256)
     try:
+        check_text(text, "the answer")
         sample = to_sample(rollout, tokenizer)
     except UserError as error:
         raise BadAnswer("no rollout", str(error)) from error
