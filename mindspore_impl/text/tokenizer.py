@@ -6,16 +6,22 @@ normalisation), so a text gets the same ids wherever it stands, in training and 
 """
 
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.text import template as templates
+from mindspore_impl.text.records import check_text, text_lines
 from mindspore_impl.text.template import SPECIAL_PIECES, TEMPLATE_TEXTS, Template
 
 BYTE_FALLBACK_FROM = 512  # a smaller trained vocabulary has no room for the 256 byte pieces
-WORST_SENTENCE = 1 << 28  # bytes; SentencePiece silently skips a longer text
+LONGEST_SENTENCE = 1 << 26  # characters; SentencePiece silently skips a text above its limit in bytes
+UNKNOWN_MARK = "\u2585"  # SentencePiece's own; it silently skips a text that holds it
+UNLEARNABLE = {"\0", "\u2581"}  # no character of a piece, and SentencePiece's space mark, which decodes to a space
 
 
 class SentencePieceBackend:
@@ -116,8 +122,9 @@ class Tokenizer:
         return [part for token_id in ids for part in self._spelled.get(token_id, (token_id,))]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Text of `ids`. Special pieces are left out, or written by name; an id outside the vocabulary becomes U+FFFD.
+        """Text of `ids`. Special pieces are left out, or written by name.
 
+        An id outside the vocabulary and NUL become U+FFFD, since no text may hold NUL (`records.check_text`).
         decode(encode(x)) == x when the file does not normalise and can spell x (see `train_tokenizer`); U+2581 is
         SentencePiece's own space mark and comes back as a space.
         """
@@ -135,7 +142,7 @@ class Tokenizer:
                 texts.append(self.backend.piece(token_id))
         if run:
             texts.append(self.backend.decode(run))
-        return "".join(texts)
+        return "".join(texts).replace("\0", "\ufffd")
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The names of `ids`, for messages and tests."""
@@ -166,22 +173,18 @@ class Tokenizer:
 def texts_of(path: Path) -> Iterator[str]:
     """Every piece of text in a JSONL file, or the lines of a text file. Raises UserError when it cannot be read."""
 
-    def walk(value) -> Iterator[str]:
+    def walk(value, where: str) -> Iterator[str]:
         if isinstance(value, str):
-            yield value
+            yield check_text(value, where)
         elif isinstance(value, dict | list):
             for item in value.values() if isinstance(value, dict) else value:
-                yield from walk(item)
+                yield from walk(item, where)
 
     if path.suffix == ".jsonl":
-        for _, record in files.read_jsonl(path):
-            yield from walk(record)
-        return
-    try:
-        with open(path, encoding="utf-8") as file:
-            yield from file
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        for number, record in files.read_jsonl(path):
+            yield from walk(record, f"{path}:{number}")
+    else:
+        yield from (line for _, line in text_lines(path))
 
 
 def train_tokenizer(
@@ -191,35 +194,72 @@ def train_tokenizer(
 
     Its layout: <unk> 0 (also padding), <s> 1, the four special pieces, a dummy prefix before each text, no
     normalisation. Characters of the chat template are always covered. From vocab_size 512 on byte fallback spells
-    whatever the corpus lacks; below, that becomes <unk>. Raises UserError that names tokenizer.vocab_size and the
-    nearest size that works, or tokenizer.character_coverage.
+    whatever the corpus lacks; below, that becomes <unk>. Prints the share of the texts' characters that come back from
+    their ids, with a warning when it is below `character_coverage`. Raises UserError that names tokenizer.vocab_size
+    and the nearest size that works, or tokenizer.character_coverage.
     """
     if not 0.98 <= character_coverage <= 1.0:
         raise UserError(f"tokenizer.character_coverage={character_coverage}: must be from 0.98 to 1.0")
+    texts = list(texts)
     corpus = [text for text in texts if text.strip()]
     if not corpus:
         raise UserError("tokenizer.train_on: the named data sets hold no text to train a tokenizer on")
+    counts = Counter(chain.from_iterable(texts))
     # A record shows each header about once; here it makes sure that a header is few pieces, whatever the caller passed.
     corpus += list(TEMPLATE_TEXTS) * (1 + len(corpus) // 16)
-    content = _train(corpus, vocab_size, character_coverage)
+    content = _train(corpus, set(), vocab_size, character_coverage)
+    lost = _lost(content, counts)
+    if unseen := _to_cover(lost, lost.total() - (1 - character_coverage) * counts.total()):
+        content = _train(corpus, unseen, vocab_size, character_coverage)
+        lost = _lost(content, counts)
     files.atomic_write(path, lambda temporary: temporary.write_bytes(content) and None)
+    share = 1 - lost.total() / counts.total()
+    print(f"tokenizer: {share:.4%} of the {counts.total():,} characters of its texts come back from their ids")
+    if share < character_coverage:
+        named = ", ".join(f"U+{ord(one):04X} ({count:,})" for one, count in lost.most_common(8))
+        key = f"tokenizer.character_coverage={character_coverage}"
+        print(f"warning: {key}: {len(lost):,} characters are lost: {named}", file=sys.stderr)
     return Tokenizer.load(path)
 
 
-def _train(corpus: list[str], vocab_size: int, character_coverage: float) -> bytes:
+def _lost(content: bytes, counts: Counter) -> Counter:
+    """The characters among `counts` that do not come back from their ids."""
+    backend = SentencePieceBackend(content)
+    return Counter({one: count for one, count in counts.items() if backend.decode(backend.encode(one)) != one})
+
+
+def _to_cover(lost: Counter, excess: float) -> set[str]:
+    """The most frequent lost characters that can be pieces, as many as it takes to make up `excess`."""
+    found = set()
+    for character, count in lost.most_common():
+        if excess > 0 and character not in UNLEARNABLE:
+            found.add(character)
+            excess -= count
+    return found
+
+
+def _train(corpus: list[str], unseen: set[str], vocab_size: int, character_coverage: float) -> bytes:
+    """The content of a SentencePiece model. unseen: characters to cover though the library does not count them."""
     import io
 
     import sentencepiece
 
     model = io.BytesIO()
+    # No piece is formed over NUL.
+    sentences = (
+        text[start : start + LONGEST_SENTENCE].replace(UNKNOWN_MARK, "\0")
+        for text in corpus
+        for start in range(0, len(text), LONGEST_SENTENCE)
+    )
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(corpus),
+            sentence_iterator=sentences,
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
             character_coverage=character_coverage,
-            required_chars="".join(sorted(set("".join(TEMPLATE_TEXTS)) - {" "})),
+            required_chars="".join(sorted(set("".join(TEMPLATE_TEXTS)) - {" "} | unseen)),
+            user_defined_symbols=[UNKNOWN_MARK] if any(UNKNOWN_MARK in text for text in corpus) else [],
             unk_id=0,
             bos_id=1,
             eos_id=-1,
@@ -231,7 +271,7 @@ def _train(corpus: list[str], vocab_size: int, character_coverage: float) -> byt
             add_dummy_prefix=True,
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
-            max_sentence_length=WORST_SENTENCE,
+            max_sentence_length=4 * LONGEST_SENTENCE,
             num_threads=1,  # the order of merges must not depend on the machine
             minloglevel=3,
         )

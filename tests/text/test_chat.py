@@ -145,7 +145,7 @@ def test_a_user_who_writes_pieces_closes_no_turn(tokenizer, pangu_like):
         assert int(sample.supervised.sum()) == len(one.encode("mi")) + 3
 
 
-WORD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), min_size=1, max_size=10)
+WORD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\u2581"), min_size=1, max_size=10)
 TURNS = st.lists(st.tuples(WORD, WORD, WORD.filter(str.strip)), min_size=1, max_size=3)
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.template import SPECIAL_PIECES, TEMPLATE_TEXTS
-from mindspore_impl.text.tokenizer import Tokenizer, train_tokenizer
+from mindspore_impl.text.tokenizer import Tokenizer, texts_of, train_tokenizer
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=24)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\u2581"), max_size=24)
 FRAGMENTS = [*SPECIAL_PIECES, "<s>", "<unk>", "[", "unused10]", " ", "a", "系统：", "[unused1"]
 SPOILT = st.lists(st.sampled_from(FRAGMENTS), max_size=8)
 
@@ -63,8 +63,8 @@ def test_decoding_leaves_special_pieces_out_or_writes_them(tokenizer):
     ids += tokenizer.encode("c")
     assert tokenizer.decode(ids) == " abc"
     assert tokenizer.decode(ids, skip_special=False) == "<s>[unused16] ab[unused10]c"
-    outside = [*tokenizer.encode("ab"), tokenizer.vocab_size, -1, *tokenizer.encode("c")]
-    assert tokenizer.decode(outside) == "ab\ufffd\ufffdc"
+    outside = [*tokenizer.encode("ab"), tokenizer.vocab_size, -1, *tokenizer.encode("\0c")]
+    assert tokenizer.decode(outside) == "ab\ufffd\ufffd\ufffdc"
 
 
 def test_template_texts_are_covered_even_at_low_coverage(tmp_path, tiny):
@@ -83,7 +83,7 @@ def test_another_process_trains_the_same_file(corpus, tmp_path, tiny):
         [sys.executable, "-c", script, str(tmp_path / "t.model")], input=json.dumps(corpus), text=True,
         capture_output=True, check=True, env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "7"},
     )  # fmt: skip
-    assert run.stdout.strip() == tiny.sha256 and run.stderr == ""
+    assert run.stdout.split()[-1] == tiny.sha256 and run.stderr == ""
 
 
 @pytest.mark.parametrize(("wrong", "step"), [(20, -1), (5000, 1), (400, 1)])
@@ -105,10 +105,66 @@ def test_training_on_nothing_or_with_a_wild_coverage_is_refused(tmp_path):
         train_tokenizer(["abc"], tmp_path / "t.model", 100, character_coverage=1.5)
 
 
-def test_long_texts_are_not_skipped(tmp_path):
-    long = " ".join(["zebra"] * 20000)
-    trained = train_tokenizer([long, "\ttab and \x00 too"], tmp_path / "t.model", 64)
+SEEN = {
+    "progress bars": "训练损失 ▇▅▃▂ 下降到零",
+    "nothing else": "▅",
+    "line ends": "zebra\r\n",
+    "tabs": "\tzebra\t",
+    "the name of a piece": "[unused9] <s> zebra",
+    "a blank text": "\u3000\xa0",
+}
+
+
+@pytest.mark.parametrize("text", SEEN.values(), ids=SEEN)
+@pytest.mark.parametrize("coverage", [1.0, 0.98])
+def test_what_the_library_leaves_out_is_covered(tmp_path, capfd, text, coverage):
+    texts = [text, "ka lo mi"] * 40
+    trained = train_tokenizer(texts, tmp_path / "t.model", 84, coverage)
+    for one in texts:
+        assert 0 not in trained.encode(one) and trained.decode(trained.encode(one)) == one
+    told = capfd.readouterr()
+    assert "100.0000%" in told.out and not told.err
+
+
+def test_pieces_are_formed_beside_a_reserved_character_and_never_over_it(tmp_path):
+    trained = train_tokenizer([SEEN["progress bars"]] * 40, tmp_path / "t.model", 84)
+    assert trained.pieces(trained.encode("▇▅▃▂")) == ["▁▇", "▅", "▃▂"]
+    assert max(map(len, trained.pieces(trained.encode("训练损失")))) > 2
+
+
+def test_long_texts_are_not_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr("mindspore_impl.text.tokenizer.LONGEST_SENTENCE", 64)
+    trained = train_tokenizer([" ".join(["zebra"] * 2000)], tmp_path / "t.model", 54)
     assert trained.pieces(trained.encode("zebra")) == ["▁zebra"]
+
+
+@pytest.mark.parametrize(("coverage", "warned"), [(1.0, True), (0.98, False)])
+def test_coverage_is_measured_and_compared(tmp_path, capfd, coverage, warned):
+    train_tokenizer([("ka lo mi " * 12)[:99] + "\u2581"] * 40, tmp_path / "t.model", 48, coverage)
+    told = capfd.readouterr()
+    assert "99.0000%" in told.out and "4,000" in told.out
+    assert ("tokenizer.character_coverage" in told.err and "U+2581 (40)" in told.err) == warned
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.txt", b"fine\nnot \xff fine"),
+        ("t.txt", b"fine\na \0"),
+        ("t.jsonl", b'{"a": "fine"}\n{"a": ["\\ud83d"]}'),
+        ("t.jsonl", b'{"a": "fine"}\n{"a": {"b": "\\u0000"}}'),
+        ("t.jsonl", b'{"a": "fine"}\n{"a": "\xff"}'),
+    ],
+)
+def test_a_file_to_train_on_is_checked_line_by_line(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}:2: not "):
+        list(texts_of(tmp_path / name))
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "t.txt").write_bytes("\ufeffka\r\nlo".encode())
+    assert list(texts_of(tmp_path / "t.txt")) == ["ka\n", "lo"]
 
 
 def test_a_missing_damaged_or_foreign_file_is_refused(tmp_path, capfd):
