@@ -7,6 +7,7 @@ normalisation), so a text gets the same ids wherever it stands, in training and 
 
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -32,7 +33,7 @@ class SentencePieceBackend:
 
         self.processor = sentencepiece.SentencePieceProcessor()
         self.processor.load_from_serialized_proto(content)
-        self.vocab_size = self.processor.vocab_size()
+        self.vocab_size, self.unknown_id = self.processor.vocab_size(), self.processor.unk_id()
         self.encode = self.processor.encode
         self.decode = self.processor.decode
         self.piece = self.processor.id_to_piece
@@ -53,7 +54,8 @@ class TokenizersBackend:
         self.engine.no_truncation()
         self.engine.no_padding()
         self.engine.encode_special_tokens = True  # a special token written out in a text is encoded as text
-        self.vocab_size = self.engine.get_vocab_size(with_added_tokens=True)
+        self.vocab_size = 1 + max(self.engine.get_vocab(with_added_tokens=True).values(), default=-1)  # ids have gaps
+        self.unknown_id = None  # decodes to nothing, or to its name
         self.piece = self.engine.id_to_token
         self.find = self.engine.token_to_id
 
@@ -187,6 +189,30 @@ def texts_of(path: Path) -> Iterator[str]:
         yield from (line for _, line in text_lines(path))
 
 
+def lost_characters(backend: SentencePieceBackend | TokenizersBackend, counts: Counter) -> Counter:
+    """Those of the counted characters that do not come back from their ids; what a normaliser makes of them counts."""
+
+    def plain(text: str) -> str:
+        return unicodedata.normalize("NFKC", text).strip()
+
+    def comes_back(one: str) -> bool:
+        ids = backend.encode(one)
+        return backend.unknown_id not in ids and plain(backend.decode(ids)) == plain(one)
+
+    return Counter({one: count for one, count in counts.items() if not comes_back(one)})
+
+
+def warn_of_lost(tokenizer: Tokenizer, texts: Iterable[str], where: str) -> None:
+    """Print a warning that begins with `where` when the tokenizer loses characters of `texts`."""
+    if lost := lost_characters(tokenizer.backend, Counter(chain.from_iterable(texts))):
+        print(f"warning: {where}: {_told(lost)}; {tokenizer.path} has no piece for them", file=sys.stderr)
+
+
+def _told(lost: Counter) -> str:
+    named = ", ".join(f"U+{ord(one):04X} ({count:,})" for one, count in lost.most_common(8))
+    return f"{lost.total():,} characters, {len(lost):,} of them different, are lost: {named}"
+
+
 def train_tokenizer(
     texts: Iterable[str], path: str | Path, vocab_size: int, character_coverage: float = 1.0
 ) -> Tokenizer:
@@ -208,24 +234,16 @@ def train_tokenizer(
     # A record shows each header about once; here it makes sure that a header is few pieces, whatever the caller passed.
     corpus += list(TEMPLATE_TEXTS) * (1 + len(corpus) // 16)
     content = _train(corpus, set(), vocab_size, character_coverage)
-    lost = _lost(content, counts)
+    lost = lost_characters(SentencePieceBackend(content), counts)
     if unseen := _to_cover(lost, lost.total() - (1 - character_coverage) * counts.total()):
         content = _train(corpus, unseen, vocab_size, character_coverage)
-        lost = _lost(content, counts)
+        lost = lost_characters(SentencePieceBackend(content), counts)
     files.atomic_write(path, lambda temporary: temporary.write_bytes(content) and None)
     share = 1 - lost.total() / counts.total()
     print(f"tokenizer: {share:.4%} of the {counts.total():,} characters of its texts come back from their ids")
     if share < character_coverage:
-        named = ", ".join(f"U+{ord(one):04X} ({count:,})" for one, count in lost.most_common(8))
-        key = f"tokenizer.character_coverage={character_coverage}"
-        print(f"warning: {key}: {len(lost):,} characters are lost: {named}", file=sys.stderr)
+        print(f"warning: tokenizer.character_coverage={character_coverage}: {_told(lost)}", file=sys.stderr)
     return Tokenizer.load(path)
-
-
-def _lost(content: bytes, counts: Counter) -> Counter:
-    """The characters among `counts` that do not come back from their ids."""
-    backend = SentencePieceBackend(content)
-    return Counter({one: count for one, count in counts.items() if backend.decode(backend.encode(one)) != one})
 
 
 def _to_cover(lost: Counter, excess: float) -> set[str]:

@@ -13,7 +13,7 @@ from mindspore_impl.text.incremental import TextStream
 from mindspore_impl.text.options import TokenizerOptions
 from mindspore_impl.text.records import ROLES, Message, Record
 from mindspore_impl.text.template import CHATML
-from mindspore_impl.text.tokenizer import Tokenizer
+from mindspore_impl.text.tokenizer import Tokenizer, warn_of_lost
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 USER, ANSWER = Message("user", "2 + 34?"), Message("assistant", "36", "It is 36.")
@@ -162,6 +162,24 @@ def test_settings_for_truncation_in_the_file_are_ignored(bpe_path, tmp_path):
     content["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     assert len(Tokenizer.load(tmp_path / "tokenizer.json").encode("ka lo mi ren tu shi")) > 3
+
+
+def test_what_a_vocabulary_cannot_spell_is_told_and_ids_may_have_gaps(bpe_path, chatml, tmp_path, capfd):
+    texts = ["ka 中文 lo\u2581\n", "½ é"]
+    warn_of_lost(chatml, texts, "here")
+    assert capfd.readouterr().err == ""
+    content = json.loads(bpe_path.read_text())
+    vocabulary = content["model"]["vocab"]
+    del vocabulary["½"], vocabulary["k"]  # a byte of ½, which é has not, and a letter
+    content["model"]["merges"] = []
+    vocabulary["lo"] = 900
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    trimmed = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert trimmed.vocab_size == 901
+    warn_of_lost(trimmed, texts, "here")
+    told = capfd.readouterr().err
+    assert told.startswith("warning: here: 2 characters") and "U+006B" in told and "U+00BD" in told
+    assert "U+4E2D" not in told and "U+00E9" not in told
 
 
 def joined(parts, kind) -> str:

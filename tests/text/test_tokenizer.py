@@ -5,15 +5,18 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mindspore_impl.curriculum.stages.context import RunContext
+from mindspore_impl.data.options import FileSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.template import SPECIAL_PIECES, TEMPLATE_TEXTS
-from mindspore_impl.text.tokenizer import Tokenizer, texts_of, train_tokenizer
+from mindspore_impl.text.tokenizer import Tokenizer, texts_of, train_tokenizer, warn_of_lost
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\u2581"), max_size=24)
 FRAGMENTS = [*SPECIAL_PIECES, "<s>", "<unk>", "[", "unused10]", " ", "a", "系统：", "[unused1"]
@@ -144,6 +147,20 @@ def test_coverage_is_measured_and_compared(tmp_path, capfd, coverage, warned):
     told = capfd.readouterr()
     assert "99.0000%" in told.out and "4,000" in told.out
     assert ("tokenizer.character_coverage" in told.err and "U+2581 (40)" in told.err) == warned
+
+
+def test_a_data_set_with_characters_unknown_to_the_tokenizer_is_told_once(tiny, pangu_like, tmp_path, capfd):
+    (tmp_path / "r.jsonl").write_text('{"prompt": "list a \u03b1", "answer": "a \u03b1"}\n', encoding="utf-8")
+    sets = {"mine": FileSet(source="prompt_answer", path=str(tmp_path / "r.jsonl"), count=1)}
+    config = SimpleNamespace(data=SimpleNamespace(sets=sets), seed=0)
+    RunContext(config, tmp_path, {}).records("mine")
+    assert capfd.readouterr().err == "", "no tokenizer yet"
+    context = RunContext(config, tmp_path, {}, tiny)
+    assert context.samples("mine") and context.records("mine")
+    told = capfd.readouterr().err
+    warn_of_lost(pangu_like, ["a\uff41  ②"], "a normaliser's doing is no loss")
+    assert capfd.readouterr().err == ""
+    assert told.count("data.sets.mine") == 1 and "U+03B1 (2)" in told and str(tiny.path) in told
 
 
 @pytest.mark.parametrize(

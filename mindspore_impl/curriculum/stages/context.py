@@ -53,10 +53,19 @@ class RunContext:
         return options.in_file(str(self.load(options.stage, "records"))) if isinstance(options, StageSet) else options
 
     def records(self, name: str) -> list:
-        """The records of a data set."""
+        """The records of a data set. Warns of characters that the tokenizer loses, once there is one."""
         from mindspore_impl.data.sources import load_set
+        from mindspore_impl.text.chat import segments
+        from mindspore_impl.text.tokenizer import warn_of_lost
 
-        return self._once(("records", name), lambda: load_set(name, self.set_options(name), self.config.seed))
+        def load() -> list:
+            records = load_set(name, self.set_options(name), self.config.seed)
+            if self.tokenizer is not None:
+                texts = (text for record in records for text in segments(record, self.tokenizer.template))
+                warn_of_lost(self.tokenizer, texts, f"data.sets.{name}")
+            return records
+
+        return self._once(("records", name), load)
 
     def samples(self, name: str) -> list:
         """The rendered samples of a data set."""
