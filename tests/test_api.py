@@ -126,6 +126,8 @@ ERRORS = {
     "cuont": lambda model, tokenizer: pangu.read_records("records.jsonl", cuont=2),
     "thinking": lambda model, tokenizer: pangu.generate(model, tokenizer, ["a"], thinking="slow"),
     r"prompts\[1\]": lambda model, tokenizer: pangu.generate(model, tokenizer, ["a", [{"role": "user"}]]),
+    r"prompts\[0\]": lambda model, tokenizer: pangu.generate(model, tokenizer, ["a\0"]),
+    "the system turn": lambda model, tokenizer: pangu.chat(model, tokenizer, system="\ud83d"),
     "top_p": lambda model, tokenizer: pangu.generate(model, tokenizer, ["a"], pangu.SamplingOptions(top_p=2.0)),
     "context": lambda model, tokenizer: pangu.chat(model, tokenizer, context=1),
     "overlong": lambda model, tokenizer: pangu.make_batches([], tokenizer, pangu.BatchOptions(overlong="cut")),

@@ -168,8 +168,10 @@ def test_invalid_settings_name_their_key():
 
 
 def test_items_are_checked_first(tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"question": "half a \\ud83d", "answer": "#### 1"}\n')
     for name, path, settings, words in (
         ("mmul", tmp_path, {}, "'mmul'"),
+        ("gsm8k", tmp_path / "bad.jsonl", {"shots": 0}, "bad.jsonl: question 0: "),
         ("gsm8k", DATA / "nowhere", {}, "gsm8k: .*nowhere"),
         ("mmlu", DATA / "mmlu", {"samples": 2, "temperature": 1.0}, "mmlu: .*samples"),
     ):

@@ -139,10 +139,11 @@ def test_text_alone_is_encoded_by_the_template(tokenizer, prompts):
     ([130], "length", None, "no rollout"),
     ([], "length", None, "no rollout"),
     ([1, 20], "length", None, "no rollout"),
+    (None, "length", None, "no rollout"),
 ])  # fmt: skip
 def test_what_cannot_be_a_rollout(tokenizer, prompts, ids, finish, stop, fault):
     with pytest.raises(BadAnswer) as caught:
-        rollout_of(Output("x", ids, finish, stop), prompts[0], SAMPLING, tokenizer, None, Counter())
+        rollout_of(Output("half \ud83d", ids, finish, stop), prompts[0], SAMPLING, tokenizer, None, Counter())
     assert caught.value.fault == fault
 
 
