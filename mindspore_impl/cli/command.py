@@ -6,6 +6,7 @@ message on stderr, a traceback only with PANGU_DEBUG=1); 130 Ctrl-C; 143 SIGTERM
 
 import argparse
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -24,6 +25,8 @@ def command(function: Callable[[list[str]], int | None]) -> Callable[[list[str] 
     @functools.wraps(function)
     def entry(arguments: list[str] | None = None) -> int:
         os.environ.setdefault("GLOG_v", "3")  # MindSpore's own log: errors only
+        if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr: what the terminal's encoding lacks is escaped
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return function(sys.argv[1:] if arguments is None else arguments) or 0
         except (UserError, JobFailed) as error:

@@ -1,5 +1,6 @@
 """Commands as a person types them: help, exit codes, one message on stderr and no traceback."""
 
+import io
 import json
 import os
 import runpy
@@ -46,6 +47,13 @@ def test_user_error_is_one_message_and_exit_2():
     result = call("tools/train.py", "sede=1", PANGU_DEBUG="0")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error: ") and "'seed'" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii", write_through=True))
+    assert command(lambda arguments: print("\u4e2d\udcff"))([]) == 0
+    assert shown.getvalue() == b"\\u4e2d\\udcff\n"
 
 
 @pytest.fixture
