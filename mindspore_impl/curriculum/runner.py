@@ -116,7 +116,7 @@ def _write_plan(run_dir: Path, plan: list[PlannedStage]) -> None:
     for planned in plan:
         stage = planned.stage
         shown = {"folder": planned.folder_name, "group": stage.group, "work": stage.work()}
-        shown |= {key: getattr(planned, key) for key in ("index", "name", "kind", "inputs")}
+        shown |= {key: getattr(planned, key) for key in ("index", "name", "kind", "inputs", "fingerprint")}
         stages.append(shown | {"measured": stage.measured(planned.name)})
     files.write_json(run_dir / "plan.json", {"schema": 1, "stages": stages})
 
