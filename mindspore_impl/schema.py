@@ -200,10 +200,14 @@ def range_problems(instance: Any, where: str = "") -> Iterator[str]:
             yield from range_problems(value, key)
 
 
+class OutOfRangeError(UserError):
+    """Numbers outside of their bounds, each by its key."""
+
+
 def check_ranges(instance: Any, where: str) -> None:
-    """Raise UserError that lists the `range_problems` of an instance, if there are any."""
+    """Raise OutOfRangeError that lists the `range_problems` of an instance, if there are any."""
     if problems := list(range_problems(instance, where)):
-        raise UserError("; ".join(problems))
+        raise OutOfRangeError("; ".join(problems))
 
 
 def checked(instance: Any, where: str) -> Any:

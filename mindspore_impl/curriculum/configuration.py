@@ -94,9 +94,8 @@ def problems(config: Config, set_keys: Iterable[tuple[str, str]], models: Iterab
                     f"models.{name}.vocab_size: {size} is smaller than tokenizer.vocab_size {options.vocab_size}; set "
                     "it to 0 to follow the tokenizer"
                 )
-    ranges = list(schema.range_problems(config))
     for check, *arguments in checks:
-        yield from (problem for problem in problem_of(check, *arguments) if problem not in ranges)
+        yield from problem_of(check, *arguments)
     trained, held_out = {}, {}  # {data set: the first key that names it}
     for key, name in set_keys:
         if key.endswith(".data.mixture"):
@@ -104,7 +103,7 @@ def problems(config: Config, set_keys: Iterable[tuple[str, str]], models: Iterab
         elif key.endswith(".data.validation") or ".options." in key or key.startswith("evaluation."):
             held_out.setdefault(name, key)
     yield from window_problems(config.data.sets, trained, held_out)
-    yield from ranges
+    yield from schema.range_problems(config)
 
 
 def _file_problems(config: Config) -> Iterator[str]:

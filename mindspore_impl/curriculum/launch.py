@@ -8,6 +8,7 @@
 
 import dataclasses
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -29,6 +30,7 @@ from mindspore_impl.distributed import processes, ranks
 from mindspore_impl.errors import JobFailed, UserError
 
 POLL_SECONDS = 0.2
+_ALONE = re.compile(r"Launch kernel failed: .*(AllReduce|AllGather)")  # the CPU backend's limit of 30 s, not an option
 _NOISE = ("[INFO] ", "[WARNING] ")  # MindSpore's own lines; they stay in the log file
 
 
@@ -146,6 +148,12 @@ def _judge(process: subprocess.Popen, folder: Path, workers: int, asked: list[in
         rank = min(ended)[1]
         if notes[rank]["exit_code"] == 2:
             raise UserError(f"{notes[rank]['error']} (rank {rank}; its log: {logs[rank]})")
+        silent = [str(log) for log, note in zip(logs, notes, strict=True) if not note.get("exit_code")]
+        if silent and _ALONE.search(notes[rank]["error"]):
+            raise JobFailed(
+                f"rank {rank} waited in vain for another rank within a step; the others hang, were stopped, or are "
+                f"over 30 s late: {', '.join(silent)}; the same command continues where it stopped"
+            )
         raise JobFailed(f"rank {rank} failed; {logs[rank]}:\n{notes[rank]['error']}")
     if hung:
         raise JobFailed(

@@ -135,12 +135,16 @@ def _trained_in(run: Path) -> list[str]:
 
 
 def _stage_around(path: Path, run: Path) -> tuple[str, dict]:
-    """The stage in which `path` lies, by folder and stage.json; the last one that has weights for the run itself."""
+    """The stage in which `path` lies, by folder and stage.json; for the run itself the last of `order` with weights."""
+    from mindspore_impl.report.run_files import read_config
+
     trained = _trained_in(run)
     if not trained:
         raise UserError(f"{run}: no stage of this run has weights yet; run its curriculum first")
     inside = path.resolve().relative_to(run.resolve()).parts
-    folder = inside[1] if len(inside) > 1 else trained[-1]
+    order = read_config(run)[0].get("order") or []
+    ordered = [folder for name in order for folder in trained if folder.partition("_")[2] == name]
+    folder = inside[1] if len(inside) > 1 else (ordered or trained)[-1]
     if folder not in trained:
         raise UserError(f"{path}: this stage of the run has no weights{nearest(folder, trained)}")
     return folder, _note(run, folder)

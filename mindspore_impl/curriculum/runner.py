@@ -40,8 +40,6 @@ def run(config: Config) -> Path:
 
 
 def _run_plan(config: Config, plan: list[PlannedStage], run_dir: Path) -> None:
-    if runtime.rank() == 0:
-        _write_plan(run_dir, plan)
     runtime.setup(config.runtime, config.seed)
     context = RunContext(config, run_dir, {planned.name: planned for planned in plan})
     context.tokenizer = prepare_tokenizer(context) if runtime.rank() == 0 else None
@@ -51,6 +49,8 @@ def _run_plan(config: Config, plan: list[PlannedStage], run_dir: Path) -> None:
         if status(run_dir, planned) != "skip":
             planned.stage.check_data(planned.name, context)
     try:
+        if runtime.rank() == 0:
+            _write_plan(run_dir, plan)
         for planned in plan:
             if ranks.should_stop():
                 raise ranks.Stopped(agreed=True)
@@ -116,7 +116,7 @@ def _write_plan(run_dir: Path, plan: list[PlannedStage]) -> None:
     for planned in plan:
         stage = planned.stage
         shown = {"folder": planned.folder_name, "group": stage.group, "work": stage.work()}
-        shown |= {key: getattr(planned, key) for key in ("index", "name", "kind", "inputs")}
+        shown |= {key: getattr(planned, key) for key in ("index", "name", "kind", "inputs", "fingerprint")}
         stages.append(shown | {"measured": stage.measured(planned.name)})
     files.write_json(run_dir / "plan.json", {"schema": 1, "stages": stages})
 

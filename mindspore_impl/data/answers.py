@@ -89,8 +89,17 @@ def _verifier(record: Record) -> Verifier:
 
 
 def normalize(text: str) -> str:
-    """`text` in Unicode NFC with single spaces."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    """`text` in Unicode NFC with the decimals of every script as 0 to 9 and single spaces."""
+    return " ".join(unicodedata.normalize("NFC", _decimals(text)).split())
+
+
+def _decimals(text: str) -> str:
+    return re.sub(r"\d", lambda found: str(int(found[0])), text)  # superscripts and circled digits are no decimals
+
+
+def half_width(text: str) -> str:
+    """`text`, equally long, with decimals of every script and full-width characters in ASCII: －１，０００．５％."""
+    return text if text.isascii() else _decimals(text).translate(_HALF_WIDTH)
 
 
 def _answer(record: Record) -> str:
@@ -101,17 +110,24 @@ def _answer(record: Record) -> str:
     return answer
 
 
-# A number is not part of a word or an exponent (m2, x^2), and a minus counts only where it is a sign (not in 5-3).
+_HALF_WIDTH = {code + 0xFEE0: code for code in range(0x21, 0x7F)}
+_HALF_WIDTH |= str.maketrans({"\u3000": " ", "￥": "¥", "￡": "£", "−": "-", "﹣": "-", "٫": ".", "٬": ","})
+# Of words that can hold a digit (H2O): Latin, Greek, Cyrillic. Beside another letter a digit is a number (共18个).
+LETTERS = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u058f\u1e00-\u1fff"
+# A number is not part of a word or an exponent (m2, x^2). A minus counts only where it is a sign (not in 5-3, 5元-3元).
 _NUMBER = re.compile(
-    r"(?<![\w^])(?<![0-9]\.)(?P<sign>(?<!\))-)?\$?\s?"
+    rf"(?<![0-9_^{LETTERS}])(?<![0-9]\.)(?P<sign>(?<!\))(?<![0-9]\w)(?<![0-9]\w\w)-)?[$€£¥]?\s?"
     r"(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<!\.)\.[0-9]+)"
-    r"(?:\s?/\s?(?P<below>[1-9][0-9]*)(?![0-9.]))?"
+    r"(?:\s?/\s?(?P<below>[1-9][0-9]*)(?!\.?[0-9]))?"
 )
 
 
 def final_number(text: str) -> Fraction | None:
-    """The last number in `text` (after `####` where present), exactly; None when there is none."""
-    found = list(_NUMBER.finditer(text.rsplit("####", 1)[-1].replace("\N{MINUS SIGN}", "-")))
+    """The last number in `text` (after `####` where present), exactly; None when there is none.
+
+    The one rule for labels, rollouts and benchmarks. A superscript is an exponent: 10² holds 10, as 10^2 does.
+    """
+    found = list(_NUMBER.finditer(half_width(text).rsplit("####", 1)[-1]))
     if not found:
         return None
     sign, digits, below = found[-1].groups()

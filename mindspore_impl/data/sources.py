@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from mindspore_impl import files
 from mindspore_impl.data import difficulty, list_programs
+from mindspore_impl.data.answers import final_number, half_width
 from mindspore_impl.data.options import DatasetOptions, FileSet, ListProgramsSet, StageSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import Kinds, check_ranges, nearest
@@ -177,10 +178,10 @@ def _gsm8k(value: dict, where: str, identity: str, thinking: str) -> Record:
     question, text = text_field(value, "question", where), text_field(value, "answer", where)
     solution, mark, answer = text.rpartition("####")
     answer = answer.strip()
-    if not mark or not answer:
-        refuse(where, "the field 'answer' has no '#### <result>' at its end")
+    if not mark or final_number(answer) is None:
+        refuse(where, "the field 'answer' has no '#### <number>' at its end")
     reasoning = CALCULATOR.sub("", solution).strip()
-    meta = {"task": "gsm8k", "answer": answer.replace(",", "")}
+    meta = {"task": "gsm8k", "answer": re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", half_width(answer))}
     return _question(value, where, identity, thinking, (question, answer, reasoning), meta)
 
 

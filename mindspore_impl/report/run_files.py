@@ -47,6 +47,18 @@ class StageView:
         return self.evaluation.get("accuracy", {})
 
     @property
+    def numbers(self) -> dict[tuple[int, str, str], float | None]:
+        """{(place, set or benchmark, measure): number}: perplexities, KL, and the quoted metric of benchmarks."""
+        found, parts = {}, (("perplexity", "perplexity", "perplexity"), ("teacher_kl", "kl", "KL of the teacher"))
+        for place, (part, key, measure) in enumerate(parts):
+            for name, row in self.evaluation.get(part, {}).items():
+                found[place, name, measure] = row.get(key)
+        for name, row in self.evaluation.get("benchmarks", {}).items():
+            metric = next(iter(row["stderr"]))  # the first one
+            found[len(parts), name, metric] = row[metric]
+        return found
+
+    @property
     def trained(self) -> bool:
         """Whether it trains weights."""
         return self.group == "training" or self.logged("loss") or bool(self.validations)
@@ -78,11 +90,17 @@ class RunView:
         return next((s for s in reversed(self.stages) if s.status == "finished" and s.accuracy), None)
 
     @property
+    def last_measured(self) -> StageView | None:
+        """The last finished stage that has any result."""
+        return next((s for s in reversed(self.stages) if s.status == "finished" and (s.accuracy or s.numbers)), None)
+
+    @property
     def compared(self) -> list[StageView]:
-        """The evaluations of the stages that the configuration compares; without any, the last one."""
+        """The last evaluation, then those of the stages that the configuration compares."""
         found = {name: stage for stage in self.stages if stage.accuracy for name in (stage.name, stage.subject)}
         compared = [found[name] for name in self.config.get("compare") or [] if name in found]
-        return compared or [stage for stage in [self.last_evaluated] if stage]
+        last = [stage for stage in [self.last_evaluated] if stage]
+        return last + [stage for stage in compared if stage not in last]
 
     def input_path(self, stage: StageView, role: str) -> Path:
         """The folder of the stage that `stage` reads as `role`, or the path that stands in its place."""
@@ -127,12 +145,12 @@ def read_config(folder: str | Path) -> tuple[dict, str]:
 
 
 def _entries(folder: Path, order: list[str]) -> Iterator[dict]:
-    """The stages of plan.json, then stage folders that it does not name, then stages of `order` that have neither."""
+    """The stages of plan.json, not those of an earlier `order`; without it, stage folders, then the rest of `order`."""
     names = set()
-    for entry in _read_plan(folder):
+    for entry in (planned := _read_plan(folder)):
         names.add(entry["name"])
         yield entry
-    for path in sorted((folder / "stages").glob("[0-9]*_*")):
+    for path in () if planned else sorted((folder / "stages").glob("[0-9]*_*")):
         name = path.name.partition("_")[2]
         if name not in names and path.is_dir():
             names.add(name)
@@ -162,6 +180,8 @@ def _read_stage(run: Path, number: int, entry: dict, settings: dict) -> StageVie
         record = files.read_json(folder / "stage.json")
         if not isinstance(record, dict):
             raise UserError(f"{folder / 'stage.json'}: expected one JSON object")
+        if entry.get("fingerprint") and record.get("fingerprint", entry["fingerprint"]) != entry["fingerprint"]:
+            folder, record = None, {}  # of an earlier configuration; it runs again
     finished = record.get("status") == "finished"
     inputs = {role: str(value) for role, value in (entry.get("inputs") or record.get("inputs") or {}).items()}
     init = inputs.get("init", "")  # without plan.json an evaluation of stage X is called eval_X and reads X

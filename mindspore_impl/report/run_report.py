@@ -19,7 +19,6 @@ SCHEMA = 1
 _CALIBRATED = 6  # reliability diagrams; all stages are in the table
 _EMBEDDED_BYTES = 1_200_000  # of answers in a page, the newest stages first
 _ANSWER_FIELDS = ("id", "set", "thinking", "prompt", "reasoning", "answer", "expected")
-_HELD_OUT = (("perplexity", "perplexity", "perplexity"), ("teacher_kl", "kl", "KL of the teacher"))
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -93,7 +92,9 @@ def _commit(run: RunView) -> str:
 
 
 def _summary(run: RunView) -> Markup:
-    items = []
+    items, last = [], run.last_measured
+    for (_, name, measure), number in last.numbers.items() if last and not last.accuracy else ():
+        items.append((f"{measure} {name}, after {last.subject}", "–" if number is None else f"{number:.4g}", ""))
     for stage in run.compared:
         for name, value in sorted(stage.accuracy.items()):
             interval = f"95 % interval {percent(value['low'])} % to {percent(value['high'])} %"
@@ -223,24 +224,13 @@ def _cost(run: RunView) -> Markup:
 
 
 def _stage_table(run: RunView) -> Markup:
-    evaluations = [stage.evaluation for stage in run.stages]
     sets = sorted({name for stage in run.stages for name in stage.accuracy})
-    columns = [
-        (part, key, title, name)
-        for part, key, title in _HELD_OUT
-        for name in sorted({name for found in evaluations for name in found.get(part, {})})
-    ]
-    benchmarks = {
-        (name, next(iter(value["stderr"])))  # the metric that is quoted comes first
-        for found in evaluations
-        for name, value in found.get("benchmarks", {}).items()
-    }
-    columns += [("benchmarks", metric, metric, name) for name, metric in sorted(benchmarks)]
+    columns = sorted({column for stage in run.stages for column in stage.numbers})
     head = ["stage", "kind", "status", "time", "tokens", "tokens/s", *sets]
-    head += [f"{title} {name}" for _, _, title, name in columns]
+    head += [f"{measure} {name}" for _, name, measure in columns]
     rows = []
     for stage in run.stages:
-        numbers = [stage.evaluation.get(part, {}).get(name, {}).get(key) for part, key, _, name in columns]
+        numbers = [stage.numbers.get(column) for column in columns]
         rate = stage.metrics.get("tokens_per_second")
         row = [f"{stage.number} {stage.name}", stage.kind, stage.status]
         row.append("–" if stage.seconds is None else duration(stage.seconds))

@@ -24,7 +24,7 @@ def write_seeds_report(run_dirs: dict, folder: str | Path, compare: tuple[str, s
     runs = {str(seed): read_run(path) for seed, path in run_dirs.items()}
     stages, sets, values = _collect(runs)
     pairs = [_resolve(runs, stages, compare)] if compare else [(stages[-1], stage) for stage in stages[:-1]]
-    headline = pairs[0] if compare else stages[-1:]
+    headline = dict.fromkeys([*stages[-1:], *(pairs[0] if compare else ())])  # the last one first
     summary = {
         "schema": SCHEMA,
         "seeds": list(runs),

@@ -86,6 +86,18 @@ def test_impossible_curriculum(overrides, words):
     assert [word for word in words.split() if word not in message] == [], message
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["models.student.num_hidden_layers", "models.student.hidden_size"],
+        ["stages.sft_fast.lora.r", "stages.sft_fast.lora.lora_alpha"],
+    ],
+)
+def test_a_number_out_of_range_is_named_once(keys):
+    message = refusal(*(f"{key}=0" for key in keys))
+    assert [message.count(f"{key}: 0") for key in keys] == [1, 1], message
+
+
 def test_stage_names_cannot_leave_the_run_directory():
     composed = compose_quickly()
     composed.stages["../out"], composed.order = composed.stages["teacher"], ["../out"]

@@ -53,23 +53,30 @@ def test_final_number():
         ("5-3", 3), ("1,000,000", 1000000), ("12,34", 34), ("1234,567", 567), ("3/4 of it", Fraction(3, 4)),
         (".5", Fraction(1, 2)), ("...72", 72), ("72 m2", 72), ("72 m^2", 72), ("7 + 8 = 15 apples", 15),
         ("#### 42\n", 42), ("5 so #### 42 (of 100)", 100), ("none", None), ("", None), ("72.0", 72), ("50%", 50),
-        ("007", 7), ("12.34.", Fraction(617, 50)),
+        ("007", 7), ("12.34.", Fraction(617, 50)), ("it is 3/4.", Fraction(3, 4)), ("H2O", None), ("é2", None),
+        ("答案是 １８。", 18), ("答案是18", 18), ("共18个", 18), ("정답은18", 18), ("先有5个，答案是-18度", -18),
+        ("－１，０００．５", Fraction(-2001, 2)), ("５０％", 50), ("－＄５", -5), ("￥１８", 18), ("-¥18", -18),
+        ("３／４", Fraction(3, 4)), ("＃＃＃＃ １８", 18), ("5元-3元", 3), ("3公里-5公里", 5),
+        ("١٨٫٥", Fraction(37, 2)), ("١٬٢٣٤", 1234), ("१८", 18), ("𝟏𝟖", 18),
+        ("10²", 10), ("10^2", 10), ("72 m²", 72), ("①", None), ("½", None), ("①18个", 18),
     ]:  # fmt: skip
         assert final_number(text) == number, text
 
 
 def test_gsm8k_compares_numbers():
     item = record(task="gsm8k", answer="1234")
-    for right in ("1,234", "$1234.", "so he pays 1234.00 dollars", "#### 1234"):
+    for right in ("1,234", "$1234.", "so he pays 1234.00 dollars", "#### 1234", "共１，２３４元。"):
         assert answers.correct(item, completion(right)), right
     for wrong in ("12345", "123.4", "1234, or rather 1235", "", "-1234"):
         assert not answers.correct(item, completion(wrong)), wrong
 
 
-def test_exact_ignores_space_and_composition_but_not_case():
+def test_exact_ignores_space_composition_and_the_script_of_digits_but_not_case():
     item = record(task="exact", answer="Café au lait")
     assert answers.correct(item, completion("  Cafe\u0301  au\nlait "))
     assert not answers.correct(item, completion("café au lait"))
+    item = record(task="exact", answer="第18页")
+    assert answers.correct(item, completion("第１８页")) and not answers.correct(item, completion("第1⑧页"))
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ def test_gsm8k(load):
     assert slow.messages[1] == Message("assistant", "1,072", "She sold 48/2 = 24.\nIn all 1,072.")
     assert fast.meta == slow.meta == {"task": "gsm8k", "answer": "1072"}
     assert (fast.thinking, slow.thinking, fast.id) == ("fast", "reasoning", "set.json:1")
+    for given, kept in (("１，０７２", "1072"), ("12,34", "12,34"), ("共18个", "共18个")):
+        assert load("gsm8k", [GSM8K | {"answer": f"#### {given}"}])[0].meta["answer"] == kept
 
 
 def test_alpaca(load):
@@ -151,6 +153,7 @@ def test_a_byte_order_mark_does_not_matter(tmp_path, text):
     ("gsm8k", {"question": "q"}, ["'answer' is missing"]),
     ("gsm8k", {"question": "q", "answer": "no mark"}, ["'answer'", "####"]),
     ("gsm8k", {"question": "q", "answer": "x #### "}, ["'answer'", "####"]),
+    ("gsm8k", {"question": "q", "answer": "#### ①"}, ["'answer'", "####"]),
     ("gsm8k", {"question": 3, "answer": "x #### 1"}, ["question must be a string", "a number"]),
     ("alpaca", {"instruction": "i", "ouput": "o"}, ["'output' is missing", "'ouput' a typo"]),
     ("alpaca", {"instruction": "i", "input": 4, "output": "o"}, ["input must be a string"]),

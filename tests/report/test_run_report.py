@@ -142,7 +142,7 @@ def test_the_stages_of_a_run_with_a_plan_and_of_one_without(tmp_path):
     run = read_run(folder)
     assert [stage.subject for stage in run.compared] == ["control"], "the last one"
     run.config["compare"] = ["distill_fast", "eval_control"]
-    assert [stage.subject for stage in run.compared] == ["distill_fast", "control"]
+    assert [stage.subject for stage in run.compared] == ["control", "distill_fast"], "the last one is always first"
     change_json(folder / "plan.json", lambda plan: plan["stages"][-1].update(measured="distill_fast"))
     run = read_run(folder)
     assert [stage.subject for stage in run.stages[-3:]] == ["distill_fast", "control", "eval_control"]
@@ -160,6 +160,21 @@ def test_the_stages_of_a_run_with_a_plan_and_of_one_without(tmp_path):
     assert {stage.group for stage in run.stages} == {"other"}
     assert [(s.name, s.status) for s in run.stages[10:]] == [("control", "not started")], "config.yaml orders it"
     assert [s.name for s in run.stages if s.trained] == ["teacher", "sft_reasoning", "sft_fast", "distill_fast"]
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_the_final_stage_of_order_is_the_first_result(tmp_path):
+    """Whatever lies in the folder of an earlier `order` or configuration, and whatever the final stage measures."""
+    folder = build_run(tmp_path / "run")
+    first = lambda: re.search(", after ([a-z_]+)", report_of(folder).text)[1]  # noqa: E731
+    assert first() == "control"
+    change_json(folder / "plan.json", lambda plan: plan["stages"].__delitem__(slice(10, None)))
+    assert first() == "distill_fast" and metrics_of(folder)["stages"][-1]["name"] == "eval_distill_fast"
+    change_stage(folder, "eval_distill_fast", lambda record: record["metrics"].update(accuracy={}))
+    assert first() == "distill_fast" and "perplexity validation_fast, after" in report_of(folder).text
+    change_json(folder / "plan.json", lambda plan: plan["stages"][-1].update(fingerprint="new"))
+    change_stage(folder, "eval_distill_fast", lambda record: record.update(fingerprint="old"))
+    assert first() == "sft_fast" and read_run(folder).stages[-1].status == "not started"
 
 
 @pytest.mark.usefixtures("no_plots")

@@ -38,7 +38,7 @@ def test_summary_markdown_and_page(runs, tmp_path):
     assert "| distill_fast − control | test_fast | +9.0 | -2.4 to +20.4 | 0.077 | 3 |" in text
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert page.tags.count("svg") == 1
-    assert page.text.index("after distill_fast") < page.text.index("after control")
+    assert page.text.index("after control") < page.text.index("after distill_fast"), "the last stage of order is first"
     assert "+9.0" in page.text
     assert len(page.values("id")) == len(set(page.values("id")))
 

@@ -92,7 +92,10 @@ def test_every_trial_has_a_row_with_its_choices_and_all_accuracies(reported):
 
 def test_markdown_and_page(reported):
     text = (reported / "summary.md").read_text(encoding="utf-8")
-    assert re.search(r"\| kd_weight=b \| 2 of 3 \| [^|]* \| 83.0 \[44.9, 121.1\] \|", text), "4.2 * 12.7 / sqrt(2)"
+    columns = re.search(r"\| configuration .*", text)[0].split(" | ")
+    values = re.search(r"\| kd_weight=b \| 2 of 3 .*", text)[0].split(" | ")
+    assert columns[2].startswith("control."), "the last stage of order is first"
+    assert values[columns.index("distill_fast.test_fast")] == "83.0 [44.9, 121.1]", "4.2 * 12.7 / sqrt(2)"
     # paired over seeds 1 and 2: 0.10 and 0.14; 12.706 * 0.0282843 / sqrt(2) = 0.25412
     assert f"| kd_weight=b − kd_weight=a | {METRIC} | +12.0 | -13.4 to +37.4 | 0.11 | 2 |" in text
     assert "| trials/006 | models.student: kd_weight does not fit |" in text

@@ -236,8 +236,10 @@ class PlannedStage:
 
 
 def problem_of(check, *arguments) -> Iterator[str]:
-    """The message of the UserError that `check(*arguments)` raises, if it does."""
+    """The message of the UserError that `check(*arguments)` raises, if it does; ranges are checked for a whole run."""
     try:
         check(*arguments)
+    except schema.OutOfRangeError:
+        return
     except UserError as error:
         yield str(error)

@@ -1,10 +1,12 @@
 """Plan a sweep: compose, validate and name every trial before the first one runs."""
 
 import dataclasses
+import functools
 import itertools
+import operator
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +62,16 @@ class SweepPlan:
         Raises UserError, which names the trial, when it cannot run.
         """
         title = self.space.title(overrides, name)
+        config, fingerprint = self.planned(overrides, title)
+        trial = known or self._new(overrides, title, name)
+        if trial.config != fingerprint:  # new, or a file that decides its results has changed
+            trial.config, trial.status = fingerprint, WAITING
+        self.configs[trial.number] = dataclasses.replace(config, run_dir=str(self.folder / trial.folder))
+        self.wanted.append(trial)
+        return trial
+
+    def planned(self, overrides: list[str], title: str) -> tuple[Config, str]:
+        """The configuration of a trial but for its run_dir, and the hash of its stages' fingerprints; see `add`."""
         with _named(title):
             config = compose([*self.space.fixed, *overrides], self.config_dir)
             if config.seeds:
@@ -69,20 +81,14 @@ class SweepPlan:
             plan = make_plan(config)
             if self.options.metric is not None:
                 check_metric(self.options.metric, config, plan)
-        fingerprint = files.sha256_json({planned.folder_name: planned.fingerprint for planned in plan})
-        trial = known or self._new(overrides, title, name)
-        if trial.config != fingerprint:  # new, or a file that decides its results has changed
-            trial.config, trial.status = fingerprint, WAITING
         runtime = config.runtime
         if "runtime.cache" not in map(key_of, self.space.fixed):
             runtime = dataclasses.replace(runtime, cache=str(self.folder / "cache"))
         if self.jobs > 1 and runtime.threads == 0:
             share = (os.cpu_count() or 1) // (self.jobs * runtime.workers)
             runtime = dataclasses.replace(runtime, threads=max(1, share))
-        placed = {"run_dir": str(self.folder / trial.folder), "runtime": runtime, "sweep": None}
-        self.configs[trial.number] = dataclasses.replace(config, **placed)
-        self.wanted.append(trial)
-        return trial
+        fingerprint = files.sha256_json({planned.folder_name: planned.fingerprint for planned in plan})
+        return dataclasses.replace(config, runtime=runtime, sweep=None), fingerprint
 
     def refuse(self, overrides: list[str], error: str, known: Trial | None) -> Trial:
         """Add a proposed trial that cannot run, as failed."""
@@ -104,7 +110,7 @@ def plan_sweep(overrides: list[str], jobs: int = 1, config_dir: Path | None = No
     """Read the command line and the chosen `sweep` of conf/, and make every trial that is known beforehand.
 
     Raises UserError for a key that does not exist, a value that cannot be, a metric that no stage produces, trials that
-    cannot run, or a folder that holds something else.
+    cannot run or are the same run, or a folder that holds something else.
     """
     space = read_space(overrides, config_dir)
     with _named(space.title(space.sample())) if space.choices else nullcontext():
@@ -129,6 +135,7 @@ def plan_sweep(overrides: list[str], jobs: int = 1, config_dir: Path | None = No
     plan = SweepPlan(folder, record, space, options, jobs, config_dir)
     if plan.proposes:
         compose([*space.fixed, *space.sample()], config_dir)
+        _refuse_idle_keys(plan)
         return plan
     by_choices = {tuple(trial.overrides): trial for trial in known}
     limit = options.optuna.n_trials if options.optuna else None
@@ -137,7 +144,57 @@ def plan_sweep(overrides: list[str], jobs: int = 1, config_dir: Path | None = No
         for choices in Space(choices={k: v for k, v in space.choices.items() if k not in own}).combinations():
             if limit is None or len(plan.wanted) < limit:
                 plan.add([*more, *choices], name, by_choices.get((*more, *choices)))
+    _refuse_twins(plan)
     return plan
+
+
+def _identity(config: Config, fingerprint: str) -> Hashable:
+    """Equal for trials that are the same run; how they execute counts where it changes results or nothing is shared."""
+    runtime = config.runtime
+    return fingerprint, dataclasses.astuple(runtime) if runtime.cache is None else (runtime.device, runtime.precision)
+
+
+def _refuse_twins(plan: SweepPlan) -> None:
+    """Raise UserError when two trials are the same run, naming the keys in which they differ."""
+    found: dict[Hashable, Trial] = {}
+    for trial in plan.wanted:
+        config = plan.configs[trial.number]
+        twin = found.setdefault(_identity(config, trial.config), trial)
+        if twin is not trial:
+            keys = sorted({key_of(text) for text in {*trial.overrides} ^ {*twin.overrides}})
+            same = dataclasses.replace(plan.configs[twin.number], run_dir=config.run_dir) == config
+            why = "they mean the same configuration" if same else _why(keys, config)
+            trials = f"the trials {twin.name!r} and {trial.name!r}"
+            raise UserError(f"{', '.join(keys) or 'sweep.trials'}: {trials} are the same run, as {why}")
+
+
+def _refuse_idle_keys(plan: SweepPlan) -> None:
+    """Raise UserError for keys that change no proposed run: neither alone, nor with another value of another key."""
+    space = plan.space
+    values = space.choices | {key: [repr(one.low), repr(one.high)] for key, one in space.intervals.items()}
+
+    @functools.cache
+    def run_of(*overrides: str) -> Hashable:
+        try:
+            return _identity(*plan.planned(list(overrides), space.title(list(overrides))))
+        except UserError:
+            return object()  # a proposal that cannot run is like no other
+
+    base, idle = {key: some[0] for key, some in values.items()}, []
+    for key, (first, *rest) in values.items():
+        others = [{}, *({other: value} for other in values if other != key for value in values[other][1:])]
+        pairs = (({**base, **more, key: first}, {**base, **more, key: each}) for more in others for each in rest)
+        if rest and all(operator.eq(*(run_of(*map("=".join, point.items())) for point in pair)) for pair in pairs):
+            idle.append(key)
+    if idle:
+        config, _ = plan.planned(space.sample(), idle[0])
+        raise UserError(f"{', '.join(idle)}: every value gives the same run, as {_why(idle, config)}")
+
+
+def _why(keys: Iterable[str], config: Config) -> str:
+    """Why keys have no effect on a run."""
+    stages = [name for key in keys for name in re.findall(r"stages\.([\w-]+)", key) if name not in config.order]
+    return f"stage {stages[0]!r} is not in `order`" if stages else "no result of a stage depends on it"
 
 
 def _check(space: Space, options: SweepOptions) -> None:

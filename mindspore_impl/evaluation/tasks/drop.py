@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mindspore_impl import files
+from mindspore_impl.data.answers import half_width
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.tasks.base import Item, Task, as_object, field, with_shots
 
@@ -72,7 +73,8 @@ def compare(given: list[str], right: list[str]) -> tuple[float, float]:
 
 def normal(text: str) -> str:
     """Normalize: lower case, no articles or punctuation, canonical numbers; words are split at spaces and hyphens."""
-    words = [word if _is_number(word) else word.translate(_PUNCTUATION) for word in re.split(" |-", text.lower())]
+    parts = re.split(" |-", half_width(text.lower()))
+    words = [word if _is_number(word) else word.translate(_PUNCTUATION) for word in parts]
     words = [str(float(word)) if _is_number(word) else word for word in words]
     return " ".join(_ARTICLES.sub(" ", " ".join(words)).split())
 

@@ -8,8 +8,10 @@ sympy's parser, which executes text, is not used).
 
 import itertools
 import re
+import unicodedata
 from collections.abc import Callable
 
+from mindspore_impl.data.answers import LETTERS, half_width
 from mindspore_impl.evaluation.tasks.arithmetic import NoValue, letters, value
 
 MAX_LENGTH = 1000  # characters; a longer answer is compared as text alone
@@ -28,6 +30,11 @@ _DROPPED = re.compile(
     r"\\left(?![a-z])|\\right(?![a-z])|\\[bB]ig[lrm]?(?![a-z])|(?<!\\)\\[,;:! ]|\\q?quad(?![a-z])|~|"
     r"\\displaystyle(?![a-z])|\\\$|\$|\\%|%|\^\s*\{?\s*\\circ\s*\}?|\\degree|°|\\\(|\\\)|\\\[|\\\]"
 )
+_BESIDE = rf"(?:[^\W\d_{LETTERS}十百千万亿兆萬億成折半]|\\text\s*\{{[^{{}}\\\d{LETTERS}]+\}})"
+_WORDS_BESIDE = re.compile(  # 共 18 个。, but not 18 万
+    rf"^(?:{_BESIDE}[\s,:、]*)+(?=[(\[]*[-+$.]?\d|\\(?!text))|(?<=[\d}})\]%])(?:\s*{_BESIDE})*[\s.。]*$"
+)
+_EXPONENT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _REPLACED = (
     (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
     (re.compile(r"\\(?:leqslant|leq|le)(?![a-z])"), "<="),
@@ -39,7 +46,7 @@ _REPLACED = (
     (re.compile(r"\\log_\{?([0-9a-z]+)\}?"), r"\\log[\1]"),
     (re.compile(r"∞"), r"\\infty "),
     (re.compile(r"π"), r"\\pi "),
-    (re.compile(r"−|–"), "-"),
+    (re.compile(r"–"), "-"),
     (re.compile(r"×"), r"\\times "),
     (re.compile(r"√(\d+)"), r"\\sqrt{\1}"),
     (re.compile(r"\\\{"), "⟨"),  # braces of a set, distinct from TeX's
@@ -79,7 +86,9 @@ def equivalent(given: str, right: str) -> bool:
 def _normal(text: str) -> tuple[str, bool]:
     """`text` without meaningless notation, and whether it is an answer in words."""
     boxed = final_answer(text)
-    text = (text if boxed is None else boxed).strip().replace(r"\!", "").replace("{,}", ",")
+    text = half_width(text if boxed is None else boxed).strip().replace(r"\!", "").replace("{,}", ",")
+    text = _EXPONENT.sub(lambda found: f"^{{{unicodedata.normalize('NFKC', found[0])}}}", text)
+    text = _WORDS_BESIDE.sub("", text)
     text = re.sub(rf"\\(?:text|mathrm|mbox|textrm)\s*\{{\s*{_UNIT}\s*\}}(?:\s*\^\s*\{{?[23]\}}?)?", " ", text)
     text = _AND.sub(",", text)
     words = [word for word in _TEXT.findall(text) if re.search(r"[^\W\d_]", word)]

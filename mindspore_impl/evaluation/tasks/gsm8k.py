@@ -2,7 +2,7 @@ r"""GSM8K: grade-school mathematics (Cobbe et al., arXiv 2110.14168).
 
 Files: the published `test.jsonl`, and `train.jsonl` beside it for shots: {"question", "answer": "... #### 72"}. Prompt:
 the first 5 of train as "Question: ...\nAnswer: ...", then the question. Metrics: exact_match, the last number of
-the completion (after #### where there is one) equals the right one (`data/answers/gsm8k.py`); strict_match and
+the completion (after #### where there is one) equals the right one (`data/answers.py`); strict_match and
 flexible_extract are those of lm-evaluation-harness, which compares texts.
 """
 

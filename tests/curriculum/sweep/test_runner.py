@@ -76,6 +76,10 @@ def test_metric_that_a_trial_does_not_produce_fails_it(sweep):
     assert sweep.record()["trials"][0]["status"] == "failed"
 
 
+SHORT = "order=[sft_reasoning] compare=[]"
+OPTUNA = "sweep=optuna_example sweep.metric=final.accuracy.test_fast"
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -89,6 +93,13 @@ def test_metric_that_a_trial_does_not_produce_fails_it(sweep):
         ("sweep.metric=distill_fast.accuracy.test seed=1,2", "sweep.metric: 'distill_fast.accuracy.test'"),
         ("sweep.metric=distill_fast.acuracy.test_fast seed=1,2", "'distill_fast.accuracy.test_fast'"),
         (f"{WEIGHT}=interval(0,1)", f"{WEIGHT}=interval(0.0,1.0) sweep.optuna.sampler"),
+        (f"seed=1,2 {SHORT} stages.teacher.train.max_steps=1,2", "stages.teacher.train.max_steps: 'teacher' `order`"),
+        ("stages.sft_fast.train.logging_steps=10,20", "stages.sft_fast.train.logging_steps: logging_steps=20"),
+        (f"seed=1,2 {WEIGHT}=1,1.0", f"{WEIGHT}: configuration"),
+        ("runtime.threads=1,2", "runtime.threads:"),
+        ("sweep.trials={a:['seed=0'],b:['seed=0']}", "sweep.trials: 'a' 'b'"),
+        (f"{OPTUNA} {SHORT} seed=1,2", f"{WEIGHT} 'distill_fast' `order`"),
+        (f"{OPTUNA} {SHORT} seed=1,2 ~sweep.params stages.sft_reasoning.train.logging_steps=1,2", "logging_steps:"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(sweep, overrides, words):

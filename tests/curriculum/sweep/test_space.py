@@ -92,6 +92,17 @@ def test_grid_is_every_combination_up_to_n_trials():
     assert len(plan.wanted) == 5 and not plan.proposes
 
 
+def test_what_some_trials_differ_in_is_varied():
+    """How a run executes where nothing is shared or results change, and keys that count with one order of several."""
+    assert len(plan_sweep(["runtime.threads=1,2", "runtime.cache=null"]).wanted) == 2
+    assert len(plan_sweep(["runtime.precision=fp32,bf16"]).wanted) == 2
+    words = ["order=[sft_reasoning],[sft_reasoning,sft_fast]", "compare=[]", "stages.sft_fast.train.max_steps=1,2"]
+    optuna = ["sweep=optuna_example", "~sweep.params", "sweep.metric=sft_reasoning.accuracy.test_fast"]
+    assert plan_sweep([*words, *optuna]).proposes
+    with pytest.raises(UserError, match=r"stages\.sft_fast\.train\.max_steps: .*'sft_fast' is not in `order`"):
+        plan_sweep(words)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -54,6 +54,7 @@ def test_cluewsc_asks_whether_the_pronoun_means_the_noun():
         ("So it is 10 km.", 1, 0, 1),
         ("It is 11.", 0, 0, 0),
         ("#### 10.0", 1, 0, 0),  # the harness compares texts, we compare numbers
+        ("答案是１０。", 1, 0, 0),
         ("", 0, 0, 0),
     ],
 )
@@ -78,6 +79,7 @@ def test_drop_takes_the_best_of_the_answers():
     number, spans, date, span = read("drop", 2)
     assert number.header.endswith("Question: What stopped?\nAnswer: two cars\n\n")
     assert drop.score(number, " 21 points\nand more") == {"f1": 1.0, "em": 1.0}
+    assert drop.score(number, "２１ points") == {"f1": 1.0, "em": 1.0}
     assert drop.score(number, "14") == {"f1": 0.0, "em": 0.0}
     assert drop.score(spans, "Jones-Lee and Smith") == {"f1": 1.0, "em": 1.0}
     assert drop.score(spans, "Smith")["f1"] == 0.5 and drop.score(spans, "Smith")["em"] == 0
