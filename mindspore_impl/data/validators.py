@@ -16,7 +16,7 @@ from mindspore_impl.data.options import FileSet
 from mindspore_impl.data.rollouts import parse_rollout, to_sample
 from mindspore_impl.data.selection.reader import read_set
 from mindspore_impl.errors import UserError
-from mindspore_impl.text.chat import render
+from mindspore_impl.text.chat import samples_of
 from mindspore_impl.text.tokenizer import Tokenizer
 
 Tell = Callable[[str], None]
@@ -67,7 +67,7 @@ def _check_records(path: Path, tokenizer: Tokenizer | None, tell: Tell) -> Count
             problems.add(where, f"the id {record.id!r} was already used at {first}; ids must differ")
         if tokenizer is not None and item.answered:  # else it is a prompt
             try:
-                render(record, tokenizer)
+                samples_of([record], tokenizer)
             except UserError as error:
                 problems.add(where, error)
     if not places and not problems.counts["problems"]:

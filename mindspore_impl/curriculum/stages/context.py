@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mindspore_impl import files
+from mindspore_impl import files, runtime
 from mindspore_impl.curriculum.stages.base import PlannedStage, Shared
 from mindspore_impl.curriculum.stages.inputs import check_weights, file_hash, is_path
 from mindspore_impl.data.options import DatasetOptions, StageSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import LoraOptions, ModelOptions
 
-CODE_FORMAT = 1  # raise it when a change of code changes the results of equal options
+CODE_FORMAT = 2  # raise it when a change of code changes the results of equal options
 
 
 @dataclass
@@ -60,9 +60,16 @@ class RunContext:
 
     def samples(self, name: str) -> list:
         """The rendered samples of a data set."""
-        from mindspore_impl.text.chat import render
+        from mindspore_impl.text.chat import samples_of
 
-        return self._once(("samples", name), lambda: [render(each, self.tokenizer) for each in self.records(name)])
+        def render() -> list:
+            records, samples = self.records(name), samples_of(self.records(name), self.tokenizer)
+            if len(samples) > len(records) and runtime.rank() == 0:
+                made = f"{len(records)} records are {len(samples)} samples, one of each turn of the assistant"
+                print(f"data.sets.{name}: {made}, as its template forgets earlier reasoning")
+            return samples
+
+        return self._once(("samples", name), render)
 
     def rollout_samples(self, reference: str) -> list:
         """The rendered samples of rollouts, by stage name or path."""
