@@ -8,7 +8,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,8 +41,8 @@ MEANINGFUL = {
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "write what they show as text"),
     **dict.fromkeys(("reasoning", "reasoning_content", "thinking"), "give it as the `reasoning` of the answer"),
     **dict.fromkeys(("system", "system_prompt"), "give it as the first turn or as `system`"),
-    "history": "give the earlier turns as turns", "weight": "give it to each turn, as 0 or 1",
-}  # fmt: skip  # columns that no record may lose: what to do with each
+    **{"history": "give the earlier turns as turns", "weight": "give it to each turn, as 0 or 1"},
+}  # columns that no record may lose, and what to do with them where they are not read
 
 Row = TypeVar("Row")
 Adapter = Callable[[dict, str, str, str], Record]  # (object of a file, its place, an id for it, thinking) -> record
@@ -267,6 +267,7 @@ def _sharegpt(value: dict, where: str, identity: str, thinking: str) -> Record:
 @register_file_source("records")
 def _record(value: dict, where: str, identity: str, thinking: str) -> Record:
     """The record form itself; a missing id is the place, a missing thinking the set's."""
+    require_keys(value, ("messages",), where)
     value = _columns(value, ("id", "messages", "thinking", "meta"), where)
     return parse_record({"id": identity, "thinking": thinking} | value, where)
 
@@ -276,13 +277,17 @@ def _columns(value: dict, known: tuple[str, ...], where: str) -> dict:
     for key, content in value.items():
         if key in known:
             continue
-        near = difflib.get_close_matches(key.lower(), [name for name in known if name not in value], 1, 0.85)
-        if near:
+        if near := _meant(key, tuple(name for name in known if name not in value)):
             refuse(where, f"unknown field {key!r}; did you mean {near[0]!r}?")
         text = content.strip() if isinstance(content, str) else content
         if key in MEANINGFUL and text not in (None, "", [], {}, "[]", "{}", "null") and (key, text) != ("weight", 1):
             refuse(where, f"the field {key!r} is not read, and would change the record; {MEANINGFUL[key]} or remove it")
     return {key: value[key] for key in known if key in value}
+
+
+@lru_cache
+def _meant(key: str, absent: tuple[str, ...]) -> list[str]:
+    return difflib.get_close_matches(key.lower(), absent, 1, 0.85)
 
 
 def _optional(value: dict, key: str, where: str) -> str:
@@ -296,11 +301,10 @@ def _question(
     history, messages = value.get("history") or [], _system(value, where)
     if not isinstance(history, list) or any(not isinstance(pair, list) or len(pair) != 2 for pair in history):
         refuse(where, "the field 'history' must be an array of [question, answer] pairs")
-    turns = [(f"history[{index}]", pair) for index, pair in enumerate(history)] + [("record", texts)]
-    for place, (question, answer, *reasoning) in turns:
-        place = f"{where}: {place}"
+    turns = [(f"{where}: history[{index}]", (*pair, None)) for index, pair in enumerate(history)] + [(where, texts)]
+    for place, (question, answer, reasoning) in turns:
         messages.append(parse_message({"role": "user", "content": question}, f"{place}: question"))
-        found = {"role": "assistant", "content": answer, "reasoning": reasoning[0] or None if reasoning else None}
+        found = {"role": "assistant", "content": answer, "reasoning": reasoning or None}
         messages.append(parse_message(found, f"{place}: answer"))
     return _answered(messages, where, identity, thinking, meta)
 
@@ -314,7 +318,8 @@ def _answered(messages: list[Message], where: str, identity: str, thinking: str,
     """Parsed turns as a record; reasoning is demanded in reasoning mode and left out in fast mode."""
     check_turns(messages, where, thinking)
     for message in messages:
-        if thinking == "reasoning" and message.role == "assistant" and message.supervised and not message.reasoning:
+        learned = message.role == "assistant" and message.supervised
+        if thinking == "reasoning" and learned and not (message.reasoning or "").strip():
             refuse(where, "an answer has no reasoning beside it, which thinking: reasoning needs; use thinking: fast")
     turns = [message if thinking == "reasoning" else replace(message, reasoning=None) for message in messages]
     return Record(identity, tuple(turns), thinking, meta or {"task": "exact", "answer": turns[-1].content})

@@ -92,6 +92,8 @@ def parse_message(obj: Any, where: str) -> Message:
     """Check one turn, and split the reasoning off an answer that holds both. Raises UserError naming `where`."""
     check_keys(obj, ("role", "content", "reasoning", *FLAGS), ("role", "content"), where)
     role = choice_field(obj, "role", ROLES, where)
+    if isinstance(obj["content"], list):
+        refuse(where, "content is an array of parts, which is not read; join their texts into one string")
     content = text_field(obj, "content", where)
     reasoning = None if obj.get("reasoning") is None else text_field(obj, "reasoning", where)
     if reasoning is not None and role != "assistant":

@@ -40,8 +40,7 @@ def read_set(
     check_ranges(options, f"data.sets.{name}")
 
     def mend(value: dict, text: bytes | dict) -> dict:
-        found = _mended(value) if mended and _has_escape(text) else value
-        if found == value:
+        if not mended or not _has_escape(text) or (found := _mended(value)) == value:
             return value
         mended()
         return found
