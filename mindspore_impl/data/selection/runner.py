@@ -213,6 +213,7 @@ def _read(recipe: Recipe, tally: Tally) -> Iterator[Item]:
                 raise UserError(f"data.sets.{name}: {where} holds no record from skip={entry.skip} on")
             if lost > kept:
                 fault = f"{lost} of {kept + lost} entries of {where} are no record of source: {entry.source}"
-                raise UserError(f"data.sets.{name}: {fault}; choose its source, or mend what --check finds in it")
+                advice = f"choose its source, or mend what --check {where} --source {entry.source} finds"
+                raise UserError(f"data.sets.{name}: {fault}; {advice}")
         bar.update(tally.kept % 1000)
     tally.saw = tally.kept + tally.dropped
