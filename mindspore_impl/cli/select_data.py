@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from mindspore_impl.cli.command import add_tokenizer_options, command, make_parser
+from mindspore_impl.errors import UserError
+from mindspore_impl.schema import nearest
 from mindspore_impl.text.records import THINKING
 
 
@@ -26,9 +28,13 @@ def main(arguments: list[str]) -> int | None:
     options = parser.parse_intermixed_args(arguments)
     if options.check:
         from mindspore_impl.data.options import FileSet
+        from mindspore_impl.data.sources import SOURCES
         from mindspore_impl.data.validators import check_all
         from mindspore_impl.text.tokenizer import Tokenizer
 
+        forms = [name for name, kind in SOURCES.items() if kind.adapter]
+        if options.source not in forms:
+            raise UserError(f"--source: {options.source!r} is no form of a file{nearest(options.source, forms)}")
         tokenizer = options.tokenizer and Tokenizer.load(options.tokenizer, options.template)
         form = FileSet(source=options.source, thinking=options.thinking, path="")
         return 1 if check_all(options.check, tokenizer, form=form) else 0
