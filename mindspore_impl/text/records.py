@@ -14,7 +14,7 @@ ROLES = ("system", "user", "assistant", "tool")
 THINKING = ("reasoning", "fast")
 FLAGS = ("weight", "loss", "train")  # of a message, 0 or false: the turn is read, and not learned
 # Marks around the reasoning in answers of other models; those of a template are pieces, never text.
-_TAG = re.compile(r"<\s*(?P<end>/?)\s*think(?:ing)?\s*>|\[unused16\]|(?P<stop>\[unused17\])", re.IGNORECASE)
+THINK_TAG = re.compile(r"<\s*(?P<end>/?)\s*think(?:ing)?\s*>|\[unused16\]|(?P<stop>\[unused17\])", re.IGNORECASE)
 _SWITCH = re.compile(r"/(?P<off>no_?think)\Z|/auto_?think\Z|(?<![\w./-])/(?P<on>think)\Z", re.IGNORECASE | re.ASCII)
 
 
@@ -77,9 +77,8 @@ def check_turns(messages: Sequence[Message], where: str, thinking: str | None) -
             refuse(where, f"messages[{index}] is a system message; only the first message may be one")
     if all(message.role == "system" for message in messages):
         refuse(where, "messages holds a system message only; add a user message")
-    if messages[-1].role == "assistant" and not any(
-        message.supervised for message in messages if message.role == "assistant"
-    ):
+    answers = [message for message in messages if message.role == "assistant"]
+    if messages[-1].role == "assistant" and not any(message.supervised for message in answers):
         refuse(where, "no turn of the assistant is learned, as all have weight 0; remove the record")
     for index, message in enumerate(messages):
         switch = _SWITCH.search(message.content.rstrip()) if thinking and message.role in ("system", "user") else None
@@ -100,7 +99,7 @@ def parse_message(obj: Any, where: str) -> Message:
         refuse(where, f"a {role} message has 'reasoning'; only an assistant message may")
     if role == "assistant":
         thought, content = split_reasoning(content, where)
-        if reasoning is not None and (thought is not None or _TAG.search(reasoning)):
+        if reasoning is not None and (thought is not None or THINK_TAG.search(reasoning)):
             refuse(where, "there is a reasoning, and a <think> tag beside or in it; give the reasoning once, as text")
         reasoning = reasoning if thought is None else thought or None
     if role in ("user", "assistant") and not any(char.isprintable() and not char.isspace() for char in content):
@@ -114,7 +113,7 @@ def split_reasoning(text: str, where: str, cut: bool = False) -> tuple[str | Non
     cut: the answer ended early, so that its block may lack an end. The reasoning is None where there is no tag.
     Raises UserError naming `where` for tags in any other place.
     """
-    tags = list(_TAG.finditer(text))
+    tags = list(THINK_TAG.finditer(text))
     if not tags:
         return None, text
     ends = [bool(tag["end"] or tag["stop"]) for tag in tags]
