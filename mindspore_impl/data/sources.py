@@ -79,8 +79,8 @@ def register_file_source(name: str) -> Callable[[Adapter], Adapter]:
     """Decorator of an adapter, which makes one record of one JSON object: add a source of this name that reads files.
 
     An adapter takes the object, its place for messages ("FILE:LINE"), an id for a record without one, and the set's
-    `thinking`. It raises UserError that starts with the place, and makes turns with `parse_message`, which holds the rules
-    of all sources.
+    `thinking`. It raises UserError that starts with the place, and makes its turns with `parse_message`, which holds
+    the rules of all sources.
     """
 
     def register(adapter: Adapter) -> Adapter:
