@@ -227,6 +227,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict:
     return found
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
 def parse_json(text: str, path: str | Path, line: int | None = None) -> Any:
     """The value of `text`, which came from `path` (its line `line`; None: the whole file).
 
@@ -235,7 +238,7 @@ def parse_json(text: str, path: str | Path, line: int | None = None) -> Any:
     """
     where = f"{path}" if line is None else f"{path}:{line}"
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         place = f"{path}:{line or error.lineno}"
         raise UserError(f"{place}: not valid JSON ({error.msg} at column {error.colno})") from error

@@ -81,8 +81,8 @@ def check_turns(messages: Sequence[Message], where: str, thinking: str | None) -
     if messages[-1].role == "assistant" and not any(message.supervised for message in answers):
         refuse(where, "no turn of the assistant is learned, as all have weight 0; remove the record")
     for index, message in enumerate(messages):
-        switch = _SWITCH.search(message.content.rstrip()) if thinking and message.role in ("system", "user") else None
-        if switch and not switch["off" if thinking == "fast" else "on"]:
+        switch = _SWITCH.search(message.content.rstrip()[-20:]) if message.role in ("system", "user") else None
+        if thinking and switch and not switch["off" if thinking == "fast" else "on"]:
             fault = f"messages[{index}] ends in {switch[0]}, and the record's thinking is {thinking!r}"
             refuse(where, f"{fault}; remove the switch, or change thinking")
 
@@ -113,7 +113,7 @@ def split_reasoning(text: str, where: str, cut: bool = False) -> tuple[str | Non
     cut: the answer ended early, so that its block may lack an end. The reasoning is None where there is no tag.
     Raises UserError naming `where` for tags in any other place.
     """
-    tags = list(THINK_TAG.finditer(text))
+    tags = list(THINK_TAG.finditer(text)) if "<" in text or "[" in text else []  # ten times as fast for most answers
     if not tags:
         return None, text
     ends = [bool(tag["end"] or tag["stop"]) for tag in tags]
