@@ -38,7 +38,7 @@ from mindspore_impl.model.hf_config import MODEL_TYPES, config_of, token_ids
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.pangu import PanguForCausalLM
 from mindspore_impl.schema import checked
-from mindspore_impl.text.chat import Completion, parse_completion, render, render_prompt
+from mindspore_impl.text.chat import Completion, parse_completion, render_prompt, samples_of
 from mindspore_impl.text.records import THINKING, Message, Record, check_text, parse_messages
 from mindspore_impl.text.tokenizer import Tokenizer
 
@@ -240,7 +240,7 @@ def make_batches(
 
     Raises UserError: names the record that cannot be rendered, does not fit, or is not in the store.
     """
-    samples = [render(record, tokenizer) for record in records]
+    samples = samples_of(records, tokenizer)
     options = checked(options or BatchOptions(), "data")
     return BatchStream({"records": samples}, options, seed, runtime.rank(), runtime.world_size(), teacher)
 
@@ -253,7 +253,7 @@ def validation_batches(
     tokenizer: the model's; sequence_length: L of a packed row, that of the training batches saves a compilation; rows:
     B of a batch, the last is filled up. Raises UserError: names the record that cannot be rendered or does not fit.
     """
-    samples = [render(record, tokenizer) for record in records]
+    samples = samples_of(records, tokenizer)
     return [batch for batch, _ in one_pass(samples, sequence_length, rows)]
 
 
@@ -286,7 +286,7 @@ def capture(
     for parameter in model.get_parameters():
         digest.update(parameter.name.encode())
         digest.update(_float32(parameter).tobytes())
-    samples = [render(record, tokenizer) for record in records]
+    samples = samples_of(records, tokenizer)
     fixed = {"sequence_length": sequence_length, "weights_sha256": digest.hexdigest(), "model": model}
     return run_capture(CaptureJob(tokenizer, samples, options, Path(folder), seed, **fixed))
 

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from mindspore_impl.errors import UserError
 
@@ -192,18 +192,58 @@ def write_all(file: io.RawIOBase, data: bytes | memoryview) -> None:
         left = left[file.write(left) :]
 
 
+PACKED = {
+    b"PAR1": "is a Parquet file; write it as JSON lines (pandas: read_parquet, to_json)",
+    b"ARROW1": "is an Arrow file; write it as JSON lines (datasets: to_json)",
+    b"\x1f\x8b": "is compressed (gzip); unpack it first (gunzip)",
+    b"\x28\xb5\x2f\xfd": "is compressed (zstd); unpack it first (zstd -d)",
+    b"BZh": "is compressed (bzip2); unpack it first (bunzip2)",
+    b"\xfd7zXZ": "is compressed (xz); unpack it first (unxz)",
+    b"PK\x03\x04": "is a zip archive; unpack it first (unzip)",
+}  # what a file that is no text begins with
+
+
+@contextmanager
+def open_lines(path: str | Path) -> Iterator[BinaryIO]:
+    """The file, open at its start for JSON lines. Raises UserError that names `path` for what can hold none."""
+    with reading(path), open(path, "rb") as file:
+        start = file.read(8)
+        if fault := next((fault for magic, fault in PACKED.items() if start.startswith(magic)), None):
+            raise UserError(f"{path}: {fault}")
+        file.seek(0)
+        yield file
+
+
+class _KeyTwice(ValueError):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _KeyTwice(f"the key {twice!r} stands twice in the object with {', '.join(found)}"[:200])
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
 def parse_json(text: str, path: str | Path, line: int | None = None) -> Any:
     """The value of `text`, which came from `path` (its line `line`; None: the whole file).
 
-    Raises UserError that names file and line for anything that is not JSON, a number too long to be read, or a value
-    nested too deeply for Python's parser.
+    Raises UserError that names file and line for anything that is not JSON, a key given twice in one object, a number
+    too long to be read, or a value nested too deeply for Python's parser.
     """
     where = f"{path}" if line is None else f"{path}:{line}"
     try:
-        return json.loads(text)
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         place = f"{path}:{line or error.lineno}"
         raise UserError(f"{place}: not valid JSON ({error.msg} at column {error.colno})") from error
+    except _KeyTwice as error:
+        raise UserError(f"{where}: {error}; remove one") from error
     except (ValueError, RecursionError) as error:  # Python limits the digits of an integer
         fault = "an integer has too many digits" if isinstance(error, ValueError) else "a value is nested too deeply"
         raise UserError(f"{where}: not usable JSON: {fault}; mend the file") from error
@@ -252,7 +292,7 @@ def scan_jsonl(path: str | Path) -> Iterator[tuple[int, int, dict | UserError]]:
     itself cannot be read. `read_line` gives the object at an offset again.
     """
     offset = 0
-    with reading(path), open(path, "rb") as file:
+    with open_lines(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:

@@ -119,7 +119,7 @@ def _of_file(options: argparse.Namespace):
     from mindspore_impl.distill.jobs import CaptureJob, RolloutJob
     from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
     from mindspore_impl.generation.options import SamplingOptions
-    from mindspore_impl.text.chat import render
+    from mindspore_impl.text.chat import samples_of
     from mindspore_impl.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(options.tokenizer, options.template)
@@ -132,7 +132,7 @@ def _of_file(options: argparse.Namespace):
             sampling = SamplingOptions(options.temperature, options.top_p, max_new_tokens=options.max_new_tokens)
             repeats = RolloutOptions(samples_per_prompt=options.samples_per_prompt)
             return RolloutJob(tokenizer, records, repeats, sampling, folder, options.seed)
-        samples = [render(record, tokenizer) for record in records]
+        samples = samples_of(records, tokenizer)
     return CaptureJob(tokenizer, samples, CaptureOptions("top_k", options.top_k, options.temperature), folder)
 
 

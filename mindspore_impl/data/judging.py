@@ -7,7 +7,7 @@ from mindspore_impl.data import answers
 from mindspore_impl.data.rollouts import Rollout
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.chat import Completion, parse_completion
-from mindspore_impl.text.records import Message, Record
+from mindspore_impl.text.records import THINK_TAG, Message, Record
 from mindspore_impl.text.template import REASONING_END
 from mindspore_impl.text.tokenizer import Tokenizer
 
@@ -52,6 +52,7 @@ def judge(rollouts: Iterable[Rollout], tokenizer: Tokenizer) -> dict[Prompt, Ver
             reasoning, _, answer = completion.answer.rpartition(REASONING_END)
             completion = replace(completion, reasoning=reasoning, answer=answer)
         trainable = rollout.thinking == "fast" or bool(completion.reasoning.strip())
+        trainable &= not THINK_TAG.search(completion.reasoning + completion.answer)  # a record holds none
         if trainable and (verdict.best is None or _size(rollout) < _size(verdict.best)):
             verdict.best, verdict.best_completion = rollout, completion
     return verdicts

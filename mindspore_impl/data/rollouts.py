@@ -102,7 +102,7 @@ def parse_rollout(value: Any, where: str, tokenizer: Tokenizer | None) -> Rollou
     check_keys(value, KEYS, REQUIRED, where)
     identity = text_field(value, "id", where)
     where = f"{where}: rollout {identity!r}"
-    messages = parse_messages(value["messages"], where)
+    messages = parse_messages(value["messages"], where, value["thinking"])
     if messages[-1].role == "assistant":
         refuse(where, "messages must hold the prompt only, but the last message is an assistant's")
     rollout = Rollout(

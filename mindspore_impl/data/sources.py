@@ -3,11 +3,12 @@
 Each source is registered with its options and its loader. A plugin registers its own in the same way.
 """
 
+import difflib
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,16 @@ from mindspore_impl.data.answers import final_number, half_width
 from mindspore_impl.data.options import DatasetOptions, FileSet, ListProgramsSet, StageSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import Kinds, check_ranges, nearest
-from mindspore_impl.text.records import Message, Record, parse_messages, parse_record, refuse, require_keys, text_field
+from mindspore_impl.text.records import (
+    Message,
+    Record,
+    check_turns,
+    parse_message,
+    parse_record,
+    refuse,
+    require_keys,
+    text_field,
+)
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # gsm8k's marks: 48/2 = <<48/2=24>>24
 BOM = b"\xef\xbb\xbf"
@@ -26,6 +36,14 @@ SHAREGPT_ROLES = {
     "system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool",
 }  # fmt: skip
+CONTEXT = ("system", "history")  # fields of a question: text before it, and the earlier [question, answer] pairs
+MEANINGFUL = {
+    **dict.fromkeys(("tools", "functions", "tool_calls"), "no chat template here writes tools; write them as text"),
+    **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "write what they show as text"),
+    **dict.fromkeys(("reasoning", "reasoning_content", "thinking"), "give it as the `reasoning` of the answer"),
+    **dict.fromkeys(("system", "system_prompt"), "give it as the first turn or as `system`"),
+    **{"history": "give the earlier turns as turns", "weight": "give it to each turn, as 0 or 1"},
+}  # columns that no record may lose, and what to do with them where they are not read
 
 Row = TypeVar("Row")
 Adapter = Callable[[dict, str, str, str], Record]  # (object of a file, its place, an id for it, thinking) -> record
@@ -62,7 +80,8 @@ def register_file_source(name: str) -> Callable[[Adapter], Adapter]:
     """Decorator of an adapter, which makes one record of one JSON object: add a source of this name that reads files.
 
     An adapter takes the object, its place for messages ("FILE:LINE"), an id for a record without one, and the set's
-    `thinking`. It raises UserError that starts with the place.
+    `thinking`. It raises UserError that starts with the place, and makes its turns with `parse_message`, which holds
+    the rules of all sources.
     """
 
     def register(adapter: Adapter) -> Adapter:
@@ -109,24 +128,50 @@ def _made_by_stage(options: StageSet, seed: int) -> Iterable[Record]:
 def _load_file(adapter: Adapter, options: FileSet, seed: int) -> list[Record]:
     path = Path(options.path)
     records, places = [], {}
-    for place, value in in_window(_rows(path), options):
-        record = adapter(value, f"{path}:{place}", f"{path.name}:{place}", options.thinking)
+    for record, where, _ in read_file(adapter, options, path.name):
         if record.id in places:
-            refuse(f"{path}:{place}", f"the id {record.id!r} was already used at {places[record.id]}; ids must differ")
-        places[record.id] = f"{path}:{place}"
+            refuse(where, f"the id {record.id!r} was already used at {places[record.id]}; ids must differ")
+        places[record.id] = where
         records.append(record)
     if len(records) < (options.count or 1):
-        there = sum(1 for _ in _part(_rows(path), options))
+        there = sum(1 for _ in _part(_lines_of(path), options))
         part = f", {options.split} part with holdout={options.holdout}," if options.holdout else ""
         window = f"skip={options.skip} and count={options.count}"
         raise UserError(f"{window} ask for more than {path}{part} has: it holds {there} records")
     return records
 
 
-def in_window(rows: Iterable[Row], options: FileSet) -> Iterator[Row]:
-    """The rows of a file that a set takes: of its split, `skip` are skipped and `count` taken."""
-    stop = None if options.count is None else options.skip + options.count
-    return islice(_part(rows, options), options.skip, stop)
+def read_file(
+    adapter: Adapter, options: FileSet, identity: str, mend: Callable[[dict, Any], dict] = lambda value, text: value,
+    refused: Callable[[str, UserError], None] | None = None,
+) -> Iterator[tuple[Record, str, bytes | None]]:  # fmt: skip
+    """(record, FILE:LINE, its line where that is a whole record as it stands) of what a set takes of a file.
+
+    The one reader of training, `--check` and selection: of the set's split, `skip` are skipped and `count` taken.
+
+    Args:
+        adapter: Of the set's source.
+        options: The set.
+        identity: An entry without an id gets `<identity>:<line>`.
+        mend: (object, its line) -> the object to be read in its place.
+        refused: Receives the place and fault of what is no record; None: it is raised.
+
+    Raises UserError for a file that cannot be read or holds nothing.
+    """
+    path, stop = Path(options.path), None if options.count is None else options.skip + options.count
+    for place, text in islice(_part(_lines_of(path), options), options.skip, stop):
+        where = f"{path}:{place}"
+        try:
+            value = _object_of(text, path, place)
+            mended = mend(value, text)
+            record = adapter(mended, where, f"{identity}:{place}", options.thinking)
+        except UserError as error:
+            if refused is None:
+                raise
+            refused(where, error)
+            continue
+        whole = options.source == "records" and isinstance(text, bytes) and "id" in value and "thinking" in value
+        yield record, where, text.strip() if whole and mended is value else None
 
 
 def _part(rows: Iterable[Row], options: FileSet) -> Iterator[Row]:
@@ -143,28 +188,25 @@ def _part(rows: Iterable[Row], options: FileSet) -> Iterator[Row]:
         yield from held
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict]]:
+def _lines_of(path: Path) -> Iterator[tuple[str, Any]]:
+    """(line number, bytes) of JSON lines, or ("[index]", value) of a JSON array; blank lines are skipped."""
     place = None
-    for place, text in lines_of(path):
-        yield place, object_of(text, path, place)
+    with files.open_lines(path) as file:
+        start = len(BOM) if file.read(len(BOM)) == BOM else 0
+        file.seek(start)
+        if file.read(4096).lstrip()[:1] == b"[":
+            for index, value in enumerate(files.read_json(path)):
+                yield (place := f"[{index}]"), value
+        else:
+            file.seek(start)
+            for number, line in enumerate(file, start=1):
+                if not line.isspace():
+                    yield (place := str(number)), line
     if place is None:
         raise UserError(f"{path}: the file holds no record")
 
 
-def lines_of(path: Path) -> Iterator[tuple[str, Any]]:
-    """(line number, bytes) of JSON lines, or ("[index]", value) of a JSON array; blank lines are skipped."""
-    with files.reading(path), open(path, "rb") as file:
-        start = len(BOM) if file.read(len(BOM)) == BOM else 0
-        file.seek(start)
-        if file.read(4096).lstrip()[:1] == b"[":
-            yield from ((f"[{index}]", value) for index, value in enumerate(files.read_json(path)))
-            return
-        file.seek(start)
-        yield from ((str(number), line) for number, line in enumerate(file, start=1) if not line.isspace())
-
-
-def object_of(text: Any, path: Path, place: str) -> dict:
-    """The object of an entry of `lines_of`. Raises UserError that names its place when it is none."""
+def _object_of(text: Any, path: Path, place: str) -> dict:
     value = files.parse_object(text, path, int(place)) if isinstance(text, bytes) else text
     if not isinstance(value, dict):
         raise UserError(f"{path}:{place}: expected an object, found {type(value).__name__}")
@@ -175,6 +217,7 @@ def object_of(text: Any, path: Path, place: str) -> dict:
 def _gsm8k(value: dict, where: str, identity: str, thinking: str) -> Record:
     """question, answer: the worked solution, a line "#### ", the number."""
     require_keys(value, ("question", "answer"), where)
+    value = _columns(value, ("question", "answer", *CONTEXT), where)
     question, text = text_field(value, "question", where), text_field(value, "answer", where)
     solution, mark, answer = text.rpartition("####")
     answer = answer.strip()
@@ -186,8 +229,9 @@ def _gsm8k(value: dict, where: str, identity: str, thinking: str) -> Record:
 
 
 def _pair(keys: tuple[str, ...], value: dict, where: str, identity: str, thinking: str) -> Record:
-    """Question, answer and, of three keys, text to append to the question; `reasoning` and `system` are optional."""
+    """Question, answer and, of three keys, text to append to the question; `reasoning` and CONTEXT are optional."""
     require_keys(value, keys[:2], where)
+    value = _columns(value, (*keys, "reasoning", *CONTEXT), where)
     question, answer = (text_field(value, key, where) for key in keys[:2])
     extra = [text for key in keys[2:] if (text := _optional(value, key, where))]
     texts = ("\n\n".join([question, *extra]), answer, _optional(value, "reasoning", where))
@@ -200,13 +244,13 @@ register_file_source("prompt_answer")(partial(_pair, ("prompt", "answer")))
 
 @register_file_source("sharegpt")
 def _sharegpt(value: dict, where: str, identity: str, thinking: str) -> Record:
-    """conversations: [{from, value}]. An assistant value may open with <think>reasoning</think>."""
+    """conversations: [{from, value}]; a turn may have the other fields of a message, such as `weight`."""
     require_keys(value, ("conversations",), where)
+    value = _columns(value, ("conversations", "system"), where)
     turns = value["conversations"]
     if not isinstance(turns, list) or not turns:
         refuse(where, "the field 'conversations' must be an array with at least one turn")
-    system = _optional(value, "system", where)
-    messages = [{"role": "system", "content": system}] if system else []
+    messages = _system(value, where)
     for index, turn in enumerate(turns):
         place = f"{where}: conversations[{index}]"
         if not isinstance(turn, dict):
@@ -215,25 +259,37 @@ def _sharegpt(value: dict, where: str, identity: str, thinking: str) -> Record:
         role, text = SHAREGPT_ROLES.get(text_field(turn, "from", place)), text_field(turn, "value", place)
         if role is None:
             refuse(place, f"unknown 'from' {turn['from']!r}; known: {', '.join(SHAREGPT_ROLES)}")
-        reasoning, mark, answer = text.lstrip().removeprefix("<think>").partition("</think>")
-        thought = role == "assistant" and text.lstrip().startswith("<think>")
-        if thought and not mark:
-            refuse(place, "the field 'value' opens <think> and never closes it")
-        if role == "assistant" and thinking == "reasoning" and not thought:
-            refuse(place, "no <think>...</think> before it, which thinking: reasoning needs; or use thinking: fast")
-        messages.append({"role": role, "content": answer.strip() if thought else text})
-        if thought and thinking == "reasoning":
-            messages[-1]["reasoning"] = reasoning.strip()
-    if messages[-1]["role"] != "assistant":
+        rest = {key: turn[key] for key in turn if key not in ("from", "value")}
+        messages.append(parse_message(rest | {"role": role, "content": text}, place))
+    if messages[-1].role != "assistant":
         refuse(where, "the last turn of 'conversations' must be the assistant's (from: gpt); remove the turns after it")
-    parsed = parse_messages(messages, where)
-    return Record(identity, parsed, thinking, {"task": "exact", "answer": parsed[-1].content})
+    return _answered(messages, where, identity, thinking)
 
 
 @register_file_source("records")
 def _record(value: dict, where: str, identity: str, thinking: str) -> Record:
     """The record form itself; a missing id is the place, a missing thinking the set's."""
+    require_keys(value, ("messages",), where)
+    value = _columns(value, ("id", "messages", "thinking", "meta"), where)
     return parse_record({"id": identity, "thinking": thinking} | value, where)
+
+
+def _columns(value: dict, known: tuple[str, ...], where: str) -> dict:
+    """The known fields of an object; any other column is left out, but for one that changes what the record means."""
+    for key, content in value.items():
+        if key in known:
+            continue
+        if near := _meant(key, tuple(name for name in known if name not in value)):
+            refuse(where, f"unknown field {key!r}; did you mean {near[0]!r}?")
+        text = content.strip() if isinstance(content, str) else content
+        if key in MEANINGFUL and text not in (None, "", [], {}, "[]", "{}", "null") and (key, text) != ("weight", 1):
+            refuse(where, f"the field {key!r} is not read, and would change the record; {MEANINGFUL[key]} or remove it")
+    return {key: value[key] for key in known if key in value}
+
+
+@lru_cache
+def _meant(key: str, absent: tuple[str, ...]) -> list[str]:
+    return difflib.get_close_matches(key.lower(), absent, 1, 0.85)
 
 
 def _optional(value: dict, key: str, where: str) -> str:
@@ -243,15 +299,29 @@ def _optional(value: dict, key: str, where: str) -> str:
 def _question(
     value: dict, where: str, identity: str, thinking: str, texts: tuple[str, str, str], meta: dict | None = None
 ) -> Record:
-    """One question, its answer and reasoning (`texts`) as a record; the reasoning is demanded in reasoning mode."""
-    question, answer, reasoning = texts
-    for text, what in ((question, "question"), (answer, "answer")):
-        if not text.strip():
-            refuse(where, f"the {what} is empty; fill it or remove the record")
-    if thinking == "reasoning" and not reasoning.strip():
-        refuse(where, "there is no reasoning beside the answer, which thinking: reasoning needs; use thinking: fast")
+    """One question, its answer and reasoning (`texts`) as a record, behind the turns of its history."""
+    history, messages = value.get("history") or [], _system(value, where)
+    if not isinstance(history, list) or any(not isinstance(pair, list) or len(pair) != 2 for pair in history):
+        refuse(where, "the field 'history' must be an array of [question, answer] pairs")
+    turns = [(f"{where}: history[{index}]", (*pair, None)) for index, pair in enumerate(history)] + [(where, texts)]
+    for place, (question, answer, reasoning) in turns:
+        messages.append(parse_message({"role": "user", "content": question}, f"{place}: question"))
+        found = {"role": "assistant", "content": answer, "reasoning": reasoning or None}
+        messages.append(parse_message(found, f"{place}: answer"))
+    return _answered(messages, where, identity, thinking, meta)
+
+
+def _system(value: dict, where: str) -> list[Message]:
     system = _optional(value, "system", where)
-    messages = [Message("system", system)] if system else []
-    kept = reasoning if thinking == "reasoning" else None
-    messages += [Message("user", question), Message("assistant", answer, kept)]
-    return Record(identity, tuple(messages), thinking, meta or {"task": "exact", "answer": answer})
+    return [Message("system", system)] if system else []
+
+
+def _answered(messages: list[Message], where: str, identity: str, thinking: str, meta: dict | None = None) -> Record:
+    """Parsed turns as a record; reasoning is demanded in reasoning mode and left out in fast mode."""
+    check_turns(messages, where, thinking)
+    for message in messages:
+        learned = message.role == "assistant" and message.supervised
+        if thinking == "reasoning" and learned and not (message.reasoning or "").strip():
+            refuse(where, "an answer has no reasoning beside it, which thinking: reasoning needs; use thinking: fast")
+    turns = [message if thinking == "reasoning" else replace(message, reasoning=None) for message in messages]
+    return Record(identity, tuple(turns), thinking, meta or {"task": "exact", "answer": turns[-1].content})

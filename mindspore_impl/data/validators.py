@@ -6,6 +6,8 @@ rules are those of `records.py`, `rollouts.py`, `chat.py` and `teacher_store.py`
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +18,27 @@ from mindspore_impl.data.options import FileSet
 from mindspore_impl.data.rollouts import parse_rollout, to_sample
 from mindspore_impl.data.selection.reader import read_set
 from mindspore_impl.errors import UserError
-from mindspore_impl.text.chat import render
+from mindspore_impl.text.chat import samples_of
 from mindspore_impl.text.tokenizer import Tokenizer
 
 Tell = Callable[[str], None]
+RECORDS = FileSet(source="records", path="")
 ROWS = 8192  # of a store, checked together
 
 
-def check_all(paths: Iterable[str | Path], tokenizer: Tokenizer | None = None, tell: Tell = print) -> int:
+def check_all(
+    paths: Iterable[str | Path], tokenizer: Tokenizer | None = None, tell: Tell = print, form: FileSet = RECORDS
+) -> int:
     """Check record files, rollout files and teacher stores: `tell` each problem, then the counts of each path.
 
-    Without a tokenizer nothing is rendered and no id is compared with a vocabulary. Returns the number of problems.
+    form: how a file is read that holds neither rollouts nor a store. Without a tokenizer nothing is rendered and no id
+    is compared with a vocabulary. Returns the number of problems.
     Raises UserError when a path does not exist, cannot be read, or is a folder without a teacher store.
     """
     found = {}
     for path in map(Path, paths):
-        check = check_store if path.is_dir() else _check_rollouts if _holds_rollouts(path) else _check_records
+        records = partial(_check_records, form)
+        check = check_store if path.is_dir() else _check_rollouts if _holds_rollouts(path) else records
         found[path] = check(path, tokenizer, tell)
     for path, counts in found.items():
         unseen = "" if tokenizer is not None or path.is_dir() else "; not rendered, as no tokenizer is given"
@@ -57,21 +64,22 @@ def _holds_rollouts(path: Path) -> bool:
     return "finish" in next((value for *_, value in files.scan_jsonl(path) if isinstance(value, dict)), ())
 
 
-def _check_records(path: Path, tokenizer: Tokenizer | None, tell: Tell) -> Counter:
+def _check_records(form: FileSet, path: Path, tokenizer: Tokenizer | None, tell: Tell) -> Counter:
     problems, places = _Problems(tell, "records"), {}
-    options = FileSet(source="records", path=str(path))
-    for item in read_set("records", options, refused=lambda where, drop: problems.add(where, drop.detail)):
-        record, where = item.record, item.place
-        problems.counts["records"] += 1
-        if (first := places.setdefault(record.id, where)) != where:
-            problems.add(where, f"the id {record.id!r} was already used at {first}; ids must differ")
-        if tokenizer is not None and item.answered:  # else it is a prompt
-            try:
-                render(record, tokenizer)
-            except UserError as error:
-                problems.add(where, error)
-    if not places and not problems.counts["problems"]:
-        problems.add(path, "the file holds no record")
+    options = replace(form, path=str(path))
+    try:
+        for item in read_set("records", options, refused=lambda where, drop: problems.add(where, drop.detail)):
+            record, where = item.record, item.place
+            problems.counts["records"] += 1
+            if (first := places.setdefault(record.id, where)) != where:
+                problems.add(where, f"the id {record.id!r} was already used at {first}; ids must differ")
+            if tokenizer is not None and item.answered:  # else it is a prompt
+                try:
+                    samples_of([record], tokenizer)
+                except UserError as error:
+                    problems.add(where, error)
+    except UserError as error:  # of the whole file
+        problems.add(path, error)
     return problems.counts
 
 

@@ -19,7 +19,7 @@ from mindspore_impl.evaluation.parts import share_lines
 from mindspore_impl.evaluation.scoring import wilson_interval
 from mindspore_impl.evaluation.teacher_forced import BINS, measure_perplexity, measure_teacher_kl
 from mindspore_impl.generation.options import SamplingOptions
-from mindspore_impl.text.chat import parse_completion, render, render_prompt
+from mindspore_impl.text.chat import Sample, parse_completion, render_prompt, samples_of
 from mindspore_impl.text.records import Record, prompt_messages, record_to_json
 
 
@@ -70,7 +70,7 @@ def _evaluate_records(job: EvaluationJob) -> dict:
     prompts = check_records(sets, options, tokenizer)
     teacher_forced = dict.fromkeys(options.perplexity + options.teacher_kl)
     chosen = {name: _chosen(sets, name, options) for name in {**prompts, **teacher_forced}}
-    forced = {name: _rendered(name, chosen[name], tokenizer, render) for name in teacher_forced}
+    forced = {name: sum(_rendered(name, chosen[name], tokenizer, _samples), []) for name in teacher_forced}
     asked = {name: [record_to_json(record) for record in records] for name, records in chosen.items()}
     shaping = asdict(options) | {"samples_in_report": None}
     made_by = [weights_sha256, tokenizer.sha256, runtime.numerics(), BINS, teacher and teacher[1]]
@@ -166,6 +166,10 @@ def _prompt(record: Record, tokenizer) -> list[int]:
     """Prompt ids of a record. Raises UserError when its right answer is not known."""
     answers.expected(record)
     return render_prompt(prompt_messages(record), tokenizer, record.thinking)
+
+
+def _samples(record: Record, tokenizer) -> list[Sample]:
+    return samples_of([record], tokenizer)
 
 
 def _rendered(name: str, records: list[Record], tokenizer, make: Callable) -> list:

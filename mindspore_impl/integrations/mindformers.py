@@ -280,15 +280,14 @@ def _stream(data: PackedData):
     from mindspore_impl.data.rollouts import read_rollouts, to_sample
     from mindspore_impl.data.sources import load_set
     from mindspore_impl.data.teacher_store import StoreReader
-    from mindspore_impl.text.chat import render
+    from mindspore_impl.text.chat import samples_of
     from mindspore_impl.text.tokenizer import Tokenizer
 
     if data.tokenizer.path is None:
         raise UserError("train_dataset.data_loader.tokenizer.path: no tokenizer is named")
     tokenizer = Tokenizer.load(data.tokenizer.path, data.tokenizer.template)
     samples = {
-        name: [render(record, tokenizer) for record in load_set(name, options, data.set_seed)]
-        for name, options in data.sets.items()
+        name: samples_of(load_set(name, options, data.set_seed), tokenizer) for name, options in data.sets.items()
     }
     if data.rollouts is not None:
         found = read_rollouts(Path(data.rollouts), tokenizer, data.keep_truncated)

@@ -7,20 +7,22 @@ The tokenizer brings its template (`template.py`). openPangu's, for example:
     [unused9]助手：[unused16]...[unused17]...[unused10]          (no line breaks between the turns)
 
 - Without a system message the template's default system turn is inserted, if it has one (Pangu's is empty).
-- Fast mode ends the last user turn with the template's switch and leaves the thinking span empty. Reasoning mode adds
+- Fast mode ends every user turn with the template's switch and leaves the thinking span empty. Reasoning mode adds
   nothing. Where a template has no span, reasoning is plain text before the answer, and fast mode leaves it out.
-- Every assistant turn of a training record is supervised: its thinking span, its answer and its closing piece.
+- Every assistant turn of a training record is supervised, unless its weight is 0: its thinking span, its answer and its
+  closing piece.
 - Earlier assistant turns are rendered like the last one, with their reasoning in reasoning mode and an empty span in
-  fast mode, in training and in prompts alike.
+  fast mode, in training and in prompts alike. A template may forget the reasoning (and span) of turns before the last
+  user turn; each supervised turn of a record is then a sample of its own, cut behind it.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.text.records import Message, Record
+from mindspore_impl.text.records import Message, Record, split_reasoning
 from mindspore_impl.text.template import PANGU, REASONING_END, Template
 from mindspore_impl.text.tokenizer import Tokenizer
 
@@ -58,8 +60,26 @@ class _Part:
     supervised: bool
 
 
+def samples_of(records: Iterable[Record], tokenizer: Tokenizer) -> list[Sample]:
+    """The samples of training records: one each, or one for each supervised turn where the template forgets reasoning.
+
+    Raises UserError like `render`.
+    """
+    return [render(part, tokenizer) for record in records for part in _turns_apart(record, tokenizer.template)]
+
+
+def _turns_apart(record: Record, template: Template) -> list[Record]:
+    """`record`, or for each turn that it supervises the record up to there, with nothing else supervised."""
+    messages = record.messages
+    turns = [index for index, message in enumerate(messages) if message.role == "assistant" and message.supervised]
+    if not template.forgets_reasoning or not turns or messages[-1].role != "assistant":
+        return [record]
+    earlier = tuple(replace(message, supervised=message.role != "assistant") for message in messages)
+    return [replace(record, messages=(*earlier[:index], messages[index])) for index in turns]
+
+
 def render(record: Record, tokenizer: Tokenizer) -> Sample:
-    """Ids and supervised mask of a training record, made in one pass.
+    """Ids and supervised mask of one training record, made in one pass; `samples_of` renders a data set.
 
     Raises UserError naming the record: the last turn is not the assistant's, a reasoning text is missing in reasoning
     mode, or the mask came out all False or all True.
@@ -68,7 +88,8 @@ def render(record: Record, tokenizer: Tokenizer) -> Sample:
     if record.messages[-1].role != "assistant":
         raise UserError(f"{where}: the last message of a training record must be the assistant's")
     for index, message in enumerate(record.messages):
-        if record.thinking == "reasoning" and message.role == "assistant" and not (message.reasoning or "").strip():
+        learned = message.role == "assistant" and message.supervised
+        if record.thinking == "reasoning" and learned and not (message.reasoning or "").strip():
             raise UserError(f"{where}: messages[{index}] has no 'reasoning'; add it, or use thinking: fast")
     ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     supervised = [False] * len(ids)
@@ -164,7 +185,8 @@ def encode_completion(text: str, finished: bool, thinking: str, tokenizer: Token
 
     Args:
         text: may hold the thinking span, "[unused16] ... [unused17] ...", with spaces around the markers; only the
-            leading start, the first end and a closing piece are taken as pieces. A fast answer may have no span.
+            leading start, the first end and a closing piece are taken as pieces. <think> tags are read as in records.
+            A fast answer may have no span.
         finished: the answer ended with the closing piece.
         thinking: reasoning or fast.
         tokenizer: encodes the text.
@@ -181,6 +203,10 @@ def encode_completion(text: str, finished: bool, thinking: str, tokenizer: Token
         return [*tokenizer.encode(body), *closing]
     think_start, think_end = thinking_ids(tokenizer)
     if not body.startswith(template.think_start):
+        thought, answer = split_reasoning(body, where, cut=not finished)
+        if thought is not None:
+            behind = [think_end, *tokenizer.encode(answer)] if answer or finished else []
+            return [think_start, *tokenizer.encode(thought), *behind, *closing]
         if thinking == "reasoning":
             hint = "let the engine keep special pieces, or give completion_ids"
             raise UserError(f"{where}: a reasoning answer must begin with {template.think_start}; {hint}")
@@ -209,11 +235,11 @@ def _conversation(messages: Sequence[Message], thinking: str, template: Template
     for index, message in enumerate(turns):
         if index:
             yield from _separator(template)
-        if message.role == "assistant":
+        if message.role == "assistant" and not (template.forgets_reasoning and index < last_user):
             yield from _assistant_turn(message, thinking, template)
         else:
-            switch = template.switches[thinking] if index == last_user else ""
-            yield from _header(template, message.role, message.content.removesuffix(switch) + switch)
+            switch = template.switches[thinking] if message.role == "user" else ""
+            yield from _header(template, message.role, _switched(message.content, switch))
             yield _Part(template.turn_end, True, False)
 
 
@@ -227,18 +253,24 @@ def _header(template: Template, role: str, content: str = "") -> Iterator[_Part]
     yield _Part(template.headers[role] + content, False, False)
 
 
+def _switched(content: str, switch: str) -> str:
+    """`content` with the switch at its end, once, however the user wrote it."""
+    mark, bare = switch.strip(), content.rstrip()
+    return (bare.removesuffix(mark).rstrip() if mark and bare.endswith(mark) else content) + switch
+
+
 def _assistant_turn(message: Message, thinking: str, template: Template) -> Iterator[_Part]:
     yield from _header(template, "assistant")
-    reasoning = (message.reasoning or "") if thinking == "reasoning" else ""
+    reasoning, learned = (message.reasoning or "") if thinking == "reasoning" else "", message.supervised
     if template.thinks:
-        yield _Part(template.think_start, True, True)
+        yield _Part(template.think_start, True, learned)
         if reasoning:
-            yield _Part(reasoning, False, True)
-        yield _Part(template.think_end, True, True)
-        yield _Part(message.content, False, True)
+            yield _Part(reasoning, False, learned)
+        yield _Part(template.think_end, True, learned)
+        yield _Part(message.content, False, learned)
     else:
-        yield _Part(reasoning + REASONING_END + message.content if reasoning else message.content, False, True)
-    yield _Part(template.turn_end, True, True)
+        yield _Part(reasoning + REASONING_END + message.content if reasoning else message.content, False, learned)
+    yield _Part(template.turn_end, True, learned)
 
 
 def _encode(part: _Part, tokenizer: Tokenizer) -> list[int]:

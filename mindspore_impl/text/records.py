@@ -2,7 +2,8 @@
 
 import difflib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -13,15 +14,23 @@ from mindspore_impl.schema import nearest
 
 ROLES = ("system", "user", "assistant", "tool")
 THINKING = ("reasoning", "fast")
+FLAGS = ("weight", "loss", "train")  # of a message, 0 or false: the turn is read, and not learned
+# Marks around the reasoning in answers of other models; those of a template are pieces, never text.
+THINK_TAG = re.compile(r"<\s*(?P<end>/?)\s*think(?:ing)?\s*>|\[unused16\]|(?P<stop>\[unused17\])", re.IGNORECASE)
+_SWITCH = re.compile(r"/(?P<off>no_?think)\Z|/auto_?think\Z|(?<![\w./-])/(?P<on>think)\Z", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `reasoning` is the text inside the thinking span of an assistant turn."""
+    """One turn. `reasoning` is the text inside the thinking span of an assistant turn.
+
+    supervised: whether an assistant turn is learned; the others never are.
+    """
 
     role: str
     content: str
     reasoning: str | None = None
+    supervised: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,34 +54,91 @@ def parse_record(obj: Any, where: str) -> Record:
         refuse(where, "id is empty; give each record a name of its own")
     choice_field(obj, "thinking", THINKING, where)
     meta = object_field(obj, "meta", where)
-    return Record(identity, parse_messages(obj["messages"], f"{where}: record {identity!r}"), obj["thinking"], meta)
+    messages = parse_messages(obj["messages"], f"{where}: record {identity!r}", obj["thinking"])
+    return Record(identity, messages, obj["thinking"], meta)
 
 
-def parse_messages(value: Any, where: str) -> tuple[Message, ...]:
-    """Check the `messages` array of a record. Raises UserError naming `where`, the index and the field."""
+def parse_messages(value: Any, where: str, thinking: str | None = None) -> tuple[Message, ...]:
+    """Check the `messages` array of a record. Raises UserError naming `where`, the index and the field.
+
+    thinking: the record's mode, which no switch in a text may contradict; None: not known.
+    """
     if not isinstance(value, list):
         refuse(where, f"messages must be an array, found {json_type(value)}")
     if not value:
         refuse(where, "messages is empty; a record needs at least one user message")
-    messages = tuple(_parse_message(item, f"{where}: messages[{index}]") for index, item in enumerate(value))
+    messages = tuple(parse_message(item, f"{where}: messages[{index}]") for index, item in enumerate(value))
+    check_turns(messages, where, thinking)
+    return messages
+
+
+def check_turns(messages: Sequence[Message], where: str, thinking: str | None) -> None:
+    """What holds between the turns of a conversation. Raises UserError naming `where` and the index."""
     for index, message in enumerate(messages[1:], start=1):
         if message.role == "system":
             refuse(where, f"messages[{index}] is a system message; only the first message may be one")
     if all(message.role == "system" for message in messages):
         refuse(where, "messages holds a system message only; add a user message")
-    return messages
+    answers = [message for message in messages if message.role == "assistant"]
+    if messages[-1].role == "assistant" and not any(message.supervised for message in answers):
+        refuse(where, "no turn of the assistant is learned, as all have weight 0; remove the record")
+    for index, message in enumerate(messages):
+        switch = _SWITCH.search(message.content.rstrip()[-20:]) if message.role in ("system", "user") else None
+        if thinking and switch and not switch["off" if thinking == "fast" else "on"]:
+            fault = f"messages[{index}] ends in {switch[0]}, and the record's thinking is {thinking!r}"
+            refuse(where, f"{fault}; remove the switch, or change thinking")
 
 
-def _parse_message(obj: Any, where: str) -> Message:
-    check_keys(obj, ("role", "content", "reasoning"), ("role", "content"), where)
+def parse_message(obj: Any, where: str) -> Message:
+    """Check one turn, and split the reasoning off an answer that holds both. Raises UserError naming `where`."""
+    check_keys(obj, ("role", "content", "reasoning", *FLAGS), ("role", "content"), where)
     role = choice_field(obj, "role", ROLES, where)
+    if isinstance(obj["content"], list):
+        refuse(where, "content is an array of parts, which is not read; join their texts into one string")
     content = text_field(obj, "content", where)
     reasoning = None if obj.get("reasoning") is None else text_field(obj, "reasoning", where)
     if reasoning is not None and role != "assistant":
         refuse(where, f"a {role} message has 'reasoning'; only an assistant message may")
-    if not content and role in ("user", "assistant"):
-        refuse(where, f"the content of this {role} message is empty; fill it or remove the record")
-    return Message(role, content, reasoning)
+    if role == "assistant":
+        thought, content = split_reasoning(content, where)
+        if reasoning is not None and (thought is not None or THINK_TAG.search(reasoning)):
+            refuse(where, "there is a reasoning, and a <think> tag beside or in it; give the reasoning once, as text")
+        reasoning = reasoning if thought is None else thought or None
+    if role in ("user", "assistant") and not any(char.isprintable() and not char.isspace() for char in content):
+        refuse(where, f"the content of this {role} message is blank; fill it or remove the record")
+    return Message(role, content, reasoning, _learned(obj, role, where))
+
+
+def split_reasoning(text: str, where: str, cut: bool = False) -> tuple[str | None, str]:
+    """(reasoning, answer) of an answer that opens with <think>reasoning</think>, or that only closes it.
+
+    cut: the answer ended early, so that its block may lack an end. The reasoning is None where there is no tag.
+    Raises UserError naming `where` for tags in any other place.
+    """
+    tags = list(THINK_TAG.finditer(text)) if "<" in text or "[" in text else []  # ten times as fast for most answers
+    if not tags:
+        return None, text
+    ends = [bool(tag["end"] or tag["stop"]) for tag in tags]
+    if ends == [True]:  # a template that opens the span in the prompt leaves the end alone to the model
+        return text[: tags[0].start()].strip(), text[tags[0].end() :].strip()
+    if (ends == [False, True] or cut and ends == [False]) and not text[: tags[0].start()].strip():
+        reasoning, _, answer = text[tags[0].end() :].partition(tags[-1][0])
+        return reasoning.strip(), answer.strip()
+    fault = f"the {tags[0][0]!r} in this answer is not of one block at its start, <think>reasoning</think>answer"
+    refuse(where, f"{fault}; mend the answer or remove the record")
+
+
+def _learned(obj: dict, role: str, where: str) -> bool:
+    """Whether a turn is to be learned by its `weight`, `loss` or `train`."""
+    flags = {key: obj[key] for key in FLAGS if obj.get(key) is not None}
+    for key, value in flags.items():
+        if not isinstance(value, int | float) or value not in (0, 1):
+            refuse(where, f"{key} is {value!r}; a turn is learned (1, true) or not (0, false)")
+        if value != next(iter(flags.values())):
+            refuse(where, f"{' and '.join(flags)} contradict each other; keep one")
+        if value and role != "assistant":
+            refuse(where, f"{key} is {value!r}, but only turns of the assistant are learned; set it to 0 or remove it")
+    return role != "assistant" or all(flags.values())
 
 
 def record_to_json(record: Record) -> dict:
@@ -86,6 +152,7 @@ def messages_to_json(messages: tuple[Message, ...]) -> list[dict]:
     return [
         {"role": message.role, "content": message.content}
         | ({} if message.reasoning is None else {"reasoning": message.reasoning})
+        | ({} if message.supervised else {"weight": 0})
         for message in messages
     ]
 
@@ -107,11 +174,14 @@ def json_type(value: Any) -> str:
 
 
 def check_keys(obj: Any, known: tuple[str, ...], required: tuple[str, ...], where: str) -> None:
-    """Refuse anything but an object that has every required key and no unknown one (the nearest name is offered)."""
+    """Refuse anything but an object that has every required key and no unknown one (the nearest name is offered).
+
+    An unknown key whose value is null is as good as absent.
+    """
     if not isinstance(obj, dict):
         refuse(where, f"expected an object, found {json_type(obj)}")
     for key in obj:
-        if key not in known:
+        if key not in known and obj[key] is not None:
             refuse(where, f"unknown field {key!r}{nearest(key, known)}")
     require_keys(obj, required, where)
 

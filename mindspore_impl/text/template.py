@@ -23,7 +23,8 @@ class Template:
     think_end: str | None = None
     separator: str = ""  # text between two turns
     default_system: str | None = None  # content of the system turn put before a conversation that has none
-    # What ends the last user turn; the thinking modes of a model without switches are told apart by the text alone.
+    forgets_reasoning: bool = False  # assistant turns before the last user turn are shown without reasoning and span
+    # What ends each user turn; the thinking modes of a model without switches are told apart by the text alone.
     switches: dict[str, str] = field(default_factory=lambda: dict.fromkeys(THINKING, ""))
 
     def __post_init__(self):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from mindspore_impl.data import answers, judging
 from mindspore_impl.data.judging import best_record, judge
 from mindspore_impl.data.rollouts import Rollout
 from mindspore_impl.errors import UserError
@@ -53,6 +54,15 @@ def test_a_prompt_without_a_right_answer_has_no_record(records, tokenizer):
     found = judge(items, tokenizer)
     assert list(found) == [(record.id, "reasoning") for record in records[:2]]
     assert [best_record(verdict, "x") is None for verdict in found.values()] == [False, True]
+
+
+@pytest.mark.parametrize(("reasoning", "tag"), [("sort <think>", ""), ("sort", "</think>")])
+def test_an_answer_that_no_record_may_hold_is_never_the_best(records, tokenizer, monkeypatch, reasoning, tag):
+    monkeypatch.setattr(answers, "correct", lambda record, completion: True)
+    said = chat.Completion(reasoning, "a" + tag, True, True)
+    monkeypatch.setattr(judging, "parse_completion", lambda ids, tokenizer: said)
+    (verdict,) = judge([answer_of(records[0], tokenizer, 0)], tokenizer).values()
+    assert verdict.right == 1 and best_record(verdict, "x") is None
 
 
 def test_the_file_is_not_believed(records, tokenizer):

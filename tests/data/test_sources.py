@@ -1,5 +1,6 @@
 """Adapters: each published form becomes the record, and each malformed line is named."""
 
+import gzip
 import json
 from dataclasses import dataclass, replace
 
@@ -8,6 +9,7 @@ import pytest
 from mindspore_impl.data import sources
 from mindspore_impl.data.options import DatasetOptions, FileSet, ListProgramsSet
 from mindspore_impl.data.sources import load_set
+from mindspore_impl.data.validators import check_all
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import build
 from mindspore_impl.text.records import Message, Record
@@ -17,7 +19,23 @@ ALPACA = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
 SHAREGPT = {"conversations": [{"from": "system", "value": "Be kind."}, {"from": "human", "value": "Hi"},
                               {"from": "gpt", "value": "<think>\nA greeting.\n</think>\n\nHello"}]}  # fmt: skip
 PROMPT_ANSWER = {"prompt": "1+1?", "answer": "2", "reasoning": "count", "system": "Be brief."}
+TOOLS = [{"name": "get_weather"}]
 RECORD = {"id": "x", "messages": [{"role": "user", "content": "hi"}], "thinking": "reasoning", "meta": {"k": 1}}
+
+
+def conversation(question, answer, **flags):
+    return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer} | flags]}
+
+
+def asked(source, question, answer):
+    """An entry of `source` with one question and its answer."""
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {
+        "alpaca": {"instruction": question, "output": answer},
+        "prompt_answer": {"prompt": question, "answer": answer},
+        "sharegpt": conversation(question, answer),
+        "records": {"messages": messages},
+    }[source]
 
 
 @pytest.fixture
@@ -157,16 +175,23 @@ def test_a_byte_order_mark_does_not_matter(tmp_path, text):
     ("gsm8k", {"question": 3, "answer": "x #### 1"}, ["question must be a string", "a number"]),
     ("alpaca", {"instruction": "i", "ouput": "o"}, ["'output' is missing", "'ouput' a typo"]),
     ("alpaca", {"instruction": "i", "input": 4, "output": "o"}, ["input must be a string"]),
-    ("alpaca", {"instruction": "i", "output": " "}, ["the answer is empty"]),
-    ("prompt_answer", {"prompt": " ", "answer": "o"}, ["the question is empty"]),
+    ("alpaca", {"instruction": "i", "output": " "}, ["answer", "blank"]),
+    ("prompt_answer", {"prompt": " ", "answer": "o"}, ["question", "blank"]),
     ("sharegpt", {"conversations": []}, ["'conversations' must be an array"]),
     ("sharegpt", {"conversations": ["x"]}, ["conversations[0]", "expected an object"]),
     ("sharegpt", {"conversations": [{"from": "human"}]}, ["conversations[0]", "'value' is missing"]),
     ("sharegpt", {"conversations": [{"from": "bing", "value": "x"}]}, ["conversations[0]", "unknown 'from' 'bing'"]),
     ("sharegpt", {"conversations": [{"from": "human", "value": "x"}]}, ["the last turn", "from: gpt"]),
-    ("sharegpt", {"conversations": [{"from": "gpt", "value": "<think>x"}]}, ["conversations[0]", "never closes"]),
+    ("sharegpt", {"conversations": [{"from": "gpt", "value": "<think>x"}]}, ["conversations[0]", "<think>"]),
     ("records", {"messages": [{"role": "bot", "content": "x"}]}, ["messages[0]", "unknown role 'bot'"]),
     ("records", {"messages": RECORD["messages"], "thinkin": "fast"}, ["unknown field 'thinkin'", "'thinking'"]),
+    ("sharegpt", conversation("hi", "a", tool_calls=[{}]), ["conversations[1]", "tool_calls"]),
+    ("sharegpt", conversation("hi", "a", weight="no"), ["conversations[1]", "weight"]),
+    ("alpaca", ALPACA | {"inputs": "x", "input": None, "histroy": []}, ["histroy"]),
+    ("alpaca", ALPACA | {"history": {"q": "a"}}, ["'history'"]),
+    ("alpaca", ALPACA | {"history": [["q", "a"], ["q"]]}, ["'history'"]),
+    ("alpaca", ALPACA | {"history": [["q", None]]}, ["history[0]", "answer", "null"]),
+    ("alpaca", ALPACA | {"history": [["q", "<think>"]]}, ["history[0]", "answer", "<think>"]),
 ])  # fmt: skip
 def test_a_malformed_line_is_named_with_its_field(load, source, row, needles):
     good = {"gsm8k": GSM8K, "alpaca": ALPACA, "sharegpt": SHAREGPT, "prompt_answer": PROMPT_ANSWER, "records": RECORD}
@@ -213,3 +238,79 @@ def test_files_that_cannot_be_used(load, tmp_path):
     fails("f.json:1: .*an integer has too many digits", b'{"a": ' + b"1" * 5000 + b"}")
     fails("data.sets.toy.skip: -1", b"{}", skip=-1)
     fails("data.sets.toy.source", b"{}", source="parquet")
+
+
+FORMS = pytest.mark.parametrize("source", ["alpaca", "prompt_answer", "sharegpt", "records"])
+
+
+@FORMS
+@pytest.mark.parametrize("answer", ["<think>\n2+3=5\n</think>\n\n5", "2+3=5</think>5"])
+def test_reasoning_inside_an_answer_is_never_learned_as_text(load, source, answer):
+    fast, slow = (load(source, [asked(source, "<think>?", answer)], thinking=mode)[0] for mode in ("fast", "reasoning"))
+    assert slow.messages == (Message("user", "<think>?"), Message("assistant", "5", "2+3=5"))
+    assert fast.messages[1].content == "5" and fast.meta.get("answer", "5") == "5"
+
+
+@FORMS
+@pytest.mark.parametrize(("question", "answer", "thinking"), [
+    ("q", "so <think>a</think> 5", "fast"), ("q", "<think>a", "fast"), ("q", "<think>a</think>", "fast"),
+    ("q", "<think>a</think>b<think>c</think>d", "reasoning"), (" \u3000", "a", "fast"), ("q", "\n", "fast"),
+    ("q /no_think", "<think>a</think>b", "reasoning"), ("q /think", "a", "fast"),
+])  # fmt: skip
+def test_every_source_refuses_alike(load, tmp_path, source, question, answer, thinking):
+    rows = [asked(source, "q", "<think>a</think>b"), asked(source, question, answer)]
+    with pytest.raises(UserError, match="set.json:2"):
+        load(source, rows, thinking=thinking)
+    told = []
+    form = FileSet(source=source, path="", thinking=thinking)
+    assert check_all([tmp_path / "set.json"], tell=told.append, form=form) == 1 and "set.json:2" in told[0]
+
+
+@FORMS
+def test_columns_that_no_source_reads(load, source):
+    row = asked(source, "q", "a")
+    extra = {"source": "hf", "score": 3, "metadata": {}, "idx": 4, "label": None, "tools": "[]", "weight": 1.0}
+    assert load(source, [row | extra]) == load(source, [row])
+    for column in ({"tools": json.dumps(TOOLS)}, {"tools": TOOLS}, {"weight": 0}, {"images": ["x.png"]},
+                   {"reasoning_content": "why"}, {"system_prompt": "Be kind."}):  # fmt: skip
+        with pytest.raises(UserError, match=f"set.json:2.*{next(iter(column))}"):
+            load(source, [row, row | column])
+
+
+@pytest.mark.parametrize(("source", "row"), [("alpaca", ALPACA), ("prompt_answer", {"prompt": "p", "answer": "3"})])
+def test_history_is_kept_as_earlier_turns(load, source, row):
+    (record,) = load(source, [row | {"system": "Be kind.", "history": [["q", "a"], ["r", "<think>s</think>b"]]}])
+    assert [message.role for message in record.messages] == ["system", *["user", "assistant"] * 3]
+    assert [message.content for message in record.messages[1:5]] == ["q", "a", "r", "b"]
+    assert record.messages[-1].content == record.meta["answer"] == "3"
+    for nothing in ([], None, ""):
+        assert load(source, [row | {"history": nothing}]) == load(source, [row])
+
+
+@pytest.mark.parametrize("flag", [{"weight": 0}, {"loss": False}, {"train": False}])
+def test_a_turn_of_weight_0_is_not_learned(load, flag):
+    row = conversation("a", "bad", **flag)
+    row["conversations"] += conversation("b", "<think>why</think>good", weight=1)["conversations"]
+    for thinking in ("fast", "reasoning"):
+        (record,) = load("sharegpt", [row], thinking=thinking)
+        assert [message.supervised for message in record.messages] == [True, False, True, True]
+
+
+@FORMS
+@pytest.mark.parametrize("array", [False, True])
+def test_a_key_given_twice_is_refused_by_name(tmp_path, source, array):
+    text = json.dumps(asked(source, "q", "a"))
+    twice = text[:-1] + ', "extra": {"x": 1, "x": 1}}'
+    path = tmp_path / "set.json"
+    path.write_text(f"[{text}, {twice}]" if array else f"{text}\n{twice}\n")
+    with pytest.raises(UserError, match="set.json: .*'x'" if array else "set.json:2: .*'x'"):
+        load_set("toy", FileSet(source=source, path=str(path)), seed=0)
+
+
+@pytest.mark.parametrize("content", [gzip.compress(b"{}"), b"PAR1\x15\x04", b"\x28\xb5\x2f\xfd"])
+def test_a_file_that_is_no_text_is_refused_whole(tmp_path, content):
+    path = tmp_path / "set.jsonl"
+    path.write_bytes(content + b"\n" * 7)
+    for read in (lambda: load_set("toy", FileSet(source="records", path=str(path)), 0), lambda: check_all([path])):
+        with pytest.raises(UserError, match="set.jsonl: is "):
+            read()

@@ -156,6 +156,12 @@ def test_the_commands_exit_1_when_there_are_problems_and_2_when_there_is_nothing
     assert select_data.main(["--check", str(path)]) == 1
     told = capsys.readouterr().out
     assert f"{path}:7: " in told and f"{path}:8: " in told and "6 records, 2 problems" in told
+    alpaca = write(
+        tmp_path / "a.jsonl", [{"instruction": "q", "output": "</think>a"}, {"instruction": "q", "output": ""}]
+    )
+    assert select_data.main(["--check", str(alpaca), "--source", "alpaca"]) == 1
+    assert "1 records, 1 problems" in capsys.readouterr().out
+    assert [select_data.main(["--check", str(alpaca), "--source", name]) for name in ("alpace", "stage")] == [2, 2]
     store = make_store(tmp_path / "store")
     assert select_data.main(["--check", str(store)]) == verify_store.main([str(store)]) == 0
     spoil(shards_of(store)[0], logp=lambda logp_PK: logp_PK.__setitem__((slice(0, 2), 0), np.nan))

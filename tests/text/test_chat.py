@@ -1,5 +1,7 @@
 """The chat template, written out as strings, and the supervised mask."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -41,7 +43,7 @@ TEMPLATES = [
      "[unused16][unused17]mi[unused10]"),
     ("fast", (USER, Message("assistant", "mi"), Message("user", "po /no_think"), Message("assistant", "zor")),
      "<s>[unused9]系统：[unused10]"
-     "[unused9]用户：ka lo[unused10][unused9]助手：[unused16][unused17]mi[unused10]"
+     "[unused9]用户：ka lo /no_think[unused10][unused9]助手：[unused16][unused17]mi[unused10]"
      "[unused9]用户：po /no_think[unused10][unused9]助手：[unused16][unused17]zor[unused10]",
      "[unused16][unused17]mi[unused10]|[unused16][unused17]zor[unused10]"),
     ("reasoning", (USER, ANSWER, Message("tool", "42"), Message("assistant", "dan", "po")),
@@ -49,6 +51,11 @@ TEMPLATES = [
      "[unused9]用户：ka lo[unused10][unused9]助手：[unused16]tu shi[unused17]mi ren[unused10]"
      "[unused9]工具：42[unused10][unused9]助手：[unused16]po[unused17]dan[unused10]",
      "[unused16]tu shi[unused17]mi ren[unused10]|[unused16]po[unused17]dan[unused10]"),
+    ("reasoning", (USER, Message("assistant", "mi", supervised=False), USER, ANSWER),
+     "<s>[unused9]系统：[unused10]"
+     "[unused9]用户：ka lo[unused10][unused9]助手：[unused16][unused17]mi[unused10]"
+     "[unused9]用户：ka lo[unused10][unused9]助手：[unused16]tu shi[unused17]mi ren[unused10]",
+     "[unused16]tu shi[unused17]mi ren[unused10]"),
 ]  # fmt: skip
 
 
@@ -80,6 +87,37 @@ def test_a_prompt_ends_where_the_assistant_begins(tokenizer):
         chat.render_prompt((USER, ANSWER), tokenizer, "fast")
     with pytest.raises(UserError, match="no user message"):
         chat.render_prompt((Message("system", "x"),), tokenizer, "fast")
+
+
+@pytest.mark.parametrize("typed", ["ka lo", "ka lo /no_think", "ka lo\n/no_think ", "ka lo/no_think"])
+def test_every_user_turn_has_the_switch_once(tokenizer, typed):
+    one, two = Message("user", typed), Message("tool", "42")
+    prompt = chat.render_prompt((one, ANSWER, two, ANSWER, one), tokenizer, "fast")
+    assert (
+        spelled(tokenizer, prompt).count("ka lo /no_think[unused10]")
+        == prompt.count(tokenizer.encode("/no_think")[-1])
+        == 2
+    )
+    slow = spelled(tokenizer, chat.render_prompt((one, ANSWER, one), tokenizer, "reasoning"))
+    assert slow.count(typed + "[unused10]") == 2
+
+
+@pytest.mark.parametrize("thinking", ["reasoning", "fast"])
+def test_a_template_that_forgets_reasoning_makes_a_sample_of_each_turn(tokenizer, monkeypatch, thinking):
+    """Each supervised turn stands behind exactly the prompt that a model is given for it."""
+    unlearned = Message("assistant", "vel", "qui", supervised=False)
+    turns = (USER, ANSWER, Message("user", "po"), unlearned, Message("tool", "42"), Message("assistant", "dan", "zor"))
+    assert len(chat.samples_of([record(thinking, *turns), record(thinking, USER, ANSWER)], tokenizer)) == 2
+    monkeypatch.setattr(tokenizer, "template", replace(tokenizer.template, forgets_reasoning=True))
+    samples = chat.samples_of([record(thinking, *turns), record(thinking, USER, ANSWER)], tokenizer)
+    assert len(samples) == 3
+    for sample, index in zip(samples[:2], (1, 5), strict=True):
+        prompt = chat.render_prompt(turns[:index], tokenizer, thinking)
+        assert sample.ids[: len(prompt)].tolist() == prompt and runs(sample.supervised) == [
+            (len(prompt), len(sample.ids))
+        ]
+    assert "助手：mi ren[unused10]" in (text := spelled(tokenizer, samples[1].ids)) and "tu shi" not in text
+    assert ("qui" in text) == (thinking == "reasoning")  # behind the last user turn nothing is forgotten
 
 
 def test_trap_12_the_closing_piece_of_other_turns_is_not_supervised(tokenizer):
@@ -195,6 +233,10 @@ def test_completions_are_taken_apart(tokenizer):
     ("[unused16] tu", False, "reasoning", "[unused16]tu"),
     (" mi", True, "fast", "[unused16][unused17]mi[unused10]"),
     (" [unused16] [unused17] mi", False, "fast", "[unused16][unused17]mi"),
+    ("<think>\ntu\n</think>\n\nmi", True, "reasoning", "[unused16]tu[unused17]mi[unused10]"),
+    ("tu</think>mi", True, "reasoning", "[unused16]tu[unused17]mi[unused10]"),
+    ("<think>tu", False, "reasoning", "[unused16]tu"),
+    ("<think>\n\n</think>\n\nmi", True, "fast", "[unused16][unused17]mi[unused10]"),
 ])  # fmt: skip
 def test_text_of_an_outside_engine(tokenizer, text, finished, thinking, expected):
     assert spelled(tokenizer, chat.encode_completion(text, finished, thinking, tokenizer, "f:1")) == expected

@@ -12,6 +12,10 @@ from mindspore_impl.text.records import Message, Record, parse_record, prompt_me
 ABSENT = object()
 
 
+def answering(content, question="hi", **more) -> dict:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": content} | more]}
+
+
 def good(**changes) -> dict:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes", "reasoning": "why"}]
     found = {"id": "r1", "messages": messages, "thinking": "reasoning", "meta": {"task": "exact"}} | changes
@@ -39,10 +43,26 @@ def good(**changes) -> dict:
     ({"messages": [{"role": "user", "content": "\ud83d"}]}, ["messages[0]", "lone surrogate"]),
     ({"messages": [{"role": "user", "content": "a\0"}]}, ["messages[0]", "content", "NUL"]),
     ({"messages": [{"role": "user", "content": "a\udcff"}]}, ["messages[0]", "content", "0xFF"]),
-    ({"messages": [{"role": "user", "content": ""}]}, ["messages[0]", "is empty"]),
+    ({"messages": [{"role": "user", "content": ""}]}, ["messages[0]", "blank"]),
     ({"messages": [{"role": "user", "content": "x", "reasoning": "y"}]}, ["messages[0]", "has 'reasoning'"]),
     ({"messages": [{"role": "tool", "content": "x"}, {"role": "system", "content": "y"}]}, ["messages[1]", "only the"]),
     ({"messages": [{"role": "system", "content": "y"}]}, ["add a user message"]),
+    *(({"messages": [{"role": role, "content": blank}]}, ["messages[0]", role])
+      for role in ("user", "assistant") for blank in (" ", "\n\t", "\u3000", "\u200b \ufeff")),
+    *((answering(text), ["messages[1]", tag]) for tag, text in (
+        ("<think>", "<think>never closed"), ("<think>", "5 <think>why</think>"), ("</think>", "a</think>b</think>c"),
+        ("<think>", "<think>a</think>b<think>c</think>d"), ("<think>", "<think>a<think>b</think>c</think>d"),
+        ("</think>", "</think>a<think>"), ("<THINK>", "So <THINK>a</THINK>b"), ("assistant", "<think>why</think>\n"),
+        ("[unused16]", "so [unused16]a[unused17]b"))),
+    (answering("<think>a</think>b", reasoning="c"), ["messages[1]", "<think>"]),
+    (answering("b", reasoning="<think>c</think>"), ["messages[1]", "<think>"]),
+    (answering("b", weight=0), ["'r1'", "weight 0"]),
+    *((answering("b", **flags), ["messages[1]", *flags])
+      for flags in ({"weight": 0.5}, {"loss": "false"}, {"train": [0]}, {"weight": 1, "train": False})),
+    ({"messages": [{"role": "user", "content": "x", "weight": 1}]}, ["messages[0]", "weight"]),
+    *((answering("b", "hi" + text) | {"thinking": thinking}, ["messages[0]", text.strip(), thinking])
+      for text, thinking in ((" /no_think", "reasoning"), ("/NO_THINK\n", "reasoning"), (" /nothink", "reasoning"),
+                             (" /think ", "fast"), ("\n/auto_think", "fast"), (" /auto_think", "reasoning"))),
 ])  # fmt: skip
 def test_a_malformed_record_is_refused_with_its_place(changes, needles):
     with pytest.raises(UserError) as caught:
@@ -58,7 +78,8 @@ def test_a_record_is_read_and_a_prompt_record_may_end_with_the_user():
     assert parse_record(good(), "a.jsonl:1") == whole and prompt_messages(whole) == (Message("user", "hi"),)
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+TEXT = TEXT.map("x{}".format)  # never blank
 TURNS = st.lists(st.tuples(TEXT, TEXT, st.none() | TEXT), min_size=1, max_size=3)
 
 
@@ -68,3 +89,43 @@ def test_json_gives_the_same_record_back(identity, turns, thinking):
     messages = tuple(message for pair in pairs for message in pair)
     record = Record(identity, messages, thinking, {"n": 1})
     assert parse_record(json.loads(json.dumps(record_to_json(record))), "x") == record
+
+
+@pytest.mark.parametrize(("text", "reasoning", "answer"), [
+    ("5", None, "5"),
+    (" 5 \n", None, " 5 \n"),
+    ("<think>\n2+3=5\n</think>\n\n5", "2+3=5", "5"),
+    ("\n <THINK> a </Think> b ", "a", "b"),
+    ("<thinking>a</thinking>b", "a", "b"),
+    ("2+3=5\n</think>\n\n5", "2+3=5", "5"),
+    ("[unused16]a[unused17]b", "a", "b"),
+    ("<think>\n\n</think>\n\n5", None, "5"),
+    ("</think>5", None, "5"),
+])  # fmt: skip
+def test_reasoning_is_split_off_an_answer_and_nothing_else(text, reasoning, answer):
+    found = parse_record(good(messages=[
+        {"role": "user", "content": text}, {"role": "assistant", "content": text, "reasoning": None},
+        {"role": "tool", "content": text}, {"role": "assistant", "content": "x", "reasoning": "y"},
+    ]), "f")  # fmt: skip
+    assert [message.content for message in found.messages] == [text, answer, text, "x"]
+    assert found.messages[1].reasoning == reasoning
+    assert parse_record(record_to_json(found), "f") == found
+
+
+@pytest.mark.parametrize(("flags", "learned"), [
+    ({"weight": 0}, False), ({"weight": 0.0}, False), ({"weight": False}, False), ({"loss": False}, False),
+    ({"train": False, "weight": 0}, False), ({"weight": 1.0, "loss": True, "train": 1}, True), ({"weight": None}, True),
+])  # fmt: skip
+def test_a_turn_says_whether_it_is_learned(flags, learned):
+    first, last = answering("bad", **flags)["messages"], answering("good", "hi", weight=1)["messages"]
+    found = parse_record(good(messages=[first[0] | {"weight": 0, "loss": None}, first[1], *last]), "f")
+    assert [message.supervised for message in found.messages] == [True, learned, True, True]
+    assert parse_record(record_to_json(found), "f") == found
+
+
+@pytest.mark.parametrize(("text", "thinking"), [
+    ("a /no_think", "fast"), ("a /think", "reasoning"), ("open /usr/bin/think", "fast"), ("rethink", "fast"),
+    ("/no_think is what?", "reasoning"),
+])  # fmt: skip
+def test_a_switch_that_agrees_or_is_none_stays(text, thinking):
+    assert parse_record(good(**answering("b", text), thinking=thinking), "f").messages[0].content == text

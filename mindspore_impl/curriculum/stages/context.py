@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mindspore_impl import files
+from mindspore_impl import files, runtime
 from mindspore_impl.curriculum.stages.base import PlannedStage, Shared
 from mindspore_impl.curriculum.stages.inputs import check_weights, file_hash, is_path
 from mindspore_impl.data.options import DatasetOptions, StageSet
@@ -69,9 +69,16 @@ class RunContext:
 
     def samples(self, name: str) -> list:
         """The rendered samples of a data set."""
-        from mindspore_impl.text.chat import render
+        from mindspore_impl.text.chat import samples_of
 
-        return self._once(("samples", name), lambda: [render(each, self.tokenizer) for each in self.records(name)])
+        def render() -> list:
+            records, samples = self.records(name), samples_of(self.records(name), self.tokenizer)
+            if len(samples) > len(records) and runtime.rank() == 0:
+                made = f"{len(records)} records are {len(samples)} samples, one of each turn of the assistant"
+                print(f"data.sets.{name}: {made}, as its template forgets earlier reasoning")
+            return samples
+
+        return self._once(("samples", name), render)
 
     def rollout_samples(self, reference: str) -> list:
         """The rendered samples of rollouts, by stage name or path."""

@@ -67,6 +67,9 @@ class ScoreStage(Stage):
 
         records, samples = context.records(self.set), {each.record_id: each for each in context.samples(self.set)}
         given, verdicts = len(records), {}
+        if len(context.samples(self.set)) > given:
+            fault = "a record of several turns is several samples, as the template forgets earlier reasoning"
+            raise UserError(f"{self.set}: {fault}; score a set of single turns")
         if self.rollouts:
             verdicts = judging.judge(context.load(self.rollouts, "rollouts"), context.tokenizer)
             records = [record for record in records if (record.id, record.thinking) in verdicts]

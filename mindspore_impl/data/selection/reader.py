@@ -7,7 +7,7 @@ from typing import Any
 
 from mindspore_impl.data.options import DatasetOptions
 from mindspore_impl.data.selection.stream import Drop, Item
-from mindspore_impl.data.sources import SOURCES, in_window, lines_of, load_set, object_of
+from mindspore_impl.data.sources import SOURCES, load_set, read_file
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import check_ranges
 
@@ -38,25 +38,18 @@ def read_set(
         yield from (Item(record, name, record.id) for record in load_set(name, options, seed))
         return
     check_ranges(options, f"data.sets.{name}")
-    path = Path(options.path)
-    place_of_file, id_of_file, is_record_form = f"{path}:", f"{prefix}{path.name}:", options.source == "records"
-    for place, text in in_window(lines_of(path), options):
-        where, line = place_of_file + place, None
-        try:
-            value = object_of(text, path, place)
-            if mended and _has_escape(text):
-                value, before = _mended(value), value
-                if value != before:
-                    mended()
-            elif is_record_form and isinstance(text, bytes) and "id" in value and "thinking" in value:
-                line = text.strip()
-            record = adapter(value, where, id_of_file + place, options.thinking)
-        except UserError as error:
-            if refused is None:
-                raise
-            refused(where, Drop("line that is not a record", str(error).removeprefix(f"{where}: ")))
-            continue
-        yield Item(record, name, where, line)
+
+    def mend(value: dict, text: bytes | dict) -> dict:
+        if not mended or not _has_escape(text) or (found := _mended(value)) == value:
+            return value
+        mended()
+        return found
+
+    def drop(where: str, error: UserError) -> None:
+        refused(where, Drop("line that is not a record", str(error).removeprefix(f"{where}: ")))
+
+    found = read_file(adapter, options, f"{prefix}{Path(options.path).name}", mend, refused and drop)
+    yield from (Item(record, name, where, line) for record, where, line in found)
 
 
 def count_lines(path: str | Path) -> int:

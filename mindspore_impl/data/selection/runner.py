@@ -20,7 +20,7 @@ from mindspore_impl.data.selection.words import hash64
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.records import record_to_json
 
-FORMAT = 2  # version of the steps: raised when the same recipe would select other records
+FORMAT = 3  # version of the steps: raised when the same recipe would select other records
 MENDS = "broken_unicode"  # with this step, the reader repairs lone surrogates instead of refusing the line
 MENDED = "lines in which a lone surrogate became U+FFFD"
 
@@ -201,15 +201,19 @@ def _read(recipe: Recipe, tally: Tally) -> Iterator[Item]:
     total = sum(count_lines(entry.path) if isinstance(entry, FileSet) else entry.count or 0 for _, entry in chosen)
     with runtime.progress_bar(total, "select", " records", unit_scale=True) as bar:
         for name, entry in chosen:
-            before = tally.kept + tally.dropped
+            kept, lost = tally.kept, tally.dropped
             prefix = f"{name}/" if len(chosen) > 1 else ""  # two sets of one file must not share ids
             for item in read_set(name, entry, options.seed, mend, refused, prefix):
                 tally.kept += 1
                 if not tally.kept % 1000:
                     bar.update(1000)
                 yield item
-            if tally.kept + tally.dropped == before:
-                where = getattr(entry, "path", entry.source)
+            kept, lost, where = tally.kept - kept, tally.dropped - lost, getattr(entry, "path", entry.source)
+            if not kept + lost:
                 raise UserError(f"data.sets.{name}: {where} holds no record from skip={entry.skip} on")
+            if lost > kept:
+                fault = f"{lost} of {kept + lost} entries of {where} are no record of source: {entry.source}"
+                advice = f"choose its source, or mend what --check {where} --source {entry.source} finds"
+                raise UserError(f"data.sets.{name}: {fault}; {advice}")
         bar.update(tally.kept % 1000)
     tally.saw = tally.kept + tally.dropped

@@ -1,14 +1,19 @@
 """Stages that make records: what is refused, what fingerprints follow, and one run from beginner to curriculum."""
 
+from dataclasses import replace
+
 import pytest
 
 from mindspore_impl import files
 from mindspore_impl.cli.train_mindformers import stage_files
 from mindspore_impl.curriculum import runner
+from mindspore_impl.curriculum.stages.context import RunContext
+from mindspore_impl.curriculum.stages.score import ScoreStage
 from mindspore_impl.data.options import ListProgramsSet
 from mindspore_impl.errors import UserError
 from tests.curriculum.conftest import changed as changed_by
 from tests.curriculum.conftest import compose_quickly, plan, refusal, stage_file
+from tests.data.small import labelled, trained_on
 
 EXPERIMENT = "experiment=quickstart_curriculum"
 STAGES = ("sft_reasoning", "shuffled", "easy_to_hard", "sometimes", "unsurprising", "own_answers")
@@ -24,6 +29,19 @@ SMALL = [
     *(f"stages.{name}.evaluate=false" for name in STAGES),
     "stages.score.rollouts=null",  # a model that has learned nothing answers nothing right
 ]
+
+
+def test_records_that_are_several_samples_are_counted_and_not_scored(tmp_path, capsys):
+    """Where the template forgets reasoning, each turn of the assistant is a sample, and a record has no one loss."""
+    one, *others = labelled(20, "fast")
+    records = [one, replace(one, id="several", messages=one.messages * 2)]
+    tokenizer = trained_on([one, *others], tmp_path, 110)
+    tokenizer.template = replace(tokenizer.template, forgets_reasoning=True)
+    context = RunContext(None, tmp_path, {}, tokenizer, {("records", "mine"): records})
+    assert [sample.record_id for sample in context.samples("mine")] == [one.id, "several", "several"]
+    assert {"2", "3"} <= set(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match="mine"):
+        ScoreStage(set="mine").run(context, None, tmp_path)
 
 
 def run(folder, *overrides):

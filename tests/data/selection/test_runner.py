@@ -97,12 +97,13 @@ def test_unreadable_lines(select):
         {"prompt": "no answer"},
         "[1]",
         '{"prompt": "\\ud83d", "answer": "half a pair"}',
+        *LINES[6:9],
     ]
     with pytest.raises(UserError, match=r"train.jsonl:2: .*JSON"):
         select(lines, SHORT)
     report, selected, _ = select(lines, SHORT, unreadable="drop")
     assert list(report["steps"][0]["reasons"].values()) == [4]
-    assert report["read"] == 5 and len(selected) == 1
+    assert report["read"] == 8 and len(selected) == 4
     (examples,) = report["steps"][0]["examples"].values()
     assert "JSON" in examples[0]["detail"] and "'answer'" in examples[1]["detail"]
     report, _, output = select(lines, ["broken_unicode"], unreadable="drop", force=True)
@@ -111,7 +112,19 @@ def test_unreadable_lines(select):
     assert report["steps"][0]["notes"] == {runner.MENDED: 1}
     assert f"{runner.MENDED}: 1" in (output / "report.md").read_text("utf-8")
     report, selected, _ = select(lines, [{"broken_unicode": {"of": "answer"}}], unreadable="drop", force=True)
-    assert report["steps"][0]["notes"] == {runner.MENDED: 1} and selected[-1]["messages"][0]["content"] == "\ufffd"
+    assert report["steps"][0]["notes"] == {runner.MENDED: 1} and selected[1]["messages"][0]["content"] == "\ufffd"
+
+
+@pytest.mark.parametrize(("lines", "taken"), [
+    ([LINES[5]] * 2 + ["nonsense"] * 3, {}),
+    (['{"prompt": "a", "answer": "<think>"}'], {}),
+    ([LINES[5]] * 3 + ["nonsense"], {"skip": 3}),
+])  # fmt: skip
+def test_a_file_that_yields_little_fails(select, tmp_path, lines, taken):
+    sets = {"train": {"source": "prompt_answer", "path": str(tmp_path / "train.jsonl")} | taken}
+    with pytest.raises(UserError, match="data.sets.train: .*train.jsonl"):
+        select(lines, ["missing_answer"], unreadable="drop", data={"sets": sets})
+    assert not (tmp_path / "out" / "selected.jsonl").exists()
 
 
 def test_line_that_is_not_utf8(select, tmp_path):
