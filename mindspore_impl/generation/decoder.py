@@ -48,7 +48,15 @@ class Drawing:
                 raise UserError(f"the tokenizer's {name} id {token_id} is outside the vocabulary of {vocab_size}")
 
     def check_prompt(self, name: str, prompt: list[int], new: int, limit: int, limit_name: str) -> None:
-        """Validate a prompt: not empty, ids of the vocabulary, `new` more tokens fit into `limit`. Raises UserError."""
+        """Validate a prompt: not empty, ids of the vocabulary, short enough. Raises UserError.
+
+        Args:
+            name: what messages call the prompt.
+            prompt: token ids.
+            new: tokens that follow it.
+            limit: of both together.
+            limit_name: what messages call the limit.
+        """
         if not prompt:
             raise UserError(f"{name} is empty; a prompt needs at least one token")
         if min(prompt) < 0 or max(prompt) >= self.vocab_size:
@@ -99,6 +107,13 @@ def stream(
     decoder: Decoder, drawing: Drawing, prompt: list[int], sampling: SamplingOptions, seed: int
 ) -> Iterator[int]:
     """Yield the ids of one answer as they are drawn, the closing one included; the same ids as in any batch.
+
+    Args:
+        decoder: of one sequence.
+        drawing: selects its tokens.
+        prompt: token ids.
+        sampling: decoding settings.
+        seed: of the draws.
 
     Raises UserError for settings out of range, a prompt that is empty, foreign or too long, and for NaN logits.
     """

@@ -79,7 +79,17 @@ def neutral() -> dict:
 def external_header(
     teacher_sha256: str, tokenizer_sha256: str, vocab_size: int, top_k: int, temperature: float
 ) -> StoreHeader:
-    """The header of an imported store. Raises UserError for a temperature other than 1, and K above the vocabulary."""
+    """The header of an imported store.
+
+    Args:
+        teacher_sha256: of the teacher's weights, or of its name.
+        tokenizer_sha256: of the tokenizer.
+        vocab_size: of the tokenizer.
+        top_k: K, ids a row.
+        temperature: that the objective asks for.
+
+    Raises UserError for a temperature other than 1, and K above the vocabulary.
+    """
     if temperature != 1:
         raise UserError(
             f"capture.temperature: {temperature}, but a server's log-probabilities are those at 1, and K of them do "
