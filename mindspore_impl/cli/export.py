@@ -4,7 +4,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
-from mindspore_impl import runtime
+from mindspore_impl import files, runtime
 from mindspore_impl.cli.command import add_tokenizer_options, command, make_parser
 from mindspore_impl.curriculum.resolve import load_model, open_tokenizer, open_weights, resolve_model_path
 from mindspore_impl.errors import UserError
@@ -83,10 +83,8 @@ def _prompts(path: Path, tokenizer, count: int) -> list[list[int]]:
     from mindspore_impl.text.chat import render_prompt
     from mindspore_impl.text.records import Message
 
-    try:
+    with files.reading(path):
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
     if not lines:
         raise UserError(f"{path}: holds no prompt; write one per line")
     return [render_prompt([Message("user", line)], tokenizer, "fast") for line in lines[:count]]

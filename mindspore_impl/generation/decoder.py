@@ -3,7 +3,7 @@
 Legend: B sequences, L padded prompt length, T cache slots, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +14,19 @@ from mindspore_impl.generation.sampling import choose, penalise, uniforms
 from mindspore_impl.schema import check_ranges
 
 NEVER = -1e30  # the logit of a token that is not to be drawn: finite, and without weight at any temperature
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is not below `number`."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def right_padded(texts: Sequence[Sequence[int]], length: int, rows: int, pad_id: int) -> np.ndarray:
+    """ids_BL int32 of `rows` x `length`: the texts, with `pad_id` after and below them."""
+    ids_BL = np.full((rows, length), pad_id, np.int32)
+    for row, text in enumerate(texts):
+        ids_BL[row, : len(text)] = text
+    return ids_BL
 
 
 class Decoder(Protocol):
@@ -119,8 +132,7 @@ def stream(
     """
     check_ranges(sampling, "sampling")
     drawing.check_prompt("the prompt", prompt, sampling.max_new_tokens, decoder.slots, "the cache length")
-    ids_BL = np.full((1, decoder.padded(len(prompt))), drawing.pad_id, np.int32)
-    ids_BL[0, : len(prompt)] = prompt
+    ids_BL = right_padded([prompt], decoder.padded(len(prompt)), 1, drawing.pad_id)
     draws = Draws(drawing, [prompt], [seed], sampling)
     logits_BV = decoder.prefill(ids_BL, np.array([len(prompt)], np.int32))
     while True:

@@ -20,7 +20,7 @@ from mindspore_impl.integrations.vllm.answers import (
     look_through,
     outcome,
 )
-from mindspore_impl.integrations.vllm.topk import neutral
+from mindspore_impl.integrations.vllm.topk import NEUTRAL
 from mindspore_impl.text.chat import parse_completion
 from mindspore_impl.text.tokenizer import Tokenizer
 
@@ -36,7 +36,7 @@ def rollout_request(prompt: Prompt, sampling: SamplingOptions, tokenizer: Tokeni
         "add_special_tokens": False,
         "return_token_ids": True,
         "skip_special_tokens": False,
-        **neutral(),
+        **NEUTRAL,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k or -1,
