@@ -174,26 +174,6 @@ void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, const int32_t& c
              [value = scalarValue]() { return value; });
 }
 
-// The first block is written by the scalar unit, the rest by vector adds, as the A2/A3 implementation does.
-template <typename T>
-void CreateVecIndex(LocalTensor<T> dst, const T& firstValue, uint32_t count) {
-    static_assert(emulator::one_of<T, half, float, int16_t, int32_t>, "CreateVecIndex does not take this type");
-    constexpr uint32_t block = 32 / sizeof(T), repeat = 256 / sizeof(T);
-    emulator::core().api = "CreateVecIndex";
-    dst.view.check("dst");
-    for (uint32_t i = 0; i < std::min(count, block); ++i)
-        dst.SetValue(i, static_cast<T>(firstValue + static_cast<T>(i)));
-    const TEventID id = GetTPipePtr()->FetchEventID(HardEvent::S_V);
-    SetFlag<HardEvent::S_V>(id);
-    WaitFlag<HardEvent::S_V>(id);
-    for (uint32_t done = block; done < count;) {
-        const uint32_t step = done < repeat ? block : repeat;
-        Adds(dst[done], dst[done - step], static_cast<T>(step), static_cast<int32_t>(std::min(step, count - done)));
-        PipeBarrier<PIPE_V>();
-        done += step;
-    }
-}
-
 }  // namespace AscendC
 
 namespace emulator {
