@@ -173,8 +173,7 @@ void Core::write_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes, Write kin
     const Access me{thread(pipe), time[pipe]};
     const uint64_t end = offset + bytes - 1;
     for (uint64_t i = offset / buffer.grain; i <= end / buffer.grain; ++i) {
-        const bool both_atomic = kind == Write::ATOMIC && buffer.kind[i] == Write::ATOMIC;
-        if (!both_atomic) check_gm(buffer, i, buffer.writer[i], "overwrites", "wrote");
+        check_gm(buffer, i, buffer.writer[i], "overwrites", "wrote");
         for (const Access& reader : {buffer.reader[i], buffer.earlier_reader[i]}) {
             if (reader.thread != me.thread) check_gm(buffer, i, reader, "overwrites", "reads");
         }
@@ -309,12 +308,7 @@ void Core::finish() {
                   key % EVENT_IDS);
         }
     }
-    for (const auto& [id, sets] : run->cross_flags) {
-        if (sets[index].size() > cross_waits[id])
-            fault("flag-never-waited", "CrossCoreSetFlag(%d) was never waited for", id);
-    }
     if (mask_counts) fault("mask-mode", "the kernel ends in counter mode: SetMaskNorm is missing");
-    if (atomic) fault("atomic-mode", "the kernel ends with atomic copies on: SetAtomicNone is missing");
     for (const GmBuffer& buffer : run->buffers) {
         for (size_t i = 0; i < buffer.kind.size(); ++i) {
             if (buffer.kind[i] == Write::CACHED && buffer.writer[i].thread / PIPES == index) {

@@ -18,8 +18,6 @@ void Refused(LocalTensor<float> f, LocalTensor<half> h, LocalTensor<bfloat16_t> 
     Add(f, f, h, 64);                                                          // refused
     Axpy(h, f, 1.0f, 64);                                                      // refused
     PipeBarrier<PIPE_S>();                                                     // refused
-    CrossCoreSetFlag<0, PIPE_S>(0);                                            // refused
-    CrossCoreSetFlag<2, PIPE_V>(0);                                            // refused
     SyncAll<false>();                                                          // refused
     DataCopy(g, h, 64);                                                        // refused
     TBuf<TPosition::VECCALC> buffer;

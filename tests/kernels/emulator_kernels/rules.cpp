@@ -1,5 +1,5 @@
 // Small kernels for tests/kernels/test_emulator.py. Each but the first few breaks one rule and nothing else.
-// All take the same parameters: x and y of 4096 floats, w of 1024 int32 that are zero.
+// All take the same parameters: x and y of 4096 floats, w of 1024 int32.
 #include "kernel_operator.h"
 
 using namespace AscendC;
@@ -90,15 +90,7 @@ void relay(Room& r, Hand hand, Take take) {
         DataCopy(r.y[64], r.b, 64);
     }
 }
-KERNEL(relay_ib, relay(r, [&] { IBSet(r.w, r.i, 0, 0); }, [&] { IBWait(r.w, r.i, 0, 0); });)
-KERNEL(relay_soft, relay(r, [&] { SyncAll(r.w, r.i); }, [&] { SyncAll(r.w, r.i); });)
 KERNEL(relay_hard, KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0); relay(r, [] { SyncAll(); }, [] { SyncAll(); });)
-KERNEL(relay_flag, KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0); relay(
-           r, [] { CrossCoreSetFlag<0, PIPE_MTE3>(1); CrossCoreWaitFlag(1); },
-           [] { CrossCoreSetFlag<0, PIPE_MTE3>(1); CrossCoreWaitFlag(1); });)
-// Both cores add to the same floats: atomic copies need no order.
-KERNEL(atomic_add, Duplicate(r.a, 1.0f, 64); Order<HardEvent::V_MTE3>(); SetAtomicAdd<float>(); DataCopy(r.y, r.a, 64);
-       SetAtomicNone();)
 // dst and src1 coincide with a repeat stride of 0: the documented way to accumulate repeats.
 KERNEL(accumulate, Duplicate(r.a, 1.0f, 1024); Duplicate(r.b, 0.0f, 64); PipeBarrier<PIPE_V>();
        Add(r.b, r.a, r.b, 64, 16, BinaryRepeatParams(1, 1, 1, 0, 8, 0)); Order<HardEvent::V_MTE3>();
@@ -189,7 +181,6 @@ KERNEL(mask_range, r.Filled(); Adds(r.a, r.b, 1.0f, 65, 1, UnaryRepeatParams());
 KERNEL(mask_range_bits, r.Filled(); uint64_t mask[2] = {~0ull, 1}; Adds(r.a, r.b, 1.0f, mask, 1, UnaryRepeatParams());)
 KERNEL(mask_mode, SetMaskCount(); SetVectorMask<float, MaskMode::COUNTER>(100);)
 KERNEL(cast_mode, r.Filled(); Cast(r.i, r.a, RoundMode::CAST_NONE, 64);)
-KERNEL(atomic_mode, SetAtomicAdd<float>();)
 KERNEL(pad_range, DataCopyPad(r.a, r.x, DataCopyExtParams(1, 20, 0, 0, 0),
        DataCopyPadExtParams<float>(true, 9, 0, 0.0f));)
 KERNEL(copy_range, DataCopyPad(r.a, r.x, DataCopyExtParams(4096, 4, 0, 0, 0), DataCopyPadExtParams<float>());)
@@ -206,16 +197,8 @@ KERNEL(race_write_read, if (GetBlockIdx() == 0) { DataCopy(r.b, r.y, 64); } else
        Order<HardEvent::V_MTE3>(); DataCopy(r.y, r.a, 64); })
 KERNEL(race_cache_line, r.y.SetValue(GetBlockIdx(), 1.0f);
        DataCacheCleanAndInvalid<float, CacheLine::SINGLE_CACHE_LINE, DcciDst::CACHELINE_OUT>(r.y);)
-KERNEL(flag_before_copy, KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0); relay(
-           r, [] { CrossCoreSetFlag<0, PIPE_V>(1); CrossCoreWaitFlag(1); },
-           [] { CrossCoreSetFlag<0, PIPE_V>(1); CrossCoreWaitFlag(1); });)
 KERNEL(deadlock_sync, KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0); if (GetBlockIdx() == 0) SyncAll();)
-KERNEL(deadlock_ib, if (GetBlockIdx() == 0) IBWait(r.w, r.i, 1, 0); else IBSet(r.w, r.i, 0, 0);)
-KERNEL(deadlock_flag, KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0); CrossCoreWaitFlag(2);)
-KERNEL(cross_never_waited, KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0); CrossCoreSetFlag<0, PIPE_MTE3>(2);)
 KERNEL(kernel_type, SyncAll();)
-KERNEL(workspace_not_zero, if (GetBlockIdx() == 0) { Duplicate(r.i, 5, 8); Order<HardEvent::V_MTE3>();
-       DataCopy(r.w, r.i, 8); PipeBarrier<PIPE_ALL>(); SyncAll(r.w, r.i); } else { SyncAll(r.w, r.i); })
 
 // ---- numbers ----
 

@@ -66,32 +66,14 @@ void check_bursts(uint64_t count, uint64_t bytes) {
 
 inline uint64_t whole_blocks(uint64_t bytes) { return (bytes + BLOCK - 1) / BLOCK * BLOCK; }
 
-// What an atomic copy out adds up.
-template <typename T>
-void add(T* target, const T* source, uint64_t count) {
-    for (uint64_t i = 0; i < count; ++i) {
-        if constexpr (std::is_same_v<T, bfloat16_t>) {
-            target[i] = AscendC::ToBfloat16(AscendC::ToFloat(target[i]) + AscendC::ToFloat(source[i]));
-        } else {
-            target[i] = static_cast<T>(target[i] + source[i]);
-        }
-    }
-}
-
 template <typename T>
 void copy_out(const AscendC::GlobalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const Bursts& bursts) {
     Core& c = core();
     for (uint64_t i = 0; i < bursts.count; ++i) {
         const uint32_t from = src.view.read("src", i * bursts.src_step, bursts.length);
         const uint64_t place = dst.at(i * bursts.dst_step, bursts.length);
-        if (c.atomic && *c.atomic != typeid(T)) fault("atomic-mode", "%s: SetAtomicAdd is of another type", c.api);
-        c.write_gm(*dst.owner, place, bursts.length, c.atomic ? Write::ATOMIC : Write::PLAIN);
-        uint8_t* target = dst.owner->base + place;
-        if (c.atomic) {
-            add(reinterpret_cast<T*>(target), ub_pointer<T>(from), bursts.length / sizeof(T));
-        } else {
-            std::memcpy(target, c.ub + from, bursts.length);
-        }
+        c.write_gm(*dst.owner, place, bursts.length, Write::PLAIN);
+        std::memcpy(dst.owner->base + place, c.ub + from, bursts.length);
     }
     ++c.counters.gm[dst.owner->name].write_copies;
 }
@@ -181,12 +163,5 @@ void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const Da
     copy_out(dst, src, {dataCopyParams.blockCount, length, whole_blocks(length) + dataCopyParams.srcStride * BLOCK,
                         length + dataCopyParams.dstStride});
 }
-
-template <typename T>
-void SetAtomicAdd() {
-    static_assert(emulator::one_of<T, float, half, bfloat16_t, int16_t, int32_t, int8_t>);
-    emulator::core().atomic = &typeid(T);
-}
-inline void SetAtomicNone() { emulator::core().atomic = nullptr; }
 
 }  // namespace AscendC

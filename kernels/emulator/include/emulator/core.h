@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <map>
 #include <string>
-#include <typeinfo>
 #include <vector>
 
 namespace AscendC {
@@ -77,7 +76,7 @@ struct Access {
     uint32_t time = 0;
 };
 
-enum class Write : uint8_t { PLAIN, ATOMIC, CACHED };  // CACHED: scalar, and not yet out of the data cache
+enum class Write : uint8_t { PLAIN, CACHED };  // CACHED: scalar, and not yet out of the data cache
 
 // A tensor in global memory, with who last touched each of its elements.
 struct GmBuffer {
@@ -155,12 +154,10 @@ class Core {
     Counters counters;
     UbShadow shadow;
 
-    // Registers of the vector unit and of the copies.
+    // Registers of the vector unit.
     uint64_t mask_low = ~0ull, mask_high = ~0ull;
     bool mask_counts = false;
-    const std::type_info* atomic = nullptr;  // what copies out add up; nullptr: they overwrite
-    bool hard_sync = false;                  // the kernel's type starts the scheduler that cross-core flags need
-    std::map<int, uint32_t> cross_waits;
+    bool hard_sync = false;  // the kernel's type starts the scheduler that SyncAll needs
     std::map<std::pair<const GmBuffer*, uint64_t>, uint64_t> cached;  // lines in the data cache: copies made before
     void* pipe_object = nullptr;
 
@@ -182,11 +179,6 @@ GmBuffer* find_gm(const void* pointer);
 int block_count();
 uint64_t tiling_key();
 
-// Cross-core waits: each blocks the fibre until the others have come, or the run is stopped as a deadlock.
-void sync_all(int members);
-void block_set(int32_t* flag, const char* what);
-void block_wait(int32_t* flag, const char* what);
-void cross_set(Pipe pipe, int id);
-void cross_wait(int id);
+void sync_all();  // blocks the fibre until the others have come, or the run is stopped as a deadlock
 
 }  // namespace emulator
