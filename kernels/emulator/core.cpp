@@ -135,8 +135,6 @@ void GmBuffer::shadow() {
     if (!writer.empty()) return;
     const uint64_t entries = (bytes + grain - 1) / grain;
     for (auto* accesses : {&writer, &reader, &earlier_reader}) accesses->resize(entries);
-    kind.assign(entries, Write::PLAIN);
-    copied.assign(bytes / CACHE_LINE + 1, 0);
 }
 
 void Core::read_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes) {
@@ -145,50 +143,22 @@ void Core::read_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes) {
     const Access me{thread(pipe), time[pipe]};
     for (uint64_t i = offset / buffer.grain; i <= (offset + bytes - 1) / buffer.grain; ++i) {
         check_gm(buffer, i, buffer.writer[i], "reads", "wrote");
-        if (buffer.kind[i] == Write::CACHED && buffer.writer[i].thread != me.thread) {
-            fault("data-cache",
-                  "%s reads byte %lu of %s, which SetValue left in the data cache of core %d: "
-                  "DataCacheCleanAndInvalid is missing",
-                  api, i * buffer.grain, buffer.name.c_str(), buffer.writer[i].thread / PIPES);
-        }
         if (buffer.reader[i].thread != me.thread) buffer.earlier_reader[i] = buffer.reader[i];
         buffer.reader[i] = me;
-    }
-    if (pipe == S) {
-        const uint64_t line = offset / CACHE_LINE;
-        const auto held = cached.emplace(std::pair(&buffer, line), run->copies).first;
-        if (held->second < buffer.copied[line]) {
-            fault("data-cache",
-                  "%s reads byte %lu of %s from a cache line that is older than a copy into it: "
-                  "DataCacheCleanAndInvalid is missing",
-                  api, offset, buffer.name.c_str());
-        }
     }
     counters.gm[buffer.name].read_bytes += bytes;
 }
 
-void Core::write_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes, Write kind) {
+void Core::write_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes) {
     if (!bytes) return;
     buffer.shadow();
     const Access me{thread(pipe), time[pipe]};
-    const uint64_t end = offset + bytes - 1;
-    for (uint64_t i = offset / buffer.grain; i <= end / buffer.grain; ++i) {
+    for (uint64_t i = offset / buffer.grain; i <= (offset + bytes - 1) / buffer.grain; ++i) {
         check_gm(buffer, i, buffer.writer[i], "overwrites", "wrote");
         for (const Access& reader : {buffer.reader[i], buffer.earlier_reader[i]}) {
             if (reader.thread != me.thread) check_gm(buffer, i, reader, "overwrites", "reads");
         }
         buffer.writer[i] = me;
-        buffer.kind[i] = kind;
-    }
-    if (pipe == MTE3) {
-        ++run->copies;
-        for (uint64_t line = offset / CACHE_LINE; line <= end / CACHE_LINE; ++line) buffer.copied[line] = run->copies;
-    }
-    if (kind == Write::CACHED) {  // a whole cache line goes back to memory later: nobody else may write within it
-        const uint64_t line = offset / CACHE_LINE * CACHE_LINE / buffer.grain;
-        const uint64_t after = std::min<uint64_t>(buffer.writer.size(), line + CACHE_LINE / buffer.grain);
-        for (uint64_t i = line; i < after; ++i)
-            check_gm(buffer, i, buffer.writer[i], "writes the cache line of", "wrote");
     }
     counters.gm[buffer.name].written_bytes += bytes;
 }
@@ -309,15 +279,6 @@ void Core::finish() {
         }
     }
     if (mask_counts) fault("mask-mode", "the kernel ends in counter mode: SetMaskNorm is missing");
-    for (const GmBuffer& buffer : run->buffers) {
-        for (size_t i = 0; i < buffer.kind.size(); ++i) {
-            if (buffer.kind[i] == Write::CACHED && buffer.writer[i].thread / PIPES == index) {
-                fault("data-cache",
-                      "SetValue of byte %zu of %s is never written back: DataCacheCleanAndInvalid is missing",
-                      i * buffer.grain, buffer.name.c_str());
-            }
-        }
-    }
 }
 
 }  // namespace emulator

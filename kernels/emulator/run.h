@@ -33,7 +33,6 @@ struct Run {
     std::vector<void*> arguments;
     uint64_t key = 0;
     bool progressed = false;
-    uint64_t copies = 0;  // out to global memory, so far
     SyncGroup group;
     std::string message, report;
     std::vector<uint64_t> trace;

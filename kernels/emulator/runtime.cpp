@@ -155,7 +155,7 @@ EXPORTED int emulator_run(void* kernel, int argument_count, void** arguments, in
     run->arguments.assign(arguments, arguments + argument_count);
     for (int i = 0; i < buffer_count; ++i) {
         const BufferArgument& given = buffers[i];
-        run->buffers.push_back({given.name, given.base, given.bytes, given.grain, {}, {}, {}, {}, {}});
+        run->buffers.push_back({given.name, given.base, given.bytes, given.grain, {}, {}, {}});
     }
     run->fibres.resize(cores);
     for (int i = 0; i < cores; ++i) {

@@ -104,7 +104,6 @@ KERNEL(ub_overrun_scalar, r.a.SetValue(1024, 0.0f);)
 KERNEL(ub_overrun_copy, DataCopyPad(r.a[1016], r.x, DataCopyExtParams(1, 36, 0, 0, 0), DataCopyPadExtParams<float>());)
 KERNEL(gm_overrun, DataCopy(r.a, r.x[3584], 1024);)
 KERNEL(gm_overrun_view, GlobalTensor<float> row; row.SetGlobalBuffer(r.x.GetPhyAddr(0), 100); DataCopy(r.a, row, 104);)
-KERNEL(gm_overrun_scalar, r.x.GetValue(4096);)
 KERNEL(ub_misaligned, r.Filled(); Adds(r.a[4], r.b, 1.0f, 64);)
 KERNEL(ub_misaligned_copy, DataCopyPad(r.a[1], r.x, DataCopyExtParams(1, 4, 0, 0, 0), DataCopyPadExtParams<float>());)
 KERNEL(ub_misaligned_reduce, r.Filled(); WholeReduceMax<float>(r.a[1], r.b, 64, 1, 1, 1, 8);)
@@ -184,10 +183,6 @@ KERNEL(cast_mode, r.Filled(); Cast(r.i, r.a, RoundMode::CAST_NONE, 64);)
 KERNEL(pad_range, DataCopyPad(r.a, r.x, DataCopyExtParams(1, 20, 0, 0, 0),
        DataCopyPadExtParams<float>(true, 9, 0, 0.0f));)
 KERNEL(copy_range, DataCopyPad(r.a, r.x, DataCopyExtParams(4096, 4, 0, 0, 0), DataCopyPadExtParams<float>());)
-KERNEL(data_cache, r.y.SetValue(0, 1.0f);)
-KERNEL(data_cache_unread, r.y.SetValue(0, 1.0f); Order<HardEvent::S_MTE2>(); DataCopy(r.a, r.y, 64);)
-KERNEL(data_cache_stale, r.y.GetValue(0); Duplicate(r.a, 1.0f, 64); Order<HardEvent::V_MTE3>();
-       Order<HardEvent::S_MTE3>(); DataCopy(r.y, r.a, 64); Order<HardEvent::MTE3_S>(); r.y.GetValue(1);)
 
 // ---- several cores ----
 
@@ -195,8 +190,6 @@ KERNEL(race_write_write, r.Filled(); Order<HardEvent::V_MTE3>(); DataCopy(r.y[32
 KERNEL(race_read_write, relay(r, [] {}, [] {});)
 KERNEL(race_write_read, if (GetBlockIdx() == 0) { DataCopy(r.b, r.y, 64); } else { r.Filled();
        Order<HardEvent::V_MTE3>(); DataCopy(r.y, r.a, 64); })
-KERNEL(race_cache_line, r.y.SetValue(GetBlockIdx(), 1.0f);
-       DataCacheCleanAndInvalid<float, CacheLine::SINGLE_CACHE_LINE, DcciDst::CACHELINE_OUT>(r.y);)
 KERNEL(deadlock_sync, KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0); if (GetBlockIdx() == 0) SyncAll();)
 KERNEL(kernel_type, SyncAll();)
 
@@ -231,7 +224,7 @@ KERNEL(padding, DataCopyPad(r.a, r.x, DataCopyExtParams(1, 12, 0, 0, 0), DataCop
        Order<HardEvent::MTE2_MTE3>(); DataCopy(r.y, r.a, 8);)
 KERNEL(work, r.Loaded(); Exp(r.a, r.a, 1000); PipeBarrier<PIPE_V>();
        Cast(r.b.ReinterpretCast<bfloat16_t>(), r.a, RoundMode::CAST_RINT, 1000); Order<HardEvent::V_S>();
-       r.a.GetValue(3); r.x.GetValue(2); PipeBarrier<PIPE_V>();
+       r.a.GetValue(3); PipeBarrier<PIPE_V>();
        Max(r.i.ReinterpretCast<int16_t>(), r.b.ReinterpretCast<int16_t>(), r.b.ReinterpretCast<int16_t>(), 1000);)
 
 struct Tiling {

@@ -72,7 +72,7 @@ void copy_out(const AscendC::GlobalTensor<T>& dst, const AscendC::LocalTensor<T>
     for (uint64_t i = 0; i < bursts.count; ++i) {
         const uint32_t from = src.view.read("src", i * bursts.src_step, bursts.length);
         const uint64_t place = dst.at(i * bursts.dst_step, bursts.length);
-        c.write_gm(*dst.owner, place, bursts.length, Write::PLAIN);
+        c.write_gm(*dst.owner, place, bursts.length);
         std::memcpy(dst.owner->base + place, c.ub + from, bursts.length);
     }
     ++c.counters.gm[dst.owner->name].write_copies;

@@ -25,7 +25,7 @@ namespace emulator {
 
 enum Pipe : uint8_t { S, V, MTE2, MTE3, PIPES };
 inline const char* const PIPE_NAMES[] = {"S", "V", "MTE2", "MTE3"};
-constexpr uint32_t BLOCK = 32, REPEAT_BYTES = 256, RESERVED_UB = 8 * 1024, CACHE_LINE = 64;
+constexpr uint32_t BLOCK = 32, REPEAT_BYTES = 256, RESERVED_UB = 8 * 1024;
 constexpr int EVENT_IDS = 8;
 
 // In the order of HardEvent.
@@ -76,8 +76,6 @@ struct Access {
     uint32_t time = 0;
 };
 
-enum class Write : uint8_t { PLAIN, CACHED };  // CACHED: scalar, and not yet out of the data cache
-
 // A tensor in global memory, with who last touched each of its elements.
 struct GmBuffer {
     std::string name;
@@ -85,8 +83,6 @@ struct GmBuffer {
     uint64_t bytes = 0;
     uint32_t grain = 1;  // bytes that one entry of the shadow stands for
     std::vector<Access> writer, reader, earlier_reader;
-    std::vector<Write> kind;       // of the last write
-    std::vector<uint64_t> copied;  // by cache line: the number of the last copy into it
     void shadow();
 };
 
@@ -113,7 +109,7 @@ class Core {
     void read_ub(uint32_t address, uint64_t bytes);
     void write_ub(uint32_t address, uint64_t bytes);
     void read_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes);
-    void write_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes, Write kind);
+    void write_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes);
     void forget_ub(uint32_t address, uint64_t bytes);  // its content is undefined from now on
 
     // Events: indices of EVENTS.
@@ -158,7 +154,6 @@ class Core {
     uint64_t mask_low = ~0ull, mask_high = ~0ull;
     bool mask_counts = false;
     bool hard_sync = false;  // the kernel's type starts the scheduler that SyncAll needs
-    std::map<std::pair<const GmBuffer*, uint64_t>, uint64_t> cached;  // lines in the data cache: copies made before
     void* pipe_object = nullptr;
 
   private:

@@ -55,25 +55,6 @@ void SyncAll() {
     emulator::sync_all();
 }
 
-// Writes the scalar unit's cached lines of a tensor back to global memory and drops them.
-template <typename T, CacheLine entireType, DcciDst dcciDst>
-void DataCacheCleanAndInvalid(const GlobalTensor<T>& tensor) {
-    using namespace emulator;
-    if (!tensor.owner) fault("no-buffer", "DataCacheCleanAndInvalid without SetGlobalBuffer");
-    GmBuffer& buffer = *tensor.owner;
-    buffer.shadow();
-    const uint64_t line = tensor.origin / CACHE_LINE, entries = buffer.kind.size();
-    const bool all = entireType == CacheLine::ENTIRE_DATA_CACHE;
-    const uint64_t begin = all ? 0 : line * CACHE_LINE / buffer.grain;
-    const uint64_t end = all ? entries : std::min(entries, (line + 1) * CACHE_LINE / buffer.grain);
-    for (uint64_t i = begin; i < end; ++i) {
-        if (buffer.kind[i] == Write::CACHED && buffer.writer[i].thread / PIPES == core().index)
-            buffer.kind[i] = Write::PLAIN;
-    }
-    if (all) core().cached.clear();
-    core().cached.erase({&buffer, line});
-}
-
 }  // namespace AscendC
 
 // How a kernel gets its tiling data and workspace, and what kind of kernel it is.

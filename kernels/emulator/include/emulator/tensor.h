@@ -123,23 +123,6 @@ class GlobalTensor {
         result.bytes = offset * sizeof(T) > bytes ? 0 : bytes - offset * sizeof(T);
         return result;
     }
-    T GetValue(const uint64_t offset) const {
-        emulator::core().begin(emulator::S, "GetValue");
-        const uint64_t place = at(offset * sizeof(T), sizeof(T));
-        emulator::core().read_gm(*owner, place, sizeof(T));
-        ++emulator::core().counters.scalar["GM GetValue"];
-        T value;
-        std::memcpy(&value, owner->base + place, sizeof(T));
-        return value;
-    }
-    void SetValue(const uint64_t offset, T value) {
-        emulator::core().begin(emulator::S, "SetValue");
-        const uint64_t place = at(offset * sizeof(T), sizeof(T));
-        emulator::core().write_gm(*owner, place, sizeof(T), emulator::Write::CACHED);
-        ++emulator::core().counters.scalar["GM SetValue"];
-        std::memcpy(owner->base + place, &value, sizeof(T));
-    }
-
     // Not part of the API: the place of bytes [begin, begin + size) in the owner, checked against this view's end.
     uint64_t at(uint64_t begin, uint64_t size) const {
         const char* api = emulator::core().api;
