@@ -6,7 +6,6 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
-#include <set>
 
 #include "run.h"
 
@@ -180,26 +179,6 @@ void Core::wait_flag(int event, int id) {
     maximum(known[EVENTS[event].to], flag.clock);
 }
 
-int Core::fetch_event(int event) {
-    for (int id = 0; id < EVENT_IDS; ++id) {
-        if (!(occupied_events[event] >> id & 1)) return id;
-    }
-    fault("event-ids", "all 8 ids of %s are allocated", EVENTS[event].name);
-}
-
-int Core::alloc_event(int event) {
-    const int id = fetch_event(event);
-    occupied_events[event] |= static_cast<uint8_t>(1 << id);
-    return id;
-}
-
-void Core::release_event(int event, int id) {
-    check_id("ReleaseEventID", event, id);
-    if (!(occupied_events[event] >> id & 1))
-        fault("event-id", "ReleaseEventID<%s>(%d) of an id that is not allocated", EVENTS[event].name, id);
-    occupied_events[event] &= static_cast<uint8_t>(~(1 << id));
-}
-
 void Core::snapshot(Pipe of_pipe, Clock& clock) const {
     clock = known[of_pipe];
     clock[thread(of_pipe)] = time[of_pipe];
@@ -223,34 +202,16 @@ void Core::barrier_all() {
     learn_all(all);
 }
 
-int Core::add_buffer(uint32_t bytes, bool queued, const std::string& name) {
-    Buffer buffer;
-    buffer.bytes = (bytes + BLOCK - 1) / BLOCK * BLOCK;
-    buffer.address = ub_used;
-    buffer.queued_type = queued;
-    buffer.name = name;
+int Core::add_buffer(uint32_t bytes) {
+    const Buffer buffer{ub_used, (bytes + BLOCK - 1) / BLOCK * BLOCK, "TBuf " + std::to_string(buffers.size())};
     if (uint64_t{ub_used} + buffer.bytes > ub_bytes - RESERVED_UB) {
         fault("ub-overflow", "InitBuffer of %u bytes for %s: %u of %u bytes are taken (the last %u KB stay free)",
-              bytes, name.c_str(), ub_used, ub_bytes - RESERVED_UB, RESERVED_UB / 1024);
+              bytes, buffer.name.c_str(), ub_used, ub_bytes - RESERVED_UB, RESERVED_UB / 1024);
     }
     ub_used += buffer.bytes;
     counters.ub_high_water = std::max<uint64_t>(counters.ub_high_water, ub_used);
     buffers.push_back(buffer);
     return static_cast<int>(buffers.size()) - 1;
-}
-
-void Core::reset_buffers() {
-    for (Buffer& buffer : buffers) {
-        if (!buffer.queued_type) continue;
-        if (buffer.state != BufferState::FREE)
-            fault("missing-free", "TPipe::Reset while a tensor of %s is in use", buffer.name.c_str());
-        if (buffer.free_id < 0) continue;
-        wait_flag(buffer.free_event, buffer.free_id);
-        release_event(buffer.free_event, buffer.free_id);
-    }
-    buffers.clear();
-    buffers_of_pair.clear();
-    ub_used = 0;
 }
 
 const char* Core::name_of(uint32_t address) const {
@@ -261,19 +222,8 @@ const char* Core::name_of(uint32_t address) const {
 }
 
 void Core::finish() {
-    std::set<int> of_queues;
-    for (const Buffer& buffer : buffers) {
-        if (!buffer.queued_type) continue;
-        if (buffer.state == BufferState::QUEUED) {
-            fault("enque-without-deque", "the kernel ends while a tensor waits in %s", buffer.name.c_str());
-        }
-        if (buffer.state != BufferState::FREE) {
-            fault("missing-free", "the kernel ends without FreeTensor of a tensor of %s", buffer.name.c_str());
-        }
-        if (buffer.free_id >= 0) of_queues.insert(buffer.free_event * EVENT_IDS + buffer.free_id);
-    }
     for (const auto& [key, flag] : flags) {
-        if (flag.pending && !of_queues.count(key)) {
+        if (flag.pending) {
             fault("flag-never-waited", "SetFlag<%s>(%d) was never waited for", EVENTS[key / EVENT_IDS].name,
                   key % EVENT_IDS);
         }

@@ -40,7 +40,7 @@ def test_a_tiled_kernel_with_a_ragged_tail(rules, cores):
     # A share of 4093 floats is cut into tiles of four repeats; what is left takes a repeat for every 64 begun.
     shares = [4093] if cores == 1 else [1365, 1365, 1363]
     assert total["repeats"] == {"Adds": sum(4 * (n // 256) + -(-(n % 256) // 64) for n in shares)}
-    assert len(counters["cores"]) == cores and total["ub_high_water"] == 3 * 4096 + 4 * 1024
+    assert len(counters["cores"]) == cores and total["ub_high_water"] == 3 * 4096
 
 
 def test_cores_hand_over_through_global_memory(rules):
@@ -77,27 +77,14 @@ RULES = [
     ("ub_misaligned_reduce", 1, "ub-misaligned", "not a multiple of 8"),
     ("copy_length", 1, "copy-length", "36 bytes"),
     ("ub_overflow", 1, "ub-overflow", "of 188416 bytes are taken"),
-    ("too_many_buffers", 1, "too-many-buffers", "9 buffers on the queues whose EnQue sets MTE2_V"),
     ("uninitialised", 1, "uninitialised", "Adds reads UB byte 4096"),
     ("uninitialised_padding", 1, "uninitialised", "offset 20"),
-    ("uninitialised_again", 1, "uninitialised", "VECOUT queue"),
     ("operand_overlap", 1, "operand-overlap", "Adds"),
     ("operand_overlap_cast", 1, "operand-overlap", "Cast"),
-    ("double_free", 1, "double-free", "VECIN queue 3 buffer 0"),
-    ("missing_free", 1, "missing-free", "without FreeTensor"),
-    ("alloc_without_free", 1, "alloc-without-free", "all 2 buffers"),
-    ("deque_without_enque", 1, "deque-without-enque", "VECIN queue"),
-    ("enque_without_deque", 1, "enque-without-deque", "VECOUT queue"),
-    ("enque_not_allocated", 1, "enque-not-allocated", "VECIN queue"),
-    ("enque_twice", 1, "enque-not-allocated", "VECIN queue"),
-    ("foreign_tensor", 1, "foreign-tensor", "EnQue"),
-    ("use_after_free", 1, "use-after-free", "Duplicate"),
     ("wait_without_set", 1, "wait-without-set", "WaitFlag<MTE2_V>(3)"),
     ("flag_never_waited", 1, "flag-never-waited", "SetFlag<V_MTE3>(3)"),
     ("event_id", 1, "event-id", "SetFlag<V_S>(8)"),
     ("event_reused", 1, "event-reused", "SetFlag<V_S>(1)"),
-    ("event_ids", 1, "event-ids", "all 8 ids of V_S"),
-    ("event_not_allocated", 1, "event-id", "ReleaseEventID<V_S>(2)"),
     ("get_after_vector", 1, "missing-sync", "GetValue (S) reads UB bytes 0 to 32 of TBuf 0, which Duplicate (V) wrote"),
     ("get_after_copy", 1, "missing-sync", "no MTE2_S event"),
     ("set_after_vector_read", 1, "missing-sync", "SetValue (S) overwrites UB bytes 4096 to 4128 of TBuf 1"),

@@ -22,7 +22,6 @@ void Refused(LocalTensor<float> f, LocalTensor<half> h, LocalTensor<bfloat16_t> 
     DataCopy(g, h, 64);                                                        // refused
     TBuf<TPosition::VECCALC> buffer;
     pipe.InitBuffer(buffer, 2, 64);                                            // refused
-    TQue<TPosition::VECCALC, 1> queue;                                         // refused
     float x = b.GetValue(0);                                                   // refused
     bfloat16_t y = bfloat16_t(1.5f);                                           // refused
     SetFlag<HardEvent::MTE1_M>(0);                                             // refused

@@ -26,8 +26,6 @@ struct Room {
         pipe.InitBuffer(first, 4096);
         pipe.InitBuffer(second, 4096);
         pipe.InitBuffer(words, 4096);
-        pipe.InitBuffer(in, 2, 1024);
-        pipe.InitBuffer(out, 2, 1024);
         a = first.Get<float>();
         b = second.Get<float>();
         i = words.Get<int32_t>();
@@ -46,8 +44,6 @@ struct Room {
     GlobalTensor<float> x, y;
     GlobalTensor<int32_t> w;
     TBuf<TPosition::VECCALC> first, second, words;
-    TQue<TPosition::VECIN, 2> in;
-    TQue<TPosition::VECOUT, 2> out;
     LocalTensor<float> a, b;
     LocalTensor<int32_t> i;
 };
@@ -61,17 +57,13 @@ extern "C" __global__ __aicore__ void add_one(GM_ADDR x_address, GM_ADDR y_addre
     const uint32_t end = begin + share < 4093 ? begin + share : 4093;
     for (uint32_t start = begin; start < end; start += 256) {
         const uint32_t length = end - start < 256 ? end - start : 256;
-        LocalTensor<float> loaded = r.in.AllocTensor<float>();
-        DataCopyPad(loaded, r.x[start], DataCopyExtParams(1, length * 4, 0, 0, 0), DataCopyPadExtParams<float>());
-        r.in.EnQue(loaded);
-        loaded = r.in.DeQue<float>();
-        LocalTensor<float> sum = r.out.AllocTensor<float>();
-        Adds(sum, loaded, 1.0f, static_cast<int32_t>(length));
-        r.in.FreeTensor(loaded);
-        r.out.EnQue(sum);
-        sum = r.out.DeQue<float>();
-        DataCopyPad(r.y[start], sum, DataCopyExtParams(1, length * 4, 0, 0, 0));
-        r.out.FreeTensor(sum);
+        DataCopyPad(r.a, r.x[start], DataCopyExtParams(1, length * 4, 0, 0, 0), DataCopyPadExtParams<float>());
+        Order<HardEvent::MTE2_V>();
+        Adds(r.b, r.a, 1.0f, static_cast<int32_t>(length));
+        Order<HardEvent::V_MTE3>();
+        DataCopyPad(r.y[start], r.b, DataCopyExtParams(1, length * 4, 0, 0, 0));
+        Order<HardEvent::V_MTE2>();
+        Order<HardEvent::MTE3_V>();
     }
 }
 
@@ -108,33 +100,13 @@ KERNEL(ub_misaligned, r.Filled(); Adds(r.a[4], r.b, 1.0f, 64);)
 KERNEL(ub_misaligned_copy, DataCopyPad(r.a[1], r.x, DataCopyExtParams(1, 4, 0, 0, 0), DataCopyPadExtParams<float>());)
 KERNEL(ub_misaligned_reduce, r.Filled(); WholeReduceMax<float>(r.a[1], r.b, 64, 1, 1, 1, 8);)
 KERNEL(copy_length, DataCopy(r.a, r.x, 9);)
-KERNEL(ub_overflow, TBuf<TPosition::VECCALC> big; r.pipe.InitBuffer(big, 172 * 1024);)
-KERNEL(too_many_buffers, TQue<TPosition::VECIN, 1> more; r.pipe.InitBuffer(more, 7, 32);)
+KERNEL(ub_overflow, TBuf<TPosition::VECCALC> big; r.pipe.InitBuffer(big, 173 * 1024);)
 KERNEL(uninitialised, Adds(r.a, r.b, 1.0f, 64);)
 KERNEL(uninitialised_padding, DataCopyPad(r.a, r.x, DataCopyExtParams(1, 20, 0, 0, 0), DataCopyPadExtParams<float>());
        Order<HardEvent::MTE2_V>(); Adds(r.b, r.a, 1.0f, 8);)
-KERNEL(uninitialised_again, for (int turn = 0; turn < 3; ++turn) {
-    LocalTensor<float> t = r.out.AllocTensor<float>();
-    if (turn < 2) { Duplicate(t, 1.0f, 64); } else { Adds(r.a, t, 1.0f, 64); }
-    r.out.EnQue(t);
-    t = r.out.DeQue<float>();
-    r.out.FreeTensor(t);
-})
 KERNEL(operand_overlap, r.Filled(); Adds(r.a[8], r.a, 1.0f, 512);)
 KERNEL(operand_overlap_cast, r.Filled(); LocalTensor<half> h = r.a.ReinterpretCast<half>();
        Cast(r.a, h, RoundMode::CAST_NONE, 512);)
-
-// ---- queues ----
-
-KERNEL(double_free, LocalTensor<float> t = r.in.AllocTensor<float>(); r.in.FreeTensor(t); r.in.FreeTensor(t);)
-KERNEL(missing_free, r.in.AllocTensor<float>();)
-KERNEL(alloc_without_free, for (int turn = 0; turn < 3; ++turn) r.in.AllocTensor<float>();)
-KERNEL(deque_without_enque, r.in.DeQue<float>();)
-KERNEL(enque_without_deque, LocalTensor<float> t = r.out.AllocTensor<float>(); r.out.EnQue(t);)
-KERNEL(enque_not_allocated, LocalTensor<float> t = r.in.AllocTensor<float>(); r.in.FreeTensor(t); r.in.EnQue(t);)
-KERNEL(enque_twice, LocalTensor<float> t = r.in.AllocTensor<float>(); r.in.EnQue(t); r.in.EnQue(t);)
-KERNEL(foreign_tensor, LocalTensor<float> t = r.in.AllocTensor<float>(); r.out.EnQue(t);)
-KERNEL(use_after_free, LocalTensor<float> t = r.out.AllocTensor<float>(); r.out.FreeTensor(t); Duplicate(t, 1.0f, 64);)
 
 // ---- events ----
 
@@ -142,8 +114,6 @@ KERNEL(wait_without_set, WaitFlag<HardEvent::MTE2_V>(EVENT_ID3);)
 KERNEL(flag_never_waited, SetFlag<HardEvent::V_MTE3>(EVENT_ID3);)
 KERNEL(event_id, SetFlag<HardEvent::V_S>(8);)
 KERNEL(event_reused, SetFlag<HardEvent::V_S>(EVENT_ID1); SetFlag<HardEvent::V_S>(EVENT_ID1);)
-KERNEL(event_ids, for (int n = 0; n < 9; ++n) r.pipe.AllocEventID<HardEvent::V_S>();)
-KERNEL(event_not_allocated, r.pipe.ReleaseEventID<HardEvent::V_S>(2);)
 
 // ---- order within a core ----
 
@@ -244,8 +214,6 @@ extern "C" __global__ __aicore__ void tiled(GM_ADDR y_address, GM_ADDR tiling) {
     y.SetGlobalBuffer((__gm__ float*)y_address);
     LocalTensor<float> a = buffer.Get<float>();
     Duplicate(a, data.value, static_cast<int32_t>(data.count));
-    const TEventID id = GetTPipePtr()->FetchEventID(HardEvent::V_MTE3);
-    SetFlag<HardEvent::V_MTE3>(id);
-    WaitFlag<HardEvent::V_MTE3>(id);
+    Order<HardEvent::V_MTE3>();
     DataCopyPad(y, a, DataCopyExtParams(1, data.count * 4, 0, 0, 0));
 }

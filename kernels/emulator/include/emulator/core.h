@@ -53,14 +53,9 @@ struct Flag {
     Clock clock;
 };
 
-enum class BufferState : uint8_t { FREE, ALLOCATED, QUEUED, DEQUEUED };
-
-// One buffer that TPipe::InitBuffer made; a queue has several.
+// What TPipe::InitBuffer made.
 struct Buffer {
-    uint32_t address = 0, bytes = 0, generation = 0;
-    BufferState state = BufferState::FREE;
-    bool queued_type = false;  // belongs to a TQue
-    int free_event = -1, free_id = -1, queue_id = -1;
+    uint32_t address, bytes;
     std::string name;
 };
 
@@ -115,9 +110,6 @@ class Core {
     // Events: indices of EVENTS.
     void set_flag(int event, int id);
     void wait_flag(int event, int id);
-    int alloc_event(int event);
-    int fetch_event(int event);
-    void release_event(int event, int id);
 
     void barrier(Pipe of_pipe) { known[of_pipe][index * PIPES + of_pipe] = time[of_pipe]; }
     void barrier_all();
@@ -125,8 +117,7 @@ class Core {
     void snapshot(Pipe of_pipe, Clock& clock) const;  // what is finished when an instruction of the pipe ends
     void learn_all(const Clock& clock);
 
-    int add_buffer(uint32_t bytes, bool queued, const std::string& name);
-    void reset_buffers();
+    int add_buffer(uint32_t bytes);
     const char* name_of(uint32_t address) const;
     void finish();  // the rules that hold at the end of a kernel
 
@@ -143,10 +134,8 @@ class Core {
     const char* api = "";  // its name
     uint32_t time[PIPES] = {};
     Clock known[PIPES];
-    std::map<int, Flag> flags;               // event * EVENT_IDS + id
-    std::map<int, uint8_t> occupied_events;  // bit mask of allocated ids by event
+    std::map<int, Flag> flags;  // event * EVENT_IDS + id
     std::vector<Buffer> buffers;
-    std::map<int, int> buffers_of_pair;  // by the event that the queue's EnQue sets
     Counters counters;
     UbShadow shadow;
 
@@ -154,7 +143,6 @@ class Core {
     uint64_t mask_low = ~0ull, mask_high = ~0ull;
     bool mask_counts = false;
     bool hard_sync = false;  // the kernel's type starts the scheduler that SyncAll needs
-    void* pipe_object = nullptr;
 
   private:
     uint16_t thread(int of_pipe) const { return static_cast<uint16_t>(index * PIPES + of_pipe); }

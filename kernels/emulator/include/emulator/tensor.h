@@ -12,19 +12,13 @@ namespace emulator {
 struct View {
     uint32_t address = 0, bytes = 0;
     int buffer = -1;
-    uint32_t generation = 0;
 
-    void check_alive() const {
-        const char* api = core().api;
-        if (buffer < 0) fault("no-buffer", "%s uses a LocalTensor that no buffer stands behind", api);
-        const Buffer& owner = core().buffers[buffer];
-        if (owner.queued_type && (owner.generation != generation || owner.state == BufferState::FREE)) {
-            fault("use-after-free", "%s uses a tensor of %s that was freed", api, owner.name.c_str());
-        }
+    void check_buffer() const {
+        if (buffer < 0) fault("no-buffer", "%s uses a LocalTensor that no buffer stands behind", core().api);
     }
     // Whether an instruction may take this as its operand.
     void check(const char* operand, uint32_t alignment = BLOCK) const {
-        check_alive();
+        check_buffer();
         if (address % alignment) {
             fault("ub-misaligned", "%s: %s starts at UB byte %u in %s, not a multiple of %u", core().api, operand,
                   address, core().name_of(address), alignment);
@@ -97,7 +91,7 @@ class LocalTensor {
   private:
     void scalar(const char* api, const char* counter) const {
         emulator::core().begin(emulator::S, api);
-        view.check_alive();
+        view.check_buffer();
         ++emulator::core().counters.scalar[counter];
     }
 };

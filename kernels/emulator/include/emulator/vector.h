@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "lanes.h"
-#include "pipe.h"
 
 namespace emulator {
 
