@@ -111,7 +111,7 @@ def run(
         tiling_key: what TILING_KEY_IS compares with.
 
     Returns `{"total": {...}, "cores": [{...}, ...]}`, each with gm (by name: read_bytes, written_bytes, read_copies,
-    write_copies), repeats and calls (by instruction), scalar, sync, ub_high_water and ub_copies. Raises EmulatorError.
+    write_copies), repeats and calls (by instruction), scalar, sync and ub_high_water. Raises EmulatorError.
     """
     code = ctypes.CDLL(str(library))
     entry = getattr(code, kernel, None)
@@ -160,7 +160,6 @@ def _total(by_core: list[dict]) -> dict:
     names = sorted({name for core in by_core for name in core["gm"]})
     total["gm"] = {name: _sums(core["gm"].get(name, {}) for core in by_core) for name in names}
     total["ub_high_water"] = max(core["ub_high_water"] for core in by_core)
-    total["ub_copies"] = sum(core["ub_copies"] for core in by_core)
     return total
 
 

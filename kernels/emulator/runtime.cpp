@@ -125,8 +125,7 @@ std::string json(const Counters& counters) {
     }
     return "{\"gm\":" + gm + "},\"repeats\":" + json(counters.repeats) + ",\"calls\":" + json(counters.calls) +
            ",\"scalar\":" + json(counters.scalar) + ",\"sync\":" + json(counters.sync) +
-           ",\"ub_high_water\":" + std::to_string(counters.ub_high_water) +
-           ",\"ub_copies\":" + std::to_string(counters.ub_copies) + "}";
+           ",\"ub_high_water\":" + std::to_string(counters.ub_high_water) + "}";
 }
 
 }  // namespace

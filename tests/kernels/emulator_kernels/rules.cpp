@@ -148,8 +148,7 @@ KERNEL(repeat_range, r.Filled(); const int times = 256; Adds(r.a, r.b, 1.0f, 64,
 KERNEL(repeat_range_reduce, r.Filled(); WholeReduceSum<float>(r.a, r.b, 64, 256, 1, 1, 0);)
 KERNEL(mask_range, r.Filled(); Adds(r.a, r.b, 1.0f, 65, 1, UnaryRepeatParams());)
 KERNEL(mask_range_bits, r.Filled(); uint64_t mask[2] = {~0ull, 1}; Adds(r.a, r.b, 1.0f, mask, 1, UnaryRepeatParams());)
-KERNEL(mask_mode, SetMaskCount(); SetVectorMask<float, MaskMode::COUNTER>(100);)
-KERNEL(cast_mode, r.Filled(); Cast(r.i, r.a, RoundMode::CAST_NONE, 64);)
+KERNEL(cast_mode, r.Filled(); Cast(r.i.ReinterpretCast<bfloat16_t>(), r.a, RoundMode::CAST_NONE, 64);)
 KERNEL(pad_range, DataCopyPad(r.a, r.x, DataCopyExtParams(1, 20, 0, 0, 0),
        DataCopyPadExtParams<float>(true, 9, 0, 0.0f));)
 KERNEL(copy_range, DataCopyPad(r.a, r.x, DataCopyExtParams(4096, 4, 0, 0, 0), DataCopyPadExtParams<float>());)
@@ -171,20 +170,15 @@ KERNEL(whole_reductions, r.Loaded(); Duplicate(r.b, 0.0f, 1024); PipeBarrier<PIP
        WholeReduceMax<float>(r.b[32], r.a, 64, 16, 1, 1, 8, ReduceOrder::ORDER_ONLY_VALUE);
        WholeReduceSum<float>(r.b[48], r.a, 64, 16, 1, 1, 8); WholeReduceMin<float>(r.b[64], r.a, 50, 1, 1, 1, 8);
        Order<HardEvent::V_MTE3>(); DataCopy(r.y, r.b, 1024);)
-// x is seen as 2048 bf16 numbers (8192 bytes a time) and y as halves, bf16 and integers.
+// y is seen as halves and bf16.
 KERNEL(casts, r.Loaded(); LocalTensor<half> h = r.b.ReinterpretCast<half>(); Cast(h, r.a, RoundMode::CAST_RINT, 512);
        PipeBarrier<PIPE_V>(); Cast(r.b.ReinterpretCast<bfloat16_t>()[512], r.a, RoundMode::CAST_RINT, 512);
-       Cast(r.i, r.a, RoundMode::CAST_FLOOR, 256); Cast(r.i[256], r.a, RoundMode::CAST_RINT, 256);
-       Cast(r.i[512], r.a, RoundMode::CAST_ROUND, 256); PipeBarrier<PIPE_V>();
+       PipeBarrier<PIPE_V>();
        Cast(r.b.ReinterpretCast<bfloat16_t>()[1024], r.a, RoundMode::CAST_TRUNC, 256);
-       Cast(h[1280], r.a, RoundMode::CAST_CEIL, 256); Order<HardEvent::V_MTE3>(); DataCopy(r.y, r.b, 768);
-       DataCopy(r.w, r.i, 768);)
+       Cast(h[1280], r.a, RoundMode::CAST_CEIL, 256); Order<HardEvent::V_MTE3>(); DataCopy(r.y, r.b, 768);)
 KERNEL(masks, Duplicate(r.a, 1.0f, 1024); Duplicate(r.b, 0.0f, 1024); PipeBarrier<PIPE_V>();
        uint64_t odd[2] = {0xAAAAAAAAAAAAAAAAull, 0}; Adds(r.b, r.a, 1.0f, odd, 2, UnaryRepeatParams());
-       Adds(r.b[128], r.a, 2.0f, 10, 2, UnaryRepeatParams(1, 1, 4, 8)); SetMaskCount();
-       SetVectorMask<float, MaskMode::COUNTER>(70);
-       Adds<float, false>(r.b[256], r.a, 3.0f, MASK_PLACEHOLDER, 1, UnaryRepeatParams()); SetMaskNorm(); ResetMask();
-       Order<HardEvent::V_MTE3>(); DataCopy(r.y, r.b, 1024);)
+       Adds(r.b[128], r.a, 2.0f, 10, 2, UnaryRepeatParams(1, 1, 4, 8)); Order<HardEvent::V_MTE3>(); DataCopy(r.y, r.b, 1024);)
 // Copies of several bursts with gaps, and padding on both sides.
 KERNEL(copies, DataCopyPad(r.a, r.x, DataCopyExtParams(3, 20, 12, 1, 0), DataCopyPadExtParams<float>(true, 1, 2,
            -1.0f));

@@ -88,7 +88,7 @@ struct Traffic {
 struct Counters {
     std::map<std::string, Traffic> gm;
     std::map<std::string, uint64_t> repeats, calls, scalar, sync;
-    uint64_t ub_high_water = 0, ub_copies = 0;
+    uint64_t ub_high_water = 0;
 };
 
 class Core {
@@ -139,9 +139,6 @@ class Core {
     Counters counters;
     UbShadow shadow;
 
-    // Registers of the vector unit.
-    uint64_t mask_low = ~0ull, mask_high = ~0ull;
-    bool mask_counts = false;
     bool hard_sync = false;  // the kernel's type starts the scheduler that SyncAll needs
 
   private:

@@ -53,14 +53,14 @@ template <typename T>
 using IndexOf = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
 
 // One result a repeat; a repeat without active lanes leaves its result alone.
-template <bool set, typename T>
+template <typename T>
 void reduce_masked(const char* api, const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src,
                    ConstMask mask, int32_t repeats, int32_t dst_stride, int32_t block_stride, int32_t repeat_stride,
                    Fold fold, AscendC::ReduceOrder order = AscendC::ReduceOrder::ORDER_ONLY_VALUE) {
     using Order = AscendC::ReduceOrder;
     static_assert(one_of<T, half, float>, "reductions take half and float on A2 and A3: Cast bfloat16_t to float");
     core().begin(V, api);
-    const Lanes lanes = masked<set>(per_repeat<T>, mask, repeats);
+    const Lanes lanes = masked(per_repeat<T>, mask, repeats);
     const bool value = order != Order::ORDER_ONLY_INDEX, index = order != Order::ORDER_ONLY_VALUE;
     const uint32_t result = value && index ? 2 * sizeof(T) : value ? sizeof(T) : 4;
     if (block_stride < 0 || repeat_stride < 0) fault("stride-range", "%s: strides are not negative", api);
@@ -86,22 +86,22 @@ void reduce_masked(const char* api, const AscendC::LocalTensor<T>& dst, const As
 namespace AscendC {
 
 #define ASCENDC_WHOLE(NAME, FOLD)                                                                                      \
-    template <typename T, bool isSetMask = true>                                                                       \
+    template <typename T>                                                                                              \
     void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, emulator::ConstMask mask,                          \
               const int32_t repeatTime, const int32_t dstRepStride, const int32_t srcBlkStride,                        \
               const int32_t srcRepStride, ReduceOrder order = ReduceOrder::ORDER_VALUE_INDEX) {                        \
-        emulator::reduce_masked<isSetMask>(#NAME, dst, src, mask, repeatTime, dstRepStride, srcBlkStride,              \
+        emulator::reduce_masked(#NAME, dst, src, mask, repeatTime, dstRepStride, srcBlkStride,                         \
                                            srcRepStride, emulator::Fold::FOLD, order);                                 \
     }
 ASCENDC_WHOLE(WholeReduceMax, MAX)
 ASCENDC_WHOLE(WholeReduceMin, MIN)
 #undef ASCENDC_WHOLE
 
-template <typename T, bool isSetMask = true>
+template <typename T>
 void WholeReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, emulator::ConstMask mask,
                     const int32_t repeatTime, const int32_t dstRepStride, const int32_t srcBlkStride,
                     const int32_t srcRepStride) {
-    emulator::reduce_masked<isSetMask>("WholeReduceSum", dst, src, mask, repeatTime, dstRepStride, srcBlkStride,
+    emulator::reduce_masked("WholeReduceSum", dst, src, mask, repeatTime, dstRepStride, srcBlkStride,
                                        srcRepStride, emulator::Fold::SUM);
 }
 

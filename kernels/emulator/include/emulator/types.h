@@ -23,9 +23,7 @@ namespace AscendC {
 
 enum class RoundMode : uint8_t { CAST_NONE = 0, CAST_RINT, CAST_FLOOR, CAST_CEIL, CAST_ROUND, CAST_TRUNC, CAST_ODD };
 enum class ReduceOrder : uint8_t { ORDER_VALUE_INDEX = 0, ORDER_INDEX_VALUE, ORDER_ONLY_VALUE, ORDER_ONLY_INDEX };
-enum class MaskMode : uint8_t { NORMAL = 0, COUNTER };
 enum class TPosition : uint8_t { GM, VECIN, VECOUT, VECCALC };
-constexpr uint64_t MASK_PLACEHOLDER = 0;
 
 }  // namespace AscendC
 
