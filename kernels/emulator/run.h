@@ -31,7 +31,6 @@ struct Run {
     ucontext_t scheduler;
     void* kernel = nullptr;
     std::vector<void*> arguments;
-    uint64_t key = 0;
     bool progressed = false;
     SyncGroup group;
     std::string message, report;

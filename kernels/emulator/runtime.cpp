@@ -38,7 +38,6 @@ GmBuffer* find_gm(const void* pointer) {
 }
 
 int block_count() { return static_cast<int>(run->cores.size()); }
-uint64_t tiling_key() { return run->key; }
 
 void sync_all() {
     const int members = block_count();
@@ -146,11 +145,10 @@ struct BufferArgument {
 // Runs a kernel on `cores` cores. `arguments` are its parameters; the buffers are what they may point into.
 // Returns 0 and leaves the counters (a JSON list, one entry a core) in emulator_report(), or 1 and the fault's message.
 EXPORTED int emulator_run(void* kernel, int argument_count, void** arguments, int cores, uint32_t ub_bytes,
-                          uint64_t key, int buffer_count, const BufferArgument* buffers) {
+                          int buffer_count, const BufferArgument* buffers) {
     delete run;
     run = new Run;
     run->kernel = kernel;
-    run->key = key;
     run->arguments.assign(arguments, arguments + argument_count);
     for (int i = 0; i < buffer_count; ++i) {
         const BufferArgument& given = buffers[i];

@@ -134,19 +134,6 @@ class Session:
         logits_BV, self._caches = self.graphs.run(DECODE, numbers, self._caches)
         return logits_BV
 
-    def generate(self, ids: list[int], max_new_tokens: int, stop_ids: tuple[int, ...] = ()) -> list[int]:
-        """The greedy continuation of `ids`, a token of `stop_ids` being its last.
-
-        Raises UserError when prompt and answer together do not fit the cache.
-        """
-        self.package.bucket(len(ids), max_new_tokens)
-        logits_BV = self.prefill(np.array([ids], np.int32), np.array([len(ids)]))
-        found = [int(logits_BV[0].argmax())]
-        while len(found) < max_new_tokens and found[-1] not in stop_ids:
-            logits_BV = self.decode(np.array([found[-1]]), np.array([len(ids) + len(found) - 1]))
-            found.append(int(logits_BV[0].argmax()))
-        return found
-
 
 def _one_row(array_B: np.ndarray) -> np.ndarray:
     if len(array_B) != 1:

@@ -258,6 +258,6 @@ def test_a_missing_kernel_and_wrong_tiling_are_named(rules):
 def test_tiling_data_reaches_the_kernel(rules):
     y = np.zeros(64, np.float32)
     tiling = np.array([5], np.uint32).tobytes() + np.array([2.5], np.float32).tobytes()
-    counters = emulate.run(rules, "tiled", [("y", y), ("tiling", tiling)], cores=2, tiling_key=7)
+    counters = emulate.run(rules, "tiled", [("y", y), ("tiling", tiling)], cores=2)
     assert (y[:5] == 2.5).all() and not y[5:].any()
     assert counters["total"]["gm"]["tiling"]["read_bytes"] == 16

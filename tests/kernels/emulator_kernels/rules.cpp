@@ -200,7 +200,7 @@ extern "C" __global__ __aicore__ void tiled(GM_ADDR y_address, GM_ADDR tiling) {
     KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
     REGISTER_TILING_DEFAULT(Tiling);
     GET_TILING_DATA(data, tiling);
-    if (!TILING_KEY_IS(7) || GetBlockIdx() != 0) return;
+    if (GetBlockIdx() != 0) return;
     TPipe pipe;
     TBuf<TPosition::VECCALC> buffer;
     pipe.InitBuffer(buffer, 256);

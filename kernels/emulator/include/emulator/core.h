@@ -157,7 +157,6 @@ extern Core* current;
 inline Core& core() { return *current; }
 GmBuffer* find_gm(const void* pointer);
 int block_count();
-uint64_t tiling_key();
 
 void sync_all();  // blocks the fibre until the others have come, or the run is stopped as a deadlock
 

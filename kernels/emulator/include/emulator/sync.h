@@ -89,5 +89,4 @@ inline GM_ADDR GetUserWorkspace(GM_ADDR workspace) { return workspace; }
 #define REGISTER_TILING_DEFAULT(STRUCT) using EmulatorTilingDefault = STRUCT
 #define GET_TILING_DATA(NAME, ARGUMENT) \
     EmulatorTilingDefault NAME = emulator::load_tiling<EmulatorTilingDefault>(ARGUMENT)
-#define TILING_KEY_IS(KEY) (emulator::tiling_key() == static_cast<uint64_t>(KEY))
 #define KERNEL_TASK_TYPE_DEFAULT(TYPE) emulator::core().hard_sync = emulator::TYPE == emulator::KERNEL_TYPE_MIX_AIV_1_0
