@@ -105,6 +105,21 @@ def test_only_ops_runtime_and_doctor_ask_for_the_device():
     fail_on([f"{module}: {text}" for module in rest for text in asked if text in SOURCES[module]])
 
 
+def test_docstrings_list_more_than_four_parameters():
+    fail_on(
+        [
+            f"{module}: {node.name} needs `Args:`"
+            for module, tree in TREES.items()
+            for holder in ast.walk(tree)
+            if isinstance(holder, ast.Module | ast.ClassDef) and not getattr(holder, "name", "").startswith("_")
+            for node in holder.body
+            if isinstance(node, ast.FunctionDef) and node.name not in ("construct", "bprop")  # their Cell says it
+            if not node.name.startswith("_") and len(node.args.args + node.args.kwonlyargs) > 4 + (holder is not tree)
+            if "Args:" not in (ast.get_docstring(node) or "")
+        ]
+    )
+
+
 def test_no_remote_code_is_trusted():
     fail_on(
         [

@@ -6,7 +6,6 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
-#include <set>
 
 #include "run.h"
 
@@ -135,8 +134,6 @@ void GmBuffer::shadow() {
     if (!writer.empty()) return;
     const uint64_t entries = (bytes + grain - 1) / grain;
     for (auto* accesses : {&writer, &reader, &earlier_reader}) accesses->resize(entries);
-    kind.assign(entries, Write::PLAIN);
-    copied.assign(bytes / CACHE_LINE + 1, 0);
 }
 
 void Core::read_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes) {
@@ -145,51 +142,22 @@ void Core::read_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes) {
     const Access me{thread(pipe), time[pipe]};
     for (uint64_t i = offset / buffer.grain; i <= (offset + bytes - 1) / buffer.grain; ++i) {
         check_gm(buffer, i, buffer.writer[i], "reads", "wrote");
-        if (buffer.kind[i] == Write::CACHED && buffer.writer[i].thread != me.thread) {
-            fault("data-cache",
-                  "%s reads byte %lu of %s, which SetValue left in the data cache of core %d: "
-                  "DataCacheCleanAndInvalid is missing",
-                  api, i * buffer.grain, buffer.name.c_str(), buffer.writer[i].thread / PIPES);
-        }
         if (buffer.reader[i].thread != me.thread) buffer.earlier_reader[i] = buffer.reader[i];
         buffer.reader[i] = me;
-    }
-    if (pipe == S) {
-        const uint64_t line = offset / CACHE_LINE;
-        const auto held = cached.emplace(std::pair(&buffer, line), run->copies).first;
-        if (held->second < buffer.copied[line]) {
-            fault("data-cache",
-                  "%s reads byte %lu of %s from a cache line that is older than a copy into it: "
-                  "DataCacheCleanAndInvalid is missing",
-                  api, offset, buffer.name.c_str());
-        }
     }
     counters.gm[buffer.name].read_bytes += bytes;
 }
 
-void Core::write_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes, Write kind) {
+void Core::write_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes) {
     if (!bytes) return;
     buffer.shadow();
     const Access me{thread(pipe), time[pipe]};
-    const uint64_t end = offset + bytes - 1;
-    for (uint64_t i = offset / buffer.grain; i <= end / buffer.grain; ++i) {
-        const bool both_atomic = kind == Write::ATOMIC && buffer.kind[i] == Write::ATOMIC;
-        if (!both_atomic) check_gm(buffer, i, buffer.writer[i], "overwrites", "wrote");
+    for (uint64_t i = offset / buffer.grain; i <= (offset + bytes - 1) / buffer.grain; ++i) {
+        check_gm(buffer, i, buffer.writer[i], "overwrites", "wrote");
         for (const Access& reader : {buffer.reader[i], buffer.earlier_reader[i]}) {
             if (reader.thread != me.thread) check_gm(buffer, i, reader, "overwrites", "reads");
         }
         buffer.writer[i] = me;
-        buffer.kind[i] = kind;
-    }
-    if (pipe == MTE3) {
-        ++run->copies;
-        for (uint64_t line = offset / CACHE_LINE; line <= end / CACHE_LINE; ++line) buffer.copied[line] = run->copies;
-    }
-    if (kind == Write::CACHED) {  // a whole cache line goes back to memory later: nobody else may write within it
-        const uint64_t line = offset / CACHE_LINE * CACHE_LINE / buffer.grain;
-        const uint64_t after = std::min<uint64_t>(buffer.writer.size(), line + CACHE_LINE / buffer.grain);
-        for (uint64_t i = line; i < after; ++i)
-            check_gm(buffer, i, buffer.writer[i], "writes the cache line of", "wrote");
     }
     counters.gm[buffer.name].written_bytes += bytes;
 }
@@ -209,26 +177,6 @@ void Core::wait_flag(int event, int id) {
         fault("wait-without-set", "WaitFlag<%s>(%d) without SetFlag: the core hangs", EVENTS[event].name, id);
     flag.pending = false;
     maximum(known[EVENTS[event].to], flag.clock);
-}
-
-int Core::fetch_event(int event) {
-    for (int id = 0; id < EVENT_IDS; ++id) {
-        if (!(occupied_events[event] >> id & 1)) return id;
-    }
-    fault("event-ids", "all 8 ids of %s are allocated", EVENTS[event].name);
-}
-
-int Core::alloc_event(int event) {
-    const int id = fetch_event(event);
-    occupied_events[event] |= static_cast<uint8_t>(1 << id);
-    return id;
-}
-
-void Core::release_event(int event, int id) {
-    check_id("ReleaseEventID", event, id);
-    if (!(occupied_events[event] >> id & 1))
-        fault("event-id", "ReleaseEventID<%s>(%d) of an id that is not allocated", EVENTS[event].name, id);
-    occupied_events[event] &= static_cast<uint8_t>(~(1 << id));
 }
 
 void Core::snapshot(Pipe of_pipe, Clock& clock) const {
@@ -254,34 +202,16 @@ void Core::barrier_all() {
     learn_all(all);
 }
 
-int Core::add_buffer(uint32_t bytes, bool queued, const std::string& name) {
-    Buffer buffer;
-    buffer.bytes = (bytes + BLOCK - 1) / BLOCK * BLOCK;
-    buffer.address = ub_used;
-    buffer.queued_type = queued;
-    buffer.name = name;
+int Core::add_buffer(uint32_t bytes) {
+    const Buffer buffer{ub_used, (bytes + BLOCK - 1) / BLOCK * BLOCK, "TBuf " + std::to_string(buffers.size())};
     if (uint64_t{ub_used} + buffer.bytes > ub_bytes - RESERVED_UB) {
         fault("ub-overflow", "InitBuffer of %u bytes for %s: %u of %u bytes are taken (the last %u KB stay free)",
-              bytes, name.c_str(), ub_used, ub_bytes - RESERVED_UB, RESERVED_UB / 1024);
+              bytes, buffer.name.c_str(), ub_used, ub_bytes - RESERVED_UB, RESERVED_UB / 1024);
     }
     ub_used += buffer.bytes;
     counters.ub_high_water = std::max<uint64_t>(counters.ub_high_water, ub_used);
     buffers.push_back(buffer);
     return static_cast<int>(buffers.size()) - 1;
-}
-
-void Core::reset_buffers() {
-    for (Buffer& buffer : buffers) {
-        if (!buffer.queued_type) continue;
-        if (buffer.state != BufferState::FREE)
-            fault("missing-free", "TPipe::Reset while a tensor of %s is in use", buffer.name.c_str());
-        if (buffer.free_id < 0) continue;
-        wait_flag(buffer.free_event, buffer.free_id);
-        release_event(buffer.free_event, buffer.free_id);
-    }
-    buffers.clear();
-    buffers_of_pair.clear();
-    ub_used = 0;
 }
 
 const char* Core::name_of(uint32_t address) const {
@@ -292,36 +222,10 @@ const char* Core::name_of(uint32_t address) const {
 }
 
 void Core::finish() {
-    std::set<int> of_queues;
-    for (const Buffer& buffer : buffers) {
-        if (!buffer.queued_type) continue;
-        if (buffer.state == BufferState::QUEUED) {
-            fault("enque-without-deque", "the kernel ends while a tensor waits in %s", buffer.name.c_str());
-        }
-        if (buffer.state != BufferState::FREE) {
-            fault("missing-free", "the kernel ends without FreeTensor of a tensor of %s", buffer.name.c_str());
-        }
-        if (buffer.free_id >= 0) of_queues.insert(buffer.free_event * EVENT_IDS + buffer.free_id);
-    }
     for (const auto& [key, flag] : flags) {
-        if (flag.pending && !of_queues.count(key)) {
+        if (flag.pending) {
             fault("flag-never-waited", "SetFlag<%s>(%d) was never waited for", EVENTS[key / EVENT_IDS].name,
                   key % EVENT_IDS);
-        }
-    }
-    for (const auto& [id, sets] : run->cross_flags) {
-        if (sets[index].size() > cross_waits[id])
-            fault("flag-never-waited", "CrossCoreSetFlag(%d) was never waited for", id);
-    }
-    if (mask_counts) fault("mask-mode", "the kernel ends in counter mode: SetMaskNorm is missing");
-    if (atomic) fault("atomic-mode", "the kernel ends with atomic copies on: SetAtomicNone is missing");
-    for (const GmBuffer& buffer : run->buffers) {
-        for (size_t i = 0; i < buffer.kind.size(); ++i) {
-            if (buffer.kind[i] == Write::CACHED && buffer.writer[i].thread / PIPES == index) {
-                fault("data-cache",
-                      "SetValue of byte %zu of %s is never written back: DataCacheCleanAndInvalid is missing",
-                      i * buffer.grain, buffer.name.c_str());
-            }
         }
     }
 }

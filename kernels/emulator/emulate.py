@@ -93,25 +93,13 @@ class _Buffer(ctypes.Structure):
     ]  # fmt: skip
 
 
-def run(
-    library: str | Path,
-    kernel: str,
-    arguments: list[tuple[str, np.ndarray | bytes | None]],
-    cores: int = 1,
-    tiling_key: int = 0,
-) -> dict:
-    """Run the kernel named `kernel` on `cores` vector cores; arrays are read and written in place.
+def run(library: str | Path, kernel: str, arguments: list[tuple[str, np.ndarray | bytes | None]], cores: int = 1):
+    """Run the kernel named `kernel` of a built library on `cores` vector cores; arrays are read and written in place.
 
-    Args:
-        library: what `build` returned.
-        kernel: the name of its extern "C" function.
-        arguments: the kernel's parameters in order: a name for the counters, and an array (contiguous; its item size is
-            the grain of the race checks; the same one again is the same tensor), bytes (tiling) or None (null pointer).
-        cores: how many vector cores run it.
-        tiling_key: what TILING_KEY_IS compares with.
-
+    arguments: the kernel's parameters in order: a name for the counters, and an array (contiguous; its item size is the
+    grain of the race checks; the same one again is the same tensor), bytes (tiling) or None (null pointer).
     Returns `{"total": {...}, "cores": [{...}, ...]}`, each with gm (by name: read_bytes, written_bytes, read_copies,
-    write_copies), repeats and calls (by instruction), scalar, sync, ub_high_water and ub_copies. Raises EmulatorError.
+    write_copies), repeats and calls (by instruction), scalar, sync and ub_high_water. Raises EmulatorError.
     """
     code = ctypes.CDLL(str(library))
     entry = getattr(code, kernel, None)
@@ -131,7 +119,7 @@ def run(
     code.emulator_report.restype = ctypes.c_char_p
     failed = code.emulator_run(
         ctypes.cast(entry, ctypes.c_void_p), len(pointers), (ctypes.c_void_p * len(pointers))(*pointers), cores,
-        ctypes.c_uint32(UB_BYTES), ctypes.c_uint64(tiling_key), len(buffers), (_Buffer * len(buffers))(*buffers),
+        ctypes.c_uint32(UB_BYTES), len(buffers), (_Buffer * len(buffers))(*buffers),
     )  # fmt: skip
     report = code.emulator_report().decode()
     if failed:
@@ -160,7 +148,6 @@ def _total(by_core: list[dict]) -> dict:
     names = sorted({name for core in by_core for name in core["gm"]})
     total["gm"] = {name: _sums(core["gm"].get(name, {}) for core in by_core) for name in names}
     total["ub_high_water"] = max(core["ub_high_water"] for core in by_core)
-    total["ub_copies"] = sum(core["ub_copies"] for core in by_core)
     return total
 
 

@@ -3,7 +3,6 @@
 
 #include <ucontext.h>
 
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,12 +31,8 @@ struct Run {
     ucontext_t scheduler;
     void* kernel = nullptr;
     std::vector<void*> arguments;
-    uint64_t key = 0;
     bool progressed = false;
-    uint64_t copies = 0;  // out to global memory, so far
-    std::map<int, SyncGroup> groups;
-    std::map<int32_t*, Clock> block_flags;
-    std::map<int, std::vector<std::vector<Clock>>> cross_flags;  // by id: for every core, the clock of each set
+    SyncGroup group;
     std::string message, report;
     std::vector<uint64_t> trace;
 };

@@ -13,7 +13,6 @@ namespace {
 
 constexpr size_t STACK_BYTES = 1 << 20;
 constexpr int KERNEL_ARGUMENTS = 24;
-constexpr int CROSS_IDS = 16;
 
 // Gives the turn to the other cores until `ready`.
 void block(const std::string& what, const std::function<bool()>& ready) {
@@ -39,12 +38,10 @@ GmBuffer* find_gm(const void* pointer) {
 }
 
 int block_count() { return static_cast<int>(run->cores.size()); }
-uint64_t tiling_key() { return run->key; }
 
-void sync_all(int members) {
-    SyncGroup& group = run->groups[members];
-    if (current->index >= members)
-        fault("sync-cores", "SyncAll of %d cores is called on core %d", members, current->index);
+void sync_all() {
+    const int members = block_count();
+    SyncGroup& group = run->group;
     current->barrier_all();
     const uint64_t round = group.arrived / members;
     Clock& clock = group.clocks[round % 2];
@@ -54,52 +51,6 @@ void sync_all(int members) {
     block("SyncAll of " + std::to_string(members) + " cores",
           [&] { return group.arrived >= (round + 1) * members; });
     current->learn_all(clock);
-}
-
-void block_set(int32_t* flag, const char* what) {
-    if (*flag != 0 && *flag != 1) fault("workspace-not-zero", "%s found %d in its flag", what, *flag);
-    block(std::string(what) + " for its flag to be cleared", [&] { return *flag == 0; });
-    Clock& clock = run->block_flags[flag];
-    if (!clock.empty()) current->learn_all(clock);
-    *flag = 1;
-    current->merge_into(clock);
-}
-
-void block_wait(int32_t* flag, const char* what) {
-    if (*flag != 0 && *flag != 1) fault("workspace-not-zero", "%s found %d in its flag", what, *flag);
-    block(std::string(what) + " for a flag that another core sets", [&] { return *flag == 1; });
-    Clock& clock = run->block_flags[flag];
-    if (clock.empty()) fault("workspace-not-zero", "%s found its flag set before any core set it", what);
-    current->learn_all(clock);
-    *flag = 0;
-    current->merge_into(clock);
-}
-
-namespace {
-
-std::vector<std::vector<Clock>>& cross_sets(const char* api, int id) {
-    if (id >= CROSS_IDS) fault("event-id", "%s(%d): ids are 0 to 15", api, id);
-    auto& sets = run->cross_flags[id];
-    sets.resize(run->cores.size());
-    return sets;
-}
-
-}  // namespace
-
-void cross_set(Pipe pipe, int id) {
-    auto& mine = cross_sets("CrossCoreSetFlag", id)[current->index];
-    if (mine.size() - current->cross_waits[id] == 15)
-        fault("event-reused", "CrossCoreSetFlag(%d): its counter ends at 15", id);
-    current->snapshot(pipe, mine.emplace_back());
-}
-
-void cross_wait(int id) {
-    const auto& sets = cross_sets("CrossCoreWaitFlag", id);
-    const uint32_t round = current->cross_waits[id]++;
-    block("CrossCoreWaitFlag(" + std::to_string(id) + ")", [&] {
-        return std::all_of(sets.begin(), sets.end(), [&](const auto& of_core) { return of_core.size() > round; });
-    });
-    for (const auto& of_core : sets) current->learn_all(of_core[round]);
 }
 
 namespace {
@@ -173,8 +124,7 @@ std::string json(const Counters& counters) {
     }
     return "{\"gm\":" + gm + "},\"repeats\":" + json(counters.repeats) + ",\"calls\":" + json(counters.calls) +
            ",\"scalar\":" + json(counters.scalar) + ",\"sync\":" + json(counters.sync) +
-           ",\"ub_high_water\":" + std::to_string(counters.ub_high_water) +
-           ",\"ub_copies\":" + std::to_string(counters.ub_copies) + "}";
+           ",\"ub_high_water\":" + std::to_string(counters.ub_high_water) + "}";
 }
 
 }  // namespace
@@ -195,15 +145,14 @@ struct BufferArgument {
 // Runs a kernel on `cores` cores. `arguments` are its parameters; the buffers are what they may point into.
 // Returns 0 and leaves the counters (a JSON list, one entry a core) in emulator_report(), or 1 and the fault's message.
 EXPORTED int emulator_run(void* kernel, int argument_count, void** arguments, int cores, uint32_t ub_bytes,
-                          uint64_t key, int buffer_count, const BufferArgument* buffers) {
+                          int buffer_count, const BufferArgument* buffers) {
     delete run;
     run = new Run;
     run->kernel = kernel;
-    run->key = key;
     run->arguments.assign(arguments, arguments + argument_count);
     for (int i = 0; i < buffer_count; ++i) {
         const BufferArgument& given = buffers[i];
-        run->buffers.push_back({given.name, given.base, given.bytes, given.grain, {}, {}, {}, {}, {}});
+        run->buffers.push_back({given.name, given.base, given.bytes, given.grain, {}, {}, {}});
     }
     run->fibres.resize(cores);
     for (int i = 0; i < cores; ++i) {

@@ -2,7 +2,7 @@
 
     result = launch(logits_NV, target_ids_N, teacher_ids_NK, teacher_logp_NK, tail_logp_N, row_weight_N, kd_weight=0.5)
 
-Legend: N rows, V columns, K teacher ids a row. bfloat16 logits are given as their bits in uint16: see `to_bfloat16`.
+Legend: N rows, V columns, K teacher ids a row. bfloat16 logits are given as their bits in uint16.
 """
 
 import ctypes
@@ -145,14 +145,3 @@ def launch(
     library = emulate.build(kernel, defines={"DTYPE_LOGITS": TYPES[logits_NV.dtype.name]})
     counters = emulate.run(library, "topk_distill_loss", arguments, cores=tiling.cores)
     return Launch(logits_NV, ce_N, kd_N, diagnostics_4N, counters, tiling)
-
-
-def to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """The bits of the nearest bfloat16 numbers (ties to even), as uint16."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
-def from_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """float32 values of bfloat16 bits."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)

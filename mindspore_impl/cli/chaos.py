@@ -6,7 +6,6 @@ moment or while a file is written, and started again with the same command; some
 
 import contextlib
 import itertools
-import json
 import os
 import random
 import signal
@@ -102,11 +101,6 @@ def run(kills: int, workers: list[int], folder: Path, seed: int = 0, overrides: 
     return done
 
 
-def _command(run_dir: Path, workers: int, overrides: tuple[str, ...]) -> list[str]:
-    settings = [f"experiment={EXPERIMENT}", f"run_dir={run_dir}", f"runtime.workers={workers}", "runtime.threads=1"]
-    return processes.train_command(*settings, *overrides)
-
-
 @dataclass
 class Run:
     """One run directory, which the same command starts again and again."""
@@ -121,8 +115,10 @@ class Run:
     def start(self) -> subprocess.Popen:
         """Start the run; its output goes beside it."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
+        settings = [f"run_dir={self.folder}", f"runtime.workers={self.workers}", "runtime.threads=1", *self.overrides]
+        command = processes.train_command(f"experiment={EXPERIMENT}", *settings)
         with open(f"{self.folder}.log", "ab") as log:
-            return processes.start(_command(self.folder, self.workers, self.overrides), signal.SIGKILL, log)
+            return processes.start(command, signal.SIGKILL, log)
 
     def undisturbed(self) -> None:
         """Run to the end. Raises JobFailed when it fails by itself."""
@@ -188,9 +184,7 @@ def digests(folder: Path) -> dict[str, str]:
             if not path.name.startswith("."):
                 found[str(path.relative_to(folder))] = files.sha256_file(path)
     if (folder / "metrics.jsonl").is_file():
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        for line in lines:
-            line.pop("tokens_per_second", None)
+        lines = [line | {"tokens_per_second": None} for _, line in files.read_jsonl(folder / "metrics.jsonl")]
         found["metrics.jsonl"] = files.sha256_json(lines)
     if (folder / "package/parity.json").is_file():
         measured = files.read_json(folder / "package/parity.json")["packages"]

@@ -1,13 +1,15 @@
 """What every command shares: exit codes, error messages, the argument parser and common options.
 
 Exit codes: 0 success; 1 a process of a job or a trial of a sweep failed, or a check found problems; 2 user error (one
-message on stderr, a traceback only with PANGU_DEBUG=1); 130 Ctrl-C; 143 SIGTERM.
+message on stderr, a traceback only with PANGU_DEBUG=1); 130 Ctrl-C; 141 nobody reads the output any more, as after
+`| head`; 143 SIGTERM.
 """
 
 import argparse
 import functools
 import io
 import os
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +30,10 @@ def command(function: Callable[[list[str]], int | None]) -> Callable[[list[str] 
         if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr: what the terminal's encoding lacks is escaped
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            return function(sys.argv[1:] if arguments is None else arguments) or 0
+            try:
+                return function(sys.argv[1:] if arguments is None else arguments) or 0
+            finally:
+                sys.stdout.flush()
         except (UserError, JobFailed) as error:
             if isinstance(error, UserError) and os.environ.get("PANGU_DEBUG") == "1":
                 raise
@@ -38,6 +43,13 @@ def command(function: Callable[[list[str]], int | None]) -> Callable[[list[str] 
         except ranks.Stopped as stop:
             ranks.settle(stop)
             return _fail("stopped by SIGTERM; the same command continues where it stopped", ranks.STOPPED)
+        except BrokenPipeError:
+            output = select.poll()
+            output.register(sys.stdout, 0)
+            if not output.poll(0):  # an error of another pipe
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+            return 141
 
     return entry
 

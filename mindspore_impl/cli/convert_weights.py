@@ -155,7 +155,15 @@ def open_described(
 
 
 def random_weights(model: str, out: Path, seed: int, vocab_size: int | None, form: FolderFormat) -> str:
-    """Write the initial weights of a model of conf/model as a Hugging Face folder, to rehearse with."""
+    """Write the initial weights of a model of conf/model as a Hugging Face folder, to rehearse with.
+
+    Args:
+        model: a file of conf/model, such as pangu_1b.
+        out: a new or empty folder.
+        seed: of the weights.
+        vocab_size: instead of the model's own.
+        form: how the folder is written.
+    """
     from mindspore_impl.curriculum.configuration import compose
 
     options = compose([f"model@models.student={model}"]).models["student"]

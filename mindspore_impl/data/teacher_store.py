@@ -67,6 +67,13 @@ def check_rows(
     """Raise UserError, naming `where`, unless each row is a distribution over distinct ids and a tail.
 
     Padding is -1 and comes last. With mode top_k the ids are in order of falling probability. All masses sum to 1.
+
+    Args:
+        header: that of the store.
+        teacher_ids_SK: ids.
+        teacher_logp_SK: their log-probabilities.
+        tail_logp_S: log-mass of all other ids.
+        where: what messages call the rows.
     """
     shapes = [array.shape for array in (teacher_ids_SK, teacher_logp_SK, tail_logp_S)]
     if shapes != [(len(tail_logp_S), header.top_k)] * 2 + [(len(tail_logp_S),)]:

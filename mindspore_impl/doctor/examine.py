@@ -28,6 +28,7 @@ OPTIONAL = {  # package: (what needs it, the extra that brings it)
     "transformers": ("parity tests and benchmark peers", "bench"),
 }
 CANN_FOLDERS = ("/usr/local/Ascend/ascend-toolkit/latest", "/usr/local/Ascend/latest")
+SET_ENV = "/usr/local/Ascend/ascend-toolkit/set_env.sh"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _files() -> Iterator[Finding]:
     homes = os.environ.get("ASCEND_HOME_PATH"), os.environ.get("ASCEND_TOOLKIT_HOME"), *CANN_FOLDERS
     compiler = shutil.which(os.environ.get("CXX") or "g++")
     for name, paths, state, detail, remedy in (
-        ("CANN", homes, "note", "needed on NPUs", f"install the toolkit, then: source {CANN_FOLDERS[0]}/set_env.sh"),
+        ("CANN", homes, "note", "needed on NPUs", f"install the toolkit, then: source {SET_ENV}"),
         ("custom operators", [os.environ.get("ASCEND_CUSTOM_OPP_PATH")], "note",
          "none installed for Ascend; composed ones are used",
          "bash kernels/build.sh; bash outputs/custom_opp/*.run (kernels/README.md)"),

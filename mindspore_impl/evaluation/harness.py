@@ -83,7 +83,7 @@ def _evaluate_records(job: EvaluationJob) -> dict:
     engine = functools.cache(lambda: _engine(model, tokenizer))  # not needed when all parts are there
     for number, name in enumerate(prompts):
         part = place / f"accuracy_{number}"
-        accuracy[name], found = _accuracy(engine, tokenizer, name, chosen[name], prompts[name], options, seed, part)
+        accuracy[name], found = _accuracy(engine, job, name, chosen[name], prompts[name], part)
         lines += found
     samples, compared = ({name: forced[name] for name in names} for names in (options.perplexity, options.teacher_kl))
     perplexity, calibrated = measure_perplexity(model, samples, options, place)
@@ -102,16 +102,10 @@ def _engine(model, tokenizer):
 
 
 def _accuracy(
-    engine: Callable,
-    tokenizer,
-    name: str,
-    records: list[Record],
-    prompts: list[list[int]],
-    options: EvaluationOptions,
-    seed: int,
-    folder: Path,
+    engine: Callable, job: EvaluationJob, name: str, records: list[Record], prompts: list[list[int]], folder: Path
 ) -> tuple[dict, list[dict]]:
     """Answer the records of one set greedily; return its accuracy and its lines of samples.jsonl."""
+    options = job.options
     sampling = SamplingOptions(temperature=0.0, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
     # Batches as even as possible, so that the last needs no shape of its own.
     order, total = sorted(range(len(prompts)), key=lambda index: len(prompts[index])), len(prompts)
@@ -121,11 +115,11 @@ def _accuracy(
     def make(indices: Sequence[int], title: str) -> list[dict]:
         chosen = [prompts[index] for index in indices]
         try:
-            generations = engine().generate(chosen, sampling, [seed] * len(chosen), progress=title)
+            generations = engine().generate(chosen, sampling, [job.seed] * len(chosen), progress=title)
         except UserError as error:
             raise UserError(f"evaluation set {name!r}: {error}") from error
         done = zip(indices, generations, strict=True)
-        return [_line(name, records[index], generation, tokenizer) for index, generation in done]
+        return [_line(name, records[index], generation, job.tokenizer) for index, generation in done]
 
     lines, seconds = share_lines(folder, spans, make, f"accuracy {name}")
     lines = [line | {"shown": index < options.samples_in_report} for index, line in enumerate(lines)]

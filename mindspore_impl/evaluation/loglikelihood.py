@@ -17,6 +17,7 @@ import numpy as np
 from mindspore_impl import runtime
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError
+from mindspore_impl.generation.decoder import power_of_two, right_padded
 from mindspore_impl.losses.oracle import log_softmax
 
 MIN_SHARED = 32  # tokens that grouped contexts have in common beyond their neighbours
@@ -133,7 +134,7 @@ class Scorer:
 
     def _rows(self, length: int, slots: int, count: int) -> int:
         fitting = MAX_SCORES // (self.options.num_attention_heads * length * slots)
-        return max(1, min(self.batch_size, fitting, _power_of_two(count)))
+        return max(1, min(self.batch_size, fitting, power_of_two(count)))
 
     def _empty(self, slots: int) -> tuple:
         from mindspore import Tensor
@@ -166,7 +167,7 @@ class Scorer:
 
         if not any(texts) and len(texts) == caches[0].shape[0]:
             return caches
-        ids_BL = _padded(texts, min(step(max(map(len, texts))), caches[0].shape[2] - start), len(texts))
+        ids_BL = right_padded(texts, min(step(max(map(len, texts))), caches[0].shape[2] - start), len(texts), 0)
         numbers = (ids_BL, np.full(len(texts), start, np.int32), np.zeros(len(texts), np.int32))
         return self.extend(*(Tensor(array) for array in numbers), *caches)[1]
 
@@ -174,8 +175,8 @@ class Scorer:
         from mindspore import Tensor
 
         targets = [[queries[s.query].continuations[number] for number in s.numbers] for s in stretches]
-        count, several = step(max(len(some[0]) for some in targets)), _power_of_two(max(map(len, targets)))
-        ids_BL = _padded([s.ids for s in stretches], step(max(len(s.ids) for s in stretches)), rows)
+        count, several = step(max(len(some[0]) for some in targets)), power_of_two(max(map(len, targets)))
+        ids_BL = right_padded([s.ids for s in stretches], step(max(len(s.ids) for s in stretches)), rows, 0)
         start_B, row_B = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
         where_BS, target_BSK = np.zeros((rows, count), np.int32), np.zeros((rows, count, several), np.int32)
         for b, (stretch, some) in enumerate(zip(stretches, targets, strict=True)):
@@ -205,7 +206,7 @@ class DecoderScorer:
         with runtime.progress_bar(len(queries), progress or "", "question", shown=progress is not None) as bar:
             for query in queries:
                 ranks.check_stop()
-                ids_BL = _padded([query.context], self.decoder.padded(len(query.context)), 1)
+                ids_BL = right_padded([query.context], self.decoder.padded(len(query.context)), 1, 0)
                 logits_BV = self.decoder.prefill(ids_BL, np.array([len(query.context)], np.int32))
                 found.append([self._follow(logits_BV, query, text) for text in query.continuations])
                 bar.update()
@@ -231,21 +232,9 @@ def _inputs(query: Query) -> dict[tuple[int, ...], list[int]]:
     return found
 
 
-def _padded(texts: Sequence[tuple[int, ...]], length: int, rows: int) -> np.ndarray:
-    ids_BL = np.zeros((rows, length), np.int32)
-    for row, text in enumerate(texts):
-        ids_BL[row, : len(text)] = text
-    return ids_BL
-
-
-def _power_of_two(number: int) -> int:
-    """Round up to 1, 2, 4, ..."""
-    return 1 << max(number - 1, 0).bit_length()
-
-
 def step(number: int) -> int:
     """Round up to 1, 8, 12, 16, 24, 32, 48, 64, 96, ...: a graph is compiled for every length."""
     if number <= 1:
         return 1
-    power = max(8, _power_of_two(number))
+    power = max(8, power_of_two(number))
     return power * 3 // 4 if number <= power * 3 // 4 and power > 8 else power

@@ -64,16 +64,15 @@ class Package:
                 f"{self.tokenizer_sha256[:12]}; use its {self.tokenizer_file}"
             )
 
-    def bucket(self, length: int, new_tokens: int = 0) -> int:
-        """The prefill length for a prompt of `length` tokens that `new_tokens` follow.
+    def bucket(self, length: int) -> int:
+        """The prefill length for a prompt of `length` tokens.
 
         Raises UserError when the cache or the largest bucket is too short.
         """
-        if length + new_tokens > self.cache_length:
-            words = f"a prompt of {length} tokens" + (f" and {new_tokens} new ones" if new_tokens else "")
+        if length > self.cache_length:
             raise UserError(
-                f"{self.folder}: the cache of {self.cache_length} tokens is too short for {words}; shorten them, or "
-                f"export with --cache-length {length + new_tokens} or more"
+                f"{self.folder}: the cache of {self.cache_length} tokens is too short for a prompt of {length} tokens; "
+                f"shorten it, or export with --cache-length {length} or more"
             )
         if length > self.buckets[-1]:
             raise UserError(

@@ -159,8 +159,9 @@ class PortablePrefill(_Body):
     zero behind the bucket. What padding leaves in them is hidden from, and overwritten by, decoding.
     """
 
-    def mixed(self, query_LHC, key_LGC, value_LGC, bias_HLL, length):
+    def mixed(self, query_LHC, key_LGC, value_LGC, bias_HLL):
         """Causal attention; the R query heads of a key head are stacked along the sequence."""
+        length = bias_HLL.shape[-1]
         query_GSC = ops.reshape(ops.transpose(query_LHC, (1, 0, 2)), (self.kv_heads, -1, self.width))
         scores_GSL = self.product_right(query_GSC, ops.transpose(key_LGC, (1, 0, 2)))
         scores_HLL = ops.reshape(ops.cast(scores_GSL, mstype.float32), (self.heads, length, length))
@@ -180,7 +181,7 @@ class PortablePrefill(_Body):
         for layer in self.layers:
             query_LHC, key_LGC, value_LGC = layer.project(x_LD, tables)
             caches += (cache_of(key_LGC, 1, self.slots), cache_of(value_LGC, 1, self.slots))
-            x_LD = layer.finish(x_LD, self.mixed(query_LHC, key_LGC, value_LGC, bias_HLL, length))
+            x_LD = layer.finish(x_LD, self.mixed(query_LHC, key_LGC, value_LGC, bias_HLL))
         return self.logits(self.gather(x_LD, last_1, 0)), caches
 
 

@@ -16,6 +16,7 @@ from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.export.package import DECODE, LITE, WEIGHTS, Package, graph_ports, open_package, prefill_name
 from mindspore_impl.export.stored import read_weights
+from mindspore_impl.generation.decoder import right_padded
 
 
 class MindSporeGraphs:
@@ -113,9 +114,7 @@ class Session:
         if not ids.size or ids.min() < 0 or ids.max() >= self.vocab_size:
             raise UserError(f"the prompt must hold ids from 0 to {self.vocab_size - 1}, at least one; found {ids[:8]}")
         bucket = self.package.bucket(ids.size)
-        padded_BL = np.zeros((1, bucket), np.int32)
-        padded_BL[0, : ids.size] = ids
-        numbers = [padded_BL, np.array([ids.size - 1], np.int32)]
+        numbers = [right_padded([ids], bucket, 1, 0), np.array([ids.size - 1], np.int32)]
         logits_BV, self._caches = self.graphs.run(prefill_name(bucket), numbers, [])
         return logits_BV
 
@@ -134,19 +133,6 @@ class Session:
         numbers = [_one_row(token_B).astype(np.int32), np.asarray(position_B, np.int32)]
         logits_BV, self._caches = self.graphs.run(DECODE, numbers, self._caches)
         return logits_BV
-
-    def generate(self, ids: list[int], max_new_tokens: int, stop_ids: tuple[int, ...] = ()) -> list[int]:
-        """The greedy continuation of `ids`, a token of `stop_ids` being its last.
-
-        Raises UserError when prompt and answer together do not fit the cache.
-        """
-        self.package.bucket(len(ids), max_new_tokens)
-        logits_BV = self.prefill(np.array([ids], np.int32), np.array([len(ids)]))
-        found = [int(logits_BV[0].argmax())]
-        while len(found) < max_new_tokens and found[-1] not in stop_ids:
-            logits_BV = self.decode(np.array([found[-1]]), np.array([len(ids) + len(found) - 1]))
-            found.append(int(logits_BV[0].argmax()))
-        return found
 
 
 def _one_row(array_B: np.ndarray) -> np.ndarray:

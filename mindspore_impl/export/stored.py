@@ -76,7 +76,14 @@ def stored_tensors(options: ModelOptions, precision: str, slots: int) -> dict[st
 def write_weights(
     path: Path, options: ModelOptions, precision: str, slots: int, value_of: Callable[[str], np.ndarray]
 ) -> None:
-    """Write the weights file, one tensor at a time. `value_of(name)` gives a parameter of the model in float32.
+    """Write the weights file, one tensor at a time.
+
+    Args:
+        path: the file.
+        options: sizes of the model.
+        precision: of PRECISIONS.
+        slots: T, rows of the rotary tables.
+        value_of: a parameter of the model in float32, by name.
 
     Raises UserError that names a tensor too large for float16, or a disk that is full.
     """

@@ -3,7 +3,7 @@
 Legend: B sequences, L padded prompt length, T cache slots, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +14,19 @@ from mindspore_impl.generation.sampling import choose, penalise, uniforms
 from mindspore_impl.schema import check_ranges
 
 NEVER = -1e30  # the logit of a token that is not to be drawn: finite, and without weight at any temperature
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is not below `number`."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def right_padded(texts: Sequence[Sequence[int]], length: int, rows: int, pad_id: int) -> np.ndarray:
+    """ids_BL int32 of `rows` x `length`: the texts, with `pad_id` after and below them."""
+    ids_BL = np.full((rows, length), pad_id, np.int32)
+    for row, text in enumerate(texts):
+        ids_BL[row, : len(text)] = text
+    return ids_BL
 
 
 class Decoder(Protocol):
@@ -48,7 +61,15 @@ class Drawing:
                 raise UserError(f"the tokenizer's {name} id {token_id} is outside the vocabulary of {vocab_size}")
 
     def check_prompt(self, name: str, prompt: list[int], new: int, limit: int, limit_name: str) -> None:
-        """Validate a prompt: not empty, ids of the vocabulary, `new` more tokens fit into `limit`. Raises UserError."""
+        """Validate a prompt: not empty, ids of the vocabulary, short enough. Raises UserError.
+
+        Args:
+            name: what messages call the prompt.
+            prompt: token ids.
+            new: tokens that follow it.
+            limit: of both together.
+            limit_name: what messages call the limit.
+        """
         if not prompt:
             raise UserError(f"{name} is empty; a prompt needs at least one token")
         if min(prompt) < 0 or max(prompt) >= self.vocab_size:
@@ -100,12 +121,18 @@ def stream(
 ) -> Iterator[int]:
     """Yield the ids of one answer as they are drawn, the closing one included; the same ids as in any batch.
 
+    Args:
+        decoder: of one sequence.
+        drawing: selects its tokens.
+        prompt: token ids.
+        sampling: decoding settings.
+        seed: of the draws.
+
     Raises UserError for settings out of range, a prompt that is empty, foreign or too long, and for NaN logits.
     """
     check_ranges(sampling, "sampling")
     drawing.check_prompt("the prompt", prompt, sampling.max_new_tokens, decoder.slots, "the cache length")
-    ids_BL = np.full((1, decoder.padded(len(prompt))), drawing.pad_id, np.int32)
-    ids_BL[0, : len(prompt)] = prompt
+    ids_BL = right_padded([prompt], decoder.padded(len(prompt)), 1, drawing.pad_id)
     draws = Draws(drawing, [prompt], [seed], sampling)
     logits_BV = decoder.prefill(ids_BL, np.array([len(prompt)], np.int32))
     while True:

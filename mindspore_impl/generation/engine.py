@@ -14,7 +14,7 @@ from mindspore import Tensor
 
 from mindspore_impl import runtime
 from mindspore_impl.distributed import ranks
-from mindspore_impl.generation.decoder import Drawing, Draws
+from mindspore_impl.generation.decoder import Drawing, Draws, power_of_two, right_padded
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.model.decode import Decode, Prefill
 from mindspore_impl.model.pangu import PanguForCausalLM
@@ -129,10 +129,7 @@ class Engine:
         count, steps = len(prompts), sampling.max_new_tokens
         decoder = self.decoder(self.slots_for(length + steps))
         length_B = np.array([len(prompt) for prompt in prompts] + [1] * (rows - count), np.int32)
-        input_ids_BL = np.full((rows, length), self.drawing.pad_id, np.int32)
-        for row, prompt in enumerate(prompts):
-            input_ids_BL[row, : len(prompt)] = prompt
-
+        input_ids_BL = right_padded(prompts, length, rows, self.drawing.pad_id)
         draws = Draws(self.drawing, prompts, seeds, sampling)
         token_BS = np.zeros((count, steps), np.int32)
         size_B = np.zeros(count, np.int32)  # how many tokens each sequence has
@@ -167,7 +164,7 @@ def plan_batches(lengths: list[int], longest: int, row_limit: Callable[[int], in
     plan, waiting, sizes = [], [], sorted(buckets)
     for size, following in zip(sizes, [*sizes[1:], None], strict=False):
         waiting += buckets[size]
-        rows = min(row_limit(size), _power_of_two(len(lengths)))
+        rows = min(row_limit(size), power_of_two(len(lengths)))
         if following is None or following > WIDEST_STRETCH * _bucket(lengths[waiting[0]], longest):
             taken = len(waiting)
         else:
@@ -178,9 +175,4 @@ def plan_batches(lengths: list[int], longest: int, row_limit: Callable[[int], in
 
 
 def _bucket(length: int, longest: int) -> int:
-    return min(max(SHORTEST_BUCKET, _power_of_two(length)), longest)
-
-
-def _power_of_two(number: int) -> int:
-    """The smallest power of two that is not below `number`."""
-    return 1 << max(number - 1, 0).bit_length()
+    return min(max(SHORTEST_BUCKET, power_of_two(length)), longest)

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
+from mindspore_impl import files
 from mindspore_impl.errors import UserError
 
 STORED = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}  # bfloat16 as its bits
 BLOCK = 1 << 22  # values converted at a time
-_LARGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
+_AGAIN = "copy or download the file again"
 
 
 @dataclass(frozen=True)
@@ -33,67 +35,28 @@ class TensorInfo:
 def read_header(path: str | Path) -> dict[str, TensorInfo]:
     """The tensors of a safetensors file by name, in the order of their values.
 
-    Raises UserError that names file and tensor: a truncated or damaged file, a name twice, another dtype than
-    bfloat16, float16 or float32, values that overlap, leave gaps or lie outside the file.
+    Raises UserError that names the file: a truncated or damaged one, or a tensor of another dtype than bfloat16,
+    float16 or float32.
     """
     path = Path(path)
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, _LARGEST_HEADER):
-                raise UserError(f"{path}: not a safetensors file, or cut off in its header ({size} bytes); {_AGAIN}")
-            text = file.read(length)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: its safetensors header is damaged ({error}); {_AGAIN}") from error
-    if not isinstance(header, dict):
-        raise UserError(f"{path}: its safetensors header is no JSON object; {_AGAIN}")
+    with files.reading(path), open(path, "rb") as file:
+        try:
+            with safe_open(path, "numpy"):  # verifies the header against the size of the file
+                pass
+        except SafetensorError as error:
+            size = path.stat().st_size
+            raise UserError(f"{path}: cut off, or no safetensors file ({error}; {size} bytes); {_AGAIN}") from error
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
     header.pop("__metadata__", None)
-    found = [_checked(path, name, entry) for name, entry in header.items()]
-    found.sort(key=lambda item: item[1:3])
-    position = 0
-    for name, begin, end, _ in found:
-        if begin != position:
-            raise UserError(f"{path}: the values of {name!r} begin at {begin}, not at {position}; {_AGAIN}")
-        position = end
-        if 8 + length + end > size:
-            raise UserError(f"{path}: cut off: {size} bytes, but {name!r} ends at {8 + length + end}; {_AGAIN}")
-    if 8 + length + position != size:
-        raise UserError(f"{path}: {size} bytes, but its tensors end at {8 + length + position}; {_AGAIN}")
-    return {name: TensorInfo(path, dtype, shape, 8 + length + begin) for name, begin, _, (dtype, shape) in found}
-
-
-_AGAIN = "copy or download the file again"
-
-
-def _unique(pairs: list[tuple]) -> dict:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands in it twice")
+    found = {}
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, begin = entry["dtype"], entry["data_offsets"][0]
+        if dtype not in STORED:
+            kinds = ", ".join(STORED)
+            raise UserError(f"{path}: {name!r} has the dtype {dtype}; only {kinds} are read: convert it first")
+        found[name] = TensorInfo(path, dtype, tuple(entry["shape"]), 8 + length + begin)
     return found
-
-
-def _checked(path: Path, name: str, entry) -> tuple[str, int, int, tuple[str, tuple[int, ...]]]:
-    """(name, begin, end, (dtype, shape)) of one entry of a header."""
-    try:
-        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: {name!r}: its entry in the header lacks dtype, shape or offsets; {_AGAIN}") from error
-    if not isinstance(dtype, str) or dtype not in STORED:
-        raise UserError(f"{path}: {name!r} has the dtype {dtype}; only {', '.join(STORED)} are read: convert it first")
-    if any(type(number) is not int or number < 0 for number in (*shape, begin, end)):
-        raise UserError(f"{path}: {name!r}: its shape or offsets are not whole numbers from 0; {_AGAIN}")
-    if end - begin != math.prod(shape) * STORED[dtype].itemsize:
-        raise UserError(
-            f"{path}: {name!r}: {list(shape)} of {dtype} needs {math.prod(shape) * STORED[dtype].itemsize} bytes, its "
-            f"offsets hold {end - begin}; {_AGAIN}"
-        )
-    return name, begin, end, (dtype, shape)
 
 
 def read_tensor(name: str, info: TensorInfo) -> np.ndarray:
@@ -102,19 +65,16 @@ def read_tensor(name: str, info: TensorInfo) -> np.ndarray:
     Raises UserError when it is truncated, or holds NaN or infinity.
     """
     flat = np.empty(math.prod(info.shape), np.float32)
-    try:
-        with open(info.file, "rb") as file:
-            file.seek(info.offset)
-            for start in range(0, flat.size, BLOCK):
-                block = flat[start : start + BLOCK]
-                stored = np.fromfile(file, STORED[info.dtype], block.size)
-                if stored.size < block.size:
-                    raise UserError(f"{info.file}: cut off inside {name!r}; {_AGAIN}")
-                block[...] = from_bfloat16(stored) if info.dtype == "BF16" else stored
-                if not np.isfinite(block).all():
-                    raise UserError(f"{info.file}: {name!r} holds NaN or infinity; choose intact weights")
-    except OSError as error:
-        raise UserError(f"{info.file}: cannot be read ({error.strerror})") from error
+    with files.reading(info.file), open(info.file, "rb") as file:
+        file.seek(info.offset)
+        for start in range(0, flat.size, BLOCK):
+            block = flat[start : start + BLOCK]
+            stored = np.fromfile(file, STORED[info.dtype], block.size)
+            if stored.size < block.size:
+                raise UserError(f"{info.file}: cut off inside {name!r}; {_AGAIN}")
+            block[...] = from_bfloat16(stored) if info.dtype == "BF16" else stored
+            if not np.isfinite(block).all():
+                raise UserError(f"{info.file}: {name!r} holds NaN or infinity; choose intact weights")
     return flat.reshape(info.shape)
 
 

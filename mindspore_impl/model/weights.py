@@ -208,10 +208,16 @@ def stored_dtype(config: dict | None) -> str | None:
 
 
 def write_hf(folder: Path, source: WeightSource, config: dict, dtype: str, shard_bytes: int) -> list[str]:
-    """Fill `folder` with config.json and the weights in `dtype` (a key of DTYPES); return the names of the files.
+    """Fill a folder with config.json and weights; return the names of the files.
 
-    config: the content of config.json but for the dtype; shard_bytes: where the next shard begins (one shard: no
-    index). Raises UserError for a value that does not fit `dtype`, OSError when the disk is full.
+    Args:
+        folder: an empty folder.
+        source: the weights.
+        config: the content of config.json but for the dtype.
+        dtype: of the stored weights, a key of DTYPES.
+        shard_bytes: where the next shard begins (one shard: no index).
+
+    Raises UserError for a value that does not fit `dtype`, OSError when the disk is full.
     """
     stored = DTYPES[dtype]
     shards = _split(source.shapes, stored, shard_bytes)

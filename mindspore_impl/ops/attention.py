@@ -185,7 +185,15 @@ class CachedAttention(nn.Cell):
 
 
 def cache_bias(start_B, slot_B, slots: int, num_kv_heads: int, group: int):
-    """bias_BGRT: 0 where start <= cache slot <= slot, MASKED elsewhere, repeated over the heads. Called in a graph."""
+    """bias_BGRT: 0 where start <= cache slot <= slot, MASKED elsewhere, repeated over the heads. Called in a graph.
+
+    Args:
+        start_B: the first slot of each sequence.
+        slot_B: its newest one.
+        slots: T.
+        num_kv_heads: G.
+        group: R.
+    """
     slot_1T = ops.reshape(ops.arange(slots), (1, slots))
     seen_BT = ops.logical_and(slot_1T >= ops.reshape(start_B, (-1, 1)), slot_1T <= ops.reshape(slot_B, (-1, 1)))
     bias_BT = (1.0 - ops.cast(seen_BT, mstype.float32)) * MASKED

@@ -1,6 +1,5 @@
 """Read a run directory: its stages in order (of plan.json, or of the stage folders), configuration and environment."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,20 +214,11 @@ def _read_stage(run: Path, number: int, entry: dict, settings: dict) -> StageVie
 
 def _read_log(path: Path) -> list[dict]:
     """The lines of a JSON-lines log. A last line cut by a kill is left out; any other damage is a UserError."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    values = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            values.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise UserError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno})") from error
-    return values
+    values = [value for _, _, value in files.scan_jsonl(path)] if path.exists() else []
+    faults = [value for value in values if isinstance(value, UserError)]
+    if faults and (len(faults) > 1 or values[-1] is not faults[0]):
+        raise faults[0]
+    return [value for value in values if not isinstance(value, UserError)]
 
 
 def _environment(folder: Path) -> dict:

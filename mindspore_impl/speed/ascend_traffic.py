@@ -15,6 +15,7 @@ import numpy as np
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.losses.oracle import objective
+from mindspore_impl.model.tensor_file import from_bfloat16, to_bfloat16
 from mindspore_impl.speed.common import Row, compared
 
 VOCAB, TOP_K, ROWS, TOKENS = 153_376, 64, 4, 4096
@@ -76,7 +77,7 @@ def rows(rows: int = ROWS, vocab: int = VOCAB) -> list[Row]:
         inputs = make_inputs(case, rows, vocab)
         for variant, split, cores in VARIANTS:
             launch = launched(emulated, inputs, split, cores)
-            check_numbers(emulated, inputs, launch)
+            check_numbers(inputs, launch)
             work = counted(launch.counters["total"], rows, vocab)
             found += counted_rows(f"{case}, {variant}", work)
             if case == TYPICAL:
@@ -132,22 +133,22 @@ def make_inputs(case: str, rows: int, vocab: int, seed: int = 0) -> dict[str, np
 
 def launched(emulated, inputs: dict[str, np.ndarray], split: int, cores: int):
     """One emulated launch on the bf16 logits. Raises UserError where there is no compiler, or a rule is broken."""
-    bits = inputs | {"logits_NV": emulated.to_bfloat16(inputs["logits_NV"])}
+    bits = inputs | {"logits_NV": to_bfloat16(inputs["logits_NV"])}
     try:
         return emulated.launch(**bits, ce_weight=CE_WEIGHT, kd_weight=KD_WEIGHT, cores=cores, split=split)
     except emulated.emulate.EmulatorError as error:
         raise UserError(f"ascend_traffic: {error}") from error
 
 
-def check_numbers(emulated, inputs: dict[str, np.ndarray], launch) -> None:
+def check_numbers(inputs: dict[str, np.ndarray], launch) -> None:
     """Counting a kernel that computes something else would mean nothing: compare with the float64 oracle."""
-    rounded_NV = emulated.from_bfloat16(emulated.to_bfloat16(inputs["logits_NV"]))
+    rounded_NV = from_bfloat16(to_bfloat16(inputs["logits_NV"]))
     expected = objective(
         rounded_NV.astype(np.float64), inputs["target_ids_N"], inputs["row_weight_N"],
         inputs["teacher_ids_NK"], inputs["teacher_logp_NK"], inputs["teacher_tail_logp_N"],
         ObjectiveOptions(kd_weight=KD_WEIGHT, ce_weight=CE_WEIGHT),  # forward_kl, tail_bucket, temperature 1
     )  # fmt: skip
-    gradient_NV = emulated.from_bfloat16(launch.logits_NV)
+    gradient_NV = from_bfloat16(launch.logits_NV)
     for ours, reference in ((launch.ce_N, expected.ce_N), (launch.kd_N, expected.kd_N)):
         if not np.allclose(ours, reference, rtol=1e-4, atol=1e-4):
             raise RuntimeError(f"ascend_traffic: the emulated losses {ours} are not the oracle's {reference}")

@@ -44,7 +44,18 @@ class Row:
 def compared(
     case: str, metric: str, unit: str, ours: float, peer: float, peer_name: str, higher: bool = False, **more
 ) -> Row:
-    """A row with its ratio: ours / peer where higher is better, else peer / ours. `more`: source and device."""
+    """A row with its ratio.
+
+    Args:
+        case: what is done, with its sizes.
+        metric: what is told.
+        unit: of both figures.
+        ours: our figure.
+        peer: the peer's.
+        peer_name: who the peer is.
+        higher: whether more is better; the ratio is then ours / peer, else peer / ours.
+        more: source and device.
+    """
     return Row(case, metric, unit, ours, peer, peer_name, ours / peer if higher else peer / ours, **more)
 
 
@@ -133,17 +144,15 @@ def torch_losses(log_q_NV, targets_N, teacher: tuple, subtract: bool = False) ->
     return -log_q_NV.gather(1, targets_N[:, None])[:, 0], kd_N
 
 
-def publish(
-    benchmark: str, rows: list[Row], versions: dict[str, str], json_path: str | Path | None = None, csv_path: Path = CSV
-) -> None:
-    """Print one table, append the rows to the CSV and, with `json_path`, write them as a JSON list."""
+def publish(benchmark: str, rows: list[Row], versions: dict[str, str], json_path: str | Path | None = None) -> None:
+    """Print one table, append the rows to CSV and, with `json_path`, write them as a JSON list."""
     print(f"{benchmark} on {rows[0].device}; " + ", ".join(f"{name} {value}" for name, value in versions.items()))
     print(table(rows))
     found = [{"benchmark": benchmark, **asdict(row), "versions": versions} for row in rows]
     text, names = io.StringIO(), ["time", *COLUMNS]
     writer = csv.DictWriter(text, names, lineterminator="\n")
-    if csv_path.exists():  # the whole file is written again, so that a kill never leaves half a row
-        text.write(csv_path.read_text(encoding="utf-8"))
+    if CSV.exists():  # the whole file is written again, so that a kill never leaves half a row
+        text.write(CSV.read_text(encoding="utf-8"))
     else:
         writer.writeheader()
     plain = {
@@ -151,7 +160,7 @@ def publish(
         "versions": " ".join(f"{name}={value}" for name, value in versions.items()),
     }
     writer.writerows(row | plain for row in found)
-    files.write_text(csv_path, text.getvalue())
+    files.write_text(CSV, text.getvalue())
     if json_path is not None:
         files.write_json(json_path, found)
 

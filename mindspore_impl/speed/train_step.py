@@ -54,9 +54,14 @@ def make_training(
     sizes: ModelOptions = SIZES, settings: OptimizerOptions = SETTINGS, updates: Callable = make_optimizer,
     shares: int = 1, ranks: int = 1,
 ) -> tuple[Callable[[PackedBatch], float], nn.Cell, nn.Cell]:  # fmt: skip
-    """-> a training step (batch -> its loss), the model, and its optimizer `updates(weights, settings, steps, shares)`.
+    """-> a training step (batch -> its loss), the model with seed 0, and its optimizer. Cross entropy, clipping.
 
-    Cross entropy, our model with seed 0, clipping as `settings` say; `ranks` and `shares` are numbers of processes.
+    Args:
+        sizes: of the model.
+        settings: of the optimizer.
+        updates: (weights, settings, steps, shares) -> an optimizer.
+        shares: how many processes the optimizer is cut among.
+        ranks: how many processes train.
     """
     model = PanguForCausalLM(sizes, seed=0)
     optimizer = updates(list(model.trainable_params()), settings, 10_000, shares)

@@ -68,7 +68,15 @@ class Progress:
         return {"progress": asdict(self)}
 
     def add(self, report: StepReport, names: tuple[str, ...], tokens: int, seconds: float, compiled: bool) -> None:
-        """Count one step. names: of `report.metrics`, the last being "tokens"; compiled: its time was compilation."""
+        """Count one step.
+
+        Args:
+            report: what the step returned.
+            names: of `report.metrics`, the last being "tokens".
+            tokens: packed tokens of the step.
+            seconds: its time.
+            compiled: whether that was compilation.
+        """
         self.step += 1
         self.tokens += tokens
         self.window.tokens += tokens

@@ -42,7 +42,8 @@ def stand_in(monkeypatch, tmp_path):
     def make(start: str, last: str = "") -> Path:
         script = tmp_path / "run.py"
         script.write_text(RUN.replace("START", start) + textwrap.dedent(last))
-        monkeypatch.setattr(chaos, "_command", lambda run_dir, *_: [sys.executable, str(script), str(run_dir)])
+        command = lambda *settings: [sys.executable, str(script), settings[1].removeprefix("run_dir=")]  # noqa: E731
+        monkeypatch.setattr(chaos.processes, "train_command", command)
         return tmp_path / "chaos"
 
     return make

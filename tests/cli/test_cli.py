@@ -56,6 +56,17 @@ def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
     assert shown.getvalue() == b"\\u4e2d\\udcff\n"
 
 
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_a_reader_that_leaves_is_no_error(size):
+    code = "import sys; from mindspore_impl.cli.command import command; "
+    code += f"sys.exit(command(lambda _: print('x' * {size}))())"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 @pytest.fixture
 def run(monkeypatch, capsys):
     """run(tool, *arguments) -> (exit code, stdout, stderr), in this process."""

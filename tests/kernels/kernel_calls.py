@@ -8,6 +8,7 @@ from unittest import mock
 
 import numpy as np
 
+from mindspore_impl.model.tensor_file import from_bfloat16, to_bfloat16
 from mindspore_impl.ops import native
 from mindspore_impl.ops.divergence_codes import DIVERGENCES, SUPPORTS
 from mindspore_impl.speed.ascend_traffic import load_kernel
@@ -23,12 +24,14 @@ emulate = emulated.emulate
 def encode(logits_NV: np.ndarray, dtype: str) -> np.ndarray:
     """The nearest numbers of a dtype; bfloat16, which NumPy lacks, as its bits in uint16."""
     with np.errstate(over="ignore"):
-        return emulated.to_bfloat16(logits_NV) if dtype == "bfloat16" else logits_NV.astype(dtype)
+        return (
+            to_bfloat16(np.ascontiguousarray(logits_NV, np.float32)) if dtype == "bfloat16" else logits_NV.astype(dtype)
+        )
 
 
 def decode(stored_NV: np.ndarray) -> np.ndarray:
     """float32 values of what `encode` gives."""
-    return emulated.from_bfloat16(stored_NV) if stored_NV.dtype == np.uint16 else stored_NV.astype(np.float32)
+    return from_bfloat16(stored_NV) if stored_NV.dtype == np.uint16 else stored_NV.astype(np.float32)
 
 
 class Twin:

@@ -40,22 +40,16 @@ def test_a_tiled_kernel_with_a_ragged_tail(rules, cores):
     # A share of 4093 floats is cut into tiles of four repeats; what is left takes a repeat for every 64 begun.
     shares = [4093] if cores == 1 else [1365, 1365, 1363]
     assert total["repeats"] == {"Adds": sum(4 * (n // 256) + -(-(n % 256) // 64) for n in shares)}
-    assert len(counters["cores"]) == cores and total["ub_high_water"] == 3 * 4096 + 4 * 1024
+    assert len(counters["cores"]) == cores and total["ub_high_water"] == 3 * 4096
 
 
-@pytest.mark.parametrize("name", ["relay_ib", "relay_soft", "relay_hard", "relay_flag"])
-def test_cores_hand_over_through_global_memory(rules, name):
-    y, w, counters = run(rules, name, 2)
+def test_cores_hand_over_through_global_memory(rules):
+    y, _, counters = run(rules, "relay_hard", 2)
     assert (y[:128] == 3).all()
     assert counters["cores"][1]["gm"]["y"] == {
         "read_bytes": 256, "read_copies": 1, "write_copies": 1, "written_bytes": 256
     }  # fmt: skip
     assert sum(counters["total"]["sync"].values()) >= 2
-
-
-def test_atomic_copies_of_several_cores_add_up(rules):
-    y, _, _ = run(rules, "atomic_add", 5)
-    assert (y[:64] == 5).all() and not y[64:].any()
 
 
 def test_a_repeat_stride_of_zero_accumulates(rules):
@@ -78,33 +72,19 @@ RULES = [
     ("ub_overrun_copy", 1, "ub-overrun", "DataCopyPad: dst"),
     ("gm_overrun", 1, "gm-overrun", "DataCopy touches bytes 0 to 4096 of a view of 2048 bytes in x"),
     ("gm_overrun_view", 1, "gm-overrun", "of a view of 400 bytes"),
-    ("gm_overrun_scalar", 1, "gm-overrun", "GetValue"),
     ("ub_misaligned", 1, "ub-misaligned", "Adds: dst starts at UB byte 16"),
     ("ub_misaligned_copy", 1, "ub-misaligned", "DataCopyPad: dst"),
     ("ub_misaligned_reduce", 1, "ub-misaligned", "not a multiple of 8"),
     ("copy_length", 1, "copy-length", "36 bytes"),
     ("ub_overflow", 1, "ub-overflow", "of 188416 bytes are taken"),
-    ("too_many_buffers", 1, "too-many-buffers", "9 buffers on the queues whose EnQue sets MTE2_V"),
     ("uninitialised", 1, "uninitialised", "Adds reads UB byte 4096"),
     ("uninitialised_padding", 1, "uninitialised", "offset 20"),
-    ("uninitialised_again", 1, "uninitialised", "VECOUT queue"),
     ("operand_overlap", 1, "operand-overlap", "Adds"),
     ("operand_overlap_cast", 1, "operand-overlap", "Cast"),
-    ("double_free", 1, "double-free", "VECIN queue 3 buffer 0"),
-    ("missing_free", 1, "missing-free", "without FreeTensor"),
-    ("alloc_without_free", 1, "alloc-without-free", "all 2 buffers"),
-    ("deque_without_enque", 1, "deque-without-enque", "VECIN queue"),
-    ("enque_without_deque", 1, "enque-without-deque", "VECOUT queue"),
-    ("enque_not_allocated", 1, "enque-not-allocated", "VECIN queue"),
-    ("enque_twice", 1, "enque-not-allocated", "VECIN queue"),
-    ("foreign_tensor", 1, "foreign-tensor", "EnQue"),
-    ("use_after_free", 1, "use-after-free", "Duplicate"),
     ("wait_without_set", 1, "wait-without-set", "WaitFlag<MTE2_V>(3)"),
     ("flag_never_waited", 1, "flag-never-waited", "SetFlag<V_MTE3>(3)"),
     ("event_id", 1, "event-id", "SetFlag<V_S>(8)"),
     ("event_reused", 1, "event-reused", "SetFlag<V_S>(1)"),
-    ("event_ids", 1, "event-ids", "all 8 ids of V_S"),
-    ("event_not_allocated", 1, "event-id", "ReleaseEventID<V_S>(2)"),
     ("get_after_vector", 1, "missing-sync", "GetValue (S) reads UB bytes 0 to 32 of TBuf 0, which Duplicate (V) wrote"),
     ("get_after_copy", 1, "missing-sync", "no MTE2_S event"),
     ("set_after_vector_read", 1, "missing-sync", "SetValue (S) overwrites UB bytes 4096 to 4128 of TBuf 1"),
@@ -122,36 +102,18 @@ RULES = [
     ("copy_over_copy", 1, "missing-barrier", "PipeBarrier<PIPE_MTE2>"),
     ("copy_out_over_copy_out", 1, "missing-barrier", "overwrites byte 128 of y"),
     ("copy_in_after_copy_out", 1, "missing-sync", "no MTE3_MTE2 event"),
-    ("index_over_vector", 1, "missing-sync", "no V_S event"),
     ("repeat_range", 1, "repeat-range", "Adds repeats 256 times"),
     ("repeat_range_reduce", 1, "repeat-range", "WholeReduceSum repeats 256 times"),
     ("mask_range", 1, "mask-range", "mask 65"),
     ("mask_range_bits", 1, "mask-range", "mask[1]"),
-    ("mask_mode", 1, "mask-mode", "SetMaskNorm is missing"),
-    ("compare_count", 1, "compare-count", "multiples of 256 bytes"),
-    ("compare_mode", 1, "compare-mode", "equality only"),
-    ("select_mode", 1, "select-mode", "mode 2"),
     ("cast_mode", 1, "cast-mode", "mode 0"),
-    ("work_buffer", 1, "work-buffer", "ReduceMax needs 128 bytes"),
-    ("gather_offset", 1, "gather-offset", "cuts an element"),
-    ("gather_overrun", 1, "ub-overrun", "Gather: src"),
-    ("atomic_mode", 1, "atomic-mode", "SetAtomicNone is missing"),
     ("pad_range", 1, "pad-range", "more than 32 bytes"),
     ("copy_range", 1, "copy-range", "4096 bursts"),
-    ("data_cache", 1, "data-cache", "DataCacheCleanAndInvalid is missing"),
-    ("data_cache_unread", 1, "data-cache", "which SetValue left in the data cache of core 0"),
-    ("data_cache_stale", 1, "data-cache", "older than a copy into it"),
     ("race_write_write", 2, "gm-race", "overwrites byte 128 of y, which core 0 (MTE3) wrote"),
     ("race_read_write", 2, "gm-race", "core 1: DataCopy (MTE2) reads byte 0 of y, which core 0 (MTE3) wrote"),
     ("race_write_read", 2, "gm-race", "overwrites byte 0 of y, which core 0 (MTE2) reads"),
-    ("race_cache_line", 2, "gm-race", "cache line"),
-    ("flag_before_copy", 2, "gm-race", "core 0 (MTE3) wrote"),
     ("deadlock_sync", 2, "deadlock", "core 0 waits in SyncAll of 2 cores; core 1 has ended"),
-    ("deadlock_ib", 2, "deadlock", "core 0 waits in IBWait"),
-    ("deadlock_flag", 2, "deadlock", "core 1 waits in CrossCoreWaitFlag(2)"),
-    ("cross_never_waited", 1, "flag-never-waited", "CrossCoreSetFlag(2)"),
     ("kernel_type", 2, "kernel-type", "KERNEL_TYPE_MIX_AIV_1_0"),
-    ("workspace_not_zero", 2, "workspace-not-zero", "SyncAll found 5"),
 ]  # fmt: skip
 
 
@@ -214,33 +176,15 @@ def test_reductions(rules):
         tree = tree[:, 0::2] + tree[:, 1::2]
     np.testing.assert_array_equal(y[48:64], tree[:, 0])
     assert y[64] == x[:50].min() and y[65:66].view(np.uint32) == x[:50].argmin()
-    np.testing.assert_array_equal(y[72:88], x[:128].reshape(16, 8).max(1))
-    np.testing.assert_allclose(y[88:96], x[:64].reshape(8, 8).sum(1), rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(y[96:128], x[0:64:2] + x[1:64:2])
-    assert y[128] == x[:1000].max() and y[129:130].view(np.uint32) == x[:1000].argmax()
-    np.testing.assert_allclose(y[136], x[:1000].astype(np.float64).sum(), rtol=1e-5, atol=1e-4)
     repeats = counters["total"]["repeats"]
-    assert (repeats["WholeReduceMax"], repeats["WholeReduceSum"], repeats["BlockReduceMax"]) == (32, 16, 2)
-    # 16 repeats of x, one of their 15 full results, one that joins the tail.
-    assert repeats["ReduceMax"] == 18 and repeats["ReduceSum"] == 16
-
-
-def test_selections(rules):
-    x = floats(2)
-    y, _, counters = run(rules, "selections", x=x)
-    chosen = x[:256] > 0
-    np.testing.assert_array_equal(y[:250], np.where(chosen[:250], x[:250], np.float32(-5)))
-    np.testing.assert_array_equal(y[256:356], x[8:108])
-    assert counters["total"]["scalar"]["Gather"] == 100
-    assert counters["total"]["scalar"]["UB SetValue"] == 8  # the first block of CreateVecIndex
-    assert counters["total"]["repeats"]["CompareScalar"] == 5 and counters["total"]["repeats"]["Select"] == 5
+    assert (repeats["WholeReduceMax"], repeats["WholeReduceSum"]) == (32, 16)
 
 
 def test_casts_round_as_ieee_says(rules):
     x = floats(3, 30.0)
     x[:8] = [2049.0, 2051.0, 65519.0, 65520.0, 1e-7, 5.97e-8, -0.5, 1.5]  # ties, overflow and subnormals of half
     x[8:12] = np.array([0x3F808000, 0x3F818000, 0x7F7FFFFF, 0xBF808001], np.uint32).view(np.float32)  # ties of bf16
-    y, w, _ = run(rules, "casts", x=x)
+    y, _, _ = run(rules, "casts", x=x)
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(y.view(np.float16)[:512], x[:512].astype(np.float16))
     bits = x.view(np.uint32)
@@ -251,10 +195,6 @@ def test_casts_round_as_ieee_says(rules):
     assert (upwards >= np.minimum(x[:256], np.inf)).all()
     down = np.nextafter(y.view(np.float16)[1280:1536], np.float16(-np.inf)).astype(np.float32)
     assert (down < x[:256]).all()
-    small = np.clip(x[:256].astype(np.float64), -(2.0**31), 2.0**31 - 1)
-    np.testing.assert_array_equal(w[:256], np.floor(small).astype(np.int64))
-    np.testing.assert_array_equal(w[256:512], np.rint(small).astype(np.int64))
-    np.testing.assert_array_equal(w[512:768], (np.sign(small) * np.floor(np.abs(small) + 0.5)).astype(np.int64))
 
 
 def test_masks_and_strides(rules):
@@ -262,7 +202,6 @@ def test_masks_and_strides(rules):
     assert (y[1:128:2] == 2).all() and not y[0:128:2].any()
     rest = y[128:]
     assert (rest[:10] == 3).all() and (rest[32:42] == 3).all() and not rest[10:32].any() and not rest[42:128].any()
-    assert (y[256:326] == 4).all() and not y[326:].any()
 
 
 def test_bursts_gaps_and_padding(rules):
@@ -289,7 +228,7 @@ def test_work_is_counted_by_the_widest_operand(rules):
     total = counters["total"]
     assert total["repeats"] == {"Cast": 16, "Exp": 16, "Max": 8}  # 1000 floats, 1000 floats, 1000 int16
     assert total["calls"] == {"Cast": 1, "Exp": 1, "Max": 1}
-    assert total["scalar"] == {"GM GetValue": 1, "UB GetValue": 1}
+    assert total["scalar"] == {"UB GetValue": 1}
     assert list(total["repeats"]) == sorted(total["repeats"])
 
 
@@ -319,6 +258,6 @@ def test_a_missing_kernel_and_wrong_tiling_are_named(rules):
 def test_tiling_data_reaches_the_kernel(rules):
     y = np.zeros(64, np.float32)
     tiling = np.array([5], np.uint32).tobytes() + np.array([2.5], np.float32).tobytes()
-    counters = emulate.run(rules, "tiled", [("y", y), ("tiling", tiling)], cores=2, tiling_key=7)
+    counters = emulate.run(rules, "tiled", [("y", y), ("tiling", tiling)], cores=2)
     assert (y[:5] == 2.5).all() and not y[5:].any()
     assert counters["total"]["gm"]["tiling"]["read_bytes"] == 16

@@ -50,10 +50,11 @@ def test_a_peer_that_is_needed_and_missing_names_its_extra(monkeypatch):
         speed.run("generate")
 
 
-def test_table_csv_and_json(tmp_path, capsys):
+def test_table_csv_and_json(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     rows = [row(), Row("alone", "m", "u", 12345.6, source="modelled", device="x")]
     for _ in range(2):
-        publish("b", rows, {"python": "3"}, tmp_path / "out.json", tmp_path / "outputs" / "benchmarks.csv")
+        publish("b", rows, {"python": "3"}, tmp_path / "out.json")
     shown = capsys.readouterr().out
     assert "12,346" in shown and "modelled" in shown and "them" in shown
     written = json.loads((tmp_path / "out.json").read_text())

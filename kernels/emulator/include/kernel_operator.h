@@ -4,4 +4,3 @@
 #include "emulator/copy.h"
 #include "emulator/pipe.h"
 #include "emulator/reduce.h"
-#include "emulator/select.h"

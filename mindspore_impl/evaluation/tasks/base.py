@@ -61,9 +61,9 @@ def rows(path: Path, columns: tuple[str, ...], named: bool) -> Iterator[tuple[in
     named: the first row names the columns, of which `columns` must be there; else rows hold `columns` in this order.
     """
     last = 0
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+    with files.reading(path), open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
             names = [cell.strip() for cell in next(reader, [])] if named else list(columns)
             if missing := [name for name in columns if name not in names]:
                 raise UserError(f"{path}:1: no column {missing[0]!r}; found {', '.join(names)}")
@@ -74,12 +74,8 @@ def rows(path: Path, columns: tuple[str, ...], named: bool) -> Iterator[tuple[in
                     raise UserError(f"{path}:{line}: {len(cells)} columns where {len(names)} are needed")
                 if cells:
                     yield line, dict(zip(names, cells, strict=True))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error})") from error
-    except csv.Error as error:
-        raise UserError(f"{path}:{last + 1}: not valid CSV ({error})") from error
+        except csv.Error as error:
+            raise UserError(f"{path}:{last + 1}: not valid CSV ({error})") from error
 
 
 def field(row: dict, name: str, kind: type | tuple, where: str) -> Any:

@@ -50,7 +50,16 @@ def ask_rollouts(
     server: Server, prompts: Sequence[Prompt], sampling: SamplingOptions, tokenizer: Tokenizer, path: Path,
     allow_missing: int = 0,
 ) -> None:  # fmt: skip
-    """Ask for an answer to every prompt and keep them in `path`. Raises UserError when too many are missing."""
+    """Ask for an answer to every prompt and keep them in a file. Raises UserError when too many are missing.
+
+    Args:
+        server: where and how to ask.
+        prompts: the questions.
+        sampling: decoding settings.
+        tokenizer: of the server's model.
+        path: the file of answers.
+        allow_missing: how many prompts may stay without one.
+    """
     by_key = {prompt.key: prompt for prompt in prompts}
     server = resolve_model(server, max(len(prompt.ids) for prompt in prompts) + 1)
 

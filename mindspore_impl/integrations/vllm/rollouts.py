@@ -20,7 +20,7 @@ from mindspore_impl.integrations.vllm.answers import (
     look_through,
     outcome,
 )
-from mindspore_impl.integrations.vllm.topk import neutral
+from mindspore_impl.integrations.vllm.topk import NEUTRAL
 from mindspore_impl.text.chat import parse_completion
 from mindspore_impl.text.records import check_text
 from mindspore_impl.text.tokenizer import Tokenizer
@@ -37,7 +37,7 @@ def rollout_request(prompt: Prompt, sampling: SamplingOptions, tokenizer: Tokeni
         "add_special_tokens": False,
         "return_token_ids": True,
         "skip_special_tokens": False,
-        **neutral(),
+        **NEUTRAL,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k or -1,
@@ -54,8 +54,16 @@ def rollout_of(
 ) -> Rollout:  # fmt: skip
     """One output as a rollout. Log-probabilities of the completion, which an answer may hold, have no place in it.
 
-    An engine that says `stop` without writing the closing piece gets it added, which `repairs` counts. Raises BadAnswer
-    for any other end than the closing piece, an id of `sampling.stop_ids` or the limit, and for what no rollout can be.
+    Args:
+        output: what the server wrote.
+        prompt: what it answers.
+        sampling: how it was asked.
+        tokenizer: of the server's model.
+        weights_sha256: of that model, if known.
+        repairs: counts closing pieces that are added, where an engine says `stop` without writing them.
+
+    Raises BadAnswer for any other end than the closing piece, an id of `sampling.stop_ids` or the limit, and for what
+    no rollout can be.
     """
     ids = None if output.ids is None else list(output.ids)
     stopped_by = (None, tokenizer.eos_id, tokenizer.template.turn_end)
@@ -87,10 +95,20 @@ def import_rollouts(
     paths: Sequence[Path], prompts: Sequence[Prompt], sampling: SamplingOptions, tokenizer: Tokenizer,
     path: str | Path, weights_sha256: str | None = None, allow_missing: int = 0,
 ) -> dict:  # fmt: skip
-    """Write the rollout file `path` from answer files, in the order of `prompts`; return what became of them.
+    """Write a rollout file from answer files, in the order of the prompts; return what became of them.
 
-    An answer is to the prompt that its custom_id names, else to those with its prompt ids, one output a sample. Raises
-    UserError when more than `allow_missing` prompts have no usable answer.
+    An answer is to the prompt that its custom_id names, else to those with its prompt ids, one output a sample.
+
+    Args:
+        paths: files of answers.
+        prompts: what was asked.
+        sampling: how it was asked.
+        tokenizer: of the server's model.
+        path: the rollout file.
+        weights_sha256: of the server's model, if known.
+        allow_missing: how many prompts may have no usable answer.
+
+    Raises UserError when more have none.
     """
     by_key = {prompt.key: prompt for prompt in prompts}
     same_ids: dict[tuple[int, ...], list[Prompt]] = defaultdict(list)

@@ -49,6 +49,10 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 SUM_ABOVE = 1e-3  # how far rounding may lift the sum of K masses above 1; servers round to about 4 decimals at worst
 # The K masses are float32, so a tail below their resolution is not known: it is taken for this much, not for nothing.
 TAIL_RESOLUTION = math.log(2.0**-23)
+NEUTRAL = {  # sampling settings that leave the model's distribution as it is
+    "temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}  # fmt: skip
 SCALED, TAIL_UNKNOWN = "rows summed to more than 1 and were scaled", "tails were below the resolution of float32"
 
 
@@ -64,22 +68,24 @@ def topk_request(sample: Sample, top_k: int, model: str) -> dict:
         "max_tokens": 1,  # 0 is refused by many versions; the one token is thrown away
         "add_special_tokens": False,
         "return_token_ids": True,
-        **neutral(),
+        **NEUTRAL,
     }
-
-
-def neutral() -> dict:
-    """Sampling settings that leave the model's distribution as it is."""
-    return {
-        "temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0,
-        "presence_penalty": 0.0, "frequency_penalty": 0.0,
-    }  # fmt: skip
 
 
 def external_header(
     teacher_sha256: str, tokenizer_sha256: str, vocab_size: int, top_k: int, temperature: float
 ) -> StoreHeader:
-    """The header of an imported store. Raises UserError for a temperature other than 1, and K above the vocabulary."""
+    """The header of an imported store.
+
+    Args:
+        teacher_sha256: of the teacher's weights, or of its name.
+        tokenizer_sha256: of the tokenizer.
+        vocab_size: of the tokenizer.
+        top_k: K, ids a row.
+        temperature: that the objective asks for.
+
+    Raises UserError for a temperature other than 1, and K above the vocabulary.
+    """
     if temperature != 1:
         raise UserError(
             f"capture.temperature: {temperature}, but a server's log-probabilities are those at 1, and K of them do "

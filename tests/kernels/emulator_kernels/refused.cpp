@@ -4,10 +4,9 @@
 using namespace AscendC;
 
 void Refused(LocalTensor<float> f, LocalTensor<half> h, LocalTensor<bfloat16_t> b, LocalTensor<int32_t> i,
-             LocalTensor<uint8_t> u, GlobalTensor<float> g, TPipe& pipe) {
+             GlobalTensor<float> g, TPipe& pipe) {
     Exp(b, b, 64);                                                             // refused
     Adds(b, b, bfloat16_t(1), 64);                                             // refused
-    ReduceMax(b, b, b, 64);                                                    // refused
     WholeReduceMax<int32_t>(i, i, 64, 1, 1, 1, 8);                             // refused
     Max(b, b, b, 64);                                                          // refused
     Div(i, i, i, 64);                                                          // refused
@@ -17,19 +16,13 @@ void Refused(LocalTensor<float> f, LocalTensor<half> h, LocalTensor<bfloat16_t> 
     Cast(h, b, RoundMode::CAST_NONE, 64);                                      // refused
     Adds(f, f, 1, 64);                                                         // refused
     Add(f, f, h, 64);                                                          // refused
-    CompareScalar(u, b, bfloat16_t(1), CMPMODE::EQ, 128);                      // refused
-    Select(i, u, i, 1, SELMODE::VSEL_TENSOR_SCALAR_MODE, 64);                  // refused
     Axpy(h, f, 1.0f, 64);                                                      // refused
     PipeBarrier<PIPE_S>();                                                     // refused
-    CrossCoreSetFlag<0, PIPE_S>(0);                                            // refused
-    CrossCoreSetFlag<2, PIPE_V>(0);                                            // refused
     SyncAll<false>();                                                          // refused
     DataCopy(g, h, 64);                                                        // refused
     TBuf<TPosition::VECCALC> buffer;
     pipe.InitBuffer(buffer, 2, 64);                                            // refused
-    TQue<TPosition::VECCALC, 1> queue;                                         // refused
     float x = b.GetValue(0);                                                   // refused
     bfloat16_t y = bfloat16_t(1.5f);                                           // refused
     SetFlag<HardEvent::MTE1_M>(0);                                             // refused
-    Compares(u, f, 1.0f, CMPMODE::EQ, 64);                                     // refused
 }

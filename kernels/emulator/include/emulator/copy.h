@@ -1,17 +1,9 @@
-// DataCopy and DataCopyPad between global memory and the unified buffer, and DataCopy within it.
+// DataCopy and DataCopyPad between global memory and the unified buffer.
 #pragma once
 
 #include "sync.h"
 
 namespace AscendC {
-
-// Lengths and gaps are in blocks of 32 bytes.
-struct DataCopyParams {
-    DataCopyParams() = default;
-    DataCopyParams(uint16_t count, uint16_t length, uint16_t srcGap, uint16_t dstGap)
-        : blockCount(count), blockLen(length), srcStride(srcGap), dstStride(dstGap) {}
-    uint16_t blockCount = 1, blockLen = 0, srcStride = 0, dstStride = 0;
-};
 
 // blockLen in bytes; a gap is in bytes on the side of global memory and in blocks of 32 bytes on the other.
 struct DataCopyExtParams {
@@ -40,13 +32,10 @@ namespace emulator {
 struct Bursts {
     uint64_t count, length, src_step, dst_step;
 };
+
+// Of DataCopy, which takes whole blocks.
 template <typename T>
-Bursts bursts(const AscendC::DataCopyParams& params) {
-    const uint64_t length = params.blockLen * BLOCK;
-    return {params.blockCount, length, length + params.srcStride * BLOCK, length + params.dstStride * BLOCK};
-}
-template <typename T>
-Bursts bursts(uint32_t count) {
+Bursts adjacent(uint32_t count) {
     const uint64_t length = uint64_t{count} * sizeof(T);
     if (length % BLOCK) fault("copy-length", "DataCopy of %lu bytes, not a multiple of 32: use DataCopyPad", length);
     return {1, length, 0, 0};
@@ -66,32 +55,14 @@ void check_bursts(uint64_t count, uint64_t bytes) {
 
 inline uint64_t whole_blocks(uint64_t bytes) { return (bytes + BLOCK - 1) / BLOCK * BLOCK; }
 
-// What an atomic copy out adds up.
-template <typename T>
-void add(T* target, const T* source, uint64_t count) {
-    for (uint64_t i = 0; i < count; ++i) {
-        if constexpr (std::is_same_v<T, bfloat16_t>) {
-            target[i] = AscendC::ToBfloat16(AscendC::ToFloat(target[i]) + AscendC::ToFloat(source[i]));
-        } else {
-            target[i] = static_cast<T>(target[i] + source[i]);
-        }
-    }
-}
-
 template <typename T>
 void copy_out(const AscendC::GlobalTensor<T>& dst, const AscendC::LocalTensor<T>& src, const Bursts& bursts) {
     Core& c = core();
     for (uint64_t i = 0; i < bursts.count; ++i) {
         const uint32_t from = src.view.read("src", i * bursts.src_step, bursts.length);
         const uint64_t place = dst.at(i * bursts.dst_step, bursts.length);
-        if (c.atomic && *c.atomic != typeid(T)) fault("atomic-mode", "%s: SetAtomicAdd is of another type", c.api);
-        c.write_gm(*dst.owner, place, bursts.length, c.atomic ? Write::ATOMIC : Write::PLAIN);
-        uint8_t* target = dst.owner->base + place;
-        if (c.atomic) {
-            add(reinterpret_cast<T*>(target), ub_pointer<T>(from), bursts.length / sizeof(T));
-        } else {
-            std::memcpy(target, c.ub + from, bursts.length);
-        }
+        c.write_gm(*dst.owner, place, bursts.length);
+        std::memcpy(dst.owner->base + place, c.ub + from, bursts.length);
     }
     ++c.counters.gm[dst.owner->name].write_copies;
 }
@@ -108,42 +79,20 @@ void copy_in(uint32_t to, const AscendC::GlobalTensor<T>& src, uint64_t begin, u
 
 namespace AscendC {
 
-// `how` is a number of elements or DataCopyParams.
-template <typename T, typename How>
-void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const How& how) {
+template <typename T>
+void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, uint32_t count) {
     using namespace emulator;
     begin_copy(dst.view, MTE2, "DataCopy", "dst");
-    const Bursts shape = bursts<T>(how);
-    check_bursts<T>(shape.count, 0);
-    for (uint64_t i = 0; i < shape.count; ++i)
-        copy_in(dst.view.at("dst", i * shape.dst_step, shape.length), src, i * shape.src_step, shape.length);
+    const uint64_t length = adjacent<T>(count).length;
+    copy_in(dst.view.at("dst", 0, length), src, 0, length);
     ++core().counters.gm[src.owner->name].read_copies;
 }
 
-template <typename T, typename How>
-void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const How& how) {
+template <typename T>
+void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, uint32_t count) {
     using namespace emulator;
     begin_copy(src.view, MTE3, "DataCopy", "src");
-    const Bursts shape = bursts<T>(how);
-    check_bursts<T>(shape.count, 0);
-    copy_out(dst, src, shape);
-}
-
-// Within the unified buffer: an instruction of the vector pipe.
-template <typename T, typename How>
-void DataCopy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const How& how) {
-    using namespace emulator;
-    begin_copy(dst.view, V, "DataCopy in UB", "dst");
-    src.view.check("src");
-    const Bursts shape = bursts<T>(how);
-    check_bursts<T>(shape.count, 0);
-    for (uint64_t i = 0; i < shape.count; ++i) {
-        const uint32_t from = src.view.read("src", i * shape.src_step, shape.length);
-        const uint32_t to = dst.view.write("dst", i * shape.dst_step, shape.length);
-        std::memmove(core().ub + to, core().ub + from, shape.length);
-    }
-    ++core().counters.ub_copies;
-    core().count_repeats((shape.count * shape.length + REPEAT_BYTES - 1) / REPEAT_BYTES);
+    copy_out(dst, src, adjacent<T>(count));
 }
 
 // In: each burst starts on a block of 32 bytes; what fills its last block is padding, or undefined without isPad.
@@ -181,12 +130,5 @@ void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const Da
     copy_out(dst, src, {dataCopyParams.blockCount, length, whole_blocks(length) + dataCopyParams.srcStride * BLOCK,
                         length + dataCopyParams.dstStride});
 }
-
-template <typename T>
-void SetAtomicAdd() {
-    static_assert(emulator::one_of<T, float, half, bfloat16_t, int16_t, int32_t, int8_t>);
-    emulator::core().atomic = &typeid(T);
-}
-inline void SetAtomicNone() { emulator::core().atomic = nullptr; }
 
 }  // namespace AscendC

@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <map>
 #include <string>
-#include <typeinfo>
 #include <vector>
 
 namespace AscendC {
@@ -26,7 +25,7 @@ namespace emulator {
 
 enum Pipe : uint8_t { S, V, MTE2, MTE3, PIPES };
 inline const char* const PIPE_NAMES[] = {"S", "V", "MTE2", "MTE3"};
-constexpr uint32_t BLOCK = 32, REPEAT_BYTES = 256, RESERVED_UB = 8 * 1024, CACHE_LINE = 64;
+constexpr uint32_t BLOCK = 32, REPEAT_BYTES = 256, RESERVED_UB = 8 * 1024;
 constexpr int EVENT_IDS = 8;
 
 // In the order of HardEvent.
@@ -54,14 +53,9 @@ struct Flag {
     Clock clock;
 };
 
-enum class BufferState : uint8_t { FREE, ALLOCATED, QUEUED, DEQUEUED };
-
-// One buffer that TPipe::InitBuffer made; a queue has several.
+// What TPipe::InitBuffer made.
 struct Buffer {
-    uint32_t address = 0, bytes = 0, generation = 0;
-    BufferState state = BufferState::FREE;
-    bool queued_type = false;  // belongs to a TQue
-    int free_event = -1, free_id = -1, queue_id = -1;
+    uint32_t address, bytes;
     std::string name;
 };
 
@@ -77,8 +71,6 @@ struct Access {
     uint32_t time = 0;
 };
 
-enum class Write : uint8_t { PLAIN, ATOMIC, CACHED };  // CACHED: scalar, and not yet out of the data cache
-
 // A tensor in global memory, with who last touched each of its elements.
 struct GmBuffer {
     std::string name;
@@ -86,8 +78,6 @@ struct GmBuffer {
     uint64_t bytes = 0;
     uint32_t grain = 1;  // bytes that one entry of the shadow stands for
     std::vector<Access> writer, reader, earlier_reader;
-    std::vector<Write> kind;       // of the last write
-    std::vector<uint64_t> copied;  // by cache line: the number of the last copy into it
     void shadow();
 };
 
@@ -98,7 +88,7 @@ struct Traffic {
 struct Counters {
     std::map<std::string, Traffic> gm;
     std::map<std::string, uint64_t> repeats, calls, scalar, sync;
-    uint64_t ub_high_water = 0, ub_copies = 0;
+    uint64_t ub_high_water = 0;
 };
 
 class Core {
@@ -114,15 +104,12 @@ class Core {
     void read_ub(uint32_t address, uint64_t bytes);
     void write_ub(uint32_t address, uint64_t bytes);
     void read_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes);
-    void write_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes, Write kind);
+    void write_gm(GmBuffer& buffer, uint64_t offset, uint64_t bytes);
     void forget_ub(uint32_t address, uint64_t bytes);  // its content is undefined from now on
 
     // Events: indices of EVENTS.
     void set_flag(int event, int id);
     void wait_flag(int event, int id);
-    int alloc_event(int event);
-    int fetch_event(int event);
-    void release_event(int event, int id);
 
     void barrier(Pipe of_pipe) { known[of_pipe][index * PIPES + of_pipe] = time[of_pipe]; }
     void barrier_all();
@@ -130,8 +117,7 @@ class Core {
     void snapshot(Pipe of_pipe, Clock& clock) const;  // what is finished when an instruction of the pipe ends
     void learn_all(const Clock& clock);
 
-    int add_buffer(uint32_t bytes, bool queued, const std::string& name);
-    void reset_buffers();
+    int add_buffer(uint32_t bytes);
     const char* name_of(uint32_t address) const;
     void finish();  // the rules that hold at the end of a kernel
 
@@ -148,21 +134,12 @@ class Core {
     const char* api = "";  // its name
     uint32_t time[PIPES] = {};
     Clock known[PIPES];
-    std::map<int, Flag> flags;               // event * EVENT_IDS + id
-    std::map<int, uint8_t> occupied_events;  // bit mask of allocated ids by event
+    std::map<int, Flag> flags;  // event * EVENT_IDS + id
     std::vector<Buffer> buffers;
-    std::map<int, int> buffers_of_pair;  // by the event that the queue's EnQue sets
     Counters counters;
     UbShadow shadow;
 
-    // Registers of the vector unit and of the copies.
-    uint64_t mask_low = ~0ull, mask_high = ~0ull;
-    bool mask_counts = false;
-    const std::type_info* atomic = nullptr;  // what copies out add up; nullptr: they overwrite
-    bool hard_sync = false;                  // the kernel's type starts the scheduler that cross-core flags need
-    std::map<int, uint32_t> cross_waits;
-    std::map<std::pair<const GmBuffer*, uint64_t>, uint64_t> cached;  // lines in the data cache: copies made before
-    void* pipe_object = nullptr;
+    bool hard_sync = false;  // the kernel's type starts the scheduler that SyncAll needs
 
   private:
     uint16_t thread(int of_pipe) const { return static_cast<uint16_t>(index * PIPES + of_pipe); }
@@ -180,13 +157,7 @@ extern Core* current;
 inline Core& core() { return *current; }
 GmBuffer* find_gm(const void* pointer);
 int block_count();
-uint64_t tiling_key();
 
-// Cross-core waits: each blocks the fibre until the others have come, or the run is stopped as a deadlock.
-void sync_all(int members);
-void block_set(int32_t* flag, const char* what);
-void block_wait(int32_t* flag, const char* what);
-void cross_set(Pipe pipe, int id);
-void cross_wait(int id);
+void sync_all();  // blocks the fibre until the others have come, or the run is stopped as a deadlock
 
 }  // namespace emulator

@@ -1,8 +1,8 @@
 // How one vector instruction walks over its operands: repeats, mask, strides; and its checks, in bulk.
 //
 // A repeat covers 256 bytes of the widest operand. Inside it an operand advances by blocks of 32 bytes
-// (`block_stride`), between repeats by `repeat_stride` blocks. A mask says which elements of a repeat take part; in
-// counter mode, which is also how the calls with a count work, it says how many elements in all.
+// (`block_stride`), between repeats by `repeat_stride` blocks. A mask says which elements of a repeat take part, a
+// count how many elements in all.
 #pragma once
 
 #include "sync.h"
@@ -86,31 +86,24 @@ inline Lanes counted(uint32_t per_repeat, int64_t count) {
     return lanes;
 }
 
-// `set` is the template parameter isSetMask: false takes the mask registers as they are.
-template <bool set, typename Word>
+template <typename Word>
 Lanes masked(uint32_t per_repeat, MaskOf<Word> mask, RepeatTime repeats) {
-    Core& c = core();
+    const char* api = core().api;
     if (repeats.value < 0 || repeats.value > 255)
-        fault("repeat-range", "%s repeats %ld times: at most 255", c.api, repeats.value);
-    if (set && mask.bits) {
-        c.mask_high = mask.bits[1];
-        c.mask_low = mask.bits[0];
-        if (per_repeat <= 64 && c.mask_high && !c.mask_counts)
-            fault("mask-range", "%s: mask[1] is not 0, but a repeat has %u elements", c.api, per_repeat);
-    } else if (set && c.mask_counts) {
-        c.mask_high = 0;
-        c.mask_low = mask.count;
-    } else if (set) {
-        if (mask.count > per_repeat || mask.count == 0)
-            fault("mask-range", "%s: mask %lu, but a repeat has %u elements", c.api, mask.count, per_repeat);
-        mask_of(mask.count, c.mask_high, c.mask_low);
-    }
-    if (c.mask_counts) return counted(per_repeat, static_cast<int64_t>(c.mask_low));
+        fault("repeat-range", "%s repeats %ld times: at most 255", api, repeats.value);
     Lanes lanes;
     lanes.per_repeat = per_repeat;
     lanes.repeats = static_cast<uint32_t>(repeats.value);
-    lanes.low = c.mask_low;
-    lanes.high = c.mask_high;
+    if (mask.bits) {
+        lanes.high = mask.bits[1];
+        lanes.low = mask.bits[0];
+        if (per_repeat <= 64 && lanes.high)
+            fault("mask-range", "%s: mask[1] is not 0, but a repeat has %u elements", api, per_repeat);
+    } else {
+        if (mask.count > per_repeat || mask.count == 0)
+            fault("mask-range", "%s: mask %lu, but a repeat has %u elements", api, mask.count, per_repeat);
+        mask_of(mask.count, lanes.high, lanes.low);
+    }
     return lanes;
 }
 
@@ -120,13 +113,13 @@ struct Extent {
     Lanes lanes;
     Params params;
 };
-template <bool set, typename Params>
+template <typename Params>
 Extent<Params> extent(uint32_t per_repeat, const Params& standard, int64_t count) {
     return {counted(per_repeat, count), standard};
 }
-template <bool set, typename Params>
+template <typename Params>
 Extent<Params> extent(uint32_t per_repeat, const Params&, Mask mask, RepeatTime repeats, const Params& params) {
-    return {masked<set>(per_repeat, mask, repeats), params};
+    return {masked(per_repeat, mask, repeats), params};
 }
 
 // One operand of an instruction.
@@ -203,33 +196,3 @@ inline void check_overlap(const Operand& dst, const Operand& src, const Lanes& l
 }
 
 }  // namespace emulator
-
-namespace AscendC {
-
-// Counter mode: the masks of the calls with repeats are then numbers of elements, and repeatTime is ignored.
-inline void SetMaskCount() { emulator::core().mask_counts = true; }
-inline void SetMaskNorm() { emulator::core().mask_counts = false; }
-
-template <typename T, MaskMode mode = MaskMode::NORMAL>
-void SetVectorMask(const uint64_t maskHigh, const uint64_t maskLow) {
-    if ((mode == MaskMode::COUNTER) != emulator::core().mask_counts) {
-        emulator::fault("mask-mode", "SetVectorMask in one mask mode while the core is in the other");
-    }
-    emulator::core().mask_high = maskHigh;
-    emulator::core().mask_low = maskLow;
-}
-
-template <typename T, MaskMode mode = MaskMode::NORMAL>
-void SetVectorMask(int32_t len) {
-    uint64_t high = 0, low = static_cast<uint64_t>(len);
-    if (mode == MaskMode::NORMAL) {
-        if (len < 1 || len > static_cast<int32_t>(emulator::REPEAT_BYTES / sizeof(T)))
-            emulator::fault("mask-range", "SetVectorMask(%d): a repeat has %zu elements", len, 256 / sizeof(T));
-        emulator::mask_of(low, high, low);
-    }
-    SetVectorMask<T, mode>(high, low);
-}
-
-inline void ResetMask() { emulator::core().mask_low = emulator::core().mask_high = ~0ull; }
-
-}  // namespace AscendC

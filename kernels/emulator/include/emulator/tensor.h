@@ -12,19 +12,13 @@ namespace emulator {
 struct View {
     uint32_t address = 0, bytes = 0;
     int buffer = -1;
-    uint32_t generation = 0;
 
-    void check_alive() const {
-        const char* api = core().api;
-        if (buffer < 0) fault("no-buffer", "%s uses a LocalTensor that no buffer stands behind", api);
-        const Buffer& owner = core().buffers[buffer];
-        if (owner.queued_type && (owner.generation != generation || owner.state == BufferState::FREE)) {
-            fault("use-after-free", "%s uses a tensor of %s that was freed", api, owner.name.c_str());
-        }
+    void check_buffer() const {
+        if (buffer < 0) fault("no-buffer", "%s uses a LocalTensor that no buffer stands behind", core().api);
     }
     // Whether an instruction may take this as its operand.
     void check(const char* operand, uint32_t alignment = BLOCK) const {
-        check_alive();
+        check_buffer();
         if (address % alignment) {
             fault("ub-misaligned", "%s: %s starts at UB byte %u in %s, not a multiple of %u", core().api, operand,
                   address, core().name_of(address), alignment);
@@ -97,7 +91,7 @@ class LocalTensor {
   private:
     void scalar(const char* api, const char* counter) const {
         emulator::core().begin(emulator::S, api);
-        view.check_alive();
+        view.check_buffer();
         ++emulator::core().counters.scalar[counter];
     }
 };
@@ -123,23 +117,6 @@ class GlobalTensor {
         result.bytes = offset * sizeof(T) > bytes ? 0 : bytes - offset * sizeof(T);
         return result;
     }
-    T GetValue(const uint64_t offset) const {
-        emulator::core().begin(emulator::S, "GetValue");
-        const uint64_t place = at(offset * sizeof(T), sizeof(T));
-        emulator::core().read_gm(*owner, place, sizeof(T));
-        ++emulator::core().counters.scalar["GM GetValue"];
-        T value;
-        std::memcpy(&value, owner->base + place, sizeof(T));
-        return value;
-    }
-    void SetValue(const uint64_t offset, T value) {
-        emulator::core().begin(emulator::S, "SetValue");
-        const uint64_t place = at(offset * sizeof(T), sizeof(T));
-        emulator::core().write_gm(*owner, place, sizeof(T), emulator::Write::CACHED);
-        ++emulator::core().counters.scalar["GM SetValue"];
-        std::memcpy(owner->base + place, &value, sizeof(T));
-    }
-
     // Not part of the API: the place of bytes [begin, begin + size) in the owner, checked against this view's end.
     uint64_t at(uint64_t begin, uint64_t size) const {
         const char* api = emulator::core().api;

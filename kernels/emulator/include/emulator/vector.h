@@ -2,11 +2,9 @@
 #pragma once
 
 #include <array>
-#include <limits>
 #include <utility>
 
 #include "lanes.h"
-#include "pipe.h"
 
 namespace emulator {
 
@@ -70,17 +68,17 @@ Operand source(const AscendC::LocalTensor<T>& t, const AscendC::UnaryRepeatParam
 }
 
 // `how` is what `extent` takes.
-template <bool set, typename T, typename F, typename... How>
+template <typename T, typename F, typename... How>
 void unary(const char* api, const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, F f, How... how) {
     core().begin(V, api);
-    const auto [lanes, params] = extent<set>(per_repeat<T>, AscendC::UnaryRepeatParams(), how...);
+    const auto [lanes, params] = extent(per_repeat<T>, AscendC::UnaryRepeatParams(), how...);
     apply<T, T>(lanes, destination(dst, params), {source(src, params)}, f);
 }
-template <bool set, typename T, typename F, typename... How>
+template <typename T, typename F, typename... How>
 void binary(const char* api, const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src0,
             const AscendC::LocalTensor<T>& src1, bool accumulates, F f, How... how) {
     core().begin(V, api);
-    const auto [lanes, params] = extent<set>(per_repeat<T>, AscendC::BinaryRepeatParams(), how...);
+    const auto [lanes, params] = extent(per_repeat<T>, AscendC::BinaryRepeatParams(), how...);
     const Operand first{src0.view, sizeof(T), params.src0BlkStride, params.src0RepStride, "src0"};
     const Operand second{src1.view, sizeof(T), params.src1BlkStride, params.src1RepStride, "src1"};
     apply<T, T, T>(lanes, destination(dst, params), {first, second}, f,
@@ -103,21 +101,21 @@ namespace AscendC {
     }
 #define ASCENDC_UNARY(NAME, EXPRESSION, ...)                                                                           \
     ASCENDC_OPERATION(NAME, EXPRESSION, __VA_ARGS__)                                                                   \
-    template <typename T, bool isSetMask = true, typename... How>                                                      \
+    template <typename T, typename... How>                                                                             \
     void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, How... how) {                                      \
-        emulator::unary<isSetMask>(#NAME, dst, src, [](T x) { return NAME##Of<T>(x, x); }, how...);                    \
+        emulator::unary(#NAME, dst, src, [](T x) { return NAME##Of<T>(x, x); }, how...);                               \
     }
 #define ASCENDC_SCALAR(NAME, EXPRESSION, ...)                                                                          \
     ASCENDC_OPERATION(NAME, EXPRESSION, __VA_ARGS__)                                                                   \
-    template <typename T, bool isSetMask = true, typename... How>                                                      \
+    template <typename T, typename... How>                                                                             \
     void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, How... how) {                \
-        emulator::unary<isSetMask>(#NAME, dst, src, [y = scalarValue](T x) { return NAME##Of<T>(x, y); }, how...);     \
+        emulator::unary(#NAME, dst, src, [y = scalarValue](T x) { return NAME##Of<T>(x, y); }, how...);                \
     }
 #define ASCENDC_BINARY(NAME, ACCUMULATES, EXPRESSION, ...)                                                             \
     ASCENDC_OPERATION(NAME, EXPRESSION, __VA_ARGS__)                                                                   \
-    template <typename T, bool isSetMask = true, typename... How>                                                      \
+    template <typename T, typename... How>                                                                             \
     void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, How... how) {         \
-        emulator::binary<isSetMask>(#NAME, dst, src0, src1, ACCUMULATES, NAME##Of<T>, how...);                         \
+        emulator::binary(#NAME, dst, src0, src1, ACCUMULATES, NAME##Of<T>, how...);                                    \
     }
 
 ASCENDC_UNARY(Exp, std::exp(x), half, float)
@@ -149,7 +147,7 @@ ASCENDC_SCALAR(ShiftRight, x >> y, int16_t, uint16_t, int32_t, uint32_t)
 #undef ASCENDC_SCALAR
 
 // dst += src * scalar. A float dst may take half sources: then a repeat is 64 elements.
-template <typename T, typename U, bool isSetMask = true, typename... How>
+template <typename T, typename U, typename... How>
 void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarValue, How... how) {
     using namespace emulator;
     static_assert(
@@ -157,7 +155,7 @@ void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarV
         "Axpy takes half += half, float += float or float += half");
     core().begin(V, "Axpy");
     const UnaryRepeatParams adjacent(1, 1, 8, 8 * sizeof(U) / sizeof(T));
-    const auto [lanes, params] = extent<isSetMask>(per_repeat<T>, adjacent, how...);
+    const auto [lanes, params] = extent(per_repeat<T>, adjacent, how...);
     const Operand target = destination(dst, params);
     apply<T, U, T>(lanes, target, {source(src, params), target}, [factor = static_cast<float>(scalarValue)](U x, T y) {
         return static_cast<T>(static_cast<float>(y) + static_cast<float>(x) * factor);
@@ -174,26 +172,6 @@ void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, const int32_t& c
              [value = scalarValue]() { return value; });
 }
 
-// The first block is written by the scalar unit, the rest by vector adds, as the A2/A3 implementation does.
-template <typename T>
-void CreateVecIndex(LocalTensor<T> dst, const T& firstValue, uint32_t count) {
-    static_assert(emulator::one_of<T, half, float, int16_t, int32_t>, "CreateVecIndex does not take this type");
-    constexpr uint32_t block = 32 / sizeof(T), repeat = 256 / sizeof(T);
-    emulator::core().api = "CreateVecIndex";
-    dst.view.check("dst");
-    for (uint32_t i = 0; i < std::min(count, block); ++i)
-        dst.SetValue(i, static_cast<T>(firstValue + static_cast<T>(i)));
-    const TEventID id = GetTPipePtr()->FetchEventID(HardEvent::S_V);
-    SetFlag<HardEvent::S_V>(id);
-    WaitFlag<HardEvent::S_V>(id);
-    for (uint32_t done = block; done < count;) {
-        const uint32_t step = done < repeat ? block : repeat;
-        Adds(dst[done], dst[done - step], static_cast<T>(step), static_cast<int32_t>(std::min(step, count - done)));
-        PipeBarrier<PIPE_V>();
-        done += step;
-    }
-}
-
 }  // namespace AscendC
 
 namespace emulator {
@@ -207,66 +185,24 @@ float widen(T value) {
     }
 }
 
-inline double round_whole(double x, Round mode) {
-    switch (mode) {
-        case Round::CAST_FLOOR: return std::floor(x);
-        case Round::CAST_CEIL: return std::ceil(x);
-        case Round::CAST_ROUND: return std::round(x);
-        case Round::CAST_TRUNC: return std::trunc(x);
-        default: return std::nearbyint(x);
-    }
-}
-
-// To an integer: out of range saturates, NaN gives 0.
-template <typename T>
-T saturated(double x) {
-    using Limits = std::numeric_limits<T>;
-    if (std::isnan(x)) return 0;
-    if (x <= static_cast<double>(Limits::min())) return Limits::min();
-    return x >= static_cast<double>(Limits::max()) ? Limits::max() : static_cast<T>(x);
-}
-
-// An integer to float, rounded by mode: through double, which holds both exactly.
-inline float to_float(double x, Round mode) {
-    const float nearest = static_cast<float>(x);
-    const bool down = mode == Round::CAST_FLOOR || (mode == Round::CAST_TRUNC && x > 0);
-    const bool up = mode == Round::CAST_CEIL || (mode == Round::CAST_TRUNC && x < 0);
-    if (down && nearest > x) return std::nextafterf(nearest, -INFINITY);
-    return up && nearest < x ? std::nextafterf(nearest, INFINITY) : nearest;
-}
-
-// Which rounding modes a pair of types takes: NONE alone (the result is exact), any, any but ODD, any but NONE and ODD.
-enum Modes : int8_t { NO_PAIR, EXACT, ANY, NOT_ODD, ROUNDED };
-
-template <typename D, typename U, typename Source, typename... Destinations>
-constexpr bool casts = std::is_same_v<U, Source>&& one_of<D, Destinations...>;
+// Which rounding modes a pair of types takes: NONE alone (the result is exact), any, or any but NONE and ODD.
+enum Modes : int8_t { NO_PAIR, EXACT, ANY, ROUNDED };
 
 template <typename D, typename U>
-constexpr Modes cast_modes =
-    casts<D, U, float, half> ? ANY
-    : casts<D, U, half, float> || casts<D, U, bfloat16_t, float> || casts<D, U, int16_t, float> ||
-            casts<D, U, int32_t, int16_t, int64_t> || casts<D, U, int64_t, int32_t> || casts<D, U, int8_t, half> ||
-            casts<D, U, uint8_t, half>
-        ? EXACT
-    : casts<D, U, half, int8_t, uint8_t> || casts<D, U, int32_t, float> || casts<D, U, int16_t, half> ? NOT_ODD
-    : casts<D, U, half, int32_t, int16_t> || casts<D, U, float, bfloat16_t, int32_t, int16_t, int64_t> ||
-            casts<D, U, bfloat16_t, int32_t> || casts<D, U, int64_t, float>
-        ? ROUNDED
-        : NO_PAIR;
+constexpr Modes cast_modes = std::is_same_v<D, float> && one_of<U, half, bfloat16_t> ? EXACT
+                             : !std::is_same_v<U, float>                             ? NO_PAIR
+                             : std::is_same_v<D, half>                               ? ANY
+                             : std::is_same_v<D, bfloat16_t>                         ? ROUNDED
+                                                                                     : NO_PAIR;
 
 template <typename D, typename U>
 D converted(U value, Round mode) {
     if constexpr (std::is_same_v<D, bfloat16_t>) {
         return bit_cast<D>(float_to_bfloat16(value, mode));
     } else if constexpr (std::is_same_v<D, half>) {
-        return bit_cast<D>(float_to_half(widen(value), mode));
-    } else if constexpr (std::is_same_v<D, float>) {
-        if constexpr (one_of<U, int32_t, int64_t>) return to_float(static_cast<double>(value), mode);
-        return widen(value);
-    } else if constexpr (std::is_integral_v<U>) {
-        return saturated<D>(static_cast<double>(value));
+        return bit_cast<D>(float_to_half(value, mode));
     } else {
-        return saturated<D>(round_whole(widen(value), mode));
+        return widen(value);
     }
 }
 
@@ -274,7 +210,7 @@ D converted(U value, Round mode) {
 
 namespace AscendC {
 
-template <typename T, typename U, bool isSetMask = true, typename... How>
+template <typename T, typename U, typename... How>
 void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode& roundMode, How... how) {
     using namespace emulator;
     constexpr Modes modes = cast_modes<T, U>;
@@ -285,7 +221,7 @@ void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode&
         fault("cast-mode", "Cast does not round this pair of types with mode %d", static_cast<int>(roundMode));
     constexpr uint32_t wide = std::min(per_repeat<T>, per_repeat<U>);
     const UnaryRepeatParams adjacent(1, 1, wide * sizeof(T) / BLOCK, wide * sizeof(U) / BLOCK);
-    const auto [lanes, params] = extent<isSetMask>(wide, adjacent, how...);
+    const auto [lanes, params] = extent(wide, adjacent, how...);
     apply<T, U>(lanes, destination(dst, params), {source(src, params)},
                 [mode = roundMode](U value) { return converted<T, U>(value, mode); });
 }
