@@ -54,9 +54,18 @@ class RunContext:
 
     def records(self, name: str) -> list:
         """The records of a data set."""
-        from mindspore_impl.data.sources import load_set
+        from mindspore_impl.data.difficulty import kept
 
-        return self._once(("records", name), lambda: load_set(name, self.set_options(name), self.config.seed))
+        whole, keep = self.whole(name), self.config.data.sets[name].keep
+        if keep is None:
+            return whole
+        return self._once(("records", name), lambda: kept(whole, keep, f"data.sets.{name}.keep"))
+
+    def whole(self, name: str) -> list:
+        """The records of a data set before its `keep` is applied."""
+        from mindspore_impl.data.sources import load_whole
+
+        return self._once(("whole", name), lambda: load_whole(name, self.set_options(name), self.config.seed))
 
     def samples(self, name: str) -> list:
         """The rendered samples of a data set."""
