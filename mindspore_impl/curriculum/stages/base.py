@@ -154,6 +154,10 @@ class Stage:
             if given.artifact == "rollouts" and is_path(given.reference):
                 yield from problem_of(context.rollout_samples, given.reference, where=given.key)
 
+    def hands_on(self) -> str:
+        """The data set whose records, all of them and as long, the stage hands on; "" for none."""
+        return ""
+
     def disk(self, context: Context) -> int:
         """Modelled bytes that the stage leaves on the disk, as far as that is much and known before it runs."""
         return 0
@@ -220,6 +224,14 @@ class Shared:
         """The stage that makes the records of a data set; None where they come from a file or a generator."""
         options = self.data.sets.get(set_name)
         return options.stage if isinstance(options, StageSet) else None
+
+    def same_length(self, set_name: str) -> str | None:
+        """A data set that is there before any stage has run, of records as long as those of a set; None without one."""
+        options = self.data.sets[set_name]
+        if not isinstance(options, StageSet):
+            return set_name
+        source = self.stages[options.stage].hands_on() if options.stage in self.stages else ""
+        return self.same_length(source) if source and not (options.keep or options.skip or options.count) else None
 
     def too_long(self, key: str, length: int, model: str) -> Iterator[str]:
         """The problem of a sequence length at `key` beyond the positions of a model."""

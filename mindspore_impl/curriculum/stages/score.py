@@ -61,6 +61,9 @@ class ScoreStage(Stage):
         model = shared.sized_model(self.model_name(shared))
         return estimate.forward_bytes(model, self.score.rows_per_batch, self.sequence_length, shared.runtime)
 
+    def hands_on(self) -> str:
+        return self.set if not self.rollouts and not (self.init and self.score.overlong == "drop") else ""
+
     def data_problems(self, key: str, context: Context) -> Iterator[str]:
         yield from super().data_problems(key, context)
         if context.config.maker_of(self.set) is not None:

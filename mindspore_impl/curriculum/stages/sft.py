@@ -121,9 +121,13 @@ class SftStage(Stage):
         if samples:
             teacher = self.known_teacher(context)
             yield from problem_of(lambda: BatchStream(samples, data, 0, teacher=teacher, key=where))
-        for name in self.data.validation:
-            if shared.maker_of(name) is None:
-                yield from problem_of(self._held_out, context.samples(name), where)
+        if self.data.overlong != "split":
+            keys = (f"{where}.sequence_length", f"{where}.overlong=drop or split")
+            made = [shared.same_length(name) for name in self.mixture() if name != ROLLOUTS and shared.maker_of(name)]
+            for name in filter(None, made):
+                yield from problem_of(fitting, context.samples(name), data.sequence_length, data.overlong, keys)
+        for name in filter(None, map(shared.same_length, self.data.validation)):
+            yield from problem_of(self._held_out, context.samples(name), where)
         self._warn_of_overlap(key, context)
 
     def known_teacher(self, context: Context):
