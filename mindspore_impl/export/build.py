@@ -154,8 +154,8 @@ def check_prompts(prompts: list[list[int]], options: ExportOptions, where: str) 
     longest = max(map(len, prompts))
     if longest > max(options.buckets):
         raise UserError(
-            f"{where}.buckets: a parity prompt has {longest} tokens, longer than the largest, {max(options.buckets)}; "
-            f"add one of {longest} or more, or give shorter prompts"
+            f"{where}.buckets: a parity prompt has {longest} tokens, longer than the largest bucket "
+            f"{max(options.buckets)}; add one of {longest} or more, or give shorter prompts"
         )
     if longest >= options.cache_length:
         raise UserError(

@@ -192,8 +192,8 @@ def test_a_run_is_resumed_from_anywhere(tmp_path, calls, monkeypatch):  # noqa: 
     write_safetensors(home / "first.safetensors", tensors)
     composed = compose_quickly(
         *FEW, *GIVEN, "run_dir=run", "runtime.cache=cache", "data.sets.mine={source:prompt_answer,path:mine.jsonl}",
-        "stages.sft_fast.init=./first.safetensors", "stages.sft_fast.data.mixture={mine:1}", "stages.sft_fast.evaluate=false",
-        "tokenizer.train_on=[mine,reasoning]",
+        "stages.sft_fast.init=./first.safetensors", "stages.sft_fast.data.mixture={mine:1}",
+        "stages.sft_fast.evaluate=false", "tokenizer.train_on=[mine,reasoning]",
     )  # fmt: skip
     runner.run(composed)
     assert calls == ["sft_fast"]

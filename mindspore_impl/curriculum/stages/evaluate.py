@@ -145,5 +145,6 @@ class EvaluateStage(Stage):
         model, weights = context.build_model(planned.model, self.init)
         sets = {name: context.records(name) for _, name in self.data_sets("", shared)}
         teacher = context.build_model(self._teacher_model(shared), options.teacher) if options.teacher_kl else None
-        made_of = (planned.seed, weights, teacher, self._key(f"stages.{planned.name}"))
-        return evaluate(EvaluationJob(model, context.tokenizer, sets, options, folder, *made_of))
+        key = self._key(f"stages.{planned.name}")
+        job = EvaluationJob(model, context.tokenizer, sets, options, folder, planned.seed, weights, teacher, key)
+        return evaluate(job)

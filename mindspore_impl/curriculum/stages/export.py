@@ -77,13 +77,15 @@ class ExportStage(Stage):
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.export.build import export_package
 
+        prompts = self._rendered(context)
+
         def export() -> dict:
             return export_package(
                 folder / "package",
                 context.model_options(planned.model),
                 lambda: context.build_model(planned.model, self.init),
                 context.tokenizer,
-                self._rendered(context),
+                prompts,
                 self.export,
                 key=f"stages.{planned.name}.export",
             )
