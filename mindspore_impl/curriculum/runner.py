@@ -65,11 +65,13 @@ def _data_problems(context: RunContext) -> Iterator[str]:
     """What is wrong with the data of the stages that are left, or with the room for their results."""
     sizes = {}
     for planned in context.plan.values():
-        if status(context.run_dir, planned) == "skip":
+        if (state := status(context.run_dir, planned)) == "skip":
             continue
+        found = _find_folder(context.run_dir, planned.name) if state == "resume" else None
+        there = sum(path.stat().st_size for path in found.rglob("*") if path.is_file()) if found else 0
         try:
             yield from planned.stage.data_problems(f"stages.{planned.name}", context)
-            sizes[planned.name] = planned.stage.disk(context)
+            sizes[planned.name] = max(0, planned.stage.disk(context) - there)
         except UserError as error:
             yield str(error)
     yield from ranks.on_rank_zero(lambda: list(room_problem(context.run_dir, sizes)))
