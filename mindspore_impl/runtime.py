@@ -34,7 +34,7 @@ class RuntimeOptions:
     kernels: Literal["auto", "composed"] = "auto"  # composed: plain operators in place of the fused ones, to compare
     logits_mb: int = option(128, low=1)  # megabytes of logits held at once: a loss or a capture works in chunks
     profile_steps: int = option(0, low=0)  # profile this many training steps of each stage into <stage>/profile; 0: off
-    cache: str | None = None  # folder of finished stages that runs share; null: none (a sweep makes its own)
+    cache: str | None = option(None, artifact="file")  # folder of stages that runs share; null: none, or a sweep's
     cache_gb: float = option(0.0, low=0)  # its size, beyond which the results not used for longest go; 0: no bound
 
 

@@ -41,12 +41,15 @@ def read_arrays(file: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"{file}: damaged, or such as bfloat16 ({error}); store float32 safetensors") from error
 
 
-def open_weights(path: str | Path, which: str = "last", base: Callable[[], WeightSource] | None = None) -> WeightSource:
+def open_weights(
+    path: str | Path, which: str = "last", base: Callable[[], WeightSource] | None = None, hashed: bool = True
+) -> WeightSource:
     """Open weights on disk: a Hugging Face folder, a checkpoint, a .safetensors file or a .gguf file.
 
     A folder of checkpoints, or one with a subfolder checkpoints/, means its last or best one (`which`). `base` opens
-    the weights that LoRA adapters were trained on: their checkpoint is opened as the merged weights. Raises UserError
-    when nothing is there, it is damaged or not supported, or adapters have no base or another one.
+    the weights that LoRA adapters were trained on: their checkpoint is opened as the merged weights. hashed=False: the
+    content of a checkpoint is not compared with its hashes, only headers and sizes are read. Raises UserError when
+    nothing is there, it is damaged or not supported, or adapters have no base or another one.
     """
     path = Path(path)
     if is_gguf(path):
@@ -62,7 +65,7 @@ def open_weights(path: str | Path, which: str = "last", base: Callable[[], Weigh
     folder, digest = path, None
     if not (path / WEIGHTS).is_file():
         inner = path / "checkpoints"
-        chosen = selected(inner if inner.is_dir() else path, which)  # verified, so its hash need not be computed again
+        chosen = selected(inner if inner.is_dir() else path, which, hashed)  # its hash is in its manifest
         folder, digest = chosen.path, chosen.weights_sha256
     source = dataclasses.replace(open_file(folder / WEIGHTS), path=folder, sha256=digest)
     adapters = read_adapters(folder / WEIGHTS)

@@ -33,9 +33,10 @@ class _Newer(UserError):
     """Written by a newer program: it is not damaged, so no earlier checkpoint may replace it."""
 
 
-def latest(folder: str | Path) -> Checkpoint | None:
+def latest(folder: str | Path, hashed: bool = True) -> Checkpoint | None:
     """The newest published checkpoint that is intact, or None when `folder` holds none.
 
+    hashed=False: its files are there with their sizes; their content is not read.
     A damaged one is reported on stderr. Raises UserError when all are damaged, or a newer program wrote one of them.
     """
     folder = Path(folder)
@@ -43,15 +44,15 @@ def latest(folder: str | Path) -> Checkpoint | None:
     if not names and not (folder / LATEST).exists():
         return None
     if pointer in names:
-        return _first_intact(folder, names[names.index(pointer) :], [])  # a newer one was never published
+        return _first_intact(folder, names[names.index(pointer) :], [], hashed)  # a newer one was never published
     fault = "missing or unreadable" if pointer is None else f"names {pointer}, which is not there"
-    return _first_intact(folder, names, [f"{folder / LATEST}: {fault}"])
+    return _first_intact(folder, names, [f"{folder / LATEST}: {fault}"], hashed)
 
 
-def selected(folder: str | Path, which: str) -> Checkpoint:
+def selected(folder: str | Path, which: str, hashed: bool = True) -> Checkpoint:
     """The checkpoint that later stages use: "last" or "best" (lowest validation loss); UserError when there is none.
 
-    A damaged best one is reported on stderr and the newest intact one is used.
+    A damaged best one is reported on stderr and the newest intact one is used. hashed: as in `latest`.
     """
     folder = Path(folder)
     if which == "best":
@@ -59,8 +60,8 @@ def selected(folder: str | Path, which: str) -> Checkpoint:
         if pointer is None:
             raise UserError(f"{folder}: no best checkpoint is recorded; name data.validation, or set train.select=last")
         others = [name for name in names_of(folder) if name != pointer]
-        return _first_intact(folder, [pointer, *others], [])
-    found = latest(folder)
+        return _first_intact(folder, [pointer, *others], [], hashed)
+    found = latest(folder, hashed)
     if found is None:
         raise UserError(f"{folder}: holds no checkpoint; run the stage that writes it first")
     return found
@@ -123,22 +124,22 @@ def _check_version(path: Path, version: object) -> None:
         raise UserError(f"{path / MANIFEST}: not the manifest of a checkpoint (version {version!r})")
 
 
-def _verify(path: Path) -> tuple[dict, dict]:
+def _verify(path: Path, hashed: bool) -> tuple[dict, dict]:
     """Return manifest and position of an intact checkpoint. Raises UserError that says what is damaged."""
     try:
         manifest = read_manifest(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    for name, entry in manifest["files"].items():
+    for name, entry in manifest["files"].items() if hashed else ():
         if files.sha256_file(path / name) != entry["sha256"]:
             raise UserError(f"{path / name}: its SHA-256 differs from the manifest (damaged)")
     return manifest, files.read_json(path / POSITION)
 
 
-def _first_intact(folder: Path, names: list[str], problems: list[str]) -> Checkpoint:
+def _first_intact(folder: Path, names: list[str], problems: list[str], hashed: bool) -> Checkpoint:
     for name in names:
         try:
-            manifest, position = _verify(folder / name)
+            manifest, position = _verify(folder / name, hashed)
         except _Newer:
             raise
         except UserError as error:

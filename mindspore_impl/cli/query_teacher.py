@@ -94,7 +94,7 @@ def _of_stage(options: argparse.Namespace):
     from mindspore_impl.curriculum.runner import open_run
     from mindspore_impl.curriculum.stages.capture import CaptureStage
     from mindspore_impl.curriculum.stages.rollout import RolloutStage
-    from mindspore_impl.distill.jobs import CaptureJob, RolloutJob, fitting
+    from mindspore_impl.distill.jobs import CaptureJob, RolloutJob
     from mindspore_impl.schema import nearest
 
     context, name = open_run(options.run, options.plugins), options.stage
@@ -106,10 +106,11 @@ def _of_stage(options: argparse.Namespace):
         raise UserError(f"stages.{name}.capture.mode: {stage.capture.mode} cannot be asked of a server; use top_k")
     seed = context.config.seed if stage.seed is None else stage.seed
     request = stage.request(context) | {"folder": options.output or options.run / "external" / name, "seed": seed}
+    request["key"] = f"stages.{name}."
     if isinstance(stage, RolloutStage):
         return RolloutJob(**request)
-    samples = fitting(request["samples"], stage.sequence_length, stage.capture.overlong)
-    return CaptureJob(**request | {"samples": samples})
+    job = CaptureJob(**request)
+    return replace(job, samples=job.fitting())
 
 
 def _of_file(options: argparse.Namespace):

@@ -45,7 +45,7 @@ def _problems(store: Path, options: argparse.Namespace) -> int:
         raise
     if options.run is not None:
         from mindspore_impl.distill.capture import rescore
-        from mindspore_impl.distill.jobs import fitting
+        from mindspore_impl.distill.jobs import CaptureJob
 
         context = open_run(options.run, options.plugins)
         planned = next((p for p in context.plan.values() if isinstance(p.stage, CaptureStage)
@@ -54,7 +54,7 @@ def _problems(store: Path, options: argparse.Namespace) -> int:
             raise UserError(f"{store}: no capture stage of {options.run} made this store; check --run")
         stage: CaptureStage = planned.stage
         model, _ = context.build_model(planned.model, stage.teacher)
-        samples = fitting(stage.request(context)["samples"], stage.sequence_length, stage.capture.overlong)
+        samples = CaptureJob(**stage.request(context), folder=store, key=f"stages.{planned.name}.").fitting()
         reader = StoreReader(store, tokenizer_sha256=context.tokenizer.sha256)
         summary |= rescore(
             model, reader, samples[: options.samples], stage.sequence_length, stage.capture.rows_per_batch

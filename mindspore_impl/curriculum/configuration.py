@@ -1,14 +1,17 @@
 """The configuration of a whole run: composed from conf/ by config.py, held against the dataclasses, and checked."""
 
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mindspore_impl import config, schema
 from mindspore_impl.curriculum import plugins
 from mindspore_impl.curriculum.stages import KINDS, Shared, Stage
 from mindspore_impl.curriculum.stages.base import problem_of
+from mindspore_impl.curriculum.stages.inputs import absolute
 from mindspore_impl.curriculum.sweep.options import SweepOptions
 from mindspore_impl.data.overlap import window_problems
 from mindspore_impl.data.sources import set_kinds
@@ -20,11 +23,12 @@ class Config(Shared):
     """A whole run."""
 
     name: str  # of the experiment; a run directory belongs to one
-    run_dir: str  # where the run is written
+    run_dir: str = option(artifact="file")  # where the run is written
     order: list[str]  # stage names, in the order they run
     seeds: list[int] = option(default_factory=list, low=0)  # not empty: the run is repeated once a seed and compared
     compare: list[str] = field(default_factory=list)  # two stages of order whose difference the report tests
     plugins: list[str] = field(default_factory=list)  # modules that register kinds, divergences, sources and so on
+    plugin_folders: list[str] = field(default_factory=list)  # where they are looked for too; filled in by the run
     sweep: SweepOptions | None = None  # many runs (tools/train.py --multirun); null in each of them
 
 
@@ -35,7 +39,10 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Config:
     missing value or an unknown choice; it names the key and the nearest valid one.
     """
     plain, folders = config.compose(overrides, config_dir)
-    plugins.load(plain.get("plugins") or [], folders)
+    given = plain.get("plugin_folders") or []
+    if named := plain.get("plugins") or []:
+        plain["plugin_folders"] = [os.path.abspath(each) for each in (*given, *folders, ".")]
+    plugins.load(named, map(Path, plain.get("plugin_folders") or []))
     return validate(plain)
 
 
@@ -52,18 +59,36 @@ def tagged_unions() -> dict[type, Kinds]:
 
 
 def to_yaml(config: Config) -> str:
-    """The content of config.yaml: the resolved configuration with its schema number."""
+    """The content of config.yaml: the resolved configuration with its schema number, paths from the root."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.create(schema.versioned(schema.to_plain(config))))
+    return OmegaConf.to_yaml(OmegaConf.create(schema.versioned(schema.to_plain(_absolute(config)))))
+
+
+def _absolute(value: Any) -> Any:
+    """A copy of a dataclass, or of a dict of them, whose paths do not depend on the working directory."""
+    if isinstance(value, dict):
+        return {key: _absolute(entry) for key, entry in value.items()}
+    if not dataclasses.is_dataclass(value):
+        return value
+    found = {}
+    for spec in dataclasses.fields(value):
+        entry, artifact = getattr(value, spec.name), schema.rule_of(spec).artifact
+        if isinstance(entry, str) and (artifact == "file" or spec.name == "path"):
+            entry = os.path.abspath(entry)
+        elif isinstance(entry, str) and artifact:
+            entry = absolute(entry)
+        found[spec.name] = _absolute(entry)
+    return dataclasses.replace(value, **found)
 
 
 def reopen(run_dir: Path, plugin_names: Iterable[str] = ()) -> Config:
     """The configuration in `run_dir`, wherever that lies now. Plugins are imported only if they are named here."""
     from mindspore_impl.report.run_files import read_config
 
-    plugins.load(list(plugin_names))
-    return dataclasses.replace(validate(read_config(run_dir)[0]), run_dir=str(run_dir))
+    plain = read_config(run_dir)[0]
+    plugins.load(list(plugin_names), [Path.cwd(), *map(Path, plain.get("plugin_folders") or [])])
+    return dataclasses.replace(validate(plain), run_dir=str(run_dir))
 
 
 def problems(config: Config, set_keys: Iterable[tuple[str, str]], models: Iterable[str]) -> Iterator[str]:

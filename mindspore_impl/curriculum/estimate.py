@@ -3,6 +3,10 @@
 Everything is counted as fp32, whatever the compute dtype.
 """
 
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
 from mindspore_impl.data.options import BatchOptions
 from mindspore_impl.model.options import LoraOptions, ModelOptions
 from mindspore_impl.runtime import RuntimeOptions
@@ -51,6 +55,17 @@ def decoding_bytes(model: ModelOptions, batch_size: int, max_new_tokens: int) ->
 
     cache = 2 * model.num_hidden_layers * 2 * max_new_tokens * model.num_key_value_heads * head_dim(model)
     return weights_bytes(model) + BYTES_PER_ELEMENT * batch_size * (cache + model.vocab_size)
+
+
+def room_problem(folder: Path, sizes: dict[str, int]) -> Iterator[str]:
+    """Whether the disk of `folder` has too little room for what the stages write: `sizes`, bytes by name."""
+    free, needed = shutil.disk_usage(folder).free, sum(sizes.values())
+    if needed > free:
+        most = max(sizes, key=sizes.get)
+        yield (
+            f"run_dir: {folder}: {free / 1e9:.2f} GB of the disk are free, and the stages write about "
+            f"{needed / 1e9:.2f} GB (modelled; most of it stages.{most}); free some, or choose another run_dir"
+        )
 
 
 def weights_bytes(model: ModelOptions) -> int:

@@ -107,7 +107,7 @@ def _inner(hint: Any, place: str) -> tuple[Any, str]:
 def _row(field: dataclasses.Field, hint: Any, below: str, comment: str) -> str:
     rule = rule_of(field)
     kind = f"see `{below}`" if dataclasses.is_dataclass(_inner(hint, "")[0]) else _type(hint)
-    if rule.artifact:
+    if rule.artifact not in (None, "file"):
         kind = f"stage, or path, of {rule.artifact}"
     if rule.choices:
         kind += f": {', '.join(rule.choices())}"

@@ -6,14 +6,14 @@ result.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mindspore_impl import files, schema
 from mindspore_impl.curriculum import configuration, plugins
 from mindspore_impl.curriculum.configuration import Config
 from mindspore_impl.curriculum.stages import PlannedStage, Stage
 from mindspore_impl.curriculum.stages.context import CODE_FORMAT, set_content, tokenizer_fingerprint
-from mindspore_impl.curriculum.stages.inputs import Input, is_path, path_hash, reference_problem
+from mindspore_impl.curriculum.stages.inputs import Input, absolute, is_path, path_hash, reference_problem
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import nearest
 
@@ -25,26 +25,27 @@ def make_plan(config: Config) -> list[PlannedStage]:
 
     Raises UserError that lists every problem: unknown or missing inputs, wrong kinds, cycles, impossible sizes.
     """
-    _refuse(_order_problems(config))
+    refuse(_order_problems(config))
     stages: dict[str, Stage] = {}
     for name in config.order:
         stages |= {name: config.stages[name]} | config.stages[name].followers(name, config)
     inputs = {name: _inputs(config, name, stage) for name, stage in stages.items()}
     sets = [pair for name, stage in stages.items() for pair in stage.data_sets(f"stages.{name}", config)]
     sets += [("tokenizer.train_on", name) for name in config.tokenizer.train_on]
-    _refuse([*_input_problems(config, stages, inputs), *_set_problems(config, sets)])
-    _refuse(_stage_problems(config, stages, sets))
+    refuse([*_input_problems(config, stages, inputs), *_set_problems(config, sets)])
+    refuse(_stage_problems(config, stages, sets))
     planned: dict[str, PlannedStage] = {}
     for name, stage in stages.items():
         entry = PlannedStage(len(planned) + 1, name, stage, stage.model_name(config))
-        entry.inputs = {given.role: given.reference for given in inputs[name]}
+        entry.inputs = {given.role: absolute(given.reference) for given in inputs[name]}
         entry.seed = config.seed if stage.seed is None else stage.seed
         entry.fingerprint = _fingerprint(config, entry, planned)
         planned[name] = entry
     return list(planned.values())
 
 
-def _refuse(problems) -> None:
+def refuse(problems: Iterable[str]) -> None:
+    """Raise UserError that lists the problems, each once, if there are any."""
     if found := list(dict.fromkeys(problems)):
         raise UserError("the curriculum cannot run:\n  " + "\n  ".join(found))
 

@@ -56,11 +56,11 @@ def open_tokenizer(path: Path, found: ResolvedModel, tokenizer_path: Path | None
     return Tokenizer.load(tokenizer_path or found.tokenizer, template or found.template)
 
 
-def open_weights(path: Path, which: str = "last") -> WeightSource:
+def open_weights(path: Path, which: str = "last", hashed: bool = True) -> WeightSource:
     """Like `checkpoint.open_weights`; for LoRA adapters, also find their base weights through the run around them."""
     from mindspore_impl import checkpoint
 
-    return checkpoint.open_weights(path, which, lambda: _base_of(path))
+    return checkpoint.open_weights(path, which, lambda: _base_of(path), hashed)
 
 
 def _base_of(path: Path) -> WeightSource:

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,7 +12,8 @@ from pathlib import Path
 from mindspore_impl import files, runtime, schema
 from mindspore_impl.curriculum import cache
 from mindspore_impl.curriculum.configuration import Config, reopen, to_yaml
-from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.curriculum.estimate import room_problem
+from mindspore_impl.curriculum.plan import make_plan, refuse
 from mindspore_impl.curriculum.stages import PlannedStage
 from mindspore_impl.curriculum.stages.context import RunContext, load_tokenizer, prepare_tokenizer
 from mindspore_impl.distributed import ranks
@@ -45,9 +46,7 @@ def _run_plan(config: Config, plan: list[PlannedStage], run_dir: Path) -> None:
     context.tokenizer = prepare_tokenizer(context) if runtime.rank() == 0 else None
     ranks.barrier()  # the others find the tokenizer trained
     context.tokenizer = context.tokenizer or prepare_tokenizer(context)
-    for planned in plan:
-        if status(run_dir, planned) != "skip":
-            planned.stage.check_data(planned.name, context)
+    refuse(_data_problems(context))
     try:
         if runtime.rank() == 0:
             _write_plan(run_dir, plan)
@@ -60,6 +59,22 @@ def _run_plan(config: Config, plan: list[PlannedStage], run_dir: Path) -> None:
             _write_report(run_dir)
         raise
     _write_report(run_dir)
+
+
+def _data_problems(context: RunContext) -> Iterator[str]:
+    """What is wrong with the data of the stages that are left, or with the room for their results."""
+    sizes = {}
+    for planned in context.plan.values():
+        if (state := status(context.run_dir, planned)) == "skip":
+            continue
+        found = _find_folder(context.run_dir, planned.name) if state == "resume" else None
+        there = sum(path.stat().st_size for path in found.rglob("*") if path.is_file()) if found else 0
+        try:
+            yield from planned.stage.data_problems(f"stages.{planned.name}", context)
+            sizes[planned.name] = max(0, planned.stage.disk(context) - there)
+        except UserError as error:
+            yield str(error)
+    yield from ranks.on_rank_zero(lambda: list(room_problem(context.run_dir, sizes)))
 
 
 def _run_seeds(config: Config, run_dir: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from mindspore_impl.data import difficulty
 from mindspore_impl.data.options import BatchOptions
-from mindspore_impl.data.packing import FilledRows, Pieces, cut, fill, pack_lengths
+from mindspore_impl.data.packing import FilledRows, Pieces, cut, fill, fitting, pack_lengths
 from mindspore_impl.data.teacher_store import StoreReader
 from mindspore_impl.errors import UserError
 from mindspore_impl.ops.log_floor import LOG_FLOOR
@@ -79,6 +79,7 @@ class BatchStream:
         rank: This process.
         world_size: Number of processes that share each step.
         teacher: An open store with every sample that `options.overlong` leaves, or None.
+        key: Where the options stand in the configuration, for messages.
 
     Raises UserError naming the key or record.
     """
@@ -91,30 +92,31 @@ class BatchStream:
         rank: int = 0,
         world_size: int = 1,
         teacher: StoreReader | None = None,
+        key: str = "data",
     ):
         self.options, self.seed, self.rank, self.teacher = options, seed, rank, teacher
-        check_ranges(options, "data")
+        check_ranges(options, key)
         parts = world_size * options.gradient_accumulation_steps
         if options.rows % parts:
-            key = f"{world_size} ranks x data.gradient_accumulation_steps={options.gradient_accumulation_steps}"
-            raise UserError(f"data.rows={options.rows} does not fit {key}; choose a multiple of {parts}")
+            share = f"{world_size} ranks x {key}.gradient_accumulation_steps={options.gradient_accumulation_steps}"
+            raise UserError(f"{key}.rows={options.rows} does not fit {share}; choose a multiple of {parts}")
         self._micro_rows = options.rows // parts
-        self._sizes, self._quotas = _quotas(sets, options.mixture)
+        self._sizes, self._quotas = _quotas(sets, options.mixture, key)
         self._samples = [sample for name in self._sizes for sample in sets[name]]
-        self._pieces = cut(self._samples, options.sequence_length, options.overlong)
+        self._pieces = cut(self._samples, options.sequence_length, options.overlong, key)
         bounds = np.searchsorted(self._pieces.sample_P, np.arange(len(self._samples) + 1))
         self._pieces_of = [np.arange(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
         self._first = dict(zip(self._sizes, accumulate([0, *self._sizes.values()]), strict=False))  # sample of each set
         for name, first in self._first.items():
             if bounds[first] == bounds[first + self._sizes[name]]:
-                setting = f"data.overlong={options.overlong} at data.sequence_length={options.sequence_length}"
+                setting = f"{key}.overlong={options.overlong} at {key}.sequence_length={options.sequence_length}"
                 raise UserError(f"data.sets.{name}: {setting} leaves nothing of it; raise the length")
         if teacher is not None:
             for index in np.unique(self._pieces.sample_P):  # a dropped sample needs no teacher rows
                 sample = self._samples[index]
-                with _naming(sample):
+                with _naming(sample, f"{key}: "):
                     teacher.check(sample.ids, sample.supervised)
-        self._hardness_S = self._read_hardness()
+        self._hardness_S = self._read_hardness(key)
         self._lock = threading.RLock()  # guards the two caches below, which the prefetch thread fills too
         self._epochs: dict[int, list[list[int]]] = {}  # rows of the first epoch and of recent ones
         self._first_row = [0]  # of each epoch counted so far
@@ -232,9 +234,9 @@ class BatchStream:
         stretch_P = (tokens_P - 1) // room
         return np.split(pieces, np.flatnonzero(np.diff(stretch_P)) + 1)
 
-    def _read_hardness(self) -> np.ndarray | None:
+    def _read_hardness(self, key: str) -> np.ndarray | None:
         """Difficulty of each sample, float64 [S]; None without an order."""
-        by, key = self.options.order_by, f"data.order={self.options.order}"
+        by, key = self.options.order_by, f"{key}.order={self.options.order}"
         if self.options.order == "shuffled":
             return None
         values = [difficulty.number_of(one.meta, by, f"{key}: record {one.record_id!r}") for one in self._samples]
@@ -267,9 +269,9 @@ class SequentialBatches:
         rows: Rows of a batch.
         teacher: An open store of the samples, or None.
         loss_weight: Weight of every supervised position.
-        overlong: As BatchOptions.overlong.
+        key: Where `sequence_length` stands in the configuration, for messages.
 
-    Raises UserError as BatchStream does.
+    Raises UserError for a sample longer than a row.
     """
 
     def __init__(
@@ -279,11 +281,11 @@ class SequentialBatches:
         rows: int,
         teacher: StoreReader | None = None,
         loss_weight: float = 1.0,
-        overlong: str = "error",
+        key: str = "sequence_length",
     ):
         self.samples, self.sequence_length, self.rows = samples, sequence_length, rows
         self.teacher, self.loss_weight = teacher, loss_weight
-        self._pieces = cut(samples, sequence_length, overlong)
+        self._pieces = cut(fitting(samples, sequence_length, "error", (key, "")), sequence_length, "error")
         self._packed = pack_lengths(self._pieces.length_P, sequence_length)
 
     def __len__(self) -> int:
@@ -310,17 +312,19 @@ def one_pass(samples: "Sequence[Sample]", sequence_length: int, rows: int, *rest
     return iter(SequentialBatches(samples, sequence_length, rows, *rest, **more))
 
 
-def _quotas(sets: "dict[str, list[Sample]]", mixture: dict[str, float]) -> tuple[dict[str, int], dict[str, int]]:
+def _quotas(
+    sets: "dict[str, list[Sample]]", mixture: dict[str, float], key: str
+) -> tuple[dict[str, int], dict[str, int]]:
     """(size, samples drawn an epoch) of each set with a weight, in order of names; the draws add up to the sizes."""
     weights = dict(mixture) or {name: float(len(samples)) for name, samples in sets.items()}
     for name, weight in weights.items():
         if name not in sets:
-            raise UserError(f"data.mixture.{name}: there is no such set{nearest(name, sets)}")
+            raise UserError(f"{key}.mixture.{name}: there is no such set{nearest(name, sets)}")
         if weight and not sets[name]:
             raise UserError(f"data.sets.{name}: the set is empty, nothing can be drawn from it")
     names = sorted(name for name, weight in weights.items() if weight)
     if not names:
-        raise UserError("data.mixture: no set has a weight above 0, there is nothing to train on")
+        raise UserError(f"{key}.mixture: no set has a weight above 0, there is nothing to train on")
     sizes = {name: len(sets[name]) for name in names}
     total, weight_sum = sum(sizes.values()), sum(weights[name] for name in names)
     exact = {name: total * weights[name] / weight_sum for name in names}
@@ -330,8 +334,8 @@ def _quotas(sets: "dict[str, list[Sample]]", mixture: dict[str, float]) -> tuple
         quotas[name] += 1
     for name in names:
         if not quotas[name]:
-            key = f"data.mixture.{name}={weights[name]:g}"
-            raise UserError(f"{key}: less than one of the {total} samples of an epoch; raise it, or set it to 0")
+            share = f"{key}.mixture.{name}={weights[name]:g}"
+            raise UserError(f"{share}: less than one of the {total} samples of an epoch; raise it, or set it to 0")
     return sizes, quotas
 
 
@@ -341,12 +345,12 @@ def _generator(seed: int, purpose: str, number: int) -> np.random.Generator:
 
 
 @contextmanager
-def _naming(sample: "Sample") -> Iterator[None]:
-    """Prefix a UserError about the tokens of a sample with its record id."""
+def _naming(sample: "Sample", where: str = "") -> Iterator[None]:
+    """Prefix a UserError about the tokens of a sample with `where` and its record id."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"record {sample.record_id!r}: {error}") from error
+        raise UserError(f"{where}record {sample.record_id!r}: {error}") from error
 
 
 def _arrays(

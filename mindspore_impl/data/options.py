@@ -73,9 +73,9 @@ class StageSet(DatasetOptions):
 class DataOptions:
     """Values for the command line, which the sets of conf/data refer to, and the sets themselves."""
 
-    train: str | None = None  # file of the training sets
-    validation: str | None = None  # file whose last `holdout` records are the validation sets
-    test: str | None = None  # file of the test sets
+    train: str | None = option(None, artifact="file")  # file of the training sets
+    validation: str | None = option(None, artifact="file")  # file whose last `holdout` records are the validation sets
+    test: str | None = option(None, artifact="file")  # file of the test sets
     holdout: int = option(0, low=0)  # records held out of `train` for validation
     sets: dict[str, DatasetOptions] = field(default_factory=dict)
 

@@ -82,8 +82,29 @@ class Pieces:
         return self.stop_P - self.start_P
 
 
-def cut(samples: "Sequence[Sample]", capacity: int, overlong: str) -> Pieces:
-    """Cut samples into pieces of at most `capacity` tokens; `overlong` decides on longer samples.
+def fitting(samples: "Sequence[Sample]", capacity: int, overlong: str, keys: tuple[str, str]) -> "list[Sample]":
+    """The samples of at most `capacity` tokens; overlong: "error" or "drop".
+
+    keys: of the capacity, and of `overlong` with its remedy (such as a.overlong=drop, or ""), for messages. Raises
+    UserError for a longer sample unless it may be dropped, and when each of them is.
+    """
+    kept = [sample for sample in samples if len(sample.ids) <= capacity]
+    if overlong == "error" and len(kept) < len(samples):
+        raise _too_long(next(sample for sample in samples if len(sample.ids) > capacity), capacity, keys)
+    if samples and not kept:
+        fault = f"each of the {len(samples)} samples is longer than {capacity} tokens, so nothing is left; raise it"
+        raise UserError(f"{keys[0]}: {fault}")
+    return kept
+
+
+def _too_long(sample: "Sample", capacity: int, keys: tuple[str, str]) -> UserError:
+    remedy = f", or choose {keys[1]}" if keys[1] else ""
+    fault = f"record {sample.record_id!r} has {len(sample.ids)} tokens, more than sequence_length={capacity}"
+    return UserError(f"{keys[0]}: {fault}; raise it{remedy}")
+
+
+def cut(samples: "Sequence[Sample]", capacity: int, overlong: str, key: str = "data") -> Pieces:
+    """Cut samples into pieces of at most `capacity` tokens; `overlong` decides on longer samples. key: for messages.
 
     "error" raises UserError; "drop" leaves the sample out and counts it; "split" cuts it. Neighbouring pieces share one
     token: the last of a piece is predicted there and is only context in the next, so no supervised target is lost. A
@@ -96,8 +117,7 @@ def cut(samples: "Sequence[Sample]", capacity: int, overlong: str) -> Pieces:
         if length <= capacity:
             found.append((index, 0, length))
         elif overlong == "error":
-            remedy = "raise data.sequence_length, or choose data.overlong=drop or split"
-            raise UserError(f"record {sample.record_id!r} has {length} tokens but a row holds {capacity}: {remedy}")
+            raise _too_long(sample, capacity, (f"{key}.sequence_length", f"{key}.overlong=drop or split"))
         elif overlong == "drop":
             dropped_samples += 1
         else:

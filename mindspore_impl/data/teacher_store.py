@@ -51,6 +51,11 @@ def target_runs(supervised: np.ndarray) -> np.ndarray:
     return np.stack([edges[::2], edges[1::2] - edges[::2]], axis=1).astype(np.uint32)
 
 
+def bytes_of_position(top_k: int) -> float:
+    """Bytes of one teacher row: ids of 18 bits, log-probabilities and the tail of 16."""
+    return top_k * (18 / 8 + 2) + 2
+
+
 def check_header(header: StoreHeader, where: str) -> None:
     """Raise UserError when a value of `header` cannot be stored."""
     if header.mode not in ("top_k", "sampled"):

@@ -16,7 +16,7 @@ from mindspore import Tensor, nn
 
 from mindspore_impl import runtime
 from mindspore_impl.data.batches import PackedBatch, SequentialBatches
-from mindspore_impl.data.packing import shift
+from mindspore_impl.data.packing import fitting, shift
 from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, read_index, sample_key, target_runs
 from mindspore_impl.data.teacher_store_writer import (
     existing_shards,
@@ -26,7 +26,7 @@ from mindspore_impl.data.teacher_store_writer import (
     shard_record,
     write_shard,
 )
-from mindspore_impl.distill.jobs import CaptureJob, fitting
+from mindspore_impl.distill.jobs import CaptureJob
 from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.projected_rows import HiddenStates, ProjectedRows, in_chunks
@@ -51,7 +51,7 @@ def run_capture(job: CaptureJob) -> dict[str, float]:
     overlong=error, equal ids have two supervised masks, or the teacher's logits are not finite.
     """
     header, options = job.header, job.options
-    samples = fitting(job.samples, job.sequence_length, options.overlong)
+    samples = job.fitting()
     if (dropped := len(job.samples) - len(samples)) and runtime.rank() == 0:
         print(f"  capture: {dropped} of {len(job.samples)} samples longer than {job.sequence_length} are left out")
     check_capture(job.model, header, samples)
@@ -262,7 +262,7 @@ def rescore(
     teacher's logits are not finite.
     """
     header, given = reader.header, len(samples)
-    samples = fitting(samples, sequence_length, "drop")
+    samples = fitting(samples, sequence_length, "drop", ("sequence_length", ""))
     check_capture(model, header, samples)
     scorer = TeacherScorer(model, header)
     take = LogprobsAt(header.top_k, header.temperature)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mindspore_impl.data.packing import fitting
 from mindspore_impl.data.teacher_store import StoreHeader
 from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
-from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.text.chat import Completion, Sample
 from mindspore_impl.text.records import Record
@@ -28,6 +28,7 @@ class RolloutJob:
     model: Any = None
     check: Callable[[Record, Completion], bool | None] | None = None  # whether an answer is right; None: unknown
     make_engine: Callable[[Any, Tokenizer], Any] | None = None  # (model, tokenizer); None: `generation.engine.Engine`
+    key: str = ""  # of the stage with a dot at its end, for messages
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ class CaptureJob:
     sequence_length: int | None = None  # tokens of a packed row; None: no limit
     weights_sha256: str | None = None  # of the teacher
     model: Any = None  # the teacher
+    key: str = ""  # of the stage with a dot at its end, for messages
+
+    def fitting(self) -> list[Sample]:
+        """The samples that a row holds. Raises UserError as `packing.fitting`."""
+        keys = (f"{self.key}sequence_length", f"{self.key}capture.overlong=drop")
+        return fitting(self.samples, self.sequence_length, self.options.overlong, keys)
 
     @property
     def header(self) -> StoreHeader:
@@ -49,19 +56,3 @@ class CaptureJob:
         options, vocab_size = self.options, self.tokenizer.vocab_size  # a padded lm_head has more ids: without mass
         made_by = (self.weights_sha256, self.tokenizer.sha256)
         return StoreHeader(*made_by, vocab_size, options.top_k, options.temperature, options.mode)
-
-
-def fitting(samples: Sequence[Sample], sequence_length: int, overlong: str) -> list[Sample]:
-    """The samples of at most `sequence_length` tokens; overlong: "error" or "drop", as in CaptureOptions.
-
-    Raises UserError for a longer sample unless it may be dropped, and when each of them is.
-    """
-    kept = [sample for sample in samples if len(sample.ids) <= sequence_length]
-    if overlong == "error" and len(kept) < len(samples):
-        sample = next(sample for sample in samples if len(sample.ids) > sequence_length)
-        fault = f"record {sample.record_id!r} has {len(sample.ids)} tokens, more than sequence_length={sequence_length}"
-        raise UserError(f"{fault}; raise it, or choose capture.overlong=drop")
-    if samples and not kept:
-        fault = f"each of the {len(samples)} samples is longer than {sequence_length} tokens"
-        raise UserError(f"capture: {fault}, so overlong=drop leaves nothing; raise the stage's sequence_length")
-    return kept

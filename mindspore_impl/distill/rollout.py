@@ -85,12 +85,12 @@ def rollout_id(record: Record, index: int) -> str:
 def check_unique(records: Sequence[Record], where: str = "prompts") -> None:
     """Raise UserError when there is no record, or two would give rollouts of the same id."""
     if not records:
-        raise UserError(f"{where}: no prompt to answer; check the sets in the stage's `prompts`, `rollout.limit`")
+        raise UserError(f"{where}: no prompt to answer; check their sets, and `rollout.limit`")
     seen = set()
     for record in records:
         if (name := rollout_id(record, 0)) in seen:
             fault = f"two {record.thinking} prompts have the id {record.id!r}"
-            raise UserError(f"{where}: {fault}; give the records of all sets in `prompts` different ids")
+            raise UserError(f"{where}: {fault}; give the records of all these sets different ids")
         seen.add(name)
 
 
@@ -107,8 +107,8 @@ def run_rollout(job: RolloutJob) -> dict:
     prompt, or nothing is left to keep.
     """
     records, options, sampling, tokenizer = job.records, job.options, job.sampling, job.tokenizer
-    check_ranges(options, f"{job.folder.name}: rollout")
-    check_unique(records, job.folder.name)
+    check_ranges(options, f"{job.key}rollout")
+    check_unique(records, f"{job.key}prompts")
     asked = [[rollout_id(record, 0), messages_to_json(prompt_messages(record)), record.meta] for record in records]
     made_by = [job.weights_sha256, tokenizer.sha256, runtime.numerics()]
     answers = files.sha256_json([asked, options.samples_per_prompt, sampling_settings(sampling), made_by, job.seed])
@@ -178,8 +178,8 @@ def _publish(job: RolloutJob, path: Path, plan: str, parts: list[Path], counts: 
     generations, keep_truncated = totals["generations"], job.options.keep_truncated
     kept = generations if keep_truncated else totals["finished"]
     if kept == 0:
-        fault = f"all {generations} generations were cut and rollout.keep_truncated is false"
-        raise UserError(f"{path}: {fault}; raise sampling.max_new_tokens or keep truncated answers")
+        fault = f"all {generations} generations were cut and {job.key}rollout.keep_truncated is false"
+        raise UserError(f"{path}: {fault}; raise {job.key}sampling.max_new_tokens or keep truncated answers")
     seconds = resumable.seconds(counts)
     metrics = {
         "prompts": len(job.records),

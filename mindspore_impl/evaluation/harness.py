@@ -11,6 +11,7 @@ from typing import Any
 
 from mindspore_impl import files, runtime
 from mindspore_impl.data import answers
+from mindspore_impl.data.packing import fitting
 from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import benchmarks
@@ -23,13 +24,26 @@ from mindspore_impl.text.chat import Sample, parse_completion, render_prompt, sa
 from mindspore_impl.text.records import Record, prompt_messages, record_to_json
 
 
-def check_records(sets: dict[str, list[Record]], options: EvaluationOptions, tokenizer) -> dict[str, list[list[int]]]:
+def check_records(
+    sets: dict[str, list[Record]], options: EvaluationOptions, tokenizer, key: str = "evaluation"
+) -> dict[str, list[list[int]]]:
     """Render the prompts of each accuracy set, within `options.limit`. Needs no model and takes seconds.
 
-    Raises UserError that names the set and record: a set is missing or empty, or a record has no known task, no right
-    answer, or a prompt that cannot be rendered.
+    key: where the options stand, for messages. Raises UserError that names the set and record: a set is missing or
+    empty, or a record has no known task, no right answer, or a prompt that cannot be rendered.
     """
-    return {name: _rendered(name, _chosen(sets, name, options), tokenizer, _prompt) for name in options.accuracy}
+    return {name: _rendered(sets, name, options, tokenizer, _prompt, key) for name in options.accuracy}
+
+
+def check_samples(
+    sets: dict[str, list[Record]], options: EvaluationOptions, tokenizer, key: str = "evaluation"
+) -> dict[str, list[Sample]]:
+    """Render the samples of each teacher-forced set, as `check_records` does. Refuses one longer than a row too."""
+    names = dict.fromkeys(options.perplexity + options.teacher_kl)
+    found = {name: sum(_rendered(sets, name, options, tokenizer, _samples, key), []) for name in names}
+    for samples in found.values():
+        fitting(samples, options.sequence_length, "error", (f"{key}.sequence_length", ""))
+    return found
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,7 @@ class EvaluationJob:
     seed: int  # of generation
     weights_sha256: str | None = None  # parts and results of other weights in `folder` are not reused
     teacher: tuple | None = None  # (model, SHA-256 of its weights), for `options.teacher_kl`
+    key: str = "evaluation"  # where the options stand in the configuration, for messages
 
 
 def evaluate(job: EvaluationJob) -> dict:
@@ -67,10 +82,9 @@ def _evaluate_records(job: EvaluationJob) -> dict:
     options, weights_sha256, teacher = replace(job.options, benchmarks={}), job.weights_sha256, job.teacher
     path = Path(folder) / "samples.jsonl"
     # Rendered first: a bad record is reported before minutes of generation.
-    prompts = check_records(sets, options, tokenizer)
-    teacher_forced = dict.fromkeys(options.perplexity + options.teacher_kl)
-    chosen = {name: _chosen(sets, name, options) for name in {**prompts, **teacher_forced}}
-    forced = {name: sum(_rendered(name, chosen[name], tokenizer, _samples), []) for name in teacher_forced}
+    prompts = check_records(sets, options, tokenizer, job.key)
+    forced = check_samples(sets, options, tokenizer, job.key)
+    chosen = {name: sets[name][: options.limit] for name in {**prompts, **forced}}
     asked = {name: [record_to_json(record) for record in records] for name, records in chosen.items()}
     shaping = asdict(options) | {"samples_in_report": None}
     made_by = [weights_sha256, tokenizer.sha256, runtime.numerics(), BINS, teacher and teacher[1]]
@@ -148,14 +162,6 @@ def _line(name: str, record: Record, generation, tokenizer) -> dict:
     }
 
 
-def _chosen(sets: dict[str, list[Record]], name: str, options: EvaluationOptions) -> list[Record]:
-    if name not in sets:
-        raise UserError(f"evaluation: no set is named {name!r}; the sets are: {', '.join(sorted(sets)) or 'none'}")
-    if not (records := sets[name][: options.limit]):
-        raise UserError(f"evaluation: the set {name!r} has no record; check its file, skip, count, evaluation.limit")
-    return records
-
-
 def _prompt(record: Record, tokenizer) -> list[int]:
     """Prompt ids of a record. Raises UserError when its right answer is not known."""
     answers.expected(record)
@@ -166,12 +172,18 @@ def _samples(record: Record, tokenizer) -> list[Sample]:
     return samples_of([record], tokenizer)
 
 
-def _rendered(name: str, records: list[Record], tokenizer, make: Callable) -> list:
-    """make(record, tokenizer) of each record; a UserError names the set and record."""
+def _rendered(
+    sets: dict[str, list[Record]], name: str, options: EvaluationOptions, tokenizer, make: Callable, key: str
+) -> list:
+    """make(record, tokenizer) of the records of a set; a UserError names the key, set and record."""
+    if name not in sets:
+        raise UserError(f"{key}: no set is named {name!r}; the sets are: {', '.join(sorted(sets)) or 'none'}")
+    if not (records := sets[name][: options.limit]):
+        raise UserError(f"{key}: the set {name!r} has no record; check its file, skip, count, {key}.limit")
     made = []
     for record in records:
         try:
             made.append(make(record, tokenizer))
         except UserError as error:
-            raise UserError(f"evaluation set {name!r}, record {record.id!r}: {error}") from error
+            raise UserError(f"{key}: set {name!r}, record {record.id!r}: {error}") from error
     return made

@@ -138,7 +138,7 @@ def measure_teacher_kl(
     for which, checked in (("model", model), ("teacher", teacher)):
         if samples and checked.lm_head_weight.shape[0] < vocab_size:
             raise UserError(
-                f"evaluation.teacher_kl: the {which}'s vocabulary of {checked.lm_head_weight.shape[0]} is smaller than "
+                f"teacher_kl: the {which}'s vocabulary of {checked.lm_head_weight.shape[0]} is smaller than "
                 f"the tokenizer's {vocab_size}; compare models of one tokenizer"
             )
     sides = functools.cache(lambda: [_side(one, vocab_size) for one in (teacher, model)])
@@ -148,7 +148,7 @@ def measure_teacher_kl(
     for name, found in lines.items():
         kl, agreement, tokens = (sum(line[key] for line in found) for key in ("kl", "agreement", "tokens"))
         if not tokens:
-            raise UserError(f"evaluation.teacher_kl: the set {name!r} has no supervised token within sequence_length")
+            raise UserError(f"teacher_kl: the set {name!r} has no supervised token within sequence_length")
         results[name] = files.jsonable({"kl": kl / tokens, "agreement": agreement / tokens, "tokens": tokens})
     return results
 

@@ -86,6 +86,7 @@ def export_package(
     prompts: list[list[int]],
     options: ExportOptions,
     measure: Callable[[Path, parity.Reference], dict] = parity.measure_alone,
+    key: str = "export",
 ) -> dict:
     """Build the package `target` and return its parity report. An earlier package stays until the new one is verified.
 
@@ -98,13 +99,14 @@ def export_package(
         prompts: token ids of the texts that are compared.
         options: precision, sizes and parity settings.
         measure: compares the package in a folder with the reference.
+        key: where the options stand in the configuration, for messages.
 
     Raises UserError for options out of range, a tokenizer or prompt that does not fit, a `target` that holds something
     else, or a package that differs from the training graph.
     """
-    check_export(options, model_options, "export")
+    check_export(options, model_options, key)
     options = dataclasses.replace(options, buckets=sorted(options.buckets))
-    steps = _check_prompts(prompts, options)
+    steps = check_prompts(prompts, options, key)
     if tokenizer.vocab_size > model_options.vocab_size:
         raise UserError(
             f"{tokenizer.path}: {tokenizer.vocab_size} pieces, but the model has {model_options.vocab_size}; use the "
@@ -147,18 +149,18 @@ def export_package(
     return report
 
 
-def _check_prompts(prompts: list[list[int]], options: ExportOptions) -> int:
-    """How many tokens can follow every prompt, at most `parity_tokens`."""
+def check_prompts(prompts: list[list[int]], options: ExportOptions, where: str) -> int:
+    """How many tokens can follow every prompt, at most `parity_tokens`. `where`: the config path of `options`."""
     longest = max(map(len, prompts))
     if longest > max(options.buckets):
         raise UserError(
-            f"a parity prompt has {longest} tokens, longer than the largest bucket {max(options.buckets)}; add a "
-            f"bucket of {longest} or more (--buckets), or give shorter prompts"
+            f"{where}.buckets: a parity prompt has {longest} tokens, longer than the largest bucket "
+            f"{max(options.buckets)}; add one of {longest} or more, or give shorter prompts"
         )
     if longest >= options.cache_length:
         raise UserError(
-            f"a parity prompt has {longest} tokens, which leaves no room in a cache of {options.cache_length}; set "
-            "--cache-length higher, or give shorter prompts"
+            f"{where}.cache_length: a parity prompt has {longest} tokens, which leaves no room in a cache of "
+            f"{options.cache_length}; set it higher, or give shorter prompts"
         )
     return min(options.parity_tokens, options.cache_length - longest)
 

@@ -16,6 +16,7 @@ from mindspore_impl.cli import report, train, train_tokenizer, verify_store
 from mindspore_impl.cli.command import command
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import JobFailed, UserError
+from tests.curriculum.conftest import paper_files
 from tests.report.fixture import build_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,17 +93,8 @@ def test_dry_run_prints_plan_and_writes_nothing(run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_dry_run_of_the_paper_prints_published_sizes(run, tmp_path):
-    for part in ("train", "test"):
-        for thinking in ("reasoning", "fast"):
-            (tmp_path / f"{part}_{thinking}.jsonl").write_text("{}\n")
-    for name in ("tokenizer.model", "w.safetensors"):
-        (tmp_path / name).write_bytes(b"x")
-    code, shown, _ = run(
-        train, "experiment=paper_1b", f"data.train={tmp_path}/train", f"data.test={tmp_path}/test",
-        f"tokenizer.path={tmp_path}/tokenizer.model", f"stages.sft_reasoning.init={tmp_path}/w.safetensors",
-        f"stages.capture_fast.teacher={tmp_path}/w.safetensors", "--dry-run",
-    )  # fmt: skip
+def test_dry_run_of_the_paper_prints_published_sizes(run, tmp_path, monkeypatch):
+    code, shown, _ = run(train, "experiment=paper_1b", *paper_files(tmp_path, monkeypatch), "--dry-run")
     assert code == 0 and "1,155,912,192" in shown and "8,030,887,936" in shown
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from mindspore_impl import config, files
 from mindspore_impl.curriculum import configuration, plugins
 from mindspore_impl.curriculum.plan import make_plan
+from mindspore_impl.curriculum.stages import inputs
 from mindspore_impl.errors import UserError
+from mindspore_impl.model.pangu import parameter_shapes
+from mindspore_impl.model.tensor_file import encode_header
 
 # Other keys of conf/ are interpolated from these.
 SOURCES = ("name", "data.train", "data.validation", "data.test", "plugins")
@@ -49,6 +53,23 @@ def compose_quickly(*overrides: str) -> configuration.Config:
             entry = entry[word]
         entry[last] = _merged(entry.get(last), copy.deepcopy(_value(text)))
     return configuration.validate(plain)
+
+
+def paper_files(folder: Path, monkeypatch) -> list[str]:
+    """Overrides of experiment=paper_1b that name files: of its models, headers alone, and the rest is not read."""
+    for name in ("student", "teacher"):
+        shapes = parameter_shapes(compose_quickly("experiment=paper_1b", "data.train=a", "data.test=b").models[name])
+        sizes = {tensor: 2 * math.prod(shape) for tensor, shape in shapes.items()}
+        with open(folder / f"{name}.safetensors", "wb") as file:
+            file.write(encode_header([(tensor, "BF16", shape, sizes[tensor]) for tensor, shape in shapes.items()]))
+            file.truncate(file.tell() + sum(sizes.values()))
+    (folder / "tokenizer.model").write_bytes(b"x")
+    for part in ("train_reasoning", "train_fast", "test_reasoning", "test_fast"):
+        (folder / f"{part}.jsonl").write_text("{}\n")
+    monkeypatch.setattr(inputs, "file_hash", str)
+    given = [f"data.train={folder}/train", f"data.test={folder}/test", f"tokenizer.path={folder}/tokenizer.model"]
+    given.append(f"stages.sft_reasoning.init={folder}/student.safetensors")
+    return [*given, f"stages.capture_fast.teacher={folder}/teacher.safetensors"]
 
 
 def stage_file(run: Path, name: str) -> dict:

@@ -4,7 +4,7 @@ import pytest
 
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.errors import UserError
-from tests.curriculum.conftest import changed, compose_quickly, plan, refusal
+from tests.curriculum.conftest import changed, compose_quickly, paper_files, plan, refusal
 
 
 def test_evaluations_follow_training_stages():
@@ -167,18 +167,12 @@ def test_rollouts_of_another_engine_are_an_input(tmp_path):
     assert changed(*b, base=tuple(a)) == {"capture_fast", "distill_fast", "eval_distill_fast"}
 
 
-def test_published_orders(tmp_path):
-    for name in ("weights.safetensors", "tokenizer.model"):
-        (tmp_path / name).write_bytes(b"x")
-    for part in ("train", "test"):
-        for thinking in ("reasoning", "fast"):
-            (tmp_path / f"{part}_{thinking}.jsonl").write_text("{}\n")
-    given = [f"data.train={tmp_path}/train", f"data.test={tmp_path}/test", f"tokenizer.path={tmp_path}/tokenizer.model"]
-    given += [f"stages.{key}={tmp_path}/weights.safetensors" for key in ("sft_reasoning.init", "capture_fast.teacher")]
+def test_published_orders(tmp_path, monkeypatch):
+    given = paper_files(tmp_path, monkeypatch)
 
     def kinds(*overrides):
         return [planned.kind for planned in plan(*overrides, *given).values() if planned.kind != "evaluate"]
 
     assert kinds("experiment=paper_1b") == ["sft", "sft", "rollout", "capture", "distill"]
-    own = f"stages.capture_reasoning.teacher={tmp_path}/weights.safetensors"
+    own = f"stages.capture_reasoning.teacher={tmp_path}/teacher.safetensors"
     assert kinds("experiment=paper_1b_balanced", own) == ["sft", "rollout", "capture", "distill"] * 2

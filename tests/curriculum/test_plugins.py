@@ -122,6 +122,17 @@ def test_the_source_of_a_plugin_is_part_of_the_fingerprint(lab, monkeypatch):
     assert make_plan(compose(experiment))[0].fingerprint != before
 
 
+def test_a_run_knows_where_its_plugins_were_found(lab, monkeypatch, tmp_path):
+    experiment, module = lab
+    path = list(sys.path)
+    files.write_text(tmp_path / "run" / "config.yaml", configuration.to_yaml(compose(experiment)))
+    plugins._loaded.pop(module)
+    del sys.modules[module]
+    monkeypatch.setattr(sys, "path", [each for each in path if each != str(experiment.parent)])
+    configuration.reopen(tmp_path / "run", [module])
+    assert module in plugins.loaded()
+
+
 def test_problems_and_keys_of_an_outside_kind_are_checked_like_ours(lab):
     experiment, _ = lab
     plain = to_plain(compose(experiment))

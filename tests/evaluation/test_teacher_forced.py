@@ -175,5 +175,5 @@ def test_kl_between_models(logits, model, samples, tmp_path):
     with damaged(student.model.norm.weight):
         broken = measure_teacher_kl(student, model, {"one": samples}, REAL, OPTIONS, tmp_path / "broken")
     assert broken["one"]["kl"] is None and broken["one"]["tokens"] == found["one"]["tokens"]
-    with pytest.raises(UserError, match=f"evaluation.teacher_kl: .*{PADDED}.*{PADDED + 1}"):
+    with pytest.raises(UserError, match=f"teacher_kl: .*{PADDED}.*{PADDED + 1}"):
         measure_teacher_kl(student, model, sets, PADDED + 1, OPTIONS, tmp_path / "refused")

@@ -5,7 +5,7 @@ README.md of this folder for an example.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -43,6 +43,9 @@ class Context(Protocol):
 
     def records(self, name: str) -> list:
         """The records (text.records.Record) of a data set."""
+
+    def whole(self, name: str) -> list:
+        """The records of a data set before its `keep` is applied."""
 
     def samples(self, name: str) -> list:
         """The rendered samples (text.chat.Sample) of a data set."""
@@ -98,22 +101,22 @@ class Stage:
     def problems(self, key: str, shared: "Shared") -> Iterator[str]:
         """Why the stage cannot run, each problem naming its key. Inputs, sets and model are known to exist.
 
-        Here: Hugging Face folders of another model or tokenizer. A kind adds its own.
+        Here: weights of another model or tokenizer, by the headers of their files. A kind adds its own.
         """
-        from mindspore_impl.model.weights import is_hf_folder, open_hf
+        from mindspore_impl.curriculum.resolve import open_weights
 
         tokenizer = None if shared.tokenizer.path is None else Path(shared.tokenizer.path)
-        model = self.model_name(shared)
-        if model and (tokenizer is None or tokenizer.is_file()):
-            # The size of a tokenizer that is yet to be trained is not known.
-            options = shared.models[model] if tokenizer is None else shared.sized_model(model)
-            for given in self.inputs(key, shared)[:1]:
-                path = Path(given.reference)
-                if given.artifact == "weights" and is_path(given.reference) and is_hf_folder(path):
-                    try:
-                        check_weights(open_hf(path), path, options, f"models.{model}", tokenizer)
-                    except UserError as error:
-                        yield f"{given.key}: {error}"
+        for given in self.inputs(key, shared):
+            model, path = given.model or self.model_name(shared), Path(given.reference)
+            if given.artifact != "weights" or not is_path(given.reference) or model not in shared.models:
+                continue
+            if tokenizer is None or tokenizer.is_file():
+                # The size of a tokenizer that is yet to be trained is not known.
+                options = shared.models[model] if tokenizer is None else shared.sized_model(model)
+                try:
+                    check_weights(open_weights(path, hashed=False), path, options, f"models.{model}", tokenizer)
+                except UserError as error:
+                    yield f"{given.key}: {error}"
 
     def content(self, shared: "Shared") -> dict:
         """What of the options decides the result, for the fingerprint. Inputs, sets, model and seed count anyway."""
@@ -139,8 +142,25 @@ class Stage:
         """The stage whose weights this one, called `name`, measures; "" when it measures none."""
         return ""
 
-    def check_data(self, name: str, context: Context) -> None:
-        """Refuse data that the stage cannot use, before the first stage runs. Raises UserError."""
+    def data_problems(self, key: str, context: Context) -> Iterator[str]:
+        """Why the stage cannot use its data, each problem naming its key: asked before the first stage runs.
+
+        What other stages are yet to make is not there. Here: a model smaller than the tokenizer, and rollouts in a file
+        that cannot be read. A UserError that is raised counts as the last problem.
+        """
+        if model := self.model_name(context.config):
+            yield from problem_of(context.model_options, model)
+        for given in self.inputs(key, context.config):
+            if given.artifact == "rollouts" and is_path(given.reference):
+                yield from problem_of(context.rollout_samples, given.reference, where=given.key)
+
+    def hands_on(self) -> str:
+        """The data set whose records, all of them and as long, the stage hands on; "" for none."""
+        return ""
+
+    def disk(self, context: Context) -> int:
+        """Modelled bytes that the stage leaves on the disk, as far as that is much and known before it runs."""
+        return 0
 
     def run(self, context: Context, planned: "PlannedStage", folder: Path) -> dict[str, Any]:
         """Do the work on every rank, write below `folder`, and return the metrics; `tokens` is counted by the report.
@@ -205,6 +225,14 @@ class Shared:
         options = self.data.sets.get(set_name)
         return options.stage if isinstance(options, StageSet) else None
 
+    def same_length(self, set_name: str) -> str | None:
+        """A data set that is there before any stage has run, of records as long as those of a set; None without one."""
+        options = self.data.sets[set_name]
+        if not isinstance(options, StageSet):
+            return set_name
+        source = self.stages[options.stage].hands_on() if options.stage in self.stages else ""
+        return self.same_length(source) if source and not (options.keep or options.skip or options.count) else None
+
     def too_long(self, key: str, length: int, model: str) -> Iterator[str]:
         """The problem of a sequence length at `key` beyond the positions of a model."""
         longest = self.models[model].max_position_embeddings
@@ -235,11 +263,24 @@ class PlannedStage:
         return f"{self.index:02d}_{self.name}"
 
 
-def problem_of(check, *arguments) -> Iterator[str]:
-    """The message of the UserError that `check(*arguments)` raises, if it does; ranges are checked for a whole run."""
+def problem_of(check, *arguments, where: str = "") -> Iterator[str]:
+    """The message of the UserError that `check(*arguments)` raises, if it does, after the key `where`.
+
+    Ranges are left out: they are checked for a whole run.
+    """
     try:
         check(*arguments)
     except schema.OutOfRangeError:
         return
     except UserError as error:
-        yield str(error)
+        yield f"{where}: {error}" if where else str(error)
+
+
+def prompt_problems(
+    prompts: Sequence[list[int]], new_tokens: int, key: str, model: str, context: Context
+) -> Iterator[str]:
+    """Whether the longest of `prompts` and `new_tokens` (at `key`) more exceed the positions of `model`."""
+    length, limit = max(map(len, prompts), default=0), context.config.models[model].max_position_embeddings
+    if prompts and length + new_tokens > limit:
+        where = f"models.{model}.max_position_embeddings"
+        yield f"{key}: {new_tokens} after the longest prompt, of {length} tokens, exceed {where} {limit}"

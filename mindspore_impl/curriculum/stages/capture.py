@@ -1,14 +1,20 @@
 """The teacher's top-k at each supervised position of labels or of generations, written to a teacher store."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from mindspore_impl.curriculum import estimate
-from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, stage_kind
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, problem_of, stage_kind
+from mindspore_impl.curriculum.stages.inputs import is_path
+from mindspore_impl.data.packing import fitting
+from mindspore_impl.data.teacher_store import bytes_of_position
 from mindspore_impl.distill.options import CaptureOptions
 from mindspore_impl.schema import option
+from mindspore_impl.text.chat import Sample
 
 
 @stage_kind
@@ -56,6 +62,28 @@ class CaptureStage(Stage):
 
         return super().is_complete(folder) and shards_present(folder / "store")
 
+    def data_problems(self, key: str, context: Context) -> Iterator[str]:
+        from mindspore_impl.distill.capture import distinct
+
+        yield from super().data_problems(key, context)
+        vocabulary = context.tokenizer.vocab_size
+        if self.capture.mode == "top_k" and self.capture.top_k > vocabulary:
+            yield f"{key}.capture.top_k: {self.capture.top_k} exceeds the tokenizer's vocabulary of {vocabulary}"
+        samples = self._known_samples(context)
+        keys = (f"{key}.sequence_length", f"{key}.capture.overlong=drop")
+        yield from problem_of(fitting, samples, self.sequence_length, self.capture.overlong, keys)
+        yield from problem_of(distinct, samples, where=key)
+
+    def disk(self, context: Context) -> int:
+        positions = sum(np.count_nonzero(sample.supervised[1:]) for sample in self._known_samples(context))
+        return int(positions * bytes_of_position(self.capture.top_k))
+
+    def _known_samples(self, context: Context) -> list[Sample]:
+        """Those that are there before any stage has run."""
+        given = context.rollout_samples(self.rollouts) if self.rollouts and is_path(self.rollouts) else []
+        known = [name for name in self.sets if context.config.maker_of(name) is None]
+        return given + [sample for name in known for sample in context.samples(name)]
+
     def request(self, context: Context) -> dict[str, Any]:
         """The fields of a CaptureJob that are the same for a teacher in this process and for one on a server.
 
@@ -72,4 +100,4 @@ class CaptureStage(Stage):
 
         model, weights = context.build_model(planned.model, self.teacher)
         job = CaptureJob(**self.request(context), folder=folder, seed=planned.seed, model=model, weights_sha256=weights)
-        return run_capture(job)
+        return run_capture(replace(job, key=f"stages.{planned.name}."))

@@ -54,18 +54,26 @@ class RunContext:
 
     def records(self, name: str) -> list:
         """The records of a data set. Warns of characters that the tokenizer loses, once there is one."""
-        from mindspore_impl.data.sources import load_set
+        from mindspore_impl.data.difficulty import kept
         from mindspore_impl.text.chat import segments
         from mindspore_impl.text.tokenizer import warn_of_lost
 
-        def load() -> list:
-            records = load_set(name, self.set_options(name), self.config.seed)
+        def choose() -> list:
+            records, keep = self.whole(name), self.config.data.sets[name].keep
+            if keep is not None:
+                records = kept(records, keep, f"data.sets.{name}.keep")
             if self.tokenizer is not None:
                 texts = (text for record in records for text in segments(record, self.tokenizer.template))
                 warn_of_lost(self.tokenizer, texts, f"data.sets.{name}")
             return records
 
-        return self._once(("records", name), load)
+        return self._once(("records", name), choose)
+
+    def whole(self, name: str) -> list:
+        """The records of a data set before its `keep` is applied."""
+        from mindspore_impl.data.sources import load_whole
+
+        return self._once(("whole", name), lambda: load_whole(name, self.set_options(name), self.config.seed))
 
     def samples(self, name: str) -> list:
         """The rendered samples of a data set."""

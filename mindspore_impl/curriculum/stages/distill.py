@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, problem_of, stage_kind
 from mindspore_impl.curriculum.stages.inputs import is_path
 from mindspore_impl.curriculum.stages.sft import SftStage
 from mindspore_impl.data.options import ROLLOUTS
+from mindspore_impl.data.teacher_store import read_header
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.schema import option
@@ -40,14 +42,29 @@ class DistillStage(SftStage):
         check_store(self.objective, head.temperature, head.mode, head.vocab_size, vocab_size, str(path))
         return reader
 
+    def known_teacher(self, context: Context):
+        from mindspore_impl.data.teacher_store import StoreReader
+
+        # The hashes of its shards are checked when the stage starts.
+        given = is_path(self.store)
+        return StoreReader(Path(self.store), context.tokenizer.sha256, hashed=False) if given else None
+
+    def data_problems(self, key: str, context: Context) -> Iterator[str]:
+        yield from super().data_problems(key, context)
+        # A store of this run has the ids of its tokenizer, whatever the teacher's vocabulary.
+        stored, size = context.tokenizer.vocab_size, context.model_options(self.model).vocab_size
+        if is_path(self.store):
+            stored = read_header(self.store).vocab_size
+        if size != stored:
+            fault = f"{size} differs from the {stored} ids of {key}.store={self.store}"
+            yield f"models.{self.model}.vocab_size: {fault}, which has no mass on others; set it to {stored}"
+
     def problems(self, key: str, shared: Shared) -> Iterator[str]:
         from mindspore_impl.losses.oracle import check_objective
 
         yield from super().problems(key, shared)
         yield from problem_of(check_objective, self.objective, f"{key}.objective")
         if given := is_path(self.store):  # its samples are looked up when the stage starts
-            from mindspore_impl.data.teacher_store import read_header
-
             try:
                 capture, source = read_header(self.store), self.store
             except UserError as error:

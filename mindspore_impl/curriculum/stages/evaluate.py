@@ -3,11 +3,20 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mindspore_impl.curriculum import estimate
-from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, stage_kind
+from mindspore_impl.curriculum.stages.base import (
+    Context,
+    PlannedStage,
+    Shared,
+    Stage,
+    problem_of,
+    prompt_problems,
+    stage_kind,
+)
 from mindspore_impl.curriculum.stages.inputs import Input
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import benchmarks
@@ -28,7 +37,7 @@ class EvaluateStage(Stage):
     options: EvaluationOptions | None = None  # null: the run's `evaluation`
 
     group: ClassVar[str] = "evaluation"
-    less_memory: ClassVar[str] = "lower evaluation.batch_size, evaluation.rows, evaluation.max_new_tokens"
+    less_memory: ClassVar[str] = "lower batch_size, rows, max_new_tokens in {0}.options, or in evaluation without these"
 
     def settings(self, shared: Shared) -> EvaluationOptions:
         """The stage's own options, or those of the run."""
@@ -44,7 +53,9 @@ class EvaluateStage(Stage):
     def inputs(self, key: str, shared: Shared) -> list[Input]:
         options, found = self.settings(shared), super().inputs(key, shared)
         if options.teacher_kl and options.teacher:
-            found.append(Input("kl teacher", options.teacher, "weights", f"{self._key(key)}.teacher"))
+            found.append(
+                Input("kl teacher", options.teacher, "weights", f"{self._key(key)}.teacher", options.teacher_model)
+            )
         return found
 
     def data_sets(self, key: str, shared: Shared) -> list[tuple[str, str]]:
@@ -109,16 +120,22 @@ class EvaluateStage(Stage):
             parts.append(f"{name} {next((f'{m} {v:.3f}' for m, v in value.items() if m in value['stderr']), '')}")
         return "; ".join([*parts, *filter(None, [super().summary(metrics)])])
 
-    def check_data(self, name: str, context: Context) -> None:
-        from mindspore_impl.evaluation.harness import check_records
+    def data_problems(self, key: str, context: Context) -> Iterator[str]:
+        from mindspore_impl.evaluation.harness import check_records, check_samples
 
-        shared = context.config
-        options = self.settings(shared)
-        there = [each for each in options.accuracy if shared.maker_of(each) is None]
-        options = dataclasses.replace(options, accuracy=there)
-        check_records({each: context.records(each) for each in there}, options, context.tokenizer)
-        limit = shared.models[self.model_name(shared)].max_position_embeddings
-        benchmarks.check_lengths(self._key(f"stages.{name}"), options, context.tokenizer, limit)
+        yield from super().data_problems(key, context)
+        shared, key = context.config, self._key(key)
+        options, model = self.settings(shared), self.model_name(shared)
+        if options.teacher_kl:
+            yield from problem_of(context.model_options, self._teacher_model(shared))
+        known = {each: context.records(each) for _, each in self.data_sets("", shared) if shared.maker_of(each) is None}
+        there = {measure: [each for each in getattr(options, measure) if each in known] for measure in _MEASURES}
+        options = dataclasses.replace(options, **there)
+        prompts = list(chain(*check_records(known, options, context.tokenizer, key).values()))
+        yield from prompt_problems(prompts, options.max_new_tokens, f"{key}.max_new_tokens", model, context)
+        yield from problem_of(check_samples, known, options, context.tokenizer, key)
+        limit = shared.models[model].max_position_embeddings
+        yield from problem_of(benchmarks.check_lengths, key, options, context.tokenizer, limit)
 
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.evaluation.harness import EvaluationJob, evaluate
@@ -128,5 +145,6 @@ class EvaluateStage(Stage):
         model, weights = context.build_model(planned.model, self.init)
         sets = {name: context.records(name) for _, name in self.data_sets("", shared)}
         teacher = context.build_model(self._teacher_model(shared), options.teacher) if options.teacher_kl else None
-        job = EvaluationJob(model, context.tokenizer, sets, options, folder, planned.seed, weights, teacher)
+        key = self._key(f"stages.{planned.name}")
+        job = EvaluationJob(model, context.tokenizer, sets, options, folder, planned.seed, weights, teacher, key)
         return evaluate(job)

@@ -10,6 +10,8 @@ from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared,
 from mindspore_impl.distributed import ranks
 from mindspore_impl.export.options import ExportOptions
 from mindspore_impl.schema import option
+from mindspore_impl.text.chat import render_prompt
+from mindspore_impl.text.records import prompt_messages
 
 
 @stage_kind
@@ -50,24 +52,42 @@ class ExportStage(Stage):
         # The package runs beside the training graph.
         return estimate.weights_bytes(model) + memory_estimate(model, self.export)["weights_shared"]
 
-    def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
-        from mindspore_impl.export.build import default_prompts, export_package
-        from mindspore_impl.text.chat import render_prompt
-        from mindspore_impl.text.records import prompt_messages
+    def data_problems(self, key: str, context: Context) -> Iterator[str]:
+        from mindspore_impl.export.build import check_prompts
+
+        yield from super().data_problems(key, context)
+        if not any(map(context.config.maker_of, self.prompts)):
+            yield from problem_of(check_prompts, self._rendered(context), self.export, f"{key}.export")
+
+    def disk(self, context: Context) -> int:
+        from mindspore_impl.export.build import memory_estimate
+
+        return memory_estimate(context.model_options(self.model_name(context.config)), self.export)["weights"]
+
+    def _rendered(self, context: Context) -> list[list[int]]:
+        """The ids of the prompts that are compared."""
+        from mindspore_impl.export.build import default_prompts
 
         tokenizer, count = context.tokenizer, self.export.parity_prompts
         each = -(-count // max(1, len(self.prompts)))
         records = [record for name in self.prompts for record in context.records(name)[:each]]
         prompts = [render_prompt(prompt_messages(record), tokenizer, record.thinking) for record in records]
+        return prompts[:count] or default_prompts(tokenizer, count)
+
+    def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
+        from mindspore_impl.export.build import export_package
+
+        prompts = self._rendered(context)
 
         def export() -> dict:
             return export_package(
                 folder / "package",
                 context.model_options(planned.model),
                 lambda: context.build_model(planned.model, self.init),
-                tokenizer,
-                prompts[:count] or default_prompts(tokenizer, count),
+                context.tokenizer,
+                prompts,
                 self.export,
+                key=f"stages.{planned.name}.export",
             )
 
         return ranks.on_rank_zero(export)

@@ -1,6 +1,8 @@
 """What a stage reads from elsewhere: references to stages and paths, and the content hashes of files."""
 
+import dataclasses
 import functools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +21,25 @@ class Input:
     """One named input of a stage.
 
     role: such as "init"; reference: the name of a stage, or a path; artifact: what that must provide ("weights",
-    "store", "rollouts", "records"); key: where the configuration says it.
+    "store", "rollouts", "records"); key: where the configuration says it; model: the entry of `models` that weights
+    are of, None for the stage's own.
     """
 
     role: str
     reference: str
     artifact: str
     key: str
+    model: str | None = None
 
 
 def is_path(reference: str) -> bool:
     """A reference with a separator, or one that ends like a weights or a record file, is a path; else a stage name."""
     return "/" in reference or reference.endswith((".safetensors", ".jsonl"))
+
+
+def absolute(reference: str) -> str:
+    """A path from the root, whatever the working directory; the name of a stage as it is."""
+    return os.path.abspath(reference) if is_path(reference) else reference
 
 
 def reference_problem(given: Input, reader: str, stages: Mapping[str, Any], order: list[str]) -> str | None:
@@ -55,12 +64,12 @@ def reference_problem(given: Input, reader: str, stages: Mapping[str, Any], orde
 
 
 def check_weights(source, folder: Path, options: ModelOptions, key: str, tokenizer: Path | None) -> None:
-    """Refuse weights of another model, as far as their files name it, or beside another tokenizer than the run's.
+    """Refuse weights of another model, by the config.json and the shapes in their files, or beside another tokenizer.
 
     Args:
         source: WeightSource of the weights.
         folder: the path that names them.
-        options: the model that they are loaded into.
+        options: the model that they are loaded into; a vocabulary of 0 fits any.
         key: its entry in the configuration, such as models.student.
         tokenizer: the run's tokenizer file; None where the run trains its own.
 
@@ -68,9 +77,12 @@ def check_weights(source, folder: Path, options: ModelOptions, key: str, tokeniz
         UserError: names the differing keys, or the tokenizer file.
     """
     from mindspore_impl.model.hf_config import check_same
+    from mindspore_impl.model.weights import EMBEDDING, fit
 
     if source.options is not None:
         check_same(source.options, options, str(source.path), key)
+    embedding = source.shapes.get(EMBEDDING) or (options.vocab_size,)
+    fit(source, dataclasses.replace(options, vocab_size=options.vocab_size or embedding[0]), f"set {key} to match them")
     beside = [path for name in TOKENIZERS if (path := folder / name).is_file()]
     digest = None if tokenizer is None or not beside else files.sha256_file(tokenizer)
     if beside and all(files.sha256_file(path) != digest for path in beside):

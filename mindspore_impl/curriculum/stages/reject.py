@@ -1,11 +1,13 @@
 """Rejection sampling: of several answers to a prompt the shortest correct one becomes a record."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mindspore_impl import files
-from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Stage, stage_kind
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Stage, problem_of, stage_kind
+from mindspore_impl.curriculum.stages.rollout import judged
 from mindspore_impl.data import judging
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError
@@ -27,6 +29,10 @@ class RejectStage(Stage):
     group: ClassVar[str] = "selection"
     provides: ClassVar[dict[str, str]] = {"records": "records.jsonl"}
     outputs: ClassVar[tuple[str, ...]] = ("records.jsonl",)
+
+    def data_problems(self, key: str, context: Context) -> Iterator[str]:
+        yield from super().data_problems(key, context)
+        yield from problem_of(judged, self.rollouts, context, where=f"{key}.rollouts")
 
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         """Write the shortest correct answers to `folder`/records.jsonl; an id is the prompt's with its mode."""

@@ -1,19 +1,22 @@
 """How hard each record of a data set is, written into its meta: length, loss, pass rate."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mindspore_impl import files
 from mindspore_impl.curriculum import estimate
-from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, stage_kind
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, problem_of, stage_kind
+from mindspore_impl.curriculum.stages.rollout import judged
 from mindspore_impl.data import difficulty, judging
+from mindspore_impl.data.packing import fitting
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.options import ScoreOptions
 from mindspore_impl.schema import option
-from mindspore_impl.text.records import record_to_json
+from mindspore_impl.text.chat import Sample
+from mindspore_impl.text.records import Record, record_to_json
 
 
 @stage_kind
@@ -58,6 +61,40 @@ class ScoreStage(Stage):
         model = shared.sized_model(self.model_name(shared))
         return estimate.forward_bytes(model, self.score.rows_per_batch, self.sequence_length, shared.runtime)
 
+    def hands_on(self) -> str:
+        return self.set if not self.rollouts and not (self.init and self.score.overlong == "drop") else ""
+
+    def data_problems(self, key: str, context: Context) -> Iterator[str]:
+        yield from super().data_problems(key, context)
+        if context.config.maker_of(self.set) is not None:
+            return
+        yield from problem_of(self._samples, key, context)
+        if self.init:
+            yield from problem_of(self._fitting, key, context.samples(self.set))
+        if self.rollouts and (asked := judged(self.rollouts, context)) is not None:
+            yield from problem_of(self._answered, key, context.records(self.set), asked)
+
+    def _samples(self, key: str, context: Context) -> dict[str, Sample]:
+        """The one sample of each record, by its id."""
+        if len(samples := context.samples(self.set)) > len(context.records(self.set)):
+            fault = "a record of several turns is several samples, as the template forgets earlier reasoning"
+            raise UserError(f"{key}.set: {self.set}: {fault}; score a set of single turns")
+        return {sample.record_id: sample for sample in samples}
+
+    def _fitting(self, key: str, samples: list[Sample]) -> list[Sample]:
+        """The samples whose loss is measured."""
+        keys = (f"{key}.sequence_length", f"{key}.score.overlong=drop")
+        return fitting(samples, self.sequence_length, self.score.overlong, keys)
+
+    def _answered(self, key: str, records: list[Record], prompts: Collection[tuple[str, str]]) -> list[Record]:
+        """The records that are among `prompts`."""
+        if found := [record for record in records if (record.id, record.thinking) in prompts]:
+            return found
+        raise UserError(
+            f"{key}.rollouts: {self.rollouts} has no answer to any of the {len(records)} records of {self.set}; name "
+            "the rollouts of this set"
+        )
+
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         """Write the records of the set, their difficulty in meta, to `folder`/records.jsonl.
 
@@ -65,24 +102,16 @@ class ScoreStage(Stage):
         """
         from mindspore_impl.evaluation.sample_loss import LossJob, sample_losses
 
-        records, samples = context.records(self.set), {each.record_id: each for each in context.samples(self.set)}
-        given, verdicts = len(records), {}
-        if len(context.samples(self.set)) > given:
-            fault = "a record of several turns is several samples, as the template forgets earlier reasoning"
-            raise UserError(f"{self.set}: {fault}; score a set of single turns")
+        key, verdicts = f"stages.{planned.name}", {}
+        records, samples = context.records(self.set), self._samples(key, context)
+        given = len(records)
         if self.rollouts:
             verdicts = judging.judge(context.load(self.rollouts, "rollouts"), context.tokenizer)
-            records = [record for record in records if (record.id, record.thinking) in verdicts]
-            if not records:
-                raise UserError(
-                    f"{self.rollouts}: holds no answer to any of the {given} records of {self.set}; name the rollouts "
-                    "of this set"
-                )
+            records = self._answered(key, records, verdicts)
         answered = len(records)
-        if self.init and self.score.overlong == "drop":
-            records = [record for record in records if len(samples[record.id].ids) <= self.sequence_length]
-            if not records:
-                raise UserError(f"{self.set}: no record fits sequence_length={self.sequence_length}; raise it")
+        if self.init:
+            kept = {sample.record_id for sample in self._fitting(key, [samples[record.id] for record in records])}
+            records = [record for record in records if record.id in kept]
         measured, seconds = {difficulty.LENGTH: [len(samples[record.id].ids) for record in records]}, 0.0
         if self.init:
             scored = [samples[record.id] for record in records]

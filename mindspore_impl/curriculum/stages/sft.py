@@ -10,8 +10,10 @@ from mindspore_impl import runtime
 from mindspore_impl.curriculum import estimate
 from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, problem_of, stage_kind
 from mindspore_impl.curriculum.stages.evaluate import EvaluateStage
+from mindspore_impl.curriculum.stages.inputs import is_path
 from mindspore_impl.data.options import ROLLOUTS, BatchOptions
 from mindspore_impl.data.overlap import shared_count
+from mindspore_impl.data.packing import fitting
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.options import LoraOptions
@@ -72,6 +74,8 @@ class SftStage(Stage):
         train, data = self.train, self.data
         if (train.max_steps is None) == (train.num_train_epochs is None):
             yield f"{key}.train: give exactly one of max_steps and num_train_epochs"
+        if train.eval_steps and not data.validation:
+            yield f"{key}.train.eval_steps: no set is validated on; name one in {key}.data.validation, or set it to 0"
         if train.select == "best" and not data.validation:
             yield f"{key}.train.select: best needs a validation set; name one in {key}.data.validation, or use last"
         workers, accumulation = shared.runtime.workers, data.gradient_accumulation_steps
@@ -100,10 +104,49 @@ class SftStage(Stage):
 
         return open_weights(folder, self.train.select)
 
-    def check_data(self, name: str, context: Context) -> None:
+    def data_problems(self, key: str, context: Context) -> Iterator[str]:
+        """Also prints how many records of each validation and test set are trained on too."""
+        from mindspore_impl.data.batches import BatchStream
+
+        yield from super().data_problems(key, context)
+        shared = context.config
+        samples = {
+            name: context.rollout_samples(self.rollouts) if name == ROLLOUTS else context.samples(name)
+            for name in self.mixture()
+            if (is_path(self.rollouts) if name == ROLLOUTS else shared.maker_of(name) is None)
+        }
+        # The shares of an epoch are not known while a set is missing; without weights every set is drawn whole.
+        mixture = self.mixture() if len(samples) == len(self.mixture()) else {}
+        data, where = dataclasses.replace(self.data, mixture=mixture), f"{key}.data"
+        if samples:
+            teacher = self.known_teacher(context)
+            yield from problem_of(lambda: BatchStream(samples, data, 0, teacher=teacher, key=where))
+        if self.data.overlong != "split":
+            keys = (f"{where}.sequence_length", f"{where}.overlong=drop or split")
+            made = [shared.same_length(name) for name in self.mixture() if name != ROLLOUTS and shared.maker_of(name)]
+            for name in filter(None, made):
+                yield from problem_of(fitting, context.samples(name), data.sequence_length, data.overlong, keys)
+        for name in filter(None, map(shared.same_length, self.data.validation)):
+            yield from problem_of(self._held_out, context.samples(name), where)
+        self._warn_of_overlap(key, context)
+
+    def known_teacher(self, context: Context):
+        """The reader of a teacher store that is there before any stage has run; None without one."""
+        return None
+
+    def disk(self, context: Context) -> int:
+        """Of the checkpoints that stay: weights and two moments."""
+        config, train = context.config, self.train
+        made = estimate.training_estimate(context.model_options(self.model), self.data, self.lora, config.runtime)
+        steps = train.max_steps or 0
+        count = min(train.save_total_limit, -(-steps // train.save_steps) if steps and train.save_steps else 1)
+        stored = made["trained"] if self.lora else made["parameters"]
+        return count * (estimate.BYTES_PER_ELEMENT * stored + estimate.BYTES_OF_MOMENTS * made["trained"])
+
+    def _warn_of_overlap(self, key: str, context: Context) -> None:
         """Print how many records of each validation and test set are trained on too."""
-        shared, key = context.config, f"stages.{name}"
-        after = self.followers(name, shared).values()
+        shared = context.config
+        after = self.followers(key.removeprefix("stages."), shared).values()
         held_out = [*self.data.validation, *(each for stage in after for _, each in stage.data_sets(key, shared))]
         train = [each for each in self.mixture() if each != ROLLOUTS and shared.maker_of(each) is None]
         records = [record for each in train for record in context.records(each)]
@@ -122,7 +165,8 @@ class SftStage(Stage):
         for name in data.mixture:
             samples[name] = context.rollout_samples(self.rollouts) if name == ROLLOUTS else context.samples(name)
         teacher = self.teacher(context, planned)
-        stream = BatchStream(samples, data, planned.seed, runtime.rank(), runtime.world_size(), teacher=teacher)
+        key = f"stages.{planned.name}.data"
+        stream = BatchStream(samples, data, planned.seed, runtime.rank(), runtime.world_size(), teacher, key)
         changes = {name: _selection(context, name, data) for name in data.mixture if name != ROLLOUTS}
         summary = stream.summary() | {"selection": {name: change for name, change in changes.items() if change}}
         steps = self.train.max_steps or stream.steps_for_epochs(self.train.num_train_epochs)
@@ -130,7 +174,7 @@ class SftStage(Stage):
         job = TrainingJob(
             model=model,
             stream=stream,
-            validation=self._validation(context),
+            validation=self._validation(context, key),
             objective=getattr(self, "objective", ObjectiveOptions()),
             optimizer=self.optimizer,
             options=self.train,
@@ -148,7 +192,11 @@ class SftStage(Stage):
         """The reader of the teacher store; None without one."""
         return None
 
-    def _validation(self, context: Context) -> dict[str, list]:
+    def _held_out(self, samples: list, key: str) -> list:
+        """The samples of a validation set that fit a row; `key`: of the stage's data."""
+        return fitting(samples, self.data.sequence_length, "drop", (f"{key}.sequence_length", ""))
+
+    def _validation(self, context: Context, key: str) -> dict[str, list]:
         """The batches of each validation set, of the samples that fit a row; a message counts the others."""
         from mindspore_impl.data.batches import one_pass
 
@@ -157,9 +205,7 @@ class SftStage(Stage):
         length, batches = self.data.sequence_length, {}
         for name in self.data.validation:
             samples = context.samples(name)
-            kept = [sample for sample in samples if len(sample.ids) <= length]
-            if not kept:
-                raise UserError(f"data.validation: every sample is longer than data.sequence_length {length}")
+            kept = self._held_out(samples, key)
             if len(kept) < len(samples):
                 print(f"  validation: {len(samples) - len(kept)} samples longer than {length} are left out")
             batches[name] = [batch for batch, _ in one_pass(kept, length, rows)]
@@ -187,12 +233,11 @@ class SftStage(Stage):
 def _selection(context: Context, name: str, data: BatchOptions) -> dict | None:
     """How the band of a set changed its difficulty (`difficulty.change`); None where neither band nor order is set."""
     from mindspore_impl.data.difficulty import change
-    from mindspore_impl.data.sources import load_whole
 
     options, kept = context.set_options(name), context.records(name)
     if options.keep is None:
         return None if data.order == "shuffled" else change(kept, kept, data.order_by, name)
-    return change(load_whole(name, options, context.config.seed), kept, options.keep.field, name)
+    return change(context.whole(name), kept, options.keep.field, name)
 
 
 def _hf_config(context: Context, model: str) -> dict | None:

@@ -1,6 +1,7 @@
 """Stages that make records: what is refused, what fingerprints follow, and one run from beginner to curriculum."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,8 +41,8 @@ def test_records_that_are_several_samples_are_counted_and_not_scored(tmp_path, c
     context = RunContext(None, tmp_path, {}, tokenizer, {("records", "mine"): records})
     assert [sample.record_id for sample in context.samples("mine")] == [one.id, "several", "several"]
     assert {"2", "3"} <= set(capsys.readouterr().out.split())
-    with pytest.raises(UserError, match="mine"):
-        ScoreStage(set="mine").run(context, None, tmp_path)
+    with pytest.raises(UserError, match="stages.one.set: mine"):
+        ScoreStage(set="mine").run(context, SimpleNamespace(name="one"), tmp_path)
 
 
 def run(folder, *overrides):
