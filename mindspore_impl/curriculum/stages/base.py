@@ -279,7 +279,15 @@ def problem_of(check, *arguments, where: str = "") -> Iterator[str]:
 def prompt_problems(
     prompts: Sequence[list[int]], new_tokens: int, key: str, model: str, context: Context
 ) -> Iterator[str]:
-    """Whether the longest of `prompts` and `new_tokens` (at `key`) more exceed the positions of `model`."""
+    """Whether the longest prompt and what is generated after it exceed the positions of a model.
+
+    Args:
+        prompts: Ids of each prompt.
+        new_tokens: Tokens generated at most.
+        key: The key of `new_tokens`, for the message.
+        model: Its name in `models`.
+        context: The run.
+    """
     length, limit = max(map(len, prompts), default=0), context.config.models[model].max_position_embeddings
     if prompts and length + new_tokens > limit:
         where = f"models.{model}.max_position_embeddings"
