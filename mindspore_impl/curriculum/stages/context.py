@@ -13,7 +13,7 @@ from mindspore_impl.data.options import DatasetOptions, StageSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import LoraOptions, ModelOptions
 
-CODE_FORMAT = 1  # raise it when a change of code changes the results of equal options
+CODE_FORMAT = 2  # raise it when a change of code changes the results of equal options
 
 
 @dataclass
