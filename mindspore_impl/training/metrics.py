@@ -32,7 +32,7 @@ class Window:
 
 @dataclass
 class Progress:
-    """The state of a run after `step` steps. Totals are over all ranks; `seconds` leave out compilation."""
+    """The state of a run after `step` steps. Counts are over all ranks; times are rank 0's, `seconds` without compilation."""
 
     step: int = 0
     tokens: int = 0

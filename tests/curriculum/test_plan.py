@@ -102,6 +102,7 @@ def test_stage_names_cannot_leave_the_run_directory():
         "run_dir=elsewhere",
         "evaluation.samples_in_report=1",
         "stages.teacher.train.max_skipped_steps=99",
+        "stages.teacher.train.eval_steps=9",
         "models.teacher.recompute=true",
     ],
 )
@@ -110,6 +111,7 @@ def test_logging_and_runtime_leave_fingerprints(override):
 
 
 def test_a_change_reaches_what_depends_on_it():
+    assert "teacher" in changed("stages.teacher.train.eval_steps=9", base=("stages.teacher.train.select=best",))
     assert changed("stages.sft_fast.train.max_steps=3") == {
         "sft_fast", "eval_sft_fast", "control", "eval_control", "rollout_fast", "capture_fast", "distill_fast",
         "eval_distill_fast",

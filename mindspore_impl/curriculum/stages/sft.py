@@ -18,6 +18,8 @@ from mindspore_impl.model.options import LoraOptions
 from mindspore_impl.schema import option
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
 
+MORE_PASSES = 1.1  # over the data than num_train_epochs asks for: worth a warning
+
 
 @stage_kind
 @dataclass(kw_only=True)
@@ -51,6 +53,8 @@ class SftStage(Stage):
 
     def content(self, shared: Shared) -> dict:
         content = super().content(shared)
+        if self.train.select == "last":  # then a validation only watches
+            del content["train"]["eval_steps"]
         return content | {"data": content["data"] | {"mixture": self.mixture()}}
 
     def followers(self, name: str, shared: Shared) -> dict[str, Stage]:
@@ -125,8 +129,15 @@ class SftStage(Stage):
         stream = BatchStream(samples, data, planned.seed, runtime.rank(), runtime.world_size(), teacher=teacher)
         changes = {name: _selection(context, name, data) for name in data.mixture if name != ROLLOUTS}
         summary = stream.summary() | {"selection": {name: change for name, change in changes.items() if change}}
-        steps = self.train.max_steps or stream.steps_for_epochs(self.train.num_train_epochs)
+        wanted = self.train.num_train_epochs
+        steps = self.train.max_steps or stream.steps_for_epochs(wanted)
+        summary["epochs"] = stream.epochs_at(steps)
         self._print(model, steps, summary)
+        if wanted and summary["epochs"] > MORE_PASSES * wanted:
+            print(
+                f"warning: stages.{planned.name}.train.num_train_epochs={wanted:g} makes {summary['epochs']:.1f} passes: "
+                f"an epoch has {summary['rows_per_epoch']} rows, and a step takes data.rows={data.rows}; lower data.rows"
+            )
         job = TrainingJob(
             model=model,
             stream=stream,
