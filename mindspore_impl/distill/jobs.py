@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mindspore_impl.data.rollouts import refuse_copies
 from mindspore_impl.data.teacher_store import StoreHeader
 from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
 from mindspore_impl.errors import UserError
@@ -14,9 +15,15 @@ from mindspore_impl.text.records import Record
 from mindspore_impl.text.tokenizer import Tokenizer
 
 
+def check_copies(options: RolloutOptions, sampling: SamplingOptions, where: str = "") -> None:
+    """Refuse several greedy answers to each prompt. Raises UserError; where: what stands before its keys."""
+    keys = f"{where}rollout.samples_per_prompt", f"{where}sampling.temperature"
+    refuse_copies(options.samples_per_prompt, sampling.temperature, sampling.top_k, *keys)
+
+
 @dataclass(frozen=True)
 class RolloutJob:
-    """Answers to the prompts of `records`, written to `folder`/rollouts.jsonl."""
+    """Answers to the prompts of `records`, written to `folder`/rollouts.jsonl. Raises UserError for greedy copies."""
 
     tokenizer: Tokenizer
     records: list[Record]  # all are answered; `options.limit`, which counts one set, is the caller's to apply
@@ -28,6 +35,9 @@ class RolloutJob:
     model: Any = None
     check: Callable[[Record, Completion], bool | None] | None = None  # whether an answer is right; None: unknown
     make_engine: Callable[[Any, Tokenizer], Any] | None = None  # (model, tokenizer); None: `generation.engine.Engine`
+
+    def __post_init__(self):
+        check_copies(self.options, self.sampling)
 
 
 @dataclass(frozen=True)

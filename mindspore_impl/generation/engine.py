@@ -34,6 +34,7 @@ class Generation:
 
     ids: list[int]
     finished: bool
+    nan: bool = False  # the logits became NaN or infinite, and the ids mean nothing
 
 
 class ModelDecoder:
@@ -69,10 +70,13 @@ class ModelDecoder:
 
 
 class Engine:
-    """Generates with `model`'s current parameters; token selection is that of `decoder.Drawing`."""
+    """Generates with `model`'s current parameters; token selection is that of `decoder.Drawing`.
 
-    def __init__(self, model: PanguForCausalLM, tokenizer):
-        self.model = model
+    skip_nan: a sequence whose logits become NaN or infinite ends, marked; else `generate` raises UserError.
+    """
+
+    def __init__(self, model: PanguForCausalLM, tokenizer, skip_nan: bool = False):
+        self.model, self.skip_nan = model, skip_nan
         self.drawing = Drawing(tokenizer, model.options.vocab_size)
         self.limit = model.options.max_position_embeddings
         self._decoders: dict[int, ModelDecoder] = {}
@@ -95,7 +99,7 @@ class Engine:
             enough: called after each token with the ids of a sequence so far; True ends it (not `finished`).
 
         Raises UserError for invalid settings, a prompt that is empty, holds an id outside the vocabulary or is too
-        long, and for NaN logits.
+        long, and for NaN logits without `skip_nan`.
         """
         check_ranges(sampling, "sampling")
         if len(seeds) != len(prompts):
@@ -133,7 +137,7 @@ class Engine:
         for row, prompt in enumerate(prompts):
             input_ids_BL[row, : len(prompt)] = prompt
 
-        draws = Draws(self.drawing, prompts, seeds, sampling)
+        draws = Draws(self.drawing, prompts, seeds, sampling, self.skip_nan)
         token_BS = np.zeros((count, steps), np.int32)
         size_B = np.zeros(count, np.int32)  # how many tokens each sequence has
         next_B = np.full(rows, self.drawing.pad_id, np.int32)
@@ -151,7 +155,8 @@ class Engine:
                 break
             logits_BV = decoder.decode(next_B, length_B + np.int32(draws.step - 1))
         bar.update(int((~draws.ended_B).sum()))
-        return [Generation(token_BS[row, : size_B[row]].tolist(), bool(draws.finished_B[row])) for row in range(count)]
+        made = (token_BS[row, : size_B[row]].tolist() for row in range(count))
+        return [Generation(*each) for each in zip(made, draws.finished_B.tolist(), draws.nan_B.tolist(), strict=True)]
 
 
 def plan_batches(lengths: list[int], longest: int, row_limit: Callable[[int], int]) -> list[tuple[int, int, list[int]]]:

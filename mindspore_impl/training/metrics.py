@@ -32,7 +32,7 @@ class Window:
 
 @dataclass
 class Progress:
-    """The state of a run after `step` steps. Counts are over all ranks; times are rank 0's, `seconds` without compilation."""
+    """The state of a run after `step` steps. Counts are of all ranks, times of rank 0, `seconds` less compilation."""
 
     step: int = 0
     tokens: int = 0

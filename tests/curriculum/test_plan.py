@@ -76,6 +76,11 @@ def test_evaluations_follow_training_stages():
             "+stage@stages.eval_teacher=evaluate ++stages.eval_teacher.init=teacher order=[teacher,eval_teacher]",
             "order: 'eval_teacher' 'teacher'",
         ),
+        *(
+            (f"stages.rollout_fast.rollout.samples_per_prompt=4 stages.rollout_fast.sampling.{greedy}", words)
+            for greedy in ("temperature=0.0", "top_k=1")
+            for words in ["stages.rollout_fast.rollout.samples_per_prompt: 4 stages.rollout_fast.sampling.temperature"]
+        ),
         ("stages.capture_fast.rollouts=none.jsonl", "stages.capture_fast.rollouts none.jsonl"),
         ("stages.teacher.train.max_steps=null stages.sft_fast.data.rows=-1", "max_steps stages.sft_fast.data.rows"),
         ("experiment=gsm8k data.train=none.jsonl data.test=none.jsonl", "data.sets.reasoning.path: none.jsonl"),
