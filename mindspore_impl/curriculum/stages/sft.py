@@ -19,6 +19,7 @@ from mindspore_impl.schema import option
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
 
 MORE_PASSES = 1.1  # over the data than num_train_epochs asks for: worth a warning
+JUDGED = 512  # samples that show what a teacher knows
 
 
 @stage_kind
@@ -118,6 +119,7 @@ class SftStage(Stage):
 
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.data.batches import BatchStream
+        from mindspore_impl.data.teacher_store import own_cross_entropy, refuse_ignorance
         from mindspore_impl.model.adapter_file import Adapters
         from mindspore_impl.training.trainer import TrainingJob, train
 
@@ -127,6 +129,12 @@ class SftStage(Stage):
             samples[name] = context.rollout_samples(self.rollouts) if name == ROLLOUTS else context.samples(name)
         teacher = self.teacher(context, planned)
         stream = BatchStream(samples, data, planned.seed, runtime.rank(), runtime.world_size(), teacher=teacher)
+        if teacher is not None:
+            stored = [each for drawn in samples.values() for each in drawn]
+            if data.overlong == "drop":
+                stored = [each for each in stored if len(each.ids) <= data.sequence_length]
+            cross_entropy = own_cross_entropy(teacher, stored[:: -(-len(stored) // JUDGED)])
+            refuse_ignorance(cross_entropy, teacher.header.vocab_size, str(teacher.folder))
         changes = {name: _selection(context, name, data) for name in data.mixture if name != ROLLOUTS}
         summary = stream.summary() | {"selection": {name: change for name, change in changes.items() if change}}
         wanted = self.train.num_train_epochs
@@ -134,15 +142,14 @@ class SftStage(Stage):
         summary["epochs"] = stream.epochs_at(steps)
         self._print(model, steps, summary)
         if wanted and summary["epochs"] > MORE_PASSES * wanted:
-            print(
-                f"warning: stages.{planned.name}.train.num_train_epochs={wanted:g} makes {summary['epochs']:.1f} passes: "
-                f"an epoch has {summary['rows_per_epoch']} rows, and a step takes data.rows={data.rows}; lower data.rows"
-            )
+            fault = f"num_train_epochs={wanted:g} makes {summary['epochs']:.1f} passes: an epoch has"
+            sizes = f"{summary['rows_per_epoch']} rows, and a step takes data.rows={data.rows}; lower data.rows"
+            print(f"warning: stages.{planned.name}.train.{fault} {sizes}")
         job = TrainingJob(
             model=model,
             stream=stream,
             validation=self._validation(context),
-            objective=getattr(self, "objective", ObjectiveOptions()),
+            objective=self.loss(context, digest),
             optimizer=self.optimizer,
             options=self.train,
             folder=folder,
@@ -154,6 +161,10 @@ class SftStage(Stage):
             config=_hf_config(context, planned.model),
         )
         return train(job) | {"data": summary}
+
+    def loss(self, context: Context, init_sha256: str | None) -> ObjectiveOptions:
+        """The objective, from initial weights of this hash."""
+        return ObjectiveOptions()
 
     def teacher(self, context: Context, planned: PlannedStage):
         """The reader of the teacher store; None without one."""
