@@ -23,7 +23,7 @@ from mindspore_impl.ops.log_floor import LOG_FLOOR
 
 SCHEMA = 1
 PAD_ON_DISK = 2**18 - 1  # -1 in memory
-# Share of ln V. Random weights have 1.00; teachers of 16 steps, on a student's answers, about 0.6; good ones below 0.4.
+# Share of ln V. Random weights have 1.00, a teacher of 16 steps 0.69 on the answers of a student of 32.
 IGNORANT = 0.95
 SUM_TOLERANCE = 1e-2  # of the K+1 masses; float16 alone costs up to 4e-3
 MANIFEST = "manifest.json"
