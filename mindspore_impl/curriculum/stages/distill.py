@@ -25,10 +25,10 @@ class DistillStage(SftStage):
 
     def resolved(self, shared: Shared) -> "DistillStage":
         """With `objective.ce_weight`, except for a file of rollouts, whose hashes decide when the stage starts."""
-        answers = ROLLOUTS in self.mixture()
+        answers = self.rollouts and ROLLOUTS in self.mixture()
         if answers and is_path(self.rollouts):
             return self
-        own = answers and shared.stages[self.rollouts].model_name(shared) == self.model
+        own = bool(answers) and shared.stages[self.rollouts].model_name(shared) == self.model
         return replace(self, objective=self._objective(own))
 
     def _objective(self, own: bool) -> ObjectiveOptions:
