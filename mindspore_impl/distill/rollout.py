@@ -29,10 +29,7 @@ FLAWS = {
     "truncated": (0.2, "raise sampling.max_new_tokens"),
     "empty": (0.02, "look at the prompts and at what the weights were trained on"),
     "looping": (0.05, "train the weights longer, or set sampling.repetition_penalty above 1"),
-    "nan": (
-        0.0,
-        "left out, as their logits are not finite: the weights are damaged, or training diverged",
-    ),
+    "nan": (0.0, "left out, as their logits are not finite: the weights are damaged"),
     "copies": (0.5, "of another answer to the same prompt: raise sampling.temperature"),
 }
 _COUNTED = ["generations", "finished", "tokens", "checked", "correct", *FLAWS]  # in the record of a part
