@@ -155,8 +155,10 @@ class Engine:
                 break
             logits_BV = decoder.decode(next_B, length_B + np.int32(draws.step - 1))
         bar.update(int((~draws.ended_B).sum()))
-        made = (token_BS[row, : size_B[row]].tolist() for row in range(count))
-        return [Generation(*each) for each in zip(made, draws.finished_B.tolist(), draws.nan_B.tolist(), strict=True)]
+        return [
+            Generation(token_BS[row, : size_B[row]].tolist(), bool(draws.finished_B[row]), bool(draws.nan_B[row]))
+            for row in range(count)
+        ]
 
 
 def plan_batches(lengths: list[int], longest: int, row_limit: Callable[[int], int]) -> list[tuple[int, int, list[int]]]:
