@@ -115,7 +115,7 @@ def _of_stage(options: argparse.Namespace):
 
 def _of_file(options: argparse.Namespace):
     from mindspore_impl.data.options import FileSet
-    from mindspore_impl.data.rollouts import read_rollouts, to_sample
+    from mindspore_impl.data.rollouts import read_rollouts, refuse_copies, to_sample
     from mindspore_impl.data.sources import load_set
     from mindspore_impl.distill.jobs import CaptureJob, RolloutJob
     from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
@@ -130,6 +130,8 @@ def _of_file(options: argparse.Namespace):
     else:
         records = load_set("records", FileSet(source="records", path=str(options.records)), options.seed)
         if options.ask == "rollouts":
+            keys = "--samples-per-prompt", "--temperature"
+            refuse_copies(options.samples_per_prompt, options.temperature, 0, *keys)
             sampling = SamplingOptions(options.temperature, options.top_p, max_new_tokens=options.max_new_tokens)
             repeats = RolloutOptions(samples_per_prompt=options.samples_per_prompt)
             return RolloutJob(tokenizer, records, repeats, sampling, folder, options.seed)

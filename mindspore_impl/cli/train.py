@@ -53,7 +53,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "run_dir/trials; run_dir is outputs/NAME_sweep if not given. Exit code 1 when a trial failed.\n"
         "The choice of a group can be a YAML file of your own, from any folder: experiment=mine.yaml.",
         "python tools/train.py experiment=quickstart seed=2 run_dir=outputs/mine stages.teacher.train.max_steps=200",
-        "python tools/train.py --multirun seed=1,2,3 stages.distill_fast.objective.kd_weight=0.5,0.9 "
+        "python tools/train.py --multirun seed=1,2,3 stages.distill_fast.objective.ce_weight=0,0.1 "
         "run_dir=outputs/sweep",
         "python tools/train.py --multirun sweep=paper_ablation run_dir=outputs/paper_ablation",
     )

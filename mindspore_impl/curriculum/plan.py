@@ -36,7 +36,7 @@ def make_plan(config: Config) -> list[PlannedStage]:
     refuse(_stage_problems(config, stages, sets))
     planned: dict[str, PlannedStage] = {}
     for name, stage in stages.items():
-        entry = PlannedStage(len(planned) + 1, name, stage, stage.model_name(config))
+        entry = PlannedStage(len(planned) + 1, name, stage.resolved(config), stage.model_name(config))
         entry.inputs = {given.role: absolute(given.reference) for given in inputs[name]}
         entry.seed = config.seed if stage.seed is None else stage.seed
         entry.fingerprint = _fingerprint(config, entry, planned)

@@ -151,6 +151,18 @@ class BatchStream:
             rows += part * (self._epoch_start(int(epochs) + 1) - rows)
         return int(np.ceil(rows / self.options.rows))
 
+    def epochs_at(self, step: int) -> float:
+        """Epochs that the first `step` steps make: their rows over the rows of an epoch."""
+        rows = step * self.options.rows
+        epoch = self._epoch_of(rows)
+        first = self._epoch_start(epoch)
+        return epoch + (rows - first) / (self._epoch_start(epoch + 1) - first)
+
+    def tokens(self, step: int) -> int:
+        """Positions of one step that are not padding, of all ranks and micro-batches."""
+        rows = self._global_rows(step * self.options.rows, (step + 1) * self.options.rows)
+        return int(self._pieces.length_P[[piece for row in rows for piece in row]].sum())
+
     def summary(self) -> dict[str, Any]:
         """Numbers of the first epoch: samples drawn (also by set), tokens, supervised targets, efficiency, rows.
 
@@ -187,12 +199,15 @@ class BatchStream:
 
     def _global_rows(self, first: int, last: int) -> list[list[int]]:
         rows: list[list[int]] = []
-        epoch = next(epoch for epoch in count() if self._epoch_start(epoch + 1) > first)
+        epoch = self._epoch_of(first)
         while len(rows) < last - first:
             start = self._epoch_start(epoch)
             rows += self._rows(epoch)[max(first - start, 0) : last - start]
             epoch += 1
         return rows
+
+    def _epoch_of(self, row: int) -> int:
+        return next(epoch for epoch in count() if self._epoch_start(epoch + 1) > row)
 
     def _epoch_start(self, epoch: int) -> int:
         """Number of the first row of an epoch. Where every quota is whole passes, all epochs have equally many rows."""

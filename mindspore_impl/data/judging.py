@@ -1,10 +1,11 @@
 """Rejection sampling: the pass rate of each prompt's answers, and the shortest right answer as a training record."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from mindspore_impl.data import answers
-from mindspore_impl.data.rollouts import Rollout
+from mindspore_impl.data.rollouts import Rollout, refuse_copies
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.chat import Completion, parse_completion
 from mindspore_impl.text.records import THINK_TAG, Message, Record
@@ -34,15 +35,19 @@ def judge(rollouts: Iterable[Rollout], tokenizer: Tokenizer) -> dict[Prompt, Ver
 
     `answers.correct` decides on each completion, whatever the file states; a truncated answer is wrong. The shortest
     answer has the fewest tokens; the first id breaks ties. Raises UserError naming a rollout without its prompt
-    (meta.prompt_id) or task.
+    (meta.prompt_id) or task, and one of several greedy answers of the same weights.
     """
     verdicts: dict[Prompt, Verdict] = {}
+    made = Counter()
     for rollout in rollouts:
         prompt = rollout.meta.get("prompt_id")
         if not isinstance(prompt, str) or not prompt:
             raise UserError(f"rollout {rollout.id!r}: meta.prompt_id is missing; name the answered record there")
         verdict = verdicts.setdefault((prompt, rollout.thinking), Verdict())
         verdict.answers += 1
+        made[by := (prompt, rollout.thinking, rollout.weights_sha256)] += 1
+        greedy = [rollout.sampling.get(key, default) for key, default in (("temperature", 1), ("top_k", 0))]
+        refuse_copies(made[by], *greedy, f"rollout {rollout.id!r}: samples", "temperature")
         completion = parse_completion(rollout.completion_ids, tokenizer)
         question = Record(f"rollout {rollout.id}", rollout.messages, rollout.thinking, rollout.meta)
         if not answers.correct(question, completion):

@@ -4,7 +4,7 @@ An answer that reached the token limit (`finish: length`) has no end-of-turn tok
 stop there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,7 @@ class Rollout:
     meta: dict = field(default_factory=dict)  # of the record, for verification
 
 
+LOOP_REPEATS, LOOP_TOKENS = 3, 8  # a loop repeats its n-gram so often, and has so many tokens, or more
 KEYS = tuple(item.name for item in fields(Rollout))
 
 
@@ -83,6 +84,40 @@ def read_rollouts(path: str | Path, tokenizer: Tokenizer, keep_truncated: bool) 
         fault = f"each of the {len(lines)} rollouts was cut by the token limit"
         raise UserError(f"{path}: {fault}; raise max_new_tokens, or set keep_truncated: true")
     return rollouts
+
+
+def refuse_copies(samples: int, temperature: float, top_k: int, samples_key: str, temperature_key: str) -> None:
+    """Raise UserError when several answers to one prompt would be greedy, and so all the same.
+
+    Args:
+        samples: Answers to a prompt.
+        temperature: Of sampling.
+        top_k: Of sampling; 1 is greedy too.
+        samples_key: The key of `samples`, for the message.
+        temperature_key: The key of `temperature`.
+    """
+    if samples > 1 and (temperature == 0 or top_k == 1):
+        how = "temperature 0" if temperature == 0 else "top_k 1"
+        advice = f"set {temperature_key} above 0 (0.2 and 0.8 are usual) without top_k 1, or {samples_key} to 1"
+        raise UserError(f"{samples_key}: {samples} answers at {how} are all the same; {advice}")
+
+
+def loops(ids: Sequence[int]) -> bool:
+    """Whether one token or n-gram is repeated to the end of these ids."""
+    for size in range(1, len(ids) // LOOP_REPEATS + 1):
+        tail = ids[-max(LOOP_REPEATS * size, LOOP_TOKENS) :]
+        if len(tail) >= LOOP_TOKENS and tail[size:] == tail[:-size]:
+            return True
+    return False
+
+
+def flaws_of(rollout: Rollout, tokenizer: Tokenizer) -> set[str]:
+    """What is wrong with an answer, whatever it says: "truncated", "empty" (no text) and "looping"."""
+    ids = list(_with_ids(rollout, tokenizer, f"rollout {rollout.id!r}").completion_ids)
+    said = chat.parse_completion(ids, tokenizer)
+    text, body = (said.answer, ids[:-1]) if said.finished else (said.reasoning + said.answer, ids)
+    found = {"truncated": not said.finished, "empty": not text.strip(), "looping": loops(body)}
+    return {name for name, there in found.items() if there}
 
 
 def to_sample(rollout: Rollout, tokenizer: Tokenizer) -> Sample:

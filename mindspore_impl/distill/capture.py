@@ -17,7 +17,14 @@ from mindspore import Tensor, nn
 from mindspore_impl import runtime
 from mindspore_impl.data.batches import PackedBatch, SequentialBatches
 from mindspore_impl.data.packing import fitting, shift
-from mindspore_impl.data.teacher_store import StoreHeader, StoreReader, read_index, sample_key, target_runs
+from mindspore_impl.data.teacher_store import (
+    StoreHeader,
+    StoreReader,
+    own_cross_entropy,
+    read_index,
+    sample_key,
+    target_runs,
+)
 from mindspore_impl.data.teacher_store_writer import (
     existing_shards,
     make_row,
@@ -45,8 +52,8 @@ def run_capture(job: CaptureJob) -> dict[str, float]:
 
     Returns the metrics of the whole store: positions, sequences, bytes and bytes_per_position (all files of the
     folder), teacher_mass, teacher_entropy and tail (means over positions, of the K ids and the bucket for the rest, as
-    read back), dropped (samples left out by overlong=drop), and of this run alone, all ranks together: seconds, tokens,
-    tokens_per_second.
+    read back), teacher_ce (`own_cross_entropy`), dropped (samples left out by overlong=drop), and of this run alone,
+    all ranks together: seconds, tokens, tokens_per_second.
     Raises UserError when an id lies outside the vocabulary, K exceeds it, a sample is longer than a packed row under
     overlong=error, equal ids have two supervised masks, or the teacher's logits are not finite.
     """
@@ -237,6 +244,7 @@ def store_metrics(reader: StoreReader, samples: Sequence[Sample]) -> dict[str, f
         sums += p_SK.sum(), -(p_SK * logp_SK).sum() - (p_tail_S * tail_S).sum(), p_tail_S.sum()
     sizes = {key: getattr(reader, key) for key in ("positions", "sequences", "bytes")}
     means = dict(zip(("teacher_mass", "teacher_entropy", "tail"), (sums / max(positions, 1)).tolist(), strict=True))
+    means["teacher_ce"] = own_cross_entropy(reader, distinct(samples))
     return sizes | {"bytes_per_position": reader.bytes / max(reader.positions, 1)} | means
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspore_impl.data.packing import fitting
+from mindspore_impl.data.rollouts import refuse_copies
 from mindspore_impl.data.teacher_store import StoreHeader
 from mindspore_impl.distill.options import CaptureOptions, RolloutOptions
 from mindspore_impl.generation.options import SamplingOptions
@@ -14,9 +15,15 @@ from mindspore_impl.text.records import Record
 from mindspore_impl.text.tokenizer import Tokenizer
 
 
+def check_copies(options: RolloutOptions, sampling: SamplingOptions, where: str = "") -> None:
+    """Refuse several greedy answers to each prompt. Raises UserError; where: what stands before its keys."""
+    keys = f"{where}rollout.samples_per_prompt", f"{where}sampling.temperature"
+    refuse_copies(options.samples_per_prompt, sampling.temperature, sampling.top_k, *keys)
+
+
 @dataclass(frozen=True)
 class RolloutJob:
-    """Answers to the prompts of `records`, written to `folder`/rollouts.jsonl."""
+    """Answers to the prompts of `records`, written to `folder`/rollouts.jsonl. Raises UserError for greedy copies."""
 
     tokenizer: Tokenizer
     records: list[Record]  # all are answered; `options.limit`, which counts one set, is the caller's to apply
@@ -29,6 +36,9 @@ class RolloutJob:
     check: Callable[[Record, Completion], bool | None] | None = None  # whether an answer is right; None: unknown
     make_engine: Callable[[Any, Tokenizer], Any] | None = None  # (model, tokenizer); None: `generation.engine.Engine`
     key: str = ""  # of the stage with a dot at its end, for messages
+
+    def __post_init__(self):
+        check_copies(self.options, self.sampling)
 
 
 @dataclass(frozen=True)

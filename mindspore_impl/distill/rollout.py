@@ -6,12 +6,13 @@ is byte for byte the same for any number of ranks and interruptions.
 """
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mindspore_impl import files, runtime
-from mindspore_impl.data.rollouts import Rollout, read_rollouts, write_rollouts
+from mindspore_impl.data.rollouts import Rollout, flaws_of, read_rollouts, write_rollouts
 from mindspore_impl.distill.jobs import RolloutJob
 from mindspore_impl.distill.options import RolloutOptions
 from mindspore_impl.distributed import ranks, resumable
@@ -22,6 +23,16 @@ from mindspore_impl.schema import check_ranges
 from mindspore_impl.text.chat import parse_completion, render_prompt
 from mindspore_impl.text.records import Record, messages_to_json, prompt_messages
 from mindspore_impl.text.tokenizer import Tokenizer
+
+# What can be wrong with an answer: the share of all answers above which it is warned about, and what helps.
+FLAWS = {
+    "truncated": (0.2, "raise sampling.max_new_tokens"),
+    "empty": (0.02, "look at the prompts and at what the weights were trained on"),
+    "looping": (0.05, "train the weights longer, or set sampling.repetition_penalty above 1"),
+    "nan": (0.0, "left out, as their logits are not finite: the weights are damaged"),
+    "copies": (0.5, "of another answer to the same prompt: raise sampling.temperature"),
+}
+_COUNTED = ["generations", "finished", "tokens", "checked", "correct", *FLAWS]  # in the record of a part
 
 
 @dataclass(frozen=True)
@@ -102,15 +113,16 @@ def sampling_settings(sampling: SamplingOptions) -> dict:
 def run_rollout(job: RolloutJob) -> dict:
     """Answer the prompts of `job` into rollouts.jsonl, resuming after the parts that exist.
 
-    Returns metrics over all ranks and interruptions: prompts, generations, kept, finished_share, tokens (generated),
-    seconds, tokens_per_second, and correct_share where something could be checked. Raises UserError when there is no
-    prompt, or nothing is left to keep.
+    Returns metrics over all ranks and interruptions: prompts, generations, kept, finished_share, flaws ({name: how many
+    generations}, see FLAWS), tokens (generated), seconds, tokens_per_second, and correct_share where something could be
+    checked. A generation that meets NaN logits is left out. Raises UserError when there is no prompt, or nothing is
+    left to keep.
     """
     records, options, sampling, tokenizer = job.records, job.options, job.sampling, job.tokenizer
     check_ranges(options, f"{job.key}rollout")
     check_unique(records, f"{job.key}prompts")
     asked = [[rollout_id(record, 0), messages_to_json(prompt_messages(record)), record.meta] for record in records]
-    made_by = [job.weights_sha256, tokenizer.sha256, runtime.numerics()]
+    made_by = [job.weights_sha256, tokenizer.sha256, runtime.numerics(), _COUNTED]
     answers = files.sha256_json([asked, options.samples_per_prompt, sampling_settings(sampling), made_by, job.seed])
     plan = files.sha256_json([answers, options.keep_truncated])
     path = job.folder / "rollouts.jsonl"
@@ -128,7 +140,7 @@ def run_rollout(job: RolloutJob) -> dict:
             return job.make_engine(job.model, tokenizer)
         from mindspore_impl.generation.engine import Engine  # imports mindspore, which a finished stage does not need
 
-        return Engine(job.model, tokenizer)
+        return Engine(job.model, tokenizer, skip_nan=True)
 
     def make(number: int) -> tuple[resumable.Publish, dict]:
         title = f"rollout part {number + 1}/{len(spans)}"
@@ -142,13 +154,15 @@ def run_rollout(job: RolloutJob) -> dict:
             raise UserError(f"{title}, records {first!r} to {last!r}: {error}") from error
         items = []
         for prompt, generation in zip(prompts, generations, strict=True):
+            if getattr(generation, "nan", False):  # our own engine tells
+                continue
             ids = [int(i) for i in generation.ids]
             text = tokenizer.decode(ids, skip_special=False)
             items.append(make_rollout(prompt, ids, text, generation.finished, sampling, tokenizer, job.weights_sha256))
             right = job.check(prompt.record, parse_completion(ids, tokenizer)) if job.check else None
             if right is not None:
                 items[-1].meta["correct"] = bool(right)
-        return lambda path: write_rollouts(path, items), _counts(items)
+        return lambda path: write_rollouts(path, items), _counts(items, len(prompts), tokenizer)
 
     counts = resumable.share(paths, make)
     return ranks.on_rank_zero(lambda: _publish(job, path, plan, paths, counts))
@@ -160,32 +174,43 @@ def _part_size(options: RolloutOptions, sampling: SamplingOptions) -> int:
     return max(batches * sampling.batch_size // options.samples_per_prompt, options.prompts_per_part)
 
 
-def _counts(items: list[Rollout]) -> dict[str, int]:
-    """What the metrics need to know of one part."""
+def _counts(items: list[Rollout], generations: int, tokenizer: Tokenizer) -> dict[str, int]:
+    """What the metrics need to know of one part: of `generations` those that are answers are `items`."""
     checked = [item.meta["correct"] for item in items if "correct" in item.meta]
+    flaws = Counter(flaw for item in items for flaw in flaws_of(item, tokenizer))
+    flaws["nan"] = generations - len(items)
+    flaws["copies"] = len(items) - len({(item.id.rpartition("#")[0], *item.completion_ids) for item in items})
     return {
-        "generations": len(items),
+        "generations": generations,
         "finished": sum(item.finish == "stop" for item in items),
         "tokens": sum(len(item.completion_ids) for item in items),
         "checked": len(checked),
         "correct": sum(checked),
+        **{name: flaws[name] for name in FLAWS},
     }
 
 
 def _publish(job: RolloutJob, path: Path, plan: str, parts: list[Path], counts: list[dict]) -> dict:
     """Merge `parts`, whose records are `counts`, into `path` and return the metrics of all."""
-    totals = {key: sum(count[key] for count in counts) for key in _counts([])}
+    totals = {key: sum(count[key] for count in counts) for key in _COUNTED}
     generations, keep_truncated = totals["generations"], job.options.keep_truncated
-    kept = generations if keep_truncated else totals["finished"]
+    kept = generations - totals["nan"] if keep_truncated else totals["finished"]
     if kept == 0:
-        fault = f"all {generations} generations were cut and {job.key}rollout.keep_truncated is false"
-        raise UserError(f"{path}: {fault}; raise {job.key}sampling.max_new_tokens or keep truncated answers")
+        fault = f"{totals['nan']} of {generations} generations met NaN logits, the others were cut by the token limit"
+        advice = (
+            f"check the weights, raise {job.key}sampling.max_new_tokens, or set {job.key}rollout.keep_truncated=true"
+        )
+        raise UserError(f"{path}: {fault}; {advice}")
+    for name, (share, advice) in FLAWS.items():
+        if totals[name] > share * generations:
+            print(f"warning: {job.folder.name}: {totals[name]:,} of {generations:,} answers: {name}; {advice}")
     seconds = resumable.seconds(counts)
     metrics = {
         "prompts": len(job.records),
         "generations": generations,
         "kept": kept,
         "finished_share": totals["finished"] / generations,
+        "flaws": {name: totals[name] for name in FLAWS},
         "tokens": totals["tokens"],
         "seconds": seconds,
         "tokens_per_second": totals["tokens"] / max(seconds, 1e-9),
@@ -194,7 +219,8 @@ def _publish(job: RolloutJob, path: Path, plan: str, parts: list[Path], counts: 
         metrics["correct_share"] = totals["correct"] / totals["checked"]
     merged = (
         item
-        for part in parts
+        for part, count in zip(parts, counts, strict=True)
+        if count["generations"] > count["nan"]
         for item in read_rollouts(part, job.tokenizer, keep_truncated=True)
         if keep_truncated or item.finish == "stop"
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindspore_impl import files, runtime
+from mindspore_impl.data.rollouts import refuse_copies
 from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.backend import Backend, chat_prompt, complete
@@ -43,9 +44,7 @@ def check_settings(settings: BenchmarkSettings, name: Callable[[str], str] = str
         number = getattr(settings, field.name)
         if isinstance(number, int | float) and (problem := rule_of(field).problem(number)):
             raise UserError(f"{name(field.name)}: {problem}")
-    if settings.samples > 1 and settings.temperature == 0:
-        advice = f"set {name('temperature')} above 0 (0.2 and 0.8 are usual), or samples to 1"
-        raise UserError(f"{name('samples')}: {settings.samples} answers at temperature 0 are all the same; {advice}")
+    refuse_copies(settings.samples, settings.temperature, 0, name("samples"), name("temperature"))
 
 
 @dataclass(frozen=True)

@@ -79,15 +79,20 @@ class Drawing:
 
 
 class Draws:
-    """Selects the next token of some sequences, step by step, and notes when each sequence ends."""
+    """Selects the next token of some sequences, step by step, and notes when each sequence ends.
 
-    def __init__(self, drawing: Drawing, prompts: list[list[int]], seeds: list[int], sampling: SamplingOptions):
+    NaN or infinite logits end their sequence (`nan_B`) with `skip_nan`; else they raise UserError.
+    """
+
+    def __init__(
+        self, drawing: Drawing, prompts: list[list[int]], seeds: list[int], sampling: SamplingOptions, skip_nan=False
+    ):
         count = len(prompts)
-        self.drawing, self.sampling = drawing, sampling
+        self.drawing, self.sampling, self.skip_nan = drawing, sampling, skip_nan
         self.uniform_BS = uniforms(seeds, sampling.max_new_tokens)
         self.stops = np.array([drawing.eos_id, *sampling.stop_ids])
         self.step = 0
-        self.ended_B, self.finished_B = np.zeros(count, bool), np.zeros(count, bool)
+        self.ended_B, self.finished_B, self.nan_B = (np.zeros(count, bool) for _ in range(3))
         self.seen_BV = None
         if sampling.repetition_penalty != 1:
             self.seen_BV = np.zeros((count, drawing.drawn_from), bool)
@@ -107,6 +112,10 @@ class Draws:
         if self.drawing.bos_id is not None:
             drawable_BV = drawable_BV.copy()
             drawable_BV[:, self.drawing.bos_id] = NEVER
+        if self.skip_nan and (nan_B := ~np.isfinite(drawable_BV.max(axis=1))).any():
+            drawable_BV = np.where(nan_B[:, None], 0, drawable_BV)  # what is drawn there, nothing reads
+            self.nan_B |= nan_B & ~self.ended_B
+            self.ended_B |= nan_B
         token_B = choose(drawable_BV, self.sampling, self.uniform_BS[:, self.step])
         self.step += 1
         self.finished_B |= ~self.ended_B & (token_B == self.drawing.eos_id)

@@ -34,6 +34,7 @@ class Generation:
 
     ids: list[int]
     finished: bool
+    nan: bool = False  # the logits became NaN or infinite, and the ids mean nothing
 
 
 class ModelDecoder:
@@ -69,10 +70,13 @@ class ModelDecoder:
 
 
 class Engine:
-    """Generates with `model`'s current parameters; token selection is that of `decoder.Drawing`."""
+    """Generates with `model`'s current parameters; token selection is that of `decoder.Drawing`.
 
-    def __init__(self, model: PanguForCausalLM, tokenizer):
-        self.model = model
+    skip_nan: a sequence whose logits become NaN or infinite ends, marked; else `generate` raises UserError.
+    """
+
+    def __init__(self, model: PanguForCausalLM, tokenizer, skip_nan: bool = False):
+        self.model, self.skip_nan = model, skip_nan
         self.drawing = Drawing(tokenizer, model.options.vocab_size)
         self.limit = model.options.max_position_embeddings
         self._decoders: dict[int, ModelDecoder] = {}
@@ -95,7 +99,7 @@ class Engine:
             enough: called after each token with the ids of a sequence so far; True ends it (not `finished`).
 
         Raises UserError for invalid settings, a prompt that is empty, holds an id outside the vocabulary or is too
-        long, and for NaN logits.
+        long, and for NaN logits without `skip_nan`.
         """
         check_ranges(sampling, "sampling")
         if len(seeds) != len(prompts):
@@ -130,7 +134,7 @@ class Engine:
         decoder = self.decoder(self.slots_for(length + steps))
         length_B = np.array([len(prompt) for prompt in prompts] + [1] * (rows - count), np.int32)
         input_ids_BL = right_padded(prompts, length, rows, self.drawing.pad_id)
-        draws = Draws(self.drawing, prompts, seeds, sampling)
+        draws = Draws(self.drawing, prompts, seeds, sampling, self.skip_nan)
         token_BS = np.zeros((count, steps), np.int32)
         size_B = np.zeros(count, np.int32)  # how many tokens each sequence has
         next_B = np.full(rows, self.drawing.pad_id, np.int32)
@@ -148,7 +152,10 @@ class Engine:
                 break
             logits_BV = decoder.decode(next_B, length_B + np.int32(draws.step - 1))
         bar.update(int((~draws.ended_B).sum()))
-        return [Generation(token_BS[row, : size_B[row]].tolist(), bool(draws.finished_B[row])) for row in range(count)]
+        return [
+            Generation(token_BS[row, : size_B[row]].tolist(), bool(draws.finished_B[row]), bool(draws.nan_B[row]))
+            for row in range(count)
+        ]
 
 
 def plan_batches(lengths: list[int], longest: int, row_limit: Callable[[int], int]) -> list[tuple[int, int, list[int]]]:

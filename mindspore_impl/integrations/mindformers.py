@@ -304,8 +304,11 @@ def write_stage(path: Path, config, name: str, reads: tuple[ModelOptions, Path |
     """
     import yaml
 
-    stage, (model, weights, data) = config.stages[name], reads
+    stage, (model, weights, data) = config.stages[name].resolved(config), reads
     _check_accumulation(stage.data, f"stages.{name}.data")
+    objective = getattr(stage, "objective", ObjectiveOptions(ce_weight=1.0))
+    if objective.ce_weight is None:
+        raise UserError(f"stages.{name}.objective.ce_weight: give a number: null needs hashes of the rollouts")
     schedule = asdict(stage.optimizer)
     beta1, beta2, epsilon, decay, clip = map(
         schedule.pop, ("adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm")
@@ -340,7 +343,7 @@ def write_stage(path: Path, config, name: str, reads: tuple[ModelOptions, Path |
                 "seed": data.seed,
                 "loss": {
                     "type": "PanguObjective", "with_teacher": data.store is not None,
-                    **asdict(getattr(stage, "objective", ObjectiveOptions())),
+                    **asdict(objective),
                 },
             },
             "arch": {"type": "PanguPosttrainModel"},

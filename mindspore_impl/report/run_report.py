@@ -75,6 +75,7 @@ def render_page(run: RunView) -> str:
             ("accuracy", "Accuracy by stage", _accuracy(run)),
             ("loss", "Loss", _loss(run)),
             ("distillation", "Distillation", _distillation(run)),
+            ("generated", "Generated answers", _generated(run)),
             ("calibration", "Calibration", _calibration(run)),
             ("difficulty", "Difficulty of the training data", difficulty_section(run)),
             ("cost", "Time and tokens", _cost(run)),
@@ -156,6 +157,18 @@ def _supports(run: RunView, stages: list[StageView]) -> list[str]:
     if len(set(found.values())) == 1:
         return [next(iter(found.values()))]
     return [f"{name} {text}" for name, text in found.items()]
+
+
+def _generated(run: RunView) -> Markup:
+    """What is wrong with the answers of each rollout stage, whatever they say; empty where no stage counted it."""
+    rows, names = [], {}
+    for stage in run.stages:
+        if flaws := stage.metrics.get("flaws"):
+            names, made = flaws, stage.metrics["generations"]
+            shares = (f"{number:,} ({percent(number / made)} %)" for number in flaws.values())
+            rows.append([f"{stage.number} {stage.name}", f"{made:,}", *shares])
+    note = "Cut by the token limit; without text; ending in one repeated n-gram; left out for NaN logits; equal to"
+    return table(["stage", "answers", *names], rows, f"{note} another answer to the same prompt.")
 
 
 def _calibration(run: RunView) -> Markup:

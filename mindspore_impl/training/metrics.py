@@ -32,7 +32,7 @@ class Window:
 
 @dataclass
 class Progress:
-    """The state of a run after `step` steps. Totals are over all ranks; `seconds` leave out compilation."""
+    """The state of a run after `step` steps. Counts are of all ranks, times of rank 0, `seconds` less compilation."""
 
     step: int = 0
     tokens: int = 0

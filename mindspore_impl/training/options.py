@@ -15,7 +15,7 @@ class OptimizerOptions:
     warmup_ratio: float = option(0.05, low=0, high=1)  # share of the steps; used when warmup_steps is null
     warmup_steps: int | None = option(None, low=0)  # optimizer steps; null: warmup_ratio of all steps
     decay_ratio: float = option(0.1, low=0, high=1)  # warmup_stable_decay: share of the steps that decay at the end
-    min_lr_ratio: float = option(0.0, low=0, high=1)  # the last learning rate, as a share of learning_rate
+    min_lr_ratio: float = option(0.0, low=0, high=1)  # where the decay ends, as a share of learning_rate
     adam_beta1: float = option(0.9, above=0, high=1)  # decay of the first moment, below 1
     adam_beta2: float = option(0.98, above=0, high=1)  # decay of the second moment, below 1
     adam_epsilon: float = option(1e-8, above=0)  # added to the root of the second moment

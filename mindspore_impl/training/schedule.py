@@ -1,7 +1,8 @@
 """Learning-rate schedules: mindformers' own, held at the last step, and the same formula in plain Python for logs.
 
-Update `t` of `steps` (from 1) uses schedule value `t`: the first rate is above 0, the last exactly `min_lr_ratio *
-learning_rate`, at which it stays (mindformers' cosine rises again, its warm-up/stable/decay turns negative).
+Update `t` of `steps` (from 1) uses schedule value `t`, the last one the value half an update before the end, where the
+decay would reach `min_lr_ratio * learning_rate`: every rate is above 0, also that of a single update. There it stays
+(mindformers' cosine rises again, its warm-up/stable/decay turns negative).
 """
 
 import math
@@ -22,10 +23,14 @@ def decay_start(options: OptimizerOptions, steps: int) -> int:
     return max(warmup_steps(options, steps), steps - max(1, int(steps * options.decay_ratio)))
 
 
+def _last_value(steps: int) -> float:
+    return steps - 0.5
+
+
 def learning_rate(options: OptimizerOptions, steps: int, update: int) -> float:
     """The rate of update number `update` (from 1) of `steps`: what `make_schedule` computes in the graph."""
     peak, low = options.learning_rate, options.learning_rate * options.min_lr_ratio
-    t, warm = min(update, steps), warmup_steps(options, steps)
+    t, warm = min(update, _last_value(steps)), warmup_steps(options, steps)
     if t < warm:
         return peak * t / warm
     if options.lr_scheduler_type == "constant":
@@ -51,16 +56,18 @@ def make_schedule(options: OptimizerOptions, steps: int):
     inner = _mindformers_schedule(options, steps)
 
     class ClampedSchedule(LearningRateSchedule):
-        """`inner`, asked for update number step + 1 and never for one beyond the last."""
+        """`inner`, asked for value step + 1 and never for one beyond the last."""
 
         def __init__(self):
             super().__init__()
             self.inner = inner
-            self.last = Tensor(float(steps), mstype.float32)
+            self.last = Tensor(_last_value(steps), mstype.float32)
+            # float32 rounds the end of a long cosine to 0
+            self.least = Tensor(min(learning_rate(options, steps, update) for update in (1, steps)), mstype.float32)
 
         def construct(self, global_step):
             update = ops.minimum(ops.cast(global_step, mstype.float32) + 1.0, self.last)
-            return self.inner(update)
+            return ops.maximum(self.inner(update), self.least)
 
     return ClampedSchedule()
 

@@ -29,7 +29,7 @@ class TrainingJob:
     """Everything that one training stage works with."""
 
     model: nn.Cell  # trained in place; holds the selected weights at the end
-    stream: Any  # a BatchStream, or anything with its `steps` and `steps_for_epochs`
+    stream: Any  # a BatchStream, or anything with its `steps`, `tokens` and `epochs_at`
     validation: dict[str, list] = field(default_factory=dict)  # PackedBatches by the name of their set, weights 1
     objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
@@ -74,7 +74,6 @@ def train(job: TrainingJob) -> dict[str, Any]:
 def _loop(session: "_Session") -> None:
     """Run every step from where `session.progress` stands to the last one."""
     job, progress, options, steps = session.job, session.progress, session.job.options, session.job.steps
-    epoch_steps = job.stream.steps_for_epochs(1)
     profiler = StepProfiler(job.folder / "profile", job.profile_steps)
     bar = runtime.progress_bar(steps, job.title, "step", initial=progress.step)
     try:
@@ -85,13 +84,12 @@ def _loop(session: "_Session") -> None:
             session.saver.check()
             report, compiled = session.step(micro_batches)
             seconds = time.perf_counter() - start
-            tokens = sum(batch.tokens for batch in micro_batches) * runtime.world_size()  # ranks get equally many rows
-            progress.add(report, METRICS, tokens, seconds, compiled)
+            progress.add(report, METRICS, job.stream.tokens(progress.step), seconds, compiled)
             profiler.step_done(seconds)
             _check_finite(progress, options, job.folder)
 
             if _due(progress.step, options.logging_steps, steps):
-                line = session.write_line(progress.step / epoch_steps)
+                line = session.write_line(job.stream.epochs_at(progress.step))
                 shown = {"loss": "loss", "tokens/s": "tokens_per_second", "skipped": "skipped"}
                 bar.set_postfix({text: line[key] for text, key in shown.items() if line.get(key)}, refresh=False)
             validated = bool(job.validation) and _due(progress.step, options.eval_steps, steps)

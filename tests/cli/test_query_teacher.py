@@ -90,7 +90,7 @@ def test_stages_of_a_run_that_order_leaves_out(server, tmp_path, ms_runtime):
 
 
 SMALL = [
-    "experiment=quickstart", "runtime=cpu", "tokenizer.vocab_size=110", "stages.sft_fast.init=null",
+    "experiment=quickstart", "compare=[]", "runtime=cpu", "tokenizer.vocab_size=110", "stages.sft_fast.init=null",
     *(f"data.sets.{name}.count=60" for name in ("teacher_reasoning", "teacher_fast", "reasoning", "fast")),
     "models.student.hidden_size=48", "models.student.num_hidden_layers=1",
     *(f"stages.{name}.train.max_steps=3" for name in ("sft_fast", "distill_fast")),
@@ -108,9 +108,11 @@ def test_a_student_is_distilled_from_a_teacher_that_only_a_server_has(server, tm
 
     run = tmp_path / "run"
     runner.run(compose([*SMALL, "order=[sft_fast]", f"run_dir={run}"]))
+    # Row t is of the token after ids[t], of which this teacher knows something.
     server.logits = lambda ids: np.stack(
-        [np.random.default_rng(ids[: t + 1]).normal(0, 3, 110) for t in range(len(ids))]
-    )
+        [np.random.default_rng(ids[: t + 1]).normal(0, 3, 110) + 9 * (np.arange(110) == after)
+         for t, after in enumerate([*ids[1:], -1])]
+    )  # fmt: skip
     assert query("--run", run, "--stage", "capture_fast", "--url", server.url) == 0
     store = run / "external" / "capture_fast" / "store"
     on = [*SMALL, "order=[sft_fast,distill_fast]", f"run_dir={run}", f"stages.distill_fast.store={store}"]
@@ -146,6 +148,8 @@ def test_answers_written_elsewhere_need_a_name_or_weights(tokenizer, record_file
     (["--records", "{records}", "--tokenizer", "{tokenizer}", "--url", "http://x", "--api-key-env", "NO_SUCH_KEY"],
      "the environment has no NO_SUCH_KEY"),
     (["--records", "{records}", "--tokenizer", "{tokenizer}", "--url", "http://x", "--in-flight", "0"], "--in-flight"),
+    (["--records", "{records}", "--tokenizer", "{tokenizer}", "--ask", "rollouts", "--samples-per-prompt", "2",
+      "--temperature", "0"], "--samples-per-prompt: 2"),
     (["--records", "{records}", "--tokenizer", "{tokenizer}", "--temperature", "2", "--answers", "x", "--model", "m"],
      "capture.temperature: 2.0"),
 ])  # fmt: skip

@@ -76,6 +76,11 @@ def test_evaluations_follow_training_stages():
             "+stage@stages.eval_teacher=evaluate ++stages.eval_teacher.init=teacher order=[teacher,eval_teacher]",
             "order: 'eval_teacher' 'teacher'",
         ),
+        *(
+            (f"stages.rollout_fast.rollout.samples_per_prompt=4 stages.rollout_fast.sampling.{greedy}", words)
+            for greedy in ("temperature=0.0", "top_k=1")
+            for words in ["stages.rollout_fast.rollout.samples_per_prompt: 4 stages.rollout_fast.sampling.temperature"]
+        ),
         ("stages.capture_fast.rollouts=none.jsonl", "stages.capture_fast.rollouts none.jsonl"),
         ("stages.teacher.train.max_steps=null stages.sft_fast.data.rows=-1", "max_steps stages.sft_fast.data.rows"),
         ("experiment=gsm8k data.train=none.jsonl data.test=none.jsonl", "data.sets.reasoning.path: none.jsonl"),
@@ -114,6 +119,7 @@ def test_stage_names_cannot_leave_the_run_directory():
         "run_dir=elsewhere",
         "evaluation.samples_in_report=1",
         "stages.teacher.train.max_skipped_steps=99",
+        "stages.teacher.train.eval_steps=9",
         "models.teacher.recompute=true",
     ],
 )
@@ -122,6 +128,7 @@ def test_logging_and_runtime_leave_fingerprints(override):
 
 
 def test_a_change_reaches_what_depends_on_it():
+    assert "teacher" in changed("stages.teacher.train.eval_steps=9", base=("stages.teacher.train.select=best",))
     assert changed("stages.sft_fast.train.max_steps=3") == {
         "sft_fast", "eval_sft_fast", "control", "eval_control", "rollout_fast", "capture_fast", "distill_fast",
         "eval_distill_fast",

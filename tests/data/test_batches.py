@@ -243,6 +243,20 @@ def test_steps_for_epochs_covers_the_last_row():
     assert stream.steps_for_epochs(0.5) == -(-rows // 4)
 
 
+@pytest.mark.parametrize("mixture", [{}, {"a": 3, "b": 1}])
+def test_tokens_and_epochs_are_those_of_the_whole_step_on_every_rank(mixture):
+    """With the mixture, epochs differ in their number of rows."""
+    sets = {"a": make_samples(9), "b": make_samples(7, seed=1)}
+    chosen = options(rows=6, mixture=mixture, gradient_accumulation_steps=3)
+    streams = [BatchStream(sets, chosen, 3, rank, 2) for rank in range(2)]
+    for step in (0, 1, 5):
+        tokens = sum(batch.tokens for stream in streams for batch in stream.step(step))
+        assert [stream.tokens(step) for stream in streams] == [tokens, tokens]
+    first = streams[0].summary()["rows_per_epoch"]
+    passed = [streams[1].epochs_at(step) for step in (0, 1, 24)]
+    assert passed == pytest.approx([0, 6 / first, 144 / first], rel=0.2 if mixture else 1e-12)
+
+
 def drawn(stream, steps):
     return Counter(token for step in range(steps) for token in first_tokens(stream.step(step)))
 

@@ -49,6 +49,16 @@ def test_the_shortest_right_answer_wins_whatever_the_order(records, tokenizer):
     chat.render(best, tokenizer)  # training takes it
 
 
+def test_greedy_answers_of_one_model_are_no_samples(records, tokenizer):
+    items = [
+        replace(answer_of(records[0], tokenizer, index), sampling={"temperature": 0.0}, weights_sha256=made_by)
+        for index, made_by in enumerate(("a", "b", "b"))
+    ]
+    assert len(judge(items[:2], tokenizer)) == 1
+    with pytest.raises(UserError, match=f"{records[0].id}#2.*temperature"):
+        judge(items, tokenizer)
+
+
 def test_a_prompt_without_a_right_answer_has_no_record(records, tokenizer):
     items = [answer_of(records[0], tokenizer, 0), answer_of(records[1], tokenizer, 0, answer="a")]
     found = judge(items, tokenizer)

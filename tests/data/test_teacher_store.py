@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from mindspore_impl.data.teacher_store import (
     StoreHeader,
     StoreReader,
+    own_cross_entropy,
     pack_ids,
+    refuse_ignorance,
     sample_key,
     target_runs,
     unpack_ids,
@@ -27,6 +30,7 @@ from mindspore_impl.files import sha256_file
 from mindspore_impl.ops.log_floor import LOG_FLOOR
 
 VOCABULARY = 153376
+RIGHT, WRONG = "sure of the targets", "sure of other ids"
 
 
 def header(top_k=10, mode="top_k", **changes):
@@ -352,3 +356,39 @@ def test_verify_counts_and_measures(store):
     assert summary["bytes_per_position"] == summary["bytes"] / 80
     mass = np.mean([np.exp(item[3]).sum(1) for item in stored])
     assert summary["teacher_mass"] == pytest.approx(mass, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("mode", "vocab", "top_k", "teacher"),
+    [
+        ("top_k", 160, 10, "random"), ("top_k", 3000, 1, "random"), ("sampled", 500, 20, "random"),
+        ("top_k", 160, 10, WRONG), ("top_k", 160, 10, RIGHT), ("top_k", 3000, 1, RIGHT), ("sampled", 500, 20, RIGHT),
+    ],
+)  # fmt: skip
+def test_a_teacher_that_knows_nothing_of_its_sequences_is_refused(tmp_path, mode, vocab, top_k, teacher):
+    rng, count = np.random.default_rng(0), 1500
+    ids = rng.integers(0, vocab, count + 1).astype(np.int32)
+    supervised = np.arange(count + 1) > 0
+    logits_SV = 0.3 * rng.normal(size=(count, vocab))
+    if teacher != "random":
+        favoured_S = ids[1:] if teacher == RIGHT else rng.integers(0, vocab, count)
+        logits_SV[np.arange(count), favoured_S] += np.log(vocab)
+    p_SV = np.exp(logits_SV) / np.exp(logits_SV).sum(1, keepdims=True)
+    stored_SV = rng.multinomial(top_k, p_SV) / top_k if mode == "sampled" else p_SV
+    order_SK = np.argsort(-stored_SV, axis=1, kind="stable")[:, :top_k]
+    mass_SK = np.take_along_axis(stored_SV, order_SK, axis=1)
+    writer = StoreWriter(tmp_path, header(top_k, mode, vocab_size=vocab))
+    with np.errstate(divide="ignore"):
+        logp_SK, tail_S = (np.maximum(np.log(m), LOG_FLOOR) for m in (mass_SK, (1 - mass_SK.sum(1)).clip(0)))
+    writer.add(ids, supervised, np.where(mass_SK > 0, order_SK, -1), logp_SK, tail_S)
+    writer.close()
+    found = own_cross_entropy(StoreReader(tmp_path), [SimpleNamespace(ids=ids, supervised=supervised)])
+    if teacher == RIGHT:
+        p_S = p_SV[np.arange(count), ids[1:]]
+        exact = -np.log(p_S).mean() if mode == "top_k" else -np.log(p_S.mean())
+        assert found == pytest.approx(exact, rel=0.05 if mode == "sampled" else 0.01)
+        refuse_ignorance(found, vocab, "here")
+    else:
+        assert teacher == WRONG or found == pytest.approx(np.log(vocab), rel=0.03)
+        with pytest.raises(UserError, match="^here: "):
+            refuse_ignorance(found, vocab, "here")

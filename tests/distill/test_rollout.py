@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from mindspore_impl.data.rollouts import read_rollouts, to_sample
+from mindspore_impl.data.rollouts import loops, read_rollouts, to_sample
 from mindspore_impl.distill.jobs import RolloutJob
 from mindspore_impl.distill.options import RolloutOptions
-from mindspore_impl.distill.rollout import run_rollout
+from mindspore_impl.distill.rollout import FLAWS, run_rollout
 from mindspore_impl.distributed import resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
@@ -98,6 +98,43 @@ def test_each_record_holds_what_made_it(tokenizer, tmp_path):
     assert "correct_share" not in metrics
     run(tokenizer, tmp_path, make_records(1, "fast") + make_records(1, "reasoning"), samples_per_prompt=1)
     assert ["/no_think" in tokenizer.decode(line["prompt_ids"]) for line in lines_of(tmp_path)] == [True, False]
+
+
+def test_what_is_wrong_with_answers_is_counted_and_warned_about(tokenizer, tmp_path, capsys):
+    """Whatever the batch and the part; what met NaN logits is no rollout."""
+    span = [tokenizer.special[name] for name in ("[unused16]", "[unused17]")]
+    good, end = tokenizer.encode("a b c"), [tokenizer.eos_id]
+    scripts = [  # two answers to each prompt
+        span + good + end, span + good + end,  # a copy
+        span + end, span + tokenizer.encode("a b") * 8,  # empty; cut in a loop
+        span, tokenizer.encode("a b c d e f") * 2 + end,  # cut without a text; twice is no loop
+        None, span + good + end,  # NaN; equal to an answer to another prompt
+        None, None,
+    ]  # fmt: skip
+    engine = SimpleNamespace(generate=lambda prompts, *_, **__: [made.pop(0) for _ in prompts])
+    for size in (4, 1):
+        made = [SimpleNamespace(ids=ids or end, finished=(ids or end)[-1:] == end, nan=ids is None) for ids in scripts]
+        folder, settings = tmp_path / str(size), {"sampling": SamplingOptions(batch_size=2), "prompts_per_part": size}
+        metrics = run(tokenizer, folder, make_records(5), engine=engine, **settings)
+        assert metrics["flaws"] == {"truncated": 2, "empty": 2, "looping": 1, "nan": 3, "copies": 1}
+        assert (metrics["generations"], metrics["kept"], len(lines_of(folder))) == (10, 7, 7)
+        said = capsys.readouterr().out
+        assert [name for name in FLAWS if f" {name};" in said] == ["empty", "looping", "nan"]
+    made = [SimpleNamespace(ids=end, finished=False, nan=True)] * 4
+    with pytest.raises(UserError, match="4 of 4"):
+        run(tokenizer, tmp_path / "nan", make_records(2), engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("ids", "loop"),
+    [
+        ([7] * 8, True), ([7] * 7, False), ([1, 2, 3] + [7] * 8, True), ([7] * 8 + [3], False),
+        ([1, 2] * 4, True), ([9, *[1, 2, 3, 4] * 3], True), ([1, 2, 3, 4] * 3 + [1, 2], True),
+        (list(range(20)) * 2, False), (list(range(20)) * 3, True), (list(range(50)), False), ([], False),
+    ],
+)  # fmt: skip
+def test_a_loop_is_one_ngram_repeated_to_the_end(ids, loop):
+    assert loops(ids) == loop
 
 
 def test_trap_18_a_cut_generation_is_not_recorded_as_ended(tokenizer, tmp_path):
@@ -237,6 +274,7 @@ def test_what_the_user_can_get_wrong(tokenizer, tmp_path):
         (make_records(2) + make_records(1), {}, "r0"),
         ([], {}, "prompts"),
         (make_records(2), {"samples_per_prompt": 0}, "samples_per_prompt"),
+        (make_records(2), {"sampling": SamplingOptions(temperature=0.0)}, "rollout.samples_per_prompt: 2"),
     ):
         with pytest.raises(UserError, match=words):
             run(tokenizer, tmp_path, records, **options)

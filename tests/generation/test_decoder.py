@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mindspore_impl.errors import UserError
-from mindspore_impl.generation.decoder import Drawing, stream
+from mindspore_impl.generation.decoder import Drawing, Draws, stream
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.generation.sampling import choose, penalise
 from tests.generation.tokens import Ids, make_prompts
@@ -112,6 +112,18 @@ def test_prompt_and_answer_count_for_the_penalty():
     ids = dataclasses.replace(Ids(), vocab_size=7)
     sampling = SamplingOptions(temperature=0.0, repetition_penalty=2.0, max_new_tokens=4)
     assert list(stream(decoder, Drawing(ids, 7), [2], sampling, 0)) == [3, 4, 6, 2]
+
+
+def test_a_sequence_with_nan_logits_ends_alone():
+    """The others of its batch draw what they draw without it; one that has ended does not count as damaged."""
+    logits_BV = np.tile(np.arange(37, dtype=np.float32), (3, 1))
+    logits_BV[2, 5] = 99
+    draws = Draws(Drawing(Ids(), 37), [[1]] * 3, [0] * 3, greedy(), skip_nan=True)
+    assert draws.draw(logits_BV).tolist() == [36, 36, 5]
+    logits_BV[1:, 7] = np.nan
+    assert draws.draw(logits_BV)[0] == 36
+    assert draws.nan_B.tolist() == [False, True, False]
+    assert (draws.ended_B.tolist(), draws.finished_B.tolist()) == ([False, True, True], [False, False, True])
 
 
 def test_a_template_without_bos_bars_nothing():

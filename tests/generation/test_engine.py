@@ -128,7 +128,7 @@ def test_foreign_tokenizer_is_refused(model):
         Engine(model, Ids(eos_id=45892))
 
 
-def test_damaged_weights_are_named(engine, model):
+def test_damaged_weights_are_named(engine, model, monkeypatch):
     from mindspore import Tensor
 
     weight = model.model.norm.weight
@@ -137,6 +137,9 @@ def test_damaged_weights_are_named(engine, model):
     try:
         with pytest.raises(UserError, match="NaN"):
             engine.generate(make_prompts(4), SamplingOptions(max_new_tokens=8, batch_size=4), [0, 1, 2, 3])
+        monkeypatch.setattr(engine, "skip_nan", True)
+        found = engine.generate(make_prompts(4), SamplingOptions(max_new_tokens=8, batch_size=4), [0, 1, 2, 3])
+        assert [(each.nan, each.finished, len(each.ids)) for each in found] == [(True, False, 1)] * 4
     finally:
         weight.set_data(Tensor(kept))
 

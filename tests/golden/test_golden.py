@@ -6,6 +6,7 @@ and say why in the commit. Seed and thread count are fixed; the tolerance covers
 """
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -83,6 +84,8 @@ def test_run_leaves_report_and_metrics(run_dir):
     assert [stage["name"] for stage in metrics["stages"]] == [
         "teacher", "sft_reasoning", "sft_fast", "control", "rollout_fast", "capture_fast", "distill_fast",
     ]  # fmt: skip
+    capture = next(stage["metrics"] for stage in metrics["stages"] if stage["kind"] == "capture")
+    assert 0.2 < capture["teacher_ce"] / math.log(140) < 0.8, "a teacher of a few steps knows something"
     assert (run_dir / "report.html").stat().st_size > 10_000
 
 

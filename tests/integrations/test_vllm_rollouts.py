@@ -80,7 +80,7 @@ def test_a_server_gives_the_rollout_file(records, tokenizer, prompts, tmp_path):
     assert {key: body[key] for key in wanted} == wanted
     path = tmp_path / "rollouts.jsonl"
     summary = import_rollouts([tmp_path / "a.jsonl"], prompts, SAMPLING, tokenizer, path, "w" * 64)
-    assert summary == {"rollouts": 8, "missing": 0, "repaired": {}, "refused": {}}
+    assert summary == {"rollouts": 8, "missing": 0, "flaws": {}, "repaired": {}, "refused": {}}
     found = read_rollouts(path, tokenizer, keep_truncated=True)
     assert [item.id for item in found] == [prompt.key for prompt in prompts]
     for item, prompt in zip(found, prompts, strict=True):
@@ -116,7 +116,7 @@ def test_an_offline_script_with_several_outputs_a_prompt(tokenizer, prompts, tmp
     with pytest.raises(UserError, match="1 of 4 .*--allow-missing 1"):
         import_rollouts([path], prompts[:4], SAMPLING, tokenizer, tmp_path / "r.jsonl")
     summary = import_rollouts([path], prompts[:4], SAMPLING, tokenizer, tmp_path / "r.jsonl", allow_missing=1)
-    assert summary["repaired"] == {CLOSED: 1} and summary["missing"] == 1
+    assert summary["repaired"] == {CLOSED: 1} and summary["missing"] == 1 and summary["flaws"]["truncated"] == 1
     assert summary["refused"] == {"to no question of ours": 1, "no rollout": 1}
     found = {item.id: item for item in read_rollouts(tmp_path / "r.jsonl", tokenizer, True)}
     assert [found[prompt.key].finish for prompt in prompts[:3]] == ["stop", "length", "stop"]

@@ -115,6 +115,8 @@ def _write_stage(folder: Path, stage: tuple, seed: int, finished: bool, hostile:
         if right:
             metrics = _evaluation(right, seed) | {"tokens": tokens}
             (folder / "samples.jsonl").write_text(_lines(_samples(hostile)), encoding="utf-8")
+        if kind == "rollout":
+            metrics |= {"generations": 200, "flaws": {"truncated": 31, "empty": 0, "looping": 3, "nan": 0, "copies": 0}}
         if kind == "capture":
             metrics |= {"positions": 24000, "teacher_entropy": float("nan")}
         record |= {"status": "finished", "seconds": 4 + tokens / 17000, "tokens": tokens, "metrics": metrics}

@@ -45,8 +45,9 @@ def test_metrics_json_has_exactly_the_promised_form(distilled):
 
 
 def test_the_page_shows_every_part(page):
-    ids = "summary curriculum accuracy loss distillation calibration cost stages samples teacher config environment"
-    assert page.sections == ids.split()
+    ids = "summary curriculum accuracy loss distillation generated calibration cost stages samples teacher config"
+    assert page.sections == [*ids.split(), "environment"]
+    assert "31 (15.5 %)" in page.text, "truncated answers"
     words = ["tail_bucket, K = 3", "✓ right", "✗ wrong", "✂ cut", "kd_weight: 0.9", "teacher entropy (nats)"]
     for word in words + [word for name, kind, *_ in STAGES for word in (name, kind)]:
         assert word in page.text, word

@@ -147,7 +147,10 @@ class Stream:
             whole = batch(seed=step)
             if step in self.bad:
                 whole.loss_weight_BL = whole.loss_weight_BL * np.nan
-            yield [SimpleNamespace(**vars(part), tokens=7) for part in split(whole, self.accumulation)]
+            yield split(whole, self.accumulation)
 
-    def steps_for_epochs(self, epochs):
-        return int(np.ceil(4 * epochs))
+    def tokens(self, step):
+        return 7 * self.accumulation
+
+    def epochs_at(self, step):
+        return step / 4

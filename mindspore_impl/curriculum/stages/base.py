@@ -118,6 +118,13 @@ class Stage:
                 except UserError as error:
                     yield f"{given.key}: {error}"
 
+    def resolved(self, shared: "Shared") -> "Stage":
+        """This stage with the defaults filled in that depend on others; called once there are no problems.
+
+        The plan holds, fingerprints, shows and runs what this returns.
+        """
+        return self
+
     def content(self, shared: "Shared") -> dict:
         """What of the options decides the result, for the fingerprint. Inputs, sets, model and seed count anyway."""
         return schema.fingerprint_content(self)

@@ -95,9 +95,12 @@ class CaptureStage(Stage):
         return {"tokenizer": context.tokenizer, "samples": samples, "options": options, "sequence_length": length}
 
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
+        from mindspore_impl.data.teacher_store import refuse_ignorance
         from mindspore_impl.distill.capture import run_capture
         from mindspore_impl.distill.jobs import CaptureJob
 
         model, weights = context.build_model(planned.model, self.teacher)
         job = CaptureJob(**self.request(context), folder=folder, seed=planned.seed, model=model, weights_sha256=weights)
-        return run_capture(replace(job, key=f"stages.{planned.name}."))
+        metrics = run_capture(replace(job, key=f"stages.{planned.name}."))
+        refuse_ignorance(metrics["teacher_ce"], job.header.vocab_size, str(folder / "store"))
+        return metrics

@@ -1,7 +1,7 @@
 """Training on stored teacher distributions, mixed with hard labels."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,11 +25,45 @@ class DistillStage(SftStage):
     rollouts: str | None = option(None, artifact="rollouts")  # rollout stage or file whose answers are trained on
     objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
 
+    def resolved(self, shared: Shared) -> "DistillStage":
+        """With `objective.ce_weight`, except for a file of rollouts, whose hashes decide when the stage starts."""
+        answers = self.rollouts and ROLLOUTS in self.mixture()
+        if answers and is_path(self.rollouts):
+            return self
+        own = bool(answers) and shared.stages[self.rollouts].model_name(shared) == self.model
+        return replace(self, objective=self._objective(own))
+
+    def _objective(self, own: bool) -> ObjectiveOptions:
+        """The objective with its `ce_weight`; null is 0 where only the student's own answers are trained on.
+
+        There cross-entropy makes it surer of whatever it says. own: whether the rollouts are the student's.
+        """
+        from mindspore_impl.losses.oracle import ce_weight
+
+        if self.objective.ce_weight is not None:
+            return self.objective
+        alone = own and set(self.mixture()) == {ROLLOUTS}
+        return replace(self.objective, ce_weight=0.0 if alone else ce_weight(self.objective))
+
+    def loss(self, context: Context, init_sha256: str | None) -> ObjectiveOptions:
+        found = self.objective
+        if found.ce_weight is None:
+            hashes = {rollout.weights_sha256 for rollout in context.load(self.rollouts, "rollouts")}
+            own = init_sha256 is not None and init_sha256 in hashes
+            if own and len(hashes) > 1:
+                fault = f"{self.rollouts} holds answers of the initial weights and of others"
+                raise UserError(f"objective.ce_weight: {fault}; give the weight of cross-entropy on both")
+            found = self._objective(own)
+        print(f"  objective: {found.ce_weight:g} CE + {found.kd_weight:g} KD ({found.divergence}, {found.support})")
+        return found
+
     def work(self) -> str:
         from mindspore_impl.losses.divergences import runs_composed
 
+        ce, kd = self.objective.ce_weight, self.objective.kd_weight
+        terms = f", {'CE by the hashes of the rollouts' if ce is None else f'{ce:g} CE'} + {kd:g} KD"
         composed = f", {self.objective.divergence} with composed operators"
-        return super().work() + (composed if runs_composed(self.objective.divergence) else "")
+        return super().work() + terms + (composed if runs_composed(self.objective.divergence) else "")
 
     def teacher(self, context: Context, planned: PlannedStage):
         """The store, checked against the stage's tokenizer, objective and model."""
@@ -63,7 +97,10 @@ class DistillStage(SftStage):
         from mindspore_impl.losses.oracle import check_objective
 
         yield from super().problems(key, shared)
-        yield from problem_of(check_objective, self.objective, f"{key}.objective")
+        yield from problem_of(check_objective, self.resolved(shared).objective, f"{key}.objective")
+        mixed = ROLLOUTS in self.mixture() and len(self.mixture()) > 1
+        if mixed and self.objective.ce_weight is None and self.objective.kd_weight != 1:
+            yield f"{key}.objective.ce_weight: give a number, as {key}.data.mixture holds rollouts and labels"
         if given := is_path(self.store):  # its samples are looked up when the stage starts
             try:
                 capture, source = read_header(self.store), self.store

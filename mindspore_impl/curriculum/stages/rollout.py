@@ -45,9 +45,12 @@ class RolloutStage(Stage):
         return [(f"{key}.prompts", name) for name in self.prompts]
 
     def problems(self, key: str, shared: Shared) -> Iterator[str]:
+        from mindspore_impl.distill.jobs import check_copies
+
         yield from super().problems(key, shared)
         if not self.prompts:
             yield f"{key}.prompts: no data set is named"
+        yield from problem_of(check_copies, self.rollout, self.sampling, f"{key}.")
 
     def work(self) -> str:
         return f"{self.rollout.samples_per_prompt} x prompts of {', '.join(self.prompts)}"

@@ -20,6 +20,9 @@ from mindspore_impl.model.options import LoraOptions
 from mindspore_impl.schema import option
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
 
+MORE_PASSES = 1.1  # over the data than num_train_epochs asks for: worth a warning
+JUDGED = 512  # samples that show what a teacher knows
+
 
 @stage_kind
 @dataclass(kw_only=True)
@@ -53,6 +56,8 @@ class SftStage(Stage):
 
     def content(self, shared: Shared) -> dict:
         content = super().content(shared)
+        if self.train.select == "last":  # then a validation only watches
+            del content["train"]["eval_steps"]
         return content | {"data": content["data"] | {"mixture": self.mixture()}}
 
     def followers(self, name: str, shared: Shared) -> dict[str, Stage]:
@@ -157,6 +162,7 @@ class SftStage(Stage):
 
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.data.batches import BatchStream
+        from mindspore_impl.data.teacher_store import own_cross_entropy, refuse_ignorance
         from mindspore_impl.model.adapter_file import Adapters
         from mindspore_impl.training.trainer import TrainingJob, train
 
@@ -167,15 +173,27 @@ class SftStage(Stage):
         teacher = self.teacher(context, planned)
         key = f"stages.{planned.name}.data"
         stream = BatchStream(samples, data, planned.seed, runtime.rank(), runtime.world_size(), teacher, key)
+        if teacher is not None:
+            stored = [each for drawn in samples.values() for each in drawn]
+            if data.overlong == "drop":
+                stored = [each for each in stored if len(each.ids) <= data.sequence_length]
+            cross_entropy = own_cross_entropy(teacher, stored[:: -(-len(stored) // JUDGED)])
+            refuse_ignorance(cross_entropy, teacher.header.vocab_size, str(teacher.folder))
         changes = {name: _selection(context, name, data) for name in data.mixture if name != ROLLOUTS}
         summary = stream.summary() | {"selection": {name: change for name, change in changes.items() if change}}
-        steps = self.train.max_steps or stream.steps_for_epochs(self.train.num_train_epochs)
+        wanted = self.train.num_train_epochs
+        steps = self.train.max_steps or stream.steps_for_epochs(wanted)
+        summary["epochs"] = stream.epochs_at(steps)
         self._print(model, steps, summary)
+        if wanted and summary["epochs"] > MORE_PASSES * wanted:
+            fault = f"num_train_epochs={wanted:g} makes {summary['epochs']:.1f} passes: an epoch has"
+            sizes = f"{summary['rows_per_epoch']} rows, and a step takes data.rows={data.rows}; lower data.rows"
+            print(f"warning: stages.{planned.name}.train.{fault} {sizes}")
         job = TrainingJob(
             model=model,
             stream=stream,
             validation=self._validation(context, key),
-            objective=getattr(self, "objective", ObjectiveOptions()),
+            objective=self.loss(context, digest),
             optimizer=self.optimizer,
             options=self.train,
             folder=folder,
@@ -187,6 +205,10 @@ class SftStage(Stage):
             config=_hf_config(context, planned.model),
         )
         return train(job) | {"data": summary}
+
+    def loss(self, context: Context, init_sha256: str | None) -> ObjectiveOptions:
+        """The objective, from initial weights of this hash."""
+        return ObjectiveOptions()
 
     def teacher(self, context: Context, planned: PlannedStage):
         """The reader of the teacher store; None without one."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mindspore_impl.data import answers
-from mindspore_impl.data.rollouts import Rollout, to_sample, write_rollouts
+from mindspore_impl.data.rollouts import Rollout, flaws_of, to_sample, write_rollouts
 from mindspore_impl.distill.rollout import Prompt, make_rollout
 from mindspore_impl.errors import UserError
 from mindspore_impl.generation.options import SamplingOptions
@@ -129,16 +129,18 @@ def import_rollouts(
                 yield error
 
     found = look_through(paths, served, {key: f"prompt {key!r}" for key in by_key}, allow_missing)
-    repairs: Counter = Counter()
+    repairs, flaws = Counter(), Counter()
 
     def rollouts() -> Iterator[Rollout]:
         for prompt in prompts:
             if place := found.places.get(prompt.key):
                 output = answer_at(place).outputs[place.part]
-                yield rollout_of(output, prompt, sampling, tokenizer, weights_sha256, repairs)
+                rollout = rollout_of(output, prompt, sampling, tokenizer, weights_sha256, repairs)
+                flaws.update(flaws_of(rollout, tokenizer))
+                yield rollout
 
     written = write_rollouts(path, rollouts())
-    return {"rollouts": written, "missing": len(prompts) - written, **outcome(found, repairs)}
+    return {"rollouts": written, "missing": len(prompts) - written, "flaws": dict(flaws), **outcome(found, repairs)}
 
 
 def _waiting(answer: Answer, by_key: dict, same_ids: dict, answered: dict) -> list[Prompt]:

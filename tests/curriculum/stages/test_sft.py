@@ -1,4 +1,4 @@
-"""LoRA as an option of a stage: what is refused, fingerprints, memory, and a whole curriculum over merged weights."""
+"""Passes over few rows. LoRA: what is refused, fingerprints, memory, and a whole curriculum over merged weights."""
 
 import shutil
 
@@ -8,14 +8,14 @@ import pytest
 from mindspore_impl import checkpoint, files
 from mindspore_impl.cli.convert_weights import FolderFormat, export_weights
 from mindspore_impl.cli.train_mindformers import stage_files
-from mindspore_impl.curriculum import resolve
+from mindspore_impl.curriculum import resolve, runner
 from mindspore_impl.curriculum.estimate import training_estimate
 from mindspore_impl.curriculum.stages.sft import SftStage
 from mindspore_impl.data.options import BatchOptions
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import LoraOptions
 from mindspore_impl.runtime import RuntimeOptions
-from tests.curriculum.conftest import compose_quickly, plan, refusal
+from tests.curriculum.conftest import compose_quickly, plan, refusal, stage_file
 
 LORA = "+lora@stages.sft_fast.lora=attention"
 
@@ -52,6 +52,18 @@ def test_frozen_weights_need_no_gradient_and_no_moments():
     assert full["bytes"] - frozen["bytes"] == 12 * 1_155_912_192 - 16 * pairs + 4 * 153376 * 1536
 
 
+@pytest.mark.parametrize(("rows", "warned"), [(64, True), (1, False)])
+def test_a_step_of_many_passes_is_warned_about(tmp_path, ms_runtime, monkeypatch, capsys, rows, warned):
+    monkeypatch.setattr("mindspore_impl.training.trainer.train", lambda job: {"steps": job.steps})
+    few = ("order=[sft_reasoning]", "compare=[]", "data.sets.reasoning.count=24", "models.student.num_hidden_layers=1")
+    stage = (f"data.rows={rows}", "train.num_train_epochs=1", "train.max_steps=null", "evaluate=false")
+    run = (*few, *(f"stages.sft_reasoning.{each}" for each in stage), "tokenizer.vocab_size=110")
+    metrics = stage_file(runner.run(compose_quickly(*run, f"run_dir={tmp_path / 'run'}")), "sft_reasoning")["metrics"]
+    passes = metrics["steps"] * rows / metrics["data"]["rows_per_epoch"]
+    assert metrics["data"]["epochs"] == pytest.approx(passes) and (passes > 1.1) == warned
+    assert ("warning: stages.sft_reasoning.train.num_train_epochs" in capsys.readouterr().out) == warned
+
+
 SMALL = [
     "experiment=quickstart",
     "runtime=cpu",
@@ -77,8 +89,6 @@ SMALL = [
 @pytest.mark.slow
 def test_adapters_on_adapters_through_a_whole_curriculum(tmp_path, ms_runtime, capsys):
     """sft with LoRA -> distill with LoRA on top -> evaluate; what others open is plain and merged, wherever it lies."""
-    from mindspore_impl.curriculum import runner
-
     run_dir = runner.run(compose_quickly(*SMALL, f"run_dir={tmp_path / 'run'}"))
     assert "r=16" in capsys.readouterr().out
     evaluated = files.read_json(next(run_dir.glob("stages/*_eval_distill_fast/stage.json")))["metrics"]
