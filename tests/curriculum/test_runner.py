@@ -4,9 +4,10 @@ import fcntl
 import shutil
 import time
 
+import numpy as np
 import pytest
 
-from mindspore_impl import files
+from mindspore_impl import checkpoint, files
 from mindspore_impl.curriculum import runner
 from mindspore_impl.curriculum.stages import KINDS
 from mindspore_impl.errors import UserError
@@ -28,7 +29,10 @@ def use_recorders(monkeypatch, names):
     def record(stage, context, planned, folder):
         names.append(planned.name)
         files.write_text(folder / "result.txt", planned.fingerprint)
-        for name in ("checkpoints/LATEST", "rollouts.jsonl", "store/shard"):
+        if "weights" in stage.provides:
+            arrays, tokenizer = {"w": np.zeros(1, np.float32)}, context.tokenizer.sha256
+            checkpoint.save(folder / "checkpoints", 1, arrays, {}, {}, 1, tokenizer_sha256=tokenizer)
+        for name in ("rollouts.jsonl", "store/shard"):
             files.write_text(folder / name, "")
         files.write_json(folder / "store" / "manifest.json", {"shards": [{"file": "shard"}]})
         return {"tokens": 7}

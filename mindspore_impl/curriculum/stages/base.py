@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from mindspore_impl import schema
-from mindspore_impl.curriculum.stages.inputs import Input, check_weights, is_path
+from mindspore_impl.curriculum.stages.inputs import Input, check_weights, file_hash, is_path
 from mindspore_impl.data.options import DataOptions, DatasetOptions, StageSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.options import EvaluationOptions
@@ -105,13 +105,14 @@ class Stage:
         tokenizer = None if shared.tokenizer.path is None else Path(shared.tokenizer.path)
         model = self.model_name(shared)
         if model and (tokenizer is None or tokenizer.is_file()):
+            sha256 = tokenizer and file_hash(tokenizer)
             # The size of a tokenizer that is yet to be trained is not known.
             options = shared.models[model] if tokenizer is None else shared.sized_model(model)
             for given in self.inputs(key, shared)[:1]:
                 path = Path(given.reference)
                 if given.artifact == "weights" and is_path(given.reference) and is_hf_folder(path):
                     try:
-                        check_weights(open_hf(path), path, options, f"models.{model}", tokenizer)
+                        check_weights(open_hf(path), path, options, f"models.{model}", sha256)
                     except UserError as error:
                         yield f"{given.key}: {error}"
 

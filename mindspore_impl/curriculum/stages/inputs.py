@@ -10,6 +10,7 @@ from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.schema import nearest
+from mindspore_impl.text.tokenizer import check_tokenizer
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")  # names of a tokenizer's file beside weights
 
@@ -54,43 +55,39 @@ def reference_problem(given: Input, reader: str, stages: Mapping[str, Any], orde
     return None
 
 
-def check_weights(source, folder: Path, options: ModelOptions, key: str, tokenizer: Path | None) -> None:
-    """Refuse weights of another model, as far as their files name it, or beside another tokenizer than the run's.
+def check_weights(source, folder: Path, options: ModelOptions, key: str, tokenizer_sha256: str | None) -> None:
+    """Refuse weights of another model, as far as their files name it, or of another tokenizer than the run's.
 
     Args:
         source: WeightSource of the weights.
         folder: the path that names them.
         options: the model that they are loaded into.
         key: its entry in the configuration, such as models.student.
-        tokenizer: the run's tokenizer file; None where the run trains its own.
+        tokenizer_sha256: of the run's tokenizer; None where the run has yet to train its own.
 
     Raises:
-        UserError: names the differing keys, or the tokenizer file.
+        UserError: names the differing keys, or the hashes of both tokenizers.
     """
     from mindspore_impl.model.hf_config import check_same
 
     if source.options is not None:
         check_same(source.options, options, str(source.path), key)
-    beside = [path for name in TOKENIZERS if (path := folder / name).is_file()]
-    digest = None if tokenizer is None or not beside else files.sha256_file(tokenizer)
-    if beside and all(files.sha256_file(path) != digest for path in beside):
-        raise UserError(
-            f"{beside[0]}: it is not the run's tokenizer, so every id would mean something else; set "
-            f"tokenizer.path={beside[0]}, or remove that file if these weights do belong to the run's tokenizer"
-        )
+    check_weights_tokenizer(source, folder, tokenizer_sha256)
 
 
-def path_hash(path: str | Path) -> str:
-    """SHA-256 of a file; of the index and shards of a Hugging Face folder; of the weight files in another folder."""
-    from mindspore_impl.model.weights import hf_files, is_hf_folder
+def check_weights_tokenizer(source, folder: Path, sha256: str | None) -> None:
+    """Refuse weights (a WeightSource, named by `folder`) that were trained with another tokenizer than `sha256`.
 
-    target = Path(path)
-    if target.is_file():
-        return file_hash(target)
-    if is_hf_folder(target):
-        return files.sha256_json({found.name: file_hash(found) for found in hf_files(target)})
-    found = sorted(target.rglob("*.safetensors"))
-    return files.sha256_json({str(f.relative_to(target)): file_hash(f) for f in found})
+    Their own note counts, else one of the tokenizer files beside them. sha256: None where it is yet to be trained.
+    """
+    made_with, what, advice = source.tokenizer_sha256, source.path, "name the file of theirs in tokenizer.path"
+    beside = {file_hash(path): path for name in TOKENIZERS if (path := folder / name).is_file()}
+    if made_with is None and beside:
+        made_with = sha256 if sha256 in beside else next(iter(beside))
+        what, sha256 = beside[made_with], sha256 or "yet to be known: the run trains its own"
+        advice = f"set tokenizer.path={what}, or remove that file if these weights do belong to the run's tokenizer"
+    if sha256 is not None:
+        check_tokenizer(made_with, sha256, what, advice)
 
 
 def file_hash(path: Path) -> str:

@@ -49,6 +49,15 @@ class RolloutStage(Stage):
 
         return read_rollouts(folder / self.provides[artifact], context.tokenizer, self.rollout.keep_truncated)
 
+    def check_data(self, name: str, context: Context) -> None:
+        """Refuse prompts of the same id: it names their answers, and seeds them."""
+        from mindspore_impl.distill.rollout import check_unique
+
+        there = [each for each in self.prompts if context.config.maker_of(each) is None]
+        found = [(record, each) for each in there for record in context.records(each)[: self.rollout.limit]]
+        if found:
+            check_unique(*zip(*found, strict=True), where=f"stages.{name}.prompts")
+
     def request(self, context: Context) -> dict[str, Any]:
         """The fields of a RolloutJob that are the same for an engine in this process and for one on a server."""
         records = [record for name in self.prompts for record in context.records(name)[: self.rollout.limit]]

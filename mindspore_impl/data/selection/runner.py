@@ -20,7 +20,7 @@ from mindspore_impl.data.selection.words import hash64
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.records import record_to_json
 
-FORMAT = 2  # version of the steps: raised when the same recipe would select other records
+FORMAT = 3  # version of the steps: raised when the same recipe would select other records
 MENDS = "broken_unicode"  # with this step, the reader repairs lone surrogates instead of refusing the line
 MENDED = "lines in which a lone surrogate became U+FFFD"
 
@@ -202,8 +202,7 @@ def _read(recipe: Recipe, tally: Tally) -> Iterator[Item]:
     with runtime.progress_bar(total, "select", " records", unit_scale=True) as bar:
         for name, entry in chosen:
             before = tally.kept + tally.dropped
-            prefix = f"{name}/" if len(chosen) > 1 else ""  # two sets of one file must not share ids
-            for item in read_set(name, entry, options.seed, mend, refused, prefix):
+            for item in read_set(name, entry, options.seed, mend, refused):
                 tally.kept += 1
                 if not tally.kept % 1000:
                     bar.update(1000)
