@@ -87,7 +87,7 @@ def _job(options: argparse.Namespace):
         from mindspore_impl.model.weights import identity
 
         source = open_weights(options.weights)
-        check_weights_tokenizer(source, options.weights, job.tokenizer.sha256)
+        check_weights_tokenizer(source, options.weights, job.tokenizer)
         weights = identity(source, file_hash)
     return replace(job, weights_sha256=weights)
 

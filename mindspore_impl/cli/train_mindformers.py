@@ -92,7 +92,7 @@ def stage_files(config: Config, name: str) -> tuple[ModelOptions, Path | None, P
             )
         weights = found.path
     if weights is not None:
-        check_weights_tokenizer(checkpoint.open_weights(weights), weights, context.tokenizer.sha256)
+        check_weights_tokenizer(checkpoint.open_weights(weights), weights, context.tokenizer)
     rollouts, store = getattr(stage, "rollouts", None), getattr(stage, "store", None)
     if store is not None:
         data.store = str(there(context.load(store, "store")))

@@ -66,7 +66,8 @@ def open_weights(path: Path, which: str = "last") -> WeightSource:
 def artifact_hash(path: str | Path, artifact: str, weights: WeightSource | None = None) -> str:
     """SHA-256 of what is read of an artifact ("weights", "store", ...) at `path`: a file, or all files of a folder.
 
-    Of weights, it is that of the ones which are opened there, or were: `weights`. Raises UserError for what is damaged.
+    Of weights in a folder, it is that of the ones which are opened there, or were (`weights`), and of their model.
+    Raises UserError for what is damaged.
     """
     from mindspore_impl.model.weights import identity
 
@@ -74,7 +75,9 @@ def artifact_hash(path: str | Path, artifact: str, weights: WeightSource | None 
     if path.is_file():
         return file_hash(path)
     if artifact == "weights":
-        return identity(weights or open_weights(path), file_hash)
+        source = weights or open_weights(path)
+        model = source.options and dataclasses.asdict(source.options)
+        return files.sha256_json([identity(source, file_hash), model])
     names = [found.relative_to(path) for found in sorted(path.rglob("*")) if found.is_file()]
     names = [name for name in names if not any(part.startswith(".") for part in name.parts)]  # left by a kill
     return files.sha256_json({str(name): file_hash(path / name) for name in names})
@@ -109,7 +112,7 @@ def load_model(found: ResolvedModel, tokenizer=None):
     source, tokenizer_size = open_weights(found.weights, found.which), 0
     if tokenizer is not None:
         tokenizer_size = tokenizer.vocab_size
-        check_weights_tokenizer(source, found.weights, tokenizer.sha256)
+        check_weights_tokenizer(source, found.weights, tokenizer)
     options = source.options or found.options
     if options is None:
         raise UserError(

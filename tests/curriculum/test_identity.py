@@ -23,6 +23,7 @@ from mindspore_impl import checkpoint, files
 from mindspore_impl.curriculum import plugins, runner
 from mindspore_impl.curriculum.configuration import Config
 from mindspore_impl.curriculum.stages import KINDS, Stage
+from mindspore_impl.curriculum.stages.inputs import check_weights_tokenizer
 from mindspore_impl.data.options import DataOptions, FileSet
 from mindspore_impl.data.rollouts import Rollout, write_rollouts
 from mindspore_impl.data.teacher_store import StoreHeader, StoreReader
@@ -33,7 +34,7 @@ from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.schema import option
 from mindspore_impl.text.options import TokenizerOptions
 from mindspore_impl.text.records import Message, record_to_json
-from mindspore_impl.text.tokenizer import train_tokenizer
+from mindspore_impl.text.tokenizer import Tokenizer, train_tokenizer
 from tests.curriculum.conftest import stage_file
 
 PLUGIN, HELPER = "identity_plugin", "identity_helper"
@@ -111,6 +112,7 @@ def outside(tmp_path_factory, ms_runtime):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(KINDS, "digest", Digest)
         patch.setattr(runner, "_write_report", lambda run_dir: None)
+        patch.setattr(runner, "to_yaml", lambda config: f"name: {config.name}\n")
         patch.setattr("mindspore_impl.report.run_report.current_commit", lambda: "none")
         patch.setattr(os, "fsync", lambda handle: None)
         patch.setattr(sys, "path", list(sys.path))
@@ -119,6 +121,12 @@ def outside(tmp_path_factory, ms_runtime):
 
 
 PATHS = {"init": ("made", "plain.safetensors", "hf"), "store": ("made/store",), "rollouts": ("made/rollouts.jsonl",)}
+
+# Files of one kind, each as likely as another.
+GROUPS = ("outside/*.jsonl", "outside/*.model", "outside/*.py", "outside/*.safetensors", "hf/*", "made/store/*",
+          "made/checkpoints/LATEST", "made/checkpoints/*/*", "made/*.jsonl", "tokenizer/*",
+          "0?_s?/stage.json", "0?_s?/*.jsonl", "0?_s?/store/*", "0?_s?/checkpoints/LATEST", "0?_s?/checkpoints/*/*",
+          "run/*")  # fmt: skip
 
 
 @st.composite
@@ -172,15 +180,19 @@ def flip(path: Path, place: float, bit: int) -> None:
     os.utime(path, ns=(then, then))  # the clock of a file system may be slower than this test
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(curriculum=curricula(), data=st.data(), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_no_changed_byte_is_met_with_an_old_result(outside, tmp_path_factory, curriculum, data, place, bit):
+damage = st.tuples(st.sampled_from(GROUPS), st.floats(0, 1, exclude_max=True), st.integers(0, 7))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(curriculum=curricula(), damage=damage, data=st.data())
+def test_no_changed_byte_is_met_with_an_old_result(outside, tmp_path_factory, curriculum, damage, data):
     """The run then ends as one from scratch with the changed files, or is refused."""
+    group, place, bit = damage
     here, shape = tmp_path_factory.mktemp("example"), json.dumps(curriculum)
     shutil.copytree(finished(outside, shape)[0], here / "run")
     shutil.copytree(outside, here / "outside")
     names = [path.relative_to(here) for path in sorted(here.rglob("*")) if path.is_file() and path.stat().st_size]
-    changed = data.draw(st.sampled_from(names))
+    changed = data.draw(st.sampled_from([name for name in names if name.match(group)] or names))
     flip(here / changed, place, bit)
     try:
         found = run(here / "run", here / "outside", *curriculum, last=True)
@@ -190,3 +202,73 @@ def test_no_changed_byte_is_met_with_an_old_result(outside, tmp_path_factory, cu
         assert found == finished(outside, shape, True)[1]
     else:
         assert found == run(here / "fresh", here / "outside", *curriculum, last=True)
+
+
+@pytest.fixture
+def own(outside, tmp_path):
+    """The folder `outside` of a test's own, and another tokenizer of the same size."""
+    shutil.copytree(outside, tmp_path / "outside")
+    texts = ["say more of something else, please", "other words to learn"]
+    return tmp_path / "outside", train_tokenizer(texts, tmp_path / "other.model", 50)
+
+
+NOTHING = dict.fromkeys(ROLES)
+
+
+@pytest.mark.parametrize(
+    ("role", "path"),
+    [("init", "made"), ("init", "made/checkpoints/step_00000002"), ("init", "hf"), ("store", "made/store")],
+)
+def test_what_was_made_with_another_tokenizer_of_the_same_size_is_refused(own, tmp_path, role, path):
+    outside, other = own
+    used = files.sha256_file(outside / "tokenizer.model")
+    make(outside / "made", "ab" * 32, other)
+    shutil.copy(other.path, outside / "hf" / "tokenizer.model")
+    with pytest.raises(UserError) as caught:
+        run(tmp_path / "run", outside, False, [NOTHING | {role: path}])
+    assert used in str(caught.value) and other.sha256 in str(caught.value)
+
+
+def test_a_swapped_tokenizer_of_a_run_is_refused(own, tmp_path):
+    outside, other = own
+    run(tmp_path / "run", outside, True, [NOTHING])
+    trained = tmp_path / "run" / "tokenizer" / "tokenizer.model"
+    before = files.sha256_file(trained)
+    shutil.copy(other.path, trained)
+    with pytest.raises(UserError) as caught:
+        run(tmp_path / "run", outside, True, [NOTHING], last=True)
+    assert before in str(caught.value) and other.sha256 in str(caught.value)
+    shutil.rmtree(trained.parent)
+    run(tmp_path / "run", outside, True, [NOTHING], last=True)
+    assert files.sha256_file(trained) == before and not (tmp_path / "run" / "replaced").exists()
+
+
+def test_another_tokenizer_of_the_same_recipe_runs_every_stage_again(own, tmp_path, monkeypatch):
+    """Another version of SentencePiece may train another file."""
+    outside, other = own
+    before = run(tmp_path / "run", outside, True, [NOTHING])
+    shutil.rmtree(tmp_path / "run" / "tokenizer")
+
+    def train(texts, path, *options):
+        shutil.copy(other.path, path)
+        return Tokenizer.load(path)
+
+    monkeypatch.setattr("mindspore_impl.curriculum.stages.context.train_tokenizer", train)
+    (tmp_path / "run" / "tokenizer").mkdir()
+    assert run(tmp_path / "run", outside, True, [NOTHING]) != before
+
+
+def test_an_older_checkpoint_is_read_with_a_warning(own, tmp_path, capsys):
+    outside, _ = own
+    checkpoint.save(outside / "made" / "checkpoints", 3, {"w": np.ones(1, np.float32)}, {}, {}, 1)
+    run(tmp_path / "run", outside, False, [NOTHING | {"init": "made"}])
+    assert files.sha256_file(outside / "tokenizer.model") in capsys.readouterr().err
+
+
+def test_the_pieces_of_a_gguf_file_must_be_the_tokenizers(own, outside):
+    other, tokenizer = own[1], Tokenizer.load(outside / "tokenizer.model")
+    for pieces in (tokenizer.pieces(range(50)), [*tokenizer.pieces(range(50)), "<padding>"]):
+        source = weights.WeightSource(Path("m.gguf"), (), {}, None, pieces=lambda pieces=pieces: pieces)
+        check_weights_tokenizer(source, source.path, tokenizer)
+        with pytest.raises(UserError, match="m.gguf"):
+            check_weights_tokenizer(source, source.path, other)

@@ -149,6 +149,24 @@ def test_unscorable_record_is_found_before_the_first_stage(tmp_path, calls):
     assert calls == []
 
 
+def test_prompts_of_two_sets_have_different_ids(tmp_path, calls):
+    """Those without one get it of the set's name; given ones that agree are refused before the first stage."""
+    sets = []
+    for name, source in (("a", "prompt_answer"), ("b", "prompt_answer"), ("c", "records"), ("d", "records")):
+        row = {"prompt": name, "answer": "x"}
+        if source == "records":
+            messages = [{"role": "user", "content": name}, {"role": "assistant", "content": "x"}]
+            row = {"id": "mine", "messages": messages}
+        files.write_jsonl(tmp_path / name / "train.jsonl", [row])
+        sets.append(f"data.sets.{name}={{source:{source},path:{tmp_path / name / 'train.jsonl'}}}")
+    run(tmp_path / "run", *sets, "stages.rollout_fast.prompts=[a,b,c]")
+    assert "rollout_fast" in calls
+    del calls[:]
+    with pytest.raises(UserError, match="stages.rollout_fast.prompts: .*'mine'.*'c'.*'d'"):
+        run(tmp_path / "other", *sets, "stages.rollout_fast.prompts=[a,c,d]")
+    assert calls == []
+
+
 def test_renumbered_stage_keeps_its_result(folder, calls):
     run(folder, "order=[sft_reasoning,sft_fast]", "compare=[]")
     assert calls == []

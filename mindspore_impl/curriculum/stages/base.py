@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from mindspore_impl import schema
-from mindspore_impl.curriculum.stages.inputs import Input, check_weights, file_hash, is_path
+from mindspore_impl.curriculum.stages.inputs import Input, check_weights, is_path
 from mindspore_impl.data.options import DataOptions, DatasetOptions, StageSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.options import EvaluationOptions
@@ -19,6 +19,7 @@ from mindspore_impl.model.options import LoraOptions, ModelOptions
 from mindspore_impl.runtime import RuntimeOptions
 from mindspore_impl.schema import nearest, option
 from mindspore_impl.text.options import TokenizerOptions
+from mindspore_impl.text.tokenizer import Tokenizer
 
 KINDS: dict[str, type["Stage"]] = {}
 
@@ -102,17 +103,16 @@ class Stage:
         """
         from mindspore_impl.model.weights import is_hf_folder, open_hf
 
-        tokenizer = None if shared.tokenizer.path is None else Path(shared.tokenizer.path)
-        model = self.model_name(shared)
-        if model and (tokenizer is None or tokenizer.is_file()):
-            sha256 = tokenizer and file_hash(tokenizer)
+        file, model = shared.tokenizer.path, self.model_name(shared)
+        if model and (file is None or Path(file).is_file()):
             # The size of a tokenizer that is yet to be trained is not known.
-            options = shared.models[model] if tokenizer is None else shared.sized_model(model)
+            options = shared.models[model] if file is None else shared.sized_model(model)
             for given in self.inputs(key, shared)[:1]:
                 path = Path(given.reference)
                 if given.artifact == "weights" and is_path(given.reference) and is_hf_folder(path):
                     try:
-                        check_weights(open_hf(path), path, options, f"models.{model}", sha256)
+                        tokenizer = file and Tokenizer.load(file, shared.tokenizer.template)
+                        check_weights(open_hf(path), path, options, f"models.{model}", tokenizer)
                     except UserError as error:
                         yield f"{given.key}: {error}"
 
@@ -196,8 +196,6 @@ class Shared:
             return options
         if self.tokenizer.path is None:
             return dataclasses.replace(options, vocab_size=self.tokenizer.vocab_size)
-        from mindspore_impl.text.tokenizer import Tokenizer
-
         tokenizer = Tokenizer.load(self.tokenizer.path, self.tokenizer.template)
         return dataclasses.replace(options, vocab_size=tokenizer.vocab_size)
 

@@ -43,7 +43,7 @@ class RunContext:
             from mindspore_impl.curriculum.resolve import open_weights
 
             source = open_weights(Path(reference))
-            check_weights_tokenizer(source, Path(reference), self.tokenizer.sha256)
+            check_weights_tokenizer(source, Path(reference), self.tokenizer)
             return source
         if artifact == "rollouts":
             from mindspore_impl.data.rollouts import read_rollouts

@@ -10,7 +10,7 @@ from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.schema import nearest
-from mindspore_impl.text.tokenizer import check_tokenizer
+from mindspore_impl.text.tokenizer import Tokenizer, check_tokenizer
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")  # names of a tokenizer's file beside weights
 
@@ -55,7 +55,7 @@ def reference_problem(given: Input, reader: str, stages: Mapping[str, Any], orde
     return None
 
 
-def check_weights(source, folder: Path, options: ModelOptions, key: str, tokenizer_sha256: str | None) -> None:
+def check_weights(source, folder: Path, options: ModelOptions, key: str, tokenizer: Tokenizer | None) -> None:
     """Refuse weights of another model, as far as their files name it, or of another tokenizer than the run's.
 
     Args:
@@ -63,7 +63,7 @@ def check_weights(source, folder: Path, options: ModelOptions, key: str, tokeniz
         folder: the path that names them.
         options: the model that they are loaded into.
         key: its entry in the configuration, such as models.student.
-        tokenizer_sha256: of the run's tokenizer; None where the run has yet to train its own.
+        tokenizer: the run's; None where it has yet to train its own.
 
     Raises:
         UserError: names the differing keys, or the hashes of both tokenizers.
@@ -72,14 +72,21 @@ def check_weights(source, folder: Path, options: ModelOptions, key: str, tokeniz
 
     if source.options is not None:
         check_same(source.options, options, str(source.path), key)
-    check_weights_tokenizer(source, folder, tokenizer_sha256)
+    check_weights_tokenizer(source, folder, tokenizer)
 
 
-def check_weights_tokenizer(source, folder: Path, sha256: str | None) -> None:
-    """Refuse weights (a WeightSource, named by `folder`) that were trained with another tokenizer than `sha256`.
+def check_weights_tokenizer(source, folder: Path, tokenizer: Tokenizer | None) -> None:
+    """Refuse weights (a WeightSource, named by `folder`) that were trained with another tokenizer.
 
-    Their own note counts, else one of the tokenizer files beside them. sha256: None where it is yet to be trained.
+    Their own note counts, else one of the tokenizer files beside them; of a GGUF file the pieces in it. tokenizer: None
+    where it is yet to be trained.
     """
+    sha256 = tokenizer and tokenizer.sha256
+    if source.pieces is not None and tokenizer is not None:
+        ours = tokenizer.pieces(range(tokenizer.vocab_size))
+        made_with, sha256 = (files.sha256_json(pieces[: len(ours)]) for pieces in (source.pieces(), ours))
+        check_tokenizer(made_with, sha256, f"{source.path}: the list of pieces", "name its own in tokenizer.path")
+        return
     made_with, what, advice = source.tokenizer_sha256, source.path, "name the file of theirs in tokenizer.path"
     beside = {file_hash(path): path for name in TOKENIZERS if (path := folder / name).is_file()}
     if made_with is None and beside:

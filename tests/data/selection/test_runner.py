@@ -127,10 +127,10 @@ def test_ids_name_the_place_of_a_record(select, tmp_path):
     (tmp_path / "train.jsonl").write_text(json.dumps(LINES))
     sets = {"train": one | {"skip": 2, "count": 3}}
     _, selected, _ = select(None, ["exact_duplicates"], data={"sets": sets})
-    assert [record["id"] for record in selected] == [f"train.jsonl:[{n}]" for n in (2, 3, 4)]
+    assert [record["id"] for record in selected] == [f"train:[{n}]" for n in (2, 3, 4)]
     sets = {"a": one, "b": one}
     _, selected, _ = select(LINES[:2], ["missing_answer"], select=["a", "b"], data={"sets": sets}, force=True)
-    assert [record["id"] for record in selected] == [f"{name}/train.jsonl:{n}" for name in "ab" for n in (1, 2)]
+    assert [record["id"] for record in selected] == [f"{name}:{n}" for name in "ab" for n in (1, 2)]
 
 
 def test_selected_records_that_share_an_id_are_refused(select, tmp_path):
