@@ -183,7 +183,7 @@ def flip(path: Path, place: float, bit: int) -> None:
 damage = st.tuples(st.sampled_from(GROUPS), st.floats(0, 1, exclude_max=True), st.integers(0, 7))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(curriculum=curricula(), damage=damage, data=st.data())
 def test_no_changed_byte_is_met_with_an_old_result(outside, tmp_path_factory, curriculum, damage, data):
     """The run then ends as one from scratch with the changed files, or is refused."""
