@@ -66,8 +66,8 @@ def open_weights(path: Path, which: str = "last") -> WeightSource:
 def artifact_hash(path: str | Path, artifact: str, weights: WeightSource | None = None) -> str:
     """SHA-256 of what is read of an artifact ("weights", "store", ...) at `path`: a file, or all files of a folder.
 
-    Of weights in a folder, it is that of the ones which are opened there, or were (`weights`), and of their model.
-    Raises UserError for what is damaged.
+    Of weights in a folder, it is that of the ones which are opened there, or were (`weights`), with what their files say
+    of model and tokenizer. Raises UserError for what is damaged.
     """
     from mindspore_impl.model.weights import identity
 
@@ -77,7 +77,8 @@ def artifact_hash(path: str | Path, artifact: str, weights: WeightSource | None 
     if artifact == "weights":
         source = weights or open_weights(path)
         model = source.options and dataclasses.asdict(source.options)
-        return files.sha256_json([identity(source, file_hash), model])
+        beside = [file_hash(path / name) for name in TOKENIZERS if (path / name).is_file()]
+        return files.sha256_json([identity(source, file_hash), model, source.tokenizer_sha256, beside])
     names = [found.relative_to(path) for found in sorted(path.rglob("*")) if found.is_file()]
     names = [name for name in names if not any(part.startswith(".") for part in name.parts)]  # left by a kill
     return files.sha256_json({str(name): file_hash(path / name) for name in names})
