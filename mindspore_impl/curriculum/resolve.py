@@ -66,8 +66,8 @@ def open_weights(path: Path, which: str = "last") -> WeightSource:
 def artifact_hash(path: str | Path, artifact: str, weights: WeightSource | None = None) -> str:
     """SHA-256 of what is read of an artifact ("weights", "store", ...) at `path`: a file, or all files of a folder.
 
-    Of weights in a folder, it is that of the ones which are opened there, or were (`weights`), with what their files say
-    of model and tokenizer. Raises UserError for what is damaged.
+    Of weights in a folder, it is that of the ones which are opened there, or were (`weights`), with what their files
+    say of model and tokenizer. Raises UserError for what is damaged.
     """
     from mindspore_impl.model.weights import identity
 
