@@ -77,7 +77,7 @@ def load_model(path: str | Path, tokenizer: Tokenizer | None = None) -> PanguFor
         tokenizer = load_tokenizer(path)
     runtime.ensure_setup()
     if not found.is_package:
-        return resolve.load_model(found, tokenizer.vocab_size if tokenizer else 0)
+        return resolve.load_model(found, tokenizer)
     session = open_session(found.weights)
     if tokenizer is not None:
         session.package.check_tokenizer(tokenizer)
@@ -216,7 +216,8 @@ def read_records(
     Raises UserError: an unknown source or option, or malformed data; names the file, the line and the field.
     """
     given = {"source": source, "thinking": thinking, **options} | ({} if path is None else {"path": str(path)})
-    return load_set("records", schema.build(DatasetOptions, given, "read_records", set_kinds()), seed)
+    name = "records" if path is None else Path(path).name
+    return load_set(name, schema.build(DatasetOptions, given, "read_records", set_kinds()), seed)
 
 
 def make_batches(

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from mindspore_impl.checkpoint.folders import CONFIG, WEIGHTS, selected
+from mindspore_impl.checkpoint.folders import CONFIG, WEIGHTS, selected, tokenizer_of
 from mindspore_impl.errors import UserError
 from mindspore_impl.model import hf_config
 from mindspore_impl.model.adapter_file import merged, read_adapters
@@ -67,7 +67,8 @@ def open_weights(
         inner = path / "checkpoints"
         chosen = selected(inner if inner.is_dir() else path, which, hashed)  # its hash is in its manifest
         folder, digest = chosen.path, chosen.weights_sha256
-    source = dataclasses.replace(open_file(folder / WEIGHTS), path=folder, sha256=digest)
+    known = {"path": folder, "sha256": digest, "tokenizer_sha256": tokenizer_of(folder)}
+    source = dataclasses.replace(open_file(folder / WEIGHTS), **known)
     adapters = read_adapters(folder / WEIGHTS)
     if adapters is not None:
         if base is None:

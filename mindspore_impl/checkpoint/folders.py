@@ -18,7 +18,10 @@ _NAME = re.compile(r"step_[0-9]{8,}")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One verified checkpoint. `weights_sha256` is the hash of the bytes of weights.safetensors."""
+    """One verified checkpoint. `weights_sha256` is the hash of the bytes of weights.safetensors.
+
+    tokenizer_sha256: of the tokenizer that it was trained with; None in an older one.
+    """
 
     path: Path
     step: int
@@ -27,6 +30,7 @@ class Checkpoint:
     optimizer_path: Path
     weights_sha256: str
     metric: float | None = None
+    tokenizer_sha256: str | None = None
 
 
 class _Newer(UserError):
@@ -154,4 +158,11 @@ def _first_intact(folder: Path, names: list[str], problems: list[str], hashed: b
 def opened(path: Path, manifest: dict, position: dict) -> Checkpoint:
     """A checkpoint whose manifest and position have been read, or were just written."""
     digest = manifest["files"][WEIGHTS]["sha256"]
-    return Checkpoint(path, manifest["step"], position, path / WEIGHTS, path / OPTIMIZER, digest, manifest["metric"])
+    known = digest, manifest["metric"], manifest.get("tokenizer_sha256")
+    return Checkpoint(path, manifest["step"], position, path / WEIGHTS, path / OPTIMIZER, *known)
+
+
+def tokenizer_of(path: Path) -> str | None:
+    """The SHA-256 of the tokenizer that the manifest in a folder names; None where there is none, or it names none."""
+    manifest = files.read_json(path / MANIFEST) if (path / MANIFEST).is_file() else None
+    return manifest.get("tokenizer_sha256") if isinstance(manifest, dict) else None

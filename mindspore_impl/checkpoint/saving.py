@@ -35,6 +35,7 @@ def save(
     metric: float | None = None,
     config: dict | None = None,
     keep_every: int = 0,
+    tokenizer_sha256: str | None = None,
 ) -> Checkpoint:
     """Write checkpoint `step`, set LATEST (and BEST, if `metric` is the lowest so far) to it, delete old ones.
 
@@ -48,6 +49,7 @@ def save(
         metric: validation loss, lower is better.
         config: content of config.json, which describes the model.
         keep_every: checkpoints of every such step are never deleted; 0: none.
+        tokenizer_sha256: of the tokenizer that the weights belong to, where it is known.
 
     Raises UserError when the disk is full or not writable; earlier checkpoints are then untouched.
     """
@@ -60,7 +62,9 @@ def save(
         files.remove_leftovers(folder)
         temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=folder))
         try:
-            manifest = _fill(temporary, step, contents, metric)
+            manifest = _fill(
+                temporary, contents, {"step": step, "metric": metric, "tokenizer_sha256": tokenizer_sha256}
+            )
             if os.path.lexists(folder / name):  # damaged or unpublished
                 _discard(folder / name)
             os.rename(temporary, folder / name)
@@ -77,13 +81,13 @@ def save(
     return folders.opened(folder / name, manifest, position)
 
 
-def _fill(folder: Path, step: int, contents: dict, metric: float | None) -> dict:
-    """Write the files of a checkpoint into `folder`, flushed to disk; return the manifest."""
+def _fill(folder: Path, contents: dict, about: dict) -> dict:
+    """Write the files of a checkpoint into `folder`, flushed to disk; return the manifest, which holds `about` too."""
     entries = {}
     for name, content in contents.items():
         size, digest = _write(folder / name, content, name.endswith(".json"))
         entries[name] = {"bytes": size, "sha256": digest}
-    manifest = {"version": folders.VERSION, "step": step, "metric": metric, "files": entries}
+    manifest = {"version": folders.VERSION, **about, "files": entries}
     _write(folder / folders.MANIFEST, manifest, True)
     os.chmod(folder, 0o755)
     files.fsync_folder(folder)

@@ -14,7 +14,7 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.model import gguf, hf_config, tensor_file, weights
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.weights import EMBEDDING, WeightSource
-from mindspore_impl.text.tokenizer import Tokenizer
+from mindspore_impl.text.tokenizer import Tokenizer, check_tokenizer
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -113,7 +113,10 @@ def write_checkpoint(source: WeightSource, path: Path, tokenizer: Path | None, o
     described = source.config or hf_config.config_of(source.options, "llama", {})
     position = {"step": 0, "source": source.path.name, **position}
     content = gguf.tokenizer_json(path) if gguf.is_gguf(path) else None
-    checkpoint.save(out, 0, write, {}, position, keep=1, config=described)
+    made_with = source.tokenizer_sha256 or (tokenizer and files.sha256_file(tokenizer))
+    if content is not None:
+        made_with = files.sha256_bytes(files.json_bytes(content))
+    checkpoint.save(out, 0, write, {}, position, keep=1, config=described, tokenizer_sha256=made_with)
     if content is not None:
         files.write_json(out / "tokenizer.json", content)
     elif tokenizer is not None:
@@ -139,6 +142,9 @@ def open_described(
     """
     found = resolve_model_path(path)
     source = open_weights(found.weights, found.which)
+    if source.tokenizer_sha256 and found.tokenizer:
+        sha256 = files.sha256_file(found.tokenizer)
+        check_tokenizer(source.tokenizer_sha256, sha256, source.path, f"restore {found.tokenizer}")
     options, described, token_ids = source.options or found.options, source.config, {}
     if config_file is not None:
         options, described = hf_config.read_config(config_file)

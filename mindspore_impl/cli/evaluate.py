@@ -130,4 +130,4 @@ def _open_backend(path: Path, tokenizer_path: Path | None, template: str | None,
     from mindspore_impl.model.weights import identity
 
     sha256 = identity(open_weights(found.weights, found.which), file_hash)
-    return of_model(load_model(found, tokenizer.vocab_size), tokenizer, batch_size, sha256)
+    return of_model(load_model(found, tokenizer), tokenizer, batch_size, sha256)

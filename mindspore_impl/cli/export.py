@@ -73,7 +73,7 @@ def _export(options: argparse.Namespace, settings: ExportOptions) -> None:
     else:
         prompts = default_prompts(tokenizer, settings.parity_prompts)
     runtime.setup(runtime.RuntimeOptions())
-    model = [load_model(found, tokenizer.vocab_size)]  # popped below, so that the export can free it
+    model = [load_model(found, tokenizer)]  # popped below, so that the export can free it
     digest = identity(open_weights(found.weights, found.which))
     export_package(options.output, model[0].options, lambda: (model.pop(), digest), tokenizer, prompts, settings)
 

@@ -83,10 +83,12 @@ def _job(options: argparse.Namespace):
     job, weights = (_of_file if options.run is None else _of_stage)(options), None
     if options.weights is not None:
         from mindspore_impl.curriculum.resolve import open_weights
-        from mindspore_impl.curriculum.stages.inputs import file_hash
+        from mindspore_impl.curriculum.stages.inputs import check_weights_tokenizer, file_hash
         from mindspore_impl.model.weights import identity
 
-        weights = identity(open_weights(options.weights), file_hash)
+        source = open_weights(options.weights)
+        check_weights_tokenizer(source, options.weights, job.tokenizer)
+        weights = identity(source, file_hash)
     return replace(job, weights_sha256=weights)
 
 
@@ -128,7 +130,7 @@ def _of_file(options: argparse.Namespace):
     if options.rollouts is not None:
         samples = [to_sample(item, tokenizer) for item in read_rollouts(options.rollouts, tokenizer, True)]
     else:
-        records = load_set("records", FileSet(source="records", path=str(options.records)), options.seed)
+        records = load_set(options.records.name, FileSet(source="records", path=str(options.records)), options.seed)
         if options.ask == "rollouts":
             keys = "--samples-per-prompt", "--temperature"
             refuse_copies(options.samples_per_prompt, options.temperature, 0, *keys)

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from mindspore_impl import files, schema
 from mindspore_impl.curriculum import configuration, plugins
 from mindspore_impl.curriculum.configuration import Config
+from mindspore_impl.curriculum.resolve import artifact_hash
 from mindspore_impl.curriculum.stages import PlannedStage, Stage
 from mindspore_impl.curriculum.stages.context import CODE_FORMAT, set_content, tokenizer_fingerprint
-from mindspore_impl.curriculum.stages.inputs import Input, absolute, is_path, path_hash, reference_problem
+from mindspore_impl.curriculum.stages.inputs import Input, absolute, is_path, reference_problem
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import nearest
 
@@ -39,7 +40,7 @@ def make_plan(config: Config) -> list[PlannedStage]:
         entry = PlannedStage(len(planned) + 1, name, stage.resolved(config), stage.model_name(config))
         entry.inputs = {given.role: absolute(given.reference) for given in inputs[name]}
         entry.seed = config.seed if stage.seed is None else stage.seed
-        entry.fingerprint = _fingerprint(config, entry, planned)
+        entry.fingerprint = _fingerprint(config, entry, inputs[name], planned)
         planned[name] = entry
     return list(planned.values())
 
@@ -134,7 +135,7 @@ def _stage_problems(config: Config, stages: dict[str, Stage], sets: list[tuple[s
     yield from configuration.problems(config, sets, filter(None, dict.fromkeys(models)))
 
 
-def _fingerprint(config: Config, entry: PlannedStage, planned: dict[str, PlannedStage]) -> str:
+def _fingerprint(config: Config, entry: PlannedStage, inputs: list[Input], planned: dict[str, PlannedStage]) -> str:
     model = config.models.get(entry.model)
     content = {
         "format": CODE_FORMAT,
@@ -146,8 +147,10 @@ def _fingerprint(config: Config, entry: PlannedStage, planned: dict[str, Planned
             "sets": {name: set_content(config, name) for _, name in entry.stage.data_sets("", config)},
         },
         "inputs": {
-            role: planned[value].fingerprint if value in planned else path_hash(value)
-            for role, value in entry.inputs.items()
+            given.role: planned[given.reference].fingerprint
+            if given.reference in planned
+            else artifact_hash(given.reference, given.artifact)
+            for given in inputs
         },
         "plugins": {name: plugins.loaded()[name] for name in config.plugins},
     }

@@ -1,10 +1,11 @@
 """Modules from outside the repository that register stage kinds, divergences, data sources, verifiers or templates.
 
 `plugins: [my_lab.my_stage]` in an experiment names them. They are looked for beside the experiment file and in the
-working directory, and their source is part of every fingerprint.
+working directory, and their source is part of every fingerprint, with that of the modules beside it they import.
 """
 
 import importlib
+import modulefinder
 import os
 import sys
 from collections.abc import Iterable
@@ -34,14 +35,24 @@ def load(names: Iterable[str], folders: Iterable[Path] = ()) -> None:
             ) from error
         except Exception as error:
             raise UserError(f"plugins: {name}: cannot be imported ({type(error).__name__}: {error})") from error
-        path = Path(module.__file__)
-        sources = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
-        found = {str(each.relative_to(path.parent)): files.sha256_file(each) for each in sources}
-        _loaded[name] = files.sha256_json(found)
+        _loaded[name] = _source_hash(name, Path(module.__file__))
+
+
+def _source_hash(name: str, path: Path) -> str:
+    """SHA-256 of a module's file and of those beside it that it imports; in a package, of all its Python files."""
+    package = sys.modules[name.partition(".")[0]]
+    if hasattr(package, "__path__"):
+        folder = Path(next(iter(package.__path__)))
+        sources = folder.rglob("*.py")
+    else:
+        folder, finder = path.parent, modulefinder.ModuleFinder([str(path.parent)], excludes=["mindspore_impl"])
+        finder.run_script(str(path))
+        sources = (Path(each.__file__) for each in finder.modules.values() if each.__file__)
+    return files.sha256_json({str(each.relative_to(folder)): files.sha256_file(each) for each in sorted(sources)})
 
 
 def loaded() -> dict[str, str]:
-    """{module: SHA-256 of its source} of the plugins in use: of the file, or of all Python files of a package."""
+    """{module: SHA-256 of its source} of the plugins in use."""
     return dict(_loaded)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindspore_impl import files
-from mindspore_impl.curriculum.stages.inputs import TOKENIZERS, file_hash, is_path
+from mindspore_impl.curriculum.stages.inputs import TOKENIZERS, check_weights_tokenizer, file_hash, is_path
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.weights import WeightSource
@@ -63,6 +63,27 @@ def open_weights(path: Path, which: str = "last", hashed: bool = True) -> Weight
     return checkpoint.open_weights(path, which, lambda: _base_of(path), hashed)
 
 
+def artifact_hash(path: str | Path, artifact: str, weights: WeightSource | None = None) -> str:
+    """SHA-256 of what is read of an artifact ("weights", "store", ...) at `path`: a file, or all files of a folder.
+
+    Of weights in a folder, it is that of the ones which are opened there, or were (`weights`), with what their files
+    say of model and tokenizer. Raises UserError for what is damaged.
+    """
+    from mindspore_impl.model.weights import identity
+
+    path = Path(path)
+    if path.is_file():
+        return file_hash(path)
+    if artifact == "weights":
+        source = weights or open_weights(path)
+        model = source.options and dataclasses.asdict(source.options)
+        beside = [file_hash(path / name) for name in TOKENIZERS if (path / name).is_file()]
+        return files.sha256_json([identity(source, file_hash), model, source.tokenizer_sha256, beside])
+    names = [found.relative_to(path) for found in sorted(path.rglob("*")) if found.is_file()]
+    names = [name for name in names if not any(part.startswith(".") for part in name.parts)]  # left by a kill
+    return files.sha256_json({str(name): file_hash(path / name) for name in names})
+
+
 def _base_of(path: Path) -> WeightSource:
     """The weights below the adapters in `path`, a stage of a run or a checkpoint of one, their hash known."""
     from mindspore_impl.model.weights import identity
@@ -81,12 +102,18 @@ def _base_of(path: Path) -> WeightSource:
     return dataclasses.replace(base, sha256=identity(base, file_hash))
 
 
-def load_model(found: ResolvedModel, tokenizer_size: int):
-    """Build a model for inference and load its weights. Raises UserError for unknown or unfit sizes."""
+def load_model(found: ResolvedModel, tokenizer=None):
+    """Build a model for inference and load its weights.
+
+    Raises UserError for unknown or unfit sizes, and for weights of another tokenizer than `tokenizer`, if given.
+    """
     from mindspore_impl.model.pangu import PanguForCausalLM
     from mindspore_impl.model.weights import load_into
 
-    source = open_weights(found.weights, found.which)
+    source, tokenizer_size = open_weights(found.weights, found.which), 0
+    if tokenizer is not None:
+        tokenizer_size = tokenizer.vocab_size
+        check_weights_tokenizer(source, found.weights, tokenizer)
     options = source.options or found.options
     if options is None:
         raise UserError(

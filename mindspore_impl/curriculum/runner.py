@@ -1,6 +1,7 @@
 """Runs a plan inside a run directory: skips what is finished, resumes what was interrupted, reruns what changed."""
 
 import dataclasses
+import json
 import os
 import shutil
 import time
@@ -14,8 +15,9 @@ from mindspore_impl.curriculum import cache
 from mindspore_impl.curriculum.configuration import Config, reopen, to_yaml
 from mindspore_impl.curriculum.estimate import room_problem
 from mindspore_impl.curriculum.plan import make_plan, refuse
+from mindspore_impl.curriculum.resolve import artifact_hash
 from mindspore_impl.curriculum.stages import PlannedStage
-from mindspore_impl.curriculum.stages.context import RunContext, load_tokenizer, prepare_tokenizer
+from mindspore_impl.curriculum.stages.context import RunContext, known_tokenizer, load_tokenizer, prepare_tokenizer
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import UserError, enough_memory
 
@@ -46,6 +48,7 @@ def _run_plan(config: Config, plan: list[PlannedStage], run_dir: Path) -> None:
     context.tokenizer = prepare_tokenizer(context) if runtime.rank() == 0 else None
     ranks.barrier()  # the others find the tokenizer trained
     context.tokenizer = context.tokenizer or prepare_tokenizer(context)
+    _add_tokenizer(plan, context.tokenizer.sha256)
     refuse(_data_problems(context))
     try:
         if runtime.rank() == 0:
@@ -75,6 +78,12 @@ def _data_problems(context: RunContext) -> Iterator[str]:
         except UserError as error:
             yield str(error)
     yield from ranks.on_rank_zero(lambda: list(room_problem(context.run_dir, sizes)))
+
+
+def _add_tokenizer(plan: list[PlannedStage], sha256: str | None) -> None:
+    """Make the tokenizer's file part of every fingerprint: the plan knows only how a run trains its own."""
+    for planned in plan:
+        planned.fingerprint = files.sha256_json([planned.fingerprint, sha256])
 
 
 def _run_seeds(config: Config, run_dir: Path) -> None:
@@ -114,6 +123,7 @@ def print_plan(config: Config) -> None:
         print(f"  model {name}: {parameter_count(options):,} parameters, vocabulary {options.vocab_size:,}")
     if config.seeds:
         run_dir = seed_folder(run_dir, config.seeds[0])
+    _add_tokenizer(plan, known_tokenizer(config, run_dir))
     width = max(len(planned.folder_name) for planned in plan)
     for planned in plan:
         line = f"  {planned.folder_name:<{width}}  {status(run_dir, planned):<8} {planned.kind:<8} "
@@ -139,8 +149,8 @@ def _write_plan(run_dir: Path, plan: list[PlannedStage]) -> None:
 def status(run_dir: Path, planned: PlannedStage) -> str:
     """What a run does with a stage: "skip", "resume", "rerun" or "run".
 
-    skip: finished with this fingerprint and its results are there; resume: interrupted, or a result was removed; rerun:
-    something changed.
+    skip: finished with this fingerprint and its results are there; resume: interrupted, or a result was removed or
+    stage.json changed; rerun: something else changed.
     """
     found = _find_folder(run_dir, planned.name)
     if found is None or not (found / "stage.json").is_file():
@@ -148,7 +158,14 @@ def status(run_dir: Path, planned: PlannedStage) -> str:
     stage = files.read_json(found / "stage.json")
     if stage.get("fingerprint") != planned.fingerprint:
         return "rerun"
-    return "skip" if stage.get("status") == FINISHED and planned.stage.is_complete(found) else "resume"
+    intact = stage.pop("sha256", None) in (None, files.sha256_json(stage))
+    return "skip" if intact and stage.get("status") == FINISHED and planned.stage.is_complete(found) else "resume"
+
+
+def _write_note(folder: Path, record: dict) -> None:
+    """Write a stage's stage.json with a hash of its own content, which tells a changed one."""
+    plain = json.loads(files.json_bytes(record))
+    files.write_json(folder / "stage.json", plain | {"sha256": files.sha256_json(plain)})
 
 
 def _find_folder(run_dir: Path, name: str) -> Path | None:
@@ -171,7 +188,7 @@ def _run_stage(context: RunContext, planned: PlannedStage, total: int) -> None:
     def write(entries: dict) -> float:
         seconds = round(record["seconds"] + time.perf_counter() - start, 3)
         if runtime.rank() == 0:
-            files.write_json(folder / "stage.json", record | entries | {"seconds": seconds})
+            _write_note(folder, record | entries | {"seconds": seconds})
         return seconds
 
     options = context.config.runtime
@@ -190,10 +207,20 @@ def _run_stage(context: RunContext, planned: PlannedStage, total: int) -> None:
                 write({})
             raise
         result = {"status": FINISHED, "tokens": int(metrics.get("tokens", 0)), "metrics": metrics}
+        result |= {"artifacts": ranks.on_rank_zero(lambda: _artifacts(context, planned))}
         seconds = write(result)
         if runtime.rank() == 0:
             cached.keep(folder, {"result": result, "seconds": seconds})
     print(f"{label}: done in {seconds:.1f} s {planned.stage.summary(metrics)}", flush=True)
+
+
+def _artifacts(context: RunContext, planned: PlannedStage) -> dict[str, str]:
+    """The hash of everything that a stage has made for others, to be compared when it is loaded."""
+    found, folder = {}, context.folder(planned.name)
+    for artifact, place in planned.stage.provides.items():
+        weights = context.load(planned.name, artifact) if artifact == "weights" else None
+        found[artifact] = artifact_hash(folder / place, artifact, weights)
+    return found
 
 
 def _begin(context: RunContext, planned: PlannedStage, folder: Path) -> tuple[str, dict]:
@@ -223,7 +250,7 @@ def _begin(context: RunContext, planned: PlannedStage, folder: Path) -> tuple[st
     earlier = files.read_json(path).get("seconds", 0.0) if state == "resume" else 0.0
     record = {key: getattr(planned, key) for key in ("name", "kind", "fingerprint", "inputs", "model", "seed")}
     record |= {"options": schema.to_plain(planned.stage), "started": now, "status": RUNNING, "seconds": earlier}
-    files.write_json(path, record)
+    _write_note(folder, record)
     return state, record
 
 

@@ -24,7 +24,7 @@ from mindspore_impl.text.records import (
     refuse,
     text_field,
 )
-from mindspore_impl.text.tokenizer import Tokenizer
+from mindspore_impl.text.tokenizer import Tokenizer, check_tokenizer
 
 FINISHES = ("stop", "length")
 REQUIRED = ("id", "messages", "thinking", "text", "finish")
@@ -158,9 +158,9 @@ def parse_rollout(value: Any, where: str, tokenizer: Tokenizer | None) -> Rollou
     if rollout.prompt_ids is not None or rollout.completion_ids is not None:
         if rollout.tokenizer_sha256 is None:
             refuse(where, "ids are given without tokenizer_sha256; add the sha256 of their tokenizer.model")
-        if rollout.tokenizer_sha256 != tokenizer.sha256:
-            hashes = f"{rollout.tokenizer_sha256[:12]}, but this run uses {tokenizer.sha256[:12]} ({tokenizer.path})"
-            refuse(where, f"its ids were made with the tokenizer {hashes}; set tokenizer.path, or leave the ids out")
+        check_tokenizer(
+            rollout.tokenizer_sha256, tokenizer.sha256, where, "name its own in tokenizer.path, or leave the ids out"
+        )
     rollout = _with_ids(rollout, tokenizer, where)
     _check_finish(rollout, tokenizer, where)
     return rollout

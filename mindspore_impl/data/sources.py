@@ -54,7 +54,7 @@ class SourceKind:
     """A source of records: its options, and how they are loaded."""
 
     options: type[DatasetOptions]
-    load: Callable[[Any, int], Iterable[Record]]  # (options, the run's seed) -> records
+    load: Callable[[Any, int], Iterable[Record]] | None = None  # (options, the run's seed) -> records
     adapter: Adapter | None = None  # of a source that reads a file one object at a time
 
 
@@ -85,7 +85,7 @@ def register_file_source(name: str) -> Callable[[Adapter], Adapter]:
     """
 
     def register(adapter: Adapter) -> Adapter:
-        SOURCES[name] = SourceKind(FileSet, partial(_load_file, adapter), adapter)
+        SOURCES[name] = SourceKind(FileSet, adapter=adapter)
         return adapter
 
     return register
@@ -111,8 +111,9 @@ def load_whole(name: str, options: DatasetOptions, seed: int) -> list[Record]:
     check_ranges(options, key)
     if options.source not in SOURCES:
         raise UserError(f"{key}.source: {options.source!r} is unknown{nearest(options.source, SOURCES)}")
+    kind = SOURCES[options.source]
     try:
-        return list(SOURCES[options.source].load(options, seed))
+        return list(kind.load(options, seed)) if kind.load else _load_file(name, kind.adapter, options)
     except UserError as error:
         raise UserError(f"{key}: {error}") from error
 
@@ -125,10 +126,10 @@ def _made_by_stage(options: StageSet, seed: int) -> Iterable[Record]:
     raise UserError(f"stage {options.stage!r} makes these records; they can be read inside its run alone")
 
 
-def _load_file(adapter: Adapter, options: FileSet, seed: int) -> list[Record]:
+def _load_file(name: str, adapter: Adapter, options: FileSet) -> list[Record]:
     path = Path(options.path)
     records, places = [], {}
-    for record, where, _ in read_file(adapter, options, path.name):
+    for record, where, _ in read_file(adapter, options, name):
         if record.id in places:
             refuse(where, f"the id {record.id!r} was already used at {places[record.id]}; ids must differ")
         places[record.id] = where

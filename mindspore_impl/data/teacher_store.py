@@ -20,6 +20,7 @@ import numpy as np
 from mindspore_impl.errors import UserError
 from mindspore_impl.files import inside, read_json, sha256_bytes, sha256_file
 from mindspore_impl.ops.log_floor import LOG_FLOOR
+from mindspore_impl.text.tokenizer import check_tokenizer
 
 SCHEMA = 1
 PAD_ON_DISK = 2**18 - 1  # -1 in memory
@@ -27,6 +28,7 @@ PAD_ON_DISK = 2**18 - 1  # -1 in memory
 IGNORANT = 0.95
 SUM_TOLERANCE = 1e-2  # of the K+1 masses; float16 alone costs up to 4e-3
 MANIFEST = "manifest.json"
+CAPTURE_AGAIN = "capture with this tokenizer, or name the store's own in tokenizer.path"
 
 
 @dataclass(frozen=True)
@@ -217,9 +219,8 @@ class StoreReader:
         self.folder = Path(folder)
         self.header, self.shards = read_manifest(self.folder)
         self.top_k = self.header.top_k
-        if tokenizer_sha256 not in (None, self.header.tokenizer_sha256):
-            hashes = f"{self.header.tokenizer_sha256[:16]}, not {tokenizer_sha256[:16]}"
-            raise UserError(f"{self.folder / MANIFEST}: made with another tokenizer ({hashes}); capture with this one")
+        if tokenizer_sha256 is not None:
+            check_tokenizer(self.header.tokenizer_sha256, tokenizer_sha256, self.folder / MANIFEST, CAPTURE_AGAIN)
         self._entries: dict[bytes, tuple[int, int, np.ndarray]] = {}  # key: shard, first position there, runs
         for number, entry in enumerate(self.shards):
             first = 0

@@ -19,7 +19,7 @@ from mindspore_impl.data.rollouts import parse_rollout, to_sample
 from mindspore_impl.data.selection.reader import read_set
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.chat import samples_of
-from mindspore_impl.text.tokenizer import Tokenizer
+from mindspore_impl.text.tokenizer import Tokenizer, check_tokenizer
 
 Tell = Callable[[str], None]
 RECORDS = FileSet(source="records", path="")
@@ -111,8 +111,11 @@ def check_store(folder: Path, tokenizer: Tokenizer | None, tell: Tell) -> Counte
     except UserError as error:
         problems.add(folder, error)
         return problems.counts
-    if tokenizer is not None and tokenizer.sha256 != header.tokenizer_sha256:
-        problems.add(manifest, f"made with the tokenizer {header.tokenizer_sha256[:16]}, not {tokenizer.sha256[:16]}")
+    if tokenizer is not None:
+        try:
+            check_tokenizer(header.tokenizer_sha256, tokenizer.sha256, manifest, teacher_store.CAPTURE_AGAIN)
+        except UserError as error:
+            problems.add(manifest, error)
     for entry in shards:
         problems.counts["shards"] += 1
         try:

@@ -93,16 +93,16 @@ def rollout_id(record: Record, index: int) -> str:
     return f"{record.id}/{record.thinking}#{index}"
 
 
-def check_unique(records: Sequence[Record], where: str = "prompts") -> None:
-    """Raise UserError when there is no record, or two would give rollouts of the same id."""
+def check_unique(records: Sequence[Record], sets: Sequence[str] | None = None, where: str = "prompts") -> None:
+    """Raise UserError when there is no record, or two would give rollouts of the same id. sets: of each record."""
     if not records:
         raise UserError(f"{where}: no prompt to answer; check their sets, and `rollout.limit`")
-    seen = set()
-    for record in records:
-        if (name := rollout_id(record, 0)) in seen:
-            fault = f"two {record.thinking} prompts have the id {record.id!r}"
-            raise UserError(f"{where}: {fault}; give the records of all these sets different ids")
-        seen.add(name)
+    seen: dict[str, int] = {}
+    for number, record in enumerate(records):
+        if (first := seen.setdefault(rollout_id(record, 0), number)) != number:
+            places = f", in the sets {sets[first]!r} and {sets[number]!r}" if sets else ""
+            fault = f"two {record.thinking} prompts have the id {record.id!r}{places}"
+            raise UserError(f"{where}: {fault}; give them different ids in their files, or leave one of them out")
 
 
 def sampling_settings(sampling: SamplingOptions) -> dict:
@@ -120,7 +120,7 @@ def run_rollout(job: RolloutJob) -> dict:
     """
     records, options, sampling, tokenizer = job.records, job.options, job.sampling, job.tokenizer
     check_ranges(options, f"{job.key}rollout")
-    check_unique(records, f"{job.key}prompts")
+    check_unique(records, where=f"{job.key}prompts")
     asked = [[rollout_id(record, 0), messages_to_json(prompt_messages(record)), record.meta] for record in records]
     made_by = [job.weights_sha256, tokenizer.sha256, runtime.numerics(), _COUNTED]
     answers = files.sha256_json([asked, options.samples_per_prompt, sampling_settings(sampling), made_by, job.seed])

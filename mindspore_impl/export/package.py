@@ -24,6 +24,7 @@ from mindspore_impl.export.stored import Stored, check_weights, compute_dtype, s
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.pangu import check_options, head_dim
 from mindspore_impl.schema import upgrade
+from mindspore_impl.text.tokenizer import check_tokenizer
 
 VERSION = 2  # 1 had other names in `model` (schema.RENAMED)
 MANIFEST, WEIGHTS, PARITY, DECODE, LITE = "manifest.json", "weights.safetensors", "parity.json", "decode", "lite"
@@ -57,12 +58,10 @@ class Package:
         return Tokenizer.load(files.inside(self.folder, self.tokenizer_file), self.template)
 
     def check_tokenizer(self, tokenizer) -> None:
-        """Refuse a tokenizer that is not the package's own. Raises UserError that names both files."""
-        if tokenizer.sha256 != self.tokenizer_sha256:
-            raise UserError(
-                f"{tokenizer.path}: sha256 {tokenizer.sha256[:12]}, but the package {self.folder} was made with "
-                f"{self.tokenizer_sha256[:12]}; use its {self.tokenizer_file}"
-            )
+        """Refuse a tokenizer that is not the package's own. Raises UserError with both hashes."""
+        check_tokenizer(
+            self.tokenizer_sha256, tokenizer.sha256, self.folder, f"use its {self.tokenizer_file}, not {tokenizer.path}"
+        )
 
     def bucket(self, length: int) -> int:
         """The prefill length for a prompt of `length` tokens.
@@ -156,11 +155,9 @@ def open_package(folder: str | Path) -> Package:
     package = _read_manifest(Path(folder))
     for name, entry in package.files.items():
         _check_file(files.inside(package.folder, name), entry)
-    if package.files[package.tokenizer_file]["sha256"] != package.tokenizer_sha256:
-        raise UserError(
-            f"{package.folder / package.tokenizer_file}: not the tokenizer that the manifest names "
-            f"(sha256 {package.tokenizer_sha256[:12]}); {_AGAIN}"
-        )
+    check_tokenizer(
+        package.tokenizer_sha256, package.files[package.tokenizer_file]["sha256"], package.folder / MANIFEST, _AGAIN
+    )
     wanted = stored_tensors(package.model, package.precision, package.cache_length)
     check_weights(package.folder / WEIGHTS, wanted)
     for name in package.graphs:

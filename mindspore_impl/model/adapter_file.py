@@ -124,5 +124,6 @@ def merged(source: WeightSource, adapters: Adapters, base: WeightSource) -> Weig
 
     together = files.sha256_json({"base": digest, "adapters": identity(source)})
     return dataclasses.replace(
-        base, path=source.path, files=(*source.files, *base.files), read=read, sha256=together
+        base, path=source.path, files=(*source.files, *base.files), read=read, sha256=together,
+        tokenizer_sha256=source.tokenizer_sha256,
     )  # fmt: skip

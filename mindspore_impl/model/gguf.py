@@ -4,6 +4,7 @@ The package `gguf` reads and dequantises. llama.cpp stores q and k rows in the o
 they are put back to that of rotate-half. Legend: H heads, C head dimension, I input features.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,8 @@ def open_gguf(path: str | Path) -> WeightSource:
                 "without it the results would differ; use weights of a supported model"
             )
     source = WeightSource(path, (path,), shapes, read, options, hf_config.config_of(options, "llama", _ids(metadata)))
+    if "tokenizer.ggml.tokens" in metadata.fields:
+        source = dataclasses.replace(source, pieces=lambda: metadata.get("tokenizer.ggml.tokens"))
     return fit(source, options, "the file does not hold the Llama that its metadata describes; download it again")
 
 

@@ -32,7 +32,8 @@ class WeightSource:
     path: what the user named, for messages; files: whose bytes are the weights (empty: they are computed); shapes: of
     every tensor, in the order in which they are read; read: name -> float32 array; options: the model they belong to,
     None where the files do not say; config: the content of config.json, if there is one; sha256: of the weights where
-    it is known already.
+    it is known already; tokenizer_sha256: of the tokenizer that they were trained with, where the files say;
+    pieces: of its vocabulary in order, where they say only that (GGUF).
     """
 
     path: Path
@@ -42,6 +43,8 @@ class WeightSource:
     options: ModelOptions | None = None
     config: dict | None = None
     sha256: str | None = None
+    tokenizer_sha256: str | None = None
+    pieces: Callable[[], list[str]] | None = None
 
 
 def iter_tensors(source: WeightSource, title: str | None = None) -> Iterator[tuple[str, np.ndarray]]:

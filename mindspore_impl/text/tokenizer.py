@@ -23,6 +23,21 @@ BYTE_FALLBACK_FROM = 512  # a smaller trained vocabulary has no room for the 256
 LONGEST_SENTENCE = 1 << 26  # characters; SentencePiece silently skips a text above its limit in bytes
 UNKNOWN_MARK = "\u2585"  # SentencePiece's own; it silently skips a text that holds it
 UNLEARNABLE = {"\0", "\u2581"}  # no character of a piece, and SentencePiece's space mark, which decodes to a space
+TRAINED, NOTE = "tokenizer.model", "fingerprint.json"  # of a run: the file it trained, and the file's hash
+
+
+def check_tokenizer(made_with: str | None, sha256: str, what: object, advice: str) -> None:
+    """Refuse `what` (a file or folder), made with the tokenizer of SHA-256 `made_with`, beside another one, `sha256`.
+
+    made_with: None in an older file that does not say, which is read with a warning; advice: what to do. Raises
+    UserError with both hashes.
+    """
+    if made_with is None:
+        fault = "does not say with which tokenizer it was made, and is read as if with"
+        print(f"warning: {what}: {fault} that of sha256 {sha256}", file=sys.stderr)
+    elif made_with != sha256:
+        fault = f"belongs to the tokenizer of sha256 {made_with}, but the one in use has {sha256}"
+        raise UserError(f"{what}: {fault}, whose ids mean something else; {advice}")
 
 
 class SentencePieceBackend:
@@ -96,7 +111,8 @@ class Tokenizer:
         """Read a SentencePiece `tokenizer.model`, or a `tokenizer.json`, told apart by the name's ending.
 
         template: of a registered chat template; None: pangu for the first kind, chatml for the second. Raises UserError
-        when the file is absent, damaged or lacks a piece of the template, or the package `tokenizers` is not installed.
+        when the file is absent, damaged or lacks a piece of the template, is not the one whose hash a run has noted
+        beside it, or the package `tokenizers` is not installed.
         """
         path = Path(path)
         is_json = path.suffix == ".json"
@@ -114,7 +130,11 @@ class Tokenizer:
             raise UserError(f"{path}: not a {kind} ({error}); set tokenizer.path to another file") from error
         if not is_json and backend.find("<unk>") not in (0, None):
             raise UserError(f"{path}: <unk> has id {backend.find('<unk>')}, not 0; use a Pangu tokenizer.model")
-        return cls(backend, files.sha256_bytes(content), path, chosen)
+        sha256 = files.sha256_bytes(content)
+        if path.name == TRAINED and (note := path.with_name(NOTE)).is_file():
+            advice = f"restore {path}, or remove {path.parent} to train it again"
+            check_tokenizer(files.read_json(note).get("sha256"), sha256, path.parent, advice)
+        return cls(backend, sha256, path, chosen)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: no BOS, and never the id of a special piece, even where the text spells one."""

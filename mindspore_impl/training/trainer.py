@@ -16,6 +16,7 @@ from mindspore_impl.losses.objective import METRICS, LossNetwork, held_out_loss,
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.adapter_file import Adapters, read_adapters, write_adapters
 from mindspore_impl.schema import checked
+from mindspore_impl.text.tokenizer import check_tokenizer
 from mindspore_impl.training import optimizer as optimizers
 from mindspore_impl.training.metrics import MetricsLog, Progress
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
@@ -41,6 +42,7 @@ class TrainingJob:
     profile_steps: int = 0
     adapters: Adapters | None = None  # of a model from `lora.with_adapters`: checkpoints hold its trained pairs only
     config: dict | None = None  # content of the config.json beside other checkpoints
+    tokenizer_sha256: str | None = None  # of the tokenizer of the stream's ids; checkpoints carry it
 
     @property
     def checkpoints(self) -> Path:
@@ -167,7 +169,7 @@ class _Session:
             self.log.sync()  # first: no line that this checkpoint counts on can be lost
             checkpoint.save(
                 job.checkpoints, step, weights, state, position, job.options.save_total_limit, metric,
-                None if job.adapters else job.config, job.options.keep_every,
+                None if job.adapters else job.config, job.options.keep_every, job.tokenizer_sha256,
             )  # fmt: skip
 
         self.saver.submit(write)
@@ -201,6 +203,8 @@ def _resume(job: TrainingJob) -> tuple[Progress, checkpoint.Checkpoint | None]:
 
 def _load(job: TrainingJob, found: checkpoint.Checkpoint) -> None:
     """Load the weights of a checkpoint of this stage."""
+    if job.tokenizer_sha256 is not None:
+        check_tokenizer(found.tokenizer_sha256, job.tokenizer_sha256, found.path, "remove it to train the stage anew")
     if read_adapters(found.weights_path) != job.adapters:
         raise UserError(f"{found.weights_path}: not the adapters of this stage or not of their base; remove the folder")
     weights, trained = checkpoint.read_weights(found.path), job.adapters is not None

@@ -15,6 +15,7 @@ from mindspore_impl.curriculum.stages import inputs
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.pangu import parameter_shapes
 from mindspore_impl.model.tensor_file import encode_header
+from mindspore_impl.text.tokenizer import Tokenizer
 
 # Other keys of conf/ are interpolated from these.
 SOURCES = ("name", "data.train", "data.validation", "data.test", "plugins")
@@ -67,6 +68,7 @@ def paper_files(folder: Path, monkeypatch) -> list[str]:
     for part in ("train_reasoning", "train_fast", "test_reasoning", "test_fast"):
         (folder / f"{part}.jsonl").write_text("{}\n")
     monkeypatch.setattr(inputs, "file_hash", str)
+    monkeypatch.setattr(Tokenizer, "load", lambda *_: None)
     given = [f"data.train={folder}/train", f"data.test={folder}/test", f"tokenizer.path={folder}/tokenizer.model"]
     given.append(f"stages.sft_reasoning.init={folder}/student.safetensors")
     return [*given, f"stages.capture_fast.teacher={folder}/teacher.safetensors"]

@@ -4,9 +4,10 @@ import fcntl
 import shutil
 import time
 
+import numpy as np
 import pytest
 
-from mindspore_impl import files
+from mindspore_impl import checkpoint, files
 from mindspore_impl.curriculum import runner
 from mindspore_impl.curriculum.stages import KINDS
 from mindspore_impl.errors import UserError
@@ -28,7 +29,10 @@ def use_recorders(monkeypatch, names):
     def record(stage, context, planned, folder):
         names.append(planned.name)
         files.write_text(folder / "result.txt", planned.fingerprint)
-        for name in ("checkpoints/LATEST", "rollouts.jsonl", "store/shard"):
+        if "weights" in stage.provides:
+            arrays, tokenizer = {"w": np.zeros(1, np.float32)}, context.tokenizer.sha256
+            checkpoint.save(folder / "checkpoints", 1, arrays, {}, {}, 1, tokenizer_sha256=tokenizer)
+        for name in ("rollouts.jsonl", "store/shard"):
             files.write_text(folder / name, "")
         files.write_json(folder / "store" / "manifest.json", {"shards": [{"file": "shard"}]})
         return {"tokens": 7}
@@ -142,6 +146,24 @@ def test_unscorable_record_is_found_before_the_first_stage(tmp_path, calls):
     )
     with pytest.raises(UserError, match="r7"):
         run(tmp_path / "run", *records)
+    assert calls == []
+
+
+def test_prompts_of_two_sets_have_different_ids(tmp_path, calls):
+    """Those without one get it of the set's name; given ones that agree are refused before the first stage."""
+    sets = []
+    for name, source in (("a", "prompt_answer"), ("b", "prompt_answer"), ("c", "records"), ("d", "records")):
+        row = {"prompt": name, "answer": "x"}
+        if source == "records":
+            messages = [{"role": "user", "content": name}, {"role": "assistant", "content": "x"}]
+            row = {"id": "mine", "messages": messages}
+        files.write_jsonl(tmp_path / name / "train.jsonl", [row])
+        sets.append(f"data.sets.{name}={{source:{source},path:{tmp_path / name / 'train.jsonl'}}}")
+    run(tmp_path / "run", *sets, "stages.rollout_fast.prompts=[a,b,c]")
+    assert "rollout_fast" in calls
+    del calls[:]
+    with pytest.raises(UserError, match="stages.rollout_fast.prompts: .*'mine'.*'c'.*'d'"):
+        run(tmp_path / "other", *sets, "stages.rollout_fast.prompts=[a,c,d]")
     assert calls == []
 
 

@@ -54,7 +54,7 @@ def test_gsm8k(load):
     assert fast.messages == (Message("user", "How many?"), Message("assistant", "1,072"))
     assert slow.messages[1] == Message("assistant", "1,072", "She sold 48/2 = 24.\nIn all 1,072.")
     assert fast.meta == slow.meta == {"task": "gsm8k", "answer": "1072"}
-    assert (fast.thinking, slow.thinking, fast.id) == ("fast", "reasoning", "set.json:1")
+    assert (fast.thinking, slow.thinking, fast.id) == ("fast", "reasoning", "toy:1")
     for given, kept in (("１，０７２", "1072"), ("12,34", "12,34"), ("共18个", "共18个")):
         assert load("gsm8k", [GSM8K | {"answer": f"#### {given}"}])[0].meta["answer"] == kept
 
@@ -63,7 +63,7 @@ def test_alpaca(load):
     with_input, without = load("alpaca", [ALPACA, {"instruction": "Speak.", "input": "", "output": "Hm"}], array=True)
     assert with_input.messages == (Message("user", "Add.\n\n1 and 2"), Message("assistant", "3"))
     assert without.messages[0].content == "Speak."
-    assert with_input.meta == {"task": "exact", "answer": "3"} and with_input.id == "set.json:[0]"
+    assert with_input.meta == {"task": "exact", "answer": "3"} and with_input.id == "toy:[0]"
 
 
 def test_sharegpt(load):
@@ -84,7 +84,7 @@ def test_records_speak_for_themselves_and_the_set_fills_in(load):
     bare = {"messages": RECORD["messages"]}
     first, second = load("records", [RECORD, bare])
     assert (first.id, first.thinking, first.meta) == ("x", "reasoning", {"k": 1})
-    assert (second.id, second.thinking, second.meta) == ("set.json:2", "fast", {})
+    assert (second.id, second.thinking, second.meta) == ("toy:2", "fast", {})
 
 
 def test_list_programs_come_from_the_generator():
@@ -100,7 +100,7 @@ def test_first_and_count_choose_lines_and_malformed_ones_outside_do_not_matter(l
     rows = [{"bad": 1}, *({"prompt": f"q{index}", "answer": "a"} for index in range(4)), {"bad": 1}]
     taken = load("prompt_answer", rows, skip=1, count=4)
     assert [record.messages[0].content for record in taken] == ["q0", "q1", "q2", "q3"]
-    assert taken[0].id == "set.json:2"
+    assert taken[0].id == "toy:2"
     with pytest.raises(UserError, match="toy.*holds 6 records"):
         load("prompt_answer", [rows[1]] * 6, skip=3, count=4)
     with pytest.raises(UserError, match="toy.*holds 2 records"):

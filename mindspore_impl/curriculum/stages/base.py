@@ -19,6 +19,7 @@ from mindspore_impl.model.options import LoraOptions, ModelOptions
 from mindspore_impl.runtime import RuntimeOptions
 from mindspore_impl.schema import nearest, option
 from mindspore_impl.text.options import TokenizerOptions
+from mindspore_impl.text.tokenizer import Tokenizer
 
 KINDS: dict[str, type["Stage"]] = {}
 
@@ -105,15 +106,16 @@ class Stage:
         """
         from mindspore_impl.curriculum.resolve import open_weights
 
-        tokenizer = None if shared.tokenizer.path is None else Path(shared.tokenizer.path)
+        file = shared.tokenizer.path
         for given in self.inputs(key, shared):
             model, path = given.model or self.model_name(shared), Path(given.reference)
             if given.artifact != "weights" or not is_path(given.reference) or model not in shared.models:
                 continue
-            if tokenizer is None or tokenizer.is_file():
+            if file is None or Path(file).is_file():
                 # The size of a tokenizer that is yet to be trained is not known.
-                options = shared.models[model] if tokenizer is None else shared.sized_model(model)
+                options = shared.models[model] if file is None else shared.sized_model(model)
                 try:
+                    tokenizer = file and Tokenizer.load(file, shared.tokenizer.template)
                     check_weights(open_weights(path, hashed=False), path, options, f"models.{model}", tokenizer)
                 except UserError as error:
                     yield f"{given.key}: {error}"
@@ -222,8 +224,6 @@ class Shared:
             return options
         if self.tokenizer.path is None:
             return dataclasses.replace(options, vocab_size=self.tokenizer.vocab_size)
-        from mindspore_impl.text.tokenizer import Tokenizer
-
         tokenizer = Tokenizer.load(self.tokenizer.path, self.tokenizer.template)
         return dataclasses.replace(options, vocab_size=tokenizer.vocab_size)
 

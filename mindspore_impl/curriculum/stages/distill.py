@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, problem_of, stage_kind
-from mindspore_impl.curriculum.stages.inputs import is_path
+from mindspore_impl.curriculum.stages.inputs import file_hash, is_path
 from mindspore_impl.curriculum.stages.sft import SftStage
 from mindspore_impl.data.options import ROLLOUTS
-from mindspore_impl.data.teacher_store import read_header
+from mindspore_impl.data.teacher_store import CAPTURE_AGAIN, read_header
 from mindspore_impl.errors import UserError
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.schema import option
+from mindspore_impl.text.tokenizer import check_tokenizer
 
 
 @stage_kind
@@ -104,6 +105,9 @@ class DistillStage(SftStage):
         if given := is_path(self.store):  # its samples are looked up when the stage starts
             try:
                 capture, source = read_header(self.store), self.store
+                if shared.tokenizer.path is not None:
+                    sha256 = file_hash(Path(shared.tokenizer.path))
+                    check_tokenizer(capture.tokenizer_sha256, sha256, source, CAPTURE_AGAIN)
             except UserError as error:
                 yield f"{key}.store: {error}"
                 return

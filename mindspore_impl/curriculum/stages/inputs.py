@@ -12,6 +12,7 @@ from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.schema import nearest
+from mindspore_impl.text.tokenizer import Tokenizer, check_tokenizer
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")  # names of a tokenizer's file beside weights
 
@@ -63,18 +64,18 @@ def reference_problem(given: Input, reader: str, stages: Mapping[str, Any], orde
     return None
 
 
-def check_weights(source, folder: Path, options: ModelOptions, key: str, tokenizer: Path | None) -> None:
-    """Refuse weights of another model, by the config.json and the shapes in their files, or beside another tokenizer.
+def check_weights(source, folder: Path, options: ModelOptions, key: str, tokenizer: Tokenizer | None) -> None:
+    """Refuse weights of another model, by config.json and the shapes in their files, or of another tokenizer.
 
     Args:
         source: WeightSource of the weights.
         folder: the path that names them.
         options: the model that they are loaded into; a vocabulary of 0 fits any.
         key: its entry in the configuration, such as models.student.
-        tokenizer: the run's tokenizer file; None where the run trains its own.
+        tokenizer: the run's; None where it has yet to train its own.
 
     Raises:
-        UserError: names the differing keys, or the tokenizer file.
+        UserError: names the differing keys, or the hashes of both tokenizers.
     """
     from mindspore_impl.model.hf_config import check_same
     from mindspore_impl.model.weights import EMBEDDING, fit
@@ -83,26 +84,29 @@ def check_weights(source, folder: Path, options: ModelOptions, key: str, tokeniz
         check_same(source.options, options, str(source.path), key)
     embedding = source.shapes.get(EMBEDDING) or (options.vocab_size,)
     fit(source, dataclasses.replace(options, vocab_size=options.vocab_size or embedding[0]), f"set {key} to match them")
-    beside = [path for name in TOKENIZERS if (path := folder / name).is_file()]
-    digest = None if tokenizer is None or not beside else files.sha256_file(tokenizer)
-    if beside and all(files.sha256_file(path) != digest for path in beside):
-        raise UserError(
-            f"{beside[0]}: it is not the run's tokenizer, so every id would mean something else; set "
-            f"tokenizer.path={beside[0]}, or remove that file if these weights do belong to the run's tokenizer"
-        )
+    check_weights_tokenizer(source, folder, tokenizer)
 
 
-def path_hash(path: str | Path) -> str:
-    """SHA-256 of a file; of the index and shards of a Hugging Face folder; of the weight files in another folder."""
-    from mindspore_impl.model.weights import hf_files, is_hf_folder
+def check_weights_tokenizer(source, folder: Path, tokenizer: Tokenizer | None) -> None:
+    """Refuse weights (a WeightSource, named by `folder`) that were trained with another tokenizer.
 
-    target = Path(path)
-    if target.is_file():
-        return file_hash(target)
-    if is_hf_folder(target):
-        return files.sha256_json({found.name: file_hash(found) for found in hf_files(target)})
-    found = sorted(target.rglob("*.safetensors"))
-    return files.sha256_json({str(f.relative_to(target)): file_hash(f) for f in found})
+    Their own note counts, else one of the tokenizer files beside them; of a GGUF file the pieces in it. tokenizer: None
+    where it is yet to be trained.
+    """
+    sha256 = tokenizer and tokenizer.sha256
+    if source.pieces is not None and tokenizer is not None:
+        ours = tokenizer.pieces(range(tokenizer.vocab_size))
+        made_with, sha256 = (files.sha256_json(pieces[: len(ours)]) for pieces in (source.pieces(), ours))
+        check_tokenizer(made_with, sha256, f"{source.path}: the list of pieces", "name its own in tokenizer.path")
+        return
+    made_with, what, advice = source.tokenizer_sha256, source.path, "name the file of theirs in tokenizer.path"
+    beside = {file_hash(path): path for name in TOKENIZERS if (path := folder / name).is_file()}
+    if made_with is None and beside:
+        made_with = sha256 if sha256 in beside else next(iter(beside))
+        what, sha256 = beside[made_with], sha256 or "yet to be known: the run trains its own"
+        advice = f"set tokenizer.path={what}, or remove that file if these weights do belong to the run's tokenizer"
+    if sha256 is not None:
+        check_tokenizer(made_with, sha256, what, advice)
 
 
 def file_hash(path: Path) -> str:

@@ -72,13 +72,13 @@ class RolloutStage(Stage):
         from mindspore_impl.distill.rollout import check_unique
 
         yield from super().data_problems(key, context)
-        shared = context.config
-        if any(map(shared.maker_of, self.prompts)):
-            return
-        records, new = self.asked(context), self.sampling.max_new_tokens
-        yield from problem_of(check_unique, records, f"{key}.prompts")
+        given = [name for name in self.prompts if context.config.maker_of(name) is None]
+        asked = [(record, name) for name in given for record in context.records(name)[: self.rollout.limit]]
+        records, sets = [record for record, _ in asked], [name for _, name in asked]
+        if given:
+            yield from problem_of(check_unique, records, sets, f"{key}.prompts")
         prompts = [render_prompt(prompt_messages(record), context.tokenizer, record.thinking) for record in records]
-        model = self.model_name(shared)
+        new, model = self.sampling.max_new_tokens, self.model_name(context.config)
         yield from prompt_problems(prompts, new, f"{key}.sampling.max_new_tokens", model, context)
 
     def request(self, context: Context) -> dict[str, Any]:

@@ -203,6 +203,7 @@ class SftStage(Stage):
             profile_steps=context.config.runtime.profile_steps,
             adapters=self.lora and Adapters(self.lora, digest),
             config=_hf_config(context, planned.model),
+            tokenizer_sha256=context.tokenizer.sha256,
         )
         return train(job) | {"data": summary}
 

@@ -17,19 +17,18 @@ Refused = Callable[[str, Drop], None]  # place of a line that is not a record, a
 
 def read_set(
     name: str, options: DatasetOptions, seed: int = 0, mended: Callable[[], None] | None = None,
-    refused: Refused | None = None, prefix: str = "",
+    refused: Refused | None = None,
 ) -> Iterator[Item]:  # fmt: skip
     """The records of the set `name` in the order of its file: `skip` are skipped, then `count` taken.
 
     JSON lines are read one at a time; a JSON array, and a source that is no file, whole.
 
     Args:
-        name: Name of the set in `data.sets`.
+        name: Name of the set in `data.sets`; a line without an id gets `<name>:<line>`.
         options: The set.
         seed: Seed of the bundled generator.
         mended: Called for each line in which a lone surrogate became U+FFFD; None: such a line is not a record.
         refused: Receives each line that is not a record; None: UserError names file:line.
-        prefix: A line without an id gets `<prefix><file name>:<line>`.
     """
     if options.keep is not None:
         raise UserError(f"data.sets.{name}.keep: a recipe reads a whole set; use its step `band` instead")
@@ -48,7 +47,7 @@ def read_set(
     def drop(where: str, error: UserError) -> None:
         refused(where, Drop("line that is not a record", str(error).removeprefix(f"{where}: ")))
 
-    found = read_file(adapter, options, f"{prefix}{Path(options.path).name}", mend, refused and drop)
+    found = read_file(adapter, options, name, mend, refused and drop)
     yield from (Item(record, name, where, line) for record, where, line in found)
 
 

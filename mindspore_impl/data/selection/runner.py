@@ -202,8 +202,7 @@ def _read(recipe: Recipe, tally: Tally) -> Iterator[Item]:
     with runtime.progress_bar(total, "select", " records", unit_scale=True) as bar:
         for name, entry in chosen:
             kept, lost = tally.kept, tally.dropped
-            prefix = f"{name}/" if len(chosen) > 1 else ""  # two sets of one file must not share ids
-            for item in read_set(name, entry, options.seed, mend, refused, prefix):
+            for item in read_set(name, entry, options.seed, mend, refused):
                 tally.kept += 1
                 if not tally.kept % 1000:
                     bar.update(1000)

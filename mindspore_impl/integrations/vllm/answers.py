@@ -15,6 +15,7 @@ from typing import Any
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.records import json_type
+from mindspore_impl.text.tokenizer import check_tokenizer as compare
 
 SHOWN = 20  # faults told one by one; the rest are counted
 
@@ -164,8 +165,11 @@ def answer_at(place: Place) -> Answer:
 
 def check_tokenizer(answer: Answer, sha256: str) -> None:
     """Refuse an answer that says it was made with another tokenizer."""
-    if answer.tokenizer_sha256 not in (None, sha256):
-        raise BadAnswer("another tokenizer", f"{str(answer.tokenizer_sha256)[:12]}, but this run uses {sha256[:12]}")
+    if answer.tokenizer_sha256 is not None:
+        try:
+            compare(answer.tokenizer_sha256, sha256, "the answer", "ask the server of this tokenizer again")
+        except UserError as error:
+            raise BadAnswer("another tokenizer", str(error)) from error
 
 
 def counted(kinds: Counter) -> str:

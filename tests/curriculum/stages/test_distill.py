@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mindspore_impl import files
 from mindspore_impl.curriculum import runner
 from mindspore_impl.curriculum.stages.capture import CaptureStage
 from mindspore_impl.curriculum.stages.context import RunContext, prepare_tokenizer
@@ -56,6 +57,14 @@ def test_another_store_at_the_path_is_another_fingerprint(tmp_path):
 def test_a_store_that_does_not_fit_the_objective_is_refused(tmp_path, changes, words):
     message = refusal(*given(write_store(tmp_path / "store", **changes)))
     assert [word for word in words.split() if word not in message] == [], message
+
+
+def test_a_store_of_another_tokenizer_is_refused_before_anything_runs(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"pieces")
+    message = refusal(*given(write_store(tmp_path / "store")), f"tokenizer.path={tmp_path}/tokenizer.model",
+                      "models.student.vocab_size=160", "models.teacher.vocab_size=160")  # fmt: skip
+    assert "stages.distill_fast.store: " in message and "k" * 64 in message
+    assert files.sha256_file(tmp_path / "tokenizer.model") in message
 
 
 def test_a_missing_or_unfinished_store_is_refused(tmp_path):

@@ -54,7 +54,12 @@ def test_frozen_weights_need_no_gradient_and_no_moments():
 
 @pytest.mark.parametrize(("rows", "warned"), [(64, True), (1, False)])
 def test_a_step_of_many_passes_is_warned_about(tmp_path, ms_runtime, monkeypatch, capsys, rows, warned):
-    monkeypatch.setattr("mindspore_impl.training.trainer.train", lambda job: {"steps": job.steps})
+    def train(job):
+        weights, sha256 = {"w": np.zeros(1, np.float32)}, job.tokenizer_sha256
+        checkpoint.save(job.folder / "checkpoints", 1, weights, {}, {}, 1, tokenizer_sha256=sha256)
+        return {"steps": job.steps}
+
+    monkeypatch.setattr("mindspore_impl.training.trainer.train", train)
     few = ("order=[sft_reasoning]", "compare=[]", "data.sets.reasoning.count=24", "models.student.num_hidden_layers=1")
     stage = (f"data.rows={rows}", "train.num_train_epochs=1", "train.max_steps=null", "evaluate=false")
     run = (*few, *(f"stages.sft_reasoning.{each}" for each in stage), "tokenizer.vocab_size=110")

@@ -24,21 +24,21 @@ def test_report_and_files(select):
     steps = [*SHORT, {"length": {"of": "answer", "max_characters": 8}}, "exact_duplicates"]
     lines = LINES + [{"prompt": "QUESTION  5?", "answer": "X" * 5}]
     report, selected, output = select(lines, steps, dropped=True, examples=2)
-    assert [record["id"] for record in selected] == [f"train.jsonl:{n}" for n in range(4, 9)]
+    assert [record["id"] for record in selected] == [f"train:{n}" for n in range(4, 9)]
     assert [(step["saw"], step["kept"], step["dropped"]) for step in report["steps"]] == [
         (11, 11, 0), (11, 8, 3), (8, 6, 2), (6, 5, 1)
     ]  # fmt: skip
     assert list(report["steps"][1]["reasons"].values()) == [3]
     assert [len(shown) for shown in report["steps"][1]["examples"].values()] == [2]
     ((repeat,),) = report["steps"][3]["examples"].values()
-    assert (repeat["id"], repeat["other"]) == ("train.jsonl:11", "train.jsonl:5")
+    assert (repeat["id"], repeat["other"]) == ("train:11", "train:5")
     dropped = [json.loads(line) for line in (output / "dropped.jsonl").read_text("utf-8").splitlines()]
     assert len(dropped) == 6 and len(dropped) + len(selected) == report["read"]
     assert dropped[0]["step"] == "steps[0].length" and dropped[0]["record"]["messages"][1]["content"] == "x"
     assert report == json.loads((output / "report.json").read_text("utf-8"))
     page = (output / "report.md").read_text("utf-8")
     assert "| steps[1].length | 8 | 6 | 2 | 25.0 % |" in page
-    assert any("`train.jsonl:11`" in line and "`train.jsonl:5`" in line for line in page.splitlines())
+    assert any("`train:11`" in line and "`train:5`" in line for line in page.splitlines())
     assert report["output_sha256"] == files.sha256_file(output / "selected.jsonl")
     assert len(load_set("train", FileSet(source="records", path=str(output / "selected.jsonl")), 0)) == 5
     assert sorted(path.name for path in output.iterdir()) == [
@@ -140,10 +140,10 @@ def test_ids_name_the_place_of_a_record(select, tmp_path):
     (tmp_path / "train.jsonl").write_text(json.dumps(LINES))
     sets = {"train": one | {"skip": 2, "count": 3}}
     _, selected, _ = select(None, ["exact_duplicates"], data={"sets": sets})
-    assert [record["id"] for record in selected] == [f"train.jsonl:[{n}]" for n in (2, 3, 4)]
+    assert [record["id"] for record in selected] == [f"train:[{n}]" for n in (2, 3, 4)]
     sets = {"a": one, "b": one}
     _, selected, _ = select(LINES[:2], ["missing_answer"], select=["a", "b"], data={"sets": sets}, force=True)
-    assert [record["id"] for record in selected] == [f"{name}/train.jsonl:{n}" for name in "ab" for n in (1, 2)]
+    assert [record["id"] for record in selected] == [f"{name}:{n}" for name in "ab" for n in (1, 2)]
 
 
 def test_selected_records_that_share_an_id_are_refused(select, tmp_path):
@@ -182,7 +182,7 @@ def test_evaluation_file(select, tmp_path):
     (tmp_path / "test.jsonl").write_text(json.dumps(LINES[3]) + "\n")
     report, _, _ = select(LINES, steps, data={"sets": sets})
     ((hit,),) = report["steps"][1]["examples"].values()
-    assert (hit["id"], hit["other"]) == ("train.jsonl:4", "test.jsonl:1")
+    assert (hit["id"], hit["other"]) == ("train:4", "test:1")
     (tmp_path / "test.jsonl").write_text(json.dumps(LINES[4]) + "\n")
     assert select(None, steps, data={"sets": sets})[0]["kept"] == 9  # another evaluation file: made again
 
