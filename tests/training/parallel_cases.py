@@ -73,7 +73,10 @@ class Trainer:
 
 
 def essentials(folder):
-    """Two steps, a saved state, a third step, one that must change nothing; without and with shares, then exchanged. And a meeting."""
+    """Two steps, a saved state, a third step, one that must change nothing; without and with shares; an exchange.
+
+    And a meeting.
+    """
     collectives.BUFFER = 100  # the table travels alone
     found, trainers = {}, {"whole": Trainer(False, 2), "shares": Trainer(True, 2)}
     for name, trainer in trainers.items():

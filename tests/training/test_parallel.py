@@ -1,4 +1,4 @@
-"""Several ranks meet, and train as one does; with shares of the optimizer bit for bit as without; saved states fit any number."""
+"""Ranks meet; they train as one does, with shares of the optimizer bit for bit as without; states fit any number."""
 
 from pathlib import Path
 
