@@ -48,19 +48,6 @@ def test_user_error_is_one_message_and_exit_2():
     assert result.stderr.startswith("error: ") and "'seed'" in result.stderr and result.stderr.count("\n") == 1
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """run(tool, *arguments) -> (exit code, stdout, stderr), in this process."""
-    monkeypatch.setenv("PANGU_DEBUG", "0")
-    monkeypatch.setattr(ranks, "stop_on_sigterm", lambda: None)
-
-    def call(tool, *arguments: str) -> tuple[int, str, str]:
-        code = tool.main([*arguments])
-        return code, *capsys.readouterr()
-
-    return call
-
-
 def test_debug_shows_the_traceback(run, monkeypatch):
     monkeypatch.setenv("PANGU_DEBUG", "1")
     with pytest.raises(UserError):
