@@ -102,8 +102,10 @@ def ms_runtime():
 
 @pytest.fixture(scope="session", autouse=True)
 def emulator_cache(tmp_path_factory):
-    """Compiled kernels of the emulator are shared by the whole session, and leave the user's cache alone."""
-    os.environ.setdefault("EMULATOR_CACHE", str(tmp_path_factory.getbasetemp() / "emulator"))
+    """Compiled kernels of the emulator are shared by all processes of the session, and leave the user's cache alone."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ.setdefault("EMULATOR_CACHE", str(base / "emulator"))
 
 
 @pytest.fixture(scope="session")

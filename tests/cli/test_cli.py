@@ -15,6 +15,7 @@ from mindspore_impl.cli import report, train, train_tokenizer, verify_store
 from mindspore_impl.cli.command import command
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import JobFailed, UserError
+from tests.report.conftest import no_plots  # noqa: F401
 from tests.report.fixture import build_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +109,7 @@ def seeds_run(folder: Path, seeds: list[int]) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_report_takes_the_seeds_of_the_run_and_no_other_folder(tmp_path):
     folder = seeds_run(tmp_path / "run", [1, 2])
     for name in ("seed_old", "seed_1_copy", "seed_7"):
@@ -121,6 +123,7 @@ def test_report_takes_the_seeds_of_the_run_and_no_other_folder(tmp_path):
     assert (folder / "seed_2" / "report.html").is_file() and not (folder / "seed_7" / "report.html").exists()
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_report_of_one_run_ignores_folders_called_seed(tmp_path):
     folder = build_run(tmp_path / "run")
     (folder / "seed_notes").mkdir()
