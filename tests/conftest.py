@@ -6,6 +6,7 @@ each, and leaves out those that it lists already.
 
 import collections
 import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+WHOLE_ROOMS = ("data", "evaluation", "export", "generation", "kernels", "model", "report", "text", "training")
 CPU_FILE = os.environ.get("PYTEST_CPU")
 CPU_SECONDS = collections.Counter()
 PASSED_FILE = os.environ.get("PYTEST_PASSED")
@@ -27,6 +29,25 @@ def _count_cpu(path: Path):
         yield
     finally:
         CPU_SECONDS[str(path.relative_to(ENTRY.parent))] += sum(os.times()[:4]) - start
+
+
+def pytest_collection_finish():
+    """MindSpore collects garbage before each graph: what is imported by now, hundreds of thousands, is left out."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With -n: a file runs in one process, and so does a room whose files share costly fixtures."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByRoom(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            room = nodeid.removeprefix("tests/").partition("/")[0]
+            return room if room in WHOLE_ROOMS else super()._split_scope(nodeid)
+
+    return ByRoom(config, log)
 
 
 if CPU_FILE:
@@ -81,20 +102,20 @@ def ms_runtime():
 
 @pytest.fixture(scope="session", autouse=True)
 def emulator_cache(tmp_path_factory):
-    """Compiled kernels of the emulator are shared by the whole session, and leave the user's cache alone."""
-    os.environ.setdefault("EMULATOR_CACHE", str(tmp_path_factory.getbasetemp() / "emulator"))
+    """Compiled kernels of the emulator are shared by all processes of the session, and leave the user's cache alone."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ.setdefault("EMULATOR_CACHE", str(base / "emulator"))
 
 
-@pytest.fixture
-def two_ranks(tmp_path):
-    """run(script, function) -> [JSON result of rank 0, of rank 1]: a function of a file, run by two processes.
+@pytest.fixture(scope="session")
+def two_ranks():
+    """run(script, function, folder) -> [JSON result of rank 0, of rank 1]: a function of a file, run by two processes.
 
-    The function takes a folder that both share (`run.folder`), and returns a JSON value.
+    The function takes the folder, which both share, and returns a JSON value.
     """
-    folder = tmp_path / "ranks"
-    folder.mkdir()
 
-    def run(script: Path, function: str) -> list:
+    def run(script: Path, function: str, folder: Path) -> list:
         from mindspore_impl.distributed.processes import free_port
 
         port = free_port()
@@ -107,7 +128,6 @@ def two_ranks(tmp_path):
         assert done.returncode == 0, f"{logs}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         return [json.loads((folder / f"result_{rank}.json").read_text()) for rank in range(2)]
 
-    run.folder = folder
     return run
 
 

@@ -17,6 +17,7 @@ from mindspore_impl.cli.command import command
 from mindspore_impl.distributed import ranks
 from mindspore_impl.errors import JobFailed, UserError
 from tests.curriculum.conftest import paper_files
+from tests.report.conftest import no_plots  # noqa: F401
 from tests.report.fixture import build_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,19 +67,6 @@ def test_a_reader_that_leaves_is_no_error(size):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """run(tool, *arguments) -> (exit code, stdout, stderr), in this process."""
-    monkeypatch.setenv("PANGU_DEBUG", "0")
-    monkeypatch.setattr(ranks, "stop_on_sigterm", lambda: None)
-
-    def call(tool, *arguments: str) -> tuple[int, str, str]:
-        code = tool.main([*arguments])
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def test_debug_shows_the_traceback(run, monkeypatch):
@@ -132,6 +120,7 @@ def seeds_run(folder: Path, seeds: list[int]) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_report_takes_the_seeds_of_the_run_and_no_other_folder(tmp_path):
     folder = seeds_run(tmp_path / "run", [1, 2])
     for name in ("seed_old", "seed_1_copy", "seed_7"):
@@ -145,6 +134,7 @@ def test_report_takes_the_seeds_of_the_run_and_no_other_folder(tmp_path):
     assert (folder / "seed_2" / "report.html").is_file() and not (folder / "seed_7" / "report.html").exists()
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_report_of_one_run_ignores_folders_called_seed(tmp_path):
     folder = build_run(tmp_path / "run")
     (folder / "seed_notes").mkdir()

@@ -1,5 +1,6 @@
 """tools/train.py as users of Hydra know it: --cfg job, --resolve, --config-dir, --multirun, -m, and what is refused."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -9,23 +10,15 @@ import pytest
 import yaml
 
 from mindspore_impl.cli import train
-from mindspore_impl.distributed import ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 MINE = "# @package _global_\ndefaults: [rehearsal]\nname: mine\nseed: 7\n"
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(run):
     """run(*arguments) -> (exit code, stdout, stderr), in this process."""
-    monkeypatch.setenv("PANGU_DEBUG", "0")
-    monkeypatch.setattr(ranks, "stop_on_sigterm", lambda: None)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = train.main([*arguments])
-        return code, *capsys.readouterr()
-
-    return call
+    return functools.partial(run, train)
 
 
 def test_cfg_job_prints_what_hydra_composes(run):

@@ -53,12 +53,7 @@ def test_missing_tokenizer_is_refused_and_not_trained(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [
-        (b"name: [", "config.yaml"),
-        (b"\xff\xfe", "config.yaml"),
-        (b"- a", "config.yaml"),
-        (b"sede: 1", "sede"),
-    ],
+    [(b"name: [", "config.yaml"), (b"\xff\xfe", "config.yaml"), (b"- a", "config.yaml"), (b"sede: 1", "sede")],
 )
 def test_damaged_config_is_named(tmp_path, text, message):
     (tmp_path / "config.yaml").write_bytes(text)

@@ -8,8 +8,8 @@ pytest.importorskip("mindspore")
 
 
 @pytest.mark.slow
-def test_two_ranks_make_what_one_makes(two_ranks):
-    first, second = two_ranks(Path(__file__).parent / "rank_work.py", "share")
+def test_two_ranks_make_what_one_makes(two_ranks, tmp_path):
+    first, second = two_ranks(Path(__file__).parent / "rank_work.py", "share", tmp_path)
     for found in (first, second):
         assert found["alone"] == found["shared"] == first["shared"], "to the byte"
         assert found["alone_metrics"] == found["metrics"] == first["metrics"], "bit for bit, on every rank"

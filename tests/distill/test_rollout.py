@@ -280,6 +280,7 @@ def test_what_the_user_can_get_wrong(tokenizer, tmp_path):
             run(tokenizer, tmp_path, records, **options)
 
 
+@pytest.mark.slow
 def test_the_real_engine_rolls_out_alike_in_any_part(ms_runtime, tokenizer, tmp_path):
     """Batch sizes are compared in tests/generation."""
     from mindspore_impl.generation.engine import Engine

@@ -1,4 +1,4 @@
-"""What two processes do in tests/distributed/test_ranks.py."""
+"""What two processes do in tests/distributed/test_ranks.py and tests/training/test_parallel.py."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Processes that work together: meetings, stopping, and the watchdog."""
+"""Processes that work together: stopping, and the watchdog. training/test_parallel.py has the meetings of two."""
 
 import os
 import signal
@@ -14,17 +14,9 @@ from mindspore_impl.distributed import ranks
 CASES = Path(__file__).parent / "rank_cases.py"
 
 
-def test_ranks_meet_and_stop_together(two_ranks):
-    found = two_ranks(CASES, "meetings")
-    gathered = [{"rank": 0, "text": "é"}, {"rank": 1, "text": "éé"}]
-    # SIGTERM at rank 1 stops both at the same meeting
-    expected = {"gathered": gathered, "told": [0, "said"], "before": False, "stopped": True, "after": True}
-    assert found == [expected, expected]
-
-
 @pytest.mark.slow
-def test_a_rank_that_comes_late_is_waited_for(two_ranks):
-    found = two_ranks(CASES, "late")
+def test_a_rank_that_comes_late_is_waited_for(two_ranks, tmp_path):
+    found = two_ranks(CASES, "late", tmp_path)
     assert [result["gathered"] for result in found] == [[0, 1], [0, 1]]
     assert found[0]["waited"] > 40
 

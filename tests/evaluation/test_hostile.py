@@ -15,7 +15,7 @@ import pytest
 
 from mindspore_impl.evaluation.sandbox.run import Limits, Program, run_many
 
-LIMITS = Limits(seconds=1.5, cpu_seconds=1, memory_mb=256)
+LIMITS = Limits(seconds=1.0, cpu_seconds=1, memory_mb=256)
 CHECKS, NAMES = "assert f(3) == 9", ("f",)  # which no program here passes honestly
 SECRET = "a-secret-of-the-machine"
 # {secret}: a file that others can read; {outside}: a folder that others can write to; {victim}: a process of the

@@ -87,8 +87,9 @@ def test_a_package_that_differs_is_not_published(
     assert [path.name for path in folder.iterdir()] == ["package"]
 
 
-def test_measuring_in_a_process_of_its_own(ms_runtime, packages, model, monkeypatch):
-    wanted = parity.reference(model, PROMPTS[:1], 4)
+def test_measuring_in_a_process_of_its_own(ms_runtime, packages, reference, monkeypatch):
+    tokens_PS, logits_PSV = reference.tokens_PS[:1, :4], reference.logits_PSV[:1, :4]
+    wanted = parity.Reference(PROMPTS[:1], tokens_PS, logits_PSV, 0.0)
     row = parity.measure_alone(packages["fp32"][0], wanted)
     assert max(row["max_logits_difference"].values()) <= 1e-5 and row["greedy_tokens_equal"] == [4]
     memory = row["process_memory_bytes"]

@@ -48,9 +48,8 @@ def legacy_llama(options):
     ))  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", [
-    {"tie_word_embeddings": False}, pytest.param({"rope_theta": 4e6, "num_key_value_heads": 4}, marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"tie_word_embeddings": False}, {"rope_theta": 4e6, "num_key_value_heads": 4}])
 def test_logits_equal_those_of_mindformers_llama(changes, tmp_path, monkeypatch, ms_runtime):
     from mindspore import Tensor
 

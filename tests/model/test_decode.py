@@ -52,10 +52,9 @@ def test_decoding_equals_the_oracle(ms_runtime, shape):
             np.testing.assert_allclose(logits_BV[row], full_LV[size_B[row] - 1 + step], rtol=2e-4, atol=2e-5)
 
 
-def test_graphs_share_the_weights_and_export(ms_runtime, tmp_path):
-    """Both use the model's current weights under their names, and reload from MindIR; a prompt may fill the cache."""
-    import mindspore as ms
-    from mindspore import Tensor, nn
+def test_graphs_share_the_weights(ms_runtime):
+    """Both use the model's current weights under their names; a prompt may fill the cache."""
+    from mindspore import Tensor
 
     from mindspore_impl.model.decode import Decode, Prefill
 
@@ -77,13 +76,6 @@ def test_graphs_share_the_weights_and_export(ms_runtime, tmp_path):
     assert np.abs((logits - before).asnumpy()).max() > 1e-2
     for found in (logits, decode(*step, *caches)[0]):
         np.testing.assert_allclose(found.asnumpy()[0], expected, rtol=2e-4, atol=2e-5)
-    for name, cell, inputs in (("prefill", prefill, prompt), ("decode", decode, [*step, *caches])):
-        logits, kept = cell(*inputs)
-        ms.export(cell, *inputs, file_name=str(tmp_path / name), file_format="MINDIR")
-        loaded = nn.GraphCell(ms.load(str(tmp_path / f"{name}.mindir")))(*inputs)
-        flat = [array for item in loaded for array in (item if isinstance(item, (tuple, list)) else [item])]
-        for found, wanted in zip(flat, (logits, *kept), strict=True):
-            np.testing.assert_allclose(found.asnumpy(), wanted.asnumpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("slots", [0, 65])

@@ -36,7 +36,7 @@ def _apply(query, key, value, segments):
     return attend(Tensor(query), Tensor(key), Tensor(value), mask(Tensor(segments))).asnumpy()
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(4, 2, 6), (3, 3, 5), (4, 1, 8)])
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(3, 3, 5), (4, 1, 8)])
 def test_composed(ms_runtime, heads, kv_heads, width):
     inputs = _inputs(heads, kv_heads, width)
     np.testing.assert_allclose(_apply(*inputs, SEGMENTS), _reference(*inputs, SEGMENTS), rtol=1e-4, atol=1e-5)

@@ -20,7 +20,7 @@ def _apply(theta=10000.0, width=8):
     return [tensor.asnumpy() for tensor in found], [rotate(x, POSITIONS, theta) for x in (query, key)]
 
 
-@pytest.mark.parametrize("width", [2, 8, 10])
+@pytest.mark.parametrize("width", [2, 10])
 def test_composed_rotates_halves(ms_runtime, width):
     for found, expected in zip(*_apply(width=width), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

@@ -11,8 +11,9 @@ from tests.losses.teacher_cases import log_softmax, rows_on
 pytestmark = pytest.mark.usefixtures("ms_runtime")
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
-@pytest.mark.parametrize(("vocab", "top_k"), [(11, 1), (423, 10), (1423, 64)])
+@pytest.mark.parametrize(
+    ("vocab", "top_k", "temperature"), [(11, 1, 2.0), (423, 10, 1.0), (423, 10, 2.0), (1423, 64, 2.0)]
+)
 def test_trap_15_top_k_and_directly_summed_tail(vocab, top_k, temperature):
     """Ids, log-probabilities and the tail, whose mass goes down to 1e-20 at scale 30."""
     network = topk_logprobs(top_k, temperature)
@@ -57,7 +58,7 @@ def test_more_draws_than_ids_agree_everywhere():
     np.testing.assert_allclose(logp_NK[:, :3], log_softmax(logits_NV)[:, [0, 4, 2]], rtol=1e-6, atol=3e-6)
 
 
-@pytest.mark.parametrize("vocab", [2, 11, 423])
+@pytest.mark.parametrize("vocab", [2, 423])
 def test_draws_follow_the_distribution(vocab):
     """An even grid of numbers draws each id within one grid step of its probability, at the given temperature."""
     logits_NV = (np.random.default_rng(1).standard_normal((3, vocab)) * 4).astype(np.float32)

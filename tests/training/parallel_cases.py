@@ -12,6 +12,7 @@ from mindspore_impl.distributed import ranks
 from mindspore_impl.losses.objective import tensors_of
 from mindspore_impl.ops import collectives
 from mindspore_impl.training.options import OptimizerOptions, TrainOptions
+from tests.distributed.rank_cases import meetings
 from tests.training import small
 
 VOCAB = 15  # odd, so that no tensor can be cut in two equal parts
@@ -72,7 +73,10 @@ class Trainer:
 
 
 def essentials(folder):
-    """Two steps, a saved state, a third step, one that must change nothing; without and with shares, then exchanged."""
+    """Two steps, a saved state, a third step, one that must change nothing; without and with shares; an exchange.
+
+    And a meeting.
+    """
     collectives.BUFFER = 100  # the table travels alone
     found, trainers = {}, {"whole": Trainer(False, 2), "shares": Trainer(True, 2)}
     for name, trainer in trainers.items():
@@ -92,7 +96,7 @@ def essentials(folder):
     for name, other in (("whole", "shares"), ("shares", "whole")):
         trainers[name].load(folder / f"{other}.safetensors")
         found[name]["exchanged"] = [trainers[name].step(2), trainers[name].digest()]
-    return found
+    return found | {"meeting": meetings(folder)}
 
 
 def run_of_trainer(folder, steps: int, killed_at: int | None = None) -> dict:

@@ -1,4 +1,4 @@
-"""Several ranks train as one does; with shares of the optimizer bit for bit as without; saved states fit any number."""
+"""Ranks meet; they train as one does, with shares of the optimizer bit for bit as without; states fit any number."""
 
 from pathlib import Path
 
@@ -8,10 +8,24 @@ import pytest
 CASES = Path(__file__).parent / "parallel_cases.py"
 
 
-def test_two_ranks_train_as_one(two_ranks, ms_runtime):
+@pytest.fixture(scope="module")
+def job(two_ranks, tmp_path_factory):
+    """The folder of one job, and its results: a job costs twenty seconds, so it does all."""
+    folder = tmp_path_factory.mktemp("ranks")
+    return folder, two_ranks(CASES, "essentials", folder)
+
+
+def test_ranks_meet_and_stop_together(job):
+    gathered = [{"rank": 0, "text": "é"}, {"rank": 1, "text": "éé"}]
+    # SIGTERM at rank 1 stops both at the same meeting
+    expected = {"gathered": gathered, "told": [0, "said"], "before": False, "stopped": True, "after": True}
+    assert [result["meeting"] for result in job[1]] == [expected, expected]
+
+
+def test_two_ranks_train_as_one(job, ms_runtime):
     from tests.training.parallel_cases import VOCAB, Trainer
 
-    found = two_ranks(CASES, "essentials")
+    folder, found = job
     alone = Trainer(False, 4)
     expected = [alone.step(0), alone.step(1)]
     for name in ("whole", "shares"):
@@ -27,25 +41,24 @@ def test_two_ranks_train_as_one(two_ranks, ms_runtime):
         f"adam_{k}.{name}": size for k in "mv" for name, size in (("table", 113), ("bias", 8))
     }
     third = alone.step(2)
-    alone.load(two_ranks.folder / "shares.safetensors")
+    alone.load(folder / "shares.safetensors")
     np.testing.assert_allclose(alone.step(2), third, rtol=2e-6)
     np.testing.assert_allclose(third, found[0]["shares"]["steps"][2], rtol=2e-6)
 
 
 @pytest.mark.slow
-def test_the_same_bits_run_to_run(two_ranks):
-    first = two_ranks(CASES, "essentials")
-    assert two_ranks(CASES, "essentials") == first
+def test_the_same_bits_run_to_run(job, two_ranks, tmp_path):
+    assert two_ranks(CASES, "essentials", tmp_path) == job[1]
 
 
 @pytest.mark.slow
-def test_a_run_resumes_without_shares_and_on_another_number_of_ranks(two_ranks, ms_runtime):
+def test_a_run_resumes_without_shares_and_on_another_number_of_ranks(two_ranks, ms_runtime, tmp_path):
     from mindspore_impl import checkpoint
     from tests.training.parallel_cases import run_of_trainer
 
-    folder = two_ranks.folder
+    folder = tmp_path
     run_of_trainer(folder / "for_two", 6, killed_at=4)
-    for result in two_ranks(CASES, "resumes"):
+    for result in two_ranks(CASES, "resumes", folder):
         assert all(result.values()), result
     run_of_trainer(folder / "for_one", 6)
     expected = checkpoint.latest(folder / "at_once" / "checkpoints")

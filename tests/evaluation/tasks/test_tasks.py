@@ -134,7 +134,7 @@ FAULTS = [
     ("math500", "test.jsonl", '"answer": "\\\\sqrt', '"reply": "\\\\sqrt', ":2: .*'answer'"),
     ("drop", PASSAGES, '"the Blues"', "", r"passage 'game_1', qa_pairs\[3\]"),
     ("drop", PASSAGES, '"validated_answers": []', '"validated_answers": "x"', "validated_answers"),
-    ("drop", PASSAGES, '[\n      "the Blues"\n     ]', '"the Blues"', r"\[3\]: spans"),
+    ("drop", PASSAGES, '["the Blues"]', '"the Blues"', r"\[3\]: spans"),
     ("ifeval", ASKED, '"kwargs": [{}, ', '"kwargs": ["", ', ":1: kwargs"),
     ("ifeval", ASKED, '["startend:end_checker", ', "[[], ", ":2: instruction_id_list"),
     ("ifeval", ASKED, "no_comma", "no_comas", ":1: .*'punctuation:no_comas'"),
