@@ -102,6 +102,11 @@ def half_width(text: str) -> str:
     return text if text.isascii() else _decimals(text).translate(_HALF_WIDTH)
 
 
+def ungrouped(text: str) -> str:
+    """`half_width` of a number without the commas between its thousands."""
+    return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", half_width(text))
+
+
 def _answer(record: Record) -> str:
     """exact: the text in `meta["answer"]`."""
     answer = record.meta.get("answer")

@@ -19,6 +19,7 @@ from mindspore_impl.text.records import (
     check_keys,
     choice_field,
     messages_to_json,
+    new_id,
     object_field,
     parse_messages,
     refuse,
@@ -72,16 +73,14 @@ def read_rollouts(path: str | Path, tokenizer: Tokenizer, keep_truncated: bool) 
     field, an id outside the vocabulary, another tokenizer's hash, a finish that its ids contradict, a repeated id, or
     no rollout left.
     """
-    rollouts, lines = [], {}
+    rollouts, places = [], {}
     for number, value in files.read_jsonl(path):
         rollout = parse_rollout(value, f"{path}:{number}", tokenizer)
-        if rollout.id in lines:
-            refuse(f"{path}:{number}", f"rollout {rollout.id!r} was already used on line {lines[rollout.id]}")
-        lines[rollout.id] = number
+        new_id(rollout.id, f"{path}:{number}", places)
         if keep_truncated or rollout.finish == "stop":
             rollouts.append(rollout)
     if not rollouts:
-        fault = f"each of the {len(lines)} rollouts was cut by the token limit"
+        fault = f"each of the {len(places)} rollouts was cut by the token limit"
         raise UserError(f"{path}: {fault}; raise max_new_tokens, or set keep_truncated: true")
     return rollouts
 
@@ -111,12 +110,17 @@ def loops(ids: Sequence[int]) -> bool:
     return False
 
 
-def flaws_of(rollout: Rollout, tokenizer: Tokenizer) -> set[str]:
-    """What is wrong with an answer, whatever it says: "truncated", "empty" (no text) and "looping"."""
+def flaws_of(rollout: Rollout, tokenizer: Tokenizer, seen: set[int]) -> set[str]:
+    """What is wrong with an answer, whatever it says: "truncated", "empty" (no text), "looping" and "copies".
+
+    seen: of the answers before it, to which it is added: a copy is of one to the same prompt.
+    """
     ids = list(_with_ids(rollout, tokenizer, f"rollout {rollout.id!r}").completion_ids)
     said = chat.parse_completion(ids, tokenizer)
     text, body = (said.answer, ids[:-1]) if said.finished else (said.reasoning + said.answer, ids)
     found = {"truncated": not said.finished, "empty": not text.strip(), "looping": loops(body)}
+    found["copies"] = (answer := hash((rollout.id.rpartition("#")[0], *ids))) in seen
+    seen.add(answer)
     return {name for name, there in found.items() if there}
 
 

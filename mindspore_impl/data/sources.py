@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from mindspore_impl import files
 from mindspore_impl.data import difficulty, list_programs
-from mindspore_impl.data.answers import final_number, half_width
+from mindspore_impl.data.answers import final_number, ungrouped
 from mindspore_impl.data.options import DatasetOptions, FileSet, ListProgramsSet, StageSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import Kinds, check_ranges, nearest
@@ -23,6 +23,7 @@ from mindspore_impl.text.records import (
     Message,
     Record,
     check_turns,
+    new_id,
     parse_message,
     parse_record,
     refuse,
@@ -130,9 +131,7 @@ def _load_file(name: str, adapter: Adapter, options: FileSet) -> list[Record]:
     path = Path(options.path)
     records, places = [], {}
     for record, where, _ in read_file(adapter, options, name):
-        if record.id in places:
-            refuse(where, f"the id {record.id!r} was already used at {places[record.id]}; ids must differ")
-        places[record.id] = where
+        new_id(record.id, where, places)
         records.append(record)
     if len(records) < (options.count or 1):
         there = sum(1 for _ in _part(_lines_of(path), options))
@@ -225,7 +224,7 @@ def _gsm8k(value: dict, where: str, identity: str, thinking: str) -> Record:
     if not mark or final_number(answer) is None:
         refuse(where, "the field 'answer' has no '#### <number>' at its end")
     reasoning = CALCULATOR.sub("", solution).strip()
-    meta = {"task": "gsm8k", "answer": re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", half_width(answer))}
+    meta = {"task": "gsm8k", "answer": ungrouped(answer)}
     return _question(value, where, identity, thinking, (question, answer, reasoning), meta)
 
 
@@ -319,7 +318,7 @@ def _system(value: dict, where: str) -> list[Message]:
 
 def _answered(messages: list[Message], where: str, identity: str, thinking: str, meta: dict | None = None) -> Record:
     """Parsed turns as a record; reasoning is demanded in reasoning mode and left out in fast mode."""
-    check_turns(messages, where, thinking)
+    check_turns(messages, where, thinking, "turns")
     for message in messages:
         learned = message.role == "assistant" and message.supervised
         if thinking == "reasoning" and learned and not (message.reasoning or "").strip():

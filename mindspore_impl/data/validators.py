@@ -19,6 +19,7 @@ from mindspore_impl.data.rollouts import parse_rollout, to_sample
 from mindspore_impl.data.selection.reader import read_set
 from mindspore_impl.errors import UserError
 from mindspore_impl.text.chat import samples_of
+from mindspore_impl.text.records import new_id
 from mindspore_impl.text.tokenizer import Tokenizer, check_tokenizer
 
 Tell = Callable[[str], None]
@@ -58,6 +59,13 @@ class _Problems:
         text = " ".join(str(fault).split())
         self.tell(text if text.startswith(str(where)) else f"{where}: {text}")
 
+    def check(self, where: object, call: Callable, *arguments: object) -> None:
+        """Report the UserError of a call."""
+        try:
+            call(*arguments)
+        except UserError as error:
+            self.add(where, error)
+
 
 def _holds_rollouts(path: Path) -> bool:
     """Whether the first line that is an object is a rollout: only those have a `finish`."""
@@ -71,33 +79,28 @@ def _check_records(form: FileSet, path: Path, tokenizer: Tokenizer | None, tell:
         for item in read_set("records", options, refused=lambda where, drop: problems.add(where, drop.detail)):
             record, where = item.record, item.place
             problems.counts["records"] += 1
-            if (first := places.setdefault(record.id, where)) != where:
-                problems.add(where, f"the id {record.id!r} was already used at {first}; ids must differ")
+            problems.check(where, new_id, record.id, where, places)
             if tokenizer is not None and item.answered:  # else it is a prompt
-                try:
-                    samples_of([record], tokenizer)
-                except UserError as error:
-                    problems.add(where, error)
+                problems.check(where, samples_of, [record], tokenizer)
     except UserError as error:  # of the whole file
         problems.add(path, error)
     return problems.counts
 
 
 def _check_rollouts(path: Path, tokenizer: Tokenizer | None, tell: Tell) -> Counter:
-    problems, lines = _Problems(tell, "rollouts"), {}
+    problems, places = _Problems(tell, "rollouts"), {}
+
+    def check(value: dict | UserError, where: str) -> None:
+        if isinstance(value, UserError):
+            raise value
+        rollout = parse_rollout(value, where, tokenizer)
+        problems.counts["rollouts"] += 1
+        problems.check(where, new_id, rollout.id, where, places)
+        if tokenizer is not None:
+            to_sample(rollout, tokenizer)
+
     for number, _, value in files.scan_jsonl(path):
-        where = f"{path}:{number}"
-        try:
-            if isinstance(value, UserError):
-                raise value
-            rollout = parse_rollout(value, where, tokenizer)
-            problems.counts["rollouts"] += 1
-            if (first := lines.setdefault(rollout.id, number)) != number:
-                problems.add(where, f"rollout {rollout.id!r} was already used on line {first}")
-            if tokenizer is not None:
-                to_sample(rollout, tokenizer)
-        except UserError as error:
-            problems.add(where, error)
+        problems.check(where := f"{path}:{number}", check, value, where)
     return problems.counts
 
 
@@ -112,18 +115,13 @@ def check_store(folder: Path, tokenizer: Tokenizer | None, tell: Tell) -> Counte
         problems.add(folder, error)
         return problems.counts
     if tokenizer is not None:
-        try:
-            check_tokenizer(header.tokenizer_sha256, tokenizer.sha256, manifest, teacher_store.CAPTURE_AGAIN)
-        except UserError as error:
-            problems.add(manifest, error)
+        hashes = (header.tokenizer_sha256, tokenizer.sha256)
+        problems.check(manifest, check_tokenizer, *hashes, manifest, teacher_store.CAPTURE_AGAIN)
     for entry in shards:
         problems.counts["shards"] += 1
-        try:
-            teacher_store.check_shard(folder, entry)
-        except UserError as error:
-            problems.add(folder / entry["file"], error)
-        if (folder / entry["file"]).is_file():
-            _check_shard(folder / entry["file"], entry, header, problems)
+        problems.check(path := folder / entry["file"], teacher_store.check_shard, folder, entry)
+        if path.is_file():
+            _check_shard(path, entry, header, problems)
     return problems.counts
 
 

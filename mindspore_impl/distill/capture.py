@@ -61,7 +61,7 @@ def run_capture(job: CaptureJob) -> dict[str, float]:
     samples = job.fitting()
     if (dropped := len(job.samples) - len(samples)) and runtime.rank() == 0:
         print(f"  capture: {dropped} of {len(job.samples)} samples longer than {job.sequence_length} are left out")
-    check_capture(job.model, header, samples)
+    check_capture(job.model, header, samples, job.key)
     samples = distinct(samples)
     packed = SequentialBatches(samples, job.sequence_length, options.rows_per_batch)
     plan = plan_shards(packed, options.positions_per_shard)
@@ -134,15 +134,15 @@ def distinct(samples: Sequence[Sample]) -> list[Sample]:
     return list(first.values())
 
 
-def check_capture(model: nn.Cell, header: StoreHeader, samples: Sequence[Sample]) -> None:
-    """Raise UserError, naming the key or record, for a sample or setting that cannot be captured."""
+def check_capture(model: nn.Cell, header: StoreHeader, samples: Sequence[Sample], key: str = "") -> None:
+    """Raise UserError, naming the key (after `key`) or record, for a sample or setting that cannot be captured."""
     if not samples:
-        raise UserError("capture: there is no sample to score; name sets or rollouts that are not empty")
+        raise UserError(f"{key}capture: there is no sample to score; name sets or rollouts that are not empty")
     rows, vocabulary = model.lm_head_weight.shape[0], f"the vocabulary of {header.vocab_size}"
     if rows < header.vocab_size:
-        raise UserError(f"capture: the teacher's lm_head has {rows} rows, less than {vocabulary}; use another teacher")
+        raise UserError(f"{key}capture: the teacher's lm_head has {rows} rows, less than {vocabulary}; use another")
     if header.top_k > header.vocab_size and header.mode == "top_k":
-        raise UserError(f"capture.top_k={header.top_k} exceeds {vocabulary}; set it lower")
+        raise UserError(f"{key}capture.top_k={header.top_k} exceeds {vocabulary}; set it lower")
     for sample in samples:
         low, high = int(np.min(sample.ids)), int(np.max(sample.ids))
         if low < 0 or high >= header.vocab_size:

@@ -38,7 +38,7 @@ class RolloutJob:
     key: str = ""  # of the stage with a dot at its end, for messages
 
     def __post_init__(self):
-        check_copies(self.options, self.sampling)
+        check_copies(self.options, self.sampling, self.key)
 
 
 @dataclass(frozen=True)

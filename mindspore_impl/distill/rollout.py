@@ -177,9 +177,9 @@ def _part_size(options: RolloutOptions, sampling: SamplingOptions) -> int:
 def _counts(items: list[Rollout], generations: int, tokenizer: Tokenizer) -> dict[str, int]:
     """What the metrics need to know of one part: of `generations` those that are answers are `items`."""
     checked = [item.meta["correct"] for item in items if "correct" in item.meta]
-    flaws = Counter(flaw for item in items for flaw in flaws_of(item, tokenizer))
+    seen: set[int] = set()
+    flaws = Counter(flaw for item in items for flaw in flaws_of(item, tokenizer, seen))
     flaws["nan"] = generations - len(items)
-    flaws["copies"] = len(items) - len({(item.id.rpartition("#")[0], *item.completion_ids) for item in items})
     return {
         "generations": generations,
         "finished": sum(item.finish == "stop" for item in items),

@@ -200,17 +200,18 @@ def _options(metadata: _Metadata, tensors: dict) -> ModelOptions:
     )
     check_options(options, str(metadata.path))
     said = {key: metadata.get(key) for key in metadata.fields if key.startswith(("llama.", "split.count"))}
-    per_head, window = head_dim(options), "llama.attention.sliding_window"
-    scale, stored = per_head**-0.5, said.get("llama.attention.scale")
+    per_head, window, scale = head_dim(options), "llama.attention.sliding_window", "llama.attention.scale"
     only = _ONLY | {
         "llama.vocab_size": (options.vocab_size,),
         "llama.rope.dimension_count": (per_head,),
         "llama.attention.value_length": (per_head,),
-        # Stored as float32.
-        "llama.attention.scale": (0.0, stored if stored and abs(stored / scale - 1) < 1e-6 else scale),
-        # A window of the whole context is none.
-        window: (0, max(options.max_position_embeddings, said.get(window, 0))),
+        scale: (0.0, per_head**-0.5),
+        window: (0,),
     }
+    if type(said.get(window)) is int and said[window] >= options.max_position_embeddings:
+        del said[window]  # of the whole context: none
+    if type(said.get(scale)) is float and abs(said[scale] * per_head**0.5 - 1) < 1e-6:
+        del said[scale]  # stored as float32
     hf_config.check_known(said, _READ | _HARMLESS, only, str(metadata.path))
     return options
 

@@ -72,20 +72,20 @@ def parse_messages(value: Any, where: str, thinking: str | None = None) -> tuple
     return messages
 
 
-def check_turns(messages: Sequence[Message], where: str, thinking: str | None) -> None:
-    """What holds between the turns of a conversation. Raises UserError naming `where` and the index."""
+def check_turns(messages: Sequence[Message], where: str, thinking: str | None, turns: str = "messages") -> None:
+    """What holds between the turns of a conversation. Raises UserError naming `where` and the index in `turns`."""
     for index, message in enumerate(messages[1:], start=1):
         if message.role == "system":
-            refuse(where, f"messages[{index}] is a system message; only the first message may be one")
+            refuse(where, f"{turns}[{index}] is a system message; only the first message may be one")
     if all(message.role == "system" for message in messages):
-        refuse(where, "messages holds a system message only; add a user message")
+        refuse(where, f"{turns} holds a system message only; add a user message")
     answers = [message for message in messages if message.role == "assistant"]
     if messages[-1].role == "assistant" and not any(message.supervised for message in answers):
         refuse(where, "no turn of the assistant is learned, as all have weight 0; remove the record")
     for index, message in enumerate(messages):
         switch = _SWITCH.search(message.content.rstrip()[-20:]) if message.role in ("system", "user") else None
         if thinking and switch and not switch["off" if thinking == "fast" else "on"]:
-            fault = f"messages[{index}] ends in {switch[0]}, and the record's thinking is {thinking!r}"
+            fault = f"{turns}[{index}] ends in {switch[0]}, and the record's thinking is {thinking!r}"
             refuse(where, f"{fault}; remove the switch, or change thinking")
 
 
@@ -165,6 +165,12 @@ def prompt_messages(record: Record) -> tuple[Message, ...]:
 def refuse(where: str, text: str) -> NoReturn:
     """Raise the UserError of this place."""
     raise UserError(f"{where}: {text}")
+
+
+def new_id(identity: str, where: str, places: dict[str, str]) -> None:
+    """Note in `places` that this id stands at `where`. Raises UserError when it stands elsewhere already."""
+    if (first := places.setdefault(identity, where)) != where:
+        refuse(where, f"the id {identity!r} was already used at {first}; ids must differ")
 
 
 def json_type(value: Any) -> str:

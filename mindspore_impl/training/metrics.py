@@ -234,13 +234,8 @@ def _encoded(line: dict[str, Any]) -> str:
 def _lines(path: Path) -> list[dict]:
     """The complete lines of an earlier run, up to the first that is cut off."""
     found: list[dict] = []
-    if path.exists():
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                value = json.loads(text)
-            except json.JSONDecodeError:
-                break
-            if not isinstance(value, dict) or "step" not in value:
-                break
-            found.append(value)
+    for *_, value in files.scan_jsonl(path) if path.exists() else ():
+        if not isinstance(value, dict) or "step" not in value:
+            break
+        found.append(value)
     return found

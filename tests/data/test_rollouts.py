@@ -102,7 +102,7 @@ def test_a_bad_rollout_is_named(records, tokenizer, tmp_path, changes, needles):
 def test_files_that_cannot_be_used(records, tokenizer, tmp_path):
     path, item = tmp_path / "r.jsonl", answered(records[0], tokenizer)
     write_rollouts(path, [item, item])
-    with pytest.raises(UserError, match=r"r.jsonl:2: .* line 1"):
+    with pytest.raises(UserError, match=r"r.jsonl:2: .*r.jsonl:1;"):
         read_rollouts(path, tokenizer, True)
     write_rollouts(path, [answered(records[0], tokenizer, 1)])
     with pytest.raises(UserError, match="keep_truncated"):

@@ -66,7 +66,7 @@ def test_every_problem_of_a_rollout_file_is_told_with_its_line(records, tokenize
     path = write(tmp_path / "r.jsonl", [*lines, '{"id": 3}', "nonsense"])
     found, told = told_of([path], tokenizer)
     assert found == 6 and told[-1] == f"{path}: 4 rollouts, 6 problems"
-    expected = [(2, "'length'"), (3, "5000"), (4, "line 1"), (5, "BOS"), (7, "missing"), (8, "JSON")]
+    expected = [(2, "'length'"), (3, "5000"), (4, "r.jsonl:1;"), (5, "BOS"), (7, "missing"), (8, "JSON")]
     for line, (number, words) in zip(told, expected, strict=False):
         assert line.startswith(f"{path}:{number}: ") and words in line
     assert told_of([path])[0] == 3  # the form alone: the repeated id and the last two lines

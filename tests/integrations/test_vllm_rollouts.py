@@ -80,7 +80,7 @@ def test_a_server_gives_the_rollout_file(records, tokenizer, prompts, tmp_path):
     assert {key: body[key] for key in wanted} == wanted
     path = tmp_path / "rollouts.jsonl"
     summary = import_rollouts([tmp_path / "a.jsonl"], prompts, SAMPLING, tokenizer, path, "w" * 64)
-    assert summary == {"rollouts": 8, "missing": 0, "flaws": {}, "repaired": {}, "refused": {}}
+    assert summary == {"rollouts": 8, "missing": 0, "flaws": {"copies": 4}, "repaired": {}, "refused": {}}
     found = read_rollouts(path, tokenizer, keep_truncated=True)
     assert [item.id for item in found] == [prompt.key for prompt in prompts]
     for item, prompt in zip(found, prompts, strict=True):

@@ -126,7 +126,7 @@ def test_another_model_is_refused(tmp_path, settings, message):
         ("attention.scale", [0.0, 16**-0.5], [0.5]),
         ("attention.value_length", [16], [8]),
         ("attention.head_count_kv", [[2, 2]], [[2, 4]]),
-        ("attention.sliding_window", [0, 128, 4096], [64]),
+        ("attention.sliding_window", [0, 128, 4096], [64, "64", [64, 0]]),
         ("attention.causal", [True], [False]),
         ("attn_logit_softcapping", [0.0], [30.0]),
         ("logit_scale", [1.0], [0.25]),

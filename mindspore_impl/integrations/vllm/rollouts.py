@@ -129,14 +129,14 @@ def import_rollouts(
                 yield error
 
     found = look_through(paths, served, {key: f"prompt {key!r}" for key in by_key}, allow_missing)
-    repairs, flaws = Counter(), Counter()
+    repairs, flaws, seen = Counter(), Counter(), set()
 
     def rollouts() -> Iterator[Rollout]:
         for prompt in prompts:
             if place := found.places.get(prompt.key):
                 output = answer_at(place).outputs[place.part]
                 rollout = rollout_of(output, prompt, sampling, tokenizer, weights_sha256, repairs)
-                flaws.update(flaws_of(rollout, tokenizer))
+                flaws.update(flaws_of(rollout, tokenizer, seen))
                 yield rollout
 
     written = write_rollouts(path, rollouts())
