@@ -147,11 +147,6 @@ def _number(record: Record) -> str:
     return answer
 
 
-def _same_number(record: Record, answer: str) -> bool:
-    """gsm8k: the final numbers are equal (1,234 and $1234.00. and 1234 are)."""
-    return final_number(_number(record)) == final_number(answer)
-
-
 def _program_result(record: Record) -> str:
     """list_programs: the result of executing the program in `meta`, never a stored label."""
     values = {key: record.meta.get(key) for key in ("letters", "operations")}
@@ -164,5 +159,5 @@ def _program_result(record: Record) -> str:
 
 
 register_verifier("list_programs", _program_result, lambda record, answer: answer.strip() == _program_result(record))
-register_verifier("gsm8k", _number, _same_number)
+register_verifier("gsm8k", _number, lambda record, answer: final_number(_number(record)) == final_number(answer))
 register_verifier("exact", _answer)

@@ -23,11 +23,9 @@ def number_of(meta: dict, field: str, where: str) -> float:
     """The number `meta[field]`. Raises UserError naming `where` when it is absent or not finite."""
     value = meta.get(field)
     if value is None:
-        there = ", ".join(sorted(meta)) or "nothing"
-        raise UserError(
-            f"{where}: meta has no {field} (it has {there}); measure it with a stage of kind score, which the set then "
-            "reads (source: stage), or name another field"
-        )
+        fault = f"meta has no {field} (it has {', '.join(sorted(meta)) or 'nothing'})"
+        remedy = "measure it with a stage of kind score, which the set then reads (source: stage), or name another"
+        raise UserError(f"{where}: {fault}; {remedy} field")
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"{where}: meta.{field} is {value!r}, not a finite number; measure it again")
     return float(value)
@@ -42,7 +40,7 @@ def check_keep(keep: KeepOptions, key: str) -> None:
     """Raise UserError naming `key` when the options of a band contradict each other."""
     if (keep.bucket is None) == (keep.low is None and keep.high is None):
         raise UserError(f"{key}: give low, high or both; or a bucket ({', '.join(BUCKETS)}) instead of them")
-    low, high = _ends(keep, -math.inf, math.inf)
+    low, high = _ends(keep)
     if not low <= high or low == high and keep.ends == "excluded":
         raise UserError(f"{key}: nothing lies between low={keep.low} and high={keep.high}; lower low or raise high")
     if keep.by == "quantile" and any(end is not None and not 0 <= end <= 1 for end in (keep.low, keep.high)):
@@ -69,13 +67,13 @@ def kept(records: Sequence[Record], keep: KeepOptions, key: str) -> list[Record]
 
 def within(values, keep: KeepOptions):
     """Whether a number, or each of an array, lies between the band's two values."""
-    low, high = _ends(keep, -math.inf, math.inf)
+    low, high = _ends(keep)
     if keep.ends == "excluded":
         return (values > low) & (values < high)
     return (values >= low) & (values <= high)
 
 
-def _ends(keep: KeepOptions, least: float, most: float) -> tuple[float, float]:
+def _ends(keep: KeepOptions, least: float = -math.inf, most: float = math.inf) -> tuple[float, float]:
     return least if keep.low is None else keep.low, most if keep.high is None else keep.high
 
 

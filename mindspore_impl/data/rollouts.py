@@ -16,6 +16,7 @@ from mindspore_impl.text.chat import Sample
 from mindspore_impl.text.records import (
     THINKING,
     Message,
+    Record,
     check_keys,
     choice_field,
     messages_to_json,
@@ -128,9 +129,8 @@ def to_sample(rollout: Rollout, tokenizer: Tokenizer) -> Sample:
     """The rollout as a training sample that supervises the completion, without an end that was not generated."""
     completed = _with_ids(rollout, tokenizer, f"rollout {rollout.id!r}")
     _check_finish(completed, tokenizer, f"rollout {rollout.id!r}")
-    return chat.sample_from_completion(
-        completed.prompt_ids, completed.completion_ids, completed.id, completed.thinking, tokenizer, completed.meta
-    )
+    record = Record(rollout.id, rollout.messages, rollout.thinking, rollout.meta)
+    return chat.sample_from_completion(completed.prompt_ids, completed.completion_ids, record, tokenizer)
 
 
 def parse_rollout(value: Any, where: str, tokenizer: Tokenizer | None) -> Rollout:

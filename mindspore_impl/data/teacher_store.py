@@ -319,14 +319,11 @@ def verify_store(folder: str | Path) -> dict:
         rows = reader.rows(number, 0, entry["positions"])
         check_rows(reader.header, *rows, str(reader.folder / entry["file"]))
         mass += float(np.exp(rows[1].astype(np.float64)).sum())
-    sizes = {key: getattr(reader, key) for key in ("sequences", "positions", "bytes")}
-    return (
-        asdict(reader.header)
-        | sizes
-        | {
-            "shards": len(reader.shards),
-            "duplicates": sum(entry["sequences"] for entry in reader.shards) - reader.sequences,
-            "bytes_per_position": reader.bytes / max(reader.positions, 1),
-            "teacher_mass": mass / max(reader.positions, 1),
-        }
-    )
+    return {
+        **asdict(reader.header),
+        **{key: getattr(reader, key) for key in ("sequences", "positions", "bytes")},
+        "shards": len(reader.shards),
+        "duplicates": sum(entry["sequences"] for entry in reader.shards) - reader.sequences,
+        "bytes_per_position": reader.bytes / max(reader.positions, 1),
+        "teacher_mass": mass / max(reader.positions, 1),
+    }

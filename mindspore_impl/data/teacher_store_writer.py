@@ -30,26 +30,13 @@ class Row:
     tail_logp_S: np.ndarray  # float16
 
 
-def make_row(
-    header: StoreHeader,
-    ids: np.ndarray,
-    supervised: np.ndarray,
-    teacher_ids_SK: np.ndarray,
-    teacher_logp_SK: np.ndarray,
-    tail_logp_S: np.ndarray,
-) -> Row:
-    """The teacher rows of one sequence in the stored types.
+def make_row(header: StoreHeader, ids: np.ndarray, supervised: np.ndarray, rows: tuple[np.ndarray, ...]) -> Row:
+    """The teacher rows of a whole sequence, ids int[L] and supervised bool[L], in the stored types.
 
-    Args:
-        header: The store's header.
-        ids: int[L], the whole sequence.
-        supervised: bool[L].
-        teacher_ids_SK: int; row r predicts the r-th supervised token; -1 pads K.
-        teacher_logp_SK: float log-probabilities of the ids.
-        tail_logp_S: float log-mass of all other ids.
-
-    Raises UserError when a row is not a distribution, or the number of rows is wrong.
+    rows: ids int [S, K] (row r predicts the r-th supervised token; -1 pads K), their log-probabilities, the log-mass
+    of all other ids [S]. Raises UserError when a row is not a distribution, or the number of rows is wrong.
     """
+    teacher_ids_SK, teacher_logp_SK, tail_logp_S = rows
     key, runs = sample_key(ids), target_runs(supervised)
     where = f"sequence {key[:16]} of {len(ids)} tokens"
     targets = int(runs[:, 1].sum())
@@ -156,13 +143,13 @@ class StoreWriter:
         return key in self._known
 
     def add(self, ids: np.ndarray, supervised: np.ndarray, *teacher_rows: np.ndarray) -> bool:
-        """Store the teacher rows of one sequence, the arguments of `make_row`; False when they are stored already.
+        """Store the rows of one sequence, as `make_row` takes them; False when they are stored already.
 
         Raises UserError as `make_row` and `has` do.
         """
         if self.has(sample_key(ids), target_runs(supervised)):
             return False
-        row = make_row(self.header, ids, supervised, *teacher_rows)
+        row = make_row(self.header, ids, supervised, teacher_rows)
         self._known[row.key] = row.runs.tobytes()
         self._buffer.append(row)
         self._buffered += len(row.tail_logp_S)

@@ -82,7 +82,7 @@ def run_capture(job: CaptureJob) -> dict[str, float]:
         with runtime.progress_bar(total, title, "tok", unit_scale=True) as bar:
             batches = (ranks.check_stop() or packed[batch] for batch in plan[number])  # a stopped shard is scored again
             for sample, teacher_rows in scorer.score(samples, batches):
-                rows.append(make_row(header, sample.ids, sample.supervised, *teacher_rows))
+                rows.append(make_row(header, sample.ids, sample.supervised, teacher_rows))
                 bar.update(len(sample.ids))
         tokens += total
         return lambda path: write_shard(path, rows), shard_record(header, shard_path(store, number), rows)
@@ -235,8 +235,8 @@ def store_metrics(reader: StoreReader, samples: Sequence[Sample]) -> dict[str, f
 
     Equal samples count once. Raises UserError when a sample is absent.
     """
-    positions, sums = 0, np.zeros(3)
-    for sample in distinct(samples):
+    positions, sums, samples = 0, np.zeros(3), distinct(samples)
+    for sample in samples:
         runtime.reset_watchdog()
         _, logp_SK, tail_S = (np.asarray(array, np.float64) for array in reader.lookup(sample.ids, sample.supervised))
         p_SK, p_tail_S = np.exp(logp_SK), np.exp(tail_S)
@@ -244,7 +244,7 @@ def store_metrics(reader: StoreReader, samples: Sequence[Sample]) -> dict[str, f
         sums += p_SK.sum(), -(p_SK * logp_SK).sum() - (p_tail_S * tail_S).sum(), p_tail_S.sum()
     sizes = {key: getattr(reader, key) for key in ("positions", "sequences", "bytes")}
     means = dict(zip(("teacher_mass", "teacher_entropy", "tail"), (sums / max(positions, 1)).tolist(), strict=True))
-    means["teacher_ce"] = own_cross_entropy(reader, distinct(samples))
+    means["teacher_ce"] = own_cross_entropy(reader, samples)
     return sizes | {"bytes_per_position": reader.bytes / max(reader.positions, 1)} | means
 
 

@@ -197,10 +197,8 @@ def _publish(job: RolloutJob, path: Path, plan: str, parts: list[Path], counts: 
     kept = generations - totals["nan"] if keep_truncated else totals["finished"]
     if kept == 0:
         fault = f"{totals['nan']} of {generations} generations met NaN logits, the others were cut by the token limit"
-        advice = (
-            f"check the weights, raise {job.key}sampling.max_new_tokens, or set {job.key}rollout.keep_truncated=true"
-        )
-        raise UserError(f"{path}: {fault}; {advice}")
+        keys = f"raise {job.key}sampling.max_new_tokens, or set {job.key}rollout.keep_truncated=true"
+        raise UserError(f"{path}: {fault}; check the weights, {keys}")
     for name, (share, advice) in FLAWS.items():
         if totals[name] > share * generations:
             print(f"warning: {job.folder.name}: {totals[name]:,} of {generations:,} answers: {name}; {advice}")

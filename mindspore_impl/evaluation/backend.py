@@ -94,10 +94,8 @@ def complete(
     stop = tuple(text for text in stop if text)
     for number, prompt in enumerate(prompts):
         if len(prompt) + sampling.max_new_tokens > backend.limit:
-            raise UserError(
-                f"question {number}: {len(prompt)} tokens + {sampling.max_new_tokens} new ones exceed the limit of "
-                f"{backend.limit}; lower the number of shots or of new tokens"
-            )
+            fault = f"{len(prompt)} tokens + {sampling.max_new_tokens} new ones exceed the limit of {backend.limit}"
+            raise UserError(f"question {number}: {fault}; lower the number of shots or of new tokens")
     decode = backend.tokenizer.decode
     # A token may be a single byte, so a stop string may be this many tokens long.
     window = max((len(text.encode()) for text in stop), default=0) + 8

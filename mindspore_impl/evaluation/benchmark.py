@@ -116,10 +116,9 @@ def check_lengths(benchmark: Benchmark, tokenizer, limit: int) -> None:
         else:
             length, new = len(benchmark.prompt(item, tokenizer)), benchmark.new_tokens
         if length + new > limit:
-            raise UserError(
-                f"task {benchmark.name}: question {item.id}: {length} tokens + {new} more exceed the model's limit of "
-                f"{limit}; lower the number of shots or of new tokens"
-            )
+            fault = f"{length} tokens + {new} more exceed the model's limit of {limit}"
+            advice = "lower the number of shots or of new tokens"
+            raise UserError(f"task {benchmark.name}: question {item.id}: {fault}; {advice}")
 
 
 def run(backend: Backend, benchmark: Benchmark, folder: Path) -> dict:

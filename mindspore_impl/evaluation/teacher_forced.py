@@ -136,11 +136,9 @@ def measure_teacher_kl(
         folder: Gets the parts.
     """
     for which, checked in (("model", model), ("teacher", teacher)):
-        if samples and checked.lm_head_weight.shape[0] < vocab_size:
-            raise UserError(
-                f"teacher_kl: the {which}'s vocabulary of {checked.lm_head_weight.shape[0]} is smaller than "
-                f"the tokenizer's {vocab_size}; compare models of one tokenizer"
-            )
+        if samples and (size := checked.lm_head_weight.shape[0]) < vocab_size:
+            fault = f"the {which}'s vocabulary of {size} is smaller than the tokenizer's {vocab_size}"
+            raise UserError(f"teacher_kl: {fault}; compare models of one tokenizer")
     sides = functools.cache(lambda: [_side(one, vocab_size) for one in (teacher, model)])
     place, title = folder / "kl", "KL to the teacher"
     lines = _sums_of_sets(samples, options, lambda batch: divergence_sums(sides(), batch), place, title)

@@ -25,17 +25,14 @@ def check_export(options: ExportOptions, model: ModelOptions, where: str) -> Non
     check_ranges(options, where)
     limit = model.max_position_embeddings
     if options.cache_length > limit:
-        raise UserError(
-            f"{where}.cache_length: {options.cache_length} is above the model's max_position_embeddings {limit}"
-        )
+        fault = f"{options.cache_length} is above the model's max_position_embeddings {limit}"
+        raise UserError(f"{where}.cache_length: {fault}; set it to {limit} or less")
     if not options.buckets:
         raise UserError(f"{where}.buckets: name at least one prompt length")
     if len(set(options.buckets)) < len(options.buckets):
         raise UserError(f"{where}.buckets: {options.buckets}: a length stands twice")
-    if max(options.buckets) > options.cache_length:
-        raise UserError(
-            f"{where}.buckets: {max(options.buckets)} is longer than {where}.cache_length {options.cache_length}"
-        )
+    if (most := max(options.buckets)) > options.cache_length:
+        raise UserError(f"{where}.buckets: {most} is longer than {where}.cache_length {options.cache_length}")
 
 
 def memory_estimate(model: ModelOptions, options: ExportOptions) -> dict[str, int]:
@@ -108,10 +105,8 @@ def export_package(
     options = dataclasses.replace(options, buckets=sorted(options.buckets))
     steps = check_prompts(prompts, options, key)
     if tokenizer.vocab_size > model_options.vocab_size:
-        raise UserError(
-            f"{tokenizer.path}: {tokenizer.vocab_size} pieces, but the model has {model_options.vocab_size}; use the "
-            "tokenizer that the model was made for"
-        )
+        fault = f"{tokenizer.vocab_size} pieces, but the model has {model_options.vocab_size}"
+        raise UserError(f"{tokenizer.path}: {fault}; use the tokenizer that the model was made for")
     if target.exists() and not (target.is_dir() and (package.is_package(target) or not any(target.iterdir()))):
         raise UserError(f"{target}: exists and is no package; choose another folder")
     _print_estimate(memory_estimate(model_options, options), options)
@@ -152,16 +147,13 @@ def export_package(
 def check_prompts(prompts: list[list[int]], options: ExportOptions, where: str) -> int:
     """How many tokens can follow every prompt, at most `parity_tokens`. `where`: the config path of `options`."""
     longest = max(map(len, prompts))
-    if longest > max(options.buckets):
-        raise UserError(
-            f"{where}.buckets: a parity prompt has {longest} tokens, longer than the largest bucket "
-            f"{max(options.buckets)}; add one of {longest} or more, or give shorter prompts"
-        )
+    fault = f"a parity prompt has {longest} tokens, "
+    if longest > (most := max(options.buckets)):
+        remedy = f"add one of {longest} or more, or give shorter prompts"
+        raise UserError(f"{where}.buckets: {fault}longer than the largest bucket {most}; {remedy}")
     if longest >= options.cache_length:
-        raise UserError(
-            f"{where}.cache_length: a parity prompt has {longest} tokens, which leaves no room in a cache of "
-            f"{options.cache_length}; set it higher, or give shorter prompts"
-        )
+        fault += f"which leaves no room in a cache of {options.cache_length}"
+        raise UserError(f"{where}.cache_length: {fault}; set it higher, or give shorter prompts")
     return min(options.parity_tokens, options.cache_length - longest)
 
 

@@ -69,15 +69,12 @@ class Package:
         Raises UserError when the cache or the largest bucket is too short.
         """
         if length > self.cache_length:
-            raise UserError(
-                f"{self.folder}: the cache of {self.cache_length} tokens is too short for a prompt of {length} tokens; "
-                f"shorten it, or export with --cache-length {length} or more"
-            )
+            fault = f"the cache of {self.cache_length} tokens is too short for a prompt of {length} tokens"
+            raise UserError(f"{self.folder}: {fault}; shorten it, or export with --cache-length {length} or more")
         if length > self.buckets[-1]:
-            raise UserError(
-                f"{self.folder}: the prompt of {length} tokens is longer than the largest bucket {self.buckets[-1]}; "
-                f"shorten it, or export with a bucket of {length} or more (--buckets)"
-            )
+            fault = f"the prompt of {length} tokens is longer than the largest bucket {self.buckets[-1]}"
+            advice = f"shorten it, or export with a bucket of {length} or more (--buckets)"
+            raise UserError(f"{self.folder}: {fault}; {advice}")
         return next(bucket for bucket in self.buckets if length <= bucket)
 
 

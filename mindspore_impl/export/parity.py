@@ -120,10 +120,8 @@ def check(precision: str, row: dict) -> None:
     worst = max(row["max_logits_difference"].values())
     limit = RELATIVE_LIMIT * max(1.0, row["largest_logit"])
     if not np.isfinite(worst) or (precision == "fp32" and worst > limit):
-        raise UserError(
-            f"the exported {precision} graphs differ from the training graph by {worst:.3g} in the logits (allowed: "
-            f"{limit:.3g}); nothing was published"
-        )
+        fault = f"differ from the training graph by {worst:.3g} in the logits (allowed: {limit:.3g})"
+        raise UserError(f"the exported {precision} graphs {fault}; nothing was published")
 
 
 def _memory(key: str) -> int | None:

@@ -126,10 +126,8 @@ class Session:
         if not self._caches:
             raise ValueError("decode needs a prefill before it")
         if int(position_B[0]) >= self.slots:
-            raise UserError(
-                f"{self.package.folder}: the cache of {self.slots} tokens is full; export with a larger "
-                "--cache-length, or shorten the conversation"
-            )
+            advice = "export with a larger --cache-length, or shorten the conversation"
+            raise UserError(f"{self.package.folder}: the cache of {self.slots} tokens is full; {advice}")
         numbers = [_one_row(token_B).astype(np.int32), np.asarray(position_B, np.int32)]
         logits_BV, self._caches = self.graphs.run(DECODE, numbers, self._caches)
         return logits_BV
@@ -137,9 +135,8 @@ class Session:
 
 def _one_row(array_B: np.ndarray) -> np.ndarray:
     if len(array_B) != 1:
-        raise UserError(
-            f"a package decodes one sequence at a time, found {len(array_B)}; use the checkpoint for batches"
-        )
+        fault = f"a package decodes one sequence at a time, found {len(array_B)}"
+        raise UserError(f"{fault}; use the checkpoint for batches")
     return array_B
 
 

@@ -90,12 +90,9 @@ def write_weights(
     wanted = stored_tensors(options, precision, slots)
 
     def blocks() -> Iterator[bytes]:
-        yield encode_header(
-            [(name, _CODES[stored.dtype], stored.shape, stored.size) for name, stored in wanted.items()]
-        )
-        for (name, stored), (found, array) in zip(
-            wanted.items(), _forms(options, precision, slots, value_of), strict=True
-        ):
+        yield encode_header((name, _CODES[one.dtype], one.shape, one.size) for name, one in wanted.items())
+        forms = _forms(options, precision, slots, value_of)
+        for (name, stored), (found, array) in zip(wanted.items(), forms, strict=True):
             if (found, array.shape, array.dtype.name) != (name, stored.shape, stored.dtype):
                 raise ValueError(f"{found} {array.dtype}{array.shape} came instead of {name} {stored}")
             yield array.tobytes()
@@ -132,9 +129,8 @@ def _forms(options, precision, slots, value_of) -> Iterator[tuple[str, np.ndarra
             with np.errstate(over="ignore"):
                 narrow = value.astype(compute_dtype(precision), copy=False)
             if not np.isfinite(narrow).all():
-                raise UserError(
-                    f"{name}: holds {np.abs(value).max():g}, too large for float16; export with --precision fp32"
-                )
+                largest = np.abs(value).max()
+                raise UserError(f"{name}: holds {largest:g}, too large for float16; export with --precision fp32")
             yield name, narrow
     cos_TC, sin_TC = rotary_table(head_dim(options), options.rope_theta, slots)
     sin_TC[:, : head_dim(options) // 2] *= -1
@@ -146,15 +142,11 @@ def check_weights(path: Path, wanted: dict[str, Stored]) -> None:
     codes = {code: name for name, code in _CODES.items()}
     with _opened(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        found = {
-            name: Stored(tuple(part.get_shape()), codes.get(part.get_dtype(), part.get_dtype()))
-            for name, part in slices.items()
-        }
+        kinds = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+    found = {name: Stored(shape, codes.get(code, code)) for name, (shape, code) in kinds.items()}
     for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            there, needed = (
-                f"{s.dtype} {list(s.shape)}" if s else "absent" for s in (found.get(name), wanted.get(name))
-            )
+        if (pair := (found.get(name), wanted.get(name)))[0] != pair[1]:
+            there, needed = (f"{one.dtype} {list(one.shape)}" if one else "absent" for one in pair)
             raise UserError(f"{path}: {name!r} is {there} there, the manifest's model needs {needed}; export again")
 
 

@@ -28,12 +28,11 @@ class Conversation:
         self.decoder, self.tokenizer, self.sampling = decoder, tokenizer, sampling
         self.seed, self.thinking, self.system = seed, thinking, system and check_text(system, "the system turn")
         self.drawing = Drawing(tokenizer, decoder.vocab_size)
-        self.messages: list[Message] = []
         self.reset()
 
     def reset(self) -> None:
         """Remove every turn but the system's."""
-        self.messages = [] if self.system is None else [Message("system", self.system)]
+        self.messages: list[Message] = [] if self.system is None else [Message("system", self.system)]
 
     def ask(self, text: str) -> Iterator[tuple[str, str]]:
         """Yield the answer to `text` as ("reasoning" | "answer", text) parts.

@@ -177,9 +177,8 @@ def harness_model(backend: Backend, settings: BenchmarkSettings, path: Path | No
     try:
         from lm_eval.api.model import LM
     except ImportError as error:
-        raise UserError(
-            f"--harness needs lm-evaluation-harness ({error}); pip install 'openpangu-posttrain[eval]'"
-        ) from error
+        remedy = "pip install 'openpangu-posttrain[eval]'"
+        raise UserError(f"--harness needs lm-evaluation-harness ({error}); {remedy}") from error
     return type("PanguLM", (Requests, LM), {})(backend, settings, path)
 
 

@@ -96,10 +96,8 @@ def open_gguf(path: str | Path) -> WeightSource:
     expected = parameter_shapes(options)
     for name, tensor in tensors.items():
         if name not in expected and name != HEAD:
-            raise UserError(
-                f"{path}: the tensor {tensor.name!r} has no place in the plain Llama that the metadata describes, and "
-                "without it the results would differ; use weights of a supported model"
-            )
+            fault = f"the tensor {tensor.name!r} has no place in the plain Llama that the metadata describes"
+            raise UserError(f"{path}: {fault}, and changes its results; use weights of a supported model")
     source = WeightSource(path, (path,), shapes, read, options, hf_config.config_of(options, "llama", _ids(metadata)))
     if "tokenizer.ggml.tokens" in metadata.fields:
         source = dataclasses.replace(source, pieces=lambda: metadata.get("tokenizer.ggml.tokens"))
@@ -115,10 +113,8 @@ def tokenizer_json(path: str | Path) -> dict:
     metadata = _Metadata(path, _open(path))
     kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
     if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
-        raise UserError(
-            f"{path}: its tokenizer is {kind!r} with pre-tokenizer {pre!r}; 'gpt2' with {', '.join(_PRE_TOKENIZERS)} "
-            "can be converted: use the model's own tokenizer.json or tokenizer.model instead"
-        )
+        fault = f"its tokenizer is {kind!r} with pre-tokenizer {pre!r}, not 'gpt2' with {', '.join(_PRE_TOKENIZERS)}"
+        raise UserError(f"{path}: {fault}; use the model's own tokenizer.json or tokenizer.model instead")
     tokens = metadata.required("tokenizer.ggml.tokens")
     kinds = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
     added = [

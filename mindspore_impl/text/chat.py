@@ -53,7 +53,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class _Part:
-    """A piece of the template, or a text to be encoded on its own."""
+    """A piece of the template, or a text (it may be empty) to be encoded on its own."""
 
     text: str
     is_piece: bool
@@ -97,7 +97,7 @@ def render(record: Record, tokenizer: Tokenizer) -> Sample:
         part_ids = _encode(part, tokenizer)
         ids += part_ids
         supervised += [part.supervised] * len(part_ids)
-    return _checked(ids, supervised, record.id, record.thinking, record.meta)
+    return _checked(ids, supervised, record)
 
 
 def render_prompt(messages: Sequence[Message], tokenizer: Tokenizer, thinking: str) -> list[int]:
@@ -109,33 +109,20 @@ def render_prompt(messages: Sequence[Message], tokenizer: Tokenizer, thinking: s
         raise UserError("prompt: the last message must be the user's or a tool's, since the assistant is to speak next")
     template, ids = tokenizer.template, [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     turns = _conversation(messages, thinking, template, "prompt")
-    for part in (*turns, *_separator(template), *_header(template, "assistant")):
+    for part in (*turns, _Part(template.separator, False, False), *_header(template, "assistant")):
         ids += _encode(part, tokenizer)
     return ids
 
 
 def sample_from_completion(
-    prompt_ids: Sequence[int],
-    completion_ids: Sequence[int],
-    record_id: str,
-    thinking: str,
-    tokenizer: Tokenizer,
-    meta: dict | None = None,
+    prompt_ids: Sequence[int], completion_ids: Sequence[int], record: Record, tokenizer: Tokenizer
 ) -> Sample:
-    """A generated answer as a sample that supervises exactly `completion_ids`; a cut one gets no closing piece.
-
-    Args:
-        prompt_ids: from `render_prompt`; starts with the only BOS, if the template has one.
-        completion_ids: the answer, at most one closing piece, at its end.
-        record_id: of the prompt's record, for messages.
-        thinking: the record's mode.
-        tokenizer: that both were encoded with.
-        meta: of the record.
+    """An answer to `record` as a sample that supervises exactly `completion_ids`; a cut one gets no closing piece.
 
     Raises UserError naming the record: a part is empty, an id is outside the vocabulary, BOS is not exactly the first
-    id of the prompt, or the answer continues after its closing piece.
+    id of the prompt (if the template has one), or the answer continues after its closing piece.
     """
-    where = f"rollout {record_id!r}"
+    where = f"rollout {record.id!r}"
     prompt_ids, completion_ids = list(prompt_ids), list(completion_ids)
     for token_id in (*prompt_ids, *completion_ids):
         if not 0 <= token_id < tokenizer.vocab_size:
@@ -148,7 +135,7 @@ def sample_from_completion(
     if tokenizer.eos_id in completion_ids[:-1]:
         raise UserError(f"{where}: completion_ids go on after {tokenizer.template.turn_end}; cut them behind it")
     supervised = [False] * len(prompt_ids) + [True] * len(completion_ids)
-    return _checked(prompt_ids + completion_ids, supervised, record_id, thinking, meta or {})
+    return _checked(prompt_ids + completion_ids, supervised, record)
 
 
 def parse_completion(ids: Sequence[int], tokenizer: Tokenizer) -> Completion:
@@ -219,7 +206,7 @@ def encode_completion(text: str, finished: bool, thinking: str, tokenizer: Token
 def segments(record: Record, template: Template = PANGU) -> list[str]:
     """The texts of `record` exactly as they are encoded, headers and switch included: the corpus of a tokenizer."""
     parts = _conversation(record.messages, record.thinking, template, f"record {record.id!r}")
-    return [part.text for part in parts if not part.is_piece]
+    return [part.text for part in parts if part.text and not part.is_piece]
 
 
 def _conversation(messages: Sequence[Message], thinking: str, template: Template, where: str) -> Iterator[_Part]:
@@ -234,18 +221,13 @@ def _conversation(messages: Sequence[Message], thinking: str, template: Template
     last_user = len(turns) - len(messages) + user_turns[-1]
     for index, message in enumerate(turns):
         if index:
-            yield from _separator(template)
+            yield _Part(template.separator, False, False)
         if message.role == "assistant" and not (template.forgets_reasoning and index < last_user):
             yield from _assistant_turn(message, thinking, template)
         else:
             switch = template.switches[thinking] if message.role == "user" else ""
             yield from _header(template, message.role, _switched(message.content, switch))
             yield _Part(template.turn_end, True, False)
-
-
-def _separator(template: Template) -> Iterator[_Part]:
-    if template.separator:
-        yield _Part(template.separator, False, False)
 
 
 def _header(template: Template, role: str, content: str = "") -> Iterator[_Part]:
@@ -264,8 +246,7 @@ def _assistant_turn(message: Message, thinking: str, template: Template) -> Iter
     reasoning, learned = (message.reasoning or "") if thinking == "reasoning" else "", message.supervised
     if template.thinks:
         yield _Part(template.think_start, True, learned)
-        if reasoning:
-            yield _Part(reasoning, False, learned)
+        yield _Part(reasoning, False, learned)
         yield _Part(template.think_end, True, learned)
         yield _Part(message.content, False, learned)
     else:
@@ -277,8 +258,8 @@ def _encode(part: _Part, tokenizer: Tokenizer) -> list[int]:
     return [tokenizer.special[part.text]] if part.is_piece else tokenizer.encode(part.text)
 
 
-def _checked(ids: list[int], supervised: list[bool], record_id: str, thinking: str, meta: dict) -> Sample:
+def _checked(ids: list[int], supervised: list[bool], record: Record) -> Sample:
     if not any(supervised) or all(supervised):
         what = "every token" if supervised and all(supervised) else "no token"
-        raise UserError(f"record {record_id!r}: {what} would be supervised; it needs a prompt and an answer")
-    return Sample(np.array(ids, np.int32), np.array(supervised, bool), record_id, thinking, meta)
+        raise UserError(f"record {record.id!r}: {what} would be supervised; it needs a prompt and an answer")
+    return Sample(np.array(ids, np.int32), np.array(supervised, bool), record.id, record.thinking, record.meta)

@@ -10,7 +10,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 
 from mindspore_impl import files
@@ -83,6 +83,9 @@ class TokenizersBackend:
         return self.engine.decode(ids, skip_special_tokens=True)
 
 
+Backend = SentencePieceBackend | TokenizersBackend
+
+
 class Tokenizer:
     """Text to ids and back.
 
@@ -90,13 +93,7 @@ class Tokenizer:
     special (piece to id); sha256 of the file; path.
     """
 
-    def __init__(
-        self,
-        backend: "SentencePieceBackend | TokenizersBackend",
-        sha256: str,
-        path: Path,
-        template: Template = templates.PANGU,
-    ):
+    def __init__(self, backend: Backend, sha256: str, path: Path, template: Template = templates.PANGU):
         self.backend, self.sha256, self.path, self.template = backend, sha256, path, template
         self.vocab_size = backend.vocab_size
         self.special = {piece: self._required(piece) for piece in template.pieces}
@@ -150,20 +147,13 @@ class Tokenizer:
         decode(encode(x)) == x when the file does not normalise and can spell x (see `train_tokenizer`); U+2581 is
         SentencePiece's own space mark and comes back as a space.
         """
-        texts, run = [], []
-        for token_id in map(int, ids):
-            if token_id not in self._special_ids and 0 <= token_id < self.vocab_size:
-                run.append(token_id)
-                continue
-            if run:
-                texts.append(self.backend.decode(run))
-                run = []
-            if token_id not in self._special_ids:
-                texts.append("\ufffd")
-            elif not skip_special:
-                texts.append(self.backend.piece(token_id))
-        if run:
-            texts.append(self.backend.decode(run))
+        texts, special = [], self._special_ids
+        for is_text, run in groupby(map(int, ids), lambda one: one not in special and 0 <= one < self.vocab_size):
+            if is_text:
+                texts.append(self.backend.decode(list(run)))
+            else:
+                shown = (one for one in run if one not in special or not skip_special)
+                texts += [self.backend.piece(one) if one in special else "\ufffd" for one in shown]
         return "".join(texts).replace("\0", "\ufffd")
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
@@ -183,12 +173,10 @@ class Tokenizer:
         """A special piece's name, letter by letter, so that no match can form it."""
         ids = []
         for character in piece:
-            found = self.backend.find(character)
-            if found is None:
-                found_bytes = [self.backend.find(f"<0x{byte:02X}>") for byte in character.encode()]
-                ids += [self.pad_id if byte is None else byte for byte in found_bytes]
-            else:
-                ids.append(found)
+            found = [self.backend.find(character)]
+            if found == [None]:
+                found = [self.backend.find(f"<0x{byte:02X}>") for byte in character.encode()]
+            ids += [self.pad_id if one is None else one for one in found]
         return tuple(ids)
 
 
@@ -209,7 +197,7 @@ def texts_of(path: Path) -> Iterator[str]:
         yield from (line for _, line in text_lines(path))
 
 
-def lost_characters(backend: SentencePieceBackend | TokenizersBackend, counts: Counter) -> Counter:
+def lost_characters(backend: Backend, counts: Counter) -> Counter:
     """Those of the counted characters that do not come back from their ids; what a normaliser makes of them counts."""
 
     def plain(text: str) -> str:
@@ -320,17 +308,14 @@ def _train(corpus: list[str], unseen: set[str], vocab_size: int, character_cover
 
 def _explain(message: str, vocab_size: int) -> UserError:
     """SentencePiece's words turned into the key and the nearest size that works."""
+    fault = f"the tokenizer cannot be trained ({message})"
     if small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        return UserError(
-            f"tokenizer.vocab_size={vocab_size}: too small for this corpus; the smallest that works is "
-            f"{small[1]} (or lower tokenizer.character_coverage)"
-        )
+        remedy = "(or lower tokenizer.character_coverage)"
+        fault = f"too small for this corpus; the smallest that works is {small[1]} {remedy}"
     if large := re.search(r"value <= (\d+)", message):
         largest = int(large[1])
         if vocab_size >= BYTE_FALLBACK_FROM > largest:
             largest = min(BYTE_FALLBACK_FROM - 1, largest - 256)  # at that size the byte pieces are left out
-        return UserError(
-            f"tokenizer.vocab_size={vocab_size}: too large for this corpus; the largest that works is "
-            f"{largest} (or train on more text: tokenizer.train_on)"
-        )
-    return UserError(f"tokenizer.vocab_size={vocab_size}: the tokenizer cannot be trained ({message})")
+        remedy = "(or train on more text: tokenizer.train_on)"
+        fault = f"too large for this corpus; the largest that works is {largest} {remedy}"
+    return UserError(f"tokenizer.vocab_size={vocab_size}: {fault}")

@@ -222,9 +222,8 @@ class MetricsLog:
         try:
             yield
         except OSError as error:
-            raise UserError(
-                f"{error.filename or self.path.parent}: {error.strerror or error}; free disk space and run again"
-            ) from error
+            place = error.filename or self.path.parent
+            raise UserError(f"{place}: {error.strerror or error}; free disk space and run again") from error
 
 
 def _encoded(line: dict[str, Any]) -> str:

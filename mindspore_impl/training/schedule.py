@@ -11,6 +11,8 @@ from mindspore_impl.schema import check_ranges
 from mindspore_impl.training.mindformers import import_mindformers
 from mindspore_impl.training.options import OptimizerOptions
 
+LAST = 0.5  # of an update, before the end
+
 
 def warmup_steps(options: OptimizerOptions, steps: int) -> int:
     """How many updates warm up: `warmup_steps`, or `warmup_ratio` of all of them; always fewer than `steps`."""
@@ -23,14 +25,10 @@ def decay_start(options: OptimizerOptions, steps: int) -> int:
     return max(warmup_steps(options, steps), steps - max(1, int(steps * options.decay_ratio)))
 
 
-def _last_value(steps: int) -> float:
-    return steps - 0.5
-
-
 def learning_rate(options: OptimizerOptions, steps: int, update: int) -> float:
     """The rate of update number `update` (from 1) of `steps`: what `make_schedule` computes in the graph."""
     peak, low = options.learning_rate, options.learning_rate * options.min_lr_ratio
-    t, warm = min(update, _last_value(steps)), warmup_steps(options, steps)
+    t, warm = min(update, steps - LAST), warmup_steps(options, steps)
     if t < warm:
         return peak * t / warm
     if options.lr_scheduler_type == "constant":
@@ -61,7 +59,7 @@ def make_schedule(options: OptimizerOptions, steps: int):
         def __init__(self):
             super().__init__()
             self.inner = inner
-            self.last = Tensor(_last_value(steps), mstype.float32)
+            self.last = Tensor(steps - LAST, mstype.float32)
             # float32 rounds the end of a long cosine to 0
             self.least = Tensor(min(learning_rate(options, steps, update) for update in (1, steps)), mstype.float32)
 

@@ -138,15 +138,15 @@ def test_trap_13_a_record_that_would_teach_nothing_fails(tokenizer):
 def test_trap_13_a_mask_that_is_all_one_or_all_zero_fails(tokenizer):
     prompt = chat.render_prompt((USER,), tokenizer, "fast")
     with pytest.raises(UserError, match="'r9': no token would be supervised"):
-        chat.sample_from_completion(prompt, [], "r9", "fast", tokenizer)
+        chat.sample_from_completion(prompt, [], Record("r9", (), "fast"), tokenizer)
     with pytest.raises(UserError, match="'r9'.*exactly one BOS"):
-        chat.sample_from_completion([], prompt, "r9", "fast", tokenizer)
+        chat.sample_from_completion([], prompt, Record("r9", (), "fast"), tokenizer)
 
 
 def test_trap_18_a_cut_answer_gets_no_end(tokenizer):
     prompt = chat.render_prompt((USER,), tokenizer, "reasoning")
     cut = [tokenizer.special["[unused16]"], *tokenizer.encode("tu shi")]
-    sample = chat.sample_from_completion(prompt, cut, "r9", "reasoning", tokenizer)
+    sample = chat.sample_from_completion(prompt, cut, Record("r9", (), "reasoning"), tokenizer)
     assert sample.ids.tolist() == prompt + cut
     assert sample.supervised.tolist() == [False] * len(prompt) + [True] * len(cut)
     assert tokenizer.eos_id not in sample.ids[sample.supervised]
@@ -163,7 +163,7 @@ def test_ids_that_cannot_be_are_refused(tokenizer):
         (prompt, [5, tokenizer.bos_id, end], "completion_ids hold the BOS"),
     ]:
         with pytest.raises(UserError, match="'r9'") as caught:
-            chat.sample_from_completion(prompt_ids, completion, "r9", "fast", tokenizer)
+            chat.sample_from_completion(prompt_ids, completion, Record("r9", (), "fast"), tokenizer)
         assert needle in str(caught.value)
 
 
@@ -199,7 +199,7 @@ def test_any_conversation_renders_consistently(tokenizer, turns, thinking, syste
     assert len(runs(sample.supervised)) == len(turns), "one run of supervised tokens an assistant turn"
     prompt = chat.render_prompt(messages[:-1], tokenizer, thinking)
     assert ids[: len(prompt)] == prompt, "a prompt is exactly what training showed before the answer"
-    again = chat.sample_from_completion(prompt, ids[len(prompt) :], "r1", thinking, tokenizer)
+    again = chat.sample_from_completion(prompt, ids[len(prompt) :], Record("r1", (), thinking), tokenizer)
     assert again.ids.tolist() == ids
     assert again.supervised.tolist() == [False] * len(prompt) + [True] * (len(ids) - len(prompt))
     completion = chat.parse_completion(ids[len(prompt) :], tokenizer)

@@ -136,10 +136,10 @@ def test_completions_without_a_span(chatml):
     assert chat.parse_completion([2], chatml) == chat.Completion("", "", True, False)
     assert chat.encode_completion(" mi ren<|im_end|>", True, "reasoning", chatml, "f:1") == [*answer, 2]
     prompt = chat.render_prompt((USER,), chatml, "fast")
-    sample = chat.sample_from_completion(prompt, [*answer, 2], "r", "fast", chatml)
+    sample = chat.sample_from_completion(prompt, [*answer, 2], Record("r", (), "fast"), chatml)
     assert learned(chatml, sample) == "mi ren<|im_end|>"
     with pytest.raises(UserError, match=r"'r': completion_ids go on after <\|im_end\|>"):
-        chat.sample_from_completion(prompt, [2, *answer], "r", "fast", chatml)
+        chat.sample_from_completion(prompt, [2, *answer], Record("r", (), "fast"), chatml)
 
 
 def test_bad_files_and_templates_are_refused(tmp_path, bpe_path, tiny, monkeypatch):

@@ -146,10 +146,9 @@ def look_through(
         print(f"  lines without use: {counted(found.faults)}")
     missing = [words for key, words in wanted.items() if key not in found.places]
     if len(missing) > most or len(missing) == len(wanted):
-        raise UserError(
-            f"{', '.join(map(str, paths))}: {len(missing)} of {len(wanted)} questions have no usable answer, the first "
-            f"is {missing[0]}; ask again (what is answered is kept), or for rollouts --allow-missing {len(missing)}"
-        )
+        fault = f"{len(missing)} of {len(wanted)} questions have no usable answer, the first is {missing[0]}"
+        remedy = f"ask again (what is answered is kept), or for rollouts --allow-missing {len(missing)}"
+        raise UserError(f"{', '.join(map(str, paths))}: {fault}; {remedy}")
     return found
 
 

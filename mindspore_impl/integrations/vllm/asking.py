@@ -122,9 +122,8 @@ def _ask(
     unanswered = len(keys) - len(answered)
     if unanswered > allow_missing:
         last = f"; the last fault was: {given_up[-1]}" if given_up else ""
-        raise UserError(
-            f"{path}: {unanswered:,} of {len(keys):,} questions are unanswered{last}; the same command asks only these"
-        )
+        fault = f"{unanswered:,} of {len(keys):,} questions are unanswered{last}"
+        raise UserError(f"{path}: {fault}; the same command asks only these")
 
 
 @contextmanager

@@ -69,10 +69,8 @@ def check_url(url: str) -> str:
         fits = False
     if not fits or parts.username or parts.password or parts.query or parts.fragment:
         shown = url if "@" not in url else "the address"  # it may hold a password
-        raise UserError(
-            f"--url: {shown} must be http://HOST[:PORT][/PATH] or https://..., without a user, a query or a fragment; "
-            f"a key comes by --api-key-env NAME"
-        )
+        form = "http://HOST[:PORT][/PATH] or https://..., without a user, a query or a fragment"
+        raise UserError(f"--url: {shown} must be {form}; a key comes by --api-key-env NAME")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
 
 
@@ -90,17 +88,14 @@ def resolve_model(server: Server, longest: int) -> Server:
             raise UserError(f"{server.url}/models: not the list of an OpenAI-compatible server") from error
         names = ", ".join(sorted(map(str, models)))
         if server.model not in models and (server.model or len(models) != 1):
-            raise UserError(
-                f"--model: {server.model or 'none'} is given, and the server has: {names}; name one of them"
-            )
+            raise UserError(f"--model: {server.model or 'none'} is given, the server has: {names}; name one of them")
         name = server.model or next(iter(models))
         limit = models[name].get("max_model_len")
         server = replace(server, model=name, limit=limit if type(limit) is int else sys.maxsize)
     if longest > server.limit:
-        raise UserError(
-            f"{server.url}: {server.model} takes {server.limit} tokens and the longest question needs {longest}; start "
-            f"the server with --max-model-len {longest}, or leave out what is longer"
-        )
+        fault = f"{server.model} takes {server.limit} tokens and the longest question needs {longest}"
+        remedy = f"start the server with --max-model-len {longest}, or leave out what is longer"
+        raise UserError(f"{server.url}: {fault}; {remedy}")
     return server
 
 

@@ -87,11 +87,9 @@ def external_header(
     Raises UserError for a temperature other than 1, and K above the vocabulary.
     """
     if temperature != 1:
-        raise UserError(
-            f"capture.temperature: {temperature}, but a server's log-probabilities are those at 1, and K of them do "
-            "not fix the normaliser at another temperature; set capture.temperature=1 and objective.temperature=1, or "
-            "capture in process"
-        )
+        fault = "a server's log-probabilities are those at 1, and K of them do not fix the normaliser at another"
+        remedy = "set capture.temperature=1 and objective.temperature=1, or capture in process"
+        raise UserError(f"capture.temperature: {temperature}, but {fault}; {remedy}")
     if not 1 <= top_k <= vocab_size:
         raise UserError(f"capture.top_k: {top_k} is not between 1 and the vocabulary of {vocab_size}")
     return StoreHeader(teacher_sha256, tokenizer_sha256, vocab_size, top_k, 1.0, "top_k")
