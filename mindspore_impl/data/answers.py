@@ -32,13 +32,9 @@ def register_verifier(
 ) -> None:
     """Register the verifier that records select with `meta["task"] = name`.
 
-    Args:
-        name: of the task; importing the same module again is not a conflict.
-        expected: record -> the right answer; raises UserError naming the record when it holds none.
-        matches: (record, answer) -> whether it is right; None: equality with `expected(record)`, white space aside.
-
-    Raises:
-        UserError: another module has registered the name.
+    expected: record -> the right answer; raises UserError naming a record that holds none. matches: (record, answer) ->
+    whether it is right; None: equality with `expected(record)`, white space aside. Raises UserError when another module
+    has registered the name; importing the same module again is not a conflict.
     """
     verifier = Verifier(expected, matches or (lambda record, answer: normalize(answer) == normalize(expected(record))))
     known = VERIFIERS.get(name)

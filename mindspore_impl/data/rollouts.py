@@ -86,20 +86,12 @@ def read_rollouts(path: str | Path, tokenizer: Tokenizer, keep_truncated: bool) 
     return rollouts
 
 
-def refuse_copies(samples: int, temperature: float, top_k: int, samples_key: str, temperature_key: str) -> None:
-    """Raise UserError when several answers to one prompt would be greedy, and so all the same.
-
-    Args:
-        samples: Answers to a prompt.
-        temperature: Of sampling.
-        top_k: Of sampling; 1 is greedy too.
-        samples_key: The key of `samples`, for the message.
-        temperature_key: The key of `temperature`.
-    """
+def refuse_copies(samples: int, temperature: float, top_k: int, *keys: str) -> None:
+    """Raise UserError when several answers to one prompt would be greedy, so all the same; keys: of the first two."""
     if samples > 1 and (temperature == 0 or top_k == 1):
         how = "temperature 0" if temperature == 0 else "top_k 1"
-        advice = f"set {temperature_key} above 0 (0.2 and 0.8 are usual) without top_k 1, or {samples_key} to 1"
-        raise UserError(f"{samples_key}: {samples} answers at {how} are all the same; {advice}")
+        advice = f"set {keys[1]} above 0 (0.2 and 0.8 are usual) without top_k 1, or {keys[0]} to 1"
+        raise UserError(f"{keys[0]}: {samples} answers at {how} are all the same; {advice}")
 
 
 def loops(ids: Sequence[int]) -> bool:
@@ -144,19 +136,13 @@ def parse_rollout(value: Any, where: str, tokenizer: Tokenizer | None) -> Rollou
     messages = parse_messages(value["messages"], where, value["thinking"])
     if messages[-1].role == "assistant":
         refuse(where, "messages must hold the prompt only, but the last message is an assistant's")
-    rollout = Rollout(
-        identity,
-        messages,
-        choice_field(value, "thinking", THINKING, where),
-        _ids(value, "prompt_ids", where, tokenizer),
-        _ids(value, "completion_ids", where, tokenizer),
-        text_field(value, "text", where),
-        choice_field(value, "finish", FINISHES, where),
-        _hash(value, "weights_sha256", where),
-        _hash(value, "tokenizer_sha256", where),
-        object_field(value, "sampling", where),
-        object_field(value, "meta", where),
-    )
+    found = {"id": identity, "messages": messages, "text": text_field(value, "text", where)}
+    for key, choices in (("thinking", THINKING), ("finish", FINISHES)):
+        found[key] = choice_field(value, key, choices, where)
+    found |= {key: _ids(value, key, where, tokenizer) for key in ("prompt_ids", "completion_ids")}
+    hashes = [key for key in ("weights_sha256", "tokenizer_sha256") if value.get(key) is not None]
+    found |= {key: text_field(value, key, where) for key in hashes}
+    rollout = Rollout(**found, **{key: object_field(value, key, where) for key in ("sampling", "meta")})
     if tokenizer is None:
         return rollout
     if rollout.prompt_ids is not None or rollout.completion_ids is not None:
@@ -181,10 +167,6 @@ def _ids(value: dict, key: str, where: str, tokenizer: Tokenizer | None) -> list
         fault = f"{key} holds the id {worst}, outside the vocabulary of {tokenizer.vocab_size}"
         refuse(where, f"{fault}; it was written with another tokenizer or a padded vocabulary")
     return ids
-
-
-def _hash(value: dict, key: str, where: str) -> str | None:
-    return None if value.get(key) is None else text_field(value, key, where)
 
 
 def _with_ids(rollout: Rollout, tokenizer: Tokenizer, where: str) -> Rollout:

@@ -114,7 +114,7 @@ def load_whole(name: str, options: DatasetOptions, seed: int) -> list[Record]:
         raise UserError(f"{key}.source: {options.source!r} is unknown{nearest(options.source, SOURCES)}")
     kind = SOURCES[options.source]
     try:
-        return list(kind.load(options, seed)) if kind.load else _load_file(name, kind.adapter, options)
+        return list(kind.load(options, seed)) if kind.load else _load_file(name, options)
     except UserError as error:
         raise UserError(f"{key}: {error}") from error
 
@@ -127,10 +127,10 @@ def _made_by_stage(options: StageSet, seed: int) -> Iterable[Record]:
     raise UserError(f"stage {options.stage!r} makes these records; they can be read inside its run alone")
 
 
-def _load_file(name: str, adapter: Adapter, options: FileSet) -> list[Record]:
+def _load_file(name: str, options: FileSet) -> list[Record]:
     path = Path(options.path)
     records, places = [], {}
-    for record, where, _ in read_file(adapter, options, name):
+    for record, where, _ in read_file(options, name):
         new_id(record.id, where, places)
         records.append(record)
     if len(records) < (options.count or 1):
@@ -142,22 +142,18 @@ def _load_file(name: str, adapter: Adapter, options: FileSet) -> list[Record]:
 
 
 def read_file(
-    adapter: Adapter, options: FileSet, identity: str, mend: Callable[[dict, Any], dict] = lambda value, text: value,
+    options: FileSet, identity: str, mend: Callable[[dict, Any], dict] = lambda value, text: value,
     refused: Callable[[str, UserError], None] | None = None,
 ) -> Iterator[tuple[Record, str, bytes | None]]:  # fmt: skip
     """(record, FILE:LINE, its line where that is a whole record as it stands) of what a set takes of a file.
 
     The one reader of training, `--check` and selection: of the set's split, `skip` are skipped and `count` taken.
 
-    Args:
-        adapter: Of the set's source.
-        options: The set.
-        identity: An entry without an id gets `<identity>:<line>`.
-        mend: (object, its line) -> the object to be read in its place.
-        refused: Receives the place and fault of what is no record; None: it is raised.
-
-    Raises UserError for a file that cannot be read or holds nothing.
+    identity: an entry without an id gets `<identity>:<line>`; mend: (object, its line) -> the object to be read in its
+    place; refused: receives the place and fault of what is no record (None: it is raised). Raises UserError for a file
+    that cannot be read or holds nothing.
     """
+    adapter = SOURCES[options.source].adapter
     path, stop = Path(options.path), None if options.count is None else options.skip + options.count
     for place, text in islice(_part(_lines_of(path), options), options.skip, stop):
         where = f"{path}:{place}"

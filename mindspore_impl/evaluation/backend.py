@@ -10,6 +10,7 @@ from mindspore_impl.evaluation.loglikelihood import DecoderScorer, Likelihood, Q
 from mindspore_impl.evaluation.tasks.base import plain
 from mindspore_impl.generation.decoder import Drawing, stream
 from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.text.chat import render_prompt, thinking_ids
 from mindspore_impl.text.records import Message
 
 
@@ -109,7 +110,5 @@ def complete(
 
 def chat_prompt(tokenizer, text: str, thinking: str, answering: bool = False) -> list[int]:
     """The ids of a user's turn and the assistant's header, with an empty thinking span when `answering`."""
-    from mindspore_impl.text.chat import render_prompt, thinking_ids
-
     ids = render_prompt([Message("user", text)], tokenizer, thinking)
     return ids + [token for token in thinking_ids(tokenizer) if token is not None] if answering else ids

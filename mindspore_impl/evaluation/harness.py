@@ -40,7 +40,11 @@ def check_samples(
 ) -> dict[str, list[Sample]]:
     """Render the samples of each teacher-forced set, as `check_records` does. Refuses one longer than a row too."""
     names = dict.fromkeys(options.perplexity + options.teacher_kl)
-    found = {name: sum(_rendered(sets, name, options, tokenizer, _samples, key), []) for name in names}
+
+    def samples(record: Record, tokenizer) -> list[Sample]:
+        return samples_of([record], tokenizer)
+
+    found = {name: sum(_rendered(sets, name, options, tokenizer, samples, key), []) for name in names}
     for samples in found.values():
         fitting(samples, options.sequence_length, "error", (f"{key}.sequence_length", ""))
     return found
@@ -166,10 +170,6 @@ def _prompt(record: Record, tokenizer) -> list[int]:
     """Prompt ids of a record. Raises UserError when its right answer is not known."""
     answers.expected(record)
     return render_prompt(prompt_messages(record), tokenizer, record.thinking)
-
-
-def _samples(record: Record, tokenizer) -> list[Sample]:
-    return samples_of([record], tokenizer)
 
 
 def _rendered(

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from mindspore_impl import files, runtime
+from mindspore_impl.data.list_programs import generate
+from mindspore_impl.data.options import ListProgramsSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.export import mindir, package, parity
 from mindspore_impl.export.options import ExportOptions
@@ -18,6 +20,8 @@ from mindspore_impl.export.stored import compute_dtype, stored_tensors, write_we
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.model.pangu import head_dim
 from mindspore_impl.schema import check_ranges
+from mindspore_impl.text.chat import render_prompt
+from mindspore_impl.text.records import prompt_messages
 
 
 def check_export(options: ExportOptions, model: ModelOptions, where: str) -> None:
@@ -223,11 +227,6 @@ def _print_row(precision: str, row: dict, prompts: int) -> None:
 
 def default_prompts(tokenizer, count: int) -> list[list[int]]:
     """Prompts of the bundled task, half of them in each thinking mode."""
-    from mindspore_impl.data.list_programs import generate
-    from mindspore_impl.data.options import ListProgramsSet
-    from mindspore_impl.text.chat import render_prompt
-    from mindspore_impl.text.records import prompt_messages
-
     found = []
     for index in range(count):
         thinking = ("reasoning", "fast")[index % 2]

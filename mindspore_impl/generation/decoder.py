@@ -60,22 +60,17 @@ class Drawing:
             if token_id is not None and not 0 <= token_id < vocab_size:
                 raise UserError(f"the tokenizer's {name} id {token_id} is outside the vocabulary of {vocab_size}")
 
-    def check_prompt(self, name: str, prompt: list[int], new: int, limit: int, limit_name: str) -> None:
-        """Validate a prompt: not empty, ids of the vocabulary, short enough. Raises UserError.
+    def check_prompt(self, name: str, prompt: list[int], new: int, limit: tuple[int, str]) -> None:
+        """Refuse a prompt that is empty, holds a foreign id, or is too long with `new` tokens after it (UserError).
 
-        Args:
-            name: what messages call the prompt.
-            prompt: token ids.
-            new: tokens that follow it.
-            limit: of both together.
-            limit_name: what messages call the limit.
+        name: what messages call it; limit: of both together, and what messages call that.
         """
         if not prompt:
             raise UserError(f"{name} is empty; a prompt needs at least one token")
         if min(prompt) < 0 or max(prompt) >= self.vocab_size:
             raise UserError(f"{name} holds an id outside the model's vocabulary of {self.vocab_size}")
-        if len(prompt) + new > limit:
-            raise UserError(f"{name}: {len(prompt)} tokens + max_new_tokens {new} exceed {limit_name} {limit}")
+        if len(prompt) + new > limit[0]:
+            raise UserError(f"{name}: {len(prompt)} tokens + max_new_tokens {new} exceed {limit[1]} {limit[0]}")
 
 
 class Draws:
@@ -140,7 +135,7 @@ def stream(
     Raises UserError for settings out of range, a prompt that is empty, foreign or too long, and for NaN logits.
     """
     check_ranges(sampling, "sampling")
-    drawing.check_prompt("the prompt", prompt, sampling.max_new_tokens, decoder.slots, "the cache length")
+    drawing.check_prompt("the prompt", prompt, sampling.max_new_tokens, (decoder.slots, "the cache length"))
     ids_BL = right_padded([prompt], decoder.padded(len(prompt)), 1, drawing.pad_id)
     draws = Draws(drawing, [prompt], [seed], sampling)
     logits_BV = decoder.prefill(ids_BL, np.array([len(prompt)], np.int32))

@@ -105,7 +105,7 @@ class Engine:
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, found {len(seeds)}")
         for index, prompt in enumerate(prompts):
-            self.drawing.check_prompt(f"prompt {index}", prompt, sampling.max_new_tokens, self.limit, LIMIT_NAME)
+            self.drawing.check_prompt(f"prompt {index}", prompt, sampling.max_new_tokens, (self.limit, LIMIT_NAME))
         results: list[Generation | None] = [None] * len(prompts)
         longest = self.limit - sampling.max_new_tokens
         lengths, heads = [len(prompt) for prompt in prompts], self.model.options.num_attention_heads

@@ -16,6 +16,8 @@ from mindspore_impl.evaluation.backend import Backend, complete
 from mindspore_impl.evaluation.benchmark import BenchmarkSettings
 from mindspore_impl.evaluation.loglikelihood import Query, encode_pair
 from mindspore_impl.generation.options import SamplingOptions
+from mindspore_impl.text.chat import render_prompt, thinking_ids
+from mindspore_impl.text.records import Message
 
 CHAT = "\x02chat "  # begins a context that is a JSON list of messages: special pieces cannot be spelled in text
 CHUNK = 256  # requests between two writes
@@ -107,17 +109,12 @@ class Requests:
         if not context.startswith(CHAT):
             start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
             return [*start, *tokenizer.encode(context)] or [tokenizer.eos_id]
-        from mindspore_impl.text.chat import render_prompt
-        from mindspore_impl.text.records import Message
-
         messages = [Message(turn["role"], turn["content"]) for turn in json.loads(context.removeprefix(CHAT))]
         return render_prompt(messages, tokenizer, self.settings.thinking)
 
     def _pair(self, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         if not context.startswith(CHAT):
             return encode_pair(self.backend.tokenizer, context, continuation)
-        from mindspore_impl.text.chat import thinking_ids
-
         span = [token for token in thinking_ids(self.backend.tokenizer) if token is not None]
         return (*self._ids(context), *span), tuple(self.backend.tokenizer.encode(continuation.strip()))
 

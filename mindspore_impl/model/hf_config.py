@@ -86,15 +86,10 @@ def options_of(content: dict, where: str) -> ModelOptions:
 
 
 def check_known(content: dict, known: Collection[str], only: dict[str, tuple], where: str) -> None:
-    """Refuse by its name a key that may change what the network computes.
+    """Refuse by its name a key of a file (`content`, which messages call `where`) that may change what is computed.
 
-    Args:
-        content: what a file says of its model, by key.
-        known: keys that are read elsewhere or change nothing.
-        only: the values with which a key changes nothing; the last is shown to the user.
-        where: the file, for messages.
-
-    Raises UserError: a key of `only` with another value, or an unknown one that is not empty, false or 0.
+    known: keys that are read elsewhere or change nothing; only: the values with which a key changes nothing, the last
+    for the user. Raises UserError: another value of such a key, or an unknown key that is not empty, false or 0.
     """
     for key, value in content.items():
         if key in only and value not in only[key]:

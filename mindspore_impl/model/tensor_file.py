@@ -139,10 +139,7 @@ def encode_header(
 
 
 def write_file(
-    path: str | Path,
-    shapes: dict[str, tuple[int, ...]],
-    dtype: str,
-    tensors: Iterable[tuple[str, np.ndarray]],
+    path: str | Path, shapes: dict[str, tuple[int, ...]], dtype: str, tensors: Iterable[tuple[str, np.ndarray]]
 ) -> None:
     """Write a safetensors file of one dtype from a stream of float32 arrays, over `path`: give a temporary name.
 

@@ -67,9 +67,7 @@ CHATML = Template(
     separator="\n",
 )
 SMOLLM2 = replace(
-    CHATML,
-    name="smollm2",
-    default_system="You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+    CHATML, name="smollm2", default_system="You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 )
 TEMPLATES: dict[str, Template] = {}
 REASONING_END = "\n"  # between reasoning and answer where there is no span

@@ -32,8 +32,7 @@ def read_set(
     """
     if options.keep is not None:
         raise UserError(f"data.sets.{name}.keep: a recipe reads a whole set; use its step `band` instead")
-    adapter = SOURCES[options.source].adapter
-    if adapter is None:
+    if SOURCES[options.source].adapter is None:
         yield from (Item(record, name, record.id) for record in load_set(name, options, seed))
         return
     check_ranges(options, f"data.sets.{name}")
@@ -47,7 +46,7 @@ def read_set(
     def drop(where: str, error: UserError) -> None:
         refused(where, Drop("line that is not a record", str(error).removeprefix(f"{where}: ")))
 
-    found = read_file(adapter, options, name, mend, refused and drop)
+    found = read_file(options, name, mend, refused and drop)
     yield from (Item(record, name, where, line) for record, where, line in found)
 
 
