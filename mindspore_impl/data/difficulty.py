@@ -68,9 +68,7 @@ def kept(records: Sequence[Record], keep: KeepOptions, key: str) -> list[Record]
 def within(values, keep: KeepOptions):
     """Whether a number, or each of an array, lies between the band's two values."""
     low, high = _ends(keep)
-    if keep.ends == "excluded":
-        return (values > low) & (values < high)
-    return (values >= low) & (values <= high)
+    return (values > low) & (values < high) if keep.ends == "excluded" else (values >= low) & (values <= high)
 
 
 def _ends(keep: KeepOptions, least: float = -math.inf, most: float = math.inf) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from mindspore_impl.schema import Kinds, check_ranges, nearest
 from mindspore_impl.text.records import (
     Message,
     Record,
+    as_object,
     check_turns,
     new_id,
     parse_message,
@@ -158,7 +159,7 @@ def read_file(
     for place, text in islice(_part(_lines_of(path), options), options.skip, stop):
         where = f"{path}:{place}"
         try:
-            value = _object_of(text, path, place)
+            value = files.parse_object(text, path, int(place)) if isinstance(text, bytes) else as_object(text, where)
             mended = mend(value, text)
             record = adapter(mended, where, f"{identity}:{place}", options.thinking)
         except UserError as error:
@@ -200,13 +201,6 @@ def _lines_of(path: Path) -> Iterator[tuple[str, Any]]:
                     yield (place := str(number)), line
     if place is None:
         raise UserError(f"{path}: the file holds no record")
-
-
-def _object_of(text: Any, path: Path, place: str) -> dict:
-    value = files.parse_object(text, path, int(place)) if isinstance(text, bytes) else text
-    if not isinstance(value, dict):
-        raise UserError(f"{path}:{place}: expected an object, found {type(value).__name__}")
-    return value
 
 
 @register_file_source("gsm8k")

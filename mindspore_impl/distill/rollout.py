@@ -63,8 +63,7 @@ def prompts_of(records: Sequence[Record], tokenizer: Tokenizer, samples_per_prom
 
 def make_rollout(
     prompt: Prompt,
-    ids: list[int] | None,
-    text: str,
+    answer: list[int] | str,
     finished: bool,
     sampling: SamplingOptions,
     tokenizer: Tokenizer,
@@ -74,13 +73,13 @@ def make_rollout(
 
     Args:
         prompt: What was asked.
-        ids: Generated token ids, or None where the engine returns text only.
-        text: The generated text, special tokens included.
+        answer: The generated ids; the text, special pieces included, where the engine returns no more.
         finished: Whether the model ended its turn; a generation cut by the token limit must never train as if it had.
         sampling: The decoding settings.
         tokenizer: The tokenizer of the ids.
         weights_sha256: Hash of the weights that generated it, where known.
     """
+    ids, text = (None, answer) if isinstance(answer, str) else (answer, tokenizer.decode(answer, skip_special=False))
     record, finish = prompt.record, "stop" if finished else "length"
     settings = sampling_settings(sampling) | {"seed": prompt.seed}
     meta = {**record.meta, "prompt_id": record.id, "sample": prompt.index}
@@ -157,8 +156,7 @@ def run_rollout(job: RolloutJob) -> dict:
             if getattr(generation, "nan", False):  # our own engine tells
                 continue
             ids = [int(i) for i in generation.ids]
-            text = tokenizer.decode(ids, skip_special=False)
-            items.append(make_rollout(prompt, ids, text, generation.finished, sampling, tokenizer, job.weights_sha256))
+            items.append(make_rollout(prompt, ids, generation.finished, sampling, tokenizer, job.weights_sha256))
             right = job.check(prompt.record, parse_completion(ids, tokenizer)) if job.check else None
             if right is not None:
                 items[-1].meta["correct"] = bool(right)

@@ -178,7 +178,6 @@ def _take_weights(scratch: Path, precisions, build, prompts, steps: int, options
 
 
 def _write_graphs(folder: Path, precision: str, model: ModelOptions, tokenizer, digest, options: ExportOptions) -> None:
-    """Write the graphs, one after another, the tokenizer and the manifest."""
     found = set()
     for name in package.graph_names(options.buckets):
         path = folder / f"{name}.mindir"

@@ -99,7 +99,6 @@ def graph_ports(model: ModelOptions, precision: str, slots: int, name: str) -> t
 
 
 def _graphs(model: ModelOptions, precision: str, slots: int, buckets) -> dict[str, dict]:
-    """The entry of each graph of a package in its manifest."""
 
     def plain(ports: list[Stored]) -> list[dict]:
         return [{"shape": list(stored.shape), "dtype": stored.dtype} for stored in ports]

@@ -132,7 +132,6 @@ def _memory(key: str) -> int | None:
 
 
 def _main(folder: str, given: str, result: str) -> None:
-    """The process of `measure_alone`."""
     from mindspore_impl.export.package import DECODE, open_package
     from mindspore_impl.export.session import MindSporeGraphs, Session
 

@@ -64,10 +64,8 @@ def stored_tensors(options: ModelOptions, precision: str, slots: int) -> dict[st
         if is_quantised(name, precision):
             found[name] = Stored(shape, "int8")
             found[scale_name(name)] = Stored((shape[0], 1), "float32")
-        elif name.endswith("norm.weight"):
-            found[name] = Stored(shape, "float32")
         else:
-            found[name] = Stored(shape, compute_dtype(precision))
+            found[name] = Stored(shape, "float32" if name.endswith("norm.weight") else compute_dtype(precision))
     for name in (COS, SIN):
         found[name] = Stored((slots, head_dim(options)), "float32")
     return found

@@ -29,6 +29,7 @@ from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.model.options import ModelOptions
 from mindspore_impl.schema import SCHEMA, build, nearest, upgrade
 from mindspore_impl.text.options import TokenizerOptions
+from mindspore_impl.text.tokenizer import check_tokenizer
 from mindspore_impl.training.options import OptimizerOptions
 
 
@@ -76,7 +77,7 @@ def _register() -> None:
 def train(path: Path, callbacks: list | None = None) -> None:
     """Train as the mindformers YAML `path` says, through mindformers' Trainer, with more of its callbacks if given.
 
-    Raises UserError when the file is no YAML of a training with our types.
+    Raises UserError when the file is no YAML of a training with our types, or its weights are of another tokenizer.
     """
     if not path.is_file() or path.suffix not in (".yaml", ".yml"):
         raise UserError(f"{path}: no such YAML file; write one with tools/train_mindformers.py write STAGE {path}")
@@ -89,6 +90,7 @@ def train(path: Path, callbacks: list | None = None) -> None:
     config = MindFormerConfig(str(path), **_todays_keys(path))
     if not config.model or not config.train_dataset_task:
         raise UserError(f"{path}: holds no model or no train_dataset_task; it is not a training of mindformers")
+    _check_tokenizer(config)
     config.context = MindFormerConfig(**{**(config.context or {}), **runtime.context()})
     build_context(config)  # before anything asks for mindformers' context, which would switch graph mode off
 
@@ -99,6 +101,13 @@ def train(path: Path, callbacks: list | None = None) -> None:
             get_logger().setLevel(logging.INFO)
 
     Trainer(args=config, callbacks=[Reports(), *(callbacks or [])]).train()
+
+
+def _check_tokenizer(config: dict) -> None:
+    weights, read = (config["model"].get("model_config") or {}).get("weights"), "train_dataset.data_loader.tokenizer"
+    path = functools.reduce(lambda part, key: part.get(key) or {}, read.split("."), config).get("path")
+    if weights and path and (made_with := checkpoint.open_weights(weights, hashed=False).tokenizer_sha256):
+        check_tokenizer(made_with, files.sha256_file(path), weights, f"name the file of theirs in {read}.path")
 
 
 # Where a YAML holds our keys, and where the same keys stand in a configuration.
@@ -275,7 +284,6 @@ def packed_dataset(data: PackedData):
 
 
 def _stream(data: PackedData):
-    """The BatchStream of this rank."""
     from mindspore_impl.data.batches import BatchStream
     from mindspore_impl.data.rollouts import read_rollouts, to_sample
     from mindspore_impl.data.sources import load_set

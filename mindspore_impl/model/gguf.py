@@ -234,7 +234,6 @@ def _dequantised(path: Path, name: str, tensor) -> np.ndarray:
 
 
 def _ids(metadata: _Metadata) -> dict[str, int]:
-    """The token ids that config.json names."""
     keys = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
     found = {theirs: metadata.get(f"tokenizer.ggml.{ours}_token_id") for theirs, ours in keys.items()}
     return {key: value for key, value in found.items() if value is not None}

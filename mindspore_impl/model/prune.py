@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.weights import WeightSource
 
@@ -50,15 +48,11 @@ def keep_layers(source: WeightSource, layers: Sequence[int]) -> WeightSource:
             origin[name] = name
         elif int(number) in place:
             origin[f"{_LAYERS}{place[int(number)]}.{tail}"] = name
-
-    def read(name: str) -> np.ndarray:
-        return source.read(origin[name])
-
-    return WeightSource(
-        path=source.path,
-        files=source.files,
+    return dataclasses.replace(
+        source,
         shapes={name: source.shapes[before] for name, before in origin.items()},
-        read=read,
+        read=lambda name: source.read(origin[name]),
         options=dataclasses.replace(options, num_hidden_layers=len(layers)),
         config=None if source.config is None else {**source.config, "num_hidden_layers": len(layers)},
+        sha256=None,
     )

@@ -151,14 +151,8 @@ def parse_completion(ids: Sequence[int], tokenizer: Tokenizer) -> Completion:
         return Completion("", tokenizer.decode(body), finished, bool(body) and not structural)
     think_start, think_end = thinking_ids(tokenizer)
     well_formed = bool(body) and body[0] == think_start and structural == [think_start, think_end]
-    if think_end in body:
-        split = body.index(think_end)
-        reasoning, answer = body[:split], body[split + 1 :]
-    elif think_start in body:
-        reasoning, answer = body, []
-    else:
-        reasoning, answer = [], body
-    return Completion(tokenizer.decode(reasoning), tokenizer.decode(answer), finished, well_formed)
+    split = body.index(think_end) if think_end in body else len(body) if think_start in body else 0
+    return Completion(tokenizer.decode(body[:split]), tokenizer.decode(body[split:]), finished, well_formed)
 
 
 def thinking_ids(tokenizer: Tokenizer) -> tuple[int | None, int | None]:
@@ -189,18 +183,16 @@ def encode_completion(text: str, finished: bool, thinking: str, tokenizer: Token
     if not template.thinks:
         return [*tokenizer.encode(body), *closing]
     think_start, think_end = thinking_ids(tokenizer)
-    if not body.startswith(template.think_start):
+    if body.startswith(template.think_start):
+        thought, ended, answer = body.removeprefix(template.think_start).partition(template.think_end)
+    else:
         thought, answer = split_reasoning(body, where, cut=not finished)
-        if thought is not None:
-            behind = [think_end, *tokenizer.encode(answer)] if answer or finished else []
-            return [think_start, *tokenizer.encode(thought), *behind, *closing]
-        if thinking == "reasoning":
+        ended = thought is None or answer or finished
+        if thought is None and thinking == "reasoning":
             hint = "let the engine keep special pieces, or give completion_ids"
             raise UserError(f"{where}: a reasoning answer must begin with {template.think_start}; {hint}")
-        return [think_start, think_end, *tokenizer.encode(body), *closing]
-    reasoning, separator, answer = body.removeprefix(template.think_start).partition(template.think_end)
-    ids = [think_start, *tokenizer.encode(reasoning.strip())]
-    return ids + ([think_end, *tokenizer.encode(answer.strip())] if separator else []) + closing
+    behind = [think_end, *tokenizer.encode(answer.strip())] if ended else []
+    return [think_start, *tokenizer.encode((thought or "").strip()), *behind, *closing]
 
 
 def segments(record: Record, template: Template = PANGU) -> list[str]:

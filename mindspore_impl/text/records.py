@@ -179,14 +179,17 @@ def json_type(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
+def as_object(value: Any, where: str) -> dict:
+    """Return `value`, checked to be a JSON object. Raises UserError that names the place."""
+    return value if isinstance(value, dict) else refuse(where, f"expected an object, found {json_type(value)}")
+
+
 def check_keys(obj: Any, known: tuple[str, ...], required: tuple[str, ...], where: str) -> None:
     """Refuse anything but an object that has every required key and no unknown one (the nearest name is offered).
 
     An unknown key whose value is null is as good as absent.
     """
-    if not isinstance(obj, dict):
-        refuse(where, f"expected an object, found {json_type(obj)}")
-    for key in obj:
+    for key in as_object(obj, where):
         if key not in known and obj[key] is not None:
             refuse(where, f"unknown field {key!r}{nearest(key, known)}")
     require_keys(obj, required, where)

@@ -121,6 +121,5 @@ def load_state(optimizer: nn.Optimizer, arrays: dict[str, np.ndarray], where: st
 
 
 def _moments(optimizer: nn.Optimizer) -> list[tuple[Parameter, Parameter]]:
-    """Every moment with its parameter."""
     parameters = optimizer.parameters
     return [*zip(optimizer.exp_avg, parameters, strict=True), *zip(optimizer.exp_avg_sq, parameters, strict=True)]

@@ -130,10 +130,8 @@ class _Session:
         """Run one step; -> its report, and whether its time was compilation."""
         compiles = self.run_step is None
         if compiles:
-            clip, accumulation = self.job.optimizer.max_grad_norm, len(micro_batches)
-            self.run_step = make_step(
-                self.network, self.updates, clip, accumulation, len(METRICS), runtime.world_size()
-            )  # fmt: skip
+            settings = (self.job.optimizer.max_grad_norm, len(micro_batches), len(METRICS), runtime.world_size())
+            self.run_step = make_step(self.network, self.updates, *settings)
         return self.run_step([tensors_of(batch, self.job.with_teacher) for batch in micro_batches]), compiles
 
     def write_line(self, epoch: float) -> dict[str, Any]:
@@ -202,7 +200,6 @@ def _resume(job: TrainingJob) -> tuple[Progress, checkpoint.Checkpoint | None]:
 
 
 def _load(job: TrainingJob, found: checkpoint.Checkpoint) -> None:
-    """Load the weights of a checkpoint of this stage."""
     if job.tokenizer_sha256 is not None:
         check_tokenizer(found.tokenizer_sha256, job.tokenizer_sha256, found.path, "remove it to train the stage anew")
     if read_adapters(found.weights_path) != job.adapters:

@@ -208,6 +208,19 @@ def test_files_that_are_no_training_are_refused(tmp_path, ms_runtime, monkeypatc
         train(Path("empty.yaml"))
 
 
+def test_weights_of_another_tokenizer_are_refused(tokenizer, tmp_path, ms_runtime):
+    from mindspore_impl import checkpoint
+    from mindspore_impl.integrations.mindformers import train
+
+    weights, other = {"w": np.zeros(1, np.float32)}, "0" * 64
+    checkpoint.save(tmp_path, 1, weights, {}, {}, 1, tokenizer_sha256=other)
+    loader = {"tokenizer": {"path": str(tokenizer.path)}}
+    given = {"model": {"model_config": {"weights": str(tmp_path)}}, "train_dataset": {"data_loader": loader}}
+    (tmp_path / "kd.yaml").write_text(json.dumps({"schema": 2, **given, "train_dataset_task": {"type": "x"}}))
+    with pytest.raises(UserError, match=f"{other}.*{tokenizer.sha256}"):
+        train(tmp_path / "kd.yaml")
+
+
 ADAPTERS = ["stages.sft_fast.init=teacher", "stages.sft_fast.model=teacher", "stages.distill_fast.model=teacher"]
 ADAPTERS += ["+lora@stages.sft_fast.lora=attention"]
 

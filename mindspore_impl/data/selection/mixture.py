@@ -69,7 +69,6 @@ def _bin(item: Item, options: MixtureOptions) -> int:
 
 
 def _asked(sizes: dict[str, int], options: MixtureOptions, context: Context) -> dict[str, int]:
-    """Number of records to yield of each group."""
     if empty := [name for name, size in sizes.items() if not size]:
         raise context.refuse(f"weights names the {options.by} {empty[0]!r}, and no record of it is left")
     shares = {name: weight / sum(options.weights.values()) for name, weight in options.weights.items()}

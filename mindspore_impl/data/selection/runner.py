@@ -169,7 +169,6 @@ def _places(recipe: Recipe, identity: str) -> list[str]:
 
 
 def _chain(recipe: Recipe, scratch: Path, tallies: list[Tally]) -> Iterator[Item]:
-    """The reader followed by every step."""
     stream, shared = _read(recipe, tallies[0]), {}
 
     def records_of(name: str) -> Iterator[Item]:

@@ -96,13 +96,6 @@ def strings(row: dict, name: str, where: str) -> list[str]:
     return values
 
 
-def as_object(value: Any, where: str) -> dict:
-    """Return `value`, checked to be a JSON object. Raises UserError that names the place."""
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: expected an object, found {type(value).__name__}")
-    return value
-
-
 def objects(path: Path, name: str = "", shots: int = 0) -> Iterator[tuple[str, dict]]:
     """Yield ("file:line", object) of JSON lines: `path`, or its file `name`. Raises UserError, also for `shots`."""
     if shots:

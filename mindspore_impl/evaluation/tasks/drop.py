@@ -18,7 +18,8 @@ import numpy as np
 from mindspore_impl import files
 from mindspore_impl.data.answers import half_width
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.tasks.base import Item, Task, as_object, field, with_shots
+from mindspore_impl.evaluation.tasks.base import Item, Task, field, with_shots
+from mindspore_impl.text.records import as_object
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -78,9 +78,7 @@ def equivalent(given: str, right: str) -> bool:
     if worded or also_worded:  # compared without brackets, spaces and punctuation
         bare = [re.sub(r"[\s()\[\]{}\"'`.,;:]", "", text).lower() for text in (given, right)]
         return bare[0] == bare[1] != ""
-    if len(given) > MAX_LENGTH or len(right) > MAX_LENGTH:
-        return False
-    return _same(given, right, 0)
+    return max(len(given), len(right)) <= MAX_LENGTH and _same(given, right, 0)
 
 
 def _normal(text: str) -> tuple[str, bool]:
@@ -105,7 +103,6 @@ def _normal(text: str) -> tuple[str, bool]:
 
 
 def _squeezed(text: str) -> str:
-    """Remove spaces and redundant braces."""
     text = re.sub(r"\{(\w)\}", r"\1", re.sub(r"\s", "", text))
     return re.sub(r"^0(?=\.\d)", "", text)
 

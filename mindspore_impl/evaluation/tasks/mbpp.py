@@ -13,7 +13,8 @@ from pathlib import Path
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.tasks import code
-from mindspore_impl.evaluation.tasks.base import Item, Task, as_object, field, first_shots, objects, strings
+from mindspore_impl.evaluation.tasks.base import Item, Task, field, first_shots, objects, strings
+from mindspore_impl.text.records import as_object
 
 STOP = ("[DONE]",)
 TEST_IDS = range(11, 511)

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
-from mindspore_impl.evaluation.tasks.base import Item, Task, as_object, first_shots, rows
+from mindspore_impl.evaluation.tasks.base import Item, Task, first_shots, rows
+from mindspore_impl.text.records import as_object
 
 LETTERS = ("A", "B", "C", "D")
 OPTIONS = tuple(f" {letter}" for letter in LETTERS)

@@ -78,10 +78,10 @@ def rollout_of(
             repairs[CLOSED] += 1
     else:
         raise BadAnswer("ended otherwise", f"finish_reason {output.finish!r}, stop_reason {output.stop!r}")
-    text = output.text if ids is None else tokenizer.decode(ids, skip_special=False)
-    rollout = make_rollout(prompt, ids, text, finished, sampling, tokenizer, weights_sha256)
+    answer = output.text if ids is None else ids
+    rollout = make_rollout(prompt, answer, finished, sampling, tokenizer, weights_sha256)
     try:
-        check_text(text, "the answer")
+        check_text(rollout.text, "the answer")
         sample = to_sample(rollout, tokenizer)
     except UserError as error:
         raise BadAnswer("no rollout", str(error)) from error
