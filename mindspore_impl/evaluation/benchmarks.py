@@ -9,6 +9,7 @@ from pathlib import Path
 from mindspore_impl import files
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import benchmark
+from mindspore_impl.evaluation.backend import Backend
 from mindspore_impl.evaluation.benchmark import Benchmark, BenchmarkSettings
 from mindspore_impl.evaluation.options import AskOptions, BenchmarkOptions, EvaluationOptions
 from mindspore_impl.evaluation.tasks import TASKS
@@ -51,25 +52,13 @@ def check_lengths(key: str, options: EvaluationOptions, tokenizer, limit: int) -
             raise UserError(f"{key}.benchmarks.{name}: {error}") from error
 
 
-def measure(
-    model, tokenizer, options: EvaluationOptions, folder: Path, seed: int, weights_sha256: str
-) -> dict[str, dict]:
-    """Measure `model` on every entry. Every rank must call this.
+def measure(backend: Backend, options: EvaluationOptions, folder: Path, seed: int) -> dict[str, dict]:
+    """Measure a model on every entry. Every rank must call this.
 
+    `folder` gets NAME/samples.jsonl of each entry, and resumable parts; seed: of completions at a temperature above 0.
     Returns {NAME: {"total", "truncated", "seconds", METRIC: the mean..., "stderr": {METRIC}, "intervals": {METRIC:
     [low, high]} (95 % Wilson, where every score is 0 or 1), "groups": {GROUP: {"total", METRIC...}}}}.
-
-    Args:
-        model: The model, with its current parameters.
-        tokenizer: Its tokenizer.
-        options: The entries, and the batch size of completions and likelihoods.
-        folder: Gets NAME/samples.jsonl of each entry, and resumable parts.
-        seed: Of completions at a temperature above 0.
-        weights_sha256: Identifies the parameters; results of other weights in `folder` are not reused.
     """
-    from mindspore_impl.evaluation.backend import of_model
-
-    backend = of_model(model, tokenizer, options.batch_size, weights_sha256)
     results = {}
     for name, entry in options.benchmarks.items():
         found = benchmark.run(backend, _open(name, entry, options, seed)[0], folder / name)

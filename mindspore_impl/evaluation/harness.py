@@ -15,6 +15,7 @@ from mindspore_impl.data.packing import fitting
 from mindspore_impl.distributed import ranks, resumable
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import benchmarks
+from mindspore_impl.evaluation.backend import of_model
 from mindspore_impl.evaluation.options import EvaluationOptions
 from mindspore_impl.evaluation.parts import share_lines
 from mindspore_impl.evaluation.scoring import wilson_interval
@@ -76,8 +77,8 @@ def evaluate(job: EvaluationJob) -> dict:
     """
     found, options = _evaluate_records(job), job.options
     if options.benchmarks:
-        place = Path(job.folder) / "benchmarks"
-        found["benchmarks"] = benchmarks.measure(job.model, job.tokenizer, options, place, job.seed, job.weights_sha256)
+        backend = of_model(job.model, job.tokenizer, options.batch_size, job.weights_sha256)
+        found["benchmarks"] = benchmarks.measure(backend, options, Path(job.folder) / "benchmarks", job.seed)
     return found
 
 

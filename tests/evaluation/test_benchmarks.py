@@ -12,6 +12,7 @@ from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.curriculum.sweep.metric import check_metric, metric_of
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import benchmarks
+from mindspore_impl.evaluation.backend import of_model
 from mindspore_impl.evaluation.options import BenchmarkOptions, EvaluationOptions
 from tests.evaluation.fake_backend import Counting
 
@@ -67,12 +68,9 @@ def test_a_benchmark_enters_a_curriculum():
         make_plan(configuration.compose([place, "evaluation.benchmarks.gsm8k.shots=99"]))
 
 
-def test_results_have_their_place_in_the_metrics(tokenizer, tmp_path, monkeypatch):
-    from mindspore_impl.evaluation import backend
-
-    monkeypatch.setattr(backend, "of_model", lambda *_: Counting(tokenizer, ["#### 10"]).backend)
-    options = options_of("sums", task="gsm8k", limit=2)
-    found = benchmarks.measure(None, tokenizer, options, tmp_path / "benchmarks", 1, "weights")
+def test_results_have_their_place_in_the_metrics(tokenizer, tmp_path):
+    backend, options = Counting(tokenizer, ["#### 10"]).backend, options_of("sums", task="gsm8k", limit=2)
+    found = benchmarks.measure(backend, options, tmp_path / "benchmarks", 1)
     assert found["sums"]["total"] == 2 and found["sums"]["exact_match"] == 0.5
     low, high = found["sums"]["intervals"]["exact_match"]
     assert low < 0.5 < high and found["sums"]["stderr"]["exact_match"] == 0.5
@@ -96,6 +94,7 @@ def test_a_model_is_measured_by_options_and_by_completions(ms_runtime, tokenizer
     model = build(small_options(vocab_size=tokenizer.vocab_size, max_position_embeddings=1024))
     options = options_of(limit=2, max_new_tokens=4)
     options.benchmarks["mmlu"] = BenchmarkOptions(path=str(DATA / "mmlu"), shots=0)
-    found = benchmarks.measure(model, tokenizer, options, tmp_path / "benchmarks", 1, "weights")
+    backend = of_model(model, tokenizer, options.batch_size, "weights")
+    found = benchmarks.measure(backend, options, tmp_path / "benchmarks", 1)
     assert 0 <= found["mmlu"]["acc"] <= 1 and found["mmlu"]["total"] == 4
     assert found["gsm8k"]["total"] == 2 and found["gsm8k"]["truncated"] <= 2
