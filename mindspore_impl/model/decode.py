@@ -22,12 +22,12 @@ def cache_of(x_NGC, batch: int, slots: int):
     return ops.concat((x_BGLC, ops.zeros((batch, heads, slots - x_BGLC.shape[2], width), x_NGC.dtype)), 2)
 
 
-def cache_rows(slot_B, kv_heads: int):
-    """[B, G, 3] int32 indices (b, g, slot) of the rows that the new keys and values go to."""
-    batch = slot_B.shape[0]
-    row = ops.tile(ops.reshape(ops.arange(batch), (batch, 1, 1)), (1, kv_heads, 1))
-    head = ops.tile(ops.reshape(ops.arange(kv_heads), (1, kv_heads, 1)), (batch, 1, 1))
-    slot = ops.tile(ops.reshape(slot_B, (batch, 1, 1)), (1, kv_heads, 1))
+def cache_rows(slot, kv_heads: int):
+    """int32 indices (b, g, slot) of the rows for new keys and values: slot [B] -> [B, G, 3], [B, L] -> [B, G, L, 3]."""
+    batch, rest, ones = slot.shape[0], slot.shape[1:] + (1,), (1,) * slot.ndim
+    row = ops.tile(ops.reshape(ops.arange(batch), (batch, 1) + ones), (1, kv_heads) + rest)
+    head = ops.tile(ops.reshape(ops.arange(kv_heads), (1, kv_heads) + ones), (batch, 1) + rest)
+    slot = ops.tile(ops.reshape(slot, (batch, 1) + rest), (1, kv_heads) + ones)
     return ops.concat((ops.cast(row, mstype.int32), ops.cast(head, mstype.int32), slot), -1)
 
 

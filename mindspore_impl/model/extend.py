@@ -9,6 +9,7 @@ import math
 from mindspore import dtype as mstype
 from mindspore import nn, ops
 
+from mindspore_impl.model.decode import cache_rows
 from mindspore_impl.model.pangu import PanguForCausalLM, head_sizes
 from mindspore_impl.ops.attention import MASKED
 
@@ -56,15 +57,6 @@ class Extend(nn.Cell):
             ops.reshape(bias_BLT, (batch, 1, length, slots)), (1, self.kv_heads, self.heads // self.kv_heads, 1)
         )
 
-    def where(self, slot_BL):
-        """[B, G, L, 3] indices (b, g, slot) of the rows that the new keys and values go to."""
-        batch, length = slot_BL.shape
-        row = ops.tile(ops.reshape(ops.arange(batch), (batch, 1, 1, 1)), (1, self.kv_heads, length, 1))
-        head = ops.tile(ops.reshape(ops.arange(self.kv_heads), (1, self.kv_heads, 1, 1)), (batch, 1, length, 1))
-        slot = ops.tile(ops.reshape(slot_BL, (batch, 1, length, 1)), (1, self.kv_heads, 1, 1))
-        indices = (ops.cast(row, mstype.int32), ops.cast(head, mstype.int32), ops.cast(slot, mstype.int32))
-        return ops.concat(indices, -1)
-
     def construct(self, input_ids_BL, start_B, row_B, *caches):
         batch, length = input_ids_BL.shape
         slot_BL = ops.reshape(start_B, (batch, 1)) + ops.cast(
@@ -74,7 +66,7 @@ class Extend(nn.Cell):
         x_ND = body.embed(input_ids_BL)
         tables = body.tables(ops.minimum(slot_BL, self.last_position))  # only padding lies beyond
         bias_BGST = self.bias(slot_BL, caches[0].shape[2])
-        where = self.where(slot_BL)
+        where = cache_rows(slot_BL, self.kv_heads)
         kept = ()
         for index, layer in enumerate(body.layers):
             query_NHC, key_NGC, value_NGC = layer.project(x_ND, tables)

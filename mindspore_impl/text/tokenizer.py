@@ -135,7 +135,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: no BOS, and never the id of a special piece, even where the text spells one."""
-        ids = self.backend.encode(text)
+        ids = self.backend.encode(text) if text else []
         if self._special_ids.isdisjoint(ids):
             return ids
         return [part for token_id in ids for part in self._spelled.get(token_id, (token_id,))]
