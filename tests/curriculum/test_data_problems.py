@@ -12,7 +12,6 @@ import yaml
 
 from mindspore_impl import checkpoint, files
 from mindspore_impl.curriculum import configuration, runner
-from mindspore_impl.curriculum.stages.context import RunContext, prepare_tokenizer
 from mindspore_impl.data.teacher_store import StoreHeader
 from mindspore_impl.data.teacher_store_writer import StoreWriter
 from mindspore_impl.errors import UserError
@@ -30,12 +29,6 @@ FEW = [
 ]
 CURRICULUM = ("experiment=quickstart_curriculum", "data.sets.reasoning.count=30", "stages.score.rollouts=null")
 GIVEN = ("order=[sft_fast]", "compare=[]")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    return prepare_tokenizer(RunContext(compose_quickly(*SMALL), folder, {}))
 
 
 @pytest.fixture

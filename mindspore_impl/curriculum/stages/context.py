@@ -63,7 +63,7 @@ class RunContext:
             check_tokenizer(
                 found.tokenizer_sha256, self.tokenizer.sha256, found.path, f"remove {path} to train it anew"
             )
-        if made is not None and (now := artifact_hash(path, artifact, found)) != made:
+        if made is not None and (now := artifact_hash(path, found if artifact == "weights" else None)) != made:
             raise UserError(
                 f"{path}: changed since stage {name!r} made it (sha256 {made}, now {now}); restore it, or "
                 "remove it to run the stage again"
@@ -126,16 +126,7 @@ class RunContext:
         return self._loaded[key]
 
     def model_options(self, name: str) -> ModelOptions:
-        """The options of model `name`, its vocabulary filled in from the tokenizer where it is 0."""
-        options, size = self.config.models[name], self.tokenizer.vocab_size
-        if options.vocab_size == 0:
-            return dataclasses.replace(options, vocab_size=size)
-        if options.vocab_size < size:
-            raise UserError(
-                f"models.{name}.vocab_size: {options.vocab_size} is smaller than the tokenizer's {size}; "
-                f"set it to {size}, or to 0 to follow the tokenizer"
-            )
-        return options
+        return self.config.sized_model(name, self.tokenizer.vocab_size)
 
     def build_model(self, name: str, reference: str | None, lora: LoraOptions | None = None, seed: int = 0):
         """The model of the entry `name` of `models`, and the SHA-256 of its weights (None for random ones).

@@ -124,7 +124,7 @@ class SftStage(Stage):
         mixture = self.mixture() if len(samples) == len(self.mixture()) else {}
         data, where = dataclasses.replace(self.data, mixture=mixture), f"{key}.data"
         if samples:
-            teacher = self.known_teacher(context)
+            teacher = self.teacher(context, key, known=True)
             yield from problem_of(lambda: BatchStream(samples, data, 0, teacher=teacher, key=where))
         if self.data.overlong != "split":
             keys = (f"{where}.sequence_length", f"{where}.overlong=drop or split")
@@ -134,10 +134,6 @@ class SftStage(Stage):
         for name in filter(None, map(shared.same_length, self.data.validation)):
             yield from problem_of(self._held_out, context.samples(name), where)
         self._warn_of_overlap(key, context)
-
-    def known_teacher(self, context: Context):
-        """The reader of a teacher store that is there before any stage has run; None without one."""
-        return None
 
     def disk(self, context: Context) -> int:
         """Of the checkpoints that stay: weights and two moments."""
@@ -170,9 +166,10 @@ class SftStage(Stage):
         data, samples = dataclasses.replace(self.data, mixture=self.mixture()), {}
         for name in data.mixture:
             samples[name] = context.rollout_samples(self.rollouts) if name == ROLLOUTS else context.samples(name)
-        teacher = self.teacher(context, planned)
-        key = f"stages.{planned.name}.data"
-        stream = BatchStream(samples, data, planned.seed, runtime.rank(), runtime.world_size(), teacher, key)
+        key = f"stages.{planned.name}"
+        teacher = self.teacher(context, key)
+        ranked = runtime.rank(), runtime.world_size()
+        stream = BatchStream(samples, data, planned.seed, *ranked, teacher, f"{key}.data")
         if teacher is not None:
             stored = [each for drawn in samples.values() for each in drawn]
             if data.overlong == "drop":
@@ -188,12 +185,12 @@ class SftStage(Stage):
         if wanted and summary["epochs"] > MORE_PASSES * wanted:
             fault = f"num_train_epochs={wanted:g} makes {summary['epochs']:.1f} passes: an epoch has"
             sizes = f"{summary['rows_per_epoch']} rows, and a step takes data.rows={data.rows}; lower data.rows"
-            print(f"warning: stages.{planned.name}.train.{fault} {sizes}")
+            print(f"warning: {key}.train.{fault} {sizes}")
         job = TrainingJob(
             model=model,
             stream=stream,
-            validation=self._validation(context, key),
-            objective=self.loss(context, digest),
+            validation=self._validation(context, f"{key}.data"),
+            objective=self.loss(context, key, digest),
             optimizer=self.optimizer,
             options=self.train,
             folder=folder,
@@ -207,12 +204,15 @@ class SftStage(Stage):
         )
         return train(job) | {"data": summary}
 
-    def loss(self, context: Context, init_sha256: str | None) -> ObjectiveOptions:
-        """The objective, from initial weights of this hash."""
+    def loss(self, context: Context, key: str, init_sha256: str | None) -> ObjectiveOptions:
+        """The objective, from initial weights of this hash. key: of the stage, for messages."""
         return ObjectiveOptions()
 
-    def teacher(self, context: Context, planned: PlannedStage):
-        """The reader of the teacher store; None without one."""
+    def teacher(self, context: Context, key: str, known: bool = False):
+        """The reader of the teacher store, which fits tokenizer, objective and model; None without one.
+
+        known: before any stage has run; None for a store that is yet to be made, and no shard's hash is compared.
+        """
         return None
 
     def _held_out(self, samples: list, key: str) -> list:
