@@ -70,7 +70,7 @@ def paper_files(folder: Path, monkeypatch) -> list[str]:
         (folder / f"{part}.jsonl").write_text("{}\n")
     monkeypatch.setattr(inputs, "file_hash", str)
     monkeypatch.setattr(Tokenizer, "load", lambda *_: None)
-    monkeypatch.setattr(Shared, "vocabulary", lambda shared: 100)
+    monkeypatch.setattr(Shared, "vocabulary", lambda shared: 153376)  # as in conf/model
     given = [f"data.train={folder}/train", f"data.test={folder}/test", f"tokenizer.path={folder}/tokenizer.model"]
     given.append(f"stages.sft_reasoning.init={folder}/student.safetensors")
     return [*given, f"stages.capture_fast.teacher={folder}/teacher.safetensors"]

@@ -32,7 +32,7 @@ def stage_kind(cls: type["Stage"]) -> type["Stage"]:
 
 
 class Context(Protocol):
-    """The run around a stage, as `Stage.run` sees it (implemented in context.py)."""
+    """The run around a stage, as a kind sees it (implemented in context.py)."""
 
     config: "Shared"
     tokenizer: Any  # text.tokenizer.Tokenizer
@@ -41,10 +41,13 @@ class Context(Protocol):
         """The folder of the stage called `name`."""
 
     def load(self, reference: str, artifact: str) -> Any:
-        """What a stage name or path provides: a WeightSource, the folder of a store, a list of rollouts, or a file."""
+        """What a stage name or path provides: a WeightSource, the folder of a store, a list of rollouts, or a file.
+
+        Raises UserError when it is missing or damaged.
+        """
 
     def records(self, name: str) -> list:
-        """The records (text.records.Record) of a data set."""
+        """The records (text.records.Record) of a data set. Warns of characters that the tokenizer loses."""
 
     def whole(self, name: str) -> list:
         """The records of a data set before its `keep` is applied."""
@@ -59,10 +62,14 @@ class Context(Protocol):
         """The options of a data set; one that a stage makes is read from that stage's record file."""
 
     def model_options(self, name: str) -> ModelOptions:
-        """The options of an entry of `models`, its vocabulary filled in from the tokenizer."""
+        """The options of an entry of `models`, its vocabulary filled in from the tokenizer where it is 0."""
 
     def build_model(self, name: str, reference: str | None, lora: LoraOptions | None = None, seed: int = 0) -> tuple:
-        """The model of an entry of `models` with the weights of a stage or path, and the SHA-256 of these weights."""
+        """A model, and the SHA-256 of its weights (None for random ones).
+
+        name: an entry of `models`; reference: stage or path of the weights, None for random ones; lora: adapters to be
+        trained beside them; seed: of the adapters' initial values.
+        """
 
 
 @dataclass(kw_only=True)
@@ -299,7 +306,7 @@ def _pieces_of(path: str, template: str, sha256: str) -> int:
 
 
 def problem_of(check, *arguments, where: str = "") -> Iterator[str]:
-    """The message of the UserError that `check(*arguments)` raises, if it does, after the key `where`.
+    """The message of the UserError that `check(*arguments)` raises, if it does, with the key `where` at its start.
 
     Ranges are left out: they are checked for a whole run.
     """
@@ -308,7 +315,7 @@ def problem_of(check, *arguments, where: str = "") -> Iterator[str]:
     except schema.OutOfRangeError:
         return
     except UserError as error:
-        yield f"{where}: {error}" if where else str(error)
+        yield str(error) if str(error).startswith(where) else f"{where}: {error}"
 
 
 def prompt_problems(
