@@ -101,8 +101,8 @@ def _base_of(path: Path) -> WeightSource:
     return dataclasses.replace(base, sha256=identity(base, file_hash))
 
 
-def load_model(found: ResolvedModel, tokenizer=None):
-    """Build a model for inference and load its weights.
+def load_model(found: ResolvedModel, tokenizer=None) -> tuple:
+    """Build a model for inference and load its weights; -> it and the WeightSource.
 
     Raises UserError for unknown or unfit sizes, and for weights of another tokenizer than `tokenizer`, if given.
     """
@@ -128,7 +128,7 @@ def load_model(found: ResolvedModel, tokenizer=None):
     model = PanguForCausalLM(options, initialise=False)
     load_into(model, source, "load" if sys.stderr.isatty() else None)
     model.set_train(False)
-    return model
+    return model, source
 
 
 def _run_of(path: Path) -> Path | None:

@@ -1,6 +1,7 @@
 """Supervised fine-tuning: cross-entropy on the assistant's tokens. The distill stage derives from it."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +111,6 @@ class SftStage(Stage):
         return open_weights(folder, self.train.select)
 
     def data_problems(self, key: str, context: Context) -> Iterator[str]:
-        """Also prints how many records of each validation and test set are trained on too."""
         from mindspore_impl.data.batches import BatchStream
 
         yield from super().data_problems(key, context)
@@ -123,9 +123,14 @@ class SftStage(Stage):
         # The shares of an epoch are not known while a set is missing; without weights every set is drawn whole.
         mixture = self.mixture() if len(samples) == len(self.mixture()) else {}
         data, where = dataclasses.replace(self.data, mixture=mixture), f"{key}.data"
-        if samples:
+
+        def check() -> None:
             teacher = self.teacher(context, key, known=True)
-            yield from problem_of(lambda: BatchStream(samples, data, 0, teacher=teacher, key=where))
+            BatchStream(samples, data, 0, teacher=teacher, key=where)
+            self._judge(teacher, samples)
+
+        if samples:
+            yield from problem_of(check)
         if self.data.overlong != "split":
             keys = (f"{where}.sequence_length", f"{where}.overlong=drop or split")
             made = [shared.same_length(name) for name in self.mixture() if name != ROLLOUTS and shared.maker_of(name)]
@@ -158,7 +163,6 @@ class SftStage(Stage):
 
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.data.batches import BatchStream
-        from mindspore_impl.data.teacher_store import own_cross_entropy, refuse_ignorance
         from mindspore_impl.model.adapter_file import Adapters
         from mindspore_impl.training.trainer import TrainingJob, train
 
@@ -170,12 +174,7 @@ class SftStage(Stage):
         teacher = self.teacher(context, key)
         ranked = runtime.rank(), runtime.world_size()
         stream = BatchStream(samples, data, planned.seed, *ranked, teacher, f"{key}.data")
-        if teacher is not None:
-            stored = [each for drawn in samples.values() for each in drawn]
-            if data.overlong == "drop":
-                stored = [each for each in stored if len(each.ids) <= data.sequence_length]
-            cross_entropy = own_cross_entropy(teacher, stored[:: -(-len(stored) // JUDGED)])
-            refuse_ignorance(cross_entropy, teacher.header.vocab_size, str(teacher.folder))
+        self._judge(teacher, samples)
         changes = {name: _selection(context, name, data) for name in data.mixture if name != ROLLOUTS}
         summary = stream.summary() | {"selection": {name: change for name, change in changes.items() if change}}
         wanted = self.train.num_train_epochs
@@ -214,6 +213,16 @@ class SftStage(Stage):
         known: before any stage has run; None for a store that is yet to be made, and no shard's hash is compared.
         """
         return None
+
+    def _judge(self, teacher, samples: dict[str, list]) -> None:
+        """Refuse a store whose teacher knows nothing of the samples of each set. teacher: its reader, or None."""
+        from mindspore_impl.data.teacher_store import own_cross_entropy, refuse_ignorance
+
+        longest = self.data.sequence_length if self.data.overlong == "drop" else math.inf
+        stored = [each for drawn in samples.values() for each in drawn if len(each.ids) <= longest]
+        if teacher is not None:
+            cross_entropy = own_cross_entropy(teacher, stored[:: -(-len(stored) // JUDGED)])
+            refuse_ignorance(cross_entropy, teacher.header.vocab_size, str(teacher.folder))
 
     def _held_out(self, samples: list, key: str) -> list:
         """The samples of a validation set that fit a row; `key`: of the stage's data."""
