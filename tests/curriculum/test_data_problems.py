@@ -108,8 +108,8 @@ def test_a_prompt_without_a_task_is_found_before_its_answers_are_sampled(refused
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     path = write_lines(tmp_path / "asked.jsonl", {"id": "r7", "messages": turns})
     asked = f"data.sets.asked={{source:records,path:{path}}}"
-    message = refused(*CURRICULUM, asked, "stages.answers.prompts=[asked]")
-    assert "stages.right.rollouts: " in message and "'r7'" in message
+    message = refused(*CURRICULUM, asked, "stages.answers.prompts=[asked]", "stages.score.rollouts=answers")
+    assert "stages.right.rollouts: " in message and "stages.score.rollouts: " in message and "'r7'" in message
 
 
 def test_a_store_from_elsewhere_is_compared_with_the_data(refused, tmp_path, tokenizer):

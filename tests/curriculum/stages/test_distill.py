@@ -64,8 +64,15 @@ def test_a_store_of_another_tokenizer_is_refused_before_anything_runs(tmp_path, 
     assert "stages.distill_fast.store: " in message and "k" * 64 in message and tokenizer.sha256 in message
 
 
-def test_a_padded_teacher_makes_a_store_of_the_tokenizers_ids():
-    assert plan("models.teacher.vocab_size=512")["distill_fast"].model == "student"
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "models.teacher.vocab_size=512",  # padded: its store has the ids of the tokenizer
+        "stages.capture_fast.capture={mode:sampled,top_k:200} stages.distill_fast.objective.support=sampled",
+    ],
+)
+def test_what_makes_a_store_that_fits_is_taken(overrides):
+    assert plan(*overrides.split())["distill_fast"].model == "student"
 
 
 def test_a_missing_or_unfinished_store_is_refused(tmp_path):
@@ -138,6 +145,7 @@ def test_a_store_of_a_teacher_that_knows_nothing_is_refused(tmp_path, ms_runtime
     with pytest.raises(UserError, match=f"{tmp_path / 'store'}: .* 4.70"):
         places = (f"run_dir={tmp_path / 'run'}", f"tokenizer.path={tokenizer.path}")
         runner.run(compose_quickly(*small, *given, LABELS[1], "compare=[]", *places))
+    assert not (tmp_path / "run" / "stages").exists()
     context.build_model = lambda *_: (None, "a" * 64)
     monkeypatch.setattr("mindspore_impl.distill.capture.run_capture", lambda job: {"teacher_ce": 4.6})
     with pytest.raises(UserError, match=str(tmp_path / "store")):
