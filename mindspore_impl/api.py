@@ -77,7 +77,7 @@ def load_model(path: str | Path, tokenizer: Tokenizer | None = None) -> PanguFor
         tokenizer = load_tokenizer(path)
     runtime.ensure_setup()
     if not found.is_package:
-        return resolve.load_model(found, tokenizer)
+        return resolve.load_model(found, tokenizer)[0]
     session = open_session(found.weights)
     if tokenizer is not None:
         session.package.check_tokenizer(tokenizer)

@@ -164,6 +164,18 @@ def write_json(path: str | Path, value: Any) -> None:
     atomic_write(path, lambda temporary: temporary.write_bytes(content))
 
 
+def write_sealed(path: str | Path, value: dict) -> None:
+    """Write an object as `write_json` does, with the hash of its own content as `sha256`; see `is_intact`."""
+    plain = json.loads(json_bytes(value))
+    write_json(path, plain | {"sha256": sha256_json(plain)})
+
+
+def is_intact(value: dict) -> bool:
+    """Whether an object that `write_sealed` wrote is as it was; one without a hash, of an older program, counts too."""
+    plain = {key: entry for key, entry in value.items() if key != "sha256"}
+    return value.get("sha256") in (None, sha256_json(plain))
+
+
 def json_bytes(value: Any) -> bytes:
     """The content of a JSON file of ours. NaN and infinity are refused."""
     return (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()

@@ -52,7 +52,7 @@ class Rule:
     fingerprint: bool = True  # whether the value decides the result of a stage, and so is part of its fingerprint
     # Returns the valid names of a text, or of each text of a list; called at each check, so that plugins can add names.
     choices: Callable[[], Iterable[str]] | None = None
-    # What is referred to: a stage or path that provides "weights", "store", "rollouts" or "records"; "file" or "set".
+    # What is referred to: a stage or path that provides "weights", "store", "rollouts" or "records"; or "file".
     artifact: str | None = None
 
     def problem(self, value: float) -> str | None:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from mindspore_impl import files, runtime
 from mindspore_impl.cli.command import add_tokenizer_options, command, make_parser
-from mindspore_impl.curriculum.resolve import load_model, open_tokenizer, open_weights, resolve_model_path
-from mindspore_impl.curriculum.stages.inputs import file_hash
+from mindspore_impl.curriculum.resolve import load_model, open_tokenizer, resolve_model_path
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation import benchmark
 from mindspore_impl.evaluation.backend import Backend, of_decoder, of_model
@@ -129,5 +128,5 @@ def _open_backend(path: Path, tokenizer_path: Path | None, template: str | None,
         return of_decoder(session, tokenizer, files.sha256_file(found.weights / "manifest.json"))
     from mindspore_impl.model.weights import identity
 
-    sha256 = identity(open_weights(found.weights, found.which), file_hash)
-    return of_model(load_model(found, tokenizer), tokenizer, batch_size, sha256)
+    model, source = load_model(found, tokenizer)
+    return of_model(model, tokenizer, batch_size, identity(source))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mindspore_impl import runtime
 from mindspore_impl.cli.command import add_tokenizer_options, command, make_parser
-from mindspore_impl.curriculum.resolve import load_model, open_tokenizer, open_weights, resolve_model_path
+from mindspore_impl.curriculum.resolve import load_model, open_tokenizer, resolve_model_path
 from mindspore_impl.errors import UserError
 from mindspore_impl.export.options import PRECISIONS, ExportOptions
 
@@ -73,8 +73,9 @@ def _export(options: argparse.Namespace, settings: ExportOptions) -> None:
     else:
         prompts = default_prompts(tokenizer, settings.parity_prompts)
     runtime.setup(runtime.RuntimeOptions())
-    model = [load_model(found, tokenizer)]  # popped below, so that the export can free it
-    digest = identity(open_weights(found.weights, found.which))
+    loaded, source = load_model(found, tokenizer)
+    model, digest = [loaded], identity(source)  # popped below, so that the export can free it
+    del loaded
     export_package(options.output, model[0].options, lambda: (model.pop(), digest), tokenizer, prompts, settings)
 
 

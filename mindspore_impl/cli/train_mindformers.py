@@ -8,7 +8,7 @@ from mindspore_impl.cli.command import command, make_parser
 from mindspore_impl.curriculum.configuration import Config, compose
 from mindspore_impl.curriculum.plan import make_plan
 from mindspore_impl.curriculum.stages.context import RunContext, load_tokenizer
-from mindspore_impl.curriculum.stages.inputs import check_weights_tokenizer, is_path
+from mindspore_impl.curriculum.stages.inputs import is_path
 from mindspore_impl.curriculum.stages.sft import SftStage
 from mindspore_impl.data.options import ROLLOUTS, FileSet
 from mindspore_impl.errors import UserError
@@ -67,12 +67,12 @@ def stage_files(config: Config, name: str) -> tuple[ModelOptions, Path | None, P
 
     tokenizer = there(config.tokenizer.path or context.run_dir / "tokenizer" / "tokenizer.model")
     context.tokenizer = load_tokenizer(config, context.run_dir)
-    mixture = {each: weight for each, weight in stage.data.mixture.items() if weight}
+    mixture = stage.mixture()
     data = PackedData(
         stage.train.max_steps, stage.train.num_train_epochs, planned.seed, config.seed,
         replace(config.tokenizer, path=str(tokenizer)), batch=replace(stage.data, mixture=mixture, validation=[]),
     )  # fmt: skip
-    for each in stage.mixture():
+    for each in mixture:
         if each != ROLLOUTS:
             options = context.set_options(each)
             if isinstance(options, FileSet):
@@ -91,8 +91,8 @@ def stage_files(config: Config, name: str) -> tuple[ModelOptions, Path | None, P
                 f"{folder.parent} DIR` and set stages.{name}.init=DIR"
             )
         weights = found.path
-    if weights is not None:
-        check_weights_tokenizer(checkpoint.open_weights(weights), weights, context.tokenizer)
+    if stage.init is not None:
+        context.load(stage.init, "weights")  # refuses those of another tokenizer, or that were changed
     rollouts, store = getattr(stage, "rollouts", None), getattr(stage, "store", None)
     if store is not None:
         data.store = str(there(context.load(store, "store")))

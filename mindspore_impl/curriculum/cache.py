@@ -81,7 +81,7 @@ class Entry:
                         os.chmod(target, 0o444)
                         found[str(name)] = {"bytes": target.stat().st_size, "sha256": files.sha256_file(target)}
                 content = {"schema": SCHEMA, "key": self.path.name, "note": note, "files": found}
-                files.write_json(temporary / NOTE, content | {"sha256": files.sha256_json(content)})
+                files.write_sealed(temporary / NOTE, content)
                 os.rename(temporary, self.path)
             files.fsync_folder(self.path.parent)
             if self.limit:
@@ -158,8 +158,8 @@ def _verified(path: Path) -> dict:
     Raises UserError (or an error of parsing) when it or a file differs from what was stored.
     """
     content = files.read_json(path / NOTE)
-    kept = content.pop("sha256")
-    if files.sha256_json(content) != kept or content["schema"] != SCHEMA or content["key"] != path.name:
+    intact = content["sha256"] and files.is_intact(content)
+    if not intact or content["schema"] != SCHEMA or content["key"] != path.name:
         raise UserError(f"{NOTE} was changed")
     for name, state in content["files"].items():
         file = files.inside(path / "files", name)

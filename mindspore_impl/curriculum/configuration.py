@@ -97,11 +97,9 @@ def problems(config: Config, set_keys: Iterable[tuple[str, str]], models: Iterab
     set_keys: (configuration key, data set) of every set that is read; models: entries of `models` that are used.
     """
     from mindspore_impl.data.difficulty import check_keep
-    from mindspore_impl.model.pangu import check_options
     from mindspore_impl.text.template import find_template
 
-    yield from _file_problems(config)
-    options, checks = config.tokenizer, [(find_template, config.tokenizer.template)]
+    checks = [(find_template, config.tokenizer.template)]
     for name in dict.fromkeys(name for _, name in set_keys):
         dataset = config.data.sets[name]
         path = getattr(dataset, "path", None)
@@ -110,15 +108,7 @@ def problems(config: Config, set_keys: Iterable[tuple[str, str]], models: Iterab
             yield f"data.sets.{name}.path: {path}: no such file{hint}"
         if dataset.keep is not None:
             checks.append((check_keep, dataset.keep, f"data.sets.{name}.keep"))
-    if options.path is None or Path(options.path).is_file():  # else the size of the vocabulary is not known
-        for name in models:
-            checks.append((check_options, config.sized_model(name), f"models.{name}"))
-            size = config.models[name].vocab_size
-            if options.path is None and 0 < size < options.vocab_size:
-                yield (
-                    f"models.{name}.vocab_size: {size} is smaller than tokenizer.vocab_size {options.vocab_size}; set "
-                    "it to 0 to follow the tokenizer"
-                )
+    checks += [(config.check_model, name) for name in models]
     for check, *arguments in checks:
         yield from problem_of(check, *arguments)
     trained, held_out = {}, {}  # {data set: the first key that names it}
@@ -131,7 +121,7 @@ def problems(config: Config, set_keys: Iterable[tuple[str, str]], models: Iterab
     yield from schema.range_problems(config)
 
 
-def _file_problems(config: Config) -> Iterator[str]:
+def file_problems(config: Config) -> Iterator[str]:
     """Files that are named for the whole run: the tokenizer's, and data.train, data.validation, data.test."""
     options = config.tokenizer
     if options.path is None and not options.train_on:

@@ -7,14 +7,15 @@ result.
 
 import re
 from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 
 from mindspore_impl import files, schema
 from mindspore_impl.curriculum import configuration, plugins
 from mindspore_impl.curriculum.configuration import Config
-from mindspore_impl.curriculum.resolve import artifact_hash
+from mindspore_impl.curriculum.resolve import artifact_hash, open_weights
 from mindspore_impl.curriculum.stages import PlannedStage, Stage
 from mindspore_impl.curriculum.stages.context import CODE_FORMAT, set_content, tokenizer_fingerprint
-from mindspore_impl.curriculum.stages.inputs import Input, absolute, is_path, reference_problem
+from mindspore_impl.curriculum.stages.inputs import Input, absolute, reference_problem
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import nearest
 
@@ -81,33 +82,20 @@ def _inputs(config: Config, name: str, stage: Stage) -> list[Input]:
 
 def _input_problems(config: Config, stages: dict[str, Stage], inputs: dict[str, list[Input]]) -> Iterator[str]:
     """Missing, unknown and circular inputs."""
-    seen: set[str] = set()
-    for name, stage in stages.items():
+    cycle, names = [], list(stages)
+    try:
+        TopologicalSorter({name: [given.reference for given in inputs[name]] for name in names}).prepare()
+    except CycleError as error:
+        cycle = error.args[1][::-1]  # each reads the next
+    for number, (name, stage) in enumerate(stages.items()):
         yield from (f"stages.{name}.{r}: no input given; name a stage or a path" for r in stage.missing_inputs())
         for given in inputs[name]:
-            problem = reference_problem(given, name, config.stages, config.order)
-            if problem is None and not is_path(given.reference) and given.reference not in seen:
-                if cycle := _cycle(name, inputs):
-                    problem = f"{given.key}: the inputs form a cycle: {' -> '.join(cycle)}; break it"
-                else:
-                    problem = f"{given.key}: {given.reference!r} runs after {name!r}; move it forward in order"
-            if problem:
+            if problem := reference_problem(given, name, config.stages, config.order):
                 yield problem
-        seen.add(name)
-
-
-def _cycle(start: str, inputs: dict[str, list[Input]]) -> list[str] | None:
-    """A chain of inputs from the stage `start` back to itself."""
-    paths, seen = [[start]], set()
-    while paths:
-        path = paths.pop()
-        for parent in (given.reference for given in inputs.get(path[-1], ())):
-            if parent == start:
-                return [*path, start]
-            if parent not in seen:
-                seen.add(parent)
-                paths.append([*path, parent])
-    return None
+            elif {name, given.reference} <= {*cycle}:
+                yield f"{given.key}: the inputs form a cycle: {' -> '.join(cycle)}; break it"
+            elif given.reference in names[number:]:
+                yield f"{given.key}: {given.reference!r} runs after {name!r}; move it forward in order"
 
 
 def _set_problems(config: Config, sets: list[tuple[str, str]]) -> Iterator[str]:
@@ -127,8 +115,9 @@ def _stage_problems(config: Config, stages: dict[str, Stage], sets: list[tuple[s
             models.append(stage.model_name(config))
         except UserError as error:
             unknown.append(f"stages.{name}.{error}")
-    if unknown:
-        yield from unknown
+    # Without these files or models the rest cannot be asked.
+    if missing := [*unknown, *configuration.file_problems(config)]:
+        yield from missing
         return
     for name, stage in stages.items():
         yield from stage.problems(f"stages.{name}", config)
@@ -149,7 +138,7 @@ def _fingerprint(config: Config, entry: PlannedStage, inputs: list[Input], plann
         "inputs": {
             given.role: planned[given.reference].fingerprint
             if given.reference in planned
-            else artifact_hash(given.reference, given.artifact)
+            else artifact_hash(given.reference, open_weights(given.reference) if given.artifact == "weights" else None)
             for given in inputs
         },
         "plugins": {name: plugins.loaded()[name] for name in config.plugins},

@@ -56,29 +56,28 @@ def open_tokenizer(path: Path, found: ResolvedModel, tokenizer_path: Path | None
     return Tokenizer.load(tokenizer_path or found.tokenizer, template or found.template)
 
 
-def open_weights(path: Path, which: str = "last", hashed: bool = True) -> WeightSource:
+def open_weights(path: str | Path, which: str = "last", hashed: bool = True) -> WeightSource:
     """Like `checkpoint.open_weights`; for LoRA adapters, also find their base weights through the run around them."""
     from mindspore_impl import checkpoint
 
-    return checkpoint.open_weights(path, which, lambda: _base_of(path), hashed)
+    return checkpoint.open_weights(path, which, lambda: _base_of(Path(path)), hashed)
 
 
-def artifact_hash(path: str | Path, artifact: str, weights: WeightSource | None = None) -> str:
-    """SHA-256 of what is read of an artifact ("weights", "store", ...) at `path`: a file, or all files of a folder.
+def artifact_hash(path: str | Path, weights: WeightSource | None = None) -> str:
+    """SHA-256 of what is read of an artifact at `path`: a file, or all files of a folder.
 
-    Of weights in a folder, it is that of the ones which are opened there, or were (`weights`), with what their files
-    say of model and tokenizer. Raises UserError for what is damaged.
+    Of weights in a folder, it is that of those which were opened there, with what their files say of model and
+    tokenizer. Raises UserError for what is damaged.
     """
     from mindspore_impl.model.weights import identity
 
     path = Path(path)
     if path.is_file():
         return file_hash(path)
-    if artifact == "weights":
-        source = weights or open_weights(path)
-        model = source.options and dataclasses.asdict(source.options)
+    if weights is not None:
+        model = weights.options and dataclasses.asdict(weights.options)
         beside = [file_hash(path / name) for name in TOKENIZERS if (path / name).is_file()]
-        return files.sha256_json([identity(source, file_hash), model, source.tokenizer_sha256, beside])
+        return files.sha256_json([identity(weights, file_hash), model, weights.tokenizer_sha256, beside])
     names = [found.relative_to(path) for found in sorted(path.rglob("*")) if found.is_file()]
     names = [name for name in names if not any(part.startswith(".") for part in name.parts)]  # left by a kill
     return files.sha256_json({str(name): file_hash(path / name) for name in names})
@@ -102,8 +101,8 @@ def _base_of(path: Path) -> WeightSource:
     return dataclasses.replace(base, sha256=identity(base, file_hash))
 
 
-def load_model(found: ResolvedModel, tokenizer=None):
-    """Build a model for inference and load its weights.
+def load_model(found: ResolvedModel, tokenizer=None) -> tuple:
+    """Build a model for inference and load its weights; -> it and the WeightSource.
 
     Raises UserError for unknown or unfit sizes, and for weights of another tokenizer than `tokenizer`, if given.
     """
@@ -129,7 +128,7 @@ def load_model(found: ResolvedModel, tokenizer=None):
     model = PanguForCausalLM(options, initialise=False)
     load_into(model, source, "load" if sys.stderr.isatty() else None)
     model.set_train(False)
-    return model
+    return model, source
 
 
 def _run_of(path: Path) -> Path | None:

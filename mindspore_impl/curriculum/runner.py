@@ -1,7 +1,6 @@
 """Runs a plan inside a run directory: skips what is finished, resumes what was interrupted, reruns what changed."""
 
 import dataclasses
-import json
 import os
 import shutil
 import time
@@ -15,7 +14,6 @@ from mindspore_impl.curriculum import cache
 from mindspore_impl.curriculum.configuration import Config, reopen, to_yaml
 from mindspore_impl.curriculum.estimate import room_problem
 from mindspore_impl.curriculum.plan import make_plan, refuse
-from mindspore_impl.curriculum.resolve import artifact_hash
 from mindspore_impl.curriculum.stages import PlannedStage
 from mindspore_impl.curriculum.stages.context import RunContext, known_tokenizer, load_tokenizer, prepare_tokenizer
 from mindspore_impl.distributed import ranks
@@ -158,14 +156,9 @@ def status(run_dir: Path, planned: PlannedStage) -> str:
     stage = files.read_json(found / "stage.json")
     if stage.get("fingerprint") != planned.fingerprint:
         return "rerun"
-    intact = stage.pop("sha256", None) in (None, files.sha256_json(stage))
-    return "skip" if intact and stage.get("status") == FINISHED and planned.stage.is_complete(found) else "resume"
-
-
-def _write_note(folder: Path, record: dict) -> None:
-    """Write a stage's stage.json with a hash of its own content, which tells a changed one."""
-    plain = json.loads(files.json_bytes(record))
-    files.write_json(folder / "stage.json", plain | {"sha256": files.sha256_json(plain)})
+    if not files.is_intact(stage):
+        return "resume"
+    return "skip" if stage.get("status") == FINISHED and planned.stage.is_complete(found) else "resume"
 
 
 def _find_folder(run_dir: Path, name: str) -> Path | None:
@@ -188,7 +181,7 @@ def _run_stage(context: RunContext, planned: PlannedStage, total: int) -> None:
     def write(entries: dict) -> float:
         seconds = round(record["seconds"] + time.perf_counter() - start, 3)
         if runtime.rank() == 0:
-            _write_note(folder, record | entries | {"seconds": seconds})
+            files.write_sealed(folder / "stage.json", record | entries | {"seconds": seconds})
         return seconds
 
     options = context.config.runtime
@@ -207,20 +200,11 @@ def _run_stage(context: RunContext, planned: PlannedStage, total: int) -> None:
                 write({})
             raise
         result = {"status": FINISHED, "tokens": int(metrics.get("tokens", 0)), "metrics": metrics}
-        result |= {"artifacts": ranks.on_rank_zero(lambda: _artifacts(context, planned))}
+        result |= {"artifacts": ranks.on_rank_zero(lambda: planned.stage.artifacts(folder, context))}
         seconds = write(result)
         if runtime.rank() == 0:
             cached.keep(folder, {"result": result, "seconds": seconds})
     print(f"{label}: done in {seconds:.1f} s {planned.stage.summary(metrics)}", flush=True)
-
-
-def _artifacts(context: RunContext, planned: PlannedStage) -> dict[str, str]:
-    """The hash of everything that a stage has made for others, to be compared when it is loaded."""
-    found, folder = {}, context.folder(planned.name)
-    for artifact, place in planned.stage.provides.items():
-        weights = context.load(planned.name, artifact) if artifact == "weights" else None
-        found[artifact] = artifact_hash(folder / place, artifact, weights)
-    return found
 
 
 def _begin(context: RunContext, planned: PlannedStage, folder: Path) -> tuple[str, dict]:
@@ -250,7 +234,7 @@ def _begin(context: RunContext, planned: PlannedStage, folder: Path) -> tuple[st
     earlier = files.read_json(path).get("seconds", 0.0) if state == "resume" else 0.0
     record = {key: getattr(planned, key) for key in ("name", "kind", "fingerprint", "inputs", "model", "seed")}
     record |= {"options": schema.to_plain(planned.stage), "started": now, "status": RUNNING, "seconds": earlier}
-    _write_note(folder, record)
+    files.write_sealed(path, record)
     return state, record
 
 

@@ -26,31 +26,6 @@ TEACHER_FIELDS = ("teacher_ids_BLK", "teacher_logp_BLK", "teacher_tail_logp_BL")
 METRICS = ("ce", "kd", "teacher_entropy", "teacher_mass", "student_mass", "agreement", "tokens")
 
 
-def check_store(
-    options: ObjectiveOptions, temperature: float, mode: str, vocab_size: int, model_vocab_size: int, where: str
-):
-    """Refuse a teacher store that does not fit the objective or the student. Raises UserError that names the key.
-
-    Args:
-        options: the objective of the stage.
-        temperature: of the store.
-        mode: of the store, "top_k" or "sampled".
-        vocab_size: of the store.
-        model_vocab_size: of the student.
-        where: the stage's key, which starts the message.
-    """
-    if temperature != options.temperature:
-        fault = f"objective.temperature={options.temperature} but the teacher store has {temperature}; set it to that"
-        raise UserError(f"{where}: {fault}, or capture again")
-    if (mode == "sampled") != (options.support == "sampled"):
-        advice = "sampled" if mode == "sampled" else "tail_bucket"
-        fault = f"objective.support={options.support} does not fit a teacher store of mode {mode}"
-        raise UserError(f"{where}: {fault}; set objective.support={advice}, or capture again")
-    if vocab_size != model_vocab_size:
-        fault = f"vocab_size is {vocab_size} in the teacher store and {model_vocab_size} in the student"
-        raise UserError(f"{where}: {fault}; use one tokenizer")
-
-
 def tensors_of(batch, with_teacher: bool) -> tuple[ms.Tensor, ...]:
     """The arrays of a PackedBatch in the order in which LossNetwork takes them."""
     names = FIELDS + TEACHER_FIELDS if with_teacher else FIELDS

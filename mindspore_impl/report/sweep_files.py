@@ -8,6 +8,7 @@ from mindspore_impl.errors import UserError
 from mindspore_impl.schema import build, renamed, upgrade, versioned
 
 FILE = "sweep.json"
+FINAL = "final"  # in a metric: the stage that a run evaluated last, whatever its name
 WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
 
 

@@ -23,9 +23,8 @@ from mindspore_impl.report.drawing import standalone
 from mindspore_impl.report.figures import interval_figure
 from mindspore_impl.report.run_files import RunView, read_run
 from mindspore_impl.report.statistics import paired_difference, spread
-from mindspore_impl.report.sweep_files import FAILED, FINISHED, Sweep, Trial, read_sweep
+from mindspore_impl.report.sweep_files import FAILED, FINAL, FINISHED, Sweep, Trial, read_sweep
 
-FINAL = "final"  # stands for the stage that a run evaluated last, whatever its name
 _PLOTTED = 40  # configurations; more names would not be legible
 _LEGEND = "Mean [95 % t interval] over the finished trials; accuracy in percent."
 _NUMBERS = ("mean", "deviation", "low", "high", "n")

@@ -11,7 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from mindspore_impl import config, files
 from mindspore_impl.curriculum import configuration, plugins
 from mindspore_impl.curriculum.plan import make_plan
-from mindspore_impl.curriculum.stages import inputs
+from mindspore_impl.curriculum.stages import Shared, inputs
+from mindspore_impl.curriculum.stages.context import RunContext, prepare_tokenizer
 from mindspore_impl.errors import UserError
 from mindspore_impl.model.pangu import parameter_shapes
 from mindspore_impl.model.tensor_file import encode_header
@@ -69,6 +70,7 @@ def paper_files(folder: Path, monkeypatch) -> list[str]:
         (folder / f"{part}.jsonl").write_text("{}\n")
     monkeypatch.setattr(inputs, "file_hash", str)
     monkeypatch.setattr(Tokenizer, "load", lambda *_: None)
+    monkeypatch.setattr(Shared, "vocabulary", lambda shared: 153376)  # as in conf/model
     given = [f"data.train={folder}/train", f"data.test={folder}/test", f"tokenizer.path={folder}/tokenizer.model"]
     given.append(f"stages.sft_reasoning.init={folder}/student.safetensors")
     return [*given, f"stages.capture_fast.teacher={folder}/teacher.safetensors"]
@@ -96,3 +98,11 @@ def changed(*overrides: str, base: tuple[str, ...] = ()) -> set[str]:
     """The stages whose fingerprint the overrides change."""
     before, after = plan(*base), plan(*base, *overrides)
     return {name for name in before if before[name].fingerprint != after[name].fingerprint}
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    """The tokenizer of the runs in test_runner.py."""
+    from tests.curriculum.test_runner import SMALL
+
+    return prepare_tokenizer(RunContext(compose_quickly(*SMALL), tmp_path_factory.mktemp("tokenizer"), {}))

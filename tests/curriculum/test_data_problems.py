@@ -12,7 +12,6 @@ import yaml
 
 from mindspore_impl import checkpoint, files
 from mindspore_impl.curriculum import configuration, runner
-from mindspore_impl.curriculum.stages.context import RunContext, prepare_tokenizer
 from mindspore_impl.data.teacher_store import StoreHeader
 from mindspore_impl.data.teacher_store_writer import StoreWriter
 from mindspore_impl.errors import UserError
@@ -30,12 +29,6 @@ FEW = [
 ]
 CURRICULUM = ("experiment=quickstart_curriculum", "data.sets.reasoning.count=30", "stages.score.rollouts=null")
 GIVEN = ("order=[sft_fast]", "compare=[]")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    return prepare_tokenizer(RunContext(compose_quickly(*SMALL), folder, {}))
 
 
 @pytest.fixture
@@ -115,8 +108,8 @@ def test_a_prompt_without_a_task_is_found_before_its_answers_are_sampled(refused
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     path = write_lines(tmp_path / "asked.jsonl", {"id": "r7", "messages": turns})
     asked = f"data.sets.asked={{source:records,path:{path}}}"
-    message = refused(*CURRICULUM, asked, "stages.answers.prompts=[asked]")
-    assert "stages.right.rollouts: " in message and "'r7'" in message
+    message = refused(*CURRICULUM, asked, "stages.answers.prompts=[asked]", "stages.score.rollouts=answers")
+    assert "stages.right.rollouts: " in message and "stages.score.rollouts: " in message and "'r7'" in message
 
 
 def test_a_store_from_elsewhere_is_compared_with_the_data(refused, tmp_path, tokenizer):

@@ -51,7 +51,11 @@ def test_evaluations_follow_training_stages():
         ("tokenizer.train_on=[fasst]", "tokenizer.train_on 'fasst' 'fast'"),
         ("evaluation.accuracy=[test_fats]", "evaluation.accuracy 'test_fats' 'test_fast'"),
         ("models.student.vocab_size=100", "models.student.vocab_size: 100 tokenizer.vocab_size 160"),
-        ("models.teacher.vocab_size=512", "models.student.vocab_size: 0 512"),
+        (
+            "evaluation.teacher_kl=[test_fast] evaluation.teacher=teacher models.teacher.max_position_embeddings=127",
+            "evaluation.sequence_length: models.teacher 127",
+        ),
+        ("models.student.vocab_size=512", "models.student.vocab_size: 512 160 stages.distill_fast.store=capture_fast"),
         ("stages.distill_fast.data.mixture={fast:1}", "stages.distill_fast.data.mixture.fast stages.capture_fast.sets"),
         ("stages.distill_fast.rollouts=null", "stages.distill_fast.rollouts rollouts"),
         ("stages.teacher.train.select=best stages.teacher.data.validation=[]", "stages.teacher.train.select best"),

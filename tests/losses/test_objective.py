@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, nn
 
 from mindspore_impl.data.batches import PackedBatch, one_pass
 from mindspore_impl.errors import UserError
-from mindspore_impl.losses.objective import METRICS, LossNetwork, check_store, held_out_loss, tensors_of
+from mindspore_impl.losses.objective import METRICS, LossNetwork, held_out_loss, tensors_of
 from mindspore_impl.losses.options import ObjectiveOptions
 from mindspore_impl.losses.oracle import objective
 from mindspore_impl.model.options import ModelOptions
@@ -153,23 +153,6 @@ def test_trap_06_distillation_without_a_teacher_is_refused():
         LossNetwork(
             Table(np.zeros((2, 3), np.float32)), ObjectiveOptions(0.5, divergence="jsd", support="sampled"), True
         )
-
-
-@pytest.mark.parametrize(
-    ("store", "words"),
-    [
-        ((2.0, "top_k", 40), "objective.temperature=1.0.* 2.0"),
-        ((1.0, "sampled", 40), "objective.support=tail_bucket does not fit a teacher store of mode sampled"),
-        ((1.0, "top_k", 48), "vocab_size is 48.* 40"),
-    ],
-)
-def test_trap_11_a_store_that_does_not_fit_is_refused(store, words):
-    check_store(ObjectiveOptions(0.5), 1.0, "top_k", 40, 40, "stages.kd")
-    check_store(ObjectiveOptions(0.5, support="sampled"), 1.0, "sampled", 40, 40, "stages.kd")
-    with pytest.raises(UserError, match=f"stages.kd: .*{words}"):
-        check_store(ObjectiveOptions(0.5), *store, 40, "stages.kd")
-    with pytest.raises(UserError, match="objective.support=sampled"):
-        check_store(ObjectiveOptions(0.5, support="sampled"), 1.0, "top_k", 40, 40, "stages.kd")
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,14 @@ README.md of this folder for an example.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from mindspore_impl import schema
-from mindspore_impl.curriculum.stages.inputs import Input, check_weights, is_path
+from mindspore_impl.curriculum.stages.inputs import Input, check_weights, file_hash, is_path
 from mindspore_impl.data.options import DataOptions, DatasetOptions, StageSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.evaluation.options import EvaluationOptions
@@ -31,7 +32,7 @@ def stage_kind(cls: type["Stage"]) -> type["Stage"]:
 
 
 class Context(Protocol):
-    """The run around a stage, as `Stage.run` sees it (implemented in context.py)."""
+    """The run around a stage, as a kind sees it (implemented in context.py)."""
 
     config: "Shared"
     tokenizer: Any  # text.tokenizer.Tokenizer
@@ -40,10 +41,13 @@ class Context(Protocol):
         """The folder of the stage called `name`."""
 
     def load(self, reference: str, artifact: str) -> Any:
-        """What a stage name or path provides: a WeightSource, the folder of a store, a list of rollouts, or a file."""
+        """What a stage name or path provides: a WeightSource, the folder of a store, a list of rollouts, or a file.
+
+        Raises UserError when it is missing or damaged.
+        """
 
     def records(self, name: str) -> list:
-        """The records (text.records.Record) of a data set."""
+        """The records (text.records.Record) of a data set. Warns of characters that the tokenizer loses."""
 
     def whole(self, name: str) -> list:
         """The records of a data set before its `keep` is applied."""
@@ -58,10 +62,14 @@ class Context(Protocol):
         """The options of a data set; one that a stage makes is read from that stage's record file."""
 
     def model_options(self, name: str) -> ModelOptions:
-        """The options of an entry of `models`, its vocabulary filled in from the tokenizer."""
+        """The options of an entry of `models`, its vocabulary filled in from the tokenizer where it is 0."""
 
     def build_model(self, name: str, reference: str | None, lora: LoraOptions | None = None, seed: int = 0) -> tuple:
-        """The model of an entry of `models` with the weights of a stage or path, and the SHA-256 of these weights."""
+        """A model, and the SHA-256 of its weights (None for random ones).
+
+        name: an entry of `models`; reference: stage or path of the weights, None for random ones; lora: adapters to be
+        trained beside them; seed: of the adapters' initial values.
+        """
 
 
 @dataclass(kw_only=True)
@@ -106,19 +114,15 @@ class Stage:
         """
         from mindspore_impl.curriculum.resolve import open_weights
 
-        file = shared.tokenizer.path
+        def check(path: Path, model: str) -> None:
+            file, options = shared.tokenizer.path, shared.sized_model(model)
+            tokenizer = file and Tokenizer.load(file, shared.tokenizer.template)
+            check_weights(open_weights(path, hashed=False), path, options, f"models.{model}", tokenizer)
+
         for given in self.inputs(key, shared):
-            model, path = given.model or self.model_name(shared), Path(given.reference)
-            if given.artifact != "weights" or not is_path(given.reference) or model not in shared.models:
-                continue
-            if file is None or Path(file).is_file():
-                # The size of a tokenizer that is yet to be trained is not known.
-                options = shared.models[model] if file is None else shared.sized_model(model)
-                try:
-                    tokenizer = file and Tokenizer.load(file, shared.tokenizer.template)
-                    check_weights(open_weights(path, hashed=False), path, options, f"models.{model}", tokenizer)
-                except UserError as error:
-                    yield f"{given.key}: {error}"
+            model = given.model or self.model_name(shared)
+            if given.artifact == "weights" and is_path(given.reference) and model in shared.models:
+                yield from problem_of(check, Path(given.reference), model, where=given.key)
 
     def resolved(self, shared: "Shared") -> "Stage":
         """This stage with the defaults filled in that depend on others; called once there are no problems.
@@ -191,6 +195,16 @@ class Stage:
         """An artifact of this stage, finished in `folder`, as later stages use it."""
         return context.load(str(folder / self.provides[artifact]), artifact)
 
+    def artifacts(self, folder: Path, context: Context) -> dict[str, str]:
+        """The hash of everything that this stage has made for others in `folder`, compared when it is loaded."""
+        from mindspore_impl.curriculum.resolve import artifact_hash
+
+        def hash_of(artifact: str) -> str:
+            weights = self.load(artifact, folder, context) if artifact == "weights" else None
+            return artifact_hash(folder / self.provides[artifact], weights)
+
+        return {artifact: hash_of(artifact) for artifact in self.provides}
+
 
 @dataclass(kw_only=True)
 class Shared:
@@ -217,15 +231,31 @@ class Shared:
             raise UserError(f"model: no model is named {name!r}{nearest(name, self.models)}")
         return name
 
-    def sized_model(self, name: str) -> ModelOptions:
-        """The options of model `name`; a vocabulary of 0 is replaced by the tokenizer's size, as far as it is known."""
-        options = self.models[name]
-        if options.vocab_size:
-            return options
-        if self.tokenizer.path is None:
-            return dataclasses.replace(options, vocab_size=self.tokenizer.vocab_size)
-        tokenizer = Tokenizer.load(self.tokenizer.path, self.tokenizer.template)
-        return dataclasses.replace(options, vocab_size=tokenizer.vocab_size)
+    def vocabulary(self) -> int:
+        """The size of the tokenizer; of one that is yet to be trained, what it will be."""
+        options = self.tokenizer
+        if options.path is None:
+            return options.vocab_size
+        return _pieces_of(options.path, options.template, file_hash(Path(options.path)))
+
+    def sized_model(self, name: str, size: int | None = None) -> ModelOptions:
+        """The options of model `name`, a vocabulary of 0 replaced by the tokenizer's `size` (None: `vocabulary`).
+
+        Raises UserError when the model's own is smaller.
+        """
+        options, size = self.models[name], size or self.vocabulary()
+        if 0 < options.vocab_size < size:
+            raise UserError(
+                f"models.{name}.vocab_size: {options.vocab_size} is smaller than the tokenizer's {size} (a trained one "
+                f"has tokenizer.vocab_size); set it to {size}, or to 0 to follow the tokenizer"
+            )
+        return dataclasses.replace(options, vocab_size=options.vocab_size or size)
+
+    def check_model(self, name: str) -> None:
+        """Refuse sizes of model `name` that do not fit together, or a vocabulary smaller than the tokenizer's."""
+        from mindspore_impl.model.pangu import check_options
+
+        check_options(self.sized_model(name), f"models.{name}")
 
     def maker_of(self, set_name: str) -> str | None:
         """The stage that makes the records of a data set; None where they come from a file or a generator."""
@@ -270,8 +300,13 @@ class PlannedStage:
         return f"{self.index:02d}_{self.name}"
 
 
+@functools.lru_cache(maxsize=16)
+def _pieces_of(path: str, template: str, sha256: str) -> int:
+    return Tokenizer.load(path, template).vocab_size
+
+
 def problem_of(check, *arguments, where: str = "") -> Iterator[str]:
-    """The message of the UserError that `check(*arguments)` raises, if it does, after the key `where`.
+    """The message of the UserError that `check(*arguments)` raises, if it does, with the key `where` at its start.
 
     Ranges are left out: they are checked for a whole run.
     """
@@ -280,7 +315,7 @@ def problem_of(check, *arguments, where: str = "") -> Iterator[str]:
     except schema.OutOfRangeError:
         return
     except UserError as error:
-        yield f"{where}: {error}" if where else str(error)
+        yield str(error) if str(error).startswith(where) else f"{where}: {error}"
 
 
 def prompt_problems(

@@ -40,15 +40,12 @@ class CaptureStage(Stage):
 
     def problems(self, key: str, shared: Shared) -> Iterator[str]:
         yield from super().problems(key, shared)
-        model, top_k = self.model_name(shared), self.capture.top_k
-        vocabulary = shared.models[model].vocab_size
-        if not vocabulary and shared.tokenizer.path is None:
-            vocabulary = shared.tokenizer.vocab_size
-        if top_k < 1 or (vocabulary and top_k > vocabulary):
-            yield f"{key}.capture.top_k: {top_k} is not between 1 and the vocabulary of {vocabulary}"
+        top_k, vocabulary = self.capture.top_k, shared.vocabulary()
+        if self.capture.mode == "top_k" and top_k > vocabulary:
+            yield f"{key}.capture.top_k: {top_k} exceeds the tokenizer's vocabulary of {vocabulary}"
         if not self.rollouts and not self.sets:
             yield f"{key}: name a rollout stage in `rollouts`, or data sets in `sets`"
-        yield from shared.too_long(f"{key}.sequence_length", self.sequence_length, model)
+        yield from shared.too_long(f"{key}.sequence_length", self.sequence_length, self.model_name(shared))
 
     def work(self) -> str:
         return f"{self.capture.mode} K={self.capture.top_k} at T={self.capture.temperature:g}"
@@ -66,9 +63,6 @@ class CaptureStage(Stage):
         from mindspore_impl.distill.capture import distinct
 
         yield from super().data_problems(key, context)
-        vocabulary = context.tokenizer.vocab_size
-        if self.capture.mode == "top_k" and self.capture.top_k > vocabulary:
-            yield f"{key}.capture.top_k: {self.capture.top_k} exceeds the tokenizer's vocabulary of {vocabulary}"
         samples = self._known_samples(context)
         keys = (f"{key}.sequence_length", f"{key}.capture.overlong=drop")
         yield from problem_of(fitting, samples, self.sequence_length, self.capture.overlong, keys)

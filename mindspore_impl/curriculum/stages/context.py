@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspore_impl import files, runtime
-from mindspore_impl.curriculum.stages.base import PlannedStage, Shared
+from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared
 from mindspore_impl.curriculum.stages.inputs import check_weights_tokenizer, file_hash, is_path
 from mindspore_impl.data.options import DatasetOptions, StageSet
 from mindspore_impl.errors import UserError
@@ -19,7 +19,7 @@ CODE_FORMAT = 2  # raise it when a change of code changes the results of equal o
 
 
 @dataclass
-class RunContext:
+class RunContext(Context):
     """The run that stages are part of. Records and samples are loaded once."""
 
     config: Shared
@@ -29,14 +29,9 @@ class RunContext:
     _loaded: dict = field(default_factory=dict)
 
     def folder(self, name: str) -> Path:
-        """The folder of the stage called `name`."""
         return self.run_dir / "stages" / self.plan[name].folder_name
 
     def load(self, reference: str, artifact: str) -> Any:
-        """What a stage name or path provides: a WeightSource, the folder of a store, a list of rollouts, or a file.
-
-        Raises UserError when it is missing or damaged.
-        """
         if not is_path(reference):
             return self._load_made(reference, artifact)
         if artifact == "weights":
@@ -48,7 +43,7 @@ class RunContext:
         if artifact == "rollouts":
             from mindspore_impl.data.rollouts import read_rollouts
 
-            return read_rollouts(Path(reference), self.tokenizer, True)
+            return self._once((artifact, reference), lambda: read_rollouts(Path(reference), self.tokenizer, True))
         return Path(reference)
 
     def _load_made(self, name: str, artifact: str) -> Any:
@@ -63,7 +58,7 @@ class RunContext:
             check_tokenizer(
                 found.tokenizer_sha256, self.tokenizer.sha256, found.path, f"remove {path} to train it anew"
             )
-        if made is not None and (now := artifact_hash(path, artifact, found)) != made:
+        if made is not None and (now := artifact_hash(path, found if artifact == "weights" else None)) != made:
             raise UserError(
                 f"{path}: changed since stage {name!r} made it (sha256 {made}, now {now}); restore it, or "
                 "remove it to run the stage again"
@@ -71,12 +66,10 @@ class RunContext:
         return found
 
     def set_options(self, name: str) -> DatasetOptions:
-        """The options of a data set; one that a stage makes is read from that stage's record file."""
         options = self.config.data.sets[name]
         return options.in_file(str(self.load(options.stage, "records"))) if isinstance(options, StageSet) else options
 
     def records(self, name: str) -> list:
-        """The records of a data set. Warns of characters that the tokenizer loses, once there is one."""
         from mindspore_impl.data.difficulty import kept
         from mindspore_impl.text.chat import segments
         from mindspore_impl.text.tokenizer import warn_of_lost
@@ -85,7 +78,7 @@ class RunContext:
             records, keep = self.whole(name), self.config.data.sets[name].keep
             if keep is not None:
                 records = kept(records, keep, f"data.sets.{name}.keep")
-            if self.tokenizer is not None:
+            if self.tokenizer is not None:  # it may be trained on these
                 texts = (text for record in records for text in segments(record, self.tokenizer.template))
                 warn_of_lost(self.tokenizer, texts, f"data.sets.{name}")
             return records
@@ -93,13 +86,11 @@ class RunContext:
         return self._once(("records", name), choose)
 
     def whole(self, name: str) -> list:
-        """The records of a data set before its `keep` is applied."""
         from mindspore_impl.data.sources import load_whole
 
         return self._once(("whole", name), lambda: load_whole(name, self.set_options(name), self.config.seed))
 
     def samples(self, name: str) -> list:
-        """The rendered samples of a data set."""
         from mindspore_impl.text.chat import samples_of
 
         def render() -> list:
@@ -112,7 +103,6 @@ class RunContext:
         return self._once(("samples", name), render)
 
     def rollout_samples(self, reference: str) -> list:
-        """The rendered samples of rollouts, by stage name or path."""
         from mindspore_impl.data.rollouts import to_sample
 
         def render() -> list:
@@ -126,26 +116,9 @@ class RunContext:
         return self._loaded[key]
 
     def model_options(self, name: str) -> ModelOptions:
-        """The options of model `name`, its vocabulary filled in from the tokenizer where it is 0."""
-        options, size = self.config.models[name], self.tokenizer.vocab_size
-        if options.vocab_size == 0:
-            return dataclasses.replace(options, vocab_size=size)
-        if options.vocab_size < size:
-            raise UserError(
-                f"models.{name}.vocab_size: {options.vocab_size} is smaller than the tokenizer's {size}; "
-                f"set it to {size}, or to 0 to follow the tokenizer"
-            )
-        return options
+        return self.config.sized_model(name, self.tokenizer.vocab_size)
 
     def build_model(self, name: str, reference: str | None, lora: LoraOptions | None = None, seed: int = 0):
-        """The model of the entry `name` of `models`, and the SHA-256 of its weights (None for random ones).
-
-        Args:
-            name: an entry of `models`.
-            reference: stage or path of the weights; None: random ones.
-            lora: adapters to be trained beside the weights.
-            seed: of the adapters' initial values.
-        """
         from mindspore_impl.model.hf_config import check_same
         from mindspore_impl.model.lora import with_adapters
         from mindspore_impl.model.pangu import PanguForCausalLM

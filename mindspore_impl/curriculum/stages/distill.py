@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, problem_of, stage_kind
+from mindspore_impl.curriculum.stages.base import Context, Shared, problem_of, stage_kind
 from mindspore_impl.curriculum.stages.inputs import file_hash, is_path
 from mindspore_impl.curriculum.stages.sft import SftStage
 from mindspore_impl.data.options import ROLLOUTS
@@ -46,14 +46,14 @@ class DistillStage(SftStage):
         alone = own and set(self.mixture()) == {ROLLOUTS}
         return replace(self.objective, ce_weight=0.0 if alone else ce_weight(self.objective))
 
-    def loss(self, context: Context, init_sha256: str | None) -> ObjectiveOptions:
+    def loss(self, context: Context, key: str, init_sha256: str | None) -> ObjectiveOptions:
         found = self.objective
         if found.ce_weight is None:
             hashes = {rollout.weights_sha256 for rollout in context.load(self.rollouts, "rollouts")}
             own = init_sha256 is not None and init_sha256 in hashes
             if own and len(hashes) > 1:
                 fault = f"{self.rollouts} holds answers of the initial weights and of others"
-                raise UserError(f"objective.ce_weight: {fault}; give the weight of cross-entropy on both")
+                raise UserError(f"{key}.objective.ce_weight: {fault}; give the weight of cross-entropy on both")
             found = self._objective(own)
         print(f"  objective: {found.ce_weight:g} CE + {found.kd_weight:g} KD ({found.divergence}, {found.support})")
         return found
@@ -66,32 +66,29 @@ class DistillStage(SftStage):
         composed = f", {self.objective.divergence} with composed operators"
         return super().work() + terms + (composed if runs_composed(self.objective.divergence) else "")
 
-    def teacher(self, context: Context, planned: PlannedStage):
-        """The store, checked against the stage's tokenizer, objective and model."""
+    def teacher(self, context: Context, key: str, known: bool = False):
         from mindspore_impl.data.teacher_store import StoreReader
-        from mindspore_impl.losses.objective import check_store
 
-        path = context.load(self.store, "store")
-        reader = StoreReader(path, tokenizer_sha256=context.tokenizer.sha256)
-        head, vocab_size = reader.header, context.model_options(planned.model).vocab_size
-        check_store(self.objective, head.temperature, head.mode, head.vocab_size, vocab_size, str(path))
+        if known and not is_path(self.store):
+            return None
+        path, size = context.load(self.store, "store"), context.model_options(self.model).vocab_size
+        reader = StoreReader(path, context.tokenizer.sha256, hashed=not known)
+        header = reader.header
+        if found := list(self._misfits(key, header, header.vocab_size, size)):
+            raise UserError("; ".join(found))
         return reader
 
-    def known_teacher(self, context: Context):
-        from mindspore_impl.data.teacher_store import StoreReader
-
-        # The hashes of its shards are checked when the stage starts.
-        given = is_path(self.store)
-        return StoreReader(Path(self.store), context.tokenizer.sha256, hashed=False) if given else None
-
-    def data_problems(self, key: str, context: Context) -> Iterator[str]:
-        yield from super().data_problems(key, context)
-        # A store of this run has the ids of its tokenizer, whatever the teacher's vocabulary.
-        stored, size = context.tokenizer.vocab_size, context.model_options(self.model).vocab_size
-        if is_path(self.store):
-            stored = read_header(self.store).vocab_size
-        if size != stored:
-            fault = f"{size} differs from the {stored} ids of {key}.store={self.store}"
+    def _misfits(self, key: str, made: Any, stored: int, size: int) -> Iterator[str]:
+        """Why a store of the header or capture options `made`, of `stored` ids, does not serve a student of `size`."""
+        source = f"{key}.store={self.store}"
+        if (made.mode == "sampled") != (self.objective.support == "sampled"):
+            fault = f"{self.objective.support!r} does not fit the mode {made.mode!r} of {source}"
+            yield f"{key}.objective.support: {fault}; sampled goes with sampled only"
+        if made.temperature != self.objective.temperature:
+            fault = f"{self.objective.temperature} differs from the temperature {made.temperature} of {source}"
+            yield f"{key}.objective.temperature: {fault}; a top-k store cannot be re-tempered"
+        if stored != size:
+            fault = f"{size} differs from the {stored} ids of {source}"
             yield f"models.{self.model}.vocab_size: {fault}, which has no mass on others; set it to {stored}"
 
     def problems(self, key: str, shared: Shared) -> Iterator[str]:
@@ -102,33 +99,25 @@ class DistillStage(SftStage):
         mixed = ROLLOUTS in self.mixture() and len(self.mixture()) > 1
         if mixed and self.objective.ce_weight is None and self.objective.kd_weight != 1:
             yield f"{key}.objective.ce_weight: give a number, as {key}.data.mixture holds rollouts and labels"
-        if given := is_path(self.store):  # its samples are looked up when the stage starts
+        size = shared.models[self.model].vocab_size or shared.vocabulary()
+        if is_path(self.store):  # its samples are looked up once there is a tokenizer
             try:
-                capture, source = read_header(self.store), self.store
-                if shared.tokenizer.path is not None:
-                    sha256 = file_hash(Path(shared.tokenizer.path))
-                    check_tokenizer(capture.tokenizer_sha256, sha256, source, CAPTURE_AGAIN)
+                header, file = read_header(self.store), shared.tokenizer.path
+                if file is not None:
+                    check_tokenizer(header.tokenizer_sha256, file_hash(Path(file)), self.store, CAPTURE_AGAIN)
             except UserError as error:
                 yield f"{key}.store: {error}"
                 return
-        else:
-            maker, source = shared.stages[self.store], f"stages.{self.store}.capture"
-            if (capture := getattr(maker, "capture", None)) is None:
-                return  # a kind of its own; the store itself is checked when this stage starts
-        if (capture.mode == "sampled") != (self.objective.support == "sampled"):
-            fault = f"{self.objective.support!r} does not fit the mode {capture.mode!r} of {source}"
-            yield f"{key}.objective.support: {fault}; sampled goes with sampled only"
-        if capture.temperature != self.objective.temperature:
-            fault = f"{self.objective.temperature} differs from the temperature {capture.temperature} of {source}"
-            yield f"{key}.objective.temperature: {fault}; a top-k store cannot be re-tempered"
-        if given:
+            yield from self._misfits(key, header, header.vocab_size, size)
             return
-        sets, maker_key = shared.data.sets, f"stages.{self.store}"
+        maker, maker_key = shared.stages[self.store], f"stages.{self.store}"
+        if (capture := getattr(maker, "capture", None)) is None:
+            return  # a kind of its own; the store itself is checked when this stage starts
+        # It has the ids of the tokenizer, whatever the teacher's vocabulary.
+        yield from self._misfits(key, capture, shared.vocabulary(), size)
+        sets = shared.data.sets
         for name in self.mixture():
             if name == ROLLOUTS and self.rollouts != maker.rollouts:
                 yield f"{key}.rollouts: {self.rollouts!r} was not captured; {maker_key}.rollouts is {maker.rollouts!r}"
             elif name != ROLLOUTS and not any(sets[each] == sets[name] for each in maker.sets):  # equal records
                 yield f"{key}.data.mixture.{name}: not captured; add it to {maker_key}.sets"
-        teacher, student = (shared.models[s.model_name(shared)].vocab_size for s in (maker, self))
-        if student != teacher:
-            yield f"models.{self.model}.vocab_size: {student} differs from the teacher's {teacher}"

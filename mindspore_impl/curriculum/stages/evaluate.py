@@ -77,9 +77,11 @@ class EvaluateStage(Stage):
             yield f"{key}.teacher: teacher_kl needs weights to compare with; name a stage or a path"
         elif options.teacher_kl:
             try:
-                self._teacher_model(shared)
+                teacher = self._teacher_model(shared)
             except UserError as error:
                 yield f"{key}.teacher_{error}"
+            else:
+                yield from shared.too_long(f"{key}.sequence_length", options.sequence_length, teacher)
 
     def content(self, shared: Shared) -> dict:
         """What is measured; without a comparison nothing about a teacher, nor about benchmarks without one."""

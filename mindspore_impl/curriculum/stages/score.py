@@ -71,8 +71,12 @@ class ScoreStage(Stage):
         yield from problem_of(self._samples, key, context)
         if self.init:
             yield from problem_of(self._fitting, key, context.samples(self.set))
-        if self.rollouts and (asked := judged(self.rollouts, context)) is not None:
-            yield from problem_of(self._answered, key, context.records(self.set), asked)
+        if self.rollouts:
+            yield from problem_of(self._check_answers, key, context, where=f"{key}.rollouts")
+
+    def _check_answers(self, key: str, context: Context) -> None:
+        if (asked := judged(self.rollouts, context)) is not None:
+            self._answered(key, context.records(self.set), asked)
 
     def _samples(self, key: str, context: Context) -> dict[str, Sample]:
         """The one sample of each record, by its id."""

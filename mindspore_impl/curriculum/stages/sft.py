@@ -1,6 +1,7 @@
 """Supervised fine-tuning: cross-entropy on the assistant's tokens. The distill stage derives from it."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +111,6 @@ class SftStage(Stage):
         return open_weights(folder, self.train.select)
 
     def data_problems(self, key: str, context: Context) -> Iterator[str]:
-        """Also prints how many records of each validation and test set are trained on too."""
         from mindspore_impl.data.batches import BatchStream
 
         yield from super().data_problems(key, context)
@@ -123,9 +123,14 @@ class SftStage(Stage):
         # The shares of an epoch are not known while a set is missing; without weights every set is drawn whole.
         mixture = self.mixture() if len(samples) == len(self.mixture()) else {}
         data, where = dataclasses.replace(self.data, mixture=mixture), f"{key}.data"
+
+        def check() -> None:
+            teacher = self.teacher(context, key, known=True)
+            BatchStream(samples, data, 0, teacher=teacher, key=where)
+            self._judge(teacher, samples)
+
         if samples:
-            teacher = self.known_teacher(context)
-            yield from problem_of(lambda: BatchStream(samples, data, 0, teacher=teacher, key=where))
+            yield from problem_of(check)
         if self.data.overlong != "split":
             keys = (f"{where}.sequence_length", f"{where}.overlong=drop or split")
             made = [shared.same_length(name) for name in self.mixture() if name != ROLLOUTS and shared.maker_of(name)]
@@ -134,10 +139,6 @@ class SftStage(Stage):
         for name in filter(None, map(shared.same_length, self.data.validation)):
             yield from problem_of(self._held_out, context.samples(name), where)
         self._warn_of_overlap(key, context)
-
-    def known_teacher(self, context: Context):
-        """The reader of a teacher store that is there before any stage has run; None without one."""
-        return None
 
     def disk(self, context: Context) -> int:
         """Of the checkpoints that stay: weights and two moments."""
@@ -162,7 +163,6 @@ class SftStage(Stage):
 
     def run(self, context: Context, planned: PlannedStage, folder: Path) -> dict[str, Any]:
         from mindspore_impl.data.batches import BatchStream
-        from mindspore_impl.data.teacher_store import own_cross_entropy, refuse_ignorance
         from mindspore_impl.model.adapter_file import Adapters
         from mindspore_impl.training.trainer import TrainingJob, train
 
@@ -170,15 +170,11 @@ class SftStage(Stage):
         data, samples = dataclasses.replace(self.data, mixture=self.mixture()), {}
         for name in data.mixture:
             samples[name] = context.rollout_samples(self.rollouts) if name == ROLLOUTS else context.samples(name)
-        teacher = self.teacher(context, planned)
-        key = f"stages.{planned.name}.data"
-        stream = BatchStream(samples, data, planned.seed, runtime.rank(), runtime.world_size(), teacher, key)
-        if teacher is not None:
-            stored = [each for drawn in samples.values() for each in drawn]
-            if data.overlong == "drop":
-                stored = [each for each in stored if len(each.ids) <= data.sequence_length]
-            cross_entropy = own_cross_entropy(teacher, stored[:: -(-len(stored) // JUDGED)])
-            refuse_ignorance(cross_entropy, teacher.header.vocab_size, str(teacher.folder))
+        key = f"stages.{planned.name}"
+        teacher = self.teacher(context, key)
+        ranked = runtime.rank(), runtime.world_size()
+        stream = BatchStream(samples, data, planned.seed, *ranked, teacher, f"{key}.data")
+        self._judge(teacher, samples)
         changes = {name: _selection(context, name, data) for name in data.mixture if name != ROLLOUTS}
         summary = stream.summary() | {"selection": {name: change for name, change in changes.items() if change}}
         wanted = self.train.num_train_epochs
@@ -188,12 +184,12 @@ class SftStage(Stage):
         if wanted and summary["epochs"] > MORE_PASSES * wanted:
             fault = f"num_train_epochs={wanted:g} makes {summary['epochs']:.1f} passes: an epoch has"
             sizes = f"{summary['rows_per_epoch']} rows, and a step takes data.rows={data.rows}; lower data.rows"
-            print(f"warning: stages.{planned.name}.train.{fault} {sizes}")
+            print(f"warning: {key}.train.{fault} {sizes}")
         job = TrainingJob(
             model=model,
             stream=stream,
-            validation=self._validation(context, key),
-            objective=self.loss(context, digest),
+            validation=self._validation(context, f"{key}.data"),
+            objective=self.loss(context, key, digest),
             optimizer=self.optimizer,
             options=self.train,
             folder=folder,
@@ -207,13 +203,26 @@ class SftStage(Stage):
         )
         return train(job) | {"data": summary}
 
-    def loss(self, context: Context, init_sha256: str | None) -> ObjectiveOptions:
-        """The objective, from initial weights of this hash."""
+    def loss(self, context: Context, key: str, init_sha256: str | None) -> ObjectiveOptions:
+        """The objective, from initial weights of this hash. key: of the stage, for messages."""
         return ObjectiveOptions()
 
-    def teacher(self, context: Context, planned: PlannedStage):
-        """The reader of the teacher store; None without one."""
+    def teacher(self, context: Context, key: str, known: bool = False):
+        """The reader of the teacher store, which fits tokenizer, objective and model; None without one.
+
+        known: before any stage has run; None for a store that is yet to be made, and no shard's hash is compared.
+        """
         return None
+
+    def _judge(self, teacher, samples: dict[str, list]) -> None:
+        """Refuse a store whose teacher knows nothing of the samples of each set. teacher: its reader, or None."""
+        from mindspore_impl.data.teacher_store import own_cross_entropy, refuse_ignorance
+
+        longest = self.data.sequence_length if self.data.overlong == "drop" else math.inf
+        stored = [each for drawn in samples.values() for each in drawn if len(each.ids) <= longest]
+        if teacher is not None:
+            cross_entropy = own_cross_entropy(teacher, stored[:: -(-len(stored) // JUDGED)])
+            refuse_ignorance(cross_entropy, teacher.header.vocab_size, str(teacher.folder))
 
     def _held_out(self, samples: list, key: str) -> list:
         """The samples of a validation set that fit a row; `key`: of the stage's data."""

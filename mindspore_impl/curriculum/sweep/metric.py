@@ -9,9 +9,8 @@ import math
 from mindspore_impl.curriculum.configuration import Config
 from mindspore_impl.curriculum.stages import PlannedStage
 from mindspore_impl.errors import UserError
+from mindspore_impl.report.sweep_files import FINAL
 from mindspore_impl.schema import nearest
-
-FINAL = "final"
 
 
 def check_metric(metric: str, config: Config, plan: list[PlannedStage]) -> None:

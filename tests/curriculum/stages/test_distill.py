@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mindspore_impl import files
 from mindspore_impl.curriculum import runner
 from mindspore_impl.curriculum.stages.capture import CaptureStage
 from mindspore_impl.curriculum.stages.context import RunContext, prepare_tokenizer
@@ -18,8 +17,8 @@ from tests.curriculum.conftest import changed, compose_quickly, plan, refusal
 ORDER = ("order=[teacher,sft_reasoning,sft_fast,rollout_fast,distill_fast]", "compare=[]")
 
 
-def write_store(folder, temperature=1.0, mode="top_k", first=3):
-    writer = StoreWriter(folder, StoreHeader("t" * 64, "k" * 64, 160, 2, temperature, mode))
+def write_store(folder, temperature=1.0, mode="top_k", first=3, vocab_size=160):
+    writer = StoreWriter(folder, StoreHeader("t" * 64, "k" * 64, vocab_size, 2, temperature, mode))
     ids = np.array([1, first, 4])
     logp = np.log(np.array([[0.75, 0.25]], np.float32))
     writer.add(ids, np.array([False, False, True]), np.array([[5, 6]]), logp, np.array([-1e4], np.float32))
@@ -52,19 +51,28 @@ def test_another_store_at_the_path_is_another_fingerprint(tmp_path):
     [
         ({"temperature": 2.0}, "stages.distill_fast.objective.temperature: 1.0 2.0"),
         ({"mode": "sampled"}, "stages.distill_fast.objective.support: 'sampled'"),
+        ({"vocab_size": 150}, "models.student.vocab_size: 160 150 stages.distill_fast.store="),
     ],
 )
-def test_a_store_that_does_not_fit_the_objective_is_refused(tmp_path, changes, words):
+def test_trap_11_a_store_that_does_not_fit_is_refused(tmp_path, changes, words):
     message = refusal(*given(write_store(tmp_path / "store", **changes)))
     assert [word for word in words.split() if word not in message] == [], message
 
 
-def test_a_store_of_another_tokenizer_is_refused_before_anything_runs(tmp_path):
-    (tmp_path / "tokenizer.model").write_bytes(b"pieces")
-    message = refusal(*given(write_store(tmp_path / "store")), f"tokenizer.path={tmp_path}/tokenizer.model",
-                      "models.student.vocab_size=160", "models.teacher.vocab_size=160")  # fmt: skip
-    assert "stages.distill_fast.store: " in message and "k" * 64 in message
-    assert files.sha256_file(tmp_path / "tokenizer.model") in message
+def test_a_store_of_another_tokenizer_is_refused_before_anything_runs(tmp_path, tokenizer):
+    message = refusal(*given(write_store(tmp_path / "store")), f"tokenizer.path={tokenizer.path}")
+    assert "stages.distill_fast.store: " in message and "k" * 64 in message and tokenizer.sha256 in message
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "models.teacher.vocab_size=512",  # padded: its store has the ids of the tokenizer
+        "stages.capture_fast.capture={mode:sampled,top_k:200} stages.distill_fast.objective.support=sampled",
+    ],
+)
+def test_what_makes_a_store_that_fits_is_taken(overrides):
+    assert plan(*overrides.split())["distill_fast"].model == "student"
 
 
 def test_a_missing_or_unfinished_store_is_refused(tmp_path):
@@ -113,10 +121,10 @@ def test_the_hashes_in_a_file_of_rollouts_say_whose_they_are(tmp_path):
 
     def weight(*hashes):
         rollouts = [SimpleNamespace(weights_sha256=digest) for digest in hashes]
-        return stage.loss(SimpleNamespace(load=lambda *_: rollouts), "mine").ce_weight
+        return stage.loss(SimpleNamespace(load=lambda *_: rollouts), "stages.kd", "mine").ce_weight
 
     assert (weight("mine", "mine"), weight("another"), weight(None)) == pytest.approx((0.0, 0.1, 0.1))
-    with pytest.raises(UserError, match="objective.ce_weight"):
+    with pytest.raises(UserError, match="stages.kd.objective.ce_weight: "):
         weight("mine", "another")
 
 
@@ -137,6 +145,7 @@ def test_a_store_of_a_teacher_that_knows_nothing_is_refused(tmp_path, ms_runtime
     with pytest.raises(UserError, match=f"{tmp_path / 'store'}: .* 4.70"):
         places = (f"run_dir={tmp_path / 'run'}", f"tokenizer.path={tokenizer.path}")
         runner.run(compose_quickly(*small, *given, LABELS[1], "compare=[]", *places))
+    assert not (tmp_path / "run" / "stages").exists()
     context.build_model = lambda *_: (None, "a" * 64)
     monkeypatch.setattr("mindspore_impl.distill.capture.run_capture", lambda job: {"teacher_ce": 4.6})
     with pytest.raises(UserError, match=str(tmp_path / "store")):
