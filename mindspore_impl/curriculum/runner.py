@@ -156,9 +156,8 @@ def status(run_dir: Path, planned: PlannedStage) -> str:
     stage = files.read_json(found / "stage.json")
     if stage.get("fingerprint") != planned.fingerprint:
         return "rerun"
-    if not files.is_intact(stage):
-        return "resume"
-    return "skip" if stage.get("status") == FINISHED and planned.stage.is_complete(found) else "resume"
+    finished = stage.get("status") == FINISHED and planned.stage.is_complete(found)
+    return "skip" if finished and files.is_intact(stage) else "resume"
 
 
 def _find_folder(run_dir: Path, name: str) -> Path | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspore_impl import files, runtime
-from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared
+from mindspore_impl.curriculum.stages.base import PlannedStage, Shared
 from mindspore_impl.curriculum.stages.inputs import check_weights_tokenizer, file_hash, is_path
 from mindspore_impl.data.options import DatasetOptions, StageSet
 from mindspore_impl.errors import UserError
@@ -19,8 +19,8 @@ CODE_FORMAT = 2  # raise it when a change of code changes the results of equal o
 
 
 @dataclass
-class RunContext(Context):
-    """The run that stages are part of. Records and samples are loaded once."""
+class RunContext:
+    """The run that stages are part of, as `base.Context` describes it. Records and samples are loaded once."""
 
     config: Shared
     run_dir: Path
