@@ -20,5 +20,8 @@ def main(arguments: list[str]) -> None:
     from mindspore_impl.text.tokenizer import texts_of, train_tokenizer
 
     texts = (text for path in options.inputs for text in texts_of(path))
-    tokenizer = train_tokenizer(texts, options.output, options.vocab_size, options.character_coverage)
+    tokenizer = train_tokenizer(
+        texts, options.output, options.vocab_size, options.character_coverage,
+        lambda name: "--" + name.replace("_", "-"),
+    )  # fmt: skip
     print(f"{options.output}: {tokenizer.vocab_size} pieces, sha256 {tokenizer.sha256}")

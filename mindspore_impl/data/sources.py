@@ -20,6 +20,7 @@ from mindspore_impl.data.options import DatasetOptions, FileSet, ListProgramsSet
 from mindspore_impl.errors import UserError
 from mindspore_impl.schema import Kinds, check_ranges, nearest
 from mindspore_impl.text.records import (
+    FLAGS,
     Message,
     Record,
     as_object,
@@ -44,8 +45,10 @@ MEANINGFUL = {
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "write what they show as text"),
     **dict.fromkeys(("reasoning", "reasoning_content", "thinking"), "give it as the `reasoning` of the answer"),
     **dict.fromkeys(("system", "system_prompt"), "give it as the first turn or as `system`"),
-    **{"history": "give the earlier turns as turns", "weight": "give it to each turn, as 0 or 1"},
+    **dict.fromkeys(FLAGS, "give it to each turn, as 0 or 1"),
+    "history": "give the earlier turns as turns",
 }  # columns that no record may lose, and what to do with them where they are not read
+OF_A_QUESTION = dict.fromkeys(("context", "input", "conversation_history"), "write it into the question")
 
 Row = TypeVar("Row")
 Adapter = Callable[[dict, str, str, str], Record]  # (object of a file, its place, an id for it, thinking) -> record
@@ -266,14 +269,16 @@ def _record(value: dict, where: str, identity: str, thinking: str) -> Record:
 
 def _columns(value: dict, known: tuple[str, ...], where: str) -> dict:
     """The known fields of an object; any other column is left out, but for one that changes what the record means."""
+    meaningful = MEANINGFUL | (OF_A_QUESTION if "history" in known else {})
     for key, content in value.items():
         if key in known:
             continue
         if near := _meant(key, tuple(name for name in known if name not in value)):
             refuse(where, f"unknown field {key!r}; did you mean {near[0]!r}?")
         text = content.strip() if isinstance(content, str) else content
-        if key in MEANINGFUL and text not in (None, "", [], {}, "[]", "{}", "null") and (key, text) != ("weight", 1):
-            refuse(where, f"the field {key!r} is not read, and would change the record; {MEANINGFUL[key]} or remove it")
+        harmless = text != 0 if key in ("loss", "train") else (key, text) == ("weight", 1)  # a loss may be measured
+        if key in meaningful and text not in (None, "", [], {}, "[]", "{}", "null") and not harmless:
+            refuse(where, f"the field {key!r} is not read, and would change the record; {meaningful[key]} or remove it")
     return {key: value[key] for key in known if key in value}
 
 

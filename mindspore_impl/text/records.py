@@ -16,8 +16,12 @@ ROLES = ("system", "user", "assistant", "tool")
 THINKING = ("reasoning", "fast")
 FLAGS = ("weight", "loss", "train")  # of a message, 0 or false: the turn is read, and not learned
 # Marks around the reasoning in answers of other models; those of a template are pieces, never text.
-THINK_TAG = re.compile(r"<\s*(?P<end>/?)\s*think(?:ing)?\s*>|\[unused16\]|(?P<stop>\[unused17\])", re.IGNORECASE)
-_SWITCH = re.compile(r"/(?P<off>no_?think)\Z|/auto_?think\Z|(?<![\w./-])/(?P<on>think)\Z", re.IGNORECASE | re.ASCII)
+THINK_TAG = re.compile(
+    r"[<＜◁]\s*(?P<end>/?)\s*(?:seed:)?(?:think(?:ing)?|thought|reasoning)(?:\s[^<>]*|\s*/)?[>＞▷]"
+    r"|(?P<stop>\[/think\]|<\|end_of_thought\|>|\[unused17\])|\[think\]|<\|begin_of_thought\|>|\[unused16\]",
+    re.IGNORECASE,
+)
+_SWITCH = re.compile(r"/(?P<off>no[_-]?think)\Z|/auto_?think\Z|(?<![\w./-])/(?P<on>think)\Z", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def split_reasoning(text: str, where: str, cut: bool = False) -> tuple[str | Non
     cut: the answer ended early, so that its block may lack an end. The reasoning is None where there is no tag.
     Raises UserError naming `where` for tags in any other place.
     """
-    tags = list(THINK_TAG.finditer(text)) if "<" in text or "[" in text else []  # ten times as fast for most answers
+    tags = list(THINK_TAG.finditer(text)) if any(mark in text for mark in "<[＜◁") else []  # faster for most answers
     if not tags:
         return None, text
     ends = [bool(tag["end"] or tag["stop"]) for tag in tags]

@@ -9,7 +9,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from pathlib import Path
 
@@ -222,35 +222,45 @@ def _told(lost: Counter) -> str:
 
 
 def train_tokenizer(
-    texts: Iterable[str], path: str | Path, vocab_size: int, character_coverage: float = 1.0
-) -> Tokenizer:
+    texts: Iterable[str], path: str | Path, vocab_size: int, character_coverage: float = 1.0,
+    named: Callable[[str], str] = "tokenizer.{}".format,
+) -> Tokenizer:  # fmt: skip
     """Train a small BPE vocabulary on `texts`, write it to `path`, and return it. The same texts give the same file.
 
     Its layout: <unk> 0 (also padding), <s> 1, the four special pieces, a dummy prefix before each text, no
     normalisation. Characters of the chat template are always covered. From vocab_size 512 on byte fallback spells
     whatever the corpus lacks; below, that becomes <unk>. Prints the share of the texts' characters that come back from
-    their ids, with a warning when it is below `character_coverage`. Raises UserError that names tokenizer.vocab_size
-    and the nearest size that works, or tokenizer.character_coverage.
+    their ids, with a warning when it is below `character_coverage`.
+
+    Args:
+        texts: What it is trained on.
+        path: The file to write.
+        vocab_size: Number of pieces.
+        character_coverage: Share of the texts' characters to cover, from 0.98.
+        named: Name of one of the last two -> the key or option of the caller, for messages.
+
+    Raises UserError that names the size and the nearest one that works, or the coverage.
     """
+    coverage = f"{named('character_coverage')}={character_coverage}"
     if not 0.98 <= character_coverage <= 1.0:
-        raise UserError(f"tokenizer.character_coverage={character_coverage}: must be from 0.98 to 1.0")
+        raise UserError(f"{coverage}: must be from 0.98 to 1.0")
     texts = list(texts)
     corpus = [text for text in texts if text.strip()]
     if not corpus:
-        raise UserError("tokenizer.train_on: the named data sets hold no text to train a tokenizer on")
+        raise UserError(f"{path}: there is no text to train this tokenizer on; name files or data sets that hold some")
     counts = Counter(chain.from_iterable(texts))
     # A record shows each header about once; here it makes sure that a header is few pieces, whatever the caller passed.
     corpus += list(TEMPLATE_TEXTS) * (1 + len(corpus) // 16)
-    content = _train(corpus, set(), vocab_size, character_coverage)
+    content = _train(corpus, set(), vocab_size, character_coverage, named)
     lost = lost_characters(SentencePieceBackend(content), counts)
     if unseen := _to_cover(lost, lost.total() - (1 - character_coverage) * counts.total()):
-        content = _train(corpus, unseen, vocab_size, character_coverage)
+        content = _train(corpus, unseen, vocab_size, character_coverage, named)
         lost = lost_characters(SentencePieceBackend(content), counts)
     files.atomic_write(path, lambda temporary: temporary.write_bytes(content) and None)
     share = 1 - lost.total() / counts.total()
     print(f"tokenizer: {share:.4%} of the {counts.total():,} characters of its texts come back from their ids")
     if share < character_coverage:
-        print(f"warning: tokenizer.character_coverage={character_coverage}: {_told(lost)}", file=sys.stderr)
+        print(f"warning: {coverage}: {_told(lost)}", file=sys.stderr)
     return Tokenizer.load(path)
 
 
@@ -264,7 +274,7 @@ def _to_cover(lost: Counter, excess: float) -> set[str]:
     return found
 
 
-def _train(corpus: list[str], unseen: set[str], vocab_size: int, character_coverage: float) -> bytes:
+def _train(corpus: list[str], unseen: set[str], vocab_size: int, character_coverage: float, named: Callable) -> bytes:
     """The content of a SentencePiece model. unseen: characters to cover though the library does not count them."""
     import io
 
@@ -302,20 +312,19 @@ def _train(corpus: list[str], unseen: set[str], vocab_size: int, character_cover
             minloglevel=3,
         )
     except (RuntimeError, OSError) as error:
-        raise _explain(str(error), vocab_size) from error
+        raise _explain(str(error), vocab_size, named) from error
     return model.getvalue()
 
 
-def _explain(message: str, vocab_size: int) -> UserError:
+def _explain(message: str, vocab_size: int, named: Callable) -> UserError:
     """SentencePiece's words turned into the key and the nearest size that works."""
     fault = f"the tokenizer cannot be trained ({message})"
     if small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        remedy = "(or lower tokenizer.character_coverage)"
+        remedy = f"(or lower {named('character_coverage')})"
         fault = f"too small for this corpus; the smallest that works is {small[1]} {remedy}"
     if large := re.search(r"value <= (\d+)", message):
         largest = int(large[1])
         if vocab_size >= BYTE_FALLBACK_FROM > largest:
             largest = min(BYTE_FALLBACK_FROM - 1, largest - 256)  # at that size the byte pieces are left out
-        remedy = "(or train on more text: tokenizer.train_on)"
-        fault = f"too large for this corpus; the largest that works is {largest} {remedy}"
-    return UserError(f"tokenizer.vocab_size={vocab_size}: {fault}")
+        fault = f"too large for this corpus; the largest that works is {largest} (or train on more text)"
+    return UserError(f"{named('vocab_size')}={vocab_size}: {fault}")

@@ -101,6 +101,13 @@ def test_missing_input_is_named(run, monkeypatch, tmp_path, tool, name):
     assert code == 2 and error.startswith("error: ") and name in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["--vocab-size=20", "--character-coverage=2"])
+def test_a_tokenizer_names_the_options_of_its_command(run, tmp_path, option):
+    (tmp_path / "a.txt").write_text("ka lo mi ren tu shi\n")
+    code, _, error = run(train_tokenizer, str(tmp_path / "a.txt"), "--output", str(tmp_path / "t.model"), option)
+    assert code == 2 and option.partition("=")[0] in error and "tokenizer." not in error
+
+
 def test_errors_become_exit_codes(run):
     def raising(error):
         def function(arguments):

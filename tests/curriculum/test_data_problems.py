@@ -80,6 +80,10 @@ def write_lines(path, *values):
             "capture_fast.sets=[reasoning] stages.capture_fast.sequence_length=40",
             "stages.capture_fast.sequence_length: stages.capture_fast.capture.overlong=drop",
         ),
+        (  # the prompts alone, of about 20 tokens
+            "capture_fast.sequence_length=12 stages.distill_fast.data.sequence_length=13",
+            "stages.capture_fast.sequence_length: stages.distill_fast.data.sequence_length:",
+        ),
         (
             "teacher.seed=1 models.teacher.vocab_size=160 models.student.vocab_size=160",
             "models.student.vocab_size: 160 110 stages.distill_fast.store",

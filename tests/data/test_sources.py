@@ -269,10 +269,10 @@ def test_every_source_refuses_alike(load, tmp_path, source, question, answer, th
 @FORMS
 def test_columns_that_no_source_reads(load, source):
     row = asked(source, "q", "a")
-    extra = {"source": "hf", "score": 3, "metadata": {}, "idx": 4, "label": None, "tools": "[]", "weight": 1.0}
+    extra = {"source": "hf", "score": 3, "metadata": {}, "label": None, "tools": "[]", "weight": 1.0, "loss": 2.3}
     assert load(source, [row | extra]) == load(source, [row])
     for column in ({"tools": json.dumps(TOOLS)}, {"tools": TOOLS}, {"weight": 0}, {"images": ["x.png"]},
-                   {"reasoning_content": "why"}, {"system_prompt": "Be kind."}):  # fmt: skip
+                   {"loss": False}, {"reasoning_content": "why"}, {"system_prompt": "Be kind."}):  # fmt: skip
         with pytest.raises(UserError, match=f"set.json:2.*{next(iter(column))}"):
             load(source, [row, row | column])
 
@@ -283,6 +283,8 @@ def test_history_is_kept_as_earlier_turns(load, source, row):
     assert [message.role for message in record.messages] == ["system", *["user", "assistant"] * 3]
     assert [message.content for message in record.messages[1:5]] == ["q", "a", "r", "b"]
     assert record.messages[-1].content == record.meta["answer"] == "3"
+    with pytest.raises(UserError, match="set.json:1.*'context'"):
+        load(source, [row | {"context": "Bern is in Switzerland."}])
     for nothing in ([], None, ""):
         assert load(source, [row | {"history": nothing}]) == load(source, [row])
 

@@ -53,7 +53,7 @@ def good(**changes) -> dict:
         ("<think>", "<think>never closed"), ("<think>", "5 <think>why</think>"), ("</think>", "a</think>b</think>c"),
         ("<think>", "<think>a</think>b<think>c</think>d"), ("<think>", "<think>a<think>b</think>c</think>d"),
         ("</think>", "</think>a<think>"), ("<THINK>", "So <THINK>a</THINK>b"), ("assistant", "<think>why</think>\n"),
-        ("[unused16]", "so [unused16]a[unused17]b"))),
+        ("[unused16]", "so [unused16]a[unused17]b"), ("<think/>", "<think/>5"), ("<thought>", "5<thought>a"))),
     (answering("<think>a</think>b", reasoning="c"), ["messages[1]", "<think>"]),
     (answering("b", reasoning="<think>c</think>"), ["messages[1]", "<think>"]),
     (answering("b", weight=0), ["'r1'", "weight 0"]),
@@ -61,7 +61,7 @@ def good(**changes) -> dict:
       for flags in ({"weight": 0.5}, {"loss": "false"}, {"train": [0]}, {"weight": 1, "train": False})),
     ({"messages": [{"role": "user", "content": "x", "weight": 1}]}, ["messages[0]", "weight"]),
     *((answering("b", "hi" + text) | {"thinking": thinking}, ["messages[0]", text.strip(), thinking])
-      for text, thinking in ((" /no_think", "reasoning"), ("/NO_THINK\n", "reasoning"), (" /nothink", "reasoning"),
+      for text, thinking in ((" /no_think", "reasoning"), ("/NO_THINK\n", "reasoning"), (" /no-think", "reasoning"),
                              (" /think ", "fast"), ("\n/auto_think", "fast"), (" /auto_think", "reasoning"))),
 ])  # fmt: skip
 def test_a_malformed_record_is_refused_with_its_place(changes, needles):
@@ -99,6 +99,11 @@ def test_json_gives_the_same_record_back(identity, turns, thinking):
     ("<thinking>a</thinking>b", "a", "b"),
     ("2+3=5\n</think>\n\n5", "2+3=5", "5"),
     ("[unused16]a[unused17]b", "a", "b"),
+    *((start + "a" + end + "b", "a", "b") for start, end in (
+        ("<thought>", "</thought>"), ("<reasoning>", "</reasoning>"), ("＜think＞", "＜/think＞"),
+        ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"), ("<think a='1'>", "</think>"),
+        ("◁think▷", "◁/think▷"), ("<|begin_of_thought|>", "<|end_of_thought|>"))),
+    ("<thinker>a", None, "<thinker>a"),
     ("<think>\n\n</think>\n\n5", None, "5"),
     ("</think>5", None, "5"),
 ])  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 from mindspore_impl.curriculum import estimate
 from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, problem_of, stage_kind
 from mindspore_impl.curriculum.stages.inputs import is_path
+from mindspore_impl.curriculum.stages.rollout import shortest_rollouts
 from mindspore_impl.data.packing import fitting
 from mindspore_impl.data.teacher_store import bytes_of_position
 from mindspore_impl.distill.options import CaptureOptions
@@ -65,7 +66,8 @@ class CaptureStage(Stage):
         yield from super().data_problems(key, context)
         samples = self._known_samples(context)
         keys = (f"{key}.sequence_length", f"{key}.capture.overlong=drop")
-        yield from problem_of(fitting, samples, self.sequence_length, self.capture.overlong, keys)
+        for group in (samples, shortest_rollouts(self.rollouts, context)):
+            yield from problem_of(fitting, group, self.sequence_length, self.capture.overlong, keys)
         yield from problem_of(distinct, samples, where=key)
 
     def disk(self, context: Context) -> int:

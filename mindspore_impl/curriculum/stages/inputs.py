@@ -93,13 +93,13 @@ def check_weights_tokenizer(source, folder: Path, tokenizer: Tokenizer | None) -
     Their own note counts, else one of the tokenizer files beside them; of a GGUF file the pieces in it. tokenizer: None
     where it is yet to be trained.
     """
-    sha256 = tokenizer and tokenizer.sha256
+    sha256, advice = tokenizer and tokenizer.sha256, "name their own in tokenizer.path (--tokenizer of a command)"
     if source.pieces is not None and tokenizer is not None:
         ours = tokenizer.pieces(range(tokenizer.vocab_size))
         made_with, sha256 = (files.sha256_json(pieces[: len(ours)]) for pieces in (source.pieces(), ours))
-        check_tokenizer(made_with, sha256, f"{source.path}: the list of pieces", "name its own in tokenizer.path")
+        check_tokenizer(made_with, sha256, f"{source.path}: the list of pieces", advice)
         return
-    made_with, what, advice = source.tokenizer_sha256, source.path, "name the file of theirs in tokenizer.path"
+    made_with, what = source.tokenizer_sha256, source.path
     beside = {file_hash(path): path for name in TOKENIZERS if (path := folder / name).is_file()}
     if made_with is None and beside:
         made_with = sha256 if sha256 in beside else next(iter(beside))

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from mindspore_impl.curriculum import estimate
 from mindspore_impl.curriculum.stages.base import (
     Context,
@@ -20,7 +22,7 @@ from mindspore_impl.data import answers, judging
 from mindspore_impl.distill.options import RolloutOptions
 from mindspore_impl.generation.options import SamplingOptions
 from mindspore_impl.schema import option
-from mindspore_impl.text.chat import render_prompt
+from mindspore_impl.text.chat import Sample, render_prompt
 from mindspore_impl.text.records import Record, prompt_messages
 
 
@@ -68,16 +70,20 @@ class RolloutStage(Stage):
         """The records whose prompts are answered."""
         return [record for name in self.prompts for record in context.records(name)[: self.rollout.limit]]
 
+    def known_prompts(self, context: Context) -> list[tuple[Record, str, list[int]]]:
+        """(record, its set, the ids of its prompt) of the prompts that are there before any stage has run."""
+        given = [name for name in self.prompts if context.config.maker_of(name) is None]
+        asked = [(record, name) for name in given for record in context.records(name)[: self.rollout.limit]]
+        return [(r, name, render_prompt(prompt_messages(r), context.tokenizer, r.thinking)) for r, name in asked]
+
     def data_problems(self, key: str, context: Context) -> Iterator[str]:
         from mindspore_impl.distill.rollout import check_unique
 
         yield from super().data_problems(key, context)
-        given = [name for name in self.prompts if context.config.maker_of(name) is None]
-        asked = [(record, name) for name in given for record in context.records(name)[: self.rollout.limit]]
-        records, sets = [record for record, _ in asked], [name for _, name in asked]
-        if given:
+        asked = self.known_prompts(context)
+        records, sets, prompts = ([entry[index] for entry in asked] for index in range(3))
+        if asked:
             yield from problem_of(check_unique, records, sets, f"{key}.prompts")
-        prompts = [render_prompt(prompt_messages(record), context.tokenizer, record.thinking) for record in records]
         new, model = self.sampling.max_new_tokens, self.model_name(context.config)
         yield from prompt_problems(prompts, new, f"{key}.sampling.max_new_tokens", model, context)
 
@@ -100,6 +106,17 @@ class RolloutStage(Stage):
             key=f"stages.{planned.name}.",
         )  # fmt: skip
         return run_rollout(job)
+
+
+def shortest_rollouts(reference: str | None, context: Context) -> list[Sample]:
+    """The known prompts of a rollout stage, each with one id of an answer: no rollout is shorter. [] for a file."""
+    stage = context.config.stages.get(reference)
+    known = stage.known_prompts(context) if isinstance(stage, RolloutStage) else []
+    found = []
+    for record, _, prompt in known:
+        ids = np.array([*prompt, context.tokenizer.eos_id], np.int32)
+        found.append(Sample(ids, ids >= 0, record.id, record.thinking))
+    return found
 
 
 def judged(reference: str, context: Context) -> Collection[tuple[str, str]] | None:

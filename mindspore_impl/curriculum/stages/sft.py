@@ -12,6 +12,7 @@ from mindspore_impl.curriculum import estimate
 from mindspore_impl.curriculum.stages.base import Context, PlannedStage, Shared, Stage, problem_of, stage_kind
 from mindspore_impl.curriculum.stages.evaluate import EvaluateStage
 from mindspore_impl.curriculum.stages.inputs import is_path
+from mindspore_impl.curriculum.stages.rollout import shortest_rollouts
 from mindspore_impl.data.options import ROLLOUTS, BatchOptions
 from mindspore_impl.data.overlap import shared_count
 from mindspore_impl.data.packing import fitting
@@ -134,8 +135,10 @@ class SftStage(Stage):
         if self.data.overlong != "split":
             keys = (f"{where}.sequence_length", f"{where}.overlong=drop or split")
             made = [shared.same_length(name) for name in self.mixture() if name != ROLLOUTS and shared.maker_of(name)]
-            for name in filter(None, made):
-                yield from problem_of(fitting, context.samples(name), data.sequence_length, data.overlong, keys)
+            groups = [context.samples(name) for name in filter(None, made)]
+            groups += [shortest_rollouts(self.rollouts, context)] if ROLLOUTS in self.mixture() else []
+            for group in groups:
+                yield from problem_of(fitting, group, data.sequence_length, data.overlong, keys)
         for name in filter(None, map(shared.same_length, self.data.validation)):
             yield from problem_of(self._held_out, context.samples(name), where)
         self._warn_of_overlap(key, context)
