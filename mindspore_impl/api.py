@@ -335,7 +335,7 @@ def distillation_loss(
 
     Raises UserError: options without a meaning, shapes that do not fit together, an id out of range or given twice.
     """
-    check_objective(checked(options, "objective"), "distillation_loss")
+    check_objective(checked(options, "objective"))
     arrays = [np.array(logits_NV, np.float32), np.asarray(target_ids_N, np.int32)]
     count = len(arrays[1])
     arrays.append(np.full(count, 1 / max(count, 1), np.float32) if weight_N is None else np.float32(weight_N))

@@ -186,5 +186,6 @@ def _rendered(
         try:
             made.append(make(record, tokenizer))
         except UserError as error:
-            raise UserError(f"{key}: set {name!r}, record {record.id!r}: {error}") from error
+            where = f"record {record.id!r}: "
+            raise UserError(f"{key}: set {name!r}, {where}{str(error).removeprefix(where)}") from error
     return made

@@ -72,10 +72,10 @@ def divergence_names() -> tuple[str, ...]:
     return tuple(_registry)
 
 
-def find_divergence(name: str, where: str = "") -> Divergence:
-    """The divergence of that name. Raises UserError, after `where`, with the nearest name when it is unknown."""
+def find_divergence(name: str, key: str = "objective.divergence") -> Divergence:
+    """The divergence of that name. Raises UserError, naming `key` and the nearest name, when it is unknown."""
     if name not in _registry:
-        raise UserError(f"{where}objective.divergence={name} is unknown{nearest(name, _registry)}")
+        raise UserError(f"{key}={name} is unknown{nearest(name, _registry)}")
     return _registry[name]
 
 

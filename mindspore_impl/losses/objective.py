@@ -80,7 +80,7 @@ class LossNetwork(nn.Cell):
 
     def __init__(self, model: nn.Cell, options: ObjectiveOptions, with_teacher: bool, gradient: bool = True):
         super().__init__(auto_prefix=False)  # the parameters keep the model's names
-        check_objective(options, "objective")
+        check_objective(options)
         if options.kd_weight > 0 and not with_teacher:
             raise UserError(f"objective.kd_weight={options.kd_weight} needs a teacher store; name one, or set it to 0")
         self.model, self.with_teacher = model, with_teacher

@@ -47,26 +47,24 @@ def ce_weight(options: ObjectiveOptions) -> float:
     return 1.0 - options.kd_weight if options.ce_weight is None else options.ce_weight
 
 
-def check_objective(options: ObjectiveOptions, where: str) -> None:
-    """Refuse settings that have no meaning. Raises UserError that starts with `where` and names the key."""
-    find_divergence(options.divergence, f"{where}: ")
+def check_objective(options: ObjectiveOptions, key: str = "objective") -> None:
+    """Refuse settings that have no meaning. Raises UserError that names the setting below `key`."""
+    find_divergence(options.divergence, f"{key}.divergence")
     if options.support not in SUPPORTS:
-        raise UserError(f"{where}: objective.support={options.support} is unknown{nearest(options.support, SUPPORTS)}")
+        raise UserError(f"{key}.support={options.support} is unknown{nearest(options.support, SUPPORTS)}")
     if options.support not in supports_of(options.divergence):
         allowed = [name for name in divergence_names() if options.support in supports_of(name)]
-        raise UserError(
-            f"{where}: objective.divergence={options.divergence} is not defined on objective.support="
-            f"{options.support}; use objective.divergence={' or '.join(allowed)} or "
-            f"objective.support={' or '.join(supports_of(options.divergence))}"
-        )
+        fault = f"{key}.divergence={options.divergence} is not defined on {key}.support={options.support}"
+        either = f"{key}.divergence={' or '.join(allowed)}"
+        raise UserError(f"{fault}; use {either} or {key}.support={' or '.join(supports_of(options.divergence))}")
     if not (math.isfinite(options.temperature) and options.temperature > 0):
-        raise UserError(f"{where}: objective.temperature={options.temperature} must be a positive number")
-    for key, weight in (("kd_weight", options.kd_weight), ("ce_weight", ce_weight(options))):
+        raise UserError(f"{key}.temperature={options.temperature} must be a positive number")
+    for name, weight in (("kd_weight", options.kd_weight), ("ce_weight", ce_weight(options))):
         if not (math.isfinite(weight) and weight >= 0):
-            hint = f" (it defaults to 1 - kd_weight={options.kd_weight})" if key == "ce_weight" else ""
-            raise UserError(f"{where}: objective.{key}={weight} must be 0 or more{hint}")
+            hint = f" (it defaults to 1 - kd_weight={options.kd_weight})" if name == "ce_weight" else ""
+            raise UserError(f"{key}.{name}={weight} must be 0 or more{hint}")
     if options.kd_weight == 0 and ce_weight(options) == 0:
-        raise UserError(f"{where}: objective.ce_weight and objective.kd_weight are both 0: there is nothing to learn")
+        raise UserError(f"{key}.ce_weight and {key}.kd_weight are both 0: there is nothing to learn")
 
 
 def objective(
@@ -91,7 +89,7 @@ def objective(
 
     Raises UserError for options that do not fit together, an id outside the vocabulary, or an id given twice.
     """
-    check_objective(options, "oracle")
+    check_objective(options)
     logits_NV = np.asarray(logits_NV, np.float64)
     count, vocab = logits_NV.shape
     ce_N, kd_N, grad_NV = np.zeros(count), np.zeros(count), np.zeros((count, vocab))

@@ -62,9 +62,9 @@ def test_an_outside_divergence_trains(alpha):
 def test_the_registry_says_who_runs_composed(alpha):
     assert divergence_names() == (*DIVERGENCES, "alpha")
     assert [runs_composed(name) for name in divergence_names()] == [False, False, False, True]
-    check_objective(ObjectiveOptions(0.5, divergence="alpha", support="renormalised"), "here")
+    check_objective(ObjectiveOptions(0.5, divergence="alpha", support="renormalised"))
     with pytest.raises(UserError, match="objective.support=truncated"):
-        check_objective(ObjectiveOptions(0.5, divergence="alpha", support="truncated"), "here")
+        check_objective(ObjectiveOptions(0.5, divergence="alpha", support="truncated"))
 
 
 def test_names_are_not_taken_twice(alpha):

@@ -179,7 +179,7 @@ def test_padding_of_k_changes_nothing():
 )  # fmt: skip
 def test_options_without_meaning_are_refused(options, words):
     with pytest.raises(UserError) as caught:
-        check_objective(options, "stages.kd")
+        check_objective(options, "stages.kd.objective")
     for word in ["stages.kd", *words]:
         assert word in str(caught.value)
 
