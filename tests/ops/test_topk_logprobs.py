@@ -12,11 +12,13 @@ pytestmark = pytest.mark.usefixtures("ms_runtime")
 
 
 @pytest.mark.parametrize(
-    ("vocab", "top_k", "temperature"), [(11, 1, 2.0), (423, 10, 1.0), (423, 10, 2.0), (1423, 64, 2.0)]
-)
-def test_trap_15_top_k_and_directly_summed_tail(vocab, top_k, temperature):
+    ("vocab", "top_k", "temperature", "backend"),  # None: the native operator, where it is built
+    [(11, 1, 2.0, None), (423, 10, 1.0, None), (423, 10, 2.0, None), (1423, 64, 2.0, None),
+     (423, 10, 1.0, "composed"), (423, 10, 2.0, "composed")],
+)  # fmt: skip
+def test_trap_15_top_k_and_directly_summed_tail(vocab, top_k, temperature, backend):
     """Ids, log-probabilities and the tail, whose mass goes down to 1e-20 at scale 30."""
-    network = topk_logprobs(top_k, temperature)
+    network = topk_logprobs(top_k, temperature, backend)
     for scale in (1.0, 8.0, 30.0):
         logits_NV = (np.random.default_rng(0).standard_normal((7, vocab)) * scale).astype(np.float32)
         ids_NK, logp_NK, tail_N = (out.asnumpy() for out in network(Tensor(logits_NV)))
