@@ -74,10 +74,8 @@ def _absolute(value: Any) -> Any:
     found = {}
     for spec in dataclasses.fields(value):
         entry, artifact = getattr(value, spec.name), schema.rule_of(spec).artifact
-        if isinstance(entry, str) and (artifact == "file" or spec.name == "path"):
-            entry = os.path.abspath(entry)
-        elif isinstance(entry, str) and artifact:
-            entry = absolute(entry)
+        if isinstance(entry, str) and entry and artifact:
+            entry = os.path.abspath(entry) if artifact == "file" else absolute(entry)
         found[spec.name] = _absolute(entry)
     return dataclasses.replace(value, **found)
 

@@ -38,7 +38,7 @@ class FileSet(DatasetOptions):
     A held-out part is split off the end, the same for every set of a file with the same `holdout`.
     """
 
-    path: str  # its name and content are part of a fingerprint, its folder is not
+    path: str = option(artifact="file")  # its name and content are part of a fingerprint, its folder is not
     holdout: int = option(0, low=0)  # records at the end of the file that no training set holds
     split: Literal["train", "validation"] = "train"  # train: all but the held-out records; validation: these alone
 

@@ -23,7 +23,7 @@ class AskOptions:
 class BenchmarkOptions(AskOptions):
     """A benchmark to measure: its published file or folder."""
 
-    path: str = ""  # the published file or folder
+    path: str = option("", artifact="file")  # the published file or folder
     task: str | None = None  # of `evaluation/tasks`; null: the name of the entry
 
 

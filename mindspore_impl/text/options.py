@@ -10,7 +10,7 @@ from mindspore_impl.text.template import TEMPLATES
 class TokenizerOptions:
     """An existing tokenizer file, or a small SentencePiece model trained on the run's own data sets."""
 
-    path: str | None = None  # tokenizer.model or tokenizer.json; null: train one into <run>/tokenizer/
+    path: str | None = option(None, artifact="file")  # tokenizer.model or tokenizer.json; null: train one into the run
     template: str = option("pangu", choices=lambda: TEMPLATES)  # how conversations are written; see text/README.md
     vocab_size: int = option(512, low=1)  # of a trained tokenizer
     train_on: list[str] = field(default_factory=list)  # names of data sets whose text it is trained on

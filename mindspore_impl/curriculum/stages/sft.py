@@ -221,11 +221,12 @@ class SftStage(Stage):
         """Refuse a store whose teacher knows nothing of the samples of each set. teacher: its reader, or None."""
         from mindspore_impl.data.teacher_store import own_cross_entropy, refuse_ignorance
 
+        if teacher is None:
+            return
         longest = self.data.sequence_length if self.data.overlong == "drop" else math.inf
         stored = [each for drawn in samples.values() for each in drawn if len(each.ids) <= longest]
-        if teacher is not None:
-            cross_entropy = own_cross_entropy(teacher, stored[:: -(-len(stored) // JUDGED)])
-            refuse_ignorance(cross_entropy, teacher.header.vocab_size, str(teacher.folder))
+        cross_entropy = own_cross_entropy(teacher, stored[:: -(-len(stored) // JUDGED)])
+        refuse_ignorance(cross_entropy, teacher.header.vocab_size, str(teacher.folder))
 
     def _held_out(self, samples: list, key: str) -> list:
         """The samples of a validation set that fit a row; `key`: of the stage's data."""
